@@ -1,0 +1,76 @@
+"""Every error that the package raises on purpose.
+
+::
+
+    RPPError
+    ├── InvalidData (ValueError)        a file or a dataset is not what it should be
+    │   └── UnknownDataset              no dataset of that name, no folder at that path
+    ├── InvalidOption (ValueError)      an option is unknown, out of range, or contradicts another
+    ├── InvalidTask (ValueError)        a ranking task that nobody could answer
+    ├── InvalidAction (ValueError)      an action that the pattern book does not hold
+    ├── ResetNeeded (RuntimeError)      a step before the first reset, or after the last step
+    ├── MissingExtra (ImportError)      an optional dependency is not installed
+    ├── TableMismatch (ValueError)      a reward table that answers another question
+    └── BrokenContract (RuntimeError)   a model, recommender or encoder gave back the wrong thing
+
+What a language model *says* is never an error: an unreadable reply is a ranking that names nothing.
+Each message says what came, what was allowed and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokenContract",
+    "InvalidAction",
+    "InvalidData",
+    "InvalidOption",
+    "InvalidTask",
+    "MissingExtra",
+    "RPPError",
+    "ResetNeeded",
+    "TableMismatch",
+    "UnknownDataset",
+]
+
+
+class RPPError(Exception):
+    """Base of all errors of this package."""
+
+
+class InvalidData(RPPError, ValueError):
+    """A file or a dataset is not what it should be; names file, line and column where it can."""
+
+
+class UnknownDataset(InvalidData):
+    """No dataset of that name is known, and no folder lies at that path."""
+
+
+class InvalidOption(RPPError, ValueError):
+    """An option is unknown, out of range, or contradicts another one."""
+
+
+class InvalidTask(RPPError, ValueError):
+    """A ranking task that nobody could answer."""
+
+
+class InvalidAction(RPPError, ValueError):
+    """An action that the pattern book does not hold."""
+
+
+class ResetNeeded(RPPError, RuntimeError):
+    """A step before the first reset, or after the episode's last step."""
+
+
+class MissingExtra(RPPError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed: run `pip install 'rpp-env[{extra}]'`")
+
+
+class TableMismatch(RPPError, ValueError):
+    """A reward table that was made from other data, tasks, sentences or rules."""
+
+
+class BrokenContract(RPPError, RuntimeError):
+    """A model, recommender or encoder gave back the wrong number, order or kind of things."""

@@ -1,0 +1,94 @@
+"""The seam to language models: texts in, texts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from rpp_env.errors import InvalidOption
+
+__all__ = ["Generation", "LanguageModel", "Message", "Reply", "Request"]
+
+Message = dict[str, str]
+"""``{"role": "user", "content": ...}``, as chat servers take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How a reply is sampled."""
+
+    temperature: float = 0.0
+    """0 decodes greedily."""
+    top_p: float = 1.0
+    """Nucleus sampling: smallest set of tokens with at least this probability."""
+    max_tokens: int = 512
+    """Longest reply, in the model's tokens; what is longer comes back cut off."""
+    seed: int | None = None
+    """Seed of the sampler, where the model has one."""
+    stop: tuple[str, ...] = ()
+    """Texts at which generation stops."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
+            raise InvalidOption(
+                "temperature must be >= 0, top_p in (0, 1] and max_tokens >= 1; got "
+                f"{self.temperature}, {self.top_p} and {self.max_tokens}"
+            )
+
+    @classmethod
+    def paper(cls) -> Generation:
+        """LLaMA2-7B-chat as the RPP code asked it: temperature 0.6, top-p 0.9."""
+        return cls(temperature=0.6, top_p=0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to a model."""
+
+    messages: tuple[Message, ...]
+    generation: Generation = Generation()
+    choices: tuple[str, ...] | None = None
+    """One-token identifiers whose log-probabilities are wanted instead of a text."""
+    grammar: str | None = None
+    """A grammar that the reply must obey, for models with that capability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model said, and what it cost."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str = "stop"
+    """``"stop"``, or ``"length"`` where the reply was cut off."""
+    choice_logprobs: tuple[float, ...] | None = None
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Anything that answers a batch of requests.
+
+    Caching, recording, servers and fakes all implement this one method. Replies come back in the
+    order of the requests, one each. `testing.check_model` proves it.
+    """
+
+    @property
+    def id(self) -> str:
+        """Names the model and whatever its answers depend on."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that a prompt and its reply may have together."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Any of ``"choices"``, ``"grammar"``, ``"deterministic"``."""
+        ...
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer every request."""
+        ...
