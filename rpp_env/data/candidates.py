@@ -1,0 +1,454 @@
+"""From users to ranking tasks: the target, the other candidates, and the order they are shown in.
+
+A task is a user's last item among ``K - 1`` negatives. Each (seed, user token, draw) has random
+streams of its own, so a task depends neither on which other users are asked for nor on their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rpp_env.data.atomic import read_text
+from rpp_env.data.dataset import Dataset
+from rpp_env.data.splits import Interactions, UserSplit
+from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.task import RankingTask
+
+__all__ = ["MAX_HISTORY", "TaskSet", "make_tasks", "read_selection", "split_selection"]
+
+MAX_HISTORY = 50
+"""Items before the target that a task keeps; older ones are left out."""
+
+_CELLS = 1 << 25
+"""Tasks are made in blocks of at most this many (user, item) cells, to bound memory."""
+
+Selection = Mapping[int, NDArray[np.int32]]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSet:
+    """Many ranking tasks as arrays; `task` makes one readable when somebody asks.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    users : (T,) int64 array
+        User rows.
+    draw : (T,) int64 array
+        Which draw of candidates this is for its user, from 0.
+    history_indptr : (T + 1,) int64 array
+        Task i's history is ``history_items[history_indptr[i]:history_indptr[i + 1]]``.
+    history_items : (H,) int32 array
+        The last 50 items before the target, oldest first.
+    candidates : (T, K) int32 array
+        Item rows in the order in which they are shown.
+    position : (T,) int64 array
+        Where among them the target stands, 0 to K - 1.
+    """
+
+    dataset: Dataset
+    users: NDArray[np.int64]
+    draw: NDArray[np.int64]
+    history_indptr: NDArray[np.int64]
+    history_items: NDArray[np.int32]
+    candidates: NDArray[np.int32]
+    position: NDArray[np.int64]
+    _made: dict[int, RankingTask] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def num_candidates(self) -> int:
+        """K, the target included."""
+        return int(self.candidates.shape[1])
+
+    @property
+    def targets(self) -> NDArray[np.int32]:
+        """(T,) int32 item rows of the targets."""
+        return self.candidates[np.arange(len(self)), self.position]
+
+    @property
+    def history_lengths(self) -> NDArray[np.int64]:
+        """(T,) int64: items in each history, 1 to 50."""
+        return np.diff(self.history_indptr)
+
+    def history(self, i: int) -> NDArray[np.int32]:
+        """(n,) int32 item rows before task i's target, oldest first, at most 50."""
+        return self.history_items[self.history_indptr[i] : self.history_indptr[i + 1]]
+
+    def task(self, i: int) -> RankingTask:
+        """Task i with its titles; made at the first call, the same object afterwards."""
+        i = range(len(self))[i]
+        made = self._made.get(i)
+        if made is None:
+            titles = self.dataset.titles
+            shown = tuple(titles[item] for item in self.candidates[i])
+            made = self._made[i] = RankingTask(
+                user=self.dataset.user_tokens[self.users[i]],
+                history=tuple(titles[item] for item in self.history(i)),
+                candidates=shown,
+                target=shown[self.position[i]],
+                domain=self.dataset.domain,
+            )
+        return made
+
+    def subset(self, rows: ArrayLike) -> TaskSet:
+        """The tasks at `rows` (integers or a boolean mask), in that order."""
+        chosen = np.arange(len(self))[np.asarray(rows)]
+        indptr, items = _take(
+            self.history_indptr[:-1][chosen], self.history_lengths[chosen], self.history_items
+        )
+        return TaskSet(
+            self.dataset,
+            self.users[chosen],
+            self.draw[chosen],
+            indptr,
+            items,
+            self.candidates[chosen],
+            self.position[chosen],
+        )
+
+    def padded_history(self, length: int = 20) -> NDArray[np.int32]:
+        """(T, length) int32 item rows: the latest in the last column, -1 where there are none."""
+        back = np.arange(length, 0, -1)
+        where = self.history_indptr[1:, None] - back
+        known = back <= self.history_lengths[:, None]
+        return np.where(known, self.history_items[np.where(known, where, 0)], np.int32(-1))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the dataset and of all that is asked, orders included."""
+        sha = hashlib.sha256(self.dataset.digest.encode())
+        for array in (
+            self.users,
+            self.draw,
+            self.history_indptr,
+            self.history_items,
+            self.candidates,
+            self.position,
+        ):
+            sha.update(str(array.shape).encode())
+            sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+        return sha.hexdigest()
+
+
+def make_tasks(
+    dataset: Dataset,
+    users: ArrayLike,
+    *,
+    num_candidates: int = 20,
+    negatives: Literal["uniform", "popularity", "retrieved"] = "uniform",
+    interactions: Interactions | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    selection: str | Path | Selection | None = None,
+    unfiltered: bool = False,
+) -> TaskSet:
+    """Make `draws` tasks for each user, all of a user's draws side by side.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    users : (n,) array of int
+        User rows; users with fewer than two items are left out, since they have no history.
+    num_candidates : int
+        K, the target included; at least 2.
+    negatives : {"uniform", "popularity", "retrieved"}
+        ``"uniform"``: over all items that the user never touched. ``"popularity"``: the same
+        items, in proportion to one plus their count in `interactions` (one, so that an item unseen
+        in training can be drawn; otherwise an unseen item would have to be the target).
+        ``"retrieved"``: the first K - 1 of the user's line in a selection file, without the target.
+    interactions : Interactions, optional
+        What popularity is counted on: `training_interactions`.
+    draws : int
+        Tasks per user, each with its own negatives (``"retrieved"``: the same ones) and order.
+    seed : int
+        Of the negatives and orders.
+    selection : str, Path or mapping, optional
+        For ``"retrieved"``: anything that `read_selection` reads, or what it gave back.
+    unfiltered : bool
+        For ``"retrieved"``: keep listed items that stand in the user's own history, as the
+        published setup does. Otherwise they are dropped before the first K - 1 are taken.
+
+    Raises
+    ------
+    InvalidOption
+        For unknown or contradictory options, and where a user has fewer than K - 1 negatives.
+    """
+    if negatives not in ("uniform", "popularity", "retrieved"):
+        raise InvalidOption(
+            f"negatives {negatives!r} is unknown; choose uniform, popularity or retrieved"
+        )
+    if not 2 <= num_candidates <= dataset.num_items:
+        raise InvalidOption(
+            f"num_candidates must lie in 2..{dataset.num_items}, the number of items of "
+            f"{dataset.name}; got {num_candidates}"
+        )
+    if draws < 1:
+        raise InvalidOption(f"draws must be at least 1, not {draws}")
+    if negatives == "popularity" and interactions is None:
+        raise InvalidOption(
+            "negatives='popularity' needs interactions=training_interactions(dataset, split)"
+        )
+    if (negatives == "retrieved") != (selection is not None):
+        raise InvalidOption("negatives='retrieved' and selection=... belong together: give both")
+    if unfiltered and negatives != "retrieved":
+        raise InvalidOption("unfiltered=True reads selection files: it needs negatives='retrieved'")
+    rows = np.asarray(users, dtype=np.int64).reshape(-1)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < dataset.num_users:
+        raise InvalidOption(
+            f"user rows must lie in 0..{dataset.num_users - 1}; got {rows.min()}..{rows.max()}"
+        )
+    rows = rows[dataset.lengths[rows] >= 2]
+    rows, draw = np.repeat(rows, draws), np.tile(np.arange(draws, dtype=np.int64), len(rows))
+    keys = _keys(seed, [dataset.user_tokens[row] for row in rows], draw)
+    targets = dataset.items[dataset.indptr[rows + 1] - 1]
+    if negatives == "retrieved":
+        if not isinstance(selection, Mapping):
+            assert selection is not None
+            selection = read_selection(selection, dataset)
+        others = _retrieved(
+            dataset, rows, selection, count=num_candidates - 1, unfiltered=unfiltered
+        )
+    else:
+        weights = np.ones(dataset.num_items)
+        if negatives == "popularity":
+            assert interactions is not None
+            weights += interactions.counts
+        others = _sampled(dataset, rows, keys, num_candidates - 1, weights)
+    candidates, position = _ordered(targets, others, keys[:, 2])
+    before = dataset.lengths[rows] - 1
+    kept = np.minimum(before, MAX_HISTORY)
+    indptr, history = _take(dataset.indptr[rows] + before - kept, kept, dataset.items)
+    return TaskSet(dataset, rows, draw, indptr, history, candidates, position)
+
+
+def read_selection(selection: str | Path, dataset: Dataset) -> dict[int, NDArray[np.int32]]:
+    """Read candidate lists in the form of LLMRank and RPP.
+
+    One line per user, no header: ``user <TAB> item item ...``, tokens of the dataset. The target is
+    not marked in them; `make_tasks` puts it in. Gzipped where the name ends in ``.gz``.
+
+    Parameters
+    ----------
+    selection : str or Path
+        A file, or the ending of one in the dataset's own folder: ``"train"`` finds
+        ``selected/<name>.train``, ``"train.bm25"`` finds ``selected/<name>.train.bm25``.
+    dataset : Dataset
+
+    Returns
+    -------
+    dict of int to (n,) int32 array
+        Item rows by user row, in the file's order of users and items, repeats included.
+
+    Raises
+    ------
+    InvalidData
+        Where there is no such file, or a line holds an unknown token or no items.
+    """
+    path = _find_selection(selection, dataset)
+    users = {token: row for row, token in enumerate(dataset.user_tokens)}
+    items = {token: row for row, token in enumerate(dataset.item_tokens)}
+    lists: dict[int, NDArray[np.int32]] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        where = f"{path}, line {number}"
+        token, tab, listed = line.partition("\t")
+        if not tab or not listed.strip():
+            raise InvalidData(f"{where}: expected `user <TAB> item item ...`, got {line[:60]!r}")
+        if token not in users:
+            raise InvalidData(f"{where}, column 1: no user {token!r} in {dataset.name}")
+        if users[token] in lists:
+            raise InvalidData(f"{where}, column 1: user {token!r} has a line already")
+        try:
+            found = [items[item] for item in listed.split()]
+        except KeyError as error:
+            raise InvalidData(
+                f"{where}, column 2: no item {error.args[0]!r} in {dataset.name}"
+            ) from None
+        lists[users[token]] = np.array(found, dtype=np.int32)
+    if not lists:
+        raise InvalidData(f"{path} is empty: expected one line per user")
+    return lists
+
+
+def split_selection(
+    dataset: Dataset,
+    train: str | Path,
+    test: str | Path,
+    *,
+    overlap: Literal["refuse", "train", "test"] = "refuse",
+) -> UserSplit:
+    """The users of two selection files as a split (no validation users).
+
+    Of the published lastfm files, 91 of the 200 test users are train users too; such files are
+    refused unless `overlap` says on which side the shared users belong.
+
+    Raises
+    ------
+    InvalidData
+        Where users are in both files and `overlap` is ``"refuse"``.
+    InvalidOption
+        For another `overlap`.
+    """
+    if overlap not in ("refuse", "train", "test"):
+        raise InvalidOption(f"overlap must be refuse, train or test, not {overlap!r}")
+    trained, tested = (np.array(list(read_selection(file, dataset))) for file in (train, test))
+    shared = np.intersect1d(trained, tested)
+    if len(shared) and overlap == "refuse":
+        raise InvalidData(
+            f"{len(shared)} of the {len(tested)} test users of {test} are train users of "
+            f"{train} too (the first is {dataset.user_tokens[shared[0]]!r}); pass "
+            "overlap='train' or overlap='test' to keep them on one side only"
+        )
+    if overlap == "train":
+        tested = np.setdiff1d(tested, shared)
+    elif overlap == "test":
+        trained = np.setdiff1d(trained, shared)
+    return UserSplit(trained, np.zeros(0, np.int64), tested)
+
+
+def _take(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], flat: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Stretches of `flat` as a ragged array: (indptr, values)."""
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return indptr, flat[np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])]
+
+
+def _keys(seed: int, tokens: list[str], draw: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(T, 3) keys of each task's streams: negatives, what is left of them, order."""
+    digests = b"".join(
+        hashlib.blake2b(f"{seed}\0{number}\0{token}".encode(), digest_size=24).digest()
+        for token, number in zip(tokens, draw.tolist(), strict=True)
+    )
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 3)
+
+
+def _uniforms(keys: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
+    """(T, count) numbers in [0, 1): the first `count` of every key's SplitMix64 stream.
+
+    Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    x = keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    uniforms: NDArray[np.float64] = (x >> np.uint64(11)) * 2.0**-53
+    return uniforms
+
+
+def _sampled(
+    dataset: Dataset,
+    users: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    count: int,
+    weights: NDArray[np.float64],
+) -> NDArray[np.int32]:
+    """(T, count) distinct items that the user never touched, drawn one by one by weight."""
+    cumulative = np.cumsum(weights)
+    tries = 2 * count + 16
+    block = max(1, _CELLS // (dataset.num_items + 16 * tries))
+    chosen = np.empty((len(users), count), dtype=np.int32)
+    for start in range(0, len(users), block):
+        part = slice(start, start + block)
+        size = len(users[part])
+        free = np.ones((size, dataset.num_items), dtype=bool)
+        indptr, touched = _take(
+            dataset.indptr[users[part]], dataset.lengths[users[part]], dataset.items
+        )
+        free[np.repeat(np.arange(size), np.diff(indptr)), touched] = False
+        left = free.sum(axis=1)
+        if left.min() < count:
+            worst = int(left.argmin())
+            raise InvalidOption(
+                f"num_candidates is {count + 1}, but user "
+                f"{dataset.user_tokens[users[start + worst]]!r} has touched all but {left[worst]} "
+                f"of {dataset.num_items} items; at most {left[worst] + 1} candidates are possible"
+            )
+        point = _uniforms(keys[part, 0], tries) * cumulative[-1]
+        drawn = np.minimum(np.searchsorted(cumulative, point, side="right"), dataset.num_items - 1)
+        good = np.take_along_axis(free, drawn, axis=1) & _first_of_its_kind(drawn)
+        good &= np.cumsum(good, axis=1) <= count
+        found = good.sum(axis=1)
+        chosen[start:][np.nonzero(good)[0], (np.cumsum(good, axis=1) - 1)[good]] = drawn[good]
+        for row in np.flatnonzero(found < count):
+            # The rest of the same sampling without replacement, in one go: the smallest of
+            # exponential waiting times with the items' weights as rates.
+            have = int(found[row])
+            free[row, chosen[start + row, :have]] = False
+            pool = np.flatnonzero(free[row])
+            points = _uniforms(keys[part, 1][row : row + 1], len(pool))[0]
+            waits = -np.log1p(-points) / weights[pool]
+            chosen[start + row, have:] = pool[np.argsort(waits, kind="stable")[: count - have]]
+    return chosen
+
+
+def _first_of_its_kind(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Per row: is this the first place of its value?"""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    first = np.ones(rows.shape, dtype=bool)
+    np.put_along_axis(first, order[:, 1:], ordered[:, 1:] != ordered[:, :-1], axis=1)
+    return first
+
+
+def _ordered(
+    targets: NDArray[np.int32], others: NDArray[np.int32], keys: NDArray[np.uint64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Shuffle target and negatives by each task's own stream: (T, K) candidates, (T,) position."""
+    together = np.concatenate([targets[:, None], others], axis=1)
+    order = np.argsort(_uniforms(keys, together.shape[1]), axis=1, kind="stable")
+    return np.take_along_axis(together, order, axis=1), np.argmin(order, axis=1)
+
+
+def _retrieved(
+    dataset: Dataset,
+    users: NDArray[np.int64],
+    selection: Selection,
+    *,
+    count: int,
+    unfiltered: bool,
+) -> NDArray[np.int32]:
+    """(T, count): the first listed items, repeats and the target (and the history) taken out."""
+    chosen = np.empty((len(users), count), dtype=np.int32)
+    for i, user in enumerate(users.tolist()):
+        if user not in selection:
+            raise InvalidOption(
+                f"user {dataset.user_tokens[user]!r} has no line in the selection, which holds "
+                f"{len(selection)} users; make tasks for those"
+            )
+        listed = selection[user]
+        taken = dataset.sequence(user)[-1:] if unfiltered else dataset.sequence(user)
+        kept = listed[_first_of_its_kind(listed[None])[0] & ~np.isin(listed, taken)]
+        if len(kept) < count:
+            raise InvalidOption(
+                f"num_candidates is {count + 1}, but of the {len(listed)} items listed for user "
+                f"{dataset.user_tokens[user]!r} only {len(kept)} can be negatives; at most "
+                f"{len(kept) + 1} candidates are possible"
+            )
+        chosen[i] = kept[:count]
+    return chosen
+
+
+def _find_selection(selection: str | Path, dataset: Dataset) -> Path:
+    path = Path(selection)
+    places = [path]
+    if dataset.folder is not None:
+        folder = dataset.folder / "selected"
+        stem = dataset.folder.name
+        places += [folder / f"{stem}.{selection}", folder / f"{stem}.{selection}.gz", folder / path]
+    for place in places:
+        if place.is_file():
+            return place
+    raise InvalidData(
+        f"no selection file {str(selection)!r}; looked at {', '.join(map(str, places))}"
+    )

@@ -1,0 +1,173 @@
+"""A dataset: a catalogue of titles, and one sequence of items per user."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.errors import InvalidData
+
+__all__ = ["Dataset"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Items, users, and what each user chose, oldest first.
+
+    An *item row* is an index into `titles`, a *user row* an index into `user_tokens`. The last item
+    of a sequence is the user's target; users with fewer than two items are never given a task.
+
+    Attributes
+    ----------
+    name, domain : str
+        The dataset's name, and whose sentences it speaks: ``"movies"``, ``"music"``, ``"games"``
+        or ``"products"`` (or a pattern file of your own).
+    titles : tuple of str
+        One clean title per item; no two are equal, not even when case is ignored.
+    item_tokens, user_tokens : tuple of str
+        The ids of the source, by row; each unique.
+    genres : tuple of tuple of str
+        Genres per item, an empty tuple where none are known.
+    indptr : (num_users + 1,) int64 array
+        User u's sequence is ``items[indptr[u]:indptr[u + 1]]``. Read-only.
+    items : (N,) int32 array
+        Item rows, each user's sequence in order, oldest first, the target included. Read-only.
+    order : str
+        What the order means: ``"time"``, ``"position"`` (an order without clock times) or
+        ``"play count"`` (lastfm: the last item is the most played one, not the latest).
+    habits : (num_users,) int array, optional
+        Movieworld's latent type per user. A label: environments never read it.
+    habit_names : tuple of str
+        What the numbers in `habits` mean.
+    default_split : (int, int, int), optional
+        Sizes of train, validation and test that the dataset comes with.
+    notes : str
+        What a reader of results should know, in a sentence or two.
+    folder : Path, optional
+        Where the files lie; selection files are looked up there.
+
+    Raises
+    ------
+    InvalidData
+        Where lengths disagree, a row is out of range, or a title or token stands twice.
+    """
+
+    name: str
+    domain: str
+    titles: tuple[str, ...]
+    item_tokens: tuple[str, ...]
+    genres: tuple[tuple[str, ...], ...]
+    user_tokens: tuple[str, ...]
+    indptr: NDArray[np.int64]
+    items: NDArray[np.int32]
+    order: str = "time"
+    habits: NDArray[Any] | None = None
+    habit_names: tuple[str, ...] = ()
+    default_split: tuple[int, int, int] | None = None
+    notes: str = ""
+    folder: Path | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "indptr", _frozen(self.indptr, np.int64))
+        object.__setattr__(self, "items", _frozen(self.items, np.int32))
+        count = len(self.titles)
+        if not count or not self.user_tokens:
+            raise InvalidData(f"{self.name}: a dataset needs at least one item and one user")
+        if not len(self.item_tokens) == len(self.genres) == count:
+            raise InvalidData(
+                f"{self.name}: {count} titles, {len(self.item_tokens)} item tokens and "
+                f"{len(self.genres)} genre lists; give one of each per item"
+            )
+        if (
+            self.indptr.shape != (self.num_users + 1,)
+            or self.indptr[0] != 0
+            or self.indptr[-1] != len(self.items)
+            or (np.diff(self.indptr) < 0).any()
+        ):
+            raise InvalidData(
+                f"{self.name}: indptr must rise from 0 to {len(self.items)} in "
+                f"{self.num_users + 1} entries, one more than there are users"
+            )
+        if len(self.items) and not 0 <= self.items.min() <= self.items.max() < count:
+            raise InvalidData(
+                f"{self.name}: item rows must lie in 0..{count - 1}; "
+                f"got {self.items.min()}..{self.items.max()}"
+            )
+        for what, values in (
+            ("title", [t.casefold() for t in self.titles]),
+            ("item token", self.item_tokens),
+            ("user token", self.user_tokens),
+        ):
+            if len(set(values)) != len(values):
+                raise InvalidData(f"{self.name}: the {what} {_twice(values)!r} stands twice")
+        if self.habits is not None and self.habits.shape != (self.num_users,):
+            raise InvalidData(f"{self.name}: habits must hold one number per user")
+
+    @property
+    def num_users(self) -> int:
+        """Users, with a task or not."""
+        return len(self.user_tokens)
+
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue, chosen by somebody or not."""
+        return len(self.titles)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(num_users,) int64: items in each user's sequence, the target included."""
+        return np.diff(self.indptr)
+
+    def sequence(self, user: int) -> NDArray[np.int32]:
+        """(n,) int32 item rows of a user row, oldest first, the target last."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    @cached_property
+    def title_index(self) -> dict[str, int]:
+        """From a title, spelled exactly, to its item row."""
+        return {title: row for row, title in enumerate(self.titles)}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that tasks and fitted knowledge depend on.
+
+        Names, notes, habits and folders are left out: they change neither.
+        """
+        sha = hashlib.sha256()
+        for values in (
+            (self.domain, self.order, repr(self.default_split)),
+            self.titles,
+            self.item_tokens,
+            ("\x1f".join(genres) for genres in self.genres),
+            self.user_tokens,
+        ):
+            sha.update("\x1e".join(values).encode())
+            sha.update(b"\x1d")
+        sha.update(self.indptr.astype("<i8").tobytes())
+        sha.update(self.items.astype("<i4").tobytes())
+        return sha.hexdigest()
+
+
+def _frozen(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """A read-only array of `dtype`; a copy where the caller could still write to it."""
+    array = np.asarray(array)
+    if array.dtype != dtype or array.flags.writeable:
+        array = array.astype(dtype)
+        array.setflags(write=False)
+    return array
+
+
+def _twice(values: Iterable[str]) -> str:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    raise AssertionError("no value stands twice")

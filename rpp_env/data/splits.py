@@ -1,0 +1,152 @@
+"""Who trains, who is tested, and the only interactions that anything may be fitted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rpp_env.data.dataset import Dataset
+from rpp_env.errors import InvalidData, InvalidOption
+
+__all__ = ["Interactions", "UserSplit", "split_users", "training_interactions"]
+
+
+@dataclass(frozen=True, eq=False)
+class UserSplit:
+    """Disjoint sets of users.
+
+    Attributes
+    ----------
+    train, validation, test : (n,) int64 arrays
+        User rows, sorted, read-only.
+
+    Raises
+    ------
+    InvalidData
+        Where a user is in two parts, or twice in one.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        parts = {name: _rows(getattr(self, name)) for name in ("train", "validation", "test")}
+        for name, rows in parts.items():
+            object.__setattr__(self, name, rows)
+        users, counts = np.unique(np.concatenate(list(parts.values())), return_counts=True)
+        shared = users[counts > 1]
+        if len(shared):
+            where = [name for name, rows in parts.items() if shared[0] in rows]
+            raise InvalidData(
+                f"{len(shared)} users are in more than one place, the first is user row "
+                f"{shared[0]} (in {' and '.join(where)}); the parts of a split must be disjoint"
+            )
+
+    def part(self, name: str) -> NDArray[np.int64]:
+        """The user rows of ``"train"``, ``"validation"`` or ``"test"``.
+
+        Raises
+        ------
+        InvalidOption
+            For any other name.
+        """
+        if name not in ("train", "validation", "test"):
+            raise InvalidOption(f"split {name!r} is unknown; choose train, validation or test")
+        rows: NDArray[np.int64] = getattr(self, name)
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """The train users' histories without any target; see `training_interactions`.
+
+    Attributes
+    ----------
+    indptr : (n + 1,) int64 array
+        The i-th train user's history is ``items[indptr[i]:indptr[i + 1]]``.
+    items : (N,) int32 array
+        Item rows, each history oldest first.
+    num_items : int
+        Size of the catalogue; items that no train user touched are counted too.
+    """
+
+    indptr: NDArray[np.int64]
+    items: NDArray[np.int32]
+    num_items: int
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(num_items,) int64: how often each item stands in these histories."""
+        return np.bincount(self.items, minlength=self.num_items).astype(np.int64)
+
+
+def split_users(
+    dataset: Dataset,
+    *,
+    fractions: tuple[float, float, float] | None = None,
+    seed: int = 0,
+) -> UserSplit:
+    """Split the users that can have a task (two items or more) into three disjoint parts.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    fractions : (float, float, float), optional
+        Shares of train, validation and test; each at least 0, together 1. Left out: the sizes that
+        the dataset comes with (`Dataset.default_split`), else 0.7, 0.1, 0.2.
+    seed : int
+        Of the permutation; at least 0. It has nothing to do with an environment's seed, so that
+        runs with different seeds share one split.
+
+    Raises
+    ------
+    InvalidOption
+        For fractions that are negative or do not add up to 1, and for a negative seed.
+    InvalidData
+        Where the dataset has too few users for its own `default_split`.
+    """
+    users = np.flatnonzero(dataset.lengths >= 2)
+    if fractions is None and dataset.default_split is not None:
+        sizes = dataset.default_split
+        if sum(sizes) > len(users):
+            raise InvalidData(
+                f"{dataset.name} asks for a split into {sizes} users but only {len(users)} "
+                "have two items or more"
+            )
+    else:
+        shares = fractions if fractions is not None else (0.7, 0.1, 0.2)
+        if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-9:
+            raise InvalidOption(
+                f"fractions are three shares of at least 0 that add up to 1, not {shares}"
+            )
+        train, validation = (round(share * len(users)) for share in shares[:2])
+        validation = min(validation, len(users) - train)
+        sizes = (train, validation, len(users) - train - validation)
+    if seed < 0:
+        raise InvalidOption(f"seed must be at least 0, not {seed}")
+    order = np.random.default_rng([seed, 0x5E11]).permutation(users)
+    first, second, third = np.cumsum(sizes)
+    return UserSplit(order[:first], order[first:second], order[second:third])
+
+
+def training_interactions(dataset: Dataset, split: UserSplit) -> Interactions:
+    """The train users' sequences without their last item.
+
+    Every statistic, embedding, model and popularity that an environment uses is fitted on this and
+    on nothing else, so none of them has seen the target of any user, train or test.
+    """
+    starts = dataset.indptr[split.train]
+    lengths = np.maximum(dataset.indptr[split.train + 1] - starts - 1, 0)
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    where = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
+    return Interactions(indptr, dataset.items[where], dataset.num_items)
+
+
+def _rows(users: ArrayLike) -> NDArray[np.int64]:
+    rows = np.sort(np.asarray(users, dtype=np.int64))
+    rows.setflags(write=False)
+    return rows
