@@ -1,0 +1,183 @@
+"""A folder of atomic files -> `Dataset`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rpp_env.data.atomic import read_interactions, read_table
+from rpp_env.data.dataset import Dataset
+from rpp_env.data.folders import cache_dir
+from rpp_env.data.titles import clean_title, unique_titles
+from rpp_env.errors import InvalidData, UnknownDataset
+
+__all__ = ["KNOWN", "Facts", "find_dataset", "read_dataset"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the files themselves do not say."""
+
+    domain: str = "products"
+    order: str = "time"
+    notes: str = ""
+
+
+_AMAZON = "The order is the position in the source's sequence; there are no clock times."
+_KEYWORDS = (
+    " Titles are keyword strings that a model made of the products' metadata (IDGenRec), not the "
+    "products' real titles."
+)
+
+KNOWN: dict[str, Facts] = {
+    "ml-1m": Facts("movies"),
+    "ml-100k": Facts("movies"),
+    "ml-latest-small": Facts("movies"),
+    "lastfm": Facts(
+        "music",
+        "play count",
+        "The column called timestamp holds play counts: the last item is the user's most played "
+        "artist, not the latest one.",
+    ),
+    "games": Facts("games", "position", _AMAZON),
+    "beauty": Facts("products", "position", _AMAZON),
+    "sports": Facts("products", "position", _AMAZON + _KEYWORDS),
+    "toys": Facts("products", "position", _AMAZON + _KEYWORDS),
+}
+"""Known datasets by name, in lower case."""
+
+_TITLE = ("title", "movie_title", "name")
+_YEAR = ("release_year", "year")
+_MAKER = ("maker", "brand", "artist", "publisher")
+_GENRE = ("genre", "genres", "class", "categories")
+
+
+def find_dataset(name: str | Path, root: str | Path | None = None) -> Path:
+    """The folder of a known name, or the folder at a path; see `rpp_env.load_dataset`.
+
+    Raises
+    ------
+    UnknownDataset
+    """
+    known = str(name).lower() in KNOWN
+    roots: list[Path] = []
+    if known:
+        if root is not None:
+            roots = [Path(root)]
+        else:
+            shared = os.environ.get("RPP_ENV_DATA")
+            roots = [Path(shared)] if shared else []
+            roots.append(cache_dir() / "data")
+        for folder in roots:
+            for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if place.name.lower() == str(name).lower() and place.is_dir():
+                    return place
+    for place in (Path(name), Path(root or ".") / name):
+        if place.is_dir():
+            return place
+    if known:
+        looked = ", ".join(str(place / str(name)) for place in roots)
+        raise UnknownDataset(
+            f"dataset {str(name)!r} is not here; looked for the folder {looked}. Set RPP_ENV_DATA "
+            "to the folder that holds it, pass its path, or (ml-1m, ml-latest-small) run "
+            f"`rpp-env data get {str(name).lower()}`"
+        )
+    raise UnknownDataset(
+        f"no dataset and no folder {str(name)!r}; known names are movieworld, movieworld-hard, "
+        f"movieworld-drift, {', '.join(KNOWN)}"
+    )
+
+
+def read_dataset(folder: Path, *, domain: str | None = None, order: str | None = None) -> Dataset:
+    """Read a folder of RecBole atomic files.
+
+    ``<folder>.inter`` or ``<folder>.inter.gz`` needs the columns ``user_id``, ``item_id`` and
+    ``timestamp``; ``<folder>.item`` needs ``item_id`` and a title (``title``, ``movie_title`` or
+    ``name``), and may have a year, a maker and genres; ``<folder>.user`` may be missing. Each
+    user's rows are put in order of their timestamps; equal timestamps keep the order of the file.
+
+    Parameters
+    ----------
+    folder : Path
+        Its name is the dataset's name; where the name is a known one, its facts hold.
+    domain, order : str, optional
+        Override those facts.
+
+    Raises
+    ------
+    InvalidData
+    """
+    facts = KNOWN.get(folder.resolve().name.lower(), Facts())
+    domain = facts.domain if domain is None else domain
+    read = read_interactions(_interaction_file(folder))
+    stem = read.path.name.removesuffix(".gz").removesuffix(".inter")
+    item_file, user_file = folder / f"{stem}.item", folder / f"{stem}.user"
+    if not item_file.is_file():
+        raise InvalidData(f"{item_file} is missing: titles are needed to write prompts")
+    catalogue = read_table(item_file, ("item_id",))
+    titles = _column(catalogue, _TITLE)
+    if titles is None:
+        raise InvalidData(
+            f"{item_file}, line 1: expected a column called {', '.join(_TITLE[:-1])} or "
+            f"{_TITLE[-1]}, got {', '.join(catalogue)}"
+        )
+    rows = {token: row for row, token in enumerate(catalogue["item_id"])}
+    try:
+        row_of = np.array([rows[token] for token in read.item_tokens], dtype=np.int32)
+    except KeyError as error:
+        line = read.line_of_item(read.item_tokens.index(error.args[0]))
+        raise InvalidData(
+            f"{read.path}, line {line}, column item_id: expected an id of {item_file.name}, got "
+            f"{error.args[0]!r}"
+        ) from None
+    if user_file.is_file():
+        listed = set(read_table(user_file, ("user_id",))["user_id"])
+        for code, token in enumerate(read.user_tokens):
+            if token not in listed:
+                raise InvalidData(
+                    f"{read.path}, line {read.line_of_user(code)}, column user_id: expected an id "
+                    f"of {user_file.name}, got {token!r}"
+                )
+    sequence = np.lexsort((read.timestamps, read.users))
+    genres = _column(catalogue, _GENRE)
+    return Dataset(
+        name=stem,
+        domain=domain,
+        titles=unique_titles(
+            # "Vitamins C, A" is no title with its article at the end.
+            [clean_title(title, articles=domain != "products") for title in titles],
+            catalogue["item_id"],
+            years=_column(catalogue, _YEAR),
+            makers=_column(catalogue, _MAKER),
+        ),
+        item_tokens=tuple(catalogue["item_id"]),
+        genres=tuple(map(tuple, map(str.split, genres))) if genres else ((),) * len(titles),
+        user_tokens=read.user_tokens,
+        indptr=np.concatenate([[0], np.cumsum(np.bincount(read.users))]),
+        items=row_of[read.items[sequence]],
+        order=facts.order if order is None else order,
+        notes=facts.notes,
+        folder=folder,
+    )
+
+
+def _column(table: dict[str, list[str]], names: Sequence[str]) -> list[str] | None:
+    return next((table[name] for name in names if name in table), None)
+
+
+def _interaction_file(folder: Path) -> Path:
+    stem = folder.resolve().name
+    for name in (f"{stem}.inter", f"{stem}.inter.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob("*.inter")) + sorted(folder.glob("*.inter.gz"))
+    if len(found) == 1:
+        return found[0]
+    raise InvalidData(
+        f"{folder} holds {len(found)} files that end in .inter or .inter.gz; expected one, or one "
+        f"called {stem}.inter"
+    )
