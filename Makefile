@@ -1,0 +1,81 @@
+# `make` alone lists the targets. A target first installs what it needs into a virtual environment of its own
+# (.venv, .venv-oldest, .venv-peers), and again only when pyproject.toml or the pins have changed.
+
+PYTHON ?= python3
+# A further place where pip may look for torch: on Linux its usual index brings gigabytes of CUDA. Without a GPU:
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# Processes of pytest, and its further options: make test PYTEST_ARGS="-k table -x"
+WORKERS ?= auto
+PYTEST_ARGS ?=
+
+# What a library's version can break: the faces, and the core under them.
+FACES = tests/conformance tests/test_core.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv install demo test check format test-oldest test-peers bench build clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+venv: .venv/.stamp ## install into .venv, with the newest tested libraries (also: make install)
+install: venv
+
+demo: .venv/.stamp ## train on the embedded world and show what was learned, in a minute or two
+	.venv/bin/rpp-env demo
+
+test: check ## check, then every test
+	$(call pytest,.venv,tests)
+
+check: .venv/.stamp ## ruff, mypy, import-linter, codespell: what pre-commit runs
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	.venv/bin/codespell
+
+format: .venv/.stamp ## sort imports, mend what ruff can mend, format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+test-oldest: .venv-oldest/.stamp ## core and faces with the oldest supported libraries
+	$(call pytest,.venv-oldest,$(FACES)) -o filterwarnings=default
+
+test-peers: .venv-peers/.stamp ## the same beside TorchRL, BenchMARL, RLlib, SuperSuit, Stable-Baselines3
+	$(call pytest,.venv-peers,$(FACES)) -o filterwarnings=default
+
+bench: .venv/.stamp ## measure steps per second on this machine
+	.venv/bin/rpp-env bench
+
+build: .venv/.stamp ## sdist and wheel into dist/
+	.venv/bin/python -m build --no-isolation
+
+clean: ## remove the environments, caches and builds
+	rm -rf .venv .venv-oldest .venv-peers .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find agents examples rpp_env tests -name __pycache__ -prune -exec rm -rf {} +
+
+pytest = $1/bin/python -m pytest -n $(WORKERS) $2 $(PYTEST_ARGS)
+pip = $(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c $(filter constraints/%,$^)
+
+define fresh-venv
+@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
+"rpp_env needs Python 3.11 to 3.13, not " + sys.version.split()[0] + ": make $(MAKECMDGOALS) PYTHON=python3.12")'
+$(PYTHON) -m venv --clear $(@D)
+endef
+
+.venv/.stamp: pyproject.toml constraints/newest.txt
+	$(fresh-venv)
+	$(pip) -e '.[agents,dev]'
+	@touch $@
+
+.venv-oldest/.stamp: pyproject.toml constraints/oldest.txt
+	$(fresh-venv)
+	$(pip) -e '.[agents,test]'
+	@touch $@
+
+.venv-peers/.stamp: pyproject.toml constraints/peers.txt
+	$(fresh-venv)
+	$(pip) -e '.[agents,test]' hydra-core 'ray[rllib]' supersuit torchrl
+	$(pip) --no-deps benchmarl # it asks for torchvision and a video library, and imports neither
+	@touch $@

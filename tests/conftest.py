@@ -1,0 +1,38 @@
+"""Keeps the tests away from the user's caches, screen and luck."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Before numpy and torch are loaded: their sums then do not depend on how many threads a machine
+# has, and test processes side by side do not fight for cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# The same examples on every run, however busy the machine is.
+settings.register_profile("rpp_env", derandomize=True, deadline=None, database=None)
+settings.load_profile("rpp_env")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty cache folder, shared by the tests of one process, and no windows from matplotlib."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RPP_ENV_CACHE", str(cache))
+        patch.setenv("MPLBACKEND", "Agg")
+        yield cache
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real datasets; a test that asks for it is skipped where there is none."""
+    root = os.environ.get("RPP_ENV_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("RPP_ENV_DATA names no folder of datasets")
+    return Path(root)

@@ -1,0 +1,209 @@
+"""What is shipped: the wheel, the public names, the examples, and nothing that stays at home."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rpp_agents
+import rpp_env
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+HEAVY = (
+    "matplotlib",
+    "openai",
+    "pooch",
+    "rich",
+    "sentence_transformers",
+    "sklearn",
+    "torch",
+    "torch_geometric",
+    "transformers",
+    "vllm",
+)
+
+
+def run(*arguments: str, **environment: str) -> str:
+    """The output of this Python with `arguments`, away from the repository's root."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=environment.pop("cwd", ROOT.parent),
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def tracked_files() -> list[Path]:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        [git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts(paths: list[Path]) -> Iterator[tuple[Path, str]]:
+    for path in paths:
+        try:
+            yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a picture
+            continue
+
+
+# ---- the wheel ----
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names of the files in a wheel built from this tree."""
+    pytest.importorskip("hatchling")
+    out = tmp_path_factory.mktemp("dist")
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT))
+    (built,) = out.glob("rpp_env-*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return archive.namelist()
+
+
+def test_wheel_installs_two_packages_and_nothing_else(wheel: list[str]) -> None:
+    top = {name.split("/")[0] for name in wheel}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"rpp_env", "rpp_agents"}
+
+
+def test_wheel_holds_the_sentences_and_the_type_markers(wheel: list[str]) -> None:
+    sentences = {f"rpp_env/patterns/{path.name}" for path in ROOT.glob("rpp_env/patterns/*.toml")}
+    assert {"rpp_env/patterns/movies.toml", "rpp_env/patterns/music.toml"} <= sentences
+    assert sentences | {"rpp_env/py.typed", "rpp_agents/py.typed"} <= set(wheel)
+
+
+# ---- the import ----
+
+
+def test_import_is_light_and_quick() -> None:
+    code = (
+        "import sys, time; start = time.process_time(); import rpp_env; "
+        "print(time.process_time() - start, *sys.modules)"
+    )
+    times = []
+    for _ in range(5):
+        seconds, *modules = run("-c", code).split()
+        times.append(float(seconds))
+        assert set(modules).isdisjoint(HEAVY)
+    # Processor time, the best of several: what else the machine is doing hardly counts.
+    assert min(times) < 0.5, times
+
+
+def test_every_module_imports_without_the_extras() -> None:
+    code = f"""
+import importlib, pkgutil, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import rpp_env
+for module in pkgutil.walk_packages(rpp_env.__path__, "rpp_env."):
+    importlib.import_module(module.name)
+    print(module.name)
+"""
+    assert "rpp_env.core" in run("-c", code).split()
+
+
+# ---- the public names ----
+
+
+def modules() -> list[str]:
+    found = ["rpp_env", "rpp_agents"]
+    for package in (rpp_env, rpp_agents):
+        walked = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        found += sorted(module.name for module in walked)
+    return found
+
+
+def test_public_names_are_those_listed() -> None:
+    assert len(rpp_env.__all__) == len(set(rpp_env.__all__))
+    public = {
+        name
+        for name in dir(rpp_env)
+        if not name.startswith("_") and not isinstance(getattr(rpp_env, name), ModuleType)
+    } - {"annotations"}
+    listed = {name for name in rpp_env.__all__ if not name.startswith("__")}
+    assert public | {name for name in listed if hasattr(rpp_env, name)} == listed
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_public_name_is_documented(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if inspect.isclass(thing) or inspect.isroutine(thing):
+            text = thing.__doc__ or ""
+            generated = text.startswith(f"{public}(") and "\n" not in text  # by @dataclass
+            assert text.strip(), f"{name}.{public} has no docstring"
+            assert not generated, f"{name}.{public} has only the docstring that dataclass writes"
+
+
+# ---- the examples ----
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs(path: Path, tmp_path: Path) -> None:
+    run(str(path), cwd=str(tmp_path), RPP_ENV_FAST="1")
+
+
+def test_there_are_examples() -> None:
+    assert EXAMPLES
+
+
+# ---- what must not be shipped ----
+
+
+def test_no_path_or_package_index_of_this_machine_is_tracked() -> None:
+    home = {str(Path.home()), os.path.realpath(Path.home()), str(ROOT), str(ROOT.parent)}
+    here = {f"{folder}/" for folder in home if folder.count("/") > 1 or folder == str(Path.home())}
+    settings = run("-m", "pip", "config", "list")
+    for value in re.findall(r"(?:index-url|find-links|trusted-host)='([^']+)'", settings):
+        here.update(value.split())
+    public = ("https://pypi.org/", "https://download.pytorch.org/")
+    here = {text for text in here if not text.startswith(public)}
+    elsewhere = re.compile(r"(?<![\w.~<>-])/(?:root|work|home/\w+|Users/\w+)/\w|\bfile:///?\w")
+    for path, text in texts(tracked_files()):
+        found = {fragment for fragment in here if fragment in text}
+        assert not found, f"{path} names {found}"
+        match = elsewhere.search(text)
+        assert match is None, f"{path} names {text[match.start() : match.end() + 40]!r}"
+
+
+def test_documents_name_no_title_of_movielens(real_data: Path) -> None:
+    """MovieLens 1M may not be redistributed, so no example of its titles is published."""
+    rows = (real_data / "ml-1m" / "ml-1m.item").read_text(encoding="utf-8").splitlines()[1:]
+    titles = {row.split("\t")[1] for row in rows}
+    assert len(titles) > 3000
+    # A title of one word ("Big", "Heat") is found only where it stands like an item of a list.
+    words = r"\b(?:" + "|".join(re.escape(t) for t in sorted(titles) if " " in t) + r")(?!\w)"
+    single = "|".join(re.escape(title) for title in sorted(titles) if " " not in title)
+    line = rf"^\s*(?:\d+[.)|]|[-*])\s*(?:{single})\s*(?:\(\d{{4}}\))?$"
+    pattern = re.compile(f"{words}|{line}", re.MULTILINE)
+    documents = [p for p in tracked_files() if p.suffix in {".md", ".rst", ".txt", ".ipynb"}]
+    assert ROOT / "README.md" in documents
+    for path, text in texts(documents):
+        match = pattern.search(text)
+        assert match is None, f"{path} names {match.group()!r}"
