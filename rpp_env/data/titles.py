@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 from rpp_env.errors import InvalidData
@@ -16,8 +17,8 @@ MAX_LENGTH = 120
 
 # Only real HTML tags: a title may hold other things between angle brackets.
 _TAGS = re.compile(
-    r"</?(?:a|abbr|b|big|br|center|code|div|em|font|h[1-6]|hr|i|img|li|ol|p|s|small|span|strong|sub"
-    r"|sup|table|tbody|td|th|tr|tt|u|ul)(?:\s[^<>]*)?/?>",
+    r"</?(?:(?P<inside>a|abbr|b|big|code|em|font|i|s|small|span|strong|sub|sup|tt|u)"
+    r"|br|center|div|h[1-6]|hr|img|li|ol|p|table|tbody|td|th|tr|ul)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
 _ARTICLES = (
@@ -48,7 +49,7 @@ def clean_title(text: str, *, articles: bool = True) -> str:
         Empty where nothing was left.
     """
     # Some sources escaped twice: "&amp;amp;".
-    text = _TAGS.sub(" ", html.unescape(html.unescape(text)))
+    text = _TAGS.sub(lambda tag: "" if tag["inside"] else " ", html.unescape(html.unescape(text)))
     text = unicodedata.normalize("NFC", text)
     text = "".join(map(_visible, text)) if not text.isascii() or not text.isprintable() else text
     text = " ".join(text.split())
@@ -100,8 +101,13 @@ def unique_titles(
             _tell_apart(
                 bases, chosen, suffixes, [f" ({value})" if value else "" for value in known]
             )
+    folded = Counter(token.casefold() for token in tokens)
+    marks = [
+        f" (id {token})" if folded[token.casefold()] == 1 else f" (id {token}, row {row})"
+        for row, token in enumerate(tokens)
+    ]
     # An id could still spell out somebody else's title: then both get their ids once more.
-    while _tell_apart(bases, chosen, suffixes, [f" (id {token})" for token in tokens]):
+    while _tell_apart(bases, chosen, suffixes, marks):
         pass
     return tuple(chosen)
 
