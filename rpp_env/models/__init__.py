@@ -1,0 +1,17 @@
+"""Language models: texts in, texts out."""
+
+from __future__ import annotations
+
+from rpp_env.models.base import Generation, LanguageModel, Reply, Request
+from rpp_env.models.scripted import ScriptedModel, echo, oracle, silent
+
+__all__ = [
+    "Generation",
+    "LanguageModel",
+    "Reply",
+    "Request",
+    "ScriptedModel",
+    "echo",
+    "oracle",
+    "silent",
+]

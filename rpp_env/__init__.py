@@ -1,0 +1,77 @@
+"""Personalised prompting of a frozen recommender, as a multi-agent environment."""
+
+from __future__ import annotations
+
+from rpp_env.core import RPPEnv, Step
+from rpp_env.data import Dataset, TaskSet, load_dataset, make_tasks
+from rpp_env.errors import (
+    BrokenContract,
+    InvalidAction,
+    InvalidData,
+    InvalidOption,
+    InvalidTask,
+    MissingExtra,
+    ResetNeeded,
+    RPPError,
+    TableMismatch,
+    UnknownDataset,
+)
+from rpp_env.joint import JointEnv, JointVectorEnv
+from rpp_env.models import Generation, LanguageModel, Reply, Request, ScriptedModel
+from rpp_env.observation import Encoder, HashedNGrams, SentenceTransformerEncoder
+from rpp_env.parallel import ActionMaskInObservation, env, parallel_env, raw_env
+from rpp_env.patterns import AGENTS, Choice, PatternBook
+from rpp_env.prompts import Prompt
+from rpp_env.recommenders import LLMRecommender, Recommender
+from rpp_env.registration import register_all
+from rpp_env.rules import RULES, Rules
+from rpp_env.task import Ranking, RankingTask
+
+__all__ = [
+    "AGENTS",
+    "RULES",
+    "ActionMaskInObservation",
+    "BrokenContract",
+    "Choice",
+    "Dataset",
+    "Encoder",
+    "Generation",
+    "HashedNGrams",
+    "InvalidAction",
+    "InvalidData",
+    "InvalidOption",
+    "InvalidTask",
+    "JointEnv",
+    "JointVectorEnv",
+    "LLMRecommender",
+    "LanguageModel",
+    "MissingExtra",
+    "PatternBook",
+    "Prompt",
+    "RPPEnv",
+    "RPPError",
+    "Ranking",
+    "RankingTask",
+    "Recommender",
+    "Reply",
+    "Request",
+    "ResetNeeded",
+    "Rules",
+    "ScriptedModel",
+    "SentenceTransformerEncoder",
+    "Step",
+    "TableMismatch",
+    "TaskSet",
+    "UnknownDataset",
+    "__version__",
+    "env",
+    "load_dataset",
+    "make_tasks",
+    "parallel_env",
+    "raw_env",
+    "register_all",
+]
+
+__version__ = "0.1.0"
+
+register_all()

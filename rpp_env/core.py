@@ -1,0 +1,660 @@
+"""The environment itself: reset and step for a batch of users. Everything else is a face of it.
+
+One step, in a straight line: the agents' choices become sentences, the sentences and the user's
+task become a prompt, the recommender ranks the candidates, and the NDCG@10 of the item that the
+user really chose next is the reward of all four agents.
+
+The state of a user is: the task, the level of the history agent, the step, and what the last step
+left behind (sentences, ranking, actions). Under the rules ``RPP-v0`` and ``RPPBandit-v0`` a reward
+is a function of state and action, as far as the recommender's answers are; under ``RPPPaper-v0``
+its distribution is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rpp_env.errors import BrokenContract, InvalidAction, InvalidOption, ResetNeeded
+from rpp_env.metrics import hit, mrr, ndcg
+from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
+from rpp_env.parts import as_rules, assemble
+from rpp_env.patterns import AGENTS, PatternBook
+from rpp_env.prompts import Prompt
+from rpp_env.recommenders.base import Recommender
+from rpp_env.rules import Rules
+from rpp_env.task import Ranking, RankingTask
+
+if TYPE_CHECKING:
+    from rpp_env.data.candidates import TaskSet
+    from rpp_env.data.dataset import Dataset
+    from rpp_env.embeddings import Embeddings
+    from rpp_env.models.base import LanguageModel
+    from rpp_env.table import RewardTable
+
+__all__ = ["RPPEnv", "Rewrite", "Step"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+Rewrite = Callable[[Sequence[Prompt]], Sequence[Prompt]]
+"""Prompts to prompts with other sentences: same number and order, same tasks, same `shown`."""
+
+METRICS = ("ndcg@1", "ndcg@5", "ndcg@10", "hit@10", "mrr")
+COUNTS = (
+    "rank",
+    "named",
+    "shown",
+    "prompt_tokens",
+    "completion_tokens",
+    "trimmed",
+    "masked_actions",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step of B users gives back; every array is fresh.
+
+    Attributes
+    ----------
+    observations : (B, n, d) float32 array
+        As `rpp_env.observation` lays them out.
+    rewards : (B,) float64 array
+        Each user's NDCG@10, in [0, 1]; all agents of a user are paid the same.
+    terminated, truncated : (B,) bool arrays
+        Episodes of one step end by termination, longer ones by truncation.
+    infos : dict of (B,) arrays
+        Metrics of the ranking (labels: no policy should read them), ``rank`` of the target (0: not
+        named), candidates ``named``, history items ``shown``, tokens, history items ``trimmed`` to
+        fit the model's context, and ``masked_actions`` (choices that ``a % n`` had to map).
+    rows, actions : (B,) and (B, n) int64 arrays
+        Who played, as task rows, and what was chosen (after ``a % n``).
+    rankings : list of Ranking or None
+        What the recommender said, over the candidates as the prompt showed them; None from a table.
+    prompts : list of Prompt or None
+        What it was asked; None from a table.
+    """
+
+    observations: Floats
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    infos: dict[str, NDArray[Any]]
+    rows: Ints
+    actions: Ints
+    rankings: list[Ranking] | None = None
+    prompts: list[Prompt] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came back for a batch; `order` is over the candidates as the task has them."""
+
+    order: NDArray[np.integer[Any]]
+    named: Ints
+    trimmed: Ints
+    prompt_tokens: Ints
+    completion_tokens: Ints
+    sentences: Floats
+    rankings: list[Ranking] | None = None
+    prompts: list[Prompt] | None = None
+
+
+class RPPEnv:
+    """Personalised prompting of a frozen recommender, for a batch of users.
+
+    Parameters
+    ----------
+    tasks : TaskSet
+        Who can be played. At each reset the next `num_envs` of them, in an order that is shuffled
+        anew each time all were played.
+    rules : Rules or str
+        ``"RPP-v0"``, ``"RPPBandit-v0"``, ``"RPPPaper-v0"``, or rules of your own.
+    book : PatternBook
+        The sentences; as many for the history agent as the rules have options.
+    embeddings : Embeddings
+        Of the tasks' dataset, for the observations.
+    recommender : Recommender, optional
+        Who ranks; asked once a step for the whole batch.
+    table : RewardTable, optional
+        Recorded answers instead of a recommender; one of the two must be given.
+    rewrite : callable, optional
+        Changes the sentences of the prompts before they are asked (RPP+'s refine block).
+    encoder : Encoder, optional
+        Embeds the sentences for the observations; `HashedNGrams` by default.
+    observe, ranking
+        See `Observer`.
+    num_envs : int
+        Users that are played at once (B).
+    padded_actions : bool
+        Give every agent as many actions as the one with most (9). An action that an agent with n
+        options does not have means ``a % n``, and is counted in ``infos["masked_actions"]``.
+    agent_names : {"roles", "index"}
+        `AGENTS`, or ``agent_0`` to ``agent_3`` for libraries that group agents by name.
+    seed : int
+        What the first `reset` uses if it is not given one.
+
+    Raises
+    ------
+    InvalidOption
+        For options that are unknown or contradict each other.
+    TableMismatch
+        For a table that was made from other tasks, sentences or rules.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        *,
+        rules: Rules | str = "RPP-v0",
+        book: PatternBook,
+        embeddings: Embeddings,
+        recommender: Recommender | None = None,
+        table: RewardTable | None = None,
+        rewrite: Rewrite | None = None,
+        encoder: Encoder | None = None,
+        observe: Literal["shared", "private"] = "shared",
+        ranking: Literal["mean", "sequence"] = "mean",
+        num_envs: int = 256,
+        padded_actions: bool = False,
+        agent_names: Literal["roles", "index"] = "roles",
+        seed: int = 0,
+    ) -> None:
+        self.rules = rules = as_rules(rules)
+        if (recommender is None) == (table is None):
+            raise InvalidOption("give a recommender or a table, and not both")
+        if rewrite is not None and not callable(rewrite):
+            raise InvalidOption(
+                f"rewrite={rewrite!r}: only None or a callable (prompts -> prompts) is supported "
+                "so far; rewriting models will come later"
+            )
+        if table is not None and rewrite is not None:
+            raise InvalidOption(
+                "a table cannot be rewritten: it holds answers to the book's sentences"
+            )
+        if table is not None and rules.order == "step":
+            raise InvalidOption(
+                f"a table cannot replay {rules.id}: its candidates are reordered at every step"
+            )
+        if agent_names not in ("roles", "index"):
+            raise InvalidOption(f"agent_names must be 'roles' or 'index', not {agent_names!r}")
+        if num_envs < 1 or not len(tasks):
+            raise InvalidOption(
+                f"at least one user must play: num_envs is {num_envs}, and there are "
+                f"{len(tasks)} tasks"
+            )
+        if book.sizes[1] != len(rules.history_options):
+            raise InvalidOption(
+                f"the book has {book.sizes[1]} history records, but {rules.id} has "
+                f"{len(rules.history_options)} history options; give one label per option"
+            )
+        self.tasks = tasks
+        self.book = book
+        self.embeddings = embeddings
+        self.recommender = recommender
+        self.table = table
+        self.rewrite = rewrite
+        self.encoder = HashedNGrams() if encoder is None else encoder
+        self.padded_actions = padded_actions
+        self.seed = seed
+        self.agents: tuple[str, ...] = (
+            AGENTS if agent_names == "roles" else tuple(f"agent_{i}" for i in range(len(AGENTS)))
+        )
+        self._sizes = np.array(book.sizes, dtype=np.int64)
+        self.nvec: Ints = (
+            np.full_like(self._sizes, self._sizes.max()) if padded_actions else self._sizes
+        )
+        self.observer = Observer(
+            tasks, embeddings, rules, book.sizes, self.encoder.width, ranking, observe
+        )
+        self._count = num_envs
+        if table is not None:
+            table.check(tasks, book, rules)
+        K = tasks.num_candidates
+        ranks = np.arange(K + 1)
+        self._by_rank = np.stack(
+            [ndcg(ranks, 1), ndcg(ranks, 5), ndcg(ranks, 10), hit(ranks, 10), mrr(ranks)]
+        )
+        self._lengths = tasks.history_lengths
+        self._positions = np.asarray(tasks.position, dtype=np.int64)
+        self._sentences = self._encode_book() if rewrite is None else None
+        self._calls = dict.fromkeys(("batches", "prompts", "prompt_tokens", "completion_tokens"), 0)
+        self._rng: np.random.Generator | None = None
+        self._playing: Ints = np.zeros(0, np.int64)
+        self._infos: dict[str, NDArray[Any]] = {}
+        self.last_step: Step | None = None
+        """The last step with its prompts and rankings; None before it and after a full reset."""
+
+    @classmethod
+    def make(
+        cls,
+        dataset: str | Dataset = "movieworld",
+        model: str | LanguageModel | Recommender = "embedded",
+        split: str = "train",
+        *,
+        rules: Rules | str = "RPP-v0",
+        num_envs: int = 256,
+        max_users: int | None = None,
+        max_cycles: int | None = None,
+        rewrite: Rewrite | None = None,
+        encoder: Encoder | None = None,
+        observe: Literal["shared", "private"] = "shared",
+        ranking: Literal["mean", "sequence"] = "mean",
+        padded_actions: bool = False,
+        agent_names: Literal["roles", "index"] = "roles",
+        seed: int = 0,
+        **options: Any,
+    ) -> RPPEnv:
+        """Make an environment from names.
+
+        What is loaded and fitted is kept in memory, so that a second environment over the same data
+        (another split, say) is made at once. Nothing is asked of the model.
+
+        Parameters
+        ----------
+        dataset : str or Dataset
+            A name or path that `load_dataset` knows, or a dataset.
+        model : str, LanguageModel or Recommender
+            ``"embedded"``, ``"table:PATH"``, or an object with `complete` or `rank`.
+        split : {"train", "validation", "test"}
+            Whose users are played.
+        rules : Rules or str
+            The id of rules, or rules of your own.
+        max_users : int, optional
+            Play only this many users of the split, drawn once and for all (not by `seed`).
+        max_cycles : int, optional
+            Steps of an episode, where they shall differ from the rules'.
+        num_envs, rewrite, encoder, observe, ranking, padded_actions, agent_names, seed
+            As the constructor takes them.
+        **options
+            Fields of `rpp_env.parts.Options`: candidates, embeddings, sentences, decoding.
+
+        Raises
+        ------
+        InvalidOption
+            For an unknown or contradictory option, with the names of those that exist.
+        UnknownDataset, InvalidData
+            Where the data are not there or not right.
+        """
+        parts = assemble(dataset, model, split, as_rules(rules), max_users, max_cycles, options)
+        return cls(
+            parts.tasks,
+            rules=parts.rules,
+            book=parts.book,
+            embeddings=parts.embeddings,
+            recommender=parts.recommender,
+            table=parts.table,
+            rewrite=rewrite,
+            encoder=encoder,
+            observe=observe,
+            ranking=ranking,
+            num_envs=num_envs,
+            padded_actions=padded_actions,
+            agent_names=agent_names,
+            seed=seed,
+        )
+
+    # ---------------------------------------------------------------- what it looks like
+
+    @property
+    def num_envs(self) -> int:
+        """Users at play (B): as constructed, or as many as the last reset named."""
+        return len(self._playing) or self._count
+
+    @property
+    def observation_width(self) -> int:
+        """Width d of an observation."""
+        return self.observer.width
+
+    @property
+    def state_width(self) -> int:
+        """Width s of a state."""
+        return self.observer.state_width
+
+    @property
+    def max_cycles(self) -> int:
+        """Steps of an episode."""
+        return self.rules.max_cycles
+
+    @property
+    def playing(self) -> Ints:
+        """(B,) task rows of the users at play; a copy."""
+        return self._playing.copy()
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """What was asked so far: ``batches`` and ``prompts``, and the tokens that they cost."""
+        return dict(self._calls)
+
+    def action_masks(self) -> NDArray[np.int8]:
+        """(n, most actions) int8, fresh: 1 where an agent has that option."""
+        return (np.arange(self._sizes.max()) < self._sizes[:, None]).astype(np.int8)
+
+    # ---------------------------------------------------------------- playing
+
+    def reset(
+        self, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Floats, dict[str, NDArray[Any]]]:
+        """Begin episodes.
+
+        Parameters
+        ----------
+        seed : int, optional
+            Starts the order of the users (and, under the paper's rules, of their candidates) anew.
+            Without it the walk through the users goes on.
+        options : mapping, optional
+            ``"users"``: who plays, as task rows (int) or user tokens (str; a user's first draw).
+            Any number, and the batch takes that size.
+            ``"reset_mask"``: (B,) bool, begin only these users' episodes anew; the others go on.
+            Other keys are ignored, as PettingZoo asks.
+
+        Returns
+        -------
+        (observations, infos)
+            (B, n, d) float32, and the keys of `Step.infos`, zeros for the users who begin.
+        """
+        options = options or {}
+        mask = self._mask(options.get("reset_mask"))
+        users = options.get("users")
+        count = self._count if mask is None else int(mask.sum())
+        chosen = None if users is None else self._rows(users)
+        if mask is not None and chosen is not None and len(chosen) != count:
+            raise InvalidOption(
+                f"reset_mask begins {count} episodes, but {len(chosen)} users are named"
+            )
+        if seed is not None or self._rng is None:
+            self._start(self.seed if seed is None else seed)
+        rows = self._next(count) if chosen is None else chosen
+        if mask is None:
+            mask = np.ones(len(rows), dtype=bool)
+            self.last_step = None
+            self._playing = np.empty(len(rows), np.int64)
+            self._visit, self._level, self._clock = np.empty((3, len(rows)), np.int64)
+            self._actions = np.empty((len(rows), len(self._sizes)), np.int64)
+            self._shared = np.empty((len(rows), self.observer.shared_width), np.float32)
+            self._infos = {
+                **{name: np.zeros(len(rows)) for name in METRICS},
+                **{name: np.zeros(len(rows), np.int64) for name in COUNTS},
+            }
+        self._playing[mask] = rows
+        self._visit[mask] = self._visited(rows)
+        self._level[mask] = self.rules.start
+        self._clock[mask] = 0
+        self._actions[mask] = -1
+        self._shared[mask] = self.observer.begin(rows)
+        self._infos = {name: np.where(mask, 0, values) for name, values in self._infos.items()}
+        return self.observer.observations(self._shared, self._actions), self._infos
+
+    def step(self, actions: ArrayLike) -> Step:
+        """Ask for every user's next prompt and see what comes back.
+
+        Parameters
+        ----------
+        actions : (B, n) array of int
+            One choice per user and agent, in the order of `AGENTS`.
+
+        Raises
+        ------
+        ResetNeeded
+            Before the first reset, and where an episode is over.
+        InvalidAction
+            For an action that an agent does not have; nothing is asked then.
+        """
+        if not len(self._playing):
+            raise ResetNeeded("step() before the first reset(): call reset() to begin")
+        over = self._clock >= self.rules.max_cycles
+        if over.any():
+            raise ResetNeeded(
+                f"the episodes of {over.sum()} of {len(over)} users are over (the first is user "
+                f"{over.argmax()}): call reset(), with options={{'reset_mask': ...}} for only some"
+            )
+        choices, masked = self._checked(actions)
+        level = self.rules.next_level(self._level, choices[:, 1])
+        wanted = self.rules.items_shown(level, self._lengths[self._playing])
+        answer = self._ask(choices, wanted) if self.table is None else self._replay(choices, level)
+
+        # From here on nothing can fail: a step that raised has changed nothing.
+        self._level = level
+        self._clock = self._clock + 1
+        self._actions = choices
+        shown = wanted - answer.trimmed
+        place = (answer.order == self._positions[self._playing, None]).argmax(axis=1)
+        rank = np.where(place < answer.named, place + 1, 0)
+        ranked = np.take_along_axis(self.tasks.candidates[self._playing], answer.order, axis=1)
+        self.observer.update(
+            self._shared, answer.sentences, ranked, answer.named, shown, level, self._clock
+        )
+        metrics = self._by_rank[:, rank]
+        counts = (
+            rank,
+            answer.named,
+            shown,
+            answer.prompt_tokens,
+            answer.completion_tokens,
+            answer.trimmed,
+            masked,
+        )
+        self._infos = dict(zip((*METRICS, *COUNTS), (*metrics, *counts), strict=True))
+        over = self._clock >= self.rules.max_cycles
+        never = np.zeros(len(over), dtype=bool)
+        self.last_step = Step(
+            observations=self.observer.observations(self._shared, choices),
+            rewards=metrics[2].copy(),
+            terminated=over if self.rules.bandit else never,
+            truncated=never if self.rules.bandit else over,
+            infos=self._infos,
+            rows=self._playing.copy(),
+            actions=choices.copy(),
+            rankings=answer.rankings,
+            prompts=answer.prompts,
+        )
+        return self.last_step
+
+    def state(self) -> Floats:
+        """(B, s) float32, fresh: the shared part and all last actions. Also after the end."""
+        if not len(self._playing):
+            raise ResetNeeded("state() before the first reset(): call reset() to begin")
+        return self.observer.state(self._shared, self._actions)
+
+    def close(self) -> None:
+        """Nothing to release; the frameworks call it."""
+
+    # ---------------------------------------------------------------- who plays
+
+    def _start(self, seed: int) -> None:
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._queue: Ints = np.zeros(0, np.int64)
+        self._visits = np.zeros(len(self.tasks), np.int64)
+
+    def _next(self, count: int) -> Ints:
+        """The next `count` task rows of the walk."""
+        assert self._rng is not None
+        while len(self._queue) < count:
+            self._queue = np.concatenate([self._queue, self._rng.permutation(len(self.tasks))])
+        rows, self._queue = self._queue[:count], self._queue[count:]
+        return rows
+
+    def _visited(self, rows: Ints) -> Ints:
+        """How often each task was begun before, since the seed; one played twice counts twice."""
+        visit = self._visits[rows]
+        np.add.at(self._visits, rows, 1)
+        if len(np.unique(rows)) < len(rows):
+            seen: dict[int, int] = {}
+            for i, row in enumerate(rows.tolist()):
+                visit[i] += seen.get(row, 0)
+                seen[row] = seen.get(row, 0) + 1
+        return visit
+
+    def _rows(self, users: Sequence[int | str]) -> Ints:
+        if isinstance(users, str) or not len(users):
+            raise InvalidOption(
+                f"users must be a sequence of task rows or user tokens, not {users!r}"
+            )
+        if not any(isinstance(user, str) for user in users):
+            rows = np.asarray(users)
+            if rows.ndim != 1 or rows.dtype.kind not in "iu":
+                raise InvalidOption(
+                    f"task rows must be integers in one dimension; got {rows.dtype}"
+                )
+            if rows.min() < 0 or rows.max() >= len(self.tasks):
+                raise InvalidOption(
+                    f"task rows must lie in 0..{len(self.tasks) - 1}; "
+                    f"got {rows.min()}..{rows.max()}"
+                )
+            return rows.astype(np.int64)
+        tokens = self.tasks.dataset.user_tokens
+        # Backwards, so that a user's first draw wins.
+        known = {
+            tokens[user]: i for i, user in reversed(list(enumerate(self.tasks.users.tolist())))
+        }
+        unknown = [user for user in users if user not in known]
+        if unknown:
+            raise InvalidOption(
+                f"user {unknown[0]!r} has no task here; known are {len(known)} tokens such as "
+                f"{tokens[self.tasks.users[0]]!r}"
+            )
+        return np.array([known[str(user)] for user in users], dtype=np.int64)
+
+    def _mask(self, mask: Any) -> NDArray[np.bool_] | None:
+        if mask is None:
+            return None
+        if not len(self._playing):
+            raise ResetNeeded("reset_mask before the first reset(): begin with all users")
+        begins: NDArray[np.bool_] = np.asarray(mask)
+        if begins.dtype != bool or begins.shape != self._playing.shape or not begins.any():
+            raise InvalidOption(
+                f"reset_mask must be a bool array of shape {self._playing.shape} with at least one "
+                f"True; got {begins.dtype} of shape {begins.shape}"
+            )
+        return begins
+
+    # ---------------------------------------------------------------- one step
+
+    def _checked(self, actions: ArrayLike) -> tuple[Ints, Ints]:
+        """(B, n) choices that the book holds, and how many of each user's had to be mapped."""
+        given = np.asarray(actions)
+        expected = (len(self._playing), len(self._sizes))
+        if given.shape != expected or given.dtype.kind not in "iu":
+            raise InvalidAction(
+                f"actions must be integers of shape {expected} (users, agents); got "
+                f"{given.dtype} of shape {given.shape}"
+            )
+        wrong = (given < 0) | (given >= self.nvec)
+        if wrong.any():
+            user, agent = np.argwhere(wrong)[0]
+            raise InvalidAction(
+                f"agent {self.agents[agent]!r} chose {given[user, agent]} for user {user}; "
+                f"the book holds 0..{self.nvec[agent] - 1}"
+            )
+        choices = given.astype(np.int64)
+        if not self.padded_actions:
+            return choices, np.zeros(len(choices), np.int64)
+        return choices % self._sizes, (choices >= self._sizes).sum(axis=1)
+
+    def _ask(self, choices: Ints, wanted: Ints) -> _Answer:
+        """Put the questions to the recommender, all at once."""
+        assert self.recommender is not None
+        tasks = [self.tasks.task(row) for row in self._playing.tolist()]
+        shuffled = self._shuffled() if self.rules.order == "step" else None
+        if shuffled is not None:
+            tasks = [_reordered(task, order) for task, order in zip(tasks, shuffled, strict=True)]
+        prompts = [
+            Prompt(task, choice, shown)
+            for task, choice, shown in zip(
+                tasks, self.book.choose(choices), wanted.tolist(), strict=True
+            )
+        ]
+        if self.rewrite is not None:
+            prompts = self._rewritten(prompts, self.rewrite)
+        rankings = list(self.recommender.rank(prompts))
+        K = self.tasks.num_candidates
+        if len(rankings) != len(prompts) or any(len(ranking.order) != K for ranking in rankings):
+            raise BrokenContract(
+                f"{type(self.recommender).__name__}.rank gave {len(rankings)} rankings for "
+                f"{len(prompts)} prompts of {K} candidates; it must give one per prompt, over all "
+                "candidates, in order"
+            )
+        order = np.array([ranking.order for ranking in rankings], dtype=np.int64)
+        if shuffled is not None:
+            order = np.take_along_axis(shuffled, order, axis=1)
+        named, trimmed, prompt_tokens, completion_tokens = np.array(
+            [(r.named, r.trimmed, r.prompt_tokens, r.completion_tokens) for r in rankings],
+            dtype=np.int64,
+        ).T.copy()
+        for name, number in (
+            ("batches", 1),
+            ("prompts", len(prompts)),
+            ("prompt_tokens", int(prompt_tokens.sum())),
+            ("completion_tokens", int(completion_tokens.sum())),
+        ):
+            self._calls[name] += number
+        if self._sentences is None:
+            sentences = encode(self.encoder, [prompt.instructions for prompt in prompts])
+        else:
+            sentences = self._sentences[self._cell(choices)]
+        return _Answer(
+            order, named, trimmed, prompt_tokens, completion_tokens, sentences, rankings, prompts
+        )
+
+    def _replay(self, choices: Ints, level: Ints) -> _Answer:
+        """Look the answers up in the table."""
+        assert self.table is not None
+        assert self._sentences is not None
+        order, named, trimmed, prompt_tokens, completion_tokens = self.table.lookup(
+            self._playing, level, choices
+        )
+        sentences = self._sentences[self._cell(choices)]
+        return _Answer(order, named, trimmed, prompt_tokens, completion_tokens, sentences)
+
+    def _rewritten(self, prompts: list[Prompt], rewrite: Rewrite) -> list[Prompt]:
+        changed = list(rewrite(prompts))
+        same = len(changed) == len(prompts) and all(
+            new.task is old.task and new.shown == old.shown
+            for new, old in zip(changed, prompts, strict=True)
+        )
+        if not same:
+            raise BrokenContract(
+                f"rewrite gave {len(changed)} prompts for {len(prompts)}; it must give each prompt "
+                "back in its place, with the same task and as many history items"
+            )
+        return changed
+
+    def _shuffled(self) -> Ints:
+        """(B, K) fresh orders of the candidates.
+
+        Each hangs on the seed, the user, the draw, how often this task was begun, and the step, so
+        that it is the same in every batch.
+        """
+        tokens, users = self.tasks.dataset.user_tokens, self.tasks.users
+        orders = np.empty((len(self._playing), self.tasks.num_candidates), np.int64)
+        for i, row in enumerate(self._playing.tolist()):
+            user = int.from_bytes(tokens[users[row]].encode(), "little")
+            key = [self._seed, user, self.tasks.draw[row], self._visit[i], self._clock[i]]
+            orders[i] = np.random.default_rng(key).permutation(orders.shape[1])
+        return orders
+
+    # ---------------------------------------------------------------- sentences
+
+    def _cell(self, choices: Ints) -> Ints:
+        """(B,) rows of the encoded book: role, reasoning and output."""
+        _, _, reasonings, outputs = self.book.sizes
+        cell: Ints = (choices[:, 0] * reasonings + choices[:, 2]) * outputs + choices[:, 3]
+        return cell
+
+    def _encode_book(self) -> Floats:
+        """(roles * reasonings * outputs, e): every combination of sentences, encoded once."""
+        roles, _, reasonings, outputs = (np.arange(size) for size in self.book.sizes)
+        grid = np.stack(np.meshgrid(roles, [0], reasonings, outputs, indexing="ij"), axis=-1)
+        task = self.tasks.task(0)
+        texts = [Prompt(task, c, 1).instructions for c in self.book.choose(grid.reshape(-1, 4))]
+        return encode(self.encoder, texts)
+
+
+def _reordered(task: RankingTask, order: Ints) -> RankingTask:
+    return replace(task, candidates=tuple(task.candidates[i] for i in order))

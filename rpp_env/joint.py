@@ -1,0 +1,232 @@
+"""Gymnasium: the four agents as one that chooses all four sentences.
+
+The observation is the environment's state (the shared part and all four last actions), the action
+a ``MultiDiscrete([5, 5, 9, 5])``. `JointEnv` plays one user, `JointVectorEnv` many, with one call
+of the model per step.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, MultiDiscrete, Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from rpp_env.core import RPPEnv, Step
+from rpp_env.errors import InvalidOption
+from rpp_env.models.base import LanguageModel
+from rpp_env.recommenders.base import Recommender
+from rpp_env.rendering import RENDER_MODES, check_render_mode, render
+
+__all__ = ["JointEnv", "JointVectorEnv"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def _spaces(core: RPPEnv) -> tuple[Space[Floats], Space[Ints]]:
+    return Box(-1.0, 1.0, (core.state_width,), np.float32), MultiDiscrete(core.nvec)
+
+
+def _flat_masks(core: RPPEnv) -> NDArray[np.bool_]:
+    masks = core.action_masks()
+    return np.concatenate([mask[:n] for mask, n in zip(masks, core.nvec, strict=True)]).astype(bool)
+
+
+class JointEnv(gymnasium.Env[Floats, Ints]):
+    """One user, one agent; ``gymnasium.make("rpp_env:RPP-v0", ...)`` makes one.
+
+    Parameters
+    ----------
+    dataset, model, split, **options
+        As `RPPEnv.make` takes them.
+    render_mode : {"ansi", "human"}, optional
+        Give the picture of a step as text, or write it to the terminal at every step.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012 - as gymnasium has it
+
+    def __init__(
+        self,
+        dataset: str | Any = "movieworld",
+        model: str | LanguageModel | Recommender = "embedded",
+        split: str = "train",
+        *,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        if "num_envs" in options:
+            raise InvalidOption("num_envs: gymnasium.make plays one user, gymnasium.make_vec many")
+        self.render_mode = check_render_mode(render_mode)
+        self.core = RPPEnv.make(dataset, model, split, num_envs=1, **options)
+        self.observation_space, self.action_space = _spaces(self.core)
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the core, with its prompt and what was said."""
+        return self.core.last_step
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Floats, dict[str, Any]]:
+        """Begin an episode; ``options={"users": [who]}`` names the user (a task row or token)."""
+        super().reset(seed=seed)
+        users = (options or {}).get("users")
+        if users is not None and len(users) != 1:
+            raise InvalidOption(f"this environment has one user; options name {len(users)}")
+        _, infos = self.core.reset(seed, options)
+        return self.core.state()[0], {name: values.item() for name, values in infos.items()}
+
+    def step(self, action: Ints) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+        """Four choices, in the order of `AGENTS`."""
+        step = self.core.step(np.asarray(action)[None])
+        if self.render_mode == "human":
+            self.render()
+        return (
+            self.core.state()[0],
+            step.rewards.item(),
+            step.terminated.item(),
+            step.truncated.item(),
+            {name: values.item() for name, values in step.infos.items()},
+        )
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(sum of actions,) bool: the agents' masks side by side, as MaskablePPO takes them."""
+        return _flat_masks(self.core)
+
+    def render(self) -> str | None:
+        """The last step as a text, returned (``"ansi"``) or written out (``"human"``)."""
+        if self.render_mode is None:
+            return None
+        picture = render(self.core)
+        if self.render_mode == "ansi":
+            return picture
+        sys.stdout.write(picture)
+        return None
+
+
+class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
+    """Many users at once; ``gymnasium.make_vec("rpp_env:RPP-v0", num_envs=256, ...)`` makes one.
+
+    Parameters
+    ----------
+    num_envs : int
+        Users that are played at once.
+    dataset, model, split, **options
+        As `RPPEnv.make` takes them.
+    autoreset_mode : AutoresetMode or str
+        What happens when an episode ends. ``SAME_STEP`` (default): the next one begins in the same
+        step; the last observation and info are ``infos["final_obs"]`` and ``infos["final_info"]``.
+        ``NEXT_STEP``: the next step ignores the actions and begins it (half of the calls under
+        `RPPBandit-v0`). ``DISABLED``: `reset` with ``options={"reset_mask": mask}`` begins it.
+    render_mode : {"ansi"}, optional
+        Only so that `render` gives one text a user.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012 - as gymnasium has it
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        dataset: str | Any = "movieworld",
+        model: str | LanguageModel | Recommender = "embedded",
+        split: str = "train",
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            modes = ", ".join(repr(mode.value) for mode in AutoresetMode)
+            raise InvalidOption(
+                f"autoreset_mode must be one of {modes}, not {autoreset_mode!r}"
+            ) from None
+        self.render_mode = check_render_mode(render_mode, ("ansi",))
+        self.core = RPPEnv.make(dataset, model, split, num_envs=num_envs, **options)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = _spaces(self.core)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._over = False
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the core, with its prompts and what was said."""
+        return self.core.last_step
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Floats, dict[str, Any]]:
+        """Begin episodes; `options` are those of `RPPEnv.reset`.
+
+        Raises
+        ------
+        InvalidOption
+            Where ``"users"`` names another number than `num_envs`, and for ``"reset_mask"`` under
+            NEXT_STEP, where all users begin together.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        users, mask = options.get("users"), options.get("reset_mask")
+        if mask is None and users is not None and len(users) != self.num_envs:
+            raise InvalidOption(f"{len(users)} users are named for num_envs={self.num_envs}")
+        if mask is not None and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            raise InvalidOption("reset_mask needs autoreset_mode DISABLED or SAME_STEP")
+        _, infos = self.core.reset(seed, options)
+        self._over = False
+        return self.core.state(), _marked(infos, np.ones(self.num_envs, bool))
+
+    def step(
+        self, actions: Ints
+    ) -> tuple[Floats, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """(num_envs, 4) choices; one call of the model."""
+        everyone = np.ones(self.num_envs, bool)
+        if self._over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            observations, infos = self.reset()
+            return observations, np.zeros(self.num_envs), ~everyone, ~everyone, infos
+        step = self.core.step(actions)
+        over = step.terminated | step.truncated
+        observations, infos = self.core.state(), _marked(step.infos, everyone)
+        # Without reset_mask, and it is refused under NEXT_STEP, all episodes end together.
+        self._over = bool(over.all())
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
+            final = np.full(self.num_envs, None, dtype=object)
+            for user in np.flatnonzero(over):
+                final[user] = observations[user]
+            _, begun = self.core.reset(options={"reset_mask": over})
+            observations, final_infos = self.core.state(), _marked(step.infos, over)
+            infos = {
+                **_marked(begun, everyone),
+                "final_obs": final,
+                "_final_obs": over,
+                "final_info": final_infos,
+                "_final_info": over.copy(),
+            }
+        return observations, step.rewards, step.terminated, step.truncated, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(num_envs, sum of actions) bool, as MaskablePPO takes them."""
+        return np.tile(_flat_masks(self.core), (self.num_envs, 1))
+
+    def render(self) -> tuple[str, ...] | None:
+        """The last step of every user as a text."""
+        if self.render_mode is None:
+            return None
+        return tuple(render(self.core, user) for user in range(self.num_envs))
+
+
+def _marked(infos: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Gymnasium's form: beside every key ``k`` a ``_k`` that says whose value it is."""
+    marked: dict[str, Any] = {}
+    for name, values in infos.items():
+        marked[name] = values
+        marked[f"_{name}"] = mask.copy()
+    return marked

@@ -1,0 +1,263 @@
+"""PettingZoo: one user, four agents.
+
+=====================  ===========================================================================
+import                 ``rpp_env.parallel_env(...)``, ``rpp_env.env(...)``, ``rpp_env.rpp_v0``
+agents                 role_playing, history_records, reasoning_guidance, output_format
+actions                ``Discrete`` of 5, 5, 9 and 5 (``RPPPaper-v0``: 5, 3, 9 and 5), or 9 for all
+observations           ``Box(-1, 1, (144,), float32)``, see `rpp_env.observation`
+reward                 NDCG@10 of the user's next item, in [0, 1], the same for all agents
+end                    truncated after `max_cycles` steps; terminated where that is 1
+state                  ``state()``, ``state_space``: ``Box(-1, 1, (159,), float32)``
+render modes           ``"ansi"`` and ``"human"``
+=====================  ===========================================================================
+
+With ``padded_actions=True`` all agents have nine actions; ``infos[agent]["action_mask"]`` (int8,
+fresh at every call) says which are theirs, and `ActionMaskInObservation` moves it into the
+observation.
+
+Versions: v0, first release.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import Any, cast
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Space
+from numpy.typing import NDArray
+from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils.conversions import parallel_to_aec
+from pettingzoo.utils.wrappers.base_parallel import BaseParallelWrapper
+
+from rpp_env.core import RPPEnv, Step
+from rpp_env.errors import InvalidAction, InvalidOption
+from rpp_env.models.base import LanguageModel
+from rpp_env.recommenders.base import Recommender
+from rpp_env.rendering import RENDER_MODES, check_render_mode, render
+
+__all__ = ["ActionMaskInObservation", "RPPParallelEnv", "env", "parallel_env", "raw_env"]
+
+Observation = NDArray[np.float32]
+Infos = dict[str, dict[str, Any]]
+
+
+class RPPParallelEnv(ParallelEnv[str, Observation, int]):
+    """One user of a core, as PettingZoo sees it; `parallel_env` makes one from names.
+
+    Parameters
+    ----------
+    core : RPPEnv
+        With ``num_envs=1``.
+    render_mode : {"ansi", "human"}, optional
+        Give the picture of a step as text, or write it to the terminal at every step.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - PettingZoo declares it as an instance's
+        "name": "rpp_v0",
+        "render_modes": RENDER_MODES,
+        "is_parallelizable": True,
+    }
+
+    def __init__(self, core: RPPEnv, render_mode: str | None = None) -> None:
+        if core.num_envs != 1:
+            raise InvalidOption(
+                f"a parallel environment has one user; this core plays {core.num_envs}"
+            )
+        self.core = core
+        self.render_mode = check_render_mode(render_mode)
+        self.max_cycles = core.max_cycles
+        self.possible_agents = list(core.agents)
+        self.agents: list[str] = []
+        self.state_space = Box(-1.0, 1.0, (core.state_width,), np.float32)
+        self._observation_spaces: dict[str, Space[Observation]] = {
+            agent: Box(-1.0, 1.0, (core.observation_width,), np.float32)
+            for agent in self.possible_agents
+        }
+        self._action_spaces: dict[str, Space[Any]] = {
+            agent: Discrete(int(n))
+            for agent, n in zip(self.possible_agents, core.nvec, strict=True)
+        }
+
+    def observation_space(self, agent: str) -> Space[Observation]:
+        """The same object at every call."""
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> Space[int]:
+        """The same object at every call."""
+        return self._action_spaces[agent]
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the core, with its prompt and what was said."""
+        return self.core.last_step
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Observation], Infos]:
+        """Begin an episode; ``options={"users": [who]}`` names the user (a task row or token)."""
+        users = (options or {}).get("users")
+        if users is not None and len(users) != 1:
+            raise InvalidOption(f"a parallel environment has one user; options name {len(users)}")
+        observations, infos = self.core.reset(seed, options)
+        self.agents = self.possible_agents[:]
+        return self._split(observations), self._infos(infos)
+
+    def step(
+        self, actions: dict[str, int]
+    ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], Infos]:
+        """One action of every agent; after the last step nobody is left in `agents`."""
+        step = self.core.step([[self._action(actions, agent) for agent in self.possible_agents]])
+        reward = step.rewards.item()
+        terminated, truncated = step.terminated.item(), step.truncated.item()
+        if terminated or truncated:
+            self.agents = []
+        if self.render_mode == "human":
+            self.render()
+        return (
+            self._split(step.observations),
+            dict.fromkeys(self.possible_agents, reward),
+            dict.fromkeys(self.possible_agents, terminated),
+            dict.fromkeys(self.possible_agents, truncated),
+            self._infos(step.infos),
+        )
+
+    def state(self) -> Observation:
+        """(s,) float32: what all agents see together; also after the last of them is gone."""
+        state: Observation = self.core.state()[0]
+        return state
+
+    def render(self) -> str | None:
+        """The last step as a text, returned (``"ansi"``) or written out (``"human"``)."""
+        if self.render_mode is None:
+            return None
+        picture = render(self.core)
+        if self.render_mode == "ansi":
+            return picture
+        sys.stdout.write(picture)
+        return None
+
+    def close(self) -> None:
+        """Nothing to release."""
+        self.core.close()
+
+    def _action(self, actions: dict[str, int], agent: str) -> int:
+        try:
+            return operator.index(actions[agent])
+        except (KeyError, TypeError):
+            raise InvalidAction(
+                f"step() needs an integer from each of {', '.join(self.possible_agents)}; "
+                f"{agent!r} gave {actions.get(agent)!r}"
+            ) from None
+
+    def _split(self, observations: NDArray[np.float32]) -> dict[str, Observation]:
+        return dict(zip(self.possible_agents, observations[0], strict=True))
+
+    def _infos(self, infos: dict[str, NDArray[Any]]) -> Infos:
+        numbers = {name: values.item() for name, values in infos.items()}
+        split: Infos = {agent: numbers.copy() for agent in self.possible_agents}
+        if self.core.padded_actions:
+            for info, mask in zip(split.values(), self.core.action_masks(), strict=True):
+                info["action_mask"] = mask
+        return split
+
+
+class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
+    """Observations ``{"observation": vector, "action_mask": int8}``, for libraries that look there.
+
+    Without `padded_actions` the masks are all ones.
+    """
+
+    def __init__(self, env: ParallelEnv[str, Observation, int]) -> None:
+        super().__init__(cast("Any", env))  # the wrapper changes the type of the observations
+        core = cast("Any", env.unwrapped).core
+        self._masks = {
+            agent: mask[:n]
+            for agent, mask, n in zip(
+                env.possible_agents, core.action_masks(), core.nvec, strict=True
+            )
+        }
+        self._spaces = {
+            agent: Dict(
+                {
+                    "observation": env.observation_space(agent),
+                    "action_mask": Box(0, 1, mask.shape, np.int8),
+                }
+            )
+            for agent, mask in self._masks.items()
+        }
+
+    def observation_space(self, agent: str) -> Dict:
+        """The same object at every call."""
+        return self._spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], Infos]:
+        """As the environment's."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self._moved(observations, infos), infos
+
+    def step(
+        self, actions: dict[str, int]
+    ) -> tuple[
+        dict[str, dict[str, Any]], dict[str, float], dict[str, bool], dict[str, bool], Infos
+    ]:
+        """As the environment's."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        return self._moved(observations, infos), rewards, terminated, truncated, infos
+
+    def _moved(self, observations: dict[str, Any], infos: Infos) -> dict[str, dict[str, Any]]:
+        for info in infos.values():
+            info.pop("action_mask", None)
+        return {
+            agent: {"observation": vector, "action_mask": self._masks[agent].copy()}
+            for agent, vector in observations.items()
+        }
+
+
+def parallel_env(
+    dataset: str | Any = "movieworld",
+    model: str | LanguageModel | Recommender = "embedded",
+    split: str = "train",
+    *,
+    render_mode: str | None = None,
+    **options: Any,
+) -> RPPParallelEnv:
+    """One user at a time, four agents: a PettingZoo `ParallelEnv`.
+
+    Parameters
+    ----------
+    dataset, model, split, **options
+        As `RPPEnv.make` takes them (``rules="RPPBandit-v0"``, ``max_cycles=3``, ...).
+    render_mode : {"ansi", "human"}, optional
+        How `render` shows a step.
+    """
+    return RPPParallelEnv(RPPEnv.make(dataset, model, split, **_one_user(options)), render_mode)
+
+
+def raw_env(
+    dataset: str | Any = "movieworld",
+    model: str | LanguageModel | Recommender = "embedded",
+    split: str = "train",
+    *,
+    render_mode: str | None = None,
+    **options: Any,
+) -> AECEnv[str, Observation, int]:
+    """The agents one after the other: a PettingZoo `AECEnv` around `parallel_env`."""
+    made = parallel_env(dataset, model, split, render_mode=render_mode, **options)
+    return cast("AECEnv[str, Observation, int]", parallel_to_aec(cast("Any", made)))
+
+
+env = raw_env
+"""The same: `parallel_to_aec` already enforces the order of calls, and illegal actions raise."""
+
+
+def _one_user(options: dict[str, Any]) -> dict[str, Any]:
+    if "num_envs" in options:
+        raise InvalidOption(
+            "num_envs: this face plays one user at a time; for many at once there are RPPEnv.make "
+            "and gymnasium.make_vec"
+        )
+    return {**options, "num_envs": 1}

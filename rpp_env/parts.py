@@ -1,0 +1,254 @@
+"""From names to the parts of an environment; what was loaded or fitted is kept for the next one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rpp_env.data import load_dataset
+from rpp_env.data.candidates import TaskSet, make_tasks, read_selection
+from rpp_env.data.dataset import Dataset
+from rpp_env.data.splits import Interactions, UserSplit, split_users, training_interactions
+from rpp_env.errors import InvalidOption
+from rpp_env.models.base import Generation, LanguageModel
+from rpp_env.patterns import PatternBook, history_labels
+from rpp_env.recommenders.base import Recommender
+from rpp_env.recommenders.llm import LLMRecommender
+from rpp_env.rules import RULES, Rules
+
+if TYPE_CHECKING:
+    from rpp_env.embeddings import Embeddings
+    from rpp_env.table import RewardTable
+
+__all__ = ["Options", "Parts", "as_rules", "assemble"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `RPPEnv.make` and of every face, besides the environment's own."""
+
+    root: str | None = None
+    """Where datasets lie; else the environment variable ``RPP_ENV_DATA``, else the cache folder."""
+    domain: str | None = None
+    """Whose sentences to use, where it shall differ from the dataset's."""
+    num_users: int | None = None
+    """Movieworld only: users to make."""
+    num_items: int | None = None
+    """Movieworld only: items to make."""
+    data_seed: int | None = None
+    """Movieworld only: the seed that it is made by."""
+    fractions: tuple[float, float, float] | None = None
+    """Shares of train, validation and test users, where they shall differ from the dataset's."""
+    num_candidates: int | None = None
+    """K, the target included, where it shall differ from the rules'."""
+    negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
+    """How the other candidates are drawn; see `make_tasks`."""
+    selection: str | None = None
+    """For ``negatives="retrieved"``: the file; only users with a line in it are played."""
+    unfiltered: bool | None = None
+    """For ``negatives="retrieved"``: keep the user's own items (the paper's rules do)."""
+    draws: int = 1
+    """Tasks per user, each with candidates and an order of its own."""
+    task_seed: int = 0
+    """Of candidates and orders; apart from `seed`, so that all seeds play the same tasks."""
+    embeddings: Literal["svd", "lightgcn"] | Embeddings = "svd"
+    """How the embeddings of the observations are fitted, or embeddings that were."""
+    dim: int = 32
+    """Width of the embeddings."""
+    book: PatternBook | str | None = None
+    """The sentences, or a path to a TOML file of them; else the domain's."""
+    rank_by: str = "generate"
+    """How a language model is asked; see `LLMRecommender`."""
+    generation: Generation | None = None
+    """How a language model's replies are sampled, where it shall differ from the rules'."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an environment is built of."""
+
+    tasks: TaskSet
+    rules: Rules
+    book: PatternBook
+    embeddings: Embeddings
+    recommender: Recommender | None
+    table: RewardTable | None
+
+
+def as_rules(rules: Rules | str) -> Rules:
+    """The rules of that id, or the rules themselves."""
+    if isinstance(rules, Rules):
+        return rules
+    if rules not in RULES:
+        raise InvalidOption(f"rules {rules!r} are unknown; choose {', '.join(RULES)} or give Rules")
+    return RULES[rules]
+
+
+def assemble(
+    dataset: str | Dataset,
+    model: str | LanguageModel | Recommender,
+    split: str,
+    rules: Rules,
+    max_users: int | None,
+    max_cycles: int | None,
+    options: Mapping[str, Any],
+) -> Parts:
+    """Load, fit and check all that `RPPEnv.make` was asked for."""
+    known = {field.name for field in fields(Options)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InvalidOption(
+            f"unknown option {unknown[0]!r}; besides the environment's own there are "
+            f"{', '.join(sorted(known))}"
+        )
+    chosen = Options(**options)
+    data = _dataset(dataset, chosen)
+    if rules == RULES["RPPPaper-v0"] and data.domain == "games":
+        rules = replace(rules, start=5)  # as the paper's code has it
+    if max_cycles is not None:
+        rules = replace(rules, max_cycles=max_cycles)
+    users, interactions = _split(data, chosen.fractions)
+    rows = users.part(split)
+    retrieved = chosen.negatives == "retrieved"
+    if retrieved and chosen.selection is not None:
+        rows = np.intersect1d(rows, list(read_selection(chosen.selection, data)))
+    if max_users is not None:
+        if max_users < 1:
+            raise InvalidOption(f"max_users must be at least 1, not {max_users}")
+        # Always the same users, and each number's among the next one's.
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:max_users])
+    tasks = _tasks(
+        data,
+        interactions,
+        tuple(rows.tolist()),
+        num_candidates=chosen.num_candidates or rules.num_candidates,
+        negatives=chosen.negatives,
+        selection=chosen.selection,
+        unfiltered=(retrieved and rules.order == "step")
+        if chosen.unfiltered is None
+        else chosen.unfiltered,
+        draws=chosen.draws,
+        seed=chosen.task_seed,
+    )
+    book = chosen.book
+    if not isinstance(book, PatternBook):
+        labels = history_labels(rules.history, rules.history_options)
+        book = PatternBook.load(book or data.domain, history=labels)
+    if isinstance(model, str) and model.startswith("table:"):
+        return _from_table(model.removeprefix("table:"), tasks, rules, book, chosen)
+    embeddings = chosen.embeddings
+    if isinstance(embeddings, str):
+        embeddings = _embeddings(data, interactions, embeddings, chosen.dim)
+    recommender = _recommender(model, data, interactions, rules, chosen)
+    return Parts(tasks, rules, book, embeddings, recommender, None)
+
+
+def _from_table(
+    path: str, tasks: TaskSet, rules: Rules, book: PatternBook, chosen: Options
+) -> Parts:
+    from rpp_env.table import RewardTable
+
+    _only_for_models(chosen, "a table")
+    table = RewardTable.load(Path(path))
+    return Parts(table.select(tasks), rules, book, table.embeddings, None, table)
+
+
+def _recommender(
+    model: str | LanguageModel | Recommender,
+    data: Dataset,
+    interactions: Interactions,
+    rules: Rules,
+    chosen: Options,
+) -> Recommender:
+    if isinstance(model, str):
+        if model != "embedded":
+            later = model.startswith(("http://", "https://", "vllm:", "hf:"))
+            raise InvalidOption(
+                f"model {model!r} is {'not supported yet' if later else 'unknown'}: give "
+                "'embedded', 'table:PATH', or an object with complete(requests) or rank(prompts)"
+            )
+        model = _embedded(data, interactions)
+    if isinstance(model, Recommender):
+        _only_for_models(chosen, "a recommender")
+        return model
+    if isinstance(model, LanguageModel):
+        return LLMRecommender(model, chosen.rank_by, chosen.generation or rules.generation)
+    raise InvalidOption(
+        f"model must be a name, a LanguageModel (id, context_length, capabilities, complete) or a "
+        f"Recommender (rank), not {type(model).__name__}"
+    )
+
+
+def _only_for_models(chosen: Options, what: str) -> None:
+    if chosen.rank_by != "generate" or chosen.generation is not None:
+        raise InvalidOption(f"rank_by and generation are for language models; {what} is given")
+
+
+# ------------------------------------------------------------------- kept for the next environment
+
+
+def _dataset(dataset: str | Dataset, chosen: Options) -> Dataset:
+    if isinstance(dataset, Dataset):
+        made = {"root": chosen.root, "num_users": chosen.num_users, "num_items": chosen.num_items}
+        given = sorted(name for name, value in made.items() if value is not None)
+        if given or chosen.data_seed is not None:
+            raise InvalidOption(
+                f"{given or 'data_seed'} is for loading a dataset by name; one is given"
+            )
+        return dataset if chosen.domain is None else replace(dataset, domain=chosen.domain)
+    options = {
+        "domain": chosen.domain,
+        "num_users": chosen.num_users,
+        "num_items": chosen.num_items,
+        "seed": chosen.data_seed,
+    }
+    given_options = tuple((name, value) for name, value in options.items() if value is not None)
+    return _loaded(dataset, chosen.root, os.environ.get("RPP_ENV_DATA"), given_options)
+
+
+@lru_cache(maxsize=4)
+def _loaded(
+    name: str,
+    root: str | None,
+    place: str | None,  # noqa: ARG001 - part of the key: load_dataset reads it from the environment
+    options: tuple[tuple[str, Any], ...],
+) -> Dataset:
+    return load_dataset(name, root, **dict(options))
+
+
+@lru_cache(maxsize=4)
+def _split(
+    dataset: Dataset, fractions: tuple[float, float, float] | None
+) -> tuple[UserSplit, Interactions]:
+    split = split_users(dataset, fractions=fractions)
+    return split, training_interactions(dataset, split)
+
+
+@lru_cache(maxsize=8)
+def _tasks(
+    dataset: Dataset, interactions: Interactions, users: tuple[int, ...], **options: Any
+) -> TaskSet:
+    return make_tasks(dataset, users, interactions=interactions, **options)
+
+
+@lru_cache(maxsize=4)
+def _embeddings(
+    dataset: Dataset, interactions: Interactions, method: Literal["svd", "lightgcn"], dim: int
+) -> Embeddings:
+    # Imported here: scipy would take half of the time of `import rpp_env`.
+    from rpp_env.embeddings import fit_embeddings
+
+    return fit_embeddings(dataset, interactions, method=method, dim=dim)
+
+
+@lru_cache(maxsize=4)
+def _embedded(dataset: Dataset, interactions: Interactions) -> LanguageModel:
+    from rpp_env.models.embedded import EmbeddedModel
+
+    return EmbeddedModel.fit(dataset, interactions)
