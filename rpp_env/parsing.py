@@ -39,7 +39,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from rpp_env.errors import InvalidOption
 from rpp_env.patterns import FORMATS
@@ -47,10 +47,11 @@ from rpp_env.task import Ranking
 
 __all__ = ["FORMATS", "parse_ranking", "write_ranking"]
 
-_NUMERALS = tuple(str(i) for i in range(1, 1001))
-_NUMBER_OF = {numeral: i for i, numeral in enumerate(_NUMERALS)}
+_NUMBER_OF = {str(i + 1): i for i in range(1000)}
+_RANKS = tuple(f"{numeral}. " for numeral in _NUMBER_OF)
+_TEMPLATES = tuple(f"{numeral} | " for numeral in _NUMBER_OF)
 
-_WINDOW = 40_000
+_WINDOW = 25_000
 """Of a longer reply, so many characters at each end are read."""
 _COMPARISONS = 1000
 """Pairs of a line and a title that are compared by spelling, at most."""
@@ -68,25 +69,26 @@ _LETTER = re.compile(r"[^\W\d_]")
 _YEAR = re.compile(r"[\[(]\s*(?:18|19|20)\d\d\b[^\])]{0,12}[\])]")
 _THOUGHT_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_TAG = re.compile(r"</?(?:answer|ranking|output|response|result|ol|ul|li|br)\s*/?>", re.IGNORECASE)
 _QUOTES = "\"'“”‘’«»„"
 _DECORATION = _QUOTES + "*_`~#|<>[](){}.,;:!…-–—•· \t"
 
 _LABEL = r"(?:candidate|rank|no|number|item|option|place|title|name)\b\.?\s*"
 _MARKER = re.compile(
-    rf"[\s*_\-•+–—>|#\"'`]{{0,12}}(?:{_LABEL})?[#(\[]?(?P<rank>\d{{1,3}})(?:st|nd|rd|th)?[\"']?"
-    r"(?:[\])]\s*[.:|]?|\s*\\?[.:|)]|\s+[-–—](?=\s))[*_]{0,3}\s*"
+    rf"[\s*_\-•+–—<>|#\"'`]{{0,12}}(?:{_LABEL})?[#(\[]?(?P<rank>\d{{1,3}})(?:st|nd|rd|th)?[\"']?"
+    r"(?:[\])>]\s*[.:|]?|\s*\\?[.:|)]|\s+[-–—](?=\s))[*_]{0,3}\s*"
     r"(?:(?:title|name)\s*:\s*)?",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"[-*•+–—▪◦‣·→>]\s+")
 _PLAIN_NUMBER = re.compile(r"(\d{1,3})\s+(?=\S)")
 _LONE_NUMBER = re.compile(rf"(?:{_LABEL})?[#(\[]*(\d{{1,4}})[\])]*", re.IGNORECASE)
-_NUMBERS_IN_LINE = re.compile(r"(?:^|:|\bis|\bare)([\s\d,;>→|\[\](){}#*.<=-]+)$")
+_NUMBERS_IN_LINE = re.compile(r"(?:^|:|[^\W\d_])([\s\d,;>→|\[\](){}#*.<=-]+)$")
 _NUMBER_WORD = re.compile(r"\b(?:candidate|and|then)\b", re.IGNORECASE)
 _LIST_GAP = re.compile(r"[\W\d_]*(?:and|then)?[\W\d_]*")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
 _DESCRIPTION = re.compile(r"[\s*_`\"”»)\]]*(?:$|\s[-–—]+\s|[:(\[|–—])")
-_SENTENCE_END = (".", "!", "?", ":", ".*", ":*", ".)")
+_SENTENCE_END = (".", "!", "?", ":")
 
 _JSON_OPENING = re.compile(r"\[(?=\s*[\"'{\d])")
 _JSON_ITEM = re.compile(
@@ -150,10 +152,11 @@ def parse_ranking(reply: str, candidates: Sequence[str]) -> Ranking:
     Ranking
         What was named comes first, the rest follows as shown; `text` stays empty.
     """
+    candidates = tuple(candidates)
     count = len(candidates)
     named = _read_exactly(reply, candidates)
     if named is None:
-        named = _read_leniently(reply, _titles(tuple(candidates)))
+        named = _read_leniently(reply, _titles(candidates))
     if len(named) == count:
         return Ranking(tuple(named), count)
     placed = set(named)
@@ -163,30 +166,33 @@ def parse_ranking(reply: str, candidates: Sequence[str]) -> Ranking:
 # Replies that keep to their format -----------------------------------------------------------
 
 
-def _read_exactly(reply: str, candidates: Sequence[str]) -> list[int] | None:
+@lru_cache(maxsize=4096)
+def _places(candidates: tuple[str, ...]) -> dict[Any, int]:
+    return {title: place for place, title in enumerate(candidates)}
+
+
+def _read_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
     """The order, or None where some line is not exactly as one of the formats has it."""
     count = len(candidates)
-    place: dict[Any, int] = dict(zip(candidates, range(count), strict=True))
+    place = _places(candidates).get
     reply = reply.strip()
     lines = reply.split("\n")
     first = lines[0]
     if len(lines) <= count:
         if first.isdigit():
-            order = [_NUMBER_OF.get(line, count) for line in lines]
-            if max(order) < count and _distinct(order):
-                return order
-        if first in place and _distinct(order := [place.get(line, -1) for line in lines]):
+            numbers = list(map(_NUMBER_OF.get, lines))
+            if _distinct(numbers) and max(numbers) < count:
+                return numbers
+        if place(first) is not None and _distinct(order := list(map(place, lines))):
             return order
-        for separator in (". ", " | "):
-            if first.startswith("1" + separator):
-                ranks, _, titles = zip(*[line.partition(separator) for line in lines], strict=True)
-                order = [place.get(title, -1) for title in titles]
-                if ranks == _NUMERALS[: len(lines)] and _distinct(order):
+        for start, markers in (("1. ", _RANKS), ("1 | ", _TEMPLATES)):
+            if first.startswith(start):
+                titles = map(str.removeprefix, lines, markers)
+                if _distinct(order := list(map(place, titles))):
                     return order
     if first.startswith("[") and reply.endswith("]"):
         try:
-            titles = json.loads(reply)
-            order = [place.get(title, -1) for title in titles]
+            order = list(map(place, json.loads(reply)))
         except (ValueError, TypeError, RecursionError):
             return None
         if _distinct(order):
@@ -194,8 +200,9 @@ def _read_exactly(reply: str, candidates: Sequence[str]) -> list[int] | None:
     return None
 
 
-def _distinct(order: list[int]) -> bool:
-    return -1 not in order and len(set(order)) == len(order)
+def _distinct(order: list[int | None]) -> TypeGuard[list[int]]:
+    """Whether every line was read, and no two as the same item."""
+    return None not in order and len(set(order)) == len(order)
 
 
 # Titles, as they can be looked up -------------------------------------------------------------
@@ -205,12 +212,12 @@ def _fold(text: str) -> str:
     """Without case, accents and apostrophes."""
     text = text.casefold()
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
+        decomposed = unicodedata.normalize("NFD", text)
         text = "".join(c for c in decomposed if not unicodedata.combining(c))
     return text.translate(_FOLDING)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def _key(text: str) -> str:
     """The words of a title; an article behind it comes to the front."""
     words = _TOKEN.findall(_fold(text))
@@ -238,7 +245,7 @@ class _Titles:
     """The candidates of one task, from exact to vague."""
 
     def __init__(self, candidates: tuple[str, ...]) -> None:
-        self.exact = {title: item for item, title in enumerate(candidates)}
+        self.exact = _places(candidates)
         self.item_keys = [_key(title) for title in candidates]
         self.keys = _unambiguous(self.item_keys)
         self.bare_keys = _unambiguous(map(_without_article, self.item_keys))
@@ -361,6 +368,7 @@ def _read_leniently(reply: str, titles: _Titles) -> list[int]:
     text = _THOUGHT.split(text, maxsplit=1)[0]
     if len(text) > 2 * _WINDOW:
         text = f"{text[:_WINDOW]}\n{text[-_WINDOW:]}"
+    text = _TAG.sub("\n", text)
     if "&" in text and ";" in text:
         text = html.unescape(text)
     lines = [line.strip() for line in _unfold_json(text).replace("\r", "\n").split("\n")]
@@ -418,7 +426,7 @@ def _lists(lines: list[str], titles: _Titles) -> Iterator[_List]:
         entries, in_sentence = _read_line(line, titles)
         prose = in_sentence or (
             not entries[0].read
-            and (after_blank or line.startswith("#") or line.endswith(_SENTENCE_END))
+            and (after_blank or line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END))
         )
         after_blank = False
         if current.entries and (prose or current.restarts(entries[0])):
@@ -464,7 +472,10 @@ def _read_line(line: str, titles: _Titles) -> tuple[list[_Entry], bool]:
         return [_Entry(core, item, 0, value, rank if core else 0)], False
     if numbers := _numbers_in(line):
         return [_Entry(n, titles.exact.get(n), 0, int(n)) for n in numbers], False
-    for text in (core, line) if marked else (core,):
+    texts = [core, line] if marked else [core]
+    if marker and (second := _MARKER.match(rest)):  # "1. [3] Alien"
+        texts.insert(1, rest[second.end() :].strip(_DECORATION))
+    for text in texts:
         if found := titles.find(text):
             return [_Entry(core, *found, rank=rank)], False
     if (plain := _PLAIN_NUMBER.match(line)) and (found := titles.find(line[plain.end() :])):
@@ -556,30 +567,29 @@ def _guess(entries: list[_Entry], titles: _Titles, places: dict[int, int]) -> No
         head = re.split(r"\s[-–—]\s|[:(|]", entry.text, maxsplit=1)[0]
         keys = {_key(entry.text): None, _key(head): None}
         for key in keys:
-            item = _closest(key, left, last=place == len(entries) - 1)
+            item = _closest(key, left, cut_off=bool(places) and place == len(entries) - 1)
             if item is not None:
                 places[item] = place
                 del left[item]
                 break
 
 
-def _closest(key: str, left: dict[int, str], last: bool) -> int | None:
-    if len(key) >= 4:
-        # Only the last line of a reply is cut off anywhere.
-        cut = [
-            item
-            for item, title in left.items()
-            if title.startswith(key) and (last or 2 * len(key) >= len(title))
-        ]
-        if len(cut) == 1:
-            return cut[0]
+def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
+    numbers = _numeric_words(key)
+    same = {item: title for item, title in left.items() if _numeric_words(title) == numbers}
+    # The last line of a reply may be cut off anywhere, others have at least half of the title.
+    longer = left if cut_off and not numbers else same
+    cut = [
+        item
+        for item, title in longer.items()
+        if title.startswith(key) and (cut_off or 2 * len(key) >= len(title))
+    ]
+    if len(key) >= 4 and len(cut) == 1:
+        return cut[0]
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(key)
-    numbers = _numeric_words(key)
     best, closest = _CLOSE, None
-    for item, title in left.items():
-        if _numeric_words(title) != numbers:
-            continue
+    for item, title in same.items():
         matcher.set_seq1(title)
         if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= best:
             ratio = matcher.ratio()
