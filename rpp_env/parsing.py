@@ -83,9 +83,11 @@ _MARKER = re.compile(
 _BULLET = re.compile(r"[-*•+–—▪◦‣·→>]\s+")
 _PLAIN_NUMBER = re.compile(r"(\d{1,3})\s+(?=\S)")
 _LONE_NUMBER = re.compile(rf"(?:{_LABEL})?[#(\[]*(\d{{1,4}})[\])]*", re.IGNORECASE)
-_NUMBERS_IN_LINE = re.compile(r"(?:^|:|[^\W\d_])([\s\d,;>→|\[\](){}#*.<=-]+)$")
+_NUMBERS_IN_LINE = re.compile(r"(^|:|[^\W\d_])([\s\d,;>→|\[\](){}#*.<=-]+)$")
 _NUMBER_WORD = re.compile(r"\b(?:candidate|and|then)\b", re.IGNORECASE)
+_LIST_SIGN = re.compile(r"[,;:>→|/\d–—-]|\b(?:and|then)\b")
 _LIST_GAP = re.compile(r"[\W\d_]*(?:and|then)?[\W\d_]*")
+_INLINE_RANK = re.compile(r"\s+(?=\d{1,3}[.)]\s)")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
 _DESCRIPTION = re.compile(r"[\s*_`\"”»)\]]*(?:$|\s[-–—]+\s|[:(\[|–—])")
 _SENTENCE_END = (".", "!", "?", ":")
@@ -371,7 +373,8 @@ def _read_leniently(reply: str, titles: _Titles) -> list[int]:
     text = _TAG.sub("\n", text)
     if "&" in text and ";" in text:
         text = html.unescape(text)
-    lines = [line.strip() for line in _unfold_json(text).replace("\r", "\n").split("\n")]
+    text = _unfold_json(text).replace("\r", "\n")
+    lines = [piece for line in text.split("\n") for piece in _unfold_ranks(line.strip())]
     lists = _join(_lists(lines, titles))
     orders = [_resolve(found, titles) for found in lists]
     sizes = [
@@ -408,6 +411,15 @@ def _unfold_json(text: str) -> str:
     return "\n".join([*parts, text[done:]])
 
 
+def _unfold_ranks(line: str) -> list[str]:
+    """Put "1. Up 2. Alien 3. It" on three lines: there "Alien 3" is no title."""
+    pieces = _INLINE_RANK.split(line)
+    for rank, piece in enumerate(pieces, 1):
+        if not piece.startswith((f"{rank}.", f"{rank})")):
+            return [line]
+    return pieces
+
+
 def _unescape(text: str) -> str:
     try:
         return " ".join(str(json.loads(f'"{text}"')).split()) if "\\" in text else text
@@ -429,7 +441,11 @@ def _lists(lines: list[str], titles: _Titles) -> Iterator[_List]:
             and (after_blank or line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END))
         )
         after_blank = False
-        if current.entries and (prose or current.restarts(entries[0])):
+        if current.entries and (
+            prose
+            or current.restarts(entries[0])
+            or (current.items and len(entries) > 1 and all(e.item is None for e in entries))
+        ):
             yield current
             current = _List()
         if in_sentence:
@@ -499,9 +515,14 @@ def _read_line(line: str, titles: _Titles) -> tuple[list[_Entry], bool]:
 def _numbers_in(line: str) -> list[str]:
     """Candidate numbers of a one-line list such as "[3] > [1] > [2]" or "3, 1, 2"."""
     found = _NUMBERS_IN_LINE.search(_NUMBER_WORD.sub("", line).rstrip(" .*`"))
-    numbers = re.findall(r"(?<!\d)\d{1,4}(?!\d)", found[1]) if found else []
-    # "1. 3" and "1 | 3" are a rank and a number.
-    if len(numbers) > 2 or (len(numbers) == 2 and found and re.search("[,;>→]", found[1])):
+    if found is None:
+        return []
+    before, listed = found.groups()
+    numbers = re.findall(r"(?<!\d)\d{1,4}(?!\d)", listed)
+    # "1. 3" and "1 | 3" are a rank and a number, "Apollo 12, 13" is some title.
+    if len(numbers) > 2 or (
+        len(numbers) == 2 and before in ("", ":") and re.search("[,;>→]", listed)
+    ):
         return numbers
     return []
 
@@ -515,8 +536,8 @@ def _longest_chain(
     for match in scanned:
         if chain:
             gap = folded[chain[-1][1] : match[0]]
-            listed = len(gap) < 200 and (_LIST_GAP.fullmatch(gap) or _INVENTED_GAP.fullmatch(gap))
-            if not listed:
+            listed = _LIST_GAP.fullmatch(gap) or _INVENTED_GAP.fullmatch(gap)
+            if len(gap) > 200 or not listed or not _LIST_SIGN.search(gap):
                 chain = []
         chain.append(match)
         if len(chain) > len(best):
@@ -593,8 +614,10 @@ def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
         matcher.set_seq1(title)
         if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= best:
             ratio = matcher.ratio()
-            if ratio >= best:
+            if ratio > best:
                 best, closest = ratio, item
+            elif ratio == best:
+                closest = None  # what is as close to two titles stands for neither
     return closest
 
 
