@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rpp_env.data.candidates import MAX_HISTORY
 from rpp_env.errors import BrokenContract, InvalidAction, InvalidOption, ResetNeeded
 from rpp_env.metrics import hit, mrr, ndcg
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
@@ -72,8 +73,10 @@ class Step:
         Metrics of the ranking (labels: no policy should read them), ``rank`` of the target (0: not
         named), candidates ``named``, history items ``shown``, tokens, history items ``trimmed`` to
         fit the model's context, and ``masked_actions`` (choices that ``a % n`` had to map).
-    rows, actions : (B,) and (B, n) int64 arrays
-        Who played, as task rows, and what was chosen (after ``a % n``).
+    rows, clock : (B,) int64 arrays
+        Who played, as task rows, and which step of their episode this was, from 1.
+    actions : (B, n) int64 array
+        What was chosen (after ``a % n``).
     rankings : list of Ranking or None
         What the recommender said, over the candidates as the prompt showed them; None from a table.
     prompts : list of Prompt or None
@@ -86,6 +89,7 @@ class Step:
     truncated: NDArray[np.bool_]
     infos: dict[str, NDArray[Any]]
     rows: Ints
+    clock: Ints
     actions: Ints
     rankings: list[Ranking] | None = None
     prompts: list[Prompt] | None = None
@@ -215,13 +219,18 @@ class RPPEnv:
         self._count = num_envs
         if table is not None:
             table.check(tasks, book, rules)
-        K = tasks.num_candidates
-        ranks = np.arange(K + 1)
+        ranks = np.arange(tasks.num_candidates + 1)
         self._by_rank = np.stack(
             [ndcg(ranks, 1), ndcg(ranks, 5), ndcg(ranks, 10), hit(ranks, 10), mrr(ranks)]
         )
+        levels, moves = np.arange(rules.max_level + 1), np.arange(len(rules.history_options))
+        self._next_level = np.array([rules.next_level(level, moves) for level in levels])
+        self._items_shown = rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
         self._lengths = tasks.history_lengths
+        self._candidates = np.ascontiguousarray(tasks.candidates).ravel()
         self._positions = np.asarray(tasks.position, dtype=np.int64)
+        _, _, reasonings, outputs = book.sizes
+        self._strides = np.array([reasonings * outputs, 0, outputs, 1])
         self._sentences = self._encode_book() if rewrite is None else None
         self._calls = dict.fromkeys(("batches", "prompts", "prompt_tokens", "completion_tokens"), 0)
         self._rng: np.random.Generator | None = None
@@ -381,13 +390,15 @@ class RPPEnv:
                 **{name: np.zeros(len(rows)) for name in METRICS},
                 **{name: np.zeros(len(rows), np.int64) for name in COUNTS},
             }
+        else:
+            self._infos = {name: np.where(mask, 0, old) for name, old in self._infos.items()}
         self._playing[mask] = rows
-        self._visit[mask] = self._visited(rows)
+        if self.rules.order == "step":
+            self._visit[mask] = self._visited(rows)
         self._level[mask] = self.rules.start
         self._clock[mask] = 0
         self._actions[mask] = -1
         self._shared[mask] = self.observer.begin(rows)
-        self._infos = {name: np.where(mask, 0, values) for name, values in self._infos.items()}
         return self.observer.observations(self._shared, self._actions), self._infos
 
     def step(self, actions: ArrayLike) -> Step:
@@ -414,8 +425,8 @@ class RPPEnv:
                 f"{over.argmax()}): call reset(), with options={{'reset_mask': ...}} for only some"
             )
         choices, masked = self._checked(actions)
-        level = self.rules.next_level(self._level, choices[:, 1])
-        wanted = self.rules.items_shown(level, self._lengths[self._playing])
+        level = self._next_level[self._level, choices[:, 1]]
+        wanted = np.minimum(self._items_shown[level], self._lengths[self._playing])
         answer = self._ask(choices, wanted) if self.table is None else self._replay(choices, level)
 
         # From here on nothing can fail: a step that raised has changed nothing.
@@ -425,7 +436,8 @@ class RPPEnv:
         shown = wanted - answer.trimmed
         place = (answer.order == self._positions[self._playing, None]).argmax(axis=1)
         rank = np.where(place < answer.named, place + 1, 0)
-        ranked = np.take_along_axis(self.tasks.candidates[self._playing], answer.order, axis=1)
+        first = self._playing[:, None] * self.tasks.num_candidates
+        ranked = self._candidates[first + answer.order]
         self.observer.update(
             self._shared, answer.sentences, ranked, answer.named, shown, level, self._clock
         )
@@ -449,6 +461,7 @@ class RPPEnv:
             truncated=never if self.rules.bandit else over,
             infos=self._infos,
             rows=self._playing.copy(),
+            clock=self._clock.copy(),
             actions=choices.copy(),
             rankings=answer.rankings,
             prompts=answer.prompts,
@@ -545,14 +558,14 @@ class RPPEnv:
                 f"actions must be integers of shape {expected} (users, agents); got "
                 f"{given.dtype} of shape {given.shape}"
             )
-        wrong = (given < 0) | (given >= self.nvec)
+        choices = given.astype(np.int64)
+        wrong = (choices < 0) | (choices >= self.nvec)
         if wrong.any():
             user, agent = np.argwhere(wrong)[0]
             raise InvalidAction(
                 f"agent {self.agents[agent]!r} chose {given[user, agent]} for user {user}; "
                 f"the book holds 0..{self.nvec[agent] - 1}"
             )
-        choices = given.astype(np.int64)
         if not self.padded_actions:
             return choices, np.zeros(len(choices), np.int64)
         return choices % self._sizes, (choices >= self._sizes).sum(axis=1)
@@ -606,22 +619,24 @@ class RPPEnv:
         """Look the answers up in the table."""
         assert self.table is not None
         assert self._sentences is not None
-        order, named, trimmed, prompt_tokens, completion_tokens = self.table.lookup(
-            self._playing, level, choices
-        )
+        order, *counts = self.table.lookup(self._playing, level, choices)
+        named, trimmed, prompt_tokens, completion_tokens = (n.astype(np.int64) for n in counts)
         sentences = self._sentences[self._cell(choices)]
         return _Answer(order, named, trimmed, prompt_tokens, completion_tokens, sentences)
 
     def _rewritten(self, prompts: list[Prompt], rewrite: Rewrite) -> list[Prompt]:
         changed = list(rewrite(prompts))
         same = len(changed) == len(prompts) and all(
-            new.task is old.task and new.shown == old.shown
+            getattr(new, "task", None) is old.task
+            and new.shown == old.shown
+            and new.choice.contract == old.choice.contract
             for new, old in zip(changed, prompts, strict=True)
         )
         if not same:
             raise BrokenContract(
                 f"rewrite gave {len(changed)} prompts for {len(prompts)}; it must give each prompt "
-                "back in its place, with the same task and as many history items"
+                "back in its place, with other sentences only (Choice.rewritten): the same task, as "
+                "many history items, the same contract line"
             )
         return changed
 
@@ -643,8 +658,7 @@ class RPPEnv:
 
     def _cell(self, choices: Ints) -> Ints:
         """(B,) rows of the encoded book: role, reasoning and output."""
-        _, _, reasonings, outputs = self.book.sizes
-        cell: Ints = (choices[:, 0] * reasonings + choices[:, 2]) * outputs + choices[:, 3]
+        cell: Ints = choices @ self._strides
         return cell
 
     def _encode_book(self) -> Floats:

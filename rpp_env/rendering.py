@@ -7,6 +7,7 @@ plain ANSI codes; with the environment variable ``NO_COLOR`` there are none.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from rpp_env.prompts import Prompt
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
-    from rpp_env.task import Ranking
+    from rpp_env.task import Ranking, RankingTask
 
 __all__ = ["RENDER_MODES", "check_render_mode", "render"]
 
@@ -75,7 +76,8 @@ def render(env: RPPEnv, user: int = 0) -> str:
         prompt.choice.output,
     )
     K = str(len(task.candidates))
-    lines = [_rule(paint, f"{env.rules.id}  user {task.user}")]
+    when = f"step {step.clock[user]} of {env.max_cycles}"
+    lines = [_rule(paint, f"{env.rules.id}  user {task.user}  {when}")]
     lines += [
         paint(f"{agent:<20}{action}  ", BOLD) + paint(said.replace("{k}", K), COLOURS[agent])
         for agent, action, said in zip(AGENTS, actions, options, strict=True)
@@ -85,7 +87,7 @@ def render(env: RPPEnv, user: int = 0) -> str:
         lines.append(_rule(paint, "replayed from a table, which keeps orders and no words"))
     else:
         cost = f"{ranking.prompt_tokens} + {ranking.completion_tokens} tokens"
-        lines += [_rule(paint, f"reply  {cost}"), _reply(paint, ranking, task.target)]
+        lines += [_rule(paint, f"reply  {cost}"), _reply(paint, ranking, prompt.task)]
     lines += [
         _rule(paint, "what it was worth"),
         _verdict(paint, infos, prompt, step.rewards[user]),
@@ -119,11 +121,16 @@ def _prompt(paint: _Paint, prompt: Prompt) -> str:
     return "\n\n".join(painted)
 
 
-def _reply(paint: _Paint, ranking: Ranking, target: str) -> str:
+def _reply(paint: _Paint, ranking: Ranking, task: RankingTask) -> str:
     if not ranking.text.strip():
         return paint("(nothing was said)", FAINT)
-    lines = ranking.text.rstrip("\n").split("\n")
-    return "\n".join(paint(line, TARGET) if target in line else line for line in lines)
+    # A title that goes on is another one: "The River" is not "The River II".
+    title = re.compile(rf"(?<!\w){re.escape(task.target)}(?!\s?\w)")
+    number = str(task.position + 1)
+    return "\n".join(
+        paint(line, TARGET) if title.search(line) or line.strip() == number else line
+        for line in ranking.text.rstrip("\n").split("\n")
+    )
 
 
 def _verdict(paint: _Paint, infos: dict[str, float], prompt: Prompt, reward: float) -> str:

@@ -1,0 +1,722 @@
+"""RPPEnv: who plays, what a step does, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rpp_env
+from rpp_env import (
+    RULES,
+    BrokenContract,
+    Generation,
+    InvalidAction,
+    InvalidOption,
+    InvalidTask,
+    LLMRecommender,
+    PatternBook,
+    Prompt,
+    Ranking,
+    ResetNeeded,
+    RPPEnv,
+    ScriptedModel,
+    UnknownDataset,
+)
+from rpp_env.core import COUNTS, METRICS
+from rpp_env.metrics import ndcg
+from rpp_env.models import echo, silent
+from rpp_env.patterns import AGENTS
+
+SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100}
+PLAIN = [0, 2, 0, 0]
+
+
+def make(num_envs: int = 4, model: Any = None, **options: Any) -> RPPEnv:
+    return RPPEnv.make(model=model or echo(), num_envs=num_envs, **{**SMALL, **options})
+
+
+def never(_: str) -> str:
+    raise AssertionError("the model was asked")
+
+
+class Stub:
+    """A recommender that gives back what it is told to."""
+
+    def __init__(self, *rankings: Ranking) -> None:
+        self.rankings = list(rankings)
+        self.prompts: list[Prompt] = []
+
+    def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+        self.prompts = list(prompts)
+        return self.rankings or [Ranking(tuple(range(20)), 20) for _ in prompts]
+
+
+# ---- shapes and rules ----
+
+
+def test_what_reset_and_step_give() -> None:
+    env = make(4)
+    observations, infos = env.reset(seed=0)
+    step = env.step([PLAIN] * 4)
+    for seen in (observations, step.observations):
+        assert seen.shape == (4, 4, env.observation_width)
+        assert seen.dtype == np.float32
+        assert np.abs(seen).max() <= 1
+    assert env.state().shape == (4, env.state_width)
+    assert step.rewards.dtype == np.float64
+    assert step.rewards.shape == step.terminated.shape == step.truncated.shape == (4,)
+    assert list(infos) == list(step.infos) == [*METRICS, *COUNTS]
+    for name in infos:
+        assert infos[name].shape == step.infos[name].shape == (4,)
+        assert infos[name].dtype == step.infos[name].dtype
+        assert not infos[name].any()
+    assert env.agents == AGENTS
+    assert env.nvec.tolist() == [5, 5, 9, 5]
+
+
+def test_every_array_is_fresh() -> None:
+    env = make(4)
+    given: list[np.ndarray] = []
+    observations, infos = env.reset(seed=0)
+    given += [observations, *infos.values(), env.state(), env.action_masks(), env.playing]
+    for _ in range(3):
+        actions = np.array([PLAIN] * 4)
+        step = env.step(actions)
+        given += [actions, step.observations, step.rewards, step.terminated, step.truncated]
+        given += [*step.infos.values(), step.rows, step.clock, step.actions]
+        given += [env.state(), env.action_masks(), env.playing]
+    for i, one in enumerate(given):
+        assert not any(np.shares_memory(one, other) for other in given[:i])
+    before = env.state()
+    for array in given:
+        array[...] = 0
+    assert np.array_equal(env.state(), before)
+
+
+@pytest.mark.parametrize(
+    ("rules", "steps", "terminated"),
+    [("RPP-v0", 5, False), ("RPPBandit-v0", 1, True), ("RPPPaper-v0", 15, False)],
+)
+def test_episodes_end_as_the_rules_say(rules: str, steps: int, terminated: bool) -> None:
+    env = make(3, rules=rules)
+    env.reset(seed=0)
+    for number in range(1, steps + 1):
+        step = env.step([[0, 0, 0, 0]] * 3)
+        assert (step.clock == number).all()
+        assert step.terminated.all() == (terminated and number == steps)
+        assert step.truncated.all() == (not terminated and number == steps)
+    with pytest.raises(ResetNeeded, match=r"3 of 3 users are over"):
+        env.step([[0, 0, 0, 0]] * 3)
+    env.state()
+
+
+def test_max_cycles_can_be_set() -> None:
+    env = make(1, max_cycles=2)
+    env.reset()
+    assert not env.step([PLAIN]).truncated.any()
+    assert env.step([PLAIN]).truncated.all()
+    assert make(1, max_cycles=1).rules.bandit
+    with pytest.raises(InvalidOption, match="max_cycles must be at least 1, not 0"):
+        make(1, max_cycles=0)
+
+
+def test_the_history_agent_climbs_the_rungs() -> None:
+    env = make(1)
+    env.reset()
+    shown = [env.step([[0, a, 0, 0]]).infos["shown"].item() for a in (4, 0, 0, 0, 1)]
+    assert shown == [8, 3, 1, 1, 1]
+    env.reset()
+    long = int(env.tasks.history_lengths[env.playing[0]])
+    shown = [env.step([[0, a, 0, 0]]).infos["shown"].item() for a in (3, 4, 4, 2, 1)]
+    assert shown == [min(n, long) for n in (5, 13, 20, 20, 13)]
+
+
+def test_the_bandit_chooses_and_the_paper_only_grows() -> None:
+    env = make(1, rules="RPPBandit-v0")
+    for action, items in enumerate((1, 3, 5, 10, 20)):
+        env.reset()
+        assert env.step([[0, action, 0, 0]]).infos["shown"] == items
+    env = make(1, rules="RPPPaper-v0")
+    env.reset()
+    assert [env.step([[0, a, 0, 0]]).infos["shown"].item() for a in (0, 2, 1, 0)] == [1, 3, 4, 4]
+
+
+def test_the_papers_games_start_on_five_items() -> None:
+    dataset = replace(rpp_env.load_dataset("movieworld", num_users=60), domain="games")
+    env = RPPEnv.make(dataset, echo(), rules="RPPPaper-v0", num_envs=1)
+    env.reset()
+    assert env.step([[0, 0, 0, 0]]).infos["shown"] == 5
+
+
+def test_a_reward_is_the_ndcg_of_the_target_and_the_infos_agree() -> None:
+    env = make(20, Stub())
+    env.reset(options={"users": range(20)})
+    step = env.step([PLAIN] * 20)
+    ranks = env.tasks.position[:20] + 1
+    assert np.array_equal(step.infos["rank"], ranks)
+    assert np.array_equal(step.rewards, ndcg(ranks, 10))
+    assert np.array_equal(step.infos["ndcg@10"], step.rewards)
+    assert np.array_equal(step.infos["ndcg@5"], ndcg(ranks, 5))
+    assert np.array_equal(step.infos["hit@10"], ranks <= 10)
+    assert np.array_equal(step.infos["mrr"], 1 / ranks)
+
+
+def test_what_was_not_named_earns_nothing() -> None:
+    env = make(1, Stub(Ranking(tuple(range(20)), 5)))
+    for row in range(20):
+        env.reset(options={"users": [row]})
+        step = env.step([PLAIN])
+        position = env.tasks.position[row]
+        assert step.infos["rank"] == (position + 1 if position < 5 else 0)
+        assert (step.rewards > 0) == (position < 5)
+
+
+def test_prompts_are_the_users_own_and_hold_what_was_chosen() -> None:
+    env = make(3, recommender := Stub())
+    env.reset(options={"users": [4, 2, 9]})
+    step = env.step([[1, 3, 2, 0], [2, 2, 8, 1], [0, 4, 0, 4]])
+    assert step.prompts == recommender.prompts
+    for prompt, row, actions in zip(step.prompts or [], [4, 2, 9], step.actions, strict=True):
+        assert prompt.task is env.tasks.task(row)
+        assert prompt.choice == env.book.choose([actions])[0]
+    assert [prompt.shown for prompt in recommender.prompts] == [5, 3, 8]
+
+
+# ---- who plays ----
+
+
+def test_everybody_plays_once_before_anybody_plays_twice() -> None:
+    env = make(7)
+    total = len(env.tasks)
+    seen: list[int] = []
+    env.reset(seed=0)
+    while len(seen) < 3 * total:
+        seen += env.playing.tolist()
+        env.reset()
+    for epoch in range(3):
+        assert sorted(seen[epoch * total : (epoch + 1) * total]) == list(range(total))
+    assert seen[:total] != seen[total : 2 * total]
+
+
+def test_the_seed_decides_who_plays() -> None:
+    first, second = make(7, seed=5), make(7)
+    first.reset()
+    second.reset(seed=5)
+    assert np.array_equal(first.playing, second.playing)
+    first.reset()
+    second.reset()
+    assert np.array_equal(first.playing, second.playing)
+    second.reset(seed=6)
+    assert not np.array_equal(first.playing, second.playing)
+
+
+def test_more_places_than_users_are_filled() -> None:
+    env = make(100, max_users=3)
+    env.reset()
+    assert np.bincount(env.playing).tolist() == [34, 33, 33] or len(np.unique(env.playing)) == 3
+
+
+def test_users_can_be_named_by_row_or_token() -> None:
+    env = make(2, draws=3)
+    env.reset(options={"users": [5, 1, 1, 0]})
+    assert env.playing.tolist() == [5, 1, 1, 0]
+    assert env.num_envs == 4
+    env.step([PLAIN] * 4)
+    tokens = [env.tasks.dataset.user_tokens[env.tasks.users[row]] for row in (3, 6)]
+    env.reset(options={"users": tokens})
+    assert env.playing.tolist() == [3, 6]
+    env.reset()
+    assert env.num_envs == 2
+
+
+@pytest.mark.parametrize(
+    ("users", "message"),
+    [
+        ([], "users must be a sequence"),
+        ("u1", "users must be a sequence"),
+        (["nobody"], "user 'nobody' has no task here"),
+        ([99], r"task rows must lie in 0\.\.39; got 99"),
+        ([-1], r"task rows must lie in 0\.\.39"),
+        ([0.5], "task rows must be integers"),
+    ],
+)
+def test_users_that_cannot_play_are_refused(users: Any, message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        make().reset(options={"users": users})
+
+
+def test_a_mask_resets_some_and_lets_the_others_go_on() -> None:
+    env = make(4)
+    env.reset(seed=0)
+    env.step(np.array([[1, 4, 2, 3]] * 4))
+    before, state, infos = env.playing, env.state(), env.last_step.infos  # type: ignore[union-attr]
+    mask = np.array([True, False, True, False])
+    observations, begun = env.reset(options={"reset_mask": mask})
+    assert np.array_equal(env.playing[~mask], before[~mask])
+    assert not (env.playing[mask] == before[mask]).any()
+    assert np.array_equal(env.state()[~mask], state[~mask])
+    assert np.array_equal(observations[~mask, 0, :135], state[~mask, :135])
+    for name in begun:
+        assert not begun[name][mask].any()
+        assert np.array_equal(begun[name][~mask], infos[name][~mask])
+    step = env.step([PLAIN] * 4)
+    assert step.clock.tolist() == [1, 2, 1, 2]
+    assert step.infos["shown"].tolist() == [3, 8, 3, 8]
+    for _ in range(3):
+        step = env.step([PLAIN] * 4)
+    assert step.truncated.tolist() == [False, True, False, True]
+    with pytest.raises(ResetNeeded, match=r"2 of 4 users are over \(the first is user 1\)"):
+        env.step([PLAIN] * 4)
+    env.reset(options={"reset_mask": step.truncated, "users": [0, 1]})
+    assert env.playing.tolist()[1::2] == [0, 1]
+
+
+def test_masks_that_make_no_sense_are_refused() -> None:
+    env = make(4)
+    with pytest.raises(ResetNeeded, match="before the first reset"):
+        env.reset(options={"reset_mask": np.ones(4, bool)})
+    env.reset()
+    for mask in (np.ones(3, bool), np.ones(4), np.zeros(4, bool)):
+        with pytest.raises(InvalidOption, match=r"bool array of shape \(4,\)"):
+            env.reset(options={"reset_mask": mask})
+    with pytest.raises(InvalidOption, match="begins 1 episodes, but 2 users"):
+        env.reset(options={"reset_mask": np.array([1, 0, 0, 0], bool), "users": [1, 2]})
+
+
+def test_unknown_reset_options_are_ignored() -> None:
+    make().reset(seed=0, options={"options": 1})
+
+
+def test_max_users_are_always_the_same_ones() -> None:
+    few, more = (set(make(1, max_users=n, seed=n).tasks.users.tolist()) for n in (5, 9))
+    assert len(few) == 5
+    assert few < more
+    with pytest.raises(InvalidOption, match="max_users must be at least 1"):
+        make(1, max_users=0)
+
+
+# ---- actions ----
+
+
+def test_a_step_needs_a_reset() -> None:
+    env = make()
+    for call in (lambda: env.step([PLAIN] * 4), env.state):
+        with pytest.raises(ResetNeeded, match="before the first reset"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([[0, 2, 9, 0]], r"agent 'reasoning_guidance' chose 9 for user 0; the book holds 0\.\.8"),
+        ([[-1, 2, 0, 0]], r"agent 'role_playing' chose -1 for user 0; the book holds 0\.\.4"),
+        ([[0, 2, 0]], r"shape \(1, 4\).*got int64 of shape \(1, 3\)"),
+        ([PLAIN, PLAIN], r"got int64 of shape \(2, 4\)"),
+        ([[0.0, 2.0, 0.0, 0.0]], "got float64"),
+    ],
+)
+def test_wrong_actions_are_refused_and_change_nothing(actions: Any, message: str) -> None:
+    env = make(1, ScriptedModel(never))
+    env.reset(seed=0)
+    before = env.state()
+    with pytest.raises(InvalidAction, match=message):
+        env.step(actions)
+    assert np.array_equal(env.state(), before)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64])
+def test_any_integers_are_actions(dtype: type) -> None:
+    env = make(1)
+    env.reset()
+    assert env.step(np.array([[4, 4, 8, 4]], dtype=dtype)).actions.tolist() == [[4, 4, 8, 4]]
+
+
+def test_padded_actions_are_mapped_and_counted() -> None:
+    env, native = make(2, padded_actions=True), make(2)
+    assert env.nvec.tolist() == [9, 9, 9, 9]
+    masks = env.action_masks()
+    assert masks.dtype == np.int8
+    assert masks.sum(axis=1).tolist() == [5, 5, 9, 5]
+    assert masks[0].tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0]
+    env.reset(seed=0)
+    native.reset(seed=0)
+    step = env.step([[8, 7, 8, 5], [4, 2, 8, 0]])
+    assert step.infos["masked_actions"].tolist() == [3, 0]
+    assert step.actions.tolist() == [[3, 2, 8, 0], [4, 2, 8, 0]]
+    same = native.step(step.actions)
+    assert np.array_equal(step.observations, same.observations)
+    assert np.array_equal(step.rewards, same.rewards)
+    with pytest.raises(InvalidAction, match=r"agent 'output_format' chose 9.*0\.\.8"):
+        env.step([[0, 0, 0, 9]] * 2)
+
+
+def test_agents_can_have_index_names() -> None:
+    env = make(1, agent_names="index")
+    assert env.agents == ("agent_0", "agent_1", "agent_2", "agent_3")
+    env.reset()
+    with pytest.raises(InvalidAction, match="agent 'agent_1' chose 5"):
+        env.step([[0, 5, 0, 0]])
+    with pytest.raises(InvalidOption, match="agent_names must be"):
+        make(1, agent_names="numbers")
+
+
+# ---- the model ----
+
+
+def test_making_and_resetting_asks_nothing() -> None:
+    env = make(4, ScriptedModel(never))
+    env.reset(seed=0)
+    env.reset(options={"users": [1]})
+    env.state()
+    env.action_masks()
+    assert env.calls == dict.fromkeys(env.calls, 0)
+
+
+def test_calls_are_counted() -> None:
+    env = make(4)
+    env.reset()
+    steps = [env.step([PLAIN] * 4) for _ in range(2)]
+    assert env.calls == {
+        "batches": 2,
+        "prompts": 8,
+        "prompt_tokens": sum(int(step.infos["prompt_tokens"].sum()) for step in steps),
+        "completion_tokens": sum(int(step.infos["completion_tokens"].sum()) for step in steps),
+    }
+    assert env.calls["prompt_tokens"] > 0
+
+
+def test_an_error_of_the_model_leaves_the_episode_where_it_was() -> None:
+    fail = [True]
+
+    class Failing(ScriptedModel):
+        def complete(self, requests: Any) -> Any:
+            if fail.pop():
+                fail.append(False)
+                raise OSError("no connection")
+            return super().complete(requests)
+
+    env, calm = make(2, Failing(echo()._answer)), make(2)
+    for one in (env, calm):
+        one.reset(seed=0)
+    with pytest.raises(OSError, match="no connection"):
+        env.step([PLAIN] * 2)
+    fail.append(False)
+    mine, other = env.step([PLAIN] * 2), calm.step([PLAIN] * 2)
+    assert np.array_equal(mine.observations, other.observations)
+    assert mine.clock.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "rankings",
+    [
+        (Ranking(tuple(range(20)), 20),),
+        (Ranking(tuple(range(5)), 5), Ranking(tuple(range(20)), 20)),
+    ],
+)
+def test_a_recommender_that_breaks_its_contract_is_named(rankings: tuple[Ranking, ...]) -> None:
+    env = make(2, Stub(*rankings))
+    env.reset()
+    with pytest.raises(BrokenContract, match=r"Stub\.rank gave \d rankings for 2 prompts of 20"):
+        env.step([PLAIN] * 2)
+
+
+# ---- rewriting ----
+
+
+def shout(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return [
+        replace(p, choice=p.choice.rewritten(reasoning=p.choice.reasoning.upper())) for p in prompts
+    ]
+
+
+def test_sentences_can_be_rewritten() -> None:
+    seen: list[str] = []
+    env = make(2, ScriptedModel(lambda text: seen.append(text) or ""), rewrite=shout)
+    env.reset(seed=0)
+    step = env.step([[1, 2, 3, 4]] * 2)
+    assert step.prompts is not None
+    assert all("LIKELIHOOD" in text for text in seen)
+    assert all(
+        prompt.choice.contract in text for prompt, text in zip(step.prompts, seen, strict=True)
+    )
+    sentences = env.encoder.encode([prompt.instructions for prompt in step.prompts])
+    assert np.array_equal(step.observations[:, 0, env.observer.layout["sentences"]], sentences)
+
+
+def test_a_rewrite_that_changes_nothing_changes_nothing() -> None:
+    env, plain = make(3, rewrite=list), make(3)
+    for one in (env, plain):
+        one.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        actions = rng.integers(0, env.nvec, (3, 4))
+        mine, other = env.step(actions), plain.step(actions)
+        assert np.array_equal(mine.observations, other.observations)
+        assert np.array_equal(mine.rewards, other.rewards)
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        lambda prompts: prompts[1:],
+        lambda prompts: prompts[::-1],
+        lambda prompts: [replace(prompt, shown=1) for prompt in prompts],
+        lambda prompts: [prompt.text for prompt in prompts],
+        lambda prompts: [replace(p, choice=replace(p.choice, contract="any")) for p in prompts],
+    ],
+    ids=["loses one", "turns round", "shows less", "gives texts", "drops the contract line"],
+)
+def test_a_rewrite_may_change_sentences_only(rewrite: Any) -> None:
+    env = make(2, rewrite=rewrite)
+    env.reset()
+    with pytest.raises(BrokenContract, match="rewrite gave"):
+        env.step([PLAIN] * 2)
+
+
+@pytest.mark.parametrize("rewrite", ["embedded", "http://localhost:8000/v1#m", 3])
+def test_other_rewriters_are_refused_for_now(rewrite: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"will come later"):
+        make(rewrite=rewrite)
+
+
+# ---- the paper's rules ----
+
+
+def test_the_paper_orders_candidates_anew_at_every_step_and_scores_the_same_order() -> None:
+    env = make(5, rules="RPPPaper-v0")
+    env.reset(seed=0)
+    orders, positions = [], []
+    for _ in range(15):
+        step = env.step([[0, 0, 0, 0]] * 5)
+        assert step.prompts is not None
+        assert step.rankings is not None
+        for user, (prompt, row) in enumerate(zip(step.prompts, step.rows, strict=True)):
+            task = env.tasks.task(int(row))
+            assert sorted(prompt.task.candidates) == sorted(task.candidates)
+            assert prompt.task.target == task.target
+            # The echo names candidates as shown: its rank of the target is the target's place.
+            assert step.infos["rank"][user] == prompt.task.position + 1
+            orders.append(prompt.task.candidates)
+            positions.append(prompt.task.position)
+    assert len(set(orders)) == len(orders)
+    assert len(set(positions)) == 10
+
+
+def test_the_papers_orders_hang_on_seed_user_visit_and_step_only() -> None:
+    def shown(env: RPPEnv, user: int) -> list[tuple[str, ...]]:
+        seen = []
+        for _ in range(2):
+            step = env.step([[0, 0, 0, 0]] * env.num_envs)
+            assert step.prompts is not None
+            seen.append(step.prompts[user].task.candidates)
+        return seen
+
+    env = make(5, rules="RPPPaper-v0")
+    env.reset(seed=3, options={"users": [8, 9, 7]})
+    first = shown(env, 2)
+    env.reset(seed=3, options={"users": [7]})
+    assert shown(env, 0) == first
+    env.reset(options={"users": [7]})
+    assert shown(env, 0) != first
+    env.reset(seed=4, options={"users": [7]})
+    assert shown(env, 0) != first
+    env.reset(seed=3, options={"users": [7, 7]})
+    step = env.step([[0, 0, 0, 0]] * 2)
+    assert step.prompts is not None
+    assert step.prompts[0].task.candidates == first[0] != step.prompts[1].task.candidates
+
+
+# ---- a stand-in for a table ----
+
+
+class Answers:
+    """Asks a recommender for every cell of a few tasks, and looks the answers up."""
+
+    def __init__(self, env: RPPEnv) -> None:
+        assert env.recommender is not None
+        grid = np.stack(np.meshgrid(*map(np.arange, (7, 5, 9, 5)), indexing="ij"), -1)
+        cells = grid.reshape(-1, 4)
+        rankings = []
+        for row in range(len(env.tasks)):
+            shown = env.rules.items_shown(cells[:, 0], env.tasks.history_lengths[[row]])
+            choices = env.book.choose(np.column_stack([cells[:, 1], cells[:, 0] * 0, cells[:, 2:]]))
+            prompts = [
+                Prompt(env.tasks.task(row), choice, n)
+                for choice, n in zip(choices, shown.tolist(), strict=True)
+            ]
+            rankings.append(env.recommender.rank(prompts))
+        self.orders = np.array([[r.order for r in row] for row in rankings], dtype=np.uint8)
+        self.counts = np.array(
+            [
+                [(r.named, r.trimmed, r.prompt_tokens, r.completion_tokens) for r in row]
+                for row in rankings
+            ],
+            dtype=np.uint16,
+        )
+
+    def check(self, *_: Any) -> None:
+        pass
+
+    def lookup(self, rows: Any, level: Any, choices: Any) -> tuple[Any, ...]:
+        cell = ((level * 5 + choices[:, 0]) * 9 + choices[:, 2]) * 5 + choices[:, 3]
+        return self.orders[rows, cell], *self.counts[rows, cell].T
+
+
+def replayed(env: RPPEnv, **options: Any) -> RPPEnv:
+    return RPPEnv(
+        env.tasks,
+        book=env.book,
+        embeddings=env.embeddings,
+        table=Answers(env),  # type: ignore[arg-type]
+        num_envs=env.num_envs,
+        **options,
+    )
+
+
+def test_recorded_answers_replay_bit_for_bit() -> None:
+    env = make(6, "embedded", max_users=4)
+    table = replayed(env)
+    rng = np.random.default_rng(0)
+    for episode in range(4):
+        observations, infos = env.reset(seed=episode)
+        again, infos_again = table.reset(seed=episode)
+        assert observations.tobytes() == again.tobytes()
+        for _ in range(5):
+            actions = rng.integers(0, env.nvec, (6, 4))
+            live, dead = env.step(actions), table.step(actions)
+            assert live.observations.tobytes() == dead.observations.tobytes()
+            assert live.rewards.tobytes() == dead.rewards.tobytes()
+            assert env.state().tobytes() == table.state().tobytes()
+            for name, values in live.infos.items():
+                assert values.dtype == dead.infos[name].dtype
+                assert values.tobytes() == dead.infos[name].tobytes()
+            assert dead.prompts is None
+            assert dead.rankings is None
+    assert table.calls["prompts"] == 0
+
+
+def test_what_a_table_cannot_do_is_refused() -> None:
+    env = make(1, max_users=1)
+    with pytest.raises(InvalidOption, match="a table cannot be rewritten"):
+        replayed(env, rewrite=list)
+    paper = replace(RULES["RPP-v0"], order="step")
+    with pytest.raises(InvalidOption, match="reordered at every step"):
+        replayed(env, rules=paper)
+    for parts in ({}, {"recommender": Stub(), "table": Answers(env)}):
+        with pytest.raises(InvalidOption, match="a recommender or a table, and not both"):
+            RPPEnv(env.tasks, book=env.book, embeddings=env.embeddings, **parts)  # type: ignore[arg-type]
+
+
+# ---- making one from names ----
+
+
+def test_bad_names_are_refused() -> None:
+    for model in ("http://host:8000/v1#name", "https://host/v1#name", "vllm:some/model", "hf:some"):
+        with pytest.raises(InvalidOption, match="not supported yet.*'embedded'"):
+            make(model=model)
+    with pytest.raises(InvalidOption, match="model 'gpt' is unknown"):
+        make(model="gpt")
+    with pytest.raises(InvalidOption, match="LanguageModel .* or a Recommender .* not object"):
+        make(model=object())
+    with pytest.raises(InvalidOption, match="split 'dev' is unknown"):
+        make(split="dev")
+    with pytest.raises(InvalidOption, match="rules 'RPP-v9' are unknown; choose RPP-v0"):
+        make(rules="RPP-v9")
+    with pytest.raises(UnknownDataset, match="no-such-data"):
+        RPPEnv.make("no-such-data", echo())
+    with pytest.raises(InvalidOption, match=r"unknown option 'num_candidate'.*num_candidates"):
+        make(num_candidate=3)
+    with pytest.raises(InvalidOption, match="num_candidates"):
+        make(num_candidates=101)
+    with pytest.raises(InvalidOption, match="at least one user must play: num_envs is 0"):
+        make(0)
+
+
+def test_decoding_belongs_to_language_models() -> None:
+    with pytest.raises(InvalidOption, match="'generate' is the only way so far"):
+        make(rank_by="logprobs")
+    for option in ({"rank_by": "logprobs"}, {"generation": Generation()}):
+        with pytest.raises(InvalidOption, match="a recommender is given"):
+            make(model=Stub(), **option)
+
+
+def test_the_rules_say_how_a_model_is_asked() -> None:
+    env = make(rules="RPPPaper-v0")
+    assert isinstance(env.recommender, LLMRecommender)
+    assert env.recommender.generation == Generation.paper()
+    mine = Generation(max_tokens=9)
+    env = make(generation=mine)
+    assert isinstance(env.recommender, LLMRecommender)
+    assert env.recommender.generation == mine
+
+
+def test_a_dataset_can_be_handed_over_but_not_configured() -> None:
+    dataset = rpp_env.load_dataset("movieworld", num_users=60, num_items=100)
+    env = RPPEnv.make(dataset, echo(), domain="games")
+    assert env.book.domain == env.tasks.dataset.domain == "games"
+    with pytest.raises(InvalidOption, match="num_users"):
+        RPPEnv.make(dataset, echo(), num_users=7)
+
+
+def test_a_book_must_fit_the_rules() -> None:
+    book = PatternBook.load("movies", history=("one", "two"))
+    with pytest.raises(InvalidOption, match="2 history records, but RPP-v0 has 5 history options"):
+        make(book=book)
+
+
+def test_a_book_of_ones_own_can_have_other_sizes(tmp_path: Path) -> None:
+    source = Path(rpp_env.patterns.__file__).with_name("movies.toml").read_text("utf-8")
+    path = tmp_path / "mine.toml"
+    head, role, tail = source.partition('role_playing = [\n    "",')
+    path.write_text(head + role + '\n    "You are a cook.",' + tail, "utf-8")
+    env = make(2, book=str(path))
+    assert env.nvec.tolist() == [6, 5, 9, 5]
+    env.reset()
+    step = env.step([[1, 2, 8, 4]] * 2)
+    assert step.prompts is not None
+    assert step.prompts[0].text.startswith("You are a cook.")
+
+
+def test_own_rules_can_be_given() -> None:
+    rules = replace(RULES["RPP-v0"], id="mine", rungs=(2, 4), start=0, history_options=(-1, 1))
+    env = make(1, rules=rules)
+    env.reset()
+    shown = [env.step([[0, a, 0, 0]]).infos["shown"].item() for a in (1, 1, 0)]
+    assert shown == [4, 4, 2]
+
+
+def test_fitted_parts_are_shared() -> None:
+    train, test = make(), make(split="test")
+    assert train.embeddings is test.embeddings
+    assert train.tasks.dataset is test.tasks.dataset
+    assert set(train.tasks.users.tolist()).isdisjoint(test.tasks.users.tolist())
+    first, second = make(model="embedded"), make(model="embedded", split="test")
+    assert isinstance(first.recommender, LLMRecommender)
+    assert isinstance(second.recommender, LLMRecommender)
+    assert first.recommender.model is second.recommender.model
+
+
+def test_tasks_do_not_hang_on_the_environments_seed() -> None:
+    assert make(seed=1).tasks.digest == make(seed=2).tasks.digest
+    assert make(task_seed=1).tasks.digest != make().tasks.digest
+
+
+def test_impossible_tasks_are_refused() -> None:
+    task = make().tasks.task(0)
+    with pytest.raises(InvalidTask, match="empty history"):
+        replace(task, history=())
+    with pytest.raises(InvalidTask, match="not among"):
+        replace(task, target="elsewhere")
+
+
+def test_silence_is_no_error() -> None:
+    env = make(4, silent())
+    env.reset()
+    step = env.step([PLAIN] * 4)
+    assert not step.rewards.any()
+    assert not step.infos["named"].any()
