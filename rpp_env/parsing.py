@@ -66,11 +66,12 @@ _FOLDING = str.maketrans(
 _TOKEN = re.compile(r"[^\W_]+")
 _NUMERIC = re.compile(r"\d+|[ivx]+")
 _LETTER = re.compile(r"[^\W\d_]")
-_YEAR = re.compile(r"[\[(]\s*(?:18|19|20)\d\d\b[^\])]{0,12}[\])]")
+_YEAR = re.compile(r"[\[(]\s*(?:18|19|20)\d\d\b[^\])]{0,12}[\])]?")
 _THOUGHT_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:answer|ranking|output|response|result|ol|ul|li|br)\s*/?>", re.IGNORECASE)
 _QUOTES = "\"'“”‘’«»„"
+_EMPHASIS = _QUOTES + "*_` "
 _DECORATION = _QUOTES + "*_`~#|<>[](){}.,;:!…-–—•· \t"
 
 _LABEL = r"(?:candidate|rank|no|number|item|option|place|title|name)\b\.?\s*"
@@ -81,7 +82,7 @@ _MARKER = re.compile(
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"[-*•+–—▪◦‣·→>]\s+")
-_PLAIN_NUMBER = re.compile(r"(\d{1,3})\s+(?=\S)")
+_PLAIN_NUMBER = re.compile(r"(?P<rank>\d{1,3})\s+(?=\S)")
 _LONE_NUMBER = re.compile(rf"(?:{_LABEL})?[#(\[]*(\d{{1,4}})[\])]*", re.IGNORECASE)
 _NUMBERS_IN_LINE = re.compile(r"(^|:|[^\W\d_])([\s\d,;>→|\[\](){}#*.<=-]+)$")
 _NUMBER_WORD = re.compile(r"\b(?:candidate|and|then)\b", re.IGNORECASE)
@@ -89,7 +90,7 @@ _LIST_SIGN = re.compile(r"[,;:>→|/\d–—-]|\b(?:and|then)\b")
 _LIST_GAP = re.compile(r"[\W\d_]*(?:and|then)?[\W\d_]*")
 _INLINE_RANK = re.compile(r"\s+(?=\d{1,3}[.)]\s)")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
-_DESCRIPTION = re.compile(r"[\s*_`\"”»)\]]*(?:$|\s[-–—]+\s|[:(\[|–—])")
+_DESCRIPTION = re.compile(r"[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
 _SENTENCE_END = (".", "!", "?", ":")
 
 _JSON_OPENING = re.compile(r"\[(?=\s*[\"'{\d])")
@@ -481,21 +482,20 @@ def _read_line(line: str, titles: _Titles) -> tuple[list[_Entry], bool]:
     if rest in titles.exact and not rest.isdigit():
         return [_Entry(rest, titles.exact[rest], rank=rank)], False
     core = rest.strip(_DECORATION)
-    quoted = rest[:1] in _QUOTES if rest else False
     if (number := _LONE_NUMBER.fullmatch(core or line.strip(_DECORATION))) is not None:
-        item = titles.exact.get(core)
-        value = None if quoted and item is not None else int(number[1])
-        return [_Entry(core, item, 0, value, rank if core else 0)], False
-    if numbers := _numbers_in(line):
-        return [_Entry(n, titles.exact.get(n), 0, int(n)) for n in numbers], False
-    texts = [core, line] if marked else [core]
-    if marker and (second := _MARKER.match(rest)):  # "1. [3] Alien"
-        texts.insert(1, rest[second.end() :].strip(_DECORATION))
-    for text in texts:
+        item, loose = titles.find(core) or (None, 0)
+        value = None if item is not None and rest[0] in _QUOTES else int(number[1])
+        return [_Entry(core, item, loose, value, rank if core else 0)], False
+    for text in (rest.strip(_EMPHASIS), core):
         if found := titles.find(text):
             return [_Entry(core, *found, rank=rank)], False
-    if (plain := _PLAIN_NUMBER.match(line)) and (found := titles.find(line[plain.end() :])):
-        return [_Entry(core, *found, rank=int(plain[1]))], False
+    if marked and (found := titles.find(line)):  # "3. Ninjas"
+        return [_Entry(core, *found, rank=rank)], False
+    for inner in (_MARKER.match(rest), _PLAIN_NUMBER.match(rest)):  # "1. [3] Up" and "1 Up"
+        if inner and (found := titles.find(rest[inner.end() :].strip(_DECORATION))):
+            return [_Entry(core, *found, rank=rank or int(inner["rank"]))], False
+    if numbers := _numbers_in(line):
+        return [_Entry(n, titles.exact.get(n), 0, int(n)) for n in numbers], False
 
     folded = _fold(rest)
     scanned = titles.scan(folded)
@@ -505,6 +505,9 @@ def _read_line(line: str, titles: _Titles) -> tuple[list[_Entry], bool]:
         if pure:
             entries[0] = entries[0]._replace(rank=rank)
         return entries, not pure
+    if rank > len(titles.exact):  # "- 54: a story" is about the film "54"
+        folded = _fold(line)
+        scanned = titles.scan(folded)
     if scanned and not folded[: scanned[0][0]].strip(_DECORATION):
         _, end, item = scanned[0]
         if _DESCRIPTION.match(folded, end):

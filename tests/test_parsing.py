@@ -237,6 +237,18 @@ def test_a_title_that_looks_like_a_line_of_a_list() -> None:
     assert named("1. A\n2. 1. A\n3. - A\n4. 1 | A", candidates) == ["A", "1. A", "- A", "1 | A"]
 
 
+def test_titles_that_look_like_numbers_and_ranks() -> None:
+    candidates = ("301, 302", "54", "1994!", "Rank 1", "1 Giant Leap", "Ninjas", "3 Ninjas")
+    assert named("1. **301, 302**\n2. **1994!**\n3. **Rank 1**\n4. Up", candidates) == [
+        "301, 302",
+        "1994!",
+        "Rank 1",
+    ]
+    assert named("- 54: a night club\n- 1 Giant Leap: a band", candidates) == ["54", "1 Giant Leap"]
+    assert named("1. 54\n2. 3 Ninjas\n3. Ninjas", candidates) == ["54", "3 Ninjas", "Ninjas"]
+    assert named("3. *Ninjas*\n4. *3 Ninjas*", candidates) == ["Ninjas", "3 Ninjas"]
+
+
 def test_titles_that_could_all_be_candidate_numbers() -> None:
     candidates = ("2", "1", "3")
     assert parse_ranking("3\n1\n2", candidates).order == (2, 0, 1)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rpp_env import prompts
 from rpp_env.errors import InvalidOption
+from rpp_env.parsing import FORMATS, parse_ranking, write_ranking
 from rpp_env.patterns import PatternBook
 from rpp_env.prompts import Prompt
-from rpp_env.task import RankingTask
+from rpp_env.task import Ranking, RankingTask
 
 TASK = RankingTask(
     user="7",
@@ -107,3 +109,20 @@ def test_lists_may_be_long() -> None:
 def test_what_is_kept_is_bounded() -> None:
     for cache in (prompts._frame, prompts._instructions):
         assert cache.cache_info().maxsize is not None
+
+
+def test_the_page_about_prompts_shows_what_is_made() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text(encoding="utf-8")
+    blocks = [block.split("\n```", 1)[0] for block in page.split("```text\n")[1:]]
+    task = RankingTask(
+        user="1",
+        history=("Toy Story", "The Matrix", "Alien"),
+        candidates=("12 Angry Men", "Blade Runner", "1984", "Aliens", "Amélie"),
+        target="Aliens",
+    )
+    assert blocks[0] == Prompt(task, BOOK.choose([[3, 3, 5, 0]])[0], 2).text
+    order = (3, 1, 2, 0, 4)
+    assert blocks[1:] == [write_ranking(order, task.candidates, form) for form in FORMATS]
+    for reply, output in zip(blocks[1:], BOOK.output_format, strict=True):
+        assert parse_ranking(reply, task.candidates) == Ranking(order, 5)
+        assert f"contract line `{output.contract}`" in page
