@@ -224,7 +224,9 @@ class RPPEnv:
             [ndcg(ranks, 1), ndcg(ranks, 5), ndcg(ranks, 10), hit(ranks, 10), mrr(ranks)]
         )
         levels, moves = np.arange(rules.max_level + 1), np.arange(len(rules.history_options))
-        self._next_level = np.array([rules.next_level(level, moves) for level in levels])
+        self._next_level = np.array(
+            [rules.next_level(np.full_like(moves, level), moves) for level in levels]
+        )
         self._items_shown = rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
         self._lengths = tasks.history_lengths
         self._candidates = np.ascontiguousarray(tasks.candidates).ravel()
@@ -635,8 +637,8 @@ class RPPEnv:
         if not same:
             raise BrokenContract(
                 f"rewrite gave {len(changed)} prompts for {len(prompts)}; it must give each prompt "
-                "back in its place, with other sentences only (Choice.rewritten): the same task, as "
-                "many history items, the same contract line"
+                "back in its place, with other sentences only (Choice.rewritten): the same task, "
+                "as many history items, the same contract line"
             )
         return changed
 

@@ -583,8 +583,8 @@ def test_recorded_answers_replay_bit_for_bit() -> None:
     table = replayed(env)
     rng = np.random.default_rng(0)
     for episode in range(4):
-        observations, infos = env.reset(seed=episode)
-        again, infos_again = table.reset(seed=episode)
+        observations, _ = env.reset(seed=episode)
+        again, _ = table.reset(seed=episode)
         assert observations.tobytes() == again.tobytes()
         for _ in range(5):
             actions = rng.integers(0, env.nvec, (6, 4))
@@ -617,11 +617,11 @@ def test_what_a_table_cannot_do_is_refused() -> None:
 
 def test_bad_names_are_refused() -> None:
     for model in ("http://host:8000/v1#name", "https://host/v1#name", "vllm:some/model", "hf:some"):
-        with pytest.raises(InvalidOption, match="not supported yet.*'embedded'"):
+        with pytest.raises(InvalidOption, match=r"not supported yet.*'embedded'"):
             make(model=model)
     with pytest.raises(InvalidOption, match="model 'gpt' is unknown"):
         make(model="gpt")
-    with pytest.raises(InvalidOption, match="LanguageModel .* or a Recommender .* not object"):
+    with pytest.raises(InvalidOption, match=r"LanguageModel .* or a Recommender .* not object"):
         make(model=object())
     with pytest.raises(InvalidOption, match="split 'dev' is unknown"):
         make(split="dev")

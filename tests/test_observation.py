@@ -123,7 +123,7 @@ def test_the_layout_is_the_one_in_the_docstring(env: RPPEnv) -> None:
     }
     starts = [part.start for part in env.observer.layout.values()]
     assert starts == np.cumsum([0, *widths.values()])[:-1].tolist()
-    assert env.observation_width == 144 <= 256
+    assert env.observation_width == 144
     assert env.state_width == 135 + sum(SIZES) == 159
     import rpp_env.observation as module
 

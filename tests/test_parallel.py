@@ -116,7 +116,7 @@ def test_actions_out_of_range_or_missing_are_refused() -> None:
     with pytest.raises(InvalidAction, match=r"'role_playing' chose 5 for user 0; .*0\.\.4"):
         env.step({**ACTIONS, "role_playing": 5})
     with pytest.raises(InvalidAction, match="'output_format' gave None"):
-        env.step({agent: 0 for agent in AGENTS[:3]})
+        env.step(dict.fromkeys(AGENTS[:3], 0))
     with pytest.raises(InvalidAction, match=r"'role_playing' gave 1\.5"):
         env.step({**ACTIONS, "role_playing": 1.5})  # type: ignore[dict-item]
     assert env.agents == list(AGENTS)
