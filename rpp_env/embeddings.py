@@ -234,6 +234,8 @@ def _lightgcn(interactions: Interactions, dim: int, seed: int) -> NDArray[np.flo
         others = rng.integers(interactions.num_items, size=_BATCH)
         codes = users[chosen] * interactions.num_items + others
         new = touched[np.minimum(np.searchsorted(touched, codes), len(touched) - 1)] != codes
+        if not new.any():
+            continue  # these users have touched everything
         user = torch.from_numpy(users[chosen[new]])
         liked = torch.from_numpy(items[chosen[new]]) + len(lengths)
         other = torch.from_numpy(others[new]) + len(lengths)
@@ -241,7 +243,8 @@ def _lightgcn(interactions: Interactions, dim: int, seed: int) -> NDArray[np.flo
         scores = [(vectors[user] * vectors[item]).sum(dim=1) for item in (liked, other)]
         optimizer.zero_grad()
         model.recommendation_loss(*scores, node_id=torch.unique(user)).backward()
-        assert weights.grad is not None and vectors.grad is not None
+        assert weights.grad is not None
+        assert vectors.grad is not None
         # The graph is symmetric and the network linear, so gradients spread as vectors do. Sparse
         # products of torch, forward and above all backward, take ten times as long on a CPU.
         weights.grad += spread(vectors.grad)
