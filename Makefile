@@ -32,7 +32,7 @@ check: .venv/.stamp ## ruff, mypy, import-linter, codespell: what pre-commit run
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/lint-imports --no-logo
+	.venv/bin/lint-imports --no-logo --no-cache
 	.venv/bin/codespell
 
 format: .venv/.stamp ## sort imports, mend what ruff can mend, format
@@ -52,7 +52,7 @@ build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation
 
 clean: ## remove the environments, caches and builds
-	rm -rf .venv .venv-oldest .venv-peers .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find agents examples rpp_env tests -name __pycache__ -prune -exec rm -rf {} +
 
 pytest = $1/bin/python -m pytest -n $(WORKERS) $2 $(PYTEST_ARGS)
