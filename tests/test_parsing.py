@@ -78,6 +78,7 @@ CASES = {
     "bars": ("Up | It | Alien", ["Up", "It", "Alien"]),
     "dashes": ("Up - It - Alien", ["Up", "It", "Alien"]),
     "ranks in one line": ("1. Up 2. Alien 3. It", ["Up", "Alien", "It"]),
+    "years in a line": ("Up (1984), It (2012), Alien (1979)", ["Up", "It", "Alien"]),
     "brackets": ("[Up, It, Alien]", ["Up", "It", "Alien"]),
     "preamble in the line": ("My ranking: Up > It > Alien.", ["Up", "It", "Alien"]),
     "afterword in the line": ("Up > It > Alien, since you like Up", ["Up", "It", "Alien"]),
@@ -139,7 +140,7 @@ CASES = {
     # repeated, invented, misspelt, cut off
     "repeated": ("1. Up\n2. It\n3. Up\n4. Alien", ["Up", "It", "Alien"]),
     "repeated, bare, behind an invented one": ("Up\nSome Film\nUp\nIt", ["Up", "It"]),
-    "invented sequel": ("1. Alien Resurrection\n2. Up\n3. Alien: Covenant\n4. Alien", None),
+    "invented sequel": ("1. Alien: Covenant\n2. Up\n3. Alien Resurrection\n4. Alien", None),
     "misspelt": ("1. Schindlers Lst\n2. The Matirx\n3. Up", None),
     "other number": ("1. Rocky II\n2. Rocky\n3. Alien 4\n4. Up", ["Up"]),
     "cut off": ("1. Up\n2. It\n3. Star Wars: Epi", None),
@@ -158,9 +159,11 @@ CASES = {
     "thinking in bullets": ("- Alien: old\n- Up: kind\n\nRanking:\n\nUp\nAlien", ["Up", "Alien"]),
     "thinking in steps": ("1. I look at Alien.\n2. Then Up.\n\nSo:\n1. Up\n2. Alien", None),
     "draft and refined": ("1. Up\n2. It\n3. 300\n\nChecked:\n1. 300\n2. It\n3. Up", None),
+    "refined is cut off": ("1. Up\n2. It\n3. 300\n\nChecked:\n1. 300\n2. Up", ["300", "Up"]),
     "draft and refined, bare": ("Up\nIt\n300\n\n**Refined:**\n300\nIt\nUp", ["300", "It", "Up"]),
     "echo, then numbers": ("1. Alien\n2. Alien 3\n3. The Matrix\n\nRanking: 3, 1, 2", None),
     "reasons behind": ("1. Up\n2. It\n3. 300\n4. 9\n\nWhy:\n- It: fun\n- Up: kind", None),
+    "a list in an afterword": ("Up\nIt\n300\n\nI took 300, It and Up.", ["Up", "It", "300"]),
     "reasons between": ("1. Up\nA kind film.\n2. It\nDark.\n3. 300\nLoud.", ["Up", "It", "300"]),
     "two parts": ("Best:\n1. Up\n2. It\n\nThe rest:\n3. 300\n4. Up\n5. 9", None),
     "mentions only": ("I would say Alien, if you ask.\nAfter it The Matrix.", None),
@@ -227,6 +230,11 @@ def test_exact_titles_come_before_folded_ones() -> None:
         "Alien!",
         "alien",
     ]
+    assert named("1. Matrix, The\n2. **Matrix**", ("Matrix", "The Matrix")) == [
+        "The Matrix",
+        "Matrix",
+    ]
+    assert named("*The Matrix*\n*Matrix*", ("Matrix", "Matrix, The")) == ["Matrix, The", "Matrix"]
     # What fits several equally well names none of them.
     assert named("**ALIEN**", candidates) == []
 
@@ -362,6 +370,20 @@ def test_a_megabyte_of_anything_is_read_in_time(kind: str) -> None:
     named(reply, candidates)
     # Half a second at most on our machine; anything quadratic would take minutes.
     assert time.process_time() - start < 3
+
+
+def test_spelling_is_compared_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    closest = parsing._closest
+
+    def counted(key: str, left: dict[int, str], cut_off: bool) -> int | None:
+        compared.append(len(left))
+        return closest(key, left, cut_off)
+
+    monkeypatch.setattr(parsing, "_closest", counted)
+    named("\n".join(f"{i}. Some misspelt tilte {i}" for i in range(1, 500)))
+    # Each line is compared as a whole and without what may be a description.
+    assert 0 < sum(compared) <= 2 * parsing._COMPARISONS
 
 
 def test_a_list_at_either_end_of_an_endless_reply_is_found() -> None:
