@@ -53,6 +53,8 @@ _TEMPLATES = tuple(f"{numeral} | " for numeral in _NUMBER_OF)
 
 _WINDOW = 25_000
 """Of a longer reply, so many characters at each end are read."""
+_LONGEST_SCANNED = 30
+"""Titles of more words are found as whole lines only: a scan takes their length at every word."""
 _COMPARISONS = 1000
 """Pairs of a line and a title that are compared by spelling, at most."""
 _CLOSE = 0.85
@@ -266,6 +268,8 @@ class _Titles:
                     self._grow([*words[1:], words[0]], item)
 
     def _grow(self, words: list[str], item: int) -> None:
+        if len(words) > _LONGEST_SCANNED:
+            return
         node = self.tree
         for word in words:
             node = node.setdefault(word, {})
@@ -337,15 +341,17 @@ class _List:
     entries: list[_Entry] = field(default_factory=list)
     in_sentence: bool = False
     items: set[int] = field(default_factory=set)
+    numbers: int = 0
 
     def add(self, entry: _Entry) -> None:
         self.entries.append(entry)
+        self.numbers += entry.number is not None
         if entry.item is not None:
             self.items.add(entry.item)
 
     @property
     def only_numbers(self) -> bool:
-        return not self.items and any(entry.number is not None for entry in self.entries)
+        return self.numbers > 0 and not self.items
 
     def restarts(self, entry: _Entry) -> bool:
         """Whether `entry` opens another list: the ranks of this one had begun at 1, or had none."""

@@ -358,6 +358,9 @@ HOSTILE = {
     "years": "(1999",
     "one character that folds into many": "ﷺ",
     "gaps": "Alien , . ",
+    "bullets between sentences": "- a\nb.\n",
+    "titles between sentences": "Up\nb.\n",
+    "numbers between sentences": "3\nb.\n",
 }
 
 
@@ -365,7 +368,12 @@ HOSTILE = {
 def test_a_megabyte_of_anything_is_read_in_time(kind: str) -> None:
     piece = HOSTILE[kind]
     reply = piece * (1_000_000 // len(piece))
-    candidates = (*FILMS, "a " * 58 + "b", *(f"the the the {i}" for i in range(60)))
+    candidates = (
+        *FILMS,
+        "a " * 58 + "b",
+        "a " * 29 + "c",
+        *(f"the the the {i}" for i in range(60)),
+    )
     start = time.process_time()
     named(reply, candidates)
     # Half a second at most on our machine; anything quadratic would take minutes.
