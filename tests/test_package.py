@@ -17,7 +17,6 @@ from types import ModuleType
 
 import pytest
 
-import rpp_agents
 import rpp_env
 
 ROOT = Path(__file__).parents[1]
@@ -131,8 +130,8 @@ for module in pkgutil.walk_packages(rpp_env.__path__, "rpp_env."):
 
 def modules() -> list[str]:
     found = ["rpp_env", "rpp_agents"]
-    for package in (rpp_env, rpp_agents):
-        walked = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    for package, folder in (("rpp_env", "rpp_env"), ("rpp_agents", "agents/rpp_agents")):
+        walked = pkgutil.walk_packages([str(ROOT / folder)], f"{package}.")
         found += sorted(module.name for module in walked)
     return found
 
@@ -150,6 +149,8 @@ def test_public_names_are_those_listed() -> None:
 
 @pytest.mark.parametrize("name", modules())
 def test_every_public_name_is_documented(name: str) -> None:
+    if name.startswith("rpp_agents"):
+        pytest.importorskip("torch")
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} has no docstring"
     for public in module.__all__:
@@ -164,7 +165,7 @@ def test_every_public_name_is_documented(name: str) -> None:
 # ---- the examples ----
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     run(str(path), cwd=str(tmp_path), RPP_ENV_FAST="1")
 
