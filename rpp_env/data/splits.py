@@ -118,8 +118,8 @@ def split_users(
                 "have two items or more"
             )
     else:
-        shares = fractions if fractions is not None else (0.7, 0.1, 0.2)
-        if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-9:
+        shares: tuple[float, ...] = (0.7, 0.1, 0.2) if fractions is None else fractions
+        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-9:
             raise InvalidOption(
                 f"fractions are three shares of at least 0 that add up to 1, not {shares}"
             )
