@@ -1,0 +1,197 @@
+"""The networks of the trainers: actors for any number of agents, critics, and value normalisation.
+
+Shapes: ``...`` are batch axes, ``n`` agents, ``d`` the observation width, ``A`` the largest number
+of actions of any agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Actor", "AgentNet", "ValueNorm", "central_critic", "entropy", "local_critic", "mlp"]
+
+MASKED = -1e10
+"""Logit of an action that may not be chosen: finite, so that ``p * log p`` is 0 and not NaN."""
+
+
+def mlp(
+    inputs: int, hidden: Sequence[int], outputs: int, *, gain: float, layer_norm: bool
+) -> nn.Sequential:
+    """Linear layers with ReLU between them, orthogonal weights and zero biases.
+
+    Parameters
+    ----------
+    inputs, hidden, outputs
+        Widths.
+    gain : float
+        Gain of the last layer's weights; hidden layers take ReLU's, the square root of 2.
+    layer_norm : bool
+        Normalise the input vector first (MAPPO's "feature normalisation").
+    """
+    layers: list[nn.Module] = [nn.LayerNorm(inputs)] if layer_norm else []
+    widths = (inputs, *hidden)
+    for before, after in zip(widths, hidden, strict=False):
+        layers += [_linear(before, after, 2.0**0.5), nn.ReLU()]
+    return nn.Sequential(*layers, _linear(widths[-1], outputs, gain))
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class AgentNet(nn.Module):
+    """One output per agent, from that agent's input alone: ``(..., n, d) -> (..., n, outputs)``.
+
+    With `shared` all agents use one network, which sees the agent's number as a one-hot beside the
+    input; otherwise each agent has a network of its own.
+    """
+
+    identity: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        num_agents: int,
+        outputs: int,
+        *,
+        hidden: Sequence[int],
+        gain: float,
+        layer_norm: bool,
+        shared: bool,
+    ) -> None:
+        super().__init__()
+        self.shared = shared
+        self.register_buffer("identity", torch.eye(num_agents), persistent=False)
+        inputs, copies = (width + num_agents, 1) if shared else (width, num_agents)
+        self.nets = nn.ModuleList(
+            mlp(inputs, hidden, outputs, gain=gain, layer_norm=layer_norm) for _ in range(copies)
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.shared:
+            agents = self.identity.expand(*inputs.shape[:-1], -1)
+            out: Tensor = self.nets[0](torch.cat([inputs, agents], dim=-1))
+            return out
+        return torch.stack([net(inputs[..., i, :]) for i, net in enumerate(self.nets)], dim=-2)
+
+
+class Actor(nn.Module):
+    """Decentralised actors: log-probabilities of every agent's actions from its own observation.
+
+    Parameters
+    ----------
+    width : int
+        Width of an observation (padded to the widest).
+    nvec : sequence of int
+        Number of actions of each agent; actions beyond it have probability 0.
+    hidden, layer_norm, shared
+        As in `AgentNet`. The last layer starts with gain 0.01: nearly uniform.
+    """
+
+    legal: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        nvec: Sequence[int],
+        *,
+        hidden: Sequence[int] = (64, 64),
+        layer_norm: bool = True,
+        shared: bool = True,
+    ) -> None:
+        super().__init__()
+        self.description = {
+            "width": int(width),
+            "nvec": [int(size) for size in nvec],
+            "hidden": [int(size) for size in hidden],
+            "layer_norm": layer_norm,
+            "shared": shared,
+        }
+        most = max(nvec)
+        self.net = AgentNet(
+            width, len(nvec), most, hidden=hidden, gain=0.01, layer_norm=layer_norm, shared=shared
+        )
+        sizes = torch.tensor([int(size) for size in nvec])
+        self.register_buffer("legal", torch.arange(most) < sizes[:, None], persistent=False)
+
+    def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Log-probabilities ``(..., n, A)`` of observations ``(..., n, d)``.
+
+        `masks` (bool, broadcastable to the result) forbids actions besides those that an agent
+        never has. What is forbidden has log-probability of about -1e10.
+        """
+        legal = self.legal if masks is None else self.legal & masks
+        logits: Tensor = self.net(observations)
+        return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy in nats over the last axis; a forbidden action adds nothing."""
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def central_critic(
+    width: int, outputs: int, *, hidden: Sequence[int], layer_norm: bool
+) -> nn.Module:
+    """Values of the whole team's state, ``(..., s) -> (..., outputs)``: 1, or one per agent."""
+    return mlp(width, hidden, outputs, gain=1.0, layer_norm=layer_norm)
+
+
+def local_critic(
+    width: int, num_agents: int, *, hidden: Sequence[int], layer_norm: bool, shared: bool
+) -> nn.Module:
+    """One value per agent from its own observation, ``(..., n, d) -> (..., n)``."""
+    net = AgentNet(
+        width, num_agents, 1, hidden=hidden, gain=1.0, layer_norm=layer_norm, shared=shared
+    )
+    return nn.Sequential(net, nn.Flatten(-2))
+
+
+class ValueNorm(nn.Module):
+    """Running mean and variance of returns, per critic output, without the bias of starting at 0.
+
+    As in MAPPO (Yu et al. 2022): exponential averages of the mean and of the mean square, divided
+    by the weight collected so far; the variance is never taken below 0.01.
+    """
+
+    weight: Tensor
+    mean_sum: Tensor
+    square_sum: Tensor
+
+    def __init__(self, outputs: int, beta: float = 0.99999) -> None:
+        super().__init__()
+        self.beta = beta
+        # 1 - beta is 1e-5: single precision would lose the statistics' last digits.
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean_sum", torch.zeros(outputs, dtype=torch.float64))
+        self.register_buffer("square_sum", torch.zeros(outputs, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> None:
+        """Take in a batch of returns ``(..., outputs)``."""
+        batch = returns.reshape(-1, returns.shape[-1]).double()
+        self.weight.mul_(self.beta).add_(1 - self.beta)
+        self.mean_sum.mul_(self.beta).add_(batch.mean(0), alpha=1 - self.beta)
+        self.square_sum.mul_(self.beta).add_((batch**2).mean(0), alpha=1 - self.beta)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, float32; 0 and 1 before the first update."""
+        if self.weight == 0:
+            return torch.zeros_like(self.mean_sum).float(), torch.ones_like(self.mean_sum).float()
+        mean = self.mean_sum / self.weight
+        variance = (self.square_sum / self.weight - mean**2).clamp(min=1e-2)
+        return mean.float(), variance.sqrt().float()
+
+    def normalize(self, returns: Tensor) -> Tensor:
+        mean, deviation = self.statistics()
+        return (returns - mean) / deviation
+
+    def denormalize(self, values: Tensor) -> Tensor:
+        mean, deviation = self.statistics()
+        return values * deviation + mean

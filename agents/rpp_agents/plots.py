@@ -1,0 +1,161 @@
+"""Learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_agents.runs import read_progress
+from rpp_env.errors import InvalidOption, MissingExtra
+
+__all__ = ["learning_curve", "smooth"]
+
+INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
+TRAINING, VALIDATION = "#2563eb", "#d9480f"
+
+
+def learning_curve(
+    run_dirs: Sequence[str | Path],
+    path: str | Path,
+    *,
+    label: str = "training",
+    lines: Mapping[str, float] | None = None,
+    title: str | None = None,
+    ylabel: str = "mean reward per step",
+    window: float = 0.05,
+) -> Path:
+    """Draw the reward over the steps of one run, or of several seeds of one setting.
+
+    One run: every iteration in a pale line, the smoothed curve over it. Several: each run's
+    smoothed curve in a pale line, their mean, and a 95% interval of that mean (Student's t).
+    Evaluations on validation users are points; for several runs with the same interval.
+
+    Parameters
+    ----------
+    run_dirs : sequence of paths
+        Folders that training wrote.
+    path : path
+        The picture; its ending says the format, such as ``.png`` or ``.svg``.
+    label : str
+        Name of the algorithm.
+    lines : mapping of str to float, optional
+        Names and heights of level lines.
+    title, ylabel : str
+    window : float
+        Width of the smoothing, as a share of the run.
+
+    Returns
+    -------
+    Path
+        Where the picture is.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "agents") from error
+
+    if not run_dirs:
+        raise InvalidOption("learning_curve needs the folder of at least one run")
+    runs = [read_progress(folder) for folder in run_dirs]
+    shortest = min(len(run.get("steps", ())) for run in runs)
+    if not shortest:
+        raise InvalidOption("there is nothing to draw: a run has no finished iteration")
+    steps = runs[0]["steps"][:shortest]
+    raw = np.stack([run["reward"][:shortest] for run in runs])
+    curves = np.stack([smooth(row, window) for row in raw])
+
+    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    seeds = len(runs)
+    for row in raw if seeds == 1 else curves:
+        axes.plot(steps, row, color=TRAINING, alpha=0.25, linewidth=0.8)
+    centre, half = _interval(curves)
+    axes.plot(
+        steps,
+        centre,
+        color=TRAINING,
+        linewidth=2,
+        label=f"{label}, training users" + (f" ({seeds} seeds, 95% interval)" if seeds > 1 else ""),
+    )
+    if seeds > 1:
+        axes.fill_between(steps, centre - half, centre + half, color=TRAINING, alpha=0.15, lw=0)
+
+    scores = np.stack([run["eval_reward"][:shortest] for run in runs])
+    at = np.flatnonzero(~np.isnan(scores).any(axis=0))
+    if len(at):
+        middle, half = _interval(scores[:, at])
+        axes.errorbar(
+            steps[at],
+            middle,
+            yerr=half if seeds > 1 else None,
+            color=VALIDATION,
+            marker="o",
+            markersize=4.5,
+            linewidth=1.4,
+            capsize=2.5,
+            label=f"{label}, validation users (greedy)",
+            zorder=4,
+        )
+    styles = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+    for i, (name, height) in enumerate((lines or {}).items()):
+        axes.axhline(
+            height,
+            color=INK,
+            linewidth=1.2,
+            linestyle=styles[i % 4],
+            label=f"{name} ({height:.3f})",
+        )
+
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel(ylabel)
+    axes.set_title(title or f"{label}: learning curve", loc="left", color=INK, fontweight="bold")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.set_xlim(0, steps[-1])
+    axes.margins(y=0.08)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def smooth(values: NDArray[np.float64], window: float = 0.05) -> NDArray[np.float64]:
+    """Centred moving average over `window` of the length; narrower towards the ends."""
+    length = len(values)
+    reach = np.minimum(np.arange(length), np.arange(length)[::-1])
+    reach = np.minimum(reach, max(1, round(length * window / 2)))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    here = np.arange(length)
+    return np.asarray((sums[here + reach + 1] - sums[here - reach]) / (2 * reach + 1))
+
+
+def _interval(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean over the runs, and half the width of its 95% interval (0 for one run)."""
+    from scipy.stats import t
+
+    count = len(rows)
+    if count == 1:
+        return rows[0], np.zeros(rows.shape[1])
+    half = t.ppf(0.975, count - 1) * rows.std(axis=0, ddof=1) / np.sqrt(count)
+    return rows.mean(axis=0), np.asarray(half)
+
+
+def _short(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"

@@ -1,0 +1,182 @@
+"""What evaluation asks of a policy, and the one that trainers return.
+
+A policy file is one safetensors file; the JSON that describes it stands in its header, so the two
+cannot get out of step, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rpp_agents.networks import Actor
+from rpp_env.errors import InvalidData
+
+__all__ = ["NetworkPolicy", "Policy", "load_policy", "read_tensors", "write_tensors"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that chooses actions for a batch of users."""
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,
+        memory: Any = None,
+    ) -> tuple[NDArray[np.int64], Any]:
+        """Choose an action for every user and agent.
+
+        Parameters
+        ----------
+        observations : float32 (B, n, d)
+        masks : (n, A) or (B, n, A), optional
+            Non-zero where an action may be chosen.
+        greedy : bool
+            The most probable action instead of a sampled one.
+        memory
+            What the last call gave back; ``None`` when episodes begin. Where it is an array, its
+            rows are the users, and a row of zeros means that this user's episode begins.
+
+        Returns
+        -------
+        actions : int64 (B, n)
+        memory
+            To be handed to the next call.
+        """
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy to one file; `load_policy` reads it."""
+        ...
+
+
+class NetworkPolicy:
+    """A trained actor.
+
+    Parameters
+    ----------
+    actor : Actor
+        The network; it is shared, not copied.
+    seed : int
+        Seed of the sampling that ``greedy=False`` does.
+    """
+
+    def __init__(self, actor: Actor, *, seed: int = 0) -> None:
+        self.actor = actor
+        self._rng = np.random.default_rng(seed)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,
+        memory: Any = None,
+    ) -> tuple[NDArray[np.int64], Any]:
+        """See `Policy.act`; this policy has no memory and hands back what it was given."""
+        log_probs, legal = self.log_probs(observations, masks)
+        if greedy:
+            return log_probs.argmax(-1), memory
+        return sample(log_probs, legal, self._rng), memory
+
+    def log_probs(
+        self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Log-probabilities (B, n, A) and which actions are legal, (n, A) or (B, n, A)."""
+        device = self.actor.legal.device
+        legal = self.actor.legal.cpu().numpy()
+        with torch.inference_mode():
+            inputs = torch.from_numpy(np.ascontiguousarray(observations, np.float32)).to(device)
+            if masks is None:
+                return self.actor(inputs).cpu().numpy(), legal
+            allowed = np.asarray(masks) != 0
+            out = self.actor(inputs, torch.from_numpy(allowed).to(device))
+            return out.cpu().numpy(), legal & allowed
+
+    def save(self, path: str | Path) -> None:
+        """Write the actor to one safetensors file, whole or not at all."""
+        about = {"kind": "network", "actor": self.actor.description}
+        write_tensors(path, self.actor.state_dict(), about)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "cpu", seed: int = 0) -> NetworkPolicy:
+        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        tensors, about = read_tensors(path)
+        if about.get("kind") != "network":
+            raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a network policy")
+        actor = Actor(**about["actor"])
+        actor.load_state_dict(tensors)
+        return cls(actor.to(device), seed=seed)
+
+
+def sample(
+    log_probs: NDArray[np.float32], legal: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw from the distributions in the last axis (the exponential race, Gumbel's trick)."""
+    race = rng.standard_exponential(log_probs.shape, dtype=np.float32)
+    with np.errstate(divide="ignore"):
+        scores = log_probs - np.log(race)
+    # The race can draw exactly 0: only this line makes it impossible to choose what is forbidden.
+    return np.asarray(np.where(legal, scores, -np.inf).argmax(-1))
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Read any policy of this package: a trained network, `Random` or `Fixed`."""
+    from rpp_agents.baselines import Fixed, Random
+
+    kinds: dict[str, Any] = {"network": NetworkPolicy, "random": Random, "fixed": Fixed}
+    _, about = read_tensors(path)
+    if about.get("kind") not in kinds:
+        raise InvalidData(
+            f"{path} holds a {about.get('kind')!r}; a policy is one of {', '.join(sorted(kinds))}"
+        )
+    policy: Policy = kinds[about["kind"]].load(path)
+    return policy
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> None:
+    """Write tensors with a JSON header to one safetensors file, whole or not at all.
+
+    The file is written beside its place, flushed to the disk and moved there: whoever is killed
+    while writing leaves the old file.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata={"rpp_agents": json.dumps(about)},
+    )
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote; `InvalidData` where the file is not one of ours."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise InvalidData(f"there is no file {path}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            about = json.loads((file.metadata() or {})["rpp_agents"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InvalidData(f"{path} was not written by rpp_agents: {error!r}") from error
+    return tensors, about

@@ -1,0 +1,286 @@
+"""A training run's folder: its numbers, its checkpoint, its picture, and the progress bar.
+
+::
+
+    config.json                what was asked for
+    progress.csv               one row an iteration
+    tensorboard/               the same rows for TensorBoard
+    checkpoint.safetensors     weights, moments, statistics; counters and random state in the header
+    policy.safetensors         the trained policy, at the end
+    learning_curve.png         at the end
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from rpp_agents.policy import Policy, read_tensors, write_tensors
+from rpp_agents.rollout import BatchedEnv
+from rpp_env.errors import InvalidData, InvalidOption, MissingExtra
+
+if TYPE_CHECKING:
+    from rpp_agents.ppo import Config
+
+__all__ = ["Run", "read_progress"]
+
+CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.csv"
+FREE_TO_CHANGE = ("threads", "device", "tensorboard")
+"""Options that say how a run is computed, not what it computes: a resumed run may change them."""
+
+
+class Run:
+    """Where a run writes; with ``run_dir=None`` it only shows its progress.
+
+    Parameters
+    ----------
+    run_dir : path or None
+    name : str
+        The algorithm.
+    config : dataclass
+        Written down, and compared on resuming.
+    env : BatchedEnv
+        Only its sizes are read.
+    iterations : int
+        How many there will be.
+    resume : bool
+        Go on from the folder's checkpoint, if it holds one.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    InvalidOption
+        If the folder holds a run already and `resume` is False, or if that run is another one:
+        another algorithm, other options, or an environment of another shape.
+    MissingExtra
+        If TensorBoard files are wanted and tensorboard is not installed.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path | None,
+        name: str,
+        config: Config,
+        env: BatchedEnv,
+        iterations: int,
+        *,
+        resume: bool,
+        progress: bool,
+    ) -> None:
+        self.folder = None if run_dir is None else Path(run_dir)
+        self.name = name
+        self.iterations = iterations
+        self.iteration = 0
+        self.steps = 0
+        self.seconds = 0.0
+        self.checkpoint: dict[str, Tensor] | None = None
+        self.rng: dict[str, Any] = {}
+        self._about: dict[str, Any] = {
+            "kind": "checkpoint",
+            "algorithm": name,
+            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+            "environment": {
+                "agents": list(env.agents),
+                "nvec": [int(size) for size in env.nvec],
+                "num_envs": env.num_envs,
+                "observation_width": env.observation_width,
+                "state_width": env.state_width,
+                "max_cycles": env.max_cycles,
+            },
+        }
+        self._progress = progress
+        self._tensorboard = config.tensorboard
+        if self.folder is None:
+            if resume:
+                raise InvalidOption("resume=True needs the run_dir of the run to go on with")
+        elif (self.folder / PROGRESS).exists() or (self.folder / CHECKPOINT).exists():
+            if not resume:
+                raise InvalidOption(
+                    f"{self.folder} holds a run already: pass resume=True to go on with it, or "
+                    "another run_dir"
+                )
+            if (self.folder / CHECKPOINT).exists():
+                self._read_checkpoint(self.folder / CHECKPOINT)
+
+    def _read_checkpoint(self, path: Path) -> None:
+        tensors, about = read_tensors(path)
+        if about.get("kind") != "checkpoint":
+            raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a checkpoint")
+        for part in ("algorithm", "config", "environment"):
+            before, now = about[part], self._about[part]
+            if part == "config":
+                before = {key: x for key, x in before.items() if key not in FREE_TO_CHANGE}
+                now = {key: x for key, x in now.items() if key not in FREE_TO_CHANGE}
+            if before != now:
+                raise InvalidOption(
+                    f"the run in {path.parent} cannot be resumed with another {part}: "
+                    f"{_difference(before, now)}"
+                )
+        self.checkpoint, self.rng = tensors, about["rng"]
+        self.iteration, self.steps = about["iteration"], about["steps"]
+        self.seconds = about["seconds"]
+
+    # While it runs
+
+    def __enter__(self) -> Self:
+        self._rows: io.TextIOWrapper | None = None
+        self._writer: Any = None
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace_text(
+                self.folder / "config.json",
+                json.dumps({"algorithm": self.name, **self._about["config"]}, indent=2) + "\n",
+            )
+            self._forget_later_rows(self.folder / PROGRESS)
+            self._rows = (self.folder / PROGRESS).open("a", newline="", encoding="utf-8")
+            if self._tensorboard:
+                self._writer = _summary_writer(self.folder / "tensorboard", self.steps)
+        self._bar, self._task = _bar(self.name, self.iterations, self.iteration, self._progress)
+        self._bar.start()
+        self._began = time.perf_counter() - self.seconds
+        self._last = self.seconds
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+        if self._rows is not None:
+            self._rows.close()
+        if self._writer is not None:
+            self._writer.close()
+        if kind is KeyboardInterrupt and self.folder is not None:
+            self._bar.console.print(
+                f"stopped; resume=True with run_dir={str(self.folder)!r} goes on from its last "
+                "checkpoint"
+            )
+
+    def record(self, row: Mapping[str, float]) -> dict[str, float]:
+        """Take in one iteration's numbers; the row as written, with counter and clock."""
+        self.iteration += 1
+        self.seconds = time.perf_counter() - self._began
+        passed, self._last = self.seconds - self._last, self.seconds
+        played, self.steps = int(row["steps"]) - self.steps, int(row["steps"])
+        full = {
+            "iteration": float(self.iteration),
+            "seconds": self.seconds,
+            "steps_per_second": played / max(passed, 1e-9),
+            **row,
+        }
+        if self._rows is not None:
+            writer = csv.DictWriter(self._rows, list(full))
+            if self._rows.tell() == 0:
+                writer.writeheader()
+            writer.writerow({key: "" if math.isnan(x) else f"{x:.9g}" for key, x in full.items()})
+            self._rows.flush()
+        if self._writer is not None:
+            for key, value in full.items():
+                if not math.isnan(value):
+                    self._writer.add_scalar(key, value, self.steps)
+        self._bar.update(
+            self._task,
+            advance=1,
+            speed=f"{full['steps_per_second']:,.0f} steps/s",
+            reward=f"reward {row['reward']:.3f}",
+            entropy=f"entropy {row['entropy']:.2f}",
+        )
+        return full
+
+    def save(self, tensors: Mapping[str, Tensor], rng: np.random.Generator) -> None:
+        """Write the checkpoint, whole or not at all; the one before it is replaced."""
+        if self.folder is not None:
+            about = self._about | {
+                "iteration": self.iteration,
+                "steps": self.steps,
+                "seconds": self.seconds,
+                "rng": rng.bit_generator.state,
+            }
+            write_tensors(self.folder / CHECKPOINT, tensors, about)
+
+    def finish(self, policy: Policy, lines: Mapping[str, float] | None) -> None:
+        """Write the policy and the learning curve."""
+        if self.folder is not None:
+            from rpp_agents.plots import learning_curve
+
+            policy.save(self.folder / "policy.safetensors")
+            learning_curve(
+                [self.folder], self.folder / "learning_curve.png", label=self.name, lines=lines
+            )
+
+    def _forget_later_rows(self, path: Path) -> None:
+        """Drop the rows after the checkpoint: those iterations will be played again."""
+        if path.exists():
+            with path.open(encoding="utf-8") as file:
+                kept = [line for _, line in zip(range(self.iteration + 1), file, strict=False)]
+            _replace_text(path, "".join(kept) if self.iteration else "")
+
+
+def read_progress(run_dir: str | Path) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """The columns of a run's ``progress.csv``; NaN where a cell is empty."""
+    path = Path(run_dir) / PROGRESS
+    if not path.is_file():
+        raise InvalidData(f"{run_dir} holds no {PROGRESS}: it is not the folder of a run")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = rows[0] if rows else {}
+    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
+
+
+def _difference(before: Any, now: Any) -> str:
+    if not isinstance(before, dict):
+        return f"{before!r} then, {now!r} now"
+    keys = sorted({*before, *now})
+    return "; ".join(
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in keys
+        if before.get(key) != now.get(key)
+    )
+
+
+def _replace_text(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _summary_writer(folder: Path, steps: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtra("tensorboard (or pass tensorboard=False)", "agents") from error
+    # What a killed run wrote after its checkpoint is struck out: it will be played again.
+    return SummaryWriter(str(folder), purge_step=steps + 1)
+
+
+def _bar(name: str, total: int, done: int, shown: bool) -> tuple[Any, Any]:
+    try:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError as error:
+        raise MissingExtra("rich", "agents") from error
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        *(TextColumn(f"{{task.fields[{field}]}}") for field in ("speed", "reward", "entropy")),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        disable=not shown,
+    )
+    task = bar.add_task(name, total=total, completed=done, speed="", reward="", entropy="")
+    return bar, task

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rpp_agents.ppo import PPO, Config, gae
+from rpp_agents.rollout import Collector
+from rpp_env.errors import InvalidOption
+
+
+def loop_gae(
+    rewards: Any, values: Any, following: Any, terminated: Any, ended: Any, gamma: float, lam: float
+) -> Any:
+    """Every advantage from its definition: a discounted sum of TD errors up to the end."""
+    steps, batch, agents = rewards.shape
+    out = np.zeros_like(rewards)
+    for t in range(steps):
+        for b in range(batch):
+            for i in range(agents):
+                weight = 1.0
+                for k in range(t, steps):
+                    after = 0.0 if terminated[k, b] else following[k, b, i]
+                    out[t, b, i] += weight * (rewards[k, b, i] + gamma * after - values[k, b, i])
+                    if ended[k, b]:
+                        break
+                    weight *= gamma * lam
+    return out
+
+
+def test_gae_equals_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    rewards, values, following = rng.normal(size=(3, 9, 6, 3))
+    ended = rng.random((9, 6)) < 0.3
+    terminated = ended & (rng.random((9, 6)) < 0.5)
+    tensors = [torch.from_numpy(x) for x in (rewards, values, following, terminated, ended)]
+    for gamma, lam in ((0.9, 0.8), (1.0, 1.0), (0.95, 0.0)):
+        expected = loop_gae(rewards, values, following, terminated, ended, gamma, lam)
+        np.testing.assert_allclose(gae(*tensors, gamma, lam), expected, atol=1e-12)
+
+
+def test_one_step_episodes_are_a_bandit() -> None:
+    rewards, values, following = torch.randn(3, 4, 5, 2)
+    over = torch.ones(4, 5, dtype=torch.bool)
+    advantages = gae(rewards, values, following, over, over, 0.95, 0.95)
+    torch.testing.assert_close(advantages, rewards - values)
+    torch.testing.assert_close(advantages + values, rewards)
+
+
+class Known(torch.nn.Module):
+    """A critic that knows the clock's values."""
+
+    def __init__(self, ends: str, horizon: int, gamma: float) -> None:
+        super().__init__()
+        self.ends, self.horizon, self.gamma = ends, horizon, gamma
+
+    def forward(self, state: Any) -> Any:
+        if self.ends == "truncated":
+            value = torch.full_like(state[..., 1], 1 / (1 - self.gamma))
+        else:
+            value = (1 - self.gamma ** (self.horizon - state[..., 1])) / (1 - self.gamma)
+            # What a critic says of a state after termination is not trained and must not count.
+            value = torch.where(state[..., 1] == self.horizon, 7.0, value)
+        return value[..., None].expand(*value.shape, 2)
+
+
+@pytest.mark.parametrize("ends", ["truncated", "terminated"])
+def test_truncation_bootstraps_and_termination_does_not(toys: SimpleNamespace, ends: str) -> None:
+    env = toys.Clock(4, horizon=3, ends=ends)
+    collector = Collector(env, "state")
+    learner = PPO(env, Config(), "state")
+    collector.reset(0)
+    rollout = collector.collect(learner.choose, 7)
+
+    assert rollout.terminated.any() == (ends == "terminated")
+    critic = Known(ends, 3, 0.9)
+    values = [critic(torch.from_numpy(x)) for x in (rollout.inputs, rollout.next_inputs)]
+    rewards, ended = torch.from_numpy(rollout.rewards), torch.from_numpy(rollout.ended)
+
+    def advantages(terminated: Any) -> Any:
+        return gae(rewards, *values, torch.from_numpy(terminated), ended, 0.9, 0.95)
+
+    right = advantages(rollout.terminated)
+    torch.testing.assert_close(right, torch.zeros(7, 4, 2), atol=1e-5, rtol=0)
+    wrong = advantages(rollout.ended & ~rollout.terminated)
+    assert wrong.abs().max() > 0.5
+
+
+def test_the_critic_learns_the_values_of_endless_and_of_ending_episodes(
+    toys: SimpleNamespace,
+) -> None:
+    config = Config(gamma=0.8, learning_rate=1e-2, schedule="constant", epochs=5, layer_norm=False)
+    for ends, expected in (("truncated", [5.0] * 3), ("terminated", [2.44, 1.8, 1.0])):
+        env = toys.Clock(32, horizon=3, ends=ends)
+        collector, learner = Collector(env, "state"), PPO(env, config, "state")
+        collector.reset(0)
+        for _ in range(60):
+            learner.update(collector.collect(learner.choose, 4))
+        with torch.no_grad():
+            states = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+            values = learner.norm.denormalize(learner.critic(states))[:, 0]
+        np.testing.assert_allclose(values, expected, rtol=0.06)
+
+
+@pytest.mark.parametrize("critic_input", ["state", "observations"])
+def test_the_first_epoch_has_ratio_one_and_nothing_clipped(
+    toys: SimpleNamespace, critic_input: Any
+) -> None:
+    env = toys.Contextual(32)
+    learner = PPO(env, Config(epochs=1, clip=1e-4), critic_input)
+    collector = Collector(env, critic_input)
+    collector.reset(0)
+    rollout = collector.collect(learner.choose, 5)
+    row = learner.update(rollout)
+    assert row["clipped"] == 0
+    assert row["kl"] == pytest.approx(0, abs=1e-6)
+    # Advantages are normalised and every ratio is 1.
+    assert row["policy_loss"] == pytest.approx(0, abs=1e-5)
+    assert learner.update(rollout)["clipped"] > 0, "the policy has moved by now"
+
+
+def test_rewards_of_permuted_agents_give_permuted_advantages(toys: SimpleNamespace) -> None:
+    env = toys.Contextual(16, per_agent=True)
+    collector, learner = Collector(env, "state"), PPO(env, Config(), "state")
+    collector.reset(0)
+    rollout = collector.collect(learner.choose, 5)
+    order = [2, 0, 3, 1]
+    rewards = torch.from_numpy(rollout.rewards)
+    assert not torch.equal(rewards, rewards[..., order])
+    values = torch.randn(5, 16, 4)
+    over = torch.from_numpy(rollout.ended)
+    plain = gae(rewards, values, values, over, over, 0.9, 0.9)
+    permuted = gae(
+        rewards[..., order], values[..., order], values[..., order], over, over, 0.9, 0.9
+    )
+    torch.testing.assert_close(plain[..., order], permuted)
+
+
+def test_schedules(toys: SimpleNamespace) -> None:
+    env = toys.Contextual(8)
+    collector = Collector(env, "state")
+    config = Config(learning_rate=1e-3, entropy=0.1, entropy_end=0.02)
+    learner = PPO(env, config, "state")
+    collector.reset(0)
+    rollout = collector.collect(learner.choose, 2)
+    row = learner.update(rollout, progress=0.75)
+    assert row["learning_rate"] == pytest.approx(0.25e-3)
+    assert row["entropy_bonus"] == pytest.approx(0.04)
+    assert learner.optimizers["actor"].param_groups[0]["lr"] == row["learning_rate"]
+
+
+def test_divergence_is_an_error(toys: SimpleNamespace) -> None:
+    env = toys.Contextual(8)
+    collector, learner = Collector(env, "state"), PPO(env, Config(), "state")
+    collector.reset(0)
+    rollout = collector.collect(learner.choose, 2)
+    rollout.rewards[0, 0] = np.inf
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        learner.update(rollout)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"total_steps": 0},
+        {"gamma": 1.5},
+        {"hidden": ()},
+        {"clip": 0.0},
+        {"entropy": -1.0},
+        {"minibatches": 0},
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match=next(iter(options))):
+        Config(**options)
