@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -155,8 +154,8 @@ def _from_table(
     from rpp_env.table import RewardTable
 
     _only_for_models(chosen, "a table")
-    table = RewardTable.load(Path(path))
-    return Parts(table.select(tasks), rules, book, table.embeddings, None, table)
+    tasks, table = RewardTable.load(path).select(tasks)
+    return Parts(tasks, rules, book, table.embeddings, None, table)
 
 
 def _recommender(

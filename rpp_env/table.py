@@ -1,0 +1,475 @@
+"""RewardTable: every answer asked once, then replayed at array speed.
+
+`tabulate` asks a recommender for every *effective prompt* that the rules can reach: (task, history
+items really shown, role, reasoning, output). Equal prompts are asked once. A table keeps, per task
+and cell (level of the history agent, role, reasoning, output):
+
+==================  ==================  ==========================================================
+array               shape, dtype        holds
+==================  ==================  ==========================================================
+``orders``          (T, C, S, K) uint8  positions of the task's candidates, best first
+``named``           (T, C, S) uint8     how many of them the recommender placed
+``completion``      (T, C, S) uint16    tokens of the reply
+``prompt``          (T, C) uint16       tokens of the prompt
+``trimmed``         (T, C) uint8        history items that did not fit
+``positions``       (T,) uint8          where the target stands: a test table is an answer key
+``keys``            (T,) uint64         digest of user, draw, history and candidates
+==================  ==================  ==========================================================
+
+S answers are kept per prompt where the model samples (`samples`); a replay takes them in turn. A
+file holds digests and positions, no titles and no sequences; it carries the embeddings, so that a
+replay observes what the live environment did, and its provenance as JSON. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.data.folders import whole_file
+from rpp_env.embeddings import Embeddings
+from rpp_env.errors import InvalidOption, TableMismatch
+from rpp_env.metrics import ndcg
+from rpp_env.patterns import PatternBook
+from rpp_env.prompts import Prompt
+from rpp_env.recommenders.base import Recommender
+from rpp_env.rules import Rules
+
+if TYPE_CHECKING:
+    from rpp_env.core import RPPEnv
+    from rpp_env.data.candidates import TaskSet
+
+__all__ = ["RewardTable", "tabulate"]
+
+Ints = NDArray[np.int64]
+
+_FORMAT = 1
+_ARRAYS = ("orders", "named", "completion", "prompt", "trimmed")
+_CHUNK = 8  # tasks asked at once: 12,600 prompts under RPP-v0
+
+
+@dataclass(frozen=True, eq=False)
+class RewardTable:
+    """Recorded answers; see the module's table for the arrays.
+
+    Attributes
+    ----------
+    sizes : (int, int, int, int)
+        Levels of the history agent, roles, reasonings, outputs; C is their product.
+    provenance : dict
+        Digests of data, tasks and sentences, the rules, the model's id, how it was asked.
+    embeddings : Embeddings
+        Of the environment that was tabulated.
+    """
+
+    orders: NDArray[np.uint8]
+    named: NDArray[np.uint8]
+    completion: NDArray[np.uint16]
+    prompt: NDArray[np.uint16]
+    trimmed: NDArray[np.uint8]
+    positions: NDArray[np.uint8]
+    keys: NDArray[np.uint64]
+    sizes: tuple[int, int, int, int]
+    provenance: dict[str, Any]
+    embeddings: Embeddings
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def samples(self) -> int:
+        """Answers per prompt (S)."""
+        return int(self.orders.shape[2])
+
+    def cells(self, level: Ints, choices: Ints) -> Ints:
+        """(B,) cells of (B,) levels and (B, 4) choices of role, history, reasoning and output."""
+        _, roles, reasonings, outputs = self.sizes
+        cell: Ints = (
+            (level * roles + choices[:, 0]) * reasonings + choices[:, 2]
+        ) * outputs + choices[:, 3]
+        return cell
+
+    def lookup(
+        self, rows: Ints, level: Ints, choices: Ints, turn: Ints | None = None
+    ) -> tuple[NDArray[np.uint8], Ints, Ints, Ints, Ints]:
+        """Answers for tasks `rows`.
+
+        The order (B, K), then (B,) each: named, trimmed, prompt and completion tokens. Where
+        several answers were recorded, `turn` (B,) says which, modulo their number.
+        """
+        cell = self.cells(level, choices)
+        sample = 0 if turn is None else turn % self.samples
+        return (
+            self.orders[rows, cell, sample],
+            self.named[rows, cell, sample].astype(np.int64),
+            self.trimmed[rows, cell].astype(np.int64),
+            self.prompt[rows, cell].astype(np.int64),
+            self.completion[rows, cell, sample].astype(np.int64),
+        )
+
+    def ranks(self) -> NDArray[np.uint8]:
+        """(T, C, S) 1-based rank of the target; 0 where it was not named."""
+        found = np.empty(self.named.shape, dtype=np.uint8)
+        for start in range(0, len(self), 256):  # bounds the memory of the comparison
+            part = slice(start, start + 256)
+            at = (self.orders[part] == self.positions[part, None, None, None]).argmax(axis=-1)
+            found[part] = np.where(at < self.named[part], at + 1, 0)
+        return found
+
+    def rewards(self, k: int = 10) -> NDArray[np.float32]:
+        """(T, levels, roles, reasonings, outputs) NDCG@k, the mean of the recorded answers."""
+        by_rank = ndcg(np.arange(256), k).astype(np.float32)
+        mean: NDArray[np.float32] = by_rank[self.ranks()].mean(axis=2)
+        return mean.reshape(len(self), *self.sizes)
+
+    def check(self, tasks: TaskSet, book: PatternBook, rules: Rules) -> None:
+        """Refuse other data, sentences or rules.
+
+        Raises
+        ------
+        TableMismatch
+            Where the table answers other questions than these.
+        """
+        expected = _questions(tasks, book, rules)
+        for name, value in expected.items():
+            if self.provenance.get(name) != value:
+                raise TableMismatch(
+                    f"the table was made with {name}={self.provenance.get(name)!r}, and the "
+                    f"environment has {value!r}: make a table of this environment with "
+                    "`rpp-env tabulate`, or give the table's own dataset, options and rules"
+                )
+        if len(tasks) != len(self) or (_keys(tasks) != self.keys).any():
+            raise TableMismatch(
+                f"the table's {len(self)} tasks are not the environment's {len(tasks)}: the users, "
+                "the draws, the candidates or their order differ; choose the table's with "
+                "`RewardTable.select`"
+            )
+
+    def select(self, tasks: TaskSet) -> tuple[TaskSet, RewardTable]:
+        """What `tasks` and the table have in common, in the order of `tasks`.
+
+        Raises
+        ------
+        TableMismatch
+            Where they have nothing in common.
+        """
+        row = {key: i for i, key in enumerate(self.keys.tolist())}
+        keys = _keys(tasks).tolist()
+        mine = [i for i, key in enumerate(keys) if key in row]
+        if not mine:
+            raise TableMismatch(
+                f"none of the {len(tasks)} tasks is in the table of {len(self)}: it was made of "
+                f"dataset {self.provenance.get('dataset')!r}, another split or other options"
+            )
+        rows = np.array([row[keys[i]] for i in mine])
+        if len(mine) == len(self) == len(tasks) and (rows == np.arange(len(self))).all():
+            return tasks, self
+        return tasks.subset(mine), self.subset(rows)
+
+    def subset(self, rows: Sequence[int] | Ints) -> RewardTable:
+        """The table of these task rows alone, in this order."""
+        index = np.asarray(rows, dtype=np.int64)
+        arrays = {name: getattr(self, name)[index] for name in (*_ARRAYS, "positions", "keys")}
+        return RewardTable(
+            **arrays, sizes=self.sizes, provenance=self.provenance, embeddings=self.embeddings
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, whole or not at all."""
+        embeddings = {f"embeddings_{k}": getattr(self.embeddings, k) for k in _EMBEDDINGS}
+        arrays = {name: getattr(self, name) for name in (*_ARRAYS, "positions", "keys")}
+        with whole_file(Path(path)) as file:
+            np.savez(
+                file,
+                **arrays,
+                **embeddings,
+                sizes=np.array(self.sizes),
+                provenance=_as_bytes(self.provenance),
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> RewardTable:
+        """Read a table.
+
+        Raises
+        ------
+        TableMismatch
+            Where there is no such file, or it is no table of this version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise TableMismatch(f"no table at {path}: make one with `rpp-env tabulate`")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                kept = {name: file[name] for name in file.files}
+            provenance = json.loads(kept.pop("provenance").tobytes())
+            sizes = tuple(kept.pop("sizes").tolist())
+            embeddings = Embeddings(*(kept.pop(f"embeddings_{name}") for name in _EMBEDDINGS))
+            table = cls(**kept, sizes=sizes, provenance=provenance, embeddings=embeddings)
+        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise TableMismatch(f"{path} is not a reward table: {error}") from error
+        if provenance.get("format") != _FORMAT:
+            raise TableMismatch(
+                f"{path} has format {provenance.get('format')!r}; this version reads {_FORMAT}"
+            )
+        return table
+
+
+_EMBEDDINGS = ("items", "content", "popularity")
+
+
+def tabulate(
+    env: RPPEnv,
+    path: str | Path | None = None,
+    *,
+    rows: Sequence[int] | None = None,
+    samples: int = 1,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> RewardTable:
+    """Ask for every prompt that the environment's rules can reach.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        With a recommender, without rewriting, and with rules that keep the candidates' order.
+    path : str or Path, optional
+        Where to write the table. Finished parts lie in ``PATH.parts`` meanwhile, so that a call
+        that was stopped goes on where it was.
+    rows : sequence of int, optional
+        Task rows; all by default.
+    samples : int
+        Answers per prompt, for models that sample.
+    processes : int
+        Worker processes, for recommenders that compute (a server is asked from one).
+    progress : callable, optional
+        Called with (tasks done, tasks in all).
+
+    Returns
+    -------
+    RewardTable
+        Its tasks are `rows`, in that order.
+
+    Raises
+    ------
+    InvalidOption
+        For an environment that no table can stand in for.
+    TableMismatch
+        Where `path` or its parts hold another environment's answers.
+    """
+    if env.recommender is None:
+        raise InvalidOption("this environment replays a table already: give one with a recommender")
+    if env.rewrite is not None:
+        raise InvalidOption("rewritten prompts are no function of the actions: tabulate without")
+    if env.rules.order == "step":
+        raise InvalidOption(
+            f"{env.rules.id} reorders the candidates at every step, which no table can hold"
+        )
+    if samples < 1 or processes < 1:
+        raise InvalidOption(f"samples and processes must be at least 1, not {samples}, {processes}")
+    tasks = env.tasks if rows is None else env.tasks.subset(rows)
+    provenance = _provenance(env, tasks, samples)
+    parts = None
+    if path is not None:
+        if Path(path).exists():
+            table = RewardTable.load(path)
+            if table.provenance != provenance:
+                raise TableMismatch(f"{path} holds other answers: choose another path or delete it")
+            return table
+        parts = Path(f"{path}.parts")
+        _open_parts(parts, provenance)
+    chunks = [range(s, min(s + _CHUNK, len(tasks))) for s in range(0, len(tasks), _CHUNK)]
+    made: dict[int, dict[str, NDArray[Any]]] = {}
+    if parts is not None:
+        for i in range(len(chunks)):
+            if (part := parts / f"{i:06d}.npz").is_file():
+                with np.load(part, allow_pickle=False) as kept:
+                    made[i] = {name: kept[name] for name in _ARRAYS}
+    job = _Job(tasks, env.book, env.rules, env.recommender, samples)
+    done = sum(len(chunks[i]) for i in made)
+    if progress is not None:
+        progress(done, len(tasks))
+    for i, answers in _work(job, {i: c for i, c in enumerate(chunks) if i not in made}, processes):
+        if parts is not None:
+            with whole_file(parts / f"{i:06d}.npz") as file:
+                np.savez(file, **answers)  # type: ignore[arg-type]  # its stub knows no **
+        made[i] = answers
+        done += len(chunks[i])
+        if progress is not None:
+            progress(done, len(tasks))
+    table = RewardTable(
+        **{name: np.concatenate([made[i][name] for i in range(len(chunks))]) for name in _ARRAYS},
+        positions=tasks.position.astype(np.uint8),
+        keys=_keys(tasks),
+        sizes=job.sizes,
+        provenance=provenance,
+        embeddings=env.embeddings,
+    )
+    if path is not None and parts is not None:
+        table.save(path)
+        shutil.rmtree(parts)
+    return table
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to ask for a range of tasks."""
+
+    tasks: TaskSet
+    book: PatternBook
+    rules: Rules
+    recommender: Recommender
+    samples: int
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        roles, _, reasonings, outputs = self.book.sizes
+        return self.rules.max_level + 1, roles, reasonings, outputs
+
+    def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """The arrays of these tasks."""
+        levels, *sentences = self.sizes
+        grid = np.stack(np.meshgrid(*map(np.arange, sentences), indexing="ij"), axis=-1)
+        actions = np.insert(grid.reshape(-1, 3), 1, 0, axis=1)
+        choices = self.book.choose(actions)
+        steps = np.arange(levels)
+        prompts, cells = [], []
+        for row in rows:
+            task = self.tasks.task(row)
+            shown = self.rules.items_shown(steps, np.full(levels, len(task.history)))
+            asked = np.unique(shown)
+            prompts += [Prompt(task, choice, int(n)) for n in asked for choice in choices]
+            cells.append((asked, np.searchsorted(asked, shown)))
+        answers = [self.recommender.rank(prompts) for _ in range(self.samples)]
+        K = self.tasks.num_candidates
+        orders = np.array([[r.order for r in said] for said in answers], dtype=np.uint8)
+        numbers = np.array(
+            [
+                [(r.named, r.completion_tokens, r.prompt_tokens, r.trimmed) for r in said]
+                for said in answers
+            ]
+        )
+        if numbers.max(initial=0) >= 1 << 16:
+            raise InvalidOption(f"a table keeps up to 65,535 tokens per text, not {numbers.max()}")
+        made: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
+        start = 0
+        for asked, index in cells:
+            end = start + len(asked) * len(choices)
+            block = numbers[:, start:end].reshape(self.samples, len(asked), len(choices), 4)
+            by_cell = block[:, index].reshape(self.samples, -1, 4).transpose(1, 0, 2)
+            ranked = orders[:, start:end].reshape(self.samples, len(asked), len(choices), K)
+            made["orders"].append(ranked[:, index].reshape(self.samples, -1, K).swapaxes(0, 1))
+            made["named"].append(by_cell[..., 0].astype(np.uint8))
+            made["completion"].append(by_cell[..., 1].astype(np.uint16))
+            made["prompt"].append(by_cell[:, 0, 2].astype(np.uint16))
+            made["trimmed"].append(by_cell[:, 0, 3].astype(np.uint8))
+            start = end
+        return {name: np.stack(arrays) for name, arrays in made.items()}
+
+
+def _work(
+    job: _Job, chunks: Mapping[int, Sequence[int]], processes: int
+) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """The arrays of every chunk, in order, by so many processes."""
+    if processes == 1 or len(chunks) < 2:
+        for i, rows in chunks.items():
+            yield i, job.run(rows)
+        return
+    with ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(job,),
+    ) as pool:
+        try:
+            yield from zip(chunks, pool.map(_run, chunks.values()), strict=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_job: _Job | None = None  # of this worker process
+
+
+def _begin(job: _Job) -> None:
+    global _job  # noqa: PLW0603 - a pool's initializer has no other place to leave it
+    _job = job
+
+
+def _run(rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+    assert _job is not None
+    return _job.run(rows)
+
+
+def _questions(tasks: TaskSet, book: PatternBook, rules: Rules) -> dict[str, Any]:
+    """What decides which questions a table answers, besides the tasks themselves."""
+    return {
+        "dataset": tasks.dataset.name,
+        "dataset_digest": tasks.dataset.digest,
+        "num_candidates": tasks.num_candidates,
+        "book_digest": book.digest,
+        # Not how the history agent moves: a level shows the same items however it is reached.
+        "shown": rules.items_shown(
+            np.arange(rules.max_level + 1), np.full(rules.max_level + 1, 1 << 30)
+        ).tolist(),
+    }
+
+
+def _provenance(env: RPPEnv, tasks: TaskSet, samples: int) -> dict[str, Any]:
+    model = getattr(env.recommender, "model", None)
+    generation = getattr(env.recommender, "generation", None)
+    provenance = {
+        "format": _FORMAT,
+        **_questions(tasks, env.book, env.rules),
+        "tasks": len(tasks),
+        "tasks_digest": hashlib.sha256(_keys(tasks).tobytes()).hexdigest(),
+        "rules": env.rules.id,
+        "model": getattr(model, "id", None) or type(env.recommender).__name__,
+        "rank_by": getattr(env.recommender, "rank_by", None),
+        "generation": None if generation is None else asdict(generation),
+        "samples": samples,
+        "embeddings": env.embeddings.digest,
+    }
+    # As a file gives it back, so that the two compare.
+    plain: dict[str, Any] = json.loads(json.dumps(provenance))
+    return plain
+
+
+def _keys(tasks: TaskSet) -> NDArray[np.uint64]:
+    """(T,) a digest per task of user, draw, history and candidates in their order."""
+    tokens = tasks.dataset.user_tokens
+    keys = np.empty(len(tasks), dtype=np.uint64)
+    for i, (user, draw) in enumerate(zip(tasks.users.tolist(), tasks.draw.tolist(), strict=True)):
+        told = hashlib.blake2b(f"{tokens[user]}\x1f{draw}\x1f".encode(), digest_size=8)
+        told.update(tasks.history(i).astype("<i4").tobytes())
+        told.update(tasks.candidates[i].astype("<i4").tobytes())
+        keys[i] = int.from_bytes(told.digest(), "little")
+    return keys
+
+
+def _open_parts(parts: Path, provenance: dict[str, Any]) -> None:
+    """Begin or resume a folder of parts."""
+    note = parts / "provenance.json"
+    if note.is_file():
+        if json.loads(note.read_text()) != provenance:
+            raise TableMismatch(
+                f"{parts} holds parts of another table: choose another path or delete that folder"
+            )
+        return
+    with whole_file(note) as file:
+        file.write(json.dumps(provenance, indent=1).encode())
+
+
+def _as_bytes(value: dict[str, Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
