@@ -49,7 +49,10 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
         Give the picture of a step as text, or write it to the terminal at every step.
     """
 
-    metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012 - as gymnasium has it
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as gymnasium has it
+        "render_modes": RENDER_MODES,
+        "render_fps": 1,
+    }
 
     def __init__(
         self,

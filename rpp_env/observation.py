@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -97,7 +97,7 @@ class HashedNGrams:
             raise InvalidOption(f"width must be a multiple of 8 from 8 to 512, not {width}")
         self._width = width
         self.seed = seed
-        self._signs = cache(self._hash)
+        self._signs: dict[str | tuple[str, str], NDArray[np.int8]] = {}
 
     @property
     def width(self) -> int:
@@ -110,7 +110,10 @@ class HashedNGrams:
         for i, text in enumerate(texts):
             words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
             for gram in (*words, *pairwise(words)):
-                rows[i] += self._signs(gram)
+                signs = self._signs.get(gram)
+                if signs is None:
+                    signs = self._signs[gram] = self._hash(gram)
+                rows[i] += signs
         # Integers up to here: the sums, and so the vectors, are the same on every machine.
         lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
         scaled: Floats = (rows / np.maximum(lengths, 1)).astype(np.float32)

@@ -57,6 +57,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
     metadata: dict[str, Any] = {  # noqa: RUF012 - PettingZoo declares it as an instance's
         "name": "rpp_v0",
         "render_modes": RENDER_MODES,
+        "render_fps": 1,
         "is_parallelizable": True,
     }
 

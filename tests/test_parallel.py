@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,16 @@ def test_without_a_mode_nothing_is_rendered() -> None:
     assert env.render() is None
     with pytest.raises(InvalidOption, match="render_mode must be None or one of ansi, human"):
         make(render_mode="rgb_array")
+
+
+def test_an_environment_can_be_sent_to_another_process() -> None:
+    env = make("embedded")
+    env.reset(seed=0)
+    env.step(ACTIONS)
+    copy = pickle.loads(pickle.dumps(env))  # noqa: S301 - our own bytes
+    assert copy.agents == env.agents
+    for _ in range(2):
+        mine, other = env.step(ACTIONS), copy.step(ACTIONS)
+        assert mine[1:4] == other[1:4]
+        assert mine[4] == other[4]
+        assert all(np.array_equal(mine[0][agent], other[0][agent]) for agent in AGENTS)

@@ -28,7 +28,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,10 +165,21 @@ class EmbeddedModel:
         self._log_counts = log_counts
         self._sequel = _sequels(self._titles)
         self._digest = digest
+        self._forget()
+
+    def _forget(self) -> None:
         # Reading is memory: paragraphs recur, a user's history block in every prompt about them.
         self._read = lru_cache(maxsize=1 << 16)(self._read_paragraph)
         self._plan = lru_cache(maxsize=1 << 14)(self._make_plan)
         self._habits: dict[tuple[tuple[int, ...], tuple[int, ...]], NDArray[np.float32]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Environments are sent to other processes; what was read so far stays, and cannot be sent.
+        return {k: v for k, v in vars(self).items() if k not in ("_read", "_plan", "_habits")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     @classmethod
     def fit(
