@@ -62,11 +62,44 @@ class Rules:
         return min(50, self.start + max(self.history_options) * self.max_cycles)
 
     def next_level(self, level: NDArray[np.int64], action: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The level after the history agent's `action` (indices), elementwise; clipped at the ends."""
+        """The level after each of the history agent's `action` indices; clipped at the ends."""
         if self.history == "choose":
             return np.asarray(action, dtype=np.int64)
         moved = level + np.asarray(self.history_options, dtype=np.int64)[action]
         return np.clip(moved, 0, self.max_level)
+
+    def route(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How a fixed prompt gets to `level` as fast as the rules allow, and stays.
+
+        Returns
+        -------
+        (actions, levels)
+            (max_cycles,) int64 each: the history agent's actions, and the levels that they lead to.
+
+        Raises
+        ------
+        InvalidOption
+            For a level that cannot be reached.
+        """
+        lowest = self.start if self.history == "grow" else 0
+        if not lowest <= level <= self.max_level:
+            raise InvalidOption(
+                f"level {level} cannot be reached under {self.id}: "
+                f"levels run from {lowest} to {self.max_level}"
+            )
+        # Of several actions that lead to the same level (clipping), the one that asks for least.
+        options = np.array(
+            sorted(range(len(self.history_options)), key=lambda i: abs(self.history_options[i]))
+        )
+        actions, levels = [], []
+        at = np.int64(self.start)
+        for _ in range(self.max_cycles):
+            after = self.next_level(np.full(len(options), at), options)
+            best = int(np.abs(after - level).argmin())
+            at = after[best]
+            actions.append(options[best])
+            levels.append(at)
+        return np.array(actions, dtype=np.int64), np.array(levels, dtype=np.int64)
 
     def items_shown(self, level: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
         """History items that the prompt shows on `level` to a user with `length` items."""
@@ -109,4 +142,4 @@ RULES: dict[str, Rules] = {
     ),
     "RPPPaper-v0": _paper(),
 }
-"""The three ids. `RPPPaper-v0` starts on 5 items for games (`dataclasses.replace(..., start=5)`)."""
+"""The three ids. Under `RPPPaper-v0` games start on 5 items instead of 1."""
