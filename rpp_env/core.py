@@ -219,6 +219,8 @@ class RPPEnv:
         self._count = num_envs
         if table is not None:
             table.check(tasks, book, rules)
+        # Does what is seen at a visit hang on how many there were before?
+        self._several = rules.order == "step" if table is None else table.samples > 1
         ranks = np.arange(tasks.num_candidates + 1)
         self._by_rank = np.stack(
             [ndcg(ranks, 1), ndcg(ranks, 5), ndcg(ranks, 10), hit(ranks, 10), mrr(ranks)]
@@ -395,7 +397,7 @@ class RPPEnv:
         else:
             self._infos = {name: np.where(mask, 0, old) for name, old in self._infos.items()}
         self._playing[mask] = rows
-        if self.rules.order == "step":
+        if self._several:
             self._visit[mask] = self._visited(rows)
         self._level[mask] = self.rules.start
         self._clock[mask] = 0
@@ -621,10 +623,9 @@ class RPPEnv:
         """Look the answers up in the table."""
         assert self.table is not None
         assert self._sentences is not None
-        order, *counts = self.table.lookup(self._playing, level, choices)
-        named, trimmed, prompt_tokens, completion_tokens = (n.astype(np.int64) for n in counts)
-        sentences = self._sentences[self._cell(choices)]
-        return _Answer(order, named, trimmed, prompt_tokens, completion_tokens, sentences)
+        turn = self._visit * self.rules.max_cycles + self._clock if self._several else None
+        found = self.table.lookup(self._playing, level, choices, turn)
+        return _Answer(*found, self._sentences[self._cell(choices)])
 
     def _rewritten(self, prompts: list[Prompt], rewrite: Rewrite) -> list[Prompt]:
         changed = list(rewrite(prompts))

@@ -97,7 +97,7 @@ class HashedNGrams:
             raise InvalidOption(f"width must be a multiple of 8 from 8 to 512, not {width}")
         self._width = width
         self.seed = seed
-        self._signs: dict[str | tuple[str, str], NDArray[np.int8]] = {}
+        self._signs: dict[str, NDArray[np.int8]] = {}
 
     @property
     def width(self) -> int:
@@ -109,7 +109,7 @@ class HashedNGrams:
         rows = np.zeros((len(texts), self._width), dtype=np.int64)
         for i, text in enumerate(texts):
             words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-            for gram in (*words, *pairwise(words)):
+            for gram in (*words, *(f"{a} {b}" for a, b in pairwise(words))):
                 signs = self._signs.get(gram)
                 if signs is None:
                     signs = self._signs[gram] = self._hash(gram)
@@ -119,9 +119,8 @@ class HashedNGrams:
         scaled: Floats = (rows / np.maximum(lengths, 1)).astype(np.float32)
         return scaled
 
-    def _hash(self, gram: str | tuple[str, str]) -> NDArray[np.int8]:
-        text = gram if isinstance(gram, str) else " ".join(gram)
-        digest = hashlib.blake2b(f"{self.seed}|{text}".encode(), digest_size=self._width // 8)
+    def _hash(self, gram: str) -> NDArray[np.int8]:
+        digest = hashlib.blake2b(f"{self.seed}|{gram}".encode(), digest_size=self._width // 8)
         bits = np.unpackbits(np.frombuffer(digest.digest(), dtype=np.uint8))
         return bits.astype(np.int8) * np.int8(2) - np.int8(1)
 

@@ -25,12 +25,14 @@ from rpp_env import (
     ResetNeeded,
     RPPEnv,
     ScriptedModel,
+    TableMismatch,
     UnknownDataset,
 )
 from rpp_env.core import COUNTS, METRICS
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo, silent
 from rpp_env.patterns import AGENTS
+from rpp_env.table import tabulate
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100}
 PLAIN = [0, 2, 0, 0]
@@ -531,48 +533,16 @@ def test_the_papers_orders_hang_on_seed_user_visit_and_step_only() -> None:
     assert step.prompts[0].task.candidates == first[0] != step.prompts[1].task.candidates
 
 
-# ---- a stand-in for a table ----
-
-
-class Answers:
-    """Asks a recommender for every cell of a few tasks, and looks the answers up."""
-
-    def __init__(self, env: RPPEnv) -> None:
-        assert env.recommender is not None
-        grid = np.stack(np.meshgrid(*map(np.arange, (7, 5, 9, 5)), indexing="ij"), -1)
-        cells = grid.reshape(-1, 4)
-        rankings = []
-        for row in range(len(env.tasks)):
-            shown = env.rules.items_shown(cells[:, 0], env.tasks.history_lengths[[row]])
-            choices = env.book.choose(np.column_stack([cells[:, 1], cells[:, 0] * 0, cells[:, 2:]]))
-            prompts = [
-                Prompt(env.tasks.task(row), choice, n)
-                for choice, n in zip(choices, shown.tolist(), strict=True)
-            ]
-            rankings.append(env.recommender.rank(prompts))
-        self.orders = np.array([[r.order for r in row] for row in rankings], dtype=np.uint8)
-        self.counts = np.array(
-            [
-                [(r.named, r.trimmed, r.prompt_tokens, r.completion_tokens) for r in row]
-                for row in rankings
-            ],
-            dtype=np.uint16,
-        )
-
-    def check(self, *_: Any) -> None:
-        pass
-
-    def lookup(self, rows: Any, level: Any, choices: Any) -> tuple[Any, ...]:
-        cell = ((level * 5 + choices[:, 0]) * 9 + choices[:, 2]) * 5 + choices[:, 3]
-        return self.orders[rows, cell], *self.counts[rows, cell].T
+# ---- tables ----
 
 
 def replayed(env: RPPEnv, **options: Any) -> RPPEnv:
+    table = tabulate(env)
     return RPPEnv(
         env.tasks,
         book=env.book,
-        embeddings=env.embeddings,
-        table=Answers(env),  # type: ignore[arg-type]
+        embeddings=table.embeddings,
+        table=table,
         num_envs=env.num_envs,
         **options,
     )
@@ -607,7 +577,7 @@ def test_what_a_table_cannot_do_is_refused() -> None:
     paper = replace(RULES["RPP-v0"], order="step")
     with pytest.raises(InvalidOption, match="reordered at every step"):
         replayed(env, rules=paper)
-    for parts in ({}, {"recommender": Stub(), "table": Answers(env)}):
+    for parts in ({}, {"recommender": Stub(), "table": tabulate(env)}):
         with pytest.raises(InvalidOption, match="a recommender or a table, and not both"):
             RPPEnv(env.tasks, book=env.book, embeddings=env.embeddings, **parts)  # type: ignore[arg-type]
 
@@ -720,3 +690,69 @@ def test_silence_is_no_error() -> None:
     step = env.step([PLAIN] * 4)
     assert not step.rewards.any()
     assert not step.infos["named"].any()
+
+
+def test_a_table_of_several_answers_is_replayed_in_turn() -> None:
+    """Which answer a user meets hangs on visits and steps, not on the others of the batch."""
+    count = iter(range(1 << 30))
+
+    class Moody:
+        def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+            turn = next(count)
+            order = tuple(np.roll(range(20), turn).tolist())
+            return [Ranking(order, 20) for _ in prompts]
+
+    env = make(1, Moody(), max_users=3)
+    table = tabulate(env, samples=3)
+    many = RPPEnv(
+        env.tasks, book=env.book, embeddings=env.embeddings, table=table, num_envs=3, seed=1
+    )
+
+    def ranks(users: list[int], seed: int | None) -> np.ndarray:
+        many.reset(seed=seed, options={"users": users})
+        return np.array([many.step([PLAIN] * len(users)).infos["rank"] for _ in range(5)])
+
+    together, alone = ranks([0, 1, 2], 1), ranks([1], 1)
+    assert np.array_equal(together[:, 1], alone[:, 0])
+    assert len(np.unique(alone)) == 3
+    assert not np.array_equal(ranks([1], None), alone)
+
+
+def test_a_table_can_be_made_an_environment_by_name(tmp_path: Path) -> None:
+    env = make(4, "embedded", max_users=6)
+    tabulate(env, path := tmp_path / "some.rpptable")
+    same = make(4, f"table:{path}", max_users=6)
+    fewer = make(4, f"table:{path}", max_users=2)
+    assert (len(same.tasks), len(fewer.tasks)) == (6, 2)
+    more = make(4, f"table:{path}")
+    assert more.tasks.digest == same.tasks.digest == env.tasks.digest
+    for one in (env, same):
+        one.reset(seed=0)
+        one.step([PLAIN] * 4)
+    assert env.last_step is not None
+    assert same.last_step is not None
+    assert env.last_step.observations.tobytes() == same.last_step.observations.tobytes()
+    with pytest.raises(InvalidOption, match="a table is given"):
+        make(1, f"table:{path}", rank_by="logprobs")
+    with pytest.raises(TableMismatch, match="no table at"):
+        make(1, f"table:{tmp_path}/other")
+
+
+@pytest.mark.parametrize(
+    "options", [{"task_seed": 1}, {"split": "test"}, {"num_candidates": 10}, {"data_seed": 1}]
+)
+def test_a_table_of_other_data_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    tabulate(make(1, max_users=2), path := tmp_path / "some.rpptable")
+    with pytest.raises(TableMismatch):
+        make(1, f"table:{path}", **options)
+
+
+def test_a_table_that_does_not_fit_its_tasks_is_refused() -> None:
+    env = make(1, max_users=2)
+    with pytest.raises(TableMismatch, match="tasks are not the environment's"):
+        RPPEnv(
+            env.tasks.subset([1, 0]),
+            book=env.book,
+            embeddings=env.embeddings,
+            table=tabulate(env),
+        )
