@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,8 +211,8 @@ class Diagnosis:
         """The tables, as Markdown."""
         a = self.about
         text = [
-            "`{dataset}`, `{rules}`, model `{model}`, {negatives} candidates: {train_users:,} train "
-            "users, {users:,} {split} users.".format(**a),
+            f"`{a['dataset']}`, `{a['rules']}`, model `{a['model']}`, {a['negatives']} candidates.",
+            f"{a['train_users']:,} train users, {a['users']:,} {a['split']} users.",
             "",
             "| line | NDCG@10, mean over the steps |",
             "|---|---|",
@@ -296,9 +297,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
             means[habit] = fitted[ours == habit].mean(axis=0)
         wants["type"] = means[theirs]
         columns["type reference"] = flat[everyone, _argmax(wants["type"])]
-    statistics: dict[str, Callable[[Means], NDArray[np.float64]]] = {
-        name: lambda m, name=name: m[name] for name in columns
-    }
+    statistics = {name: itemgetter(name) for name in columns}
     gaps = {
         f"{left} minus {right}": _difference(left, right)
         for left, right in (
