@@ -91,8 +91,11 @@ def test_shapes_types_and_bounds(data: Dataset, split: UserSplit, method: str) -
 @pytest.mark.parametrize("method", METHODS)
 def test_seeds(data: Dataset, split: UserSplit, method: str) -> None:
     known = training_interactions(data, split)
-    first, again, other = (
-        fit_embeddings(data, known, method=method, seed=seed, cache=False) for seed in (0, 0, 1)
+    first = fit_embeddings(data, known, method=method, seed=0, cache=False)
+    if method == "lightgcn":  # somebody else's random numbers in between
+        __import__("torch").rand(3)
+    again, other = (
+        fit_embeddings(data, known, method=method, seed=seed, cache=False) for seed in (0, 1)
     )
     assert same(first, again)
     if method == "svd":  # one solution, signs fixed, whatever the start
