@@ -494,6 +494,7 @@ def test_the_paper_orders_candidates_anew_at_every_step_and_scores_the_same_orde
     env.reset(seed=0)
     orders, positions = [], []
     for _ in range(15):
+        moves = set()
         step = env.step([[0, 0, 0, 0]] * 5)
         assert step.prompts is not None
         assert step.rankings is not None
@@ -501,10 +502,12 @@ def test_the_paper_orders_candidates_anew_at_every_step_and_scores_the_same_orde
             task = env.tasks.task(int(row))
             assert sorted(prompt.task.candidates) == sorted(task.candidates)
             assert prompt.task.target == task.target
+            moves.add(tuple(map(task.candidates.index, prompt.task.candidates)))
             # The echo names candidates as shown: its rank of the target is the target's place.
             assert step.infos["rank"][user] == prompt.task.position + 1
             orders.append(prompt.task.candidates)
             positions.append(prompt.task.position)
+        assert len(moves) == 5  # one shuffle for all users is what the released code did
     assert len(set(orders)) == len(orders)
     assert len(set(positions)) == 10
 

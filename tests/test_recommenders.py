@@ -77,22 +77,23 @@ def test_the_generation_reaches_the_model() -> None:
 
 
 @pytest.mark.parametrize("counts", [True, False])
-def test_the_oldest_history_goes_first_where_a_prompt_is_too_long(counts: bool) -> None:
+@pytest.mark.parametrize("kept", [5, 4, 1])
+def test_the_oldest_history_goes_first_where_a_prompt_is_too_long(counts: bool, kept: int) -> None:
     prompt = replace(example_prompts()[0], shown=6)
 
     def size(text: str) -> int:
         return len(text.split()) if counts else -(-len(text) // 3)
 
-    room = size(replace(prompt, shown=4).text)
+    room = size(replace(prompt, shown=kept).text)
     model = Counting(context_length=room + 32 + 50)
     if not counts:
         model.count_tokens = None  # type: ignore[assignment,method-assign]
         model.complete = lambda requests: [Reply("") for _ in requests]  # type: ignore[method-assign]
     recommender = LLMRecommender(model, generation=Generation(max_tokens=50))
     (ranking,) = recommender.rank([prompt])
-    assert ranking.trimmed == 2
+    assert ranking.trimmed == 6 - kept
     if counts:
-        assert model.batches == [[replace(prompt, shown=4).text]]
+        assert model.batches == [[replace(prompt, shown=kept).text]]
         assert prompt.task.history[0] not in model.batches[0][0]
         assert prompt.task.history[-1] in model.batches[0][0]
 
