@@ -114,15 +114,20 @@ def learning_curve(
     axes.set_ylabel(ylabel)
     axes.set_title(title or f"{label}: learning curve", loc="left", color=INK, fontweight="bold")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.set_xlim(0, steps[-1])
+    # Room for the last evaluation's mark.
+    axes.set_xlim(0, 1.015 * steps[-1])
     axes.margins(y=0.08)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    # Error bars come last by themselves; the two curves belong together.
+    order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith(f"{label}, "))
     figure.legend(
-        *axes.get_legend_handles_labels(),
+        [handles[i] for i in order],
+        [labels[i] for i in order],
         loc="outside lower center",
         ncols=2,
         frameon=False,

@@ -124,7 +124,7 @@ class Answers:
         first = rng.random((users, 7, 3, 2, 2)) < quality
         found = self.tasks.position[np.nonzero(first)[0], None]
         self.orders[first] = (found + np.arange(20)) % 20
-        self.named = rng.integers(10, 21, (users, 7, 3, 2, 2))
+        self.named = rng.integers(0, 21, (users, 7, 3, 2, 2))
         self.table = self if table else None
         self.asked = 0
         self.reset()

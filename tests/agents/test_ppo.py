@@ -110,7 +110,7 @@ def test_the_first_epoch_has_ratio_one_and_nothing_clipped(
     toys: SimpleNamespace, critic_input: Any
 ) -> None:
     env = toys.Contextual(32)
-    learner = PPO(env, Config(epochs=1, clip=1e-4), critic_input)
+    learner = PPO(env, Config(epochs=1, minibatches=1, clip=1e-4), critic_input)
     collector = Collector(env, critic_input)
     collector.reset(0)
     rollout = collector.collect(learner.choose, 5)
@@ -137,6 +137,52 @@ def test_rewards_of_permuted_agents_give_permuted_advantages(toys: SimpleNamespa
         rewards[..., order], values[..., order], values[..., order], over, over, 0.9, 0.9
     )
     torch.testing.assert_close(plain[..., order], permuted)
+
+
+def minibatch(learner: PPO, env: Any, **changed: Any) -> dict[str, Any]:
+    """Six users' data for one gradient step; the value is where it was."""
+    collector = Collector(env, "state")
+    collector.reset(0)
+    rollout = collector.collect(learner.choose, 1)
+    names = ("observations", "masks", "actions", "inputs")
+    data = {name: torch.from_numpy(getattr(rollout, name)[0]) for name in names}
+    values = learner.critic(data["inputs"]).detach()
+    return data | {
+        "old_log_probs": torch.from_numpy(rollout.log_probs[0]) + changed.get("moved", 0.0),
+        "advantages": torch.full((6, 4), changed.get("advantage", 0.0)),
+        "old_values": values + changed.get("old", 0.0),
+        "targets": values + changed.get("target", 0.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("moved", "advantage", "learns"),
+    # A ratio of e is clipped where the advantage would raise it further, 1/e where it would lower it.
+    [(-1.0, 1.0, False), (-1.0, -1.0, True), (1.0, 1.0, True), (1.0, -1.0, False)],
+)
+def test_a_ratio_that_has_moved_far_enough_is_not_pushed_further(
+    toys: SimpleNamespace, moved: float, advantage: float, learns: bool
+) -> None:
+    env = toys.Contextual(6)
+    learner = PPO(env, Config(), "state")
+    row = learner._descend(minibatch(learner, env, moved=moved, advantage=advantage), 0.0)
+    assert row["clipped"] == 1
+    assert (row["actor_gradient"] > 0) == learns
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    # The value has moved up by 0.5 and counts as 0.2 higher: whichever is worse is the loss.
+    [(-0.2, 0.2), (0.6, 0.9), (-3.0, 3.0)],
+)
+def test_the_value_loss_is_the_worse_of_the_moved_and_the_clipped_value(
+    toys: SimpleNamespace, target: float, error: float
+) -> None:
+    env = toys.Contextual(6)
+    learner = PPO(env, Config(clip=0.2, huber=1.0), "state")
+    row = learner._descend(minibatch(learner, env, old=-0.5, target=target), 0.0)
+    expected = error**2 / 2 if error < 1 else error - 0.5
+    assert row["value_loss"].item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_schedules(toys: SimpleNamespace) -> None:
