@@ -25,6 +25,7 @@ from rpp_env.prompts import Prompt
 from rpp_env.recommenders import LLMRecommender, Recommender
 from rpp_env.registration import register_all
 from rpp_env.rules import RULES, Rules
+from rpp_env.table import RewardTable, tabulate
 from rpp_env.task import Ranking, RankingTask
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Reply",
     "Request",
     "ResetNeeded",
+    "RewardTable",
     "Rules",
     "ScriptedModel",
     "SentenceTransformerEncoder",
@@ -70,6 +72,7 @@ __all__ = [
     "parallel_env",
     "raw_env",
     "register_all",
+    "tabulate",
 ]
 
 __version__ = "0.1.0"

@@ -22,8 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import svds
 
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.folders import cache_dir, whole_file
@@ -173,6 +171,8 @@ def _collaborative(
 
 
 def _svd(interactions: Interactions, dim: int, seed: int) -> NDArray[np.float64]:
+    from scipy.sparse.linalg import svds
+
     matrix = _matrix(interactions)
     vectors = np.zeros((interactions.num_items, dim))
     rank = min(dim, min(matrix.shape) - 1)
@@ -191,6 +191,8 @@ def _svd(interactions: Interactions, dim: int, seed: int) -> NDArray[np.float64]
 
 def _matrix(interactions: Interactions) -> Any:
     """Train users x items, each entry divided by n_u^0.25 n_i^0.5; repeats add up."""
+    from scipy import sparse
+
     lengths = np.diff(interactions.indptr)
     weights = np.repeat(np.maximum(lengths, 1) ** -0.25, lengths)
     weights *= np.maximum(interactions.counts, 1)[interactions.items] ** -0.5
@@ -255,6 +257,8 @@ def _lightgcn(interactions: Interactions, dim: int, seed: int) -> NDArray[np.flo
 
 def _graph(users: NDArray[np.int64], items: NDArray[np.int64], nodes: int) -> Any:
     """The symmetric, degree-normalised adjacency of users and items, as a sparse matrix."""
+    from scipy import sparse
+
     ones = np.ones(len(users), dtype=np.float32)
     half = sparse.coo_matrix((ones, (users, items)), shape=(nodes, nodes)).tocsr()
     whole = (half + half.T).tocoo()
@@ -271,6 +275,8 @@ def _content(dataset: Dataset, dim: int) -> Array:
 
     A word that only one title has links it to nothing, so it is left out.
     """
+    from scipy import sparse
+
     marks = [
         {f"genre:{genre}" for genre in genres} | {f"word:{word}" for word in _words(title)}
         for title, genres in zip(dataset.titles, dataset.genres, strict=True)

@@ -14,6 +14,7 @@ from rpp_env.data import load_dataset
 from rpp_env.data.candidates import TaskSet, make_tasks, read_selection
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions, UserSplit, split_users, training_interactions
+from rpp_env.embeddings import Embeddings, fit_embeddings
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation, LanguageModel
 from rpp_env.patterns import PatternBook, history_labels
@@ -22,7 +23,6 @@ from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.rules import RULES, Rules
 
 if TYPE_CHECKING:
-    from rpp_env.embeddings import Embeddings
     from rpp_env.table import RewardTable
 
 __all__ = ["Options", "Parts", "as_rules", "assemble"]
@@ -240,9 +240,6 @@ def _tasks(
 def _embeddings(
     dataset: Dataset, interactions: Interactions, method: Literal["svd", "lightgcn"], dim: int
 ) -> Embeddings:
-    # Imported here: scipy would take half of the time of `import rpp_env`.
-    from rpp_env.embeddings import fit_embeddings
-
     return fit_embeddings(dataset, interactions, method=method, dim=dim)
 
 

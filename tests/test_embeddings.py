@@ -188,7 +188,7 @@ def test_the_cache_is_used_and_found_by_content(
     (kept,) = tmp_path.iterdir()
     assert kept.suffix == ".npz"
     with monkeypatch.context() as patch:
-        patch.setattr(module, "svds", None)
+        patch.setattr(module, "_svd", None)
         assert same(first, fit_embeddings(data, known, cache=tmp_path))
     for options in ({"dim": 8}, {"seed": 1}):
         fit_embeddings(data, known, cache=tmp_path, **options)
