@@ -1,15 +1,20 @@
 """Trainers and baselines for rpp_env, and for any PettingZoo parallel environment.
 
-Each trainer is a module with a `Config` and a ``train(env, config) -> Policy``.
+Each trainer is a module with a `Config` and a ``train(env, config) -> Policy``. Names are loaded
+when they are first asked for, so that commands which train nothing need no torch.
 """
 
 from __future__ import annotations
 
-from rpp_agents import mappo
-from rpp_agents.baselines import Fixed, Random, search_fixed
-from rpp_agents.plots import learning_curve
-from rpp_agents.policy import NetworkPolicy, Policy, load_policy
-from rpp_agents.rollout import BatchedEnv, PettingZooBatch, play
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rpp_agents import mappo
+    from rpp_agents.baselines import Fixed, Random, search_fixed
+    from rpp_agents.plots import learning_curve
+    from rpp_agents.policy import NetworkPolicy, Policy, load_policy
+    from rpp_agents.rollout import BatchedEnv, PettingZooBatch, play
 
 __all__ = [
     "BatchedEnv",
@@ -24,3 +29,24 @@ __all__ = [
     "play",
     "search_fixed",
 ]
+
+_WHERE = {
+    "BatchedEnv": "rollout",
+    "Fixed": "baselines",
+    "NetworkPolicy": "policy",
+    "PettingZooBatch": "rollout",
+    "Policy": "policy",
+    "Random": "baselines",
+    "learning_curve": "plots",
+    "load_policy": "policy",
+    "play": "rollout",
+    "search_fixed": "baselines",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"rpp_agents.{_WHERE[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"rpp_agents.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rpp_agents.networks import Actor
+from rpp_env.baselines import load_baseline
 from rpp_env.errors import InvalidData
 
 __all__ = ["NetworkPolicy", "Policy", "load_policy", "read_tensors", "write_tensors"]
@@ -131,16 +132,12 @@ def sample(
 
 def load_policy(path: str | Path) -> Policy:
     """Read any policy of this package: a trained network, `Random` or `Fixed`."""
-    from rpp_agents.baselines import Fixed, Random
-
-    kinds: dict[str, Any] = {"network": NetworkPolicy, "random": Random, "fixed": Fixed}
-    _, about = read_tensors(path)
-    if about.get("kind") not in kinds:
-        raise InvalidData(
-            f"{path} holds a {about.get('kind')!r}; a policy is one of {', '.join(sorted(kinds))}"
-        )
-    policy: Policy = kinds[about["kind"]].load(path)
-    return policy
+    if not Path(path).is_file():
+        raise InvalidData(f"there is no file {path}")
+    with Path(path).open("rb") as file:
+        # A safetensors file begins with the length of its header, never 8 bytes of JSON.
+        plain = file.read(8) == b'{"kind":'
+    return load_baseline(path) if plain else NetworkPolicy.load(path)
 
 
 def write_tensors(

@@ -137,6 +137,10 @@ class Answers:
         where = (rows, levels, choices[:, 0], choices[:, 2], choices[:, 3])
         return self.orders[where], self.named[where], 0, 0, 0
 
+    def rewards(self) -> Any:
+        at = (self.orders == self.tasks.position[:, None, None, None, None, None]).argmax(-1)
+        return ndcg(np.where(at < self.named, at + 1, 0), 10)
+
     def reset(self, seed: Any = None, options: Any = None) -> Any:
         self._who = np.asarray((options or {}).get("users", np.arange(self._count)))
         self._batch, self._clock = len(self._who), 0

@@ -1,0 +1,332 @@
+"""Policies that know nothing of the user: `Random`, `Fixed`, and the search for the best one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.data.folders import whole_file
+from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.rules import Rules
+
+__all__ = ["Batch", "Fixed", "Policy", "Random", "fixed_prompts", "load_baseline", "search_fixed"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class Policy(Protocol):
+    """Anything that chooses actions for a batch of users.
+
+    ``act(observations, masks=None, greedy=False, memory=None)`` takes float32 observations
+    (B, n, d), masks (n, A) or (B, n, A), non-zero where an action may be chosen, and what it gave
+    back as memory at the step before (None when episodes begin). It gives int64 actions (B, n) and
+    the memory of the next step.
+    """
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,
+        memory: Any = None,
+    ) -> tuple[Ints, Any]: ...
+
+
+class Batch(Protocol):
+    """What the search asks of an environment: an `rpp_env.RPPEnv`, or another of that shape."""
+
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def nvec(self) -> Sequence[int] | Ints: ...
+    @property
+    def max_cycles(self) -> int: ...
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any: ...
+    def step(self, actions: Ints) -> Any: ...
+
+
+class Random:
+    """Every agent chooses uniformly among the actions that it may choose.
+
+    Parameters
+    ----------
+    nvec : sequence of int
+        Number of actions of each agent.
+    seed : int
+    """
+
+    def __init__(self, nvec: Sequence[int] | Ints, *, seed: int = 0) -> None:
+        self.nvec = np.asarray(nvec, dtype=np.int64)
+        self._legal = np.arange(self.nvec.max()) < self.nvec[:, None]
+        self._rng = np.random.default_rng(seed)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,  # noqa: ARG002 (there is nothing to be greedy about)
+        memory: Any = None,
+    ) -> tuple[Ints, Any]:
+        """See `Policy`."""
+        legal = self._legal if masks is None else self._legal & (np.asarray(masks) != 0)
+        draws = self._rng.random((len(observations), *self._legal.shape))
+        return np.where(legal, draws, -1.0).argmax(-1), memory
+
+    def save(self, path: str | Path) -> None:
+        """Write the sizes as JSON; the state of the random numbers is not kept."""
+        _write(path, {"kind": "random", "nvec": self.nvec.tolist()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Random:
+        """Read what `save` wrote."""
+        return cls(_read(path, "random")["nvec"])
+
+
+class Fixed:
+    """The same actions for every user: step t plays row t of a plan, later steps its last row.
+
+    The step is counted in `memory`, one number per user.
+
+    Parameters
+    ----------
+    plan : (S, n) ints
+    """
+
+    def __init__(self, plan: Sequence[Sequence[int]] | Ints) -> None:
+        self.plan = np.array(plan, dtype=np.int64)
+        if self.plan.ndim != 2 or not self.plan.size or self.plan.min() < 0:
+            raise InvalidOption(
+                f"a plan holds one row of actions (0 or more) for each step, not {plan!r}"
+            )
+
+    @classmethod
+    def prompt(cls, rules: Rules, *, level: int, role: int, reasoning: int, output: int) -> Fixed:
+        """One prompt: these three sentences always, and `level` reached as fast as `rules` allow.
+
+        Parameters
+        ----------
+        rules : Rules
+        level : int
+            The level to reach and keep, as `Rules` counts levels: a rung, an option, or items.
+        role, reasoning, output : int
+            The other three agents' actions.
+
+        Raises
+        ------
+        InvalidOption
+            For a level that cannot be reached.
+        """
+        actions, _ = rules.route(level)
+        plan = np.empty((len(actions), 4), np.int64)
+        plan[:] = role, 0, reasoning, output
+        plan[:, 1] = actions
+        return cls(plan)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,  # noqa: ARG002 (a plan is legal by itself)
+        greedy: bool = False,  # noqa: ARG002 (there is nothing to sample)
+        memory: Any = None,
+    ) -> tuple[Ints, Any]:
+        """See `Policy`; `memory`, int64 (B,), counts the steps played."""
+        step = np.zeros(len(observations), np.int64) if memory is None else np.asarray(memory)
+        return self.plan[np.minimum(step, len(self.plan) - 1)], step + 1
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        _write(path, {"kind": "fixed", "plan": self.plan.tolist()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fixed:
+        """Read what `save` wrote."""
+        return cls(_read(path, "fixed")["plan"])
+
+
+def load_baseline(path: str | Path) -> Random | Fixed:
+    """Read a saved `Random` or `Fixed`.
+
+    Raises
+    ------
+    InvalidData
+        Where the file is not there or holds neither.
+    """
+    kinds: dict[str, type[Random | Fixed]] = {"random": Random, "fixed": Fixed}
+    kind = _read(path)["kind"]
+    if kind not in kinds:
+        raise InvalidData(f"{path} holds a {kind!r}; a baseline is one of {', '.join(kinds)}")
+    return kinds[kind].load(path)
+
+
+def _write(path: str | Path, about: dict[str, Any]) -> None:
+    with whole_file(Path(path)) as file:
+        file.write(json.dumps(about).encode() + b"\n")
+
+
+def _read(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    try:
+        about = json.loads(Path(path).read_bytes())
+        found = about["kind"]
+    except OSError as error:
+        raise InvalidData(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidData(f"{path} holds no saved baseline (JSON with a kind)") from error
+    if kind is not None and found != kind:
+        raise InvalidData(f"{path} holds a {found!r} policy, not a {kind!r} one")
+    return dict(about)
+
+
+# The best fixed prompt
+
+
+def fixed_prompts(rules: Rules, sizes: Sequence[int]) -> list[Fixed]:
+    """Every fixed prompt under `rules`: all levels with all roles, reasonings and outputs.
+
+    `sizes` are the four agents' numbers of options; the second is not used, levels take its place.
+    """
+    roles, _, reasonings, outputs = (range(int(size)) for size in sizes)
+    lowest = rules.start if rules.history == "grow" else 0  # items only ever grow
+    return [
+        Fixed.prompt(rules, level=level, role=role, reasoning=reasoning, output=output)
+        for level, role, reasoning, output in itertools.product(
+            range(lowest, rules.max_level + 1), roles, reasonings, outputs
+        )
+    ]
+
+
+def search_fixed(
+    env: Batch,
+    *,
+    budget: int = 40_000,
+    seed: int = 0,
+    candidates: Sequence[Fixed] | None = None,
+) -> tuple[Fixed, float]:
+    """The fixed prompt with the highest mean reward over the episode's steps, on `env`'s users.
+
+    From a reward table (``env.table``) the answer is exact: every prompt, every user. Otherwise by
+    successive halving: all candidates play the same few users, the better quarter plays more of
+    them, and so on, so that most of the budget goes to the prompts that are worth it.
+
+    Give it training users: the choice is part of training.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        Or another batched environment.
+    budget : int
+        Episodes to play at most (not used with a table). One for every candidate is the least.
+    seed : int
+        Which users are played first.
+    candidates : sequence of Fixed, optional
+        What to choose from; by default every prompt that ``env.rules`` and ``env.book`` allow, or
+        every joint action where the environment has no rules.
+
+    Returns
+    -------
+    (Fixed, float)
+        The best one, and its mean reward on the users that were asked.
+
+    Raises
+    ------
+    InvalidOption
+        For a budget below the number of candidates.
+    """
+    rules = getattr(env, "rules", None)
+    if candidates is None:
+        candidates = (
+            [Fixed([joint]) for joint in itertools.product(*(range(int(n)) for n in env.nvec))]
+            if rules is None
+            else fixed_prompts(rules, env.book.sizes)  # type: ignore[attr-defined]
+        )
+    horizon = int(env.max_cycles)
+    rows = np.minimum(
+        np.arange(horizon), np.array([len(fixed.plan) for fixed in candidates])[:, None] - 1
+    )
+    plans = np.stack([fixed.plan[row] for fixed, row in zip(candidates, rows, strict=True)])
+    table = getattr(env, "table", None)
+    if rules is not None and table is not None:
+        means = _planned_means(table.rewards().mean(axis=0, dtype=np.float64), rules, plans)
+        best = int(means.argmax())
+        return candidates[best], float(means[best])
+    if budget < len(plans):
+        raise InvalidOption(
+            f"budget={budget} episodes cannot try {len(plans)} candidates once each"
+        )
+    return _halving(env, candidates, plans, budget, seed)
+
+
+def _planned_means(means: Floats, rules: Rules, plans: Ints) -> Floats:
+    """Mean reward of every plan (N, steps, 4), from the mean reward of every cell of a table."""
+    level = np.full(len(plans), rules.start)
+    total = np.zeros(len(plans))
+    for role, history, reasoning, output in plans.transpose(1, 2, 0):
+        level = rules.next_level(level, history)
+        total += means[level, role, reasoning, output]
+    found: Floats = total / plans.shape[1]
+    return found
+
+
+def _halving(
+    env: Batch, candidates: Sequence[Fixed], plans: Ints, budget: int, seed: int
+) -> tuple[Fixed, float]:
+    tasks = getattr(env, "tasks", None)
+    users = None if tasks is None else np.random.default_rng(seed).permutation(len(tasks))
+    env.reset(seed=seed)
+    size = env.num_envs
+    rounds = max(1, math.ceil(math.log(len(plans), 4)))
+    left = np.arange(len(plans))
+    total, played = np.zeros(len(plans)), 0
+    for i in range(rounds):
+        share = budget // (rounds - i) // len(left)
+        fresh = max(share, 1 if played == 0 else 0)
+        if users is not None:
+            fresh = min(fresh, len(users) - played)
+        if fresh:
+            # The same users for every candidate: what differs between users cancels out.
+            pairs = np.tile(left, fresh)
+            who = None if users is None else np.repeat(users[played : played + fresh], len(left))
+            rewards = _episodes(env, plans[pairs], who, size).reshape(fresh, len(left))
+            total[left] += rewards.sum(axis=0)
+            played += fresh
+            budget -= rewards.size
+        keep = max(1, math.ceil(len(left) / 4)) if i < rounds - 1 else 1
+        left = left[np.argsort(-total[left], kind="stable")[:keep]]
+    return candidates[int(left[0])], float(total[left[0]] / played)
+
+
+def _episodes(env: Batch, plans: Ints, users: Ints | None, size: int) -> Floats:
+    """Mean reward per step of one episode for each row of `plans` (N, horizon, n)."""
+    scores: list[Floats] = []
+    for begin in range(0, len(plans), size):
+        chosen = plans[begin : begin + size]
+        count = len(chosen)
+        if users is None:
+            # The environment chooses who plays, always a whole batch; surplus rows repeat the last.
+            env.reset()
+            chosen = chosen[np.minimum(np.arange(size), count - 1)]
+        else:
+            env.reset(options={"users": users[begin : begin + size]})
+        total, length = np.zeros(len(chosen)), np.zeros(len(chosen))
+        running = np.ones(len(chosen), np.bool_)
+        for t in range(chosen.shape[1]):
+            step = env.step(chosen[:, t])
+            rewards = np.asarray(step.rewards, np.float64).reshape(len(chosen), -1).mean(axis=1)
+            total[running] += rewards[running]
+            length[running] += 1
+            ended = step.terminated | step.truncated
+            running &= ~ended
+            if not running.any():
+                break
+            if ended.any():
+                env.reset(options={"reset_mask": ended})
+        scores.append((total / length)[:count])
+    return np.concatenate(scores)
