@@ -247,7 +247,7 @@ class RPPEnv:
     def make(
         cls,
         dataset: str | Dataset = "movieworld",
-        model: str | LanguageModel | Recommender = "embedded",
+        model: str | LanguageModel | Recommender | RewardTable = "embedded",
         split: str = "train",
         *,
         rules: Rules | str = "RPP-v0",
@@ -272,8 +272,9 @@ class RPPEnv:
         ----------
         dataset : str or Dataset
             A name or path that `load_dataset` knows, or a dataset.
-        model : str, LanguageModel or Recommender
-            ``"embedded"``, ``"table:PATH"``, or an object with `complete` or `rank`.
+        model : str, LanguageModel, Recommender or RewardTable
+            ``"embedded"``, ``"table:PATH"``, or an object with `complete` or `rank`, or a table.
+            A table brings its embeddings; only tasks that are in it are played.
         split : {"train", "validation", "test"}
             Whose users are played.
         rules : Rules or str

@@ -22,6 +22,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rendering import RENDER_MODES, check_render_mode, render
+from rpp_env.table import RewardTable
 
 __all__ = ["JointEnv", "JointVectorEnv"]
 
@@ -57,7 +58,7 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
     def __init__(
         self,
         dataset: str | Any = "movieworld",
-        model: str | LanguageModel | Recommender = "embedded",
+        model: str | LanguageModel | Recommender | RewardTable = "embedded",
         split: str = "train",
         *,
         render_mode: str | None = None,
@@ -137,7 +138,7 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
         self,
         num_envs: int = 1,
         dataset: str | Any = "movieworld",
-        model: str | LanguageModel | Recommender = "embedded",
+        model: str | LanguageModel | Recommender | RewardTable = "embedded",
         split: str = "train",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,

@@ -36,6 +36,7 @@ from rpp_env.errors import InvalidAction, InvalidOption
 from rpp_env.models.base import LanguageModel
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rendering import RENDER_MODES, check_render_mode, render
+from rpp_env.table import RewardTable
 
 __all__ = ["ActionMaskInObservation", "RPPParallelEnv", "env", "parallel_env", "raw_env"]
 
@@ -220,7 +221,7 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
 
 def parallel_env(
     dataset: str | Any = "movieworld",
-    model: str | LanguageModel | Recommender = "embedded",
+    model: str | LanguageModel | Recommender | RewardTable = "embedded",
     split: str = "train",
     *,
     render_mode: str | None = None,
@@ -240,7 +241,7 @@ def parallel_env(
 
 def raw_env(
     dataset: str | Any = "movieworld",
-    model: str | LanguageModel | Recommender = "embedded",
+    model: str | LanguageModel | Recommender | RewardTable = "embedded",
     split: str = "train",
     *,
     render_mode: str | None = None,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from rpp_env.patterns import PatternBook, history_labels
 from rpp_env.recommenders.base import Recommender
 from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.rules import RULES, Rules
-
-if TYPE_CHECKING:
-    from rpp_env.table import RewardTable
+from rpp_env.table import RewardTable
 
 __all__ = ["Options", "Parts", "as_rules", "assemble"]
 
@@ -91,7 +89,7 @@ def as_rules(rules: Rules | str) -> Rules:
 
 def assemble(
     dataset: str | Dataset,
-    model: str | LanguageModel | Recommender,
+    model: str | LanguageModel | Recommender | RewardTable,
     split: str,
     rules: Rules,
     max_users: int | None,
@@ -140,22 +138,16 @@ def assemble(
         labels = history_labels(rules.history, rules.history_options)
         book = PatternBook.load(book or data.domain, history=labels)
     if isinstance(model, str) and model.startswith("table:"):
-        return _from_table(model.removeprefix("table:"), tasks, rules, book, chosen)
+        model = RewardTable.load(model.removeprefix("table:"))
+    if isinstance(model, RewardTable):
+        _only_for_models(chosen, "a table")
+        tasks, table = model.select(tasks)
+        return Parts(tasks, rules, book, table.embeddings, None, table)
     embeddings = chosen.embeddings
     if isinstance(embeddings, str):
         embeddings = _embeddings(data, interactions, embeddings, chosen.dim)
     recommender = _recommender(model, data, interactions, rules, chosen)
     return Parts(tasks, rules, book, embeddings, recommender, None)
-
-
-def _from_table(
-    path: str, tasks: TaskSet, rules: Rules, book: PatternBook, chosen: Options
-) -> Parts:
-    from rpp_env.table import RewardTable
-
-    _only_for_models(chosen, "a table")
-    tasks, table = RewardTable.load(path).select(tasks)
-    return Parts(tasks, rules, book, table.embeddings, None, table)
 
 
 def _recommender(

@@ -723,7 +723,8 @@ def test_a_table_of_several_answers_is_replayed_in_turn() -> None:
 
 def test_a_table_can_be_made_an_environment_by_name(tmp_path: Path) -> None:
     env = make(4, "embedded", max_users=6)
-    tabulate(env, path := tmp_path / "some.rpptable")
+    table = tabulate(env, path := tmp_path / "some.rpptable")
+    assert len(make(4, table).tasks) == 6
     same = make(4, f"table:{path}", max_users=6)
     fewer = make(4, f"table:{path}", max_users=2)
     assert (len(same.tasks), len(fewer.tasks)) == (6, 2)
