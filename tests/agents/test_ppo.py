@@ -157,7 +157,7 @@ def minibatch(learner: PPO, env: Any, **changed: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("moved", "advantage", "learns"),
-    # A ratio of e is clipped where the advantage would raise it further, 1/e where it would lower it.
+    # A ratio of e is clipped where it would be raised further, 1/e where it would be lowered.
     [(-1.0, 1.0, False), (-1.0, -1.0, True), (1.0, 1.0, True), (1.0, -1.0, False)],
 )
 def test_a_ratio_that_has_moved_far_enough_is_not_pushed_further(
