@@ -154,7 +154,7 @@ def fit_reference(
     unit = wanted.std()
     networks = [
         MLPRegressor(
-            (128, 128),
+            hidden_layer_sizes=(128, 128),
             alpha=1e-2,
             learning_rate_init=2e-3,
             early_stopping=True,

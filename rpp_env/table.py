@@ -211,7 +211,7 @@ class RewardTable:
         if not path.is_file():
             raise TableMismatch(f"no table at {path}: make one with `rpp-env tabulate`")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 kept = {name: file[name] for name in file.files}
             provenance = json.loads(kept.pop("provenance").tobytes())
             sizes = tuple(kept.pop("sizes").tolist())

@@ -1,0 +1,180 @@
+"""RewardTable: nothing asked twice, nothing lost, nothing replayed that was not said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rpp_env import InvalidOption, Prompt, Ranking, RPPEnv, TableMismatch
+from rpp_env.metrics import ndcg
+from rpp_env.models import echo
+from rpp_env.patterns import PatternBook
+from rpp_env.table import RewardTable, tabulate
+
+SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100, "num_envs": 4}
+
+
+class Counting:
+    """Ranks by a digest of the prompt, counts what it is asked, and can die on the way."""
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.asked: list[str] = []
+        self.dies_after = dies_after
+        self.calls = 0
+
+    def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+        self.calls += 1
+        if self.dies_after is not None and self.calls > self.dies_after:
+            raise KeyboardInterrupt
+        self.asked += [p.text for p in prompts]
+        rankings = []
+        for prompt in prompts:
+            rng = np.random.default_rng(sum(prompt.text.encode()))
+            order = rng.permutation(len(prompt.task.candidates))
+            rankings.append(Ranking(tuple(order.tolist()), int(rng.integers(21)), "", 7, 3, 0))
+        return rankings
+
+
+def small_book() -> PatternBook:
+    book = PatternBook.load("movies")
+    return PatternBook(
+        domain="movies",
+        role_playing=book.role_playing[:2],
+        history_records=book.history_records,
+        reasoning_guidance=book.reasoning_guidance[:2],
+        output_format=book.output_format[:2],
+        history_lead=book.history_lead,
+        candidates_lead=book.candidates_lead,
+    )
+
+
+def make(recommender: Any, **options: Any) -> RPPEnv:
+    return RPPEnv.make(model=recommender, book=small_book(), **{**SMALL, **options})
+
+
+def test_every_effective_prompt_is_asked_once() -> None:
+    recommender = Counting()
+    env = make(recommender)
+    table = tabulate(env)
+    assert len(recommender.asked) == len(set(recommender.asked)) == len(env.tasks) * 7 * 2 * 2 * 2
+    assert table.orders.shape == (len(env.tasks), 7 * 8, 1, 20)
+
+
+def test_short_histories_share_their_cells() -> None:
+    recommender = Counting()
+    env = make(recommender, dataset="movieworld")
+    short = env.tasks.subset([0])
+    history = short.history_items[-4:]
+    few = type(short)(
+        dataset=short.dataset,
+        users=short.users,
+        draw=short.draw,
+        history_indptr=np.array([0, 4]),
+        history_items=history,
+        candidates=short.candidates,
+        position=short.position,
+    )
+    env = RPPEnv(few, book=env.book, embeddings=env.embeddings, recommender=recommender, num_envs=1)
+    table = tabulate(env)
+    # Rungs 1, 2, 3 and 5 show 1, 2, 3 and 4 items; 8, 13 and 20 show the same 4.
+    assert len(recommender.asked) == 4 * 8
+    rewards = table.rewards()[0]
+    for level in (4, 5, 6):
+        assert (rewards[level] == rewards[3]).all()
+
+
+def test_rewards_are_the_ndcg_of_what_was_named() -> None:
+    env = make(Counting())
+    table = tabulate(env)
+    rewards = table.rewards()
+    for row in range(0, len(env.tasks), 7):
+        for cell in range(0, 56, 5):
+            order = table.orders[row, cell, 0].tolist()
+            place = order.index(int(env.tasks.position[row]))
+            named = place < table.named[row, cell, 0]
+            wanted = float(ndcg(place + 1)) if named else 0.0
+            assert rewards[row].ravel()[cell] == pytest.approx(wanted)
+
+
+def test_a_stopped_tabulation_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = tabulate(make(Counting()))
+    path = tmp_path / "t.rpptable"
+    with pytest.raises(KeyboardInterrupt):
+        tabulate(make(Counting(dies_after=2)), path)
+    assert not path.exists()
+    rest = Counting()
+    table = tabulate(make(rest), path)
+    assert rest.calls == -(-40 // 8) - 2
+    assert (table.orders == whole.orders).all()
+    assert list(tmp_path.iterdir()) == [path]
+    again = Counting()
+    assert (tabulate(make(again), path).orders == whole.orders).all()
+    assert again.calls == 0
+
+
+def test_parts_and_files_of_another_environment_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.rpptable"
+    with pytest.raises(KeyboardInterrupt):
+        tabulate(make(Counting(dies_after=1)), path)
+    with pytest.raises(TableMismatch, match="parts of another table"):
+        tabulate(make(Counting(), task_seed=1), path)
+    tabulate(make(Counting()), path)
+    with pytest.raises(TableMismatch, match="holds other answers"):
+        tabulate(make(Counting(), task_seed=1), path)
+
+
+def test_processes_give_the_same_table() -> None:
+    env = RPPEnv.make(model="embedded", book=small_book(), max_users=20, **SMALL)
+    one, two = tabulate(env), tabulate(env, processes=2)
+    for name in ("orders", "named", "completion", "prompt", "trimmed", "keys"):
+        assert (getattr(one, name) == getattr(two, name)).all(), name
+
+
+def test_a_file_gives_back_the_table_and_holds_no_titles(tmp_path: Path) -> None:
+    env = make(Counting())
+    table = tabulate(env, tmp_path / "t.rpptable")
+    again = RewardTable.load(tmp_path / "t.rpptable")
+    assert again.provenance == table.provenance
+    assert (again.orders == table.orders).all()
+    assert (again.embeddings.items == env.embeddings.items).all()
+    content = (tmp_path / "t.rpptable").read_bytes()
+    assert not any(title.encode() in content for title in env.tasks.dataset.titles)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"text"])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.rpptable"
+    path.write_bytes(content)
+    with pytest.raises(TableMismatch, match=r"t\.rpptable is not a reward table"):
+        RewardTable.load(path)
+
+
+def test_a_table_aligns_itself_with_other_orders_of_its_tasks() -> None:
+    env = make(Counting())
+    table = tabulate(env)
+    wanted = env.tasks.subset([9, 3, 17])
+    tasks, part = table.select(wanted)
+    assert tasks.users.tolist() == env.tasks.users[[9, 3, 17]].tolist()
+    assert (part.rewards() == table.rewards()[[9, 3, 17]]).all()
+    with pytest.raises(TableMismatch, match="none of the"):
+        table.select(make(Counting(), task_seed=5).tasks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"samples": 0}, "at least 1"), ({"processes": 0}, "at least 1")],
+)
+def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        tabulate(make(Counting()), **options)
+
+
+def test_what_no_table_can_hold_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="reorders the candidates"):
+        tabulate(RPPEnv.make(model=echo(), rules="RPPPaper-v0", **SMALL))
+    with pytest.raises(InvalidOption, match="no function of the actions"):
+        tabulate(RPPEnv.make(model=echo(), rewrite=lambda prompts: prompts, **SMALL))
