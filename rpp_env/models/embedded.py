@@ -2,14 +2,17 @@
 
 `EmbeddedModel` gets what an LLM gets, a prompt in words, and gives what an LLM gives, a reply in
 words. In between it is a small recommender whose habits are called by the words of the sentences
-(`LEXICON`; the table is in ``docs/movieworld.md``). It knows the catalogue (titles, genres, which
-title continues which) and what the train users' histories say without any target: how popular each
-item is, and what like-minded people choose. No claim about real LLMs rests on it.
+(`rpp_env.models.lexicon`). It knows the catalogue (titles, genres, which title continues which) and
+what the train users' histories say without any target: how popular each item is, and what
+like-minded people choose. ``docs/embedded.md`` shows it at work. No claim about real LLMs rests on
+it.
 
 How it answers
 --------------
-1. **Read.** Numbered lines are lists: the last list holds the candidates, the one before it the
-   history, oldest first. All other sentences are instructions; a list's own lead-in is not.
+1. **Read.** Numbered or bulleted lines are a list, where at least half of them are titles that it
+   knows. The last list (or the last one that is introduced as candidates) holds the candidates,
+   the last other one the history, oldest first. All other lines are instructions, wherever they
+   stand; so is the line above the candidates, but not the one above the history.
 2. **Weigh.** Each word of the lexicon votes, and votes add up. The words of *knowledge* share the
    weight between content and like-minded people, those of *method* between long-standing tastes,
    recent ones, what comes next and priority; each by a softmax. Words of popularity add or take.
@@ -19,6 +22,9 @@ How it answers
 5. **Write.** In the format that was asked for, after a preamble and the thoughts (unless told to be
    brief). It keeps `span` words in mind, what it read and what it writes together, and stops when
    they are used up: long histories, long thoughts and wordy formats come back cut off.
+
+Paragraphs recur, a user's history in hundreds of prompts, so what was read is kept: at most some
+50 MB of it, none of which is pickled.
 """
 
 from __future__ import annotations
@@ -27,8 +33,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,100 +45,128 @@ from rpp_env.data.movieworld import LEVELS
 from rpp_env.data.splits import Interactions
 from rpp_env.embeddings import Embeddings, fit_embeddings
 from rpp_env.models.base import Reply, Request
+from rpp_env.models.lexicon import LEXICON, TOPICS, votes_of
+from rpp_env.parsing import write_ranking
 
-__all__ = ["LEXICON", "EmbeddedModel", "Word"]
-
-VOTES = (
-    "content", "people", "crowd", "long", "recent", "next", "priority", "alone", "think", "brief",
-)  # fmt: skip
-"""What a word can vote for: knowledge (3), method (4), "nothing but the preferences", thought, brevity."""
+__all__ = ["HABITS", "EmbeddedModel"]
 
 HABITS = ("content, long", "content, recent", "people, long", "people, recent", "next", "crowd")
 """The six orders that are merged."""
 
+# How strongly votes count; frozen with the levels of movieworld.
+KNOWLEDGE = 4.0
+"""Steepness of the choice between content and people ..."""
+METHOD = 5.5
+"""... and of that between long, recent, next and priority."""
+CROWD = 1.9
+"""Steepness of the votes for popularity."""
+POPULARITY = 1.2
+"""Most weight that popularity gets; the other habits share 1."""
+RESERVE = 0.3
+"""What speaks against "next" unless it is asked for."""
+FALLBACK = 3.0
+"""What speaks for "priority", that is for popularity: where no method is heard, that is left."""
+MEMORY = 1.5
+"""Recency weights fall to 1/e over this many items ..."""
+DISTRACTION = 0.03
+"""... down to this floor: long lists drown what is recent."""
+CONTINUATION = 10.0
+"""What "next" adds to the next part of a series that is shown; less the longer ago that was."""
 
-@dataclass(frozen=True)
-class Word:
-    """A word (a regular expression over lower-case text) and what it votes for."""
-
-    pattern: str
-    votes: dict[str, float]
-
-
-LEXICON: tuple[Word, ...] = (
-    # whose knowledge
-    Word(r"experts?|connoisseurs?|scholars?", {"content": 0.6, "crowd": -0.5}),
-    Word(r"genres?|styles?|categor(?:y|ies)|mechanics", {"content": 0.2}),
-    Word(r"stor(?:y|ies)|craft|made|sound|built", {"content": 0.2}),
-    Word(r"people(?:'s)?|others|audiences?", {"people": 0.4, "crowd": 0.1}),
-    Word(r"tastes?", {"people": 0.3}),
-    Word(r"like-minded|similar (?:people|users|viewers)", {"people": 0.5, "crowd": 0.1}),
-    Word(r"recommender|recommend", {"crowd": 0.3}),
-    Word(r"popular|popularity|famous|hits?|best-known", {"crowd": 0.5}),
-    Word(r"widely|everybody|everyone|crowd", {"crowd": 0.2}),
-    Word(r"interests?|personal", {"content": 0.3, "people": 0.3, "crowd": -0.05}),
-    # how to use it
-    Word(r"history", {"long": 0.15, "recent": 0.15}),
-    Word(r"preferences?|likes|liking", {"long": 0.25, "recent": 0.05}),
-    Word(r"infer|deduce|work out", {"long": 0.3, "think": 0.5}),
-    Word(r"long-standing|lasting|always|enduring", {"long": 0.5}),
-    Word(r"whole|entire|complete|overall", {"long": 0.45}),
-    Word(r"similarity|similar|resembles?", {"long": 0.25}),
-    Word(r"visible|seen|shown", {"recent": 0.2}),
-    Word(r"update|revise|refresh", {"recent": 0.45, "think": 0.5}),
-    Word(r"latest|newest|last few", {"recent": 0.4}),
-    Word(r"recent|recently|lately|just now", {"recent": 0.4}),
-    Word(r"next|continues?|sequels?|follow(?:s|ing)? on", {"next": 0.6}),
-    Word(r"likelihood|likely|probable|probability", {"next": 0.4}),
-    Word(r"priority|priorities|importance", {"priority": 0.9}),
-    Word(r"only the preferences|nothing but|solely", {"alone": 0.8}),
-    # how to go about it
-    Word(r"first|begin by", {"think": 0.5}),
-    Word(r"step by step|step-by-step|think|reason carefully", {"think": 1.0}),
-    Word(r"compute|calculate|score", {"think": 0.25}),
-    Word(r"check|verify|look again", {"think": 0.5, "next": 0.2, "long": 0.1, "recent": 0.1}),
-    Word(r"refine|improve|correct", {"think": 0.5, "next": 0.2, "long": 0.1, "recent": 0.1}),
-    # how to answer
-    Word(r"unnecessary|leave out|skip|omit", {"brief": 0.8}),
-    Word(r"little text|few words|short|briefly", {"brief": 0.9}),
-    Word(r"no explanations?|without explaining|do not explain", {"brief": 0.5}),
-    Word(r"no other words|nothing else", {"brief": 0.5}),
+_CONSTANTS = (
+    KNOWLEDGE,
+    METHOD,
+    CROWD,
+    POPULARITY,
+    RESERVE,
+    FALLBACK,
+    MEMORY,
+    DISTRACTION,
+    CONTINUATION,
 )
-"""Which word calls which habit. Votes of all sentences add up; a word counts once per sentence."""
 
-_LEXICON = tuple(
-    (
-        re.compile(rf"(?<![\w-])(?:{w.pattern})(?![\w-])"),
-        np.array([w.votes.get(v, 0.0) for v in VOTES]),
-    )
-    for w in LEXICON
-)
 _ITEM = re.compile(r"\s*(?:\d+\s*[.):]|[-*•])\s+(.+?)\s*$")
-_CONTRACT = re.compile(r"<(rank|title|candidate number)>")
+_CONTRACT = re.compile(r"<(?:rank|title|name|candidate number)>")
+_EMPHASIS = "\"'“”*_` "
+_PART = re.compile(r"^(.*?)[ :]+(?:part )?(ii|iii|iv|v|vi|vii|viii|ix|x|\d{1,2})$", re.IGNORECASE)
+_ROMAN = {r: i for i, r in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
+_THOUGHT = "Let me think about what I was shown, one by one. "
+_THOUGHT_END = " So much for that.\n\n"
+_PREAMBLE = "Sure! With all of this in mind, here is how I would rank them for you:\n\n"
+_NO_LIST = "I see no list of candidates to rank."
+
+_QUESTIONS = 1 << 14  # ranked at once: memory stays bounded, however large the batch
+_PAIRS_KEPT = 1 << 14
+
+_Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-class _Paragraph(NamedTuple):
-    """What a paragraph says: lists of item rows, instructions, and its length in words."""
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """A list in a prompt."""
 
-    lists: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...]
+    """Of the catalogue; one behind its end stands for every title that is not known."""
+    titles: tuple[str, ...]
+    """As the catalogue spells them; what is not known as the prompt does."""
+    lead: str
+    """The line above the list, where that ends in a colon."""
+
+    @cached_property
+    def words(self) -> int:
+        """Of all titles together."""
+        return sum(len(title.split()) for title in self.titles)
+
+    @cached_property
+    def offered(self) -> bool:
+        """Whether the list is introduced as candidates."""
+        return "candidate" in self.lead.lower()
+
+
+_NO_ITEMS = _Items((), (), "")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Paragraph:
+    """What a paragraph says."""
+
+    lists: tuple[_Items, ...]
     votes: NDArray[np.float64]
-    line: str | None  # how a line of the reply shall look
-    tokens: int
+    contract: str
+    """How a line of the reply shall look; empty where it does not say."""
+    words: int
+    instructs: bool
+    """Whether there is a vote or a contract in it."""
 
 
-class _Plan(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class _Plan:
     """What all the sentences of a prompt make the model do."""
 
-    weights: NDArray[np.float64]  # (6,) of the habits
-    thought: float  # 0 to 1: how much of the thinking is written down
-    brief: float
-    line: str
+    weights: NDArray[np.float64]
+    """(6,) of the habits."""
+    thought: float
+    """How much of the thinking is written down; 0 to 1."""
+    preamble: bool
+    format: str
+    """One of `FORMATS`."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Question:
+    """What was understood of a request."""
+
+    history: _Items
+    candidates: _Items
+    plan: _Plan
+    words: int
 
 
 class EmbeddedModel:
     """The embedded stand-in for an LLM; deterministic.
 
-    Use `EmbeddedModel.fit`. It satisfies `LanguageModel`: ``complete(requests) -> replies``.
+    Use `EmbeddedModel.fit`. It satisfies `LanguageModel`: ``complete(requests) -> replies``. Its
+    tokens are words. Of `Generation` it heeds `max_tokens` alone.
 
     Attributes
     ----------
@@ -152,30 +187,29 @@ class EmbeddedModel:
         log_counts: NDArray[np.float64],
         genres: Sequence[Sequence[str]],
         span: int = 4096,
-        digest: str = "",
     ) -> None:
         self.span = span
         self._titles = tuple(titles)
         self._row = {title.casefold(): row for row, title in enumerate(titles)}
         self._row.update((title, row) for row, title in enumerate(titles))
-        self._kind = tuple(g[0] if g else "one of a kind" for g in genres)
-        self._knowledge = np.concatenate([content, people], axis=1)
+        # The row behind the end is the unknown title, of which nothing is known.
+        self._kind = (*(g[0] if g else "one of a kind" for g in genres), "something new to me")
         self._split = content.shape[1]
-        self._order = order
-        self._log_counts = log_counts
-        self._sequel = _sequels(self._titles)
-        self._digest = digest
+        self._knowledge = np.pad(np.concatenate([content, people], axis=1), ((0, 1), (0, 0)))
+        self._order = np.pad(order, ((0, 0), (0, 1), (0, 0)))
+        self._log_counts = np.pad(log_counts, (0, 1))
+        self._sequel = np.pad(_sequels(self._titles), (0, 1), constant_values=-1)
         self._forget()
 
     def _forget(self) -> None:
-        # Reading is memory: paragraphs recur, a user's history block in every prompt about them.
-        self._read = lru_cache(maxsize=1 << 16)(self._read_paragraph)
-        self._plan = lru_cache(maxsize=1 << 14)(self._make_plan)
+        self._read = lru_cache(maxsize=1 << 15)(self._read_paragraph)
+        self._plan = lru_cache(maxsize=1 << 12)(self._make_plan)
+        self._open = lru_cache(maxsize=1 << 12)(self._write_opening)
         self._habits: dict[tuple[tuple[int, ...], tuple[int, ...]], NDArray[np.float32]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Environments are sent to other processes; what was read so far stays, and cannot be sent.
-        return {k: v for k, v in vars(self).items() if k not in ("_read", "_plan", "_habits")}
+        kept = ("_read", "_plan", "_open", "_habits")
+        return {name: value for name, value in vars(self).items() if name not in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -208,24 +242,13 @@ class EmbeddedModel:
         """
         if embeddings is None:
             embeddings = fit_embeddings(dataset, interactions, seed=seed)
-        names = sorted({g for genres in dataset.genres for g in genres})
-        if names:
-            column = {name: j for j, name in enumerate(names)}
-            content = np.zeros((dataset.num_items, len(names)))
-            for row, genres in enumerate(dataset.genres):
-                content[row, [column[g] for g in genres]] = 1.0
-        else:
-            content = embeddings.content.astype(np.float64)
-        content = _unit(content)
+        content = _unit(_genre_columns(dataset.genres, embeddings.content))
         # What like-minded people choose, beyond what content and popularity explain.
         explained = np.column_stack([content, np.ones(len(content)), embeddings.popularity])
         people = embeddings.items.astype(np.float64)
         people = people - explained @ np.linalg.lstsq(explained, people, rcond=None)[0]
         if span is None:
             span = LEVELS[dataset.name].span if dataset.name in LEVELS else 4096
-        sha = hashlib.sha256(
-            f"{dataset.digest} {embeddings.digest} {interactions.counts.tobytes().hex()}".encode()
-        )
         return cls(
             dataset.titles,
             content=content,
@@ -234,13 +257,18 @@ class EmbeddedModel:
             log_counts=np.log1p(interactions.counts),
             genres=dataset.genres,
             span=span,
-            digest=sha.hexdigest(),
         )
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """Names the model, its knowledge and its span."""
-        return f"embedded-v0/{self._digest[:16]}/{self.span}"
+        """Names the model, with a digest of all that its answers depend on, and its span."""
+        sha = hashlib.sha256(repr((LEXICON, _CONSTANTS, self._split, self._kind)).encode())
+        sha.update("\x1e".join(self._titles).encode())
+        for array in (self._knowledge, self._order, self._log_counts):
+            # Rounded, as the scores are: the last bits depend on how many threads fitted them. And
+            # + 0.0, for -0.0 has other bytes.
+            sha.update((np.round(array, 5) + 0.0).astype("<f8").tobytes())
+        return f"embedded-v0/{sha.hexdigest()[:16]}/{self.span}"
 
     def count_tokens(self, text: str) -> int:
         """Words: this model's tokens."""
@@ -248,81 +276,90 @@ class EmbeddedModel:
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request."""
-        asked = [self._ask(r) for r in requests]
-        orders = self._orders(asked)
+        asked = [self._ask(request) for request in requests]
         return [
-            self._write(
-                question, order, min(self.span - question.tokens, request.generation.max_tokens)
-            )
-            for question, order, request in zip(asked, orders, requests, strict=True)
+            self._write(question, order, request.generation.max_tokens)
+            for question, order, request in zip(asked, self._orders(asked), requests, strict=True)
         ]
 
     # Reading
 
     def _ask(self, request: Request) -> _Question:
-        text = (
-            request.messages[0]["content"]
-            if len(request.messages) == 1
-            else "\n\n".join(m["content"] for m in request.messages)
-        )
-        lists: list[tuple[int, ...]] = []
-        spoken = []
-        tokens = 0
+        text = "\n\n".join([message["content"] for message in request.messages])
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        lists: list[_Items] = []
+        instructions = []
+        words = 0
         for paragraph in text.split("\n\n"):
             said = self._read(paragraph)
-            tokens += said.tokens
+            words += said.words
             if said.lists:
-                lists.extend(said.lists)
-            if said.line is not None or said.votes.any():
-                spoken.append(paragraph)
-        candidates = lists[-1] if lists else ()
-        history = lists[-2] if len(lists) > 1 else ()
-        return _Question(history, candidates, self._plan(tuple(spoken)), tokens)
+                lists += said.lists
+            if said.instructs:
+                instructions.append(paragraph)
+        history, candidates = _history_and_candidates(lists)
+        if candidates.lead and self._read(candidates.lead).instructs:
+            instructions.append(candidates.lead)
+        return _Question(history, candidates, self._plan(tuple(instructions)), words)
 
     def _read_paragraph(self, paragraph: str) -> _Paragraph:
-        lists: list[tuple[int, ...]] = []
-        current: list[int] = []
+        lists: list[_Items] = []
         sentences: list[str] = []
-        lead = False
-        for line in paragraph.split("\n"):
-            item = _ITEM.match(line)
-            title = item.group(1) if item else ""
-            row = self._row.get(title, self._row.get(title.casefold())) if item else None
-            if row is not None:
-                if not current and lead:
+        lines = filter(str.strip, paragraph.split("\n"))
+        for listed, group in groupby(lines, key=lambda line: _ITEM.match(line) is not None):
+            block = list(group)
+            lead = sentences[-1] if sentences and sentences[-1].rstrip().endswith(":") else ""
+            if listed and (items := self._items(block, lead)):
+                lists.append(items)
+                if lead:
                     sentences.pop()
-                current.append(row)
-                lead = False
-            elif line.strip():
-                if current:
-                    lists.append(tuple(current))
-                    current = []
-                sentences.append(line)
-                lead = line.rstrip().endswith(":")
-        if current:
-            lists.append(tuple(current))
-        votes = np.zeros(len(VOTES))
-        contract = None
+            else:
+                sentences += block
+        votes = np.zeros(len(TOPICS))
+        contract = ""
         for sentence in sentences:
             if _CONTRACT.search(sentence):
                 contract = sentence
-                continue
-            lower = sentence.lower().replace("’", "'")
-            for pattern, vote in _LEXICON:
-                if pattern.search(lower):
-                    votes += vote
-        return _Paragraph(tuple(lists), votes, contract, len(paragraph.split()))
+            else:
+                votes += votes_of(sentence)
+        instructs = bool(contract) or bool(votes.any())
+        return _Paragraph(tuple(lists), votes, contract, len(paragraph.split()), instructs)
+
+    def _items(self, lines: Sequence[str], lead: str) -> _Items | None:
+        """The list in these lines; None where most of them name nothing that is known."""
+        found = [_ITEM.sub(r"\1", line) for line in lines]
+        rows = [self._find(title) for title in found]
+        if 2 * sum(row is not None for row in rows) < len(rows):
+            return None
+        return _Items(
+            tuple(len(self._titles) if row is None else row for row in rows),
+            tuple(
+                title if row is None else self._titles[row]
+                for title, row in zip(found, rows, strict=True)
+            ),
+            lead,
+        )
+
+    def _find(self, title: str) -> int | None:
+        bare = title.strip(_EMPHASIS)
+        for spelling in (title, title.casefold(), bare, bare.casefold()):
+            if spelling in self._row:
+                return self._row[spelling]
+        return None
 
     # Weighing
 
-    def _make_plan(self, spoken: tuple[str, ...]) -> _Plan:
-        votes = np.zeros(len(VOTES))
-        line = None
-        for paragraph in spoken:
+    def _make_plan(self, instructions: tuple[str, ...]) -> _Plan:
+        votes = np.zeros(len(TOPICS))
+        contract = ""
+        for paragraph in instructions:
             said = self._read(paragraph)
             votes += said.votes
-            line = said.line or line
-        content, people, crowd, long, recent, following, priority, alone, think, brief = votes
+            contract = said.contract or contract
+        content, people, crowd, long, recent, following, priority, alone, think, brief = (
+            votes.tolist()
+        )
         think, brief = min(think, 1.0), min(brief, 1.0)
         heard = 1.0 - think * brief  # a method that needs thought, and gets none, fades
         knowledge = _softmax(KNOWLEDGE * np.array([content, people]))
@@ -341,36 +378,50 @@ class EmbeddedModel:
                 POPULARITY * (liked + method[3]),
             ]
         )
-        return _Plan(weights, think * (1.0 - brief), brief, line or "<rank>. <title>")
+        form = _format(contract)
+        preamble = brief < 0.25 and form != "template"
+        return _Plan(weights, think * (1.0 - brief), preamble, form)
 
     # Ranking
 
-    def _orders(self, asked: Sequence[_Question]) -> list[NDArray[np.int64]]:
+    def _orders(self, asked: Sequence[_Question]) -> list[list[int]]:
         """Positions of the candidates, best first, per question."""
-        new = {(q.history, q.candidates) for q in asked} - self._habits.keys()
-        if len(self._habits) > 1 << 15:
-            self._habits.clear()
-            new = {(q.history, q.candidates) for q in asked}
-        by_size: dict[int, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
-        for pair in sorted(new):
-            by_size.setdefault(len(pair[1]), []).append(pair)
-        for pairs in by_size.values():
-            votes = self.habits([p[0] for p in pairs], np.array([p[1] for p in pairs]))
-            self._habits.update(zip(pairs, votes, strict=True))
-        orders: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * len(asked)
-        rows: dict[int, list[int]] = {}
+        orders: list[list[int]] = [[]] * len(asked)
+        by_size: dict[int, list[int]] = {}
         for i, question in enumerate(asked):
-            rows.setdefault(len(question.candidates), []).append(i)
-        for group in rows.values():
-            habits = np.stack([self._habits[asked[i].history, asked[i].candidates] for i in group])
-            weights = np.stack([asked[i].plan.weights for i in group])
-            scores = np.einsum("nkh,nh->nk", habits, weights)
-            # Rounded, so that sums of other batch sizes break no tie differently; stable: ties
-            # stay in the order in which the candidates were shown.
-            best = np.argsort(-np.round(scores, 6), axis=1, kind="stable")
-            for i, order in zip(group, best, strict=True):
-                orders[i] = order
+            by_size.setdefault(len(question.candidates.rows), []).append(i)
+        for group in by_size.values():
+            # Few pairs of lists and few plans make many questions.
+            pairs: dict[_Pair, int] = {}
+            plans: dict[_Plan, int] = {}
+            pair = [
+                pairs.setdefault((asked[i].history.rows, asked[i].candidates.rows), len(pairs))
+                for i in group
+            ]
+            plan = [plans.setdefault(asked[i].plan, len(plans)) for i in group]
+            habits = self._recall(list(pairs))
+            weights = np.stack([p.weights for p in plans])
+            for start in range(0, len(group), _QUESTIONS):
+                part = slice(start, start + _QUESTIONS)
+                scores = np.einsum("nkh,nh->nk", habits[pair[part]], weights[plan[part]])
+                # Rounded, so that sums of other batch sizes break no tie differently; stable: ties
+                # stay in the order in which the candidates were shown.
+                best = np.argsort(-np.round(scores, 6), axis=1, kind="stable").tolist()
+                for i, order in zip(group[part], best, strict=True):
+                    orders[i] = order
         return orders
+
+    def _recall(self, pairs: list[_Pair]) -> NDArray[np.float32]:
+        """(P, K, 6) `habits` of pairs with K candidates each; computed where they are new."""
+        new = [pair for pair in pairs if pair not in self._habits]
+        if len(self._habits) + len(new) > _PAIRS_KEPT:
+            self._habits.clear()
+            new = pairs
+        known = self._habits
+        if new:
+            votes = self.habits([h for h, _ in new], np.array([c for _, c in new]))
+            known.update(zip(new, votes, strict=True))
+        return np.stack([known[pair] for pair in pairs])
 
     def habits(
         self, histories: Sequence[tuple[int, ...]], candidates: NDArray[np.int64]
@@ -411,75 +462,87 @@ class EmbeddedModel:
         scores[..., 4] = np.einsum("pd,pkd->pk", self._order[0][last], self._order[1][candidates])
         continues = self._sequel[items]  # (P, L): the part after each shown item
         due = (continues[:, :, None] == candidates[:, None, :]) & (present[:, :, None] > 0)
-        scores[..., 4] += 10.0 * (due * (0.8**age)[None, :, None]).max(axis=1)
+        scores[..., 4] += CONTINUATION * (due * (0.8**age)[None, :, None]).max(axis=1)
         scores[..., 5] = self._log_counts[candidates]
         scores = np.round(scores, 6)
         above = scores[:, :, None, :] > scores[:, None, :, :]
         wins = above.sum(axis=2) - above.sum(axis=1)
-        return (wins / max(count - 1, 1)).astype(np.float32)
+        shares: NDArray[np.float32] = (wins / max(count - 1, 1)).astype(np.float32)
+        return shares
 
     # Writing
 
-    def _write(self, question: _Question, order: NDArray[np.int64], limit: int) -> Reply:
-        plan = question.plan
-        if not question.candidates:
-            return _reply("I see no list of candidates to rank.", question.tokens, limit)
-        titles = [self._titles[question.candidates[i]] for i in order.tolist()]
-        parts = []
-        if plan.thought > 0.25:
-            noted = question.history[-max(1, round(plan.thought * len(question.history))) :]
-            parts.append(
-                "Let me think about what I was shown, one by one. "
-                + " ".join(f"I note {self._kind[i]}, and weigh it." for i in noted)
-                + " So much for that.\n"
-            )
-        if plan.brief < 0.25 and "|" not in plan.line:
-            parts.append("Sure! With all of this in mind, here is how I would rank them for you:\n")
-        if '"' in plan.line:
-            listed = ",\n".join(f'"{_escaped(title)}"' for title in titles)
-            parts.append(f"[\n{listed}\n]")
-        elif "<candidate number>" in plan.line:
-            parts.append("\n".join(str(i + 1) for i in order.tolist()))
-        elif "|" in plan.line:
-            parts.append("\n".join(f"{r} | {t}" for r, t in enumerate(titles, 1)))
-        elif "<rank>" in plan.line:
-            parts.append("\n".join(f"{r}. {t}" for r, t in enumerate(titles, 1)))
+    def _write(self, question: _Question, order: list[int], most: int) -> Reply:
+        plan, candidates = question.plan, question.candidates
+        if order:
+            opening, words = self._open(question.history.rows, plan.thought, plan.preamble)
+            text = opening + write_ranking(order, candidates.titles, plan.format)
+            words += _words_written(candidates, plan.format)
         else:
-            parts.append("\n".join(titles))
-        return _reply("\n".join(parts), question.tokens, limit)
+            text, words = _NO_LIST, len(_NO_LIST.split())
+        limit = max(0, min(self.span - question.words, most))
+        if words <= limit:
+            return Reply(text, question.words, words)
+        return Reply(_first_words(text, limit), question.words, limit, "length")
+
+    def _write_opening(
+        self, history: tuple[int, ...], thought: float, preamble: bool
+    ) -> tuple[str, int]:
+        """What is written before the list, and how many words that has."""
+        text = ""
+        if thought > 0.25:
+            noted = history[-max(1, round(thought * len(history))) :]
+            notes = " ".join(f"I note {self._kind[row]}, and weigh it." for row in noted)
+            text = f"{_THOUGHT}{notes}{_THOUGHT_END}"
+        if preamble:
+            text += _PREAMBLE
+        return text, len(text.split())
 
 
-class _Question(NamedTuple):
-    history: tuple[int, ...]
-    candidates: tuple[int, ...]
-    plan: _Plan
-    tokens: int
+def _history_and_candidates(lists: list[_Items]) -> tuple[_Items, _Items]:
+    if not lists:
+        return _NO_ITEMS, _NO_ITEMS
+    introduced = (i for i in reversed(range(len(lists))) if lists[i].offered)
+    candidates = lists.pop(next(introduced, -1))
+    return lists[-1] if lists else _NO_ITEMS, candidates
 
 
-# How strongly votes count; frozen with the worlds, see docs/movieworld.md.
-KNOWLEDGE = 4.0
-METHOD = 5.5
-CROWD = 1.9
-POPULARITY = 1.2
-RESERVE = 0.3
-"""What speaks against "next" unless it is asked for."""
-FALLBACK = 3.0
-"""What speaks for "priority", that is for popularity: where no method is heard, that is left."""
-MEMORY = 1.5
-"""Recency weights fall to 1/e over this many items ..."""
-DISTRACTION = 0.03
-"""... down to this floor: long lists drown what is recent."""
+def _format(contract: str) -> str:
+    """Which format a contract line asks for; numbered where there is none."""
+    if '"' in contract:
+        return "json"
+    if "<candidate number>" in contract:
+        return "numbers"
+    if "|" in contract:
+        return "template"
+    return "numbered" if "<rank>" in contract or not contract else "bare"
 
 
-def _reply(text: str, prompt_tokens: int, limit: int) -> Reply:
-    words = text.split(" ") if "\n" not in text else re.findall(r"\S+\s*", text)
-    if len(words) <= limit:
-        return Reply(text, prompt_tokens, len(words))
-    return Reply("".join(words[:limit]).rstrip(), prompt_tokens, limit, "length")
+def _words_written(candidates: _Items, form: str) -> int:
+    """How many words `write_ranking` makes of a list."""
+    count = len(candidates.rows)
+    if form == "numbers":
+        return count
+    return candidates.words + {"numbered": count, "template": 2 * count, "json": 2}.get(form, 0)
 
 
-def _escaped(title: str) -> str:
-    return title.replace("\\", "\\\\").replace('"', '\\"')
+def _first_words(text: str, count: int) -> str:
+    """The beginning of a text that has more words than that."""
+    cut = re.match(rf"(?:\S+\s*){{{count}}}", text)
+    return cut[0].rstrip() if cut else ""
+
+
+def _genre_columns(
+    genres: Sequence[Sequence[str]], content: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(I, genres) one column a genre; `content` where there are no genres."""
+    column = {name: j for j, name in enumerate(sorted({g for of_item in genres for g in of_item}))}
+    if not column:
+        return content.astype(np.float64)
+    columns = np.zeros((len(genres), len(column)))
+    for row, of_item in enumerate(genres):
+        columns[row, [column[name] for name in of_item]] = 1.0
+    return columns
 
 
 def _order(vectors: NDArray[np.float64], interactions: Interactions) -> NDArray[np.float64]:
@@ -503,17 +566,14 @@ def _order(vectors: NDArray[np.float64], interactions: Interactions) -> NDArray[
 
 
 def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    e = np.exp(x - x.max())
-    return e / e.sum()
+    powers: NDArray[np.float64] = np.exp(x - x.max())
+    return powers / powers.sum()
 
 
 def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norm > 1e-9, norm, 1.0)
-
-
-_PART = re.compile(r"^(.*?)[ :]+(?:part )?(ii|iii|iv|v|vi|vii|viii|ix|x|\d{1,2})$", re.IGNORECASE)
-_ROMAN = {r: i for i, r in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
+    unit: NDArray[np.float64] = x / np.where(norm > 1e-9, norm, 1.0)
+    return unit
 
 
 def _sequels(titles: Sequence[str]) -> NDArray[np.int64]:
