@@ -36,7 +36,15 @@ from rpp_env.rules import Rules
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
 
-__all__ = ["Diagnosis", "Reference", "best_fixed", "diagnose", "episode_scores", "fit_reference"]
+__all__ = [
+    "Diagnosis",
+    "Reference",
+    "best_fixed",
+    "diagnose",
+    "episode_scores",
+    "fit_reference",
+    "hindsight_scores",
+]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -65,6 +73,14 @@ def episode_scores(rewards: Floats, rules: Rules) -> NDArray[np.float32]:
         levels = rules.route(level)[1]
         scores[:, level] = sum(rewards[:, at] for at in levels) / len(levels)
     return scores
+
+
+def hindsight_scores(rewards: Floats, rules: Rules) -> Floats:
+    """(T,) the most that any actions could have earned each user; luck included.
+
+    `rewards` are as `episode_scores` takes them.
+    """
+    return _planned(rewards, rewards, rules)
 
 
 def best_fixed(env: RPPEnv) -> tuple[int, int, int, int]:
