@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rpp_env.errors import BrokenContract, InvalidOption
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
-from rpp_env.parsing import parse_ranking
+from rpp_env.parsing import parse_order
 from rpp_env.task import Ranking
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ class LLMRecommender:
         ]
 
     def _read(self, reply: Reply, prompt: Prompt, trimmed: int) -> Ranking:
-        ranking = parse_ranking(reply.text, prompt.task.candidates)
+        order, named = parse_order(reply.text, prompt.task.candidates)
         return Ranking(
-            order=ranking.order,
-            named=ranking.named,
+            order=order,
+            named=named,
             text=reply.text,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
