@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from pettingzoo.test import (
-    api_test,
-    max_cycles_test,
-    parallel_seed_test,
-    render_test,
-    seed_test,
-    state_test,
-)
-from pettingzoo.test.parallel_test import parallel_api_test
 
 import rpp_env
 from rpp_env import ActionMaskInObservation, rpp_v0
+
+with warnings.catch_warnings():
+    # The suite imports examples of its own by the way that PettingZoo has deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from pettingzoo.test import (
+        api_test,
+        max_cycles_test,
+        parallel_seed_test,
+        render_test,
+        seed_test,
+        state_test,
+    )
+    from pettingzoo.test.parallel_test import parallel_api_test
 
 # What the native form is meant to have; the padded one, with index names, is there for all others.
 pytestmark = [
