@@ -16,6 +16,7 @@ from rpp_env.errors import (
     TableMismatch,
     UnknownDataset,
 )
+from rpp_env.evaluation import Report, evaluate
 from rpp_env.joint import JointEnv, JointVectorEnv
 from rpp_env.models import Generation, LanguageModel, Reply, Request, ScriptedModel
 from rpp_env.observation import Encoder, HashedNGrams, SentenceTransformerEncoder
@@ -55,6 +56,7 @@ __all__ = [
     "RankingTask",
     "Recommender",
     "Reply",
+    "Report",
     "Request",
     "ResetNeeded",
     "RewardTable",
@@ -67,6 +69,7 @@ __all__ = [
     "UnknownDataset",
     "__version__",
     "env",
+    "evaluate",
     "load_dataset",
     "make_tasks",
     "parallel_env",
