@@ -760,3 +760,22 @@ def test_a_table_that_does_not_fit_its_tasks_is_refused() -> None:
             embeddings=env.embeddings,
             table=tabulate(env),
         )
+
+
+def test_selection_files_are_read_as_the_rules_say(real_data: Path) -> None:
+    """The published lists, whole under the paper's rules; else without the user's own items."""
+    options: dict[str, Any] = {"negatives": "retrieved", "selection": "test", "num_envs": 8}
+    paper = RPPEnv.make("lastfm", echo(), rules="RPPPaper-v0", **options)
+    listed = set(rpp_env.data.read_selection("test", paper.tasks.dataset))
+    assert 0 < len(paper.tasks) < len(listed)
+    assert set(paper.tasks.users.tolist()) < listed
+    own = [
+        np.isin(paper.tasks.candidates[i], paper.tasks.history(i)).any()
+        for i in range(len(paper.tasks))
+    ]
+    assert any(own)
+    clean = RPPEnv.make("lastfm", echo(), num_candidates=10, **options)
+    for i in range(len(clean.tasks)):
+        assert not np.isin(clean.tasks.candidates[i], clean.tasks.history(i)).any()
+    with pytest.raises(InvalidOption, match="belong together"):
+        RPPEnv.make("lastfm", echo(), negatives="retrieved")
