@@ -45,7 +45,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.patterns import FORMATS
 from rpp_env.task import Ranking
 
-__all__ = ["FORMATS", "parse_ranking", "write_ranking"]
+__all__ = ["FORMATS", "parse_order", "parse_ranking", "write_ranking"]
 
 _NUMBER_OF = {str(i + 1): i for i in range(1000)}
 _RANKS = tuple(f"{numeral}. " for numeral in _NUMBER_OF)
@@ -55,6 +55,8 @@ _WINDOW = 25_000
 """Of a longer reply, so many characters at each end are read."""
 _LONGEST_SCANNED = 30
 """Titles of more words are found as whole lines only: a scan takes their length at every word."""
+_LONGEST_KEPT = 2000
+"""What lines of up to so many characters say is kept for the next reply."""
 _COMPARISONS = 1000
 """Pairs of a line and a title that are compared by spelling, at most."""
 _CLOSE = 0.85
@@ -93,8 +95,11 @@ _LIST_GAP = re.compile(r"[\W\d_]*(?:and|then)?[\W\d_]*")
 _INLINE_RANK = re.compile(r"\s+(?=\d{1,3}[.)]\s)")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
 _DESCRIPTION = re.compile(r"[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
+_UNUSUAL = re.compile(r"[<\\\r]|&[^&]*;|\[\s*[\"'{\d]")
 _SENTENCE_END = (".", "!", "?", ":")
 
+# With indent=0 it would write the same, and take five times as long.
+_JSON_LINES = json.JSONEncoder(ensure_ascii=False, separators=(",\n", ": ")).encode
 _JSON_OPENING = re.compile(r"\[(?=\s*[\"'{\d])")
 _JSON_ITEM = re.compile(
     r"[\s,:{}]*(?:\"(?P<double>(?:[^\"\\\n]|\\.)*)(?:\"|(?=\n)|$)"
@@ -136,7 +141,7 @@ def write_ranking(order: Sequence[int], candidates: Sequence[str], format: str) 
     if format == "numbers":
         return "\n".join(str(i + 1) for i in order)
     if format == "json":
-        return json.dumps(titles, ensure_ascii=False, indent=0)
+        return f"[\n{_JSON_LINES(titles)[1:-1]}\n]" if titles else "[]"
     if format == "template":
         return "\n".join(f"{i} | {title}" for i, title in enumerate(titles, 1))
     raise InvalidOption(f"format is one of {', '.join(FORMATS)}, not {format!r}")
@@ -157,15 +162,23 @@ def parse_ranking(reply: str, candidates: Sequence[str]) -> Ranking:
     Ranking
         What was named comes first, the rest follows as shown; `text` stays empty.
     """
+    return Ranking(*parse_order(reply, candidates))
+
+
+def parse_order(reply: str, candidates: Sequence[str]) -> tuple[tuple[int, ...], int]:
+    """`Ranking.order` and `Ranking.named` of `parse_ranking`, for those who make the Ranking."""
     candidates = tuple(candidates)
     count = len(candidates)
-    named = _read_exactly(reply, candidates)
+    stripped = reply.strip()
+    named = _read_exactly(stripped, candidates)
+    if named is None:
+        named = _read_nearly_exactly(stripped, candidates)
     if named is None:
         named = _read_leniently(reply, _titles(candidates))
     if len(named) == count:
-        return Ranking(tuple(named), count)
+        return tuple(named), count
     placed = set(named)
-    return Ranking((*named, *(i for i in range(count) if i not in placed)), len(named))
+    return (*named, *(i for i in range(count) if i not in placed)), len(named)
 
 
 # Replies that keep to their format -----------------------------------------------------------
@@ -180,7 +193,6 @@ def _read_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
     """The order, or None where some line is not exactly as one of the formats has it."""
     count = len(candidates)
     place = _places(candidates).get
-    reply = reply.strip()
     lines = reply.split("\n")
     first = lines[0]
     if len(lines) <= count:
@@ -191,7 +203,7 @@ def _read_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
         if place(first) is not None and _distinct(order := list(map(place, lines))):
             return order
         for start, markers in (("1. ", _RANKS), ("1 | ", _TEMPLATES)):
-            if first.startswith(start):
+            if first.startswith(start) and len(lines) <= len(markers):
                 titles = map(str.removeprefix, lines, markers)
                 if _distinct(order := list(map(place, titles))):
                     return order
@@ -203,6 +215,81 @@ def _read_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
         if _distinct(order):
             return order
     return None
+
+
+def _read_nearly_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
+    """The order of a list that keeps to its format, but for two things; else None.
+
+    There may be sentences before it, and its last line may be cut off. Line by line it would be
+    read to the same order, only slower.
+    """
+    if len(reply) > _WINDOW or _UNUSUAL.search(reply, 1):
+        return None
+    head, listed, last, title = (_json_parts if reply.startswith("[\n") else _line_parts)(reply)
+    place = _places(candidates).get
+    order = list(map(place, listed))
+    # A list of numbers might mean candidate numbers.
+    if not listed or not _distinct(order) or candidates[order[0]].isdigit():
+        return None
+    whole = [*order, place(title)]
+    if len(whole) == len(candidates) and _distinct(whole) and all(map(_is_sentence, head)):
+        return whole
+    titles = _titles(candidates)
+    (entry, *more), in_sentence = _read_line(last, titles)
+    if (
+        more
+        or in_sentence
+        or last.startswith(("1.", "1)"))
+        or (not entry.read and _ends_sentence(last))
+        or any(_lists([line.strip() for line in head], titles))
+    ):
+        return None
+    places = {item: i for i, item in enumerate(order)}
+    if entry.item is not None:
+        places.setdefault(entry.item, len(order))
+    return _guess([*map(titles.entries.__getitem__, order), entry], titles, places)
+
+
+_Parts = tuple[list[str], list[str], str, str]
+"""Lines before a list; titles of its lines but the last; the last line, and the title in it."""
+
+
+def _line_parts(reply: str) -> _Parts:
+    lines = reply.split("\n")
+    first = next((i for i, line in enumerate(lines) if line.startswith(("1. ", "1 | "))), None)
+    if first is None:
+        return [], lines[:-1], lines[-1], lines[-1]
+    head, listed = lines[:first], lines[first:]
+    markers = _RANKS if listed[0].startswith("1. ") else _TEMPLATES
+    if len(listed) > len(markers):
+        return [], [], "", ""
+    *titles, last = map(str.removeprefix, listed, markers)
+    return head, titles, lines[-1], last
+
+
+def _json_parts(reply: str) -> _Parts:
+    listed, _, last = reply.rpartition(",\n")
+    title, _, after = last.removeprefix('"').partition('"')
+    try:
+        titles = json.loads(f"{listed}]")
+    except (ValueError, RecursionError):
+        titles = []
+    if "\n" in title or after not in ("", ",") or not all(isinstance(each, str) for each in titles):
+        return [], [], "", ""
+    if after:
+        return [], [*titles, title], after, ""
+    return [], titles, f'"{title}"', title
+
+
+def _is_sentence(line: str) -> bool:
+    """Whether a line is blank, or begins as a sentence does, not as an item, and ends as one."""
+    line = line.strip()
+    return not line or (line[0].isalpha() and _ends_sentence(line) and not _MARKER.match(line))
+
+
+def _ends_sentence(line: str) -> bool:
+    """Whether a line that names nothing stands between lists, not in one."""
+    return line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END)
 
 
 def _distinct(order: list[int | None]) -> TypeGuard[list[int]]:
@@ -251,6 +338,7 @@ class _Titles:
 
     def __init__(self, candidates: tuple[str, ...]) -> None:
         self.exact = _places(candidates)
+        self.entries = [_Entry(title, item) for item, title in enumerate(candidates)]
         self.item_keys = [_key(title) for title in candidates]
         self.keys = _unambiguous(self.item_keys)
         self.bare_keys = _unambiguous(map(_without_article, self.item_keys))
@@ -383,17 +471,18 @@ def _read_leniently(reply: str, titles: _Titles) -> list[int]:
     text = _unfold_json(text).replace("\r", "\n")
     lines = [piece for line in text.split("\n") for piece in _unfold_ranks(line.strip())]
     lists = _join(_lists(lines, titles))
-    orders = [_resolve(found, titles) for found in lists]
+    resolved = [_resolve(found, titles) for found in lists]
     sizes = [
-        len(order) / 2 if found.in_sentence else len(order)
-        for found, order in zip(lists, orders, strict=True)
+        len(places) / 2 if found.in_sentence else len(places)
+        for found, places in zip(lists, resolved, strict=True)
     ]
     longest = max(sizes, default=0)
-    for found, size in zip(reversed(lists), reversed(sizes), strict=True):
+    for found, places, size in zip(lists[::-1], resolved[::-1], sizes[::-1], strict=True):
         if size * 2 > longest:
-            return _resolve(found, titles, fuzzy=True)
+            return _guess(found.entries, titles, places)
     unread = _List([entry for found in lists for entry in found.entries])
-    return _resolve(unread, titles, fuzzy=True) or _mentions(lines, titles)
+    guessed = _guess(unread.entries, titles, _resolve(unread, titles))
+    return guessed or _mentions(lines, titles)
 
 
 def _unfold_json(text: str) -> str:
@@ -420,6 +509,8 @@ def _unfold_json(text: str) -> str:
 
 def _unfold_ranks(line: str) -> list[str]:
     """Put "1. Up 2. Alien 3. It" on three lines: there "Alien 3" is no title."""
+    if not line.startswith(("1.", "1)")):
+        return [line]
     pieces = _INLINE_RANK.split(line)
     for rank, piece in enumerate(pieces, 1):
         if not piece.startswith((f"{rank}.", f"{rank})")):
@@ -443,10 +534,7 @@ def _lists(lines: list[str], titles: _Titles) -> Iterator[_List]:
             after_blank = True
             continue
         entries, in_sentence = _read_line(line, titles)
-        prose = in_sentence or (
-            not entries[0].read
-            and (after_blank or line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END))
-        )
+        prose = in_sentence or (not entries[0].read and (after_blank or _ends_sentence(line)))
         after_blank = False
         if current.entries and (
             prose
@@ -456,7 +544,7 @@ def _lists(lines: list[str], titles: _Titles) -> Iterator[_List]:
             yield current
             current = _List()
         if in_sentence:
-            yield _List(entries, True, {e.item for e in entries if e.item is not None})
+            yield _List([*entries], True, {e.item for e in entries if e.item is not None})
         elif not prose:
             for entry in entries:
                 current.add(entry)
@@ -477,6 +565,11 @@ def _join(parts: Iterable[_List]) -> list[_List]:
 
 def _read_line(line: str, titles: _Titles) -> tuple[list[_Entry], bool]:
     """The entries of a line, at least one; and whether they stand in the middle of a sentence."""
+    read = _read_again if len(line) <= _LONGEST_KEPT else _read_anew
+    return read(line, titles)
+
+
+def _read_anew(line: str, titles: _Titles) -> tuple[list[_Entry], bool]:
     if line in titles.exact and not line.isdigit():
         return [_Entry(line, titles.exact[line])], False
     marker = _MARKER.match(line)
@@ -521,6 +614,10 @@ def _read_line(line: str, titles: _Titles) -> tuple[list[_Entry], bool]:
     return [_Entry(core, rank=rank) if marked else _Entry(line, read=False)], False
 
 
+_read_again = lru_cache(maxsize=1 << 12)(_read_anew)
+"""Replies to one task have most of their lines in common."""
+
+
 def _numbers_in(line: str) -> list[str]:
     """Candidate numbers of a one-line list such as "[3] > [1] > [2]" or "3, 1, 2"."""
     found = _NUMBERS_IN_LINE.search(_NUMBER_WORD.sub("", line).rstrip(" .*`"))
@@ -560,8 +657,8 @@ def _longest_chain(
 # From a list to an order -----------------------------------------------------------------------
 
 
-def _resolve(found: _List, titles: _Titles, fuzzy: bool = False) -> list[int]:
-    """The items of a list, each at its best reading; with `fuzzy` the unread ones are guessed."""
+def _resolve(found: _List, titles: _Titles) -> dict[int, int]:
+    """The items of a list, each with the place of its best reading."""
     count = len(titles.exact)
     entries = found.entries
     words = any(e.item is not None and e.number is None for e in entries)
@@ -579,13 +676,12 @@ def _resolve(found: _List, titles: _Titles, fuzzy: bool = False) -> list[int]:
         for place, (entry, item) in enumerate(zip(entries, items, strict=True)):
             if item is not None and entry.loose == loose:
                 places.setdefault(item, place)
-    if fuzzy:
-        _guess(entries, titles, places)
-    return sorted(places, key=places.__getitem__)
+    return places
 
 
-def _guess(entries: list[_Entry], titles: _Titles, places: dict[int, int]) -> None:
-    """Give unread entries the titles that are left, where one is clearly meant."""
+def _guess(entries: list[_Entry], titles: _Titles, places: dict[int, int]) -> list[int]:
+    """The order of the items at `places`; unread entries get those that are left, where clear."""
+    places = dict(places)
     left = {i: key for i, key in enumerate(titles.item_keys) if key and i not in places}
     budget = _COMPARISONS
     for place, entry in enumerate(entries):
@@ -593,7 +689,7 @@ def _guess(entries: list[_Entry], titles: _Titles, places: dict[int, int]) -> No
             continue
         budget -= len(left)
         if budget < 0 or not left:
-            return
+            break
         head = re.split(r"\s[-–—]\s|[:(|]", entry.text, maxsplit=1)[0]
         keys = {_key(entry.text): None, _key(head): None}
         for key in keys:
@@ -602,6 +698,7 @@ def _guess(entries: list[_Entry], titles: _Titles, places: dict[int, int]) -> No
                 places[item] = place
                 del left[item]
                 break
+    return sorted(places, key=places.__getitem__)
 
 
 def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
@@ -616,12 +713,19 @@ def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
     ]
     if len(key) >= 4 and len(cut) == 1:
         return cut[0]
+    rivals = {
+        item: title
+        for item, title in same.items()
+        if 2 * min(len(key), len(title)) >= _CLOSE * (len(key) + len(title))
+    }
+    if not rivals:
+        return None
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(key)
     best, closest = _CLOSE, None
-    for item, title in same.items():
+    for item, title in rivals.items():
         matcher.set_seq1(title)
-        if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= best:
+        if matcher.quick_ratio() >= best:
             ratio = matcher.ratio()
             if ratio > best:
                 best, closest = ratio, item
@@ -630,8 +734,9 @@ def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
     return closest
 
 
-def _numeric_words(key: str) -> list[str]:
-    return [word for word in key.split() if _NUMERIC.fullmatch(word)]
+@lru_cache(maxsize=4096)
+def _numeric_words(key: str) -> tuple[str, ...]:
+    return tuple(word for word in key.split() if _NUMERIC.fullmatch(word))
 
 
 def _mentions(lines: list[str], titles: _Titles) -> list[int]:

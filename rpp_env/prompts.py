@@ -16,7 +16,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.patterns import Choice
 from rpp_env.task import RankingTask
 
-__all__ = ["Prompt"]
+__all__ = ["Prompt", "as_messages"]
 
 _MARKERS = tuple(f"{i}. " for i in range(1, 1001))
 
@@ -72,7 +72,7 @@ class Prompt:
     @property
     def messages(self) -> tuple[dict[str, str], ...]:
         """The prompt as one message of the user, as chat servers take it."""
-        return ({"role": "user", "content": self.text},)
+        return as_messages(self.text)
 
     @property
     def instructions(self) -> str:
@@ -83,6 +83,12 @@ class Prompt:
         )
 
 
+def as_messages(text: str) -> tuple[dict[str, str], ...]:
+    """`Prompt.messages` of a prompt's text, for those who have it already."""
+    return ({"role": "user", "content": text},)
+
+
+@lru_cache(maxsize=1 << 12)
 def _listed(titles: tuple[str, ...]) -> str:
     if len(titles) > len(_MARKERS):
         return "\n".join(f"{i}. {title}" for i, title in enumerate(titles, 1))

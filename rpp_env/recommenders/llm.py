@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rpp_env.errors import BrokenContract, InvalidOption
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
 from rpp_env.parsing import parse_order
+from rpp_env.prompts import as_messages
 from rpp_env.task import Ranking
 
 if TYPE_CHECKING:
@@ -68,21 +69,21 @@ class LLMRecommender:
         """Rank the candidates of every prompt in one call of the model."""
         fitted = [self._fit(prompt) for prompt in prompts]
         sampled = self.generation.temperature > 0
-        keys = [i if sampled else prompt.text for i, prompt in enumerate(fitted)]
-        first: dict[int | str, Prompt] = {}
-        for key, prompt in zip(keys, fitted, strict=True):
-            first.setdefault(key, prompt)
-        requests = [Request(tuple(p.messages), self.generation) for p in first.values()]
-        replies = self.model.complete(requests) if requests else []
+        keys = [i if sampled else text for i, (_, text) in enumerate(fitted)]
+        requests = {
+            key: Request(as_messages(text), self.generation)
+            for key, (_, text) in zip(keys, fitted, strict=True)
+        }
+        replies = self.model.complete(list(requests.values())) if requests else []
         if len(replies) != len(requests):
             raise BrokenContract(
                 f"model {self.model.id!r} gave {len(replies)} replies to {len(requests)} requests; "
                 "complete() must answer each one, in order"
             )
-        answers = dict(zip(first, replies, strict=True))
+        answers = dict(zip(requests, replies, strict=True))
         return [
-            self._read(answers[key], used, prompt.shown - used.shown)
-            for key, used, prompt in zip(keys, fitted, prompts, strict=True)
+            self._read(answers[key], prompt, prompt.shown - shown)
+            for key, (shown, _), prompt in zip(keys, fitted, prompts, strict=True)
         ]
 
     def _read(self, reply: Reply, prompt: Prompt, trimmed: int) -> Ranking:
@@ -96,18 +97,20 @@ class LLMRecommender:
             trimmed=trimmed,
         )
 
-    def _fit(self, prompt: Prompt) -> Prompt:
-        """`prompt`, without as many of its oldest history items as do not fit."""
+    def _fit(self, prompt: Prompt) -> tuple[int, str]:
+        """How many history items of `prompt` fit, and the text with these."""
         room = self.model.context_length - self.generation.max_tokens - TEMPLATE_TOKENS
+        text = prompt.text
         # A token has at least one byte, so that most prompts need not be counted.
-        if len(prompt.text.encode()) <= room or self._tokens(prompt.text) <= room:
-            return prompt
+        size = len(text) if text.isascii() else len(text.encode())
+        if size <= room or self._tokens(text) <= room:
+            return prompt.shown, text
         for shown in range(prompt.shown - 1, 0, -1):
-            shorter = replace(prompt, shown=shown)
-            if self._tokens(shorter.text) <= room:
-                return shorter
+            shorter = replace(prompt, shown=shown).text
+            if self._tokens(shorter) <= room:
+                return shown, shorter
         raise InvalidOption(
-            f"the prompt of user {prompt.task.user!r} has {self._tokens(prompt.text)} tokens, and "
+            f"the prompt of user {prompt.task.user!r} has {self._tokens(text)} tokens, and "
             f"even with one history item it does not fit into the {room} that {self.model.id!r} "
             f"has besides {self.generation.max_tokens} for the reply: take a model with a longer "
             "context, fewer candidates or a smaller max_tokens"
