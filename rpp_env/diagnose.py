@@ -104,7 +104,7 @@ class Reference:
         self.sizes = sizes
 
     def rewards(self, observations: Floats) -> Floats:
-        """(B, levels, roles, reasonings, outputs) predicted rewards.
+        """(B, levels, roles, reasonings, outputs) predicted rewards, up to a constant per user.
 
         `observations` (B, n, d) are those of `RPPEnv.reset`.
         """
@@ -135,7 +135,7 @@ class Reference:
 
 
 def fit_reference(
-    env: RPPEnv, *, components: int = 24, members: int = 4, seed: int = 0
+    env: RPPEnv, *, components: int = 16, members: int = 6, seed: int = 0
 ) -> Reference:
     """Fit the observable reference on the users of `env`, which replays a complete table.
 
@@ -163,6 +163,8 @@ def fit_reference(
         raise MissingExtra("scikit-learn", "agents") from error
     rewards = _rewards(env)
     table = rewards.reshape(len(rewards), -1)
+    # A user who is easy for every prompt says nothing about which prompt to take.
+    table = table - table.mean(axis=1, keepdims=True)
     seen = _first_observations(env)[:, 0]
     scale = StandardScaler().fit(seen)
     principal = PCA(min(components, len(table) - 1, table.shape[1]), random_state=seed).fit(table)
@@ -171,8 +173,8 @@ def fit_reference(
     networks = [
         MLPRegressor(
             hidden_layer_sizes=(128, 128),
-            alpha=1e-2,
-            learning_rate_init=2e-3,
+            alpha=5.0,
+            learning_rate_init=1e-3,
             early_stopping=True,
             n_iter_no_change=15,
             max_iter=300,

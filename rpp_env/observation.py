@@ -6,10 +6,11 @@ An observation is one vector of named slices (`Observer.layout`), float32 in [-1
 slice               width          holds
 ==================  =============  ==============================================================
 ``user``            d (32)         the user, folded in from the history
-``recency``         16             in the collaborative space: norms of the mean vectors of the
+``recency``         20             in the collaborative space: norms of the mean vectors of the
                                    last 1, 3, 5, 10, 20 items (5), their cosines (10: 1-3, 1-5,
-                                   1-10, 1-20, 3-5, ...), mean similarity of neighbours (1)
-``content``         16             the same in the space of genres and title words
+                                   1-10, 1-20, 3-5, ...), mean similarity of items that stand 1,
+                                   2, 4, 8, 16 places apart (5: who returns, and who moves on)
+``content``         20             the same in the space of genres and title words
 ``popularity``      2              mean popularity of the last 20 items, and of the last 3
 ``length``          1              items of the history / 50
 ``sentences``       e (32)         the role, reasoning and output sentences of the last prompt
@@ -54,6 +55,8 @@ Ints = NDArray[np.int64]
 
 WINDOWS = (1, 3, 5, 10, 20)
 """Lengths of recent history that the recency slices compare."""
+LAGS = (1, 2, 4, 8, 16)
+"""Distances in the sequence whose similarity they hold."""
 
 # What each agent sees under observe="private", besides ``step`` and its own last action.
 PRIVATE = (
@@ -238,8 +241,8 @@ class Observer:
         K, dim = tasks.num_candidates, embeddings.items.shape[1]
         widths = {
             "user": dim,
-            "recency": 16,
-            "content": 16,
+            "recency": 20,
+            "content": 20,
             "popularity": 2,
             "length": 1,
             "sentences": sentence_width,
@@ -378,7 +381,9 @@ def _static(tasks: TaskSet, embeddings: Embeddings) -> Floats:
                 [
                     embeddings.fold_in(whole[part]),
                     _recency(embeddings.items, items, count),
+                    _similarities(embeddings.items, whole[part], lengths[part]),
                     _recency(embeddings.content, items, count),
+                    _similarities(embeddings.content, whole[part], lengths[part]),
                     popularity[:, ::-1] / np.minimum(count[:, None], [max(WINDOWS), 3]),
                     lengths[part, None] / MAX_HISTORY,
                 ],
@@ -398,14 +403,21 @@ def _latest_sums(vectors: Floats, items: NDArray[np.int32]) -> NDArray[np.float6
 
 
 def _recency(vectors: Floats, items: NDArray[np.int32], count: Ints) -> NDArray[np.float64]:
-    """(T, 16): norms and cosines of the windows' means, and the similarity of neighbours."""
+    """(T, 15): norms and cosines of the windows' means."""
     sums = _latest_sums(vectors, items)[:, [window - 1 for window in WINDOWS]]
     means = sums / np.minimum(count[:, None], WINDOWS)[:, :, None]
     norms = np.sqrt((means * means).sum(axis=-1))
     left, right = (list(side) for side in zip(*combinations(range(len(WINDOWS)), 2), strict=True))
     products = (means[:, left] * means[:, right]).sum(axis=-1)
     cosines = products / np.maximum(norms[:, left] * norms[:, right], 1e-12)
+    return np.concatenate([norms, cosines], axis=1)
+
+
+def _similarities(vectors: Floats, items: NDArray[np.int32], count: Ints) -> NDArray[np.float64]:
+    """(T, 5): mean similarity of items that stand `LAGS` places apart; 0 in shorter histories."""
     padded = np.vstack([vectors, np.zeros((1, vectors.shape[1]), vectors.dtype)])[items]
-    pairs = (padded[:, 1:] * padded[:, :-1]).sum(axis=-1, dtype=np.float64).sum(axis=-1)
-    neighbours = pairs / np.maximum(count - 1, 1)
-    return np.concatenate([norms, cosines, neighbours[:, None]], axis=1)
+    found = np.empty((len(items), len(LAGS)))
+    for column, lag in enumerate(LAGS):
+        pairs = (padded[:, lag:] * padded[:, :-lag]).sum(axis=-1, dtype=np.float64).sum(axis=-1)
+        found[:, column] = pairs / np.maximum(count - lag, 1)
+    return found

@@ -4,10 +4,10 @@
 import                 ``rpp_env.parallel_env(...)``, ``rpp_env.env(...)``, ``rpp_env.rpp_v0``
 agents                 role_playing, history_records, reasoning_guidance, output_format
 actions                ``Discrete`` of 5, 5, 9 and 5 (``RPPPaper-v0``: 5, 3, 9 and 5), or 9 for all
-observations           ``Box(-1, 1, (144,), float32)``, see `rpp_env.observation`
+observations           ``Box(-1, 1, (152,), float32)``, see `rpp_env.observation`
 reward                 NDCG@10 of the user's next item, in [0, 1], the same for all agents
 end                    truncated after `max_cycles` steps; terminated where that is 1
-state                  ``state()``, ``state_space``: ``Box(-1, 1, (159,), float32)``
+state                  ``state()``, ``state_space``: ``Box(-1, 1, (167,), float32)``
 render modes           ``"ansi"`` and ``"human"``
 =====================  ===========================================================================
 

@@ -36,7 +36,7 @@ def vector(num_envs: int = 3, model: Any = None, **options: Any) -> JointVectorE
 def test_one_agent_sees_the_state_and_makes_four_choices() -> None:
     env = JointEnv(model=echo(), **SMALL)
     assert env.action_space == MultiDiscrete(SIZES)
-    assert env.observation_space == Box(-1, 1, (159,), np.float32)
+    assert env.observation_space == Box(-1, 1, (167,), np.float32)
     observation, info = env.reset(seed=0)
     for number in range(1, 6):
         assert np.array_equal(observation, env.core.state()[0])
@@ -187,7 +187,7 @@ def test_a_mask_can_put_users_out_of_step_under_same_step() -> None:
         *_, truncated, infos = env.step(env.action_space.sample())
     assert truncated.tolist() == infos["_final_obs"].tolist() == [False, True]
     assert infos["final_obs"][0] is None
-    assert infos["final_obs"][1].shape == (159,)
+    assert infos["final_obs"][1].shape == (167,)
     assert infos["rank"][0] > 0 == infos["rank"][1]
 
 

@@ -21,7 +21,7 @@ from rpp_env import (
 )
 from rpp_env.embeddings import Embeddings
 from rpp_env.models import echo, silent
-from rpp_env.observation import PRIVATE, WINDOWS, Observer, encode
+from rpp_env.observation import LAGS, PRIVATE, WINDOWS, Observer, encode
 from rpp_env.patterns import AGENTS
 from rpp_env.testing import check_encoder
 
@@ -109,8 +109,8 @@ def test_the_layout_is_the_one_in_the_docstring(env: RPPEnv) -> None:
     widths = {name: part.stop - part.start for name, part in env.observer.layout.items()}
     assert widths == {
         "user": 32,
-        "recency": 16,
-        "content": 16,
+        "recency": 20,
+        "content": 20,
         "popularity": 2,
         "length": 1,
         "sentences": 32,
@@ -123,8 +123,8 @@ def test_the_layout_is_the_one_in_the_docstring(env: RPPEnv) -> None:
     }
     starts = [part.start for part in env.observer.layout.values()]
     assert starts == np.cumsum([0, *widths.values()])[:-1].tolist()
-    assert env.observation_width == 144
-    assert env.state_width == 135 + sum(SIZES) == 159
+    assert env.observation_width == 152
+    assert env.state_width == 143 + sum(SIZES) == 167
     import rpp_env.observation as module
 
     assert all(f"``{name}``" in (module.__doc__ or "") for name in widths)
@@ -235,8 +235,10 @@ def test_the_history_block_against_its_definition(env: RPPEnv) -> None:
                 a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)
                 for a, b in combinations(means, 2)
             ]
-            latest = history[-20:]
-            expected.append((latest[1:] * latest[:-1]).sum(axis=1).mean())
+            expected += [
+                (history[lag:] * history[:-lag]).sum(axis=1).mean() if len(history) > lag else 0.0
+                for lag in LAGS
+            ]
             assert cut(env, static[row], name) == pytest.approx(expected, abs=1e-5)
 
 

@@ -39,8 +39,8 @@ def test_spaces_are_native_and_always_the_same_objects() -> None:
     for agent in AGENTS:
         assert env.action_space(agent) is env.action_space(agent)
         assert env.observation_space(agent) is env.observation_space(agent)
-        assert env.observation_space(agent) == Box(-1, 1, (144,), np.float32)
-    assert env.state_space == Box(-1, 1, (159,), np.float32)
+        assert env.observation_space(agent) == Box(-1, 1, (152,), np.float32)
+    assert env.state_space == Box(-1, 1, (167,), np.float32)
 
 
 def test_an_episode() -> None:
@@ -176,7 +176,7 @@ def test_masks_can_move_into_the_observation() -> None:
                 kept.append(mask)
             observations, *_, infos = env.step(ACTIONS)
         assert not any(np.shares_memory(a, b) for i, a in enumerate(kept) for b in kept[:i])
-        assert env.state().shape == (159,)
+        assert env.state().shape == (167,)
 
 
 def test_the_last_step_has_the_texts() -> None:

@@ -51,15 +51,15 @@ class World:
 
     habits: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0, 1.0, 0.7)
     """Share of users per habit, in the order of `HABITS`; scaled to sum to 1."""
-    own: float = 0.8
+    own: float = 0.85
     """Share of a history's choices that follow the user's own habit; the rest follow popularity."""
     purity: float = 0.95
     """The same for the target."""
-    home: float = 3.5
+    home: float = 4.5
     """A loyal user's visits home: 1 + Poisson(home) films."""
     fling: float = 2.5
     """Their flings: 1 + Poisson(fling) films of another genre or circle."""
-    phase: float = 7.0
+    phase: float = 9.0
     """A drifting user's phases: 1 + Poisson(phase) films."""
     attraction: float = 148.0
     """How much likelier a film of the wanted genre or circle is than another."""
@@ -82,6 +82,7 @@ LEVELS: dict[str, World] = {
         own=0.75,
         home=3.0,
         fling=3.0,
+        phase=7.0,
         attraction=200.0,
         popularity=0.25,
         span=280,
