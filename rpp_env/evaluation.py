@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_env.baselines import Policy, search_fixed
+from rpp_env.baselines import Fixed, Policy, search_fixed
 from rpp_env.data.folders import whole_file
 from rpp_env.diagnose import hindsight_scores
 from rpp_env.errors import InvalidOption
@@ -176,7 +176,8 @@ class Report:
         )
         text = [intro, *map(_table, (main, more, differences)), self.verdict, notes]
         if "fixed_prompt" in about:
-            text.append(f"Best fixed prompt: {about['fixed_prompt']}.")
+            how = f"; chosen {about['fixed_chosen']}" if "fixed_chosen" in about else ""
+            text.append(f"Best fixed prompt: {about['fixed_prompt']}{how}.")
         return "\n\n".join(text) + "\n"
 
     def to_json(self) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def evaluate(
     policy: Policy,
     env: RPPEnv,
     *,
-    baselines: Sequence[str] | Mapping[str, Policy] = ("random", "fixed"),
+    baselines: Sequence[str] | Mapping[str, Policy | None] = ("random", "fixed"),
     train_env: RPPEnv | None = None,
     reference: Policy | None = None,
     name: str = "policy",
@@ -229,8 +230,8 @@ def evaluate(
         Of users that the policy was not trained on; played in batches of ``env.num_envs``. It is
         reset at the end.
     baselines : sequence of names, or mapping of names to policies
-        Names: ``"random"`` and ``"fixed"``. A mapping may hold any policies; the one that it calls
-        ``"fixed"`` takes the best fixed prompt's place in the gain.
+        Names: ``"random"`` and ``"fixed"``. A mapping may hold any policies, and None for these
+        two; the one that it calls ``"fixed"`` takes the best fixed prompt's place in the gain.
     train_env : RPPEnv, optional
         For ``"fixed"``: who the prompt is chosen for; exactly where it replays a table, else by
         `search_fixed`, which asks its model.
@@ -274,11 +275,12 @@ def evaluate(
         chosen["fixed"], _ = search_fixed(train_env, budget=budget, seed=seed)
         asked = train_env.calls["prompts"] - before
         how = "exactly, from a table" if train_env.table is not None else "by successive halving"
-        about["fixed_plan"] = chosen["fixed"].plan.tolist()
-        about["fixed_prompt"] = (
-            f"{_described(train_env, chosen['fixed'].plan)}; chosen {how} for "
-            f"{len(train_env.tasks):,} training tasks with {asked:,} calls of the model"
+        about["fixed_chosen"] = (
+            f"{how} for {len(train_env.tasks):,} training tasks with {asked:,} calls of the model"
         )
+    if isinstance(fixed := chosen.get("fixed"), Fixed):
+        about["fixed_plan"] = fixed.plan.tolist()
+        about["fixed_prompt"] = _described(env, fixed.plan)
     if "random" in chosen and chosen["random"] is None:
         chosen["random"] = _Drawn(env, seed)
     players: dict[str, Policy] = {**chosen, name: policy}
@@ -315,12 +317,13 @@ class _Drawn:
         return self._plan[begin:end, step], (begin, step + 1)
 
 
-def _baselines(given: Sequence[str] | Mapping[str, Policy], name: str) -> dict[str, Any]:
+def _baselines(given: Sequence[str] | Mapping[str, Policy | None], name: str) -> dict[str, Any]:
     """Names and policies; None for those that are yet to be made."""
     chosen: dict[str, Any] = (
         dict(given) if isinstance(given, Mapping) else dict.fromkeys(list(given))
     )
-    if not isinstance(given, Mapping) and (unknown := sorted(set(given) - {"random", "fixed"})):
+    made_here = {line for line, policy in chosen.items() if policy is None}
+    if unknown := sorted(made_here - {"random", "fixed"}):
         raise InvalidOption(
             f"baseline {unknown[0]!r} is unknown: name 'random' or 'fixed', or give a mapping of "
             "names to policies"

@@ -218,6 +218,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
     for options, problem in (
         ({}, "give train_env="),
         ({"baselines": ("best",)}, "'best' is unknown"),
+        ({"baselines": {"best": None}}, "'best' is unknown"),
         ({"baselines": {"chance": always(0)}}, "called 'chance'"),
         ({"baselines": {"mine": always(0)}, "name": "mine"}, "called 'mine'"),
     ):
@@ -230,8 +231,9 @@ def test_the_search_says_what_it_asked() -> None:
     train = make(recommender, split="train")
     report = evaluate(always(1), make(Tastes()), train_env=train, budget=3000)
     assert 1575 * 5 <= recommender.asked <= 3000 * 5
-    assert f"with {recommender.asked:,} calls of the model" in report.about["fixed_prompt"]
-    assert "by successive halving for 80 training tasks" in report.about["fixed_prompt"]
+    assert f"with {recommender.asked:,} calls of the model" in report.about["fixed_chosen"]
+    assert "by successive halving for 80 training tasks" in report.about["fixed_chosen"]
+    assert f"{report.about['fixed_prompt']}; chosen by successive" in report.markdown()
 
 
 # ---- what is kept ----

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Actor", "AgentNet", "ValueNorm", "central_critic", "entropy", "local_critic", "mlp"]
+__all__ = [
+    "Actor",
+    "AgentNet",
+    "FeatureNorm",
+    "ValueNorm",
+    "central_critic",
+    "entropy",
+    "local_critic",
+    "mlp",
+]
 
 MASKED = -1e10
 """Logit of an action that may not be chosen: finite, so that ``p * log p`` is 0 and not NaN."""
@@ -81,6 +90,47 @@ class AgentNet(nn.Module):
         return torch.stack([net(inputs[..., i, :]) for i, net in enumerate(self.nets)], dim=-2)
 
 
+class FeatureNorm(nn.Module):
+    """Gives every feature mean 0 and deviation 1, by statistics of all that was seen in training.
+
+    What tells users apart may be a small difference in a few of many numbers, which
+    `torch.nn.LayerNorm`, looking at one vector at a time, cannot enlarge. Until the first update
+    this is the identity. Results are clipped to 5 deviations.
+
+    Parameters
+    ----------
+    shape : int or ints
+        The last axes of what is normalised, each place with statistics of its own.
+    """
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("square", torch.zeros(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, seen: Tensor) -> None:
+        """Take in a batch ``(..., *shape)``; axes that `shape` has as 1 are averaged over."""
+        batch = seen.reshape(-1, *seen.shape[seen.dim() - self.mean.dim() :]).double()
+        self.count.add_(len(batch))
+        weight = len(batch) / self.count
+        for kept, power in ((self.mean, 1), (self.square, 2)):
+            now = (batch**power).mean(0)
+            kept.lerp_(now if now.shape == kept.shape else now.mean(0, keepdim=True), weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.count == 0:
+            return inputs
+        # Features that hardly vary, or not at all, are not blown up: the deviation is 0.01 or more.
+        deviation = (self.square - self.mean**2).clamp(min=1e-4).sqrt()
+        return ((inputs - self.mean.float()) / deviation.float()).clamp(-5, 5)
+
+
 class Actor(nn.Module):
     """Decentralised actors: log-probabilities of every agent's actions from its own observation.
 
@@ -92,6 +142,8 @@ class Actor(nn.Module):
         Number of actions of each agent; actions beyond it have probability 0.
     hidden, layer_norm, shared
         As in `AgentNet`. The last layer starts with gain 0.01: nearly uniform.
+    normalize : bool
+        Put a `FeatureNorm` before the networks; one for each agent, unless they share a network.
     """
 
     legal: Tensor
@@ -104,6 +156,7 @@ class Actor(nn.Module):
         hidden: Sequence[int] = (64, 64),
         layer_norm: bool = True,
         shared: bool = True,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         self.description = {
@@ -112,7 +165,11 @@ class Actor(nn.Module):
             "hidden": [int(size) for size in hidden],
             "layer_norm": layer_norm,
             "shared": shared,
+            "normalize": normalize,
         }
+        # One network for all agents reads them all in the same units.
+        places = 1 if shared else len(nvec)
+        self.norm = FeatureNorm(places, width) if normalize else nn.Identity()
         most = max(nvec)
         self.net = AgentNet(
             width, len(nvec), most, hidden=hidden, gain=0.01, layer_norm=layer_norm, shared=shared
@@ -127,7 +184,7 @@ class Actor(nn.Module):
         never has. What is forbidden has log-probability of about -1e10.
         """
         legal = self.legal if masks is None else self.legal & masks
-        logits: Tensor = self.net(observations)
+        logits: Tensor = self.net(self.norm(observations))
         return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
 
 
@@ -137,20 +194,28 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def central_critic(
-    width: int, outputs: int, *, hidden: Sequence[int], layer_norm: bool
+    width: int, outputs: int, *, hidden: Sequence[int], layer_norm: bool, normalize: bool = False
 ) -> nn.Module:
     """Values of the whole team's state, ``(..., s) -> (..., outputs)``: 1, or one per agent."""
-    return mlp(width, hidden, outputs, gain=1.0, layer_norm=layer_norm)
+    net = mlp(width, hidden, outputs, gain=1.0, layer_norm=layer_norm)
+    return nn.Sequential(FeatureNorm(width), net) if normalize else net
 
 
 def local_critic(
-    width: int, num_agents: int, *, hidden: Sequence[int], layer_norm: bool, shared: bool
+    width: int,
+    num_agents: int,
+    *,
+    hidden: Sequence[int],
+    layer_norm: bool,
+    shared: bool,
+    normalize: bool = False,
 ) -> nn.Module:
     """One value per agent from its own observation, ``(..., n, d) -> (..., n)``."""
     net = AgentNet(
         width, num_agents, 1, hidden=hidden, gain=1.0, layer_norm=layer_norm, shared=shared
     )
-    return nn.Sequential(net, nn.Flatten(-2))
+    parts = [FeatureNorm(1 if shared else num_agents, width)] if normalize else []
+    return nn.Sequential(*parts, net, nn.Flatten(-2))
 
 
 class ValueNorm(nn.Module):

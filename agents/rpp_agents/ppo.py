@@ -24,7 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rpp_agents.networks import Actor, ValueNorm, central_critic, entropy, local_critic
+from rpp_agents.networks import (
+    Actor,
+    FeatureNorm,
+    ValueNorm,
+    central_critic,
+    entropy,
+    local_critic,
+)
 from rpp_agents.policy import NetworkPolicy, sample
 from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout, play
 from rpp_agents.runs import Run
@@ -70,6 +77,8 @@ class Config:
     """Largest norm of the actors' and of the critic's gradient, each."""
     value_norm: bool = True
     """Normalise the critic's targets by running statistics of the returns."""
+    normalize_inputs: bool = True
+    """Give every number that a network sees mean 0 and deviation 1, by running statistics."""
     normalize_advantages: bool = True
     """Give the advantages of each rollout mean 0 and deviation 1."""
     team_reward: bool = False
@@ -79,7 +88,7 @@ class Config:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of actors and critic."""
     layer_norm: bool = True
-    """Normalise the networks' input vectors."""
+    """Normalise each vector before the networks' first layers."""
     evaluations: int = 10
     """Evaluations on the validation environment, evenly spread, the last at the end."""
     eval_episodes: int = 512
@@ -169,7 +178,11 @@ class PPO:
     def __init__(self, env: BatchedEnv, config: Config, critic_input: CriticInput) -> None:
         agents, self.config = len(env.agents), config
         nvec = [int(size) for size in env.nvec]
-        shape: dict[str, Any] = {"hidden": config.hidden, "layer_norm": config.layer_norm}
+        shape: dict[str, Any] = {
+            "hidden": config.hidden,
+            "layer_norm": config.layer_norm,
+            "normalize": config.normalize_inputs,
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             actor = Actor(env.observation_width, nvec, shared=config.shared, **shape)
@@ -252,6 +265,11 @@ class PPO:
                     for part in order.tensor_split(config.minibatches)
                 ]
             rows += [self._descend(part, bonus) for part in parts]
+        # Afterwards: the probabilities above are compared with those of the rollout.
+        for module, seen in ((self.actor, data["observations"]), (self.critic, data["inputs"])):
+            for part in module.modules():
+                if isinstance(part, FeatureNorm):
+                    part.update(seen)
         metrics = {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
         numbers = {name: float(value) for name, value in metrics.items()}
         if not all(map(math.isfinite, numbers.values())):

@@ -1,0 +1,5 @@
+"""The verbs of the ``rpp-env`` command, one module each."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,73 @@
+"""``rpp-env data``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rpp_agents.commands.console import columns, size
+from rpp_env.data import KNOWN
+from rpp_env.data.download import SOURCES, get
+from rpp_env.data.files import find_dataset
+from rpp_env.errors import InvalidOption, UnknownDataset
+
+__all__ = ["datasets", "run"]
+
+
+def run(
+    action: Annotated[Literal["list", "get"], tyro.conf.Positional],
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME"), tyro.conf.Positional] = None,
+    /,
+    root: Path | None = None,
+    yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """List the datasets that are here, or download one.
+
+    Parameters
+    ----------
+    action
+        What to do.
+    name
+        Which dataset to get: ml-1m or ml-latest-small.
+    root
+        Folder that holds the datasets' folders; else the cache.
+    yes
+        Accept the terms without being asked.
+    """
+    if action == "list":
+        if name is not None:
+            raise InvalidOption(f"list takes no name: rpp-env data get {name}")
+        print(columns(datasets(root), indent=""))
+        return
+    if name is None:
+        raise InvalidOption(f"which one? rpp-env data get {' | '.join(SOURCES)}")
+
+    def accept(terms: str) -> bool:
+        print(terms)
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise InvalidOption("nobody is here to accept the terms: pass --yes if you do")
+        return input("Download on these terms? [y/N] ").strip().lower() in ("y", "yes")
+
+    folder = get(name, root, accept=accept)
+    print(f"{name} is in {folder}")
+
+
+def datasets(root: Path | None = None) -> list[tuple[str, str, str]]:
+    """Of every known dataset: its name, its domain, and where it is or how to get it."""
+    rows = [
+        (name, "movies", "made by a seed")
+        for name in ("movieworld", "movieworld-hard", "movieworld-drift")
+    ]
+    for name, facts in KNOWN.items():
+        try:
+            folder = find_dataset(name, root)
+            place = f"{folder} ({size(folder) / 1e6:,.1f} MB)"
+        except UnknownDataset:
+            place = f"not here: rpp-env data get {name}" if name in SOURCES else "not here"
+        rows.append((name, facts.domain, place))
+    return rows

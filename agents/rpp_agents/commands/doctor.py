@@ -1,0 +1,84 @@
+"""``rpp-env doctor``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import rpp_env
+from rpp_agents.commands.console import columns, size
+from rpp_agents.commands.data import datasets
+from rpp_env.data import cache_dir
+
+__all__ = ["run"]
+
+LIBRARIES = {
+    "": ("numpy", "scipy", "gymnasium", "pettingzoo"),
+    "agents": (
+        "torch",
+        "torch_geometric",
+        "scikit-learn",
+        "matplotlib",
+        "tensorboard",
+        "safetensors",
+        "pooch",
+        "rich",
+        "tyro",
+    ),
+    "llm": ("openai", "httpx", "tenacity"),
+    "sentence-transformers": ("sentence-transformers",),
+    "vllm": ("vllm",),
+}
+"""Extras and their libraries, as pyproject.toml has them; "" is needed by all."""
+
+
+def run() -> None:
+    """Say what is installed, which data are found, and what the caches hold."""
+    where = Path(rpp_env.__file__).parent
+    print(f"rpp_env {rpp_env.__version__} in {where}")
+    print(f"Python {sys.version.split()[0]} on {platform.platform()}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"{cores} cores; {_accelerator()}")
+
+    print("\nlibraries")
+    rows = []
+    for extra, names in LIBRARIES.items():
+        missing = f"missing: pip install 'rpp-env[{extra}]'" if extra else "missing"
+        rows += [(name, _version(name) or missing, extra and f"extra {extra}") for name in names]
+    print(columns(rows))
+
+    print(f"\ndata (RPP_ENV_DATA is {os.environ.get('RPP_ENV_DATA') or 'not set'})")
+    print(columns(datasets()))
+
+    cache = cache_dir()
+    print(f"\ncaches in {cache}")
+    kept = sorted(cache.iterdir()) if cache.is_dir() else []
+    held = [(x.name, f"{size(x) / 1e6:,.1f} MB", _count(x)) for x in kept]
+    print(columns(held) if held else "  nothing yet; it is safe to delete at any time")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _accelerator() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "no torch, so no training"
+    import torch
+
+    if torch.cuda.is_available():
+        return f"torch sees {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    if torch.backends.mps.is_available():
+        return "torch sees Apple's MPS"
+    return "torch sees no GPU (none is needed: the networks are small)"
+
+
+def _count(path: Path) -> str:
+    return f"{sum(x.is_file() for x in path.rglob('*'))} files" if path.is_dir() else ""

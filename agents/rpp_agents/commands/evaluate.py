@@ -1,0 +1,118 @@
+"""``rpp-env evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rpp_agents.commands.console import find_policy, progress
+from rpp_agents.policy import load_policy
+from rpp_agents.world import World
+from rpp_env import Report, RPPEnv, evaluate
+from rpp_env.baselines import Policy
+from rpp_env.diagnose import fit_reference
+from rpp_env.errors import InvalidOption
+
+__all__ = ["run", "scored"]
+
+
+def run(
+    policy: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR|POLICY"), tyro.conf.Positional],
+    /,
+    world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
+    split: str = "test",
+    max_users: int | None = None,
+    train_users: int = 0,
+    budget: int = 40_000,
+    processes: int = 2,
+    seed: int = 0,
+    out: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
+) -> None:
+    """Compare a trained policy with the baselines, on users that it has not seen.
+
+    Of a run's folder it plays the policy in the world where it was trained.
+
+    Parameters
+    ----------
+    policy
+        Folder of a run, or the file of a policy.
+    world
+        Which problem.
+    split
+        Whose users: test or validation.
+    max_users
+        Only so many of them; all by default.
+    train_users
+        Tabulate so many training users (kept in the cache): the best fixed prompt is then exact,
+        and the observable reference and the gain are given. 0: neither.
+    budget
+        Without a table: episodes of training users to play in search of the best fixed prompt.
+    processes
+        Processes that tabulate.
+    seed
+        Of the random choices, the search and the bootstrap.
+    out
+        Write all numbers here, too.
+    """
+    player = load_policy(find_policy(policy))
+    env = world.env(split, max_users=max_users, num_envs=512)
+    report = scored(
+        player,
+        world,
+        env,
+        name=policy.name if policy.is_dir() else policy.stem,
+        train_users=train_users,
+        budget=budget,
+        processes=processes,
+        seed=seed,
+    )
+    print(report.markdown(), end="")
+    if out is not None:
+        report.save(out)
+
+
+def scored(
+    policy: Policy,
+    world: World,
+    env: RPPEnv,
+    *,
+    name: str,
+    train_users: int,
+    budget: int,
+    processes: int,
+    seed: int,
+) -> Report:
+    """`rpp_env.evaluate` on `env`, with the training users of `world` for the baselines."""
+    if train_users:
+        with progress("tabulating train users") as tell:
+            train = world.tabulated("train", train_users, processes=processes, progress=tell)
+        reference = fit_reference(train, seed=seed)
+    else:
+        train, reference = world.env("train", num_envs=512), None
+    actor = getattr(policy, "actor", None)
+    seen = getattr(actor, "description", {}).get("width", env.observation_width)
+    if seen != env.observation_width:
+        raise InvalidOption(
+            f"the policy was trained on observations of {seen} numbers, and this world gives "
+            f"{env.observation_width}: pass the options of the world where it was trained"
+        )
+    with progress("playing") as tell:
+        lines: list[str] = []
+
+        def told(line: str, done: int, total: int) -> None:
+            if line not in lines:
+                lines.append(line)
+            tell((len(lines) - 1) * total + done, (4 if reference else 3) * total)
+
+        return evaluate(
+            policy,
+            env,
+            train_env=train,
+            reference=reference,
+            name=name,
+            seed=seed,
+            budget=budget,
+            progress=told,
+        )

@@ -1,0 +1,161 @@
+"""``rpp-env play``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from rpp_agents.commands.console import find_policy
+from rpp_agents.world import World
+from rpp_env import AGENTS, RPPEnv
+from rpp_env.baselines import Policy, Random
+from rpp_env.errors import InvalidOption
+from rpp_env.rendering import COLOURS, render
+
+__all__ = ["run"]
+
+
+def run(
+    who: Annotated[
+        str, tyro.conf.arg(metavar="hand|random|RUN_DIR|POLICY"), tyro.conf.Positional
+    ] = "hand",
+    /,
+    world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
+    user: str | None = None,
+    steps: int | None = None,
+    split: str = "test",
+    seed: int = 0,
+) -> None:
+    """Play one user's episode: by hand, at random, or by a saved policy.
+
+    By hand, type an option's number for each agent, or all four at once (1 4 7 2); an empty line
+    repeats the last choice, q ends. Numbers may also be piped in.
+
+    Parameters
+    ----------
+    who
+        Who chooses.
+    world
+        Which problem.
+    user
+        Whose episode: a user's token in the dataset; drawn by the seed by default.
+    steps
+        Length of the episode, where it shall differ from the rules'.
+    split
+        Where the user is: train, validation or test.
+    seed
+        Who is drawn, and of random choices.
+    """
+    env = world.env(split, num_envs=1, max_cycles=steps, seed=seed)
+    player = _player(who, env, seed)
+    observations, _ = env.reset(seed, {} if user is None else {"users": [user]})
+    print(render(env))
+    if isinstance(player, _Hand):
+        print(player.menu())
+    rewards: list[float] = []
+    tokens, memory = 0, None
+    while len(rewards) < env.max_cycles:
+        try:
+            actions, memory = player.act(
+                observations, env.action_masks(), greedy=True, memory=memory
+            )
+        except EOFError:
+            print("\nno more choices")
+            break
+        step = env.step(actions)
+        observations = step.observations
+        rewards.append(float(step.rewards[0]))
+        tokens += int(step.infos["prompt_tokens"][0] + step.infos["completion_tokens"][0])
+        print("\n" + render(env))
+    if rewards:
+        each = ", ".join(f"{reward:.3f}" for reward in rewards)
+        print(
+            f"{len(rewards)} of {env.max_cycles} steps: NDCG@10 {np.mean(rewards):.3f} in the mean "
+            f"({each}); {len(rewards)} calls, {tokens:,} tokens"
+        )
+
+
+def _player(who: str, env: RPPEnv, seed: int) -> Policy:
+    if who == "hand":
+        return _Hand(env)
+    if who == "random":
+        return Random(env.book.sizes, seed=seed)
+    if not Path(who).exists():
+        raise InvalidOption(
+            f"{who!r} cannot play: say hand, random, the folder of a run or a policy's file"
+        )
+    from rpp_agents.policy import load_policy
+
+    return load_policy(find_policy(Path(who)))
+
+
+class _Hand:
+    """Choices out of standard input."""
+
+    def __init__(self, env: RPPEnv) -> None:
+        book, K = env.book, str(env.tasks.num_candidates)
+        self._options = [
+            [text.replace("{k}", K) or "(no role)" for text in texts]
+            for texts in (
+                book.role_playing,
+                book.history_records,
+                book.reasoning_guidance,
+                [output.text for output in book.output_format],
+            )
+        ]
+        self._words: list[str] = []
+        self._last: list[int] = []
+
+    def menu(self) -> str:
+        """All options with their sentences, each agent in its colour."""
+        coloured = "NO_COLOR" not in os.environ
+        lines = []
+        for agent, options in zip(AGENTS, self._options, strict=True):
+            lines.append(agent)
+            for i, text in enumerate(options):
+                line = f"  {i}  {text}"
+                lines.append(f"\x1b[{COLOURS[agent]}m{line}\x1b[0m" if coloured else line)
+        return "\n".join(lines)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],  # noqa: ARG002 - a person sees the screen
+        masks: Any = None,  # noqa: ARG002 - asked until it is an option
+        greedy: bool = False,  # noqa: ARG002
+        memory: Any = None,
+    ) -> tuple[NDArray[np.int64], Any]:
+        chosen = [self._choose(agent) for agent in range(len(AGENTS))]
+        self._last = chosen
+        return np.array([chosen], dtype=np.int64), memory
+
+    def _choose(self, agent: int) -> int:
+        most = len(self._options[agent]) - 1
+        while True:
+            if not self._words:
+                print(f"{AGENTS[agent]} [0-{most}, ? for the options, q]: ", end="", flush=True)
+                line = sys.stdin.readline()
+                if not line:
+                    raise EOFError
+                self._words = line.replace(",", " ").split()
+                if not sys.stdin.isatty():
+                    print(line.strip())  # so that a piped game reads like a typed one
+                if not self._words and self._last:
+                    return self._last[agent]
+                if not self._words:
+                    continue
+            word = self._words.pop(0)
+            if word in ("q", "quit"):
+                raise EOFError
+            if word == "?":
+                print(self.menu())
+            elif word.isdecimal() and int(word) <= most:
+                return int(word)
+            else:
+                self._words = []
+                print(f"{AGENTS[agent]} has no option {word!r}: type 0 to {most}")

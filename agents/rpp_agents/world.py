@@ -1,0 +1,107 @@
+"""Which problem: options that all verbs of the command share, kept beside the runs they made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from rpp_env import RPPEnv
+from rpp_env.data import cache_dir
+from rpp_env.data.folders import whole_file
+from rpp_env.errors import InvalidData, TableMismatch
+from rpp_env.table import tabulate
+
+__all__ = ["World"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Which problem is played."""
+
+    FILE: ClassVar[str] = "world.json"
+
+    dataset: str = "movieworld"
+    """A name that `rpp-env data list` knows, or the path of a folder of atomic files."""
+    model: str = "embedded"
+    """Who ranks: "embedded", or "table:PATH" to replay a table."""
+    rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
+    """Id of the rules."""
+    candidates: int | None = None
+    """Candidates of a task, where they shall differ from the rules'."""
+    negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
+    """How candidates besides the target are drawn."""
+    selection: str | None = None
+    """File of retrieved candidates, for --negatives retrieved."""
+    root: str | None = None
+    """Folder that holds the datasets; else $RPP_ENV_DATA, else the cache."""
+
+    def env(self, split: str, **options: Any) -> RPPEnv:
+        """An environment of these users; `options` as `RPPEnv.make` takes them."""
+        named: dict[str, Any] = {
+            "num_candidates": self.candidates,
+            "selection": self.selection,
+            "root": self.root,
+        }
+        return RPPEnv.make(
+            self.dataset,
+            options.pop("model", self.model),
+            split,
+            rules=self.rules,
+            negatives=self.negatives,
+            **{name: value for name, value in named.items() if value is not None},
+            **options,
+        )
+
+    def tabulated(
+        self,
+        split: str,
+        users: int,
+        *,
+        processes: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> RPPEnv:
+        """An environment that replays the table of so many users, made now or in the cache.
+
+        A world that replays a table already is played as it is.
+        """
+        live = self.env(split, max_users=users)
+        if live.table is not None:
+            return live
+        model = getattr(live.recommender, "model", None)
+        told = (
+            live.tasks.dataset.digest,
+            live.tasks.digest,
+            live.book.digest,
+            live.rules.id,
+            getattr(model, "id", None),
+        )
+        digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+        name = f"{live.tasks.dataset.name}-{split}-{len(live.tasks)}-{digest}.rpptable"
+        path = cache_dir() / "tables" / name
+        try:
+            tabulate(live, path, processes=processes, progress=progress)
+        except TableMismatch:
+            # Made otherwise, by another version: this is a cache, so make it anew.
+            path.unlink(missing_ok=True)
+            shutil.rmtree(f"{path}.parts", ignore_errors=True)
+            tabulate(live, path, processes=processes, progress=progress)
+        return replace(self, model=f"table:{path}").env(split, max_users=users)
+
+    def save(self, folder: Path) -> None:
+        """Write it beside a run."""
+        with whole_file(folder / self.FILE) as file:
+            file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> World:
+        """Read what `save` wrote."""
+        path = folder / cls.FILE
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InvalidData(f"{path} says no world: {error}") from error
