@@ -10,7 +10,7 @@ WORKERS ?= auto
 PYTEST_ARGS ?=
 
 # What a library's version can break: the faces, and the core under them.
-FACES = tests/conformance tests/test_core.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
+FACES = tests/conformance tests/test_core.py tests/test_correctness.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -56,7 +56,7 @@ clean: ## remove the environments, caches and builds
 	find agents examples rpp_env tests -name __pycache__ -prune -exec rm -rf {} +
 
 pytest = $1/bin/python -m pytest -n $(WORKERS) $2 $(PYTEST_ARGS)
-pip = $(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c $(filter constraints/%,$^)
+pip = $(@D)/bin/python -m pip install -qq $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c $(filter constraints/%,$^)
 
 define fresh-venv
 @$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
