@@ -38,7 +38,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
 from rpp_env.errors import InvalidOption
@@ -273,7 +273,7 @@ def _json_parts(reply: str) -> _Parts:
     try:
         titles = json.loads(f"{listed}]")
     except (ValueError, RecursionError):
-        titles = []
+        return [], [], "", ""
     if "\n" in title or after not in ("", ",") or not all(isinstance(each, str) for each in titles):
         return [], [], "", ""
     if after:
@@ -333,35 +333,38 @@ def _unambiguous(keys: Iterable[str]) -> dict[str, int]:
     return {key: item for key, item in found.items() if key not in several}
 
 
+@lru_cache(maxsize=1 << 14)
+def _title_keys(title: str) -> tuple[str, str, str]:
+    """Keys of a title: whole; without its article; the same of what stands before a colon."""
+    key = _key(title)
+    main_part = _key(re.split(r":|\s-\s|[(\[]", title, maxsplit=1)[0])
+    return key, _without_article(key), _without_article(main_part)
+
+
 class _Titles:
     """The candidates of one task, from exact to vague."""
 
     def __init__(self, candidates: tuple[str, ...]) -> None:
         self.exact = _places(candidates)
         self.entries = [_Entry(title, item) for item, title in enumerate(candidates)]
-        self.item_keys = [_key(title) for title in candidates]
+        every = [_title_keys(title) for title in candidates]
+        self.item_keys = [key for key, _, _ in every]
         self.keys = _unambiguous(self.item_keys)
-        self.bare_keys = _unambiguous(map(_without_article, self.item_keys))
+        self.bare_keys = _unambiguous([bare for _, bare, _ in every])
         # "Star Wars" for "Star Wars: Episode IV", where that can mean only one.
-        self.main_parts = _unambiguous(
-            _without_article(_key(re.split(r":|\s-\s|[(\[]", title, maxsplit=1)[0]))
-            for title in candidates
-        )
-        self.tree: dict[str, Any] = {}
+        self.main_parts = _unambiguous([main for _, _, main in every])
+
+    @cached_property
+    def tree(self) -> dict[str, Any]:
+        """Word by word from the first of a title to the item, which stands under ""."""
+        tree: dict[str, Any] = {}
         for keys in (self.keys, self.bare_keys):
             for key, item in keys.items():
                 words = key.split()
-                self._grow(words, item)
+                _grow(tree, words, item)
                 if words[0] in _ARTICLES:
-                    self._grow([*words[1:], words[0]], item)
-
-    def _grow(self, words: list[str], item: int) -> None:
-        if len(words) > _LONGEST_SCANNED:
-            return
-        node = self.tree
-        for word in words:
-            node = node.setdefault(word, {})
-        node.setdefault("", item)
+                    _grow(tree, [*words[1:], words[0]], item)
+        return tree
 
     def find(self, text: str) -> tuple[int, int] | None:
         """The candidate that `text` as a whole stands for, and 0 (surely) or 1 (loosely)."""
@@ -383,6 +386,8 @@ class _Titles:
 
     def scan(self, folded: str) -> list[tuple[int, int, int]]:
         """Titles anywhere in a folded line: (start, end, item), the longest at each place."""
+        if self.tree.keys().isdisjoint(_TOKEN.findall(folded)):
+            return []
         words = list(_TOKEN.finditer(folded))
         found = []
         i = 0
@@ -401,6 +406,14 @@ class _Titles:
                 found.append((start, end, best[1]))
             i = best[0]
         return found
+
+
+def _grow(tree: dict[str, Any], words: list[str], item: int) -> None:
+    if len(words) > _LONGEST_SCANNED:
+        return
+    for word in words:
+        tree = tree.setdefault(word, {})
+    tree.setdefault("", item)
 
 
 @lru_cache(maxsize=512)

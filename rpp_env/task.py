@@ -86,7 +86,7 @@ class Ranking:
 
     def __post_init__(self) -> None:
         count = len(self.order)
-        if len(set(self.order)) != count or (count and (min(self.order), max(self.order)) != (0, count - 1)):
+        if sorted(self.order) != list(range(count)):
             raise ValueError(f"order must be a permutation of 0..{count - 1}, not {self.order}")
         if not 0 <= self.named <= count:
             raise ValueError(f"named must lie in 0..{count}, not {self.named}")

@@ -279,7 +279,25 @@ def test_the_fast_way_and_the_slow_way_agree(monkeypatch: pytest.MonkeyPatch) ->
     replies = [write_ranking(order, FILMS, form) for form in FORMATS]
     fast = [parse_ranking(reply, FILMS) for reply in replies]
     monkeypatch.setattr(parsing, "_read_exactly", lambda *_: None)
+    monkeypatch.setattr(parsing, "_read_nearly_exactly", lambda *_: None)
     assert [parse_ranking(reply, FILMS) for reply in replies] == fast
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_preamble_or_a_cut_is_read_as_it_would_be_line_by_line(form: str) -> None:
+    titles = parsing._titles(FILMS)
+    whole = write_ranking(shuffled(len(FILMS)), FILMS, form)
+    heads = ("", "Sure!\n\n", "I liked Alien, Up and It.\nHere you are:\n", "It.\n", "3, 1, 2.\n")
+    replies = [head + whole[:cut] for head in heads for cut in range(1, len(whole) + 1)]
+    quick = 0
+    for reply in map(str.strip, replies):
+        order = parsing._read_nearly_exactly(reply, FILMS)
+        if order is not None:
+            quick += 1
+            assert order == parsing._read_leniently(reply, titles), reply
+    if form in ("numbered", "template"):
+        assert quick > len(replies) / 3
+    assert named(f"Sure:\n{whole}") == [FILMS[i] for i in shuffled(len(FILMS))]
 
 
 # Properties ------------------------------------------------------------------------------------
@@ -402,5 +420,6 @@ def test_a_list_at_either_end_of_an_endless_reply_is_found() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    for cache in (parsing._places, parsing._titles, parsing._key):
+    kept = ("_places", "_titles", "_key", "_title_keys", "_numeric_words", "_read_again")
+    for cache in (getattr(parsing, name) for name in kept):
         assert cache.cache_info().maxsize is not None

@@ -306,16 +306,17 @@ class EmbeddedModel:
     def _read_paragraph(self, paragraph: str) -> _Paragraph:
         lists: list[_Items] = []
         sentences: list[str] = []
-        lines = filter(str.strip, paragraph.split("\n"))
-        for listed, group in groupby(lines, key=lambda line: _ITEM.match(line) is not None):
+        lines = [(line, _ITEM.match(line)) for line in paragraph.split("\n") if line.strip()]
+        for _, group in groupby(lines, key=lambda line: line[1] is None):
             block = list(group)
             lead = sentences[-1] if sentences and sentences[-1].rstrip().endswith(":") else ""
-            if listed and (items := self._items(block, lead)):
+            items = self._items([item[1] for _, item in block if item], lead)
+            if items:
                 lists.append(items)
                 if lead:
                     sentences.pop()
             else:
-                sentences += block
+                sentences += [line for line, _ in block]
         votes = np.zeros(len(TOPICS))
         contract = ""
         for sentence in sentences:
@@ -326,11 +327,10 @@ class EmbeddedModel:
         instructs = bool(contract) or bool(votes.any())
         return _Paragraph(tuple(lists), votes, contract, len(paragraph.split()), instructs)
 
-    def _items(self, lines: Sequence[str], lead: str) -> _Items | None:
-        """The list in these lines; None where most of them name nothing that is known."""
-        found = [_ITEM.sub(r"\1", line) for line in lines]
+    def _items(self, found: Sequence[str], lead: str) -> _Items | None:
+        """The list of these titles; None where most of them are not known."""
         rows = [self._find(title) for title in found]
-        if 2 * sum(row is not None for row in rows) < len(rows):
+        if not rows or 2 * rows.count(None) > len(rows):
             return None
         return _Items(
             tuple(len(self._titles) if row is None else row for row in rows),
@@ -342,11 +342,11 @@ class EmbeddedModel:
         )
 
     def _find(self, title: str) -> int | None:
+        if (row := self._row.get(title)) is not None:
+            return row
         bare = title.strip(_EMPHASIS)
-        for spelling in (title, title.casefold(), bare, bare.casefold()):
-            if spelling in self._row:
-                return self._row[spelling]
-        return None
+        spellings = (title.casefold(), bare, bare.casefold())
+        return next((self._row[s] for s in spellings if s in self._row), None)
 
     # Weighing
 
@@ -567,7 +567,8 @@ def _order(vectors: NDArray[np.float64], interactions: Interactions) -> NDArray[
 
 def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     powers: NDArray[np.float64] = np.exp(x - x.max())
-    return powers / powers.sum()
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares
 
 
 def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
