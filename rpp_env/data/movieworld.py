@@ -8,8 +8,8 @@ habit              latent, one of six (`HABITS`); it decides the next film, and 
 levels             ``movieworld``, ``movieworld-hard``, ``movieworld-drift``
 =================  ====================================================================
 
-A *genre* stands in the catalogue. A *circle* does not: it is what like-minded people watch, and only
-who watched what with what reveals it. Each habit is a different answer to "what comes next?":
+A *genre* stands in the catalogue. A *circle* does not: it is what like-minded people watch, and
+only who watched what with what reveals it. Each habit is a different answer to "what comes next?":
 
 genre loyal, circle loyal
     Keeps to one home genre (circle), with short flings; whatever the fling, the next film is home.
@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.dataset import Dataset
+from rpp_env.data.filmtitles import GENRES, film_title
 from rpp_env.errors import InvalidOption
 
 __all__ = ["HABITS", "LEVELS", "World", "movieworld"]
@@ -43,6 +44,8 @@ HABITS = ("genre loyal", "genre drift", "circle loyal", "circle drift", "followe
 
 _GENRE_LOYAL, _GENRE_DRIFT, _CIRCLE_LOYAL, _CIRCLE_DRIFT, _FOLLOWER, _CROWD = range(6)
 _CHUNK = 4096  # users made at once: memory stays bounded, and a user does not depend on num_users
+_CIRCLES = 12
+_PARTS = ("", " II", " III", " IV", " V")
 
 
 @dataclass(frozen=True)
@@ -132,14 +135,14 @@ def movieworld(
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     items = np.concatenate([c[1] for c in chunks])[: indptr[-1]]
     sixth = num_users // 6
-    digits = len(str(num_users - 1))
     return Dataset(
         name=level,
         domain="movies",
         titles=catalogue.titles,
         item_tokens=tuple(f"m{i:04d}" for i in range(num_items)),
         genres=catalogue.genres,
-        user_tokens=tuple(f"u{u:0{digits}d}" for u in range(num_users)),
+        # Tasks hang on tokens, so a user's must not depend on num_users either.
+        user_tokens=tuple(f"u{u:05d}" for u in range(num_users)),
         indptr=indptr,
         items=items,
         order="time",
@@ -162,9 +165,10 @@ class _Catalogue:
     @classmethod
     def make(cls, num_items: int, seed: int) -> _Catalogue:
         rng = np.random.default_rng([seed, 0])
-        genre = rng.integers(len(_GENRES), size=num_items)
+        names = list(GENRES)
+        genre = rng.integers(len(GENRES), size=num_items)
         second = np.where(
-            rng.random(num_items) < 0.2, rng.integers(len(_GENRES), size=num_items), genre
+            rng.random(num_items) < 0.2, rng.integers(len(GENRES), size=num_items), genre
         )
         circle = rng.integers(_CIRCLES, size=num_items)
         part = np.zeros(num_items, dtype=np.int64)
@@ -176,18 +180,17 @@ class _Catalogue:
                 genre[i], second[i], circle[i] = genre[first], second[first], circle[first]
                 part[i], sequel[i - 1] = part[i - 1] + 1, i
             first += parts
-        member = np.zeros((len(_GENRES) + _CIRCLES, num_items), dtype=bool)
+        member = np.zeros((len(GENRES) + _CIRCLES, num_items), dtype=bool)
         rows = np.arange(num_items)
-        member[genre, rows] = member[second, rows] = member[len(_GENRES) + circle, rows] = True
+        member[genre, rows] = member[second, rows] = member[len(GENRES) + circle, rows] = True
         popularity = rng.permutation(1.0 / (np.arange(num_items) + 15.0))
         titles: list[str] = []
         taken: set[str] = set()
         for i in range(num_items):
             if part[i]:
-                titles.append(f"{titles[i - part[i]]} {_ROMAN[part[i]]}")
+                titles.append(f"{titles[i - part[i]]}{_PARTS[part[i]]}")
             else:
-                titles.append(_title(list(_GENRES.values())[genre[i]], taken, rng))
-        names = list(_GENRES)
+                titles.append(film_title(names[genre[i]], taken, rng))
         return cls(
             titles=tuple(titles),
             genres=tuple(
@@ -215,15 +218,8 @@ def _histories(
         rng.integers(world.change[0], world.change[1] + 1, users) if world.change else 0
     )
 
-    # What a choice is drawn from, one row of cumulative weights each: popularity alone, the crowd,
-    # then each genre and each circle.
-    base = np.exp(world.popularity * catalogue.log_popularity)
-    crowd = np.exp((world.popularity + world.crowd) * catalogue.log_popularity)
-    wanted = base * np.where(catalogue.member, world.attraction, 1.0)
-    tables = np.cumsum(np.vstack([base, crowd, wanted]), axis=1)
-    tables /= tables[:, -1:]
-
-    home_genre = rng.integers(len(_GENRES), size=users)
+    tables = _tables(catalogue, world)
+    home_genre = rng.integers(len(GENRES), size=users)
     home_circle = rng.integers(_CIRCLES, size=users)
     current = np.zeros(users, dtype=np.int64)
     away = rng.random(users) < 0.5
@@ -239,7 +235,7 @@ def _histories(
         loyal = (kind == _GENRE_LOYAL) | (kind == _CIRCLE_LOYAL)
         home = np.where(of_genre, home_genre, home_circle)
         other = np.where(
-            of_genre, rng.integers(len(_GENRES), size=users), rng.integers(_CIRCLES, size=users)
+            of_genre, rng.integers(len(GENRES), size=users), rng.integers(_CIRCLES, size=users)
         )
         turn = left <= 0
         away ^= turn
@@ -250,7 +246,7 @@ def _histories(
         wish = np.where(last & loyal, home, current)
         if t:
             wish = np.where(kind == _FOLLOWER, catalogue.leads_to[chosen[:, t - 1]], wish)
-        attribute = wish + np.where(of_genre, 0, len(_GENRES))
+        attribute = wish + np.where(of_genre, 0, len(GENRES))
         table = np.where(kind == _CROWD, 1, 2 + attribute)
         table[rng.random(users) >= np.where(last, world.purity, world.own)] = 0
         item = _draw(tables, table, seen, rng)
@@ -268,6 +264,18 @@ def _histories(
         pending = np.where(begun, catalogue.sequel[item], np.where(item == pending, -1, pending))
     mask = np.arange(chosen.shape[1])[None, :] <= length[:, None]
     return length + 1, chosen[mask], habit
+
+
+def _tables(catalogue: _Catalogue, world: World) -> NDArray[np.float64]:
+    """What a choice is drawn from, one row of cumulative weights each.
+
+    Popularity alone, the crowd, then each genre and each circle.
+    """
+    base = np.exp(world.popularity * catalogue.log_popularity)
+    crowd = np.exp((world.popularity + world.crowd) * catalogue.log_popularity)
+    wanted = base * np.where(catalogue.member, world.attraction, 1.0)
+    tables: NDArray[np.float64] = np.cumsum(np.vstack([base, crowd, wanted]), axis=1)
+    return tables / tables[:, -1:]
 
 
 def _draw(
@@ -289,92 +297,3 @@ def _draw(
     for user in todo:  # nearly everything that this user wants has been seen
         item[user] = rng.choice(np.flatnonzero(~seen[user]))
     return item
-
-
-_CIRCLES = 12
-_ROMAN = ("", "II", "III", "IV", "V")
-
-# Words that a film of the genre might carry: things, then people or places.
-_GENRES: dict[str, tuple[str, str]] = {
-    "Western": (
-        "Saddle Canyon Lariat Mesa Spur Stagecoach Prairie Rifle",
-        "Deputy Drifter Homesteader Laredo Dry Creek",
-    ),
-    "Noir": (
-        "Alibi Cigarette Streetlamp Ledger Raincoat Pawnshop Verdict Shadow",
-        "Detective Informer Harbour Street Night Clerk",
-    ),
-    "Comedy": (
-        "Wedding Umbrella Picnic Mix-Up Parrot Bakery Weekend Casserole",
-        "Bridesmaid Plumber Uncle Landlady Lodger",
-    ),
-    "Drama": (
-        "Orchard Letter Inheritance Winter Piano Silence Promise Threshold",
-        "Daughter Widow Schoolmaster Brother Stranger",
-    ),
-    "Romance": (
-        "Summer Postcard Balcony Waltz Rose Kiss Promenade Serenade",
-        "Sweetheart Dancer Florist Lisbon Verona",
-    ),
-    "Horror": (
-        "Cellar Whisper Crypt Mirror Fog Scream Attic Séance",
-        "Undertaker Ravenmoor Caretaker Witch Hollow",
-    ),
-    "Science Fiction": (
-        "Orbit Android Signal Colony Reactor Star Airlock Paradox",
-        "Astronaut Europa Engineer Titan Pilot",
-    ),
-    "Fantasy": (
-        "Dragon Crown Spell Amulet Forest Sword Tower Prophecy",
-        "Wizard Kingdom Changeling Avalon Squire",
-    ),
-    "Adventure": (
-        "Treasure Compass Expedition Jungle River Summit Map Voyage",
-        "Explorer Captain Zanzibar Smuggler Guide",
-    ),
-    "War": (
-        "Trench Bugle Bridge Convoy Armistice Battalion Frontier Telegram",
-        "Sergeant Medic Courier Ardennes Partisan",
-    ),
-    "Musical": (
-        "Chorus Footlight Melody Encore Trumpet Curtain Overture Song",
-        "Soprano Broadway Conductor Showgirl Vienna",
-    ),
-    "Documentary": (
-        "Glacier Archive Harvest Coastline Migration Lighthouse Market Reef",
-        "Beekeeper Fisherman Patagonia Weaver Nomad",
-    ),
-}
-_ADJECTIVES = "Last Broken Silent Golden Crooked Distant Forgotten Hidden Restless Scarlet Borrowed Quiet Burning Lonely Paper".split()
-
-
-def _title(words: tuple[str, str], taken: set[str], rng: np.random.Generator) -> str:
-    """A title of the genre's words that no other film carries."""
-    things = words[0].split()
-    people = words[1].split()
-    while True:
-        thing, other = (things[i] for i in rng.choice(len(things), size=2, replace=False))
-        person = people[rng.integers(len(people))]
-        adjective = _ADJECTIVES[rng.integers(len(_ADJECTIVES))]
-        title = (
-            f"The {adjective} {thing}",
-            f"The {thing} of {person}" if person in _PLACES else f"The {person}'s {thing}",
-            f"{adjective} {thing}",
-            f"The {thing} and the {other}",
-            f"{thing} in {person}" if person in _PLACES else f"The {adjective} {person}",
-            f"{_article(thing)} {thing} for the {person}"
-            if person not in _PLACES
-            else f"{adjective} {person}",
-        )[rng.integers(6)]
-        if title.casefold() not in taken:
-            taken.add(title.casefold())
-            return title
-
-
-def _article(word: str) -> str:
-    return "An" if word[0] in "AEIOU" else "A"
-
-
-_PLACES = frozenset(
-    "Laredo Lisbon Verona Ravenmoor Europa Titan Avalon Zanzibar Ardennes Broadway Vienna Patagonia".split()
-)
