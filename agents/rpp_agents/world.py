@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
 
 from rpp_env import RPPEnv
 from rpp_env.data import cache_dir
@@ -31,13 +33,13 @@ class World:
     """Who ranks: "embedded", or "table:PATH" to replay a table."""
     rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
     """Id of the rules."""
-    candidates: int | None = None
+    candidates: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     """Candidates of a task, where they shall differ from the rules'."""
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
     """How candidates besides the target are drawn."""
-    selection: str | None = None
+    selection: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """File of retrieved candidates, for --negatives retrieved."""
-    root: str | None = None
+    root: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the datasets; else $RPP_ENV_DATA, else the cache."""
 
     def env(self, split: str, **options: Any) -> RPPEnv:

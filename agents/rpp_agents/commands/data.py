@@ -21,7 +21,7 @@ def run(
     action: Annotated[Literal["list", "get"], tyro.conf.Positional],
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME"), tyro.conf.Positional] = None,
     /,
-    root: Path | None = None,
+    root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """List the datasets that are here, or download one.

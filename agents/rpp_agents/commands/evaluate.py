@@ -23,7 +23,7 @@ def run(
     /,
     world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
     split: str = "test",
-    max_users: int | None = None,
+    max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     train_users: int = 0,
     budget: int = 40_000,
     processes: int = 2,

@@ -27,8 +27,8 @@ def run(
     ] = "hand",
     /,
     world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
-    user: str | None = None,
-    steps: int | None = None,
+    user: Annotated[str | None, tyro.conf.arg(metavar="TOKEN")] = None,
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     split: str = "test",
     seed: int = 0,
 ) -> None:

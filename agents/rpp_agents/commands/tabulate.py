@@ -19,7 +19,7 @@ def run(
     /,
     world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
     split: str = "train",
-    max_users: int | None = None,
+    max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     processes: int = 2,
     samples: int = 1,
 ) -> None:

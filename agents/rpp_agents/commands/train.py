@@ -29,7 +29,8 @@ def run(
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     seeds: tuple[int, ...] = (),
     num_envs: int = 512,
-    max_users: int | None = None,
+    max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    eval_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     final: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     train_users: int = 0,
     budget: int = 40_000,
@@ -56,6 +57,8 @@ def run(
         Users that are played at once.
     max_users
         Train on so many users only.
+    eval_users
+        Evaluate on so many users only.
     final
         Evaluate on the test users: once, when everything is decided. Else on validation users.
     train_users
@@ -78,7 +81,7 @@ def run(
             )
         world.save(folder)
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
-        validation = world.env("validation", num_envs=512)
+        validation = world.env("validation", num_envs=512, max_users=eval_users)
         try:
             policy = TRAINERS[algorithm].train(
                 env,
@@ -95,7 +98,7 @@ def run(
         report = scored(
             policy,
             world,
-            world.env("test" if final else "validation", num_envs=512),
+            world.env("test" if final else "validation", num_envs=512, max_users=eval_users),
             name=algorithm.upper(),
             train_users=train_users,
             budget=budget,

@@ -1,0 +1,272 @@
+"""The command: what it prints, what it keeps, and how it fails."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rpp_agents.commands
+from rpp_agents import mappo
+from rpp_agents.cli import COMMANDS, main
+from rpp_agents.commands import console
+from rpp_agents.commands import play as play_module
+from rpp_agents.world import World
+from rpp_env.data import cache_dir
+from rpp_env.table import RewardTable
+
+TRAIN = (
+    "train mappo --rules RPPBandit-v0 --total-steps 2560 --num-envs 128 --max-users 200 "
+    "--eval-users 60 --budget 1600 --threads 1 --evaluations 1 --eval-episodes 60 --hidden 16"
+).split()
+SMALL = [*"--eval-users 60 --max-users 200".split()]
+
+
+@pytest.fixture
+def rpp(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command; its exit code, output and error output."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(words)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert main([*TRAIN, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+# ---- help ----
+
+
+def test_help_lists_every_verb(rpp: Any) -> None:
+    code, out, _ = rpp("--help")
+    assert code == 0
+    assert (0, out, "") == rpp()
+    for verb, said in COMMANDS.items():
+        assert re.search(rf"^  {verb} +{re.escape(said)}$", out, re.MULTILINE)
+    assert "examples:\n  rpp-env demo\n" in out
+    found = {module.name for module in pkgutil.iter_modules(rpp_agents.commands.__path__)}
+    assert found - {"console"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_has_help_that_begins_with_its_line(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = importlib.import_module(f"rpp_agents.commands.{verb}").run
+    assert run.__doc__.splitlines()[0] == COMMANDS[verb]
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"usage: rpp-env {verb}" in out
+    assert COMMANDS[verb] in out
+
+
+def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    for name in mappo.Config.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in out
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("trian", "did you mean 'train'?"),
+        ("play --user nobody", "user 'nobody' has no task here"),
+        ("play somebody", "say hand, random"),
+        ("play --model gpt", "model 'gpt' is unknown"),
+        ("play --dataset nowhere", "no dataset and no folder 'nowhere'"),
+        ("evaluate nowhere", "neither a policy's file nor the folder of a run"),
+        ("data get", "which one?"),
+        ("data list ml-1m", "list takes no name"),
+        ("data get netflix", "'netflix' cannot be downloaded"),
+        ("tabulate x.rpptable --rules RPPPaper-v0", "reorders the candidates"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(rpp: Any, words: str, said: str) -> None:
+    code, _, err = rpp(*words.split())
+    assert code == 2
+    assert err.startswith("rpp-env: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_our_own_mistakes_show_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(play_module, "render", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["play", "random"])
+
+
+def test_terms_must_be_accepted_by_somebody(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, out, err = rpp("data", "get", "ml-1m", "--root", "somewhere")
+    assert code == 2
+    assert "GroupLens" in out
+    assert "--yes" in err
+
+
+# ---- the verbs ----
+
+
+def test_doctor_and_data_say_what_is_here(rpp: Any, real_data: Path) -> None:
+    code, out, _ = rpp("doctor")
+    assert code == 0
+    for word in ("rpp_env", "Python", "cores", "torch", "movieworld", "caches in"):
+        assert word in out
+    assert str(real_data / "ml-1m") in rpp("data", "list")[1]
+
+
+def test_a_game_can_be_piped(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 4 9 2\n4 2\n\n1\n?\n2\n2,3 1\nq\n"))
+    code, out, err = rpp("play", "--user", "u00047")
+    assert code == 0, err
+    assert "reasoning_guidance has no option '9': type 0 to 8" in out
+    assert out.count("You are a film recommender") >= 2  # the menu, and again when asked for
+    assert re.findall(r"step \d of 5", out) == ["step 1 of 5", "step 2 of 5"]
+    chosen = re.findall(r"^(?:role|history|reasoning|output)\w+ +(\d)  \S", out, re.MULTILINE)
+    assert chosen == list("14421122")
+    assert "\x1b" not in out
+    assert "2 of 5 steps: NDCG@10" in out
+
+
+def test_an_empty_line_repeats_a_choice(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 4 8 2\n" + "\n" * 4))
+    _, out, _ = rpp("play", "--steps", "2")
+    assert len(re.findall(r"^reasoning_guidance +8 ", out, re.MULTILINE)) == 2
+    assert "2 of 2 steps" in out
+
+
+def test_random_play_is_seeded(rpp: Any) -> None:
+    first, again, other = (rpp("play", "random", "--seed", seed)[1] for seed in "778")
+    assert first == again != other
+    assert "5 of 5 steps" in first
+
+
+def test_a_table_is_written_and_replayed(rpp: Any, tmp_path: Path) -> None:
+    path = tmp_path / "small.rpptable"
+    words = ("tabulate", str(path), "--split", "test", "--max-users", "3", "--processes", "1")
+    code, out, err = rpp(*words)
+    assert code == 0, err
+    assert f"{3 * 1575:,} answers of 3 tasks" in out
+    assert len(RewardTable.load(path)) == 3
+    assert rpp(*words)[0] == 0  # it is there already
+    code, out, _ = rpp("play", "random", "--model", f"table:{path}")
+    assert code == 0
+    assert "replayed from a table" in out
+
+
+def test_diagnose_keeps_its_tables(rpp: Any, tmp_path: Path) -> None:
+    words = "diagnose --rules RPPBandit-v0 --train-users 30 --users 10 --processes 1".split()
+    code, out, err = rpp(*words, "--json", str(tmp_path / "d.json"))
+    assert code == 0, err
+    assert "| observable reference |" in out
+    assert "best fixed prompt" in json.loads((tmp_path / "d.json").read_text())["lines"]
+    kept = sorted((cache_dir() / "tables").glob("movieworld-*.rpptable"))
+    when = [path.stat().st_mtime_ns for path in kept]
+    assert len(kept) >= 2
+    assert rpp(*words)[1] == out
+    assert [path.stat().st_mtime_ns for path in kept] == when
+    # A table from another version, under the same name, is made anew.
+    RewardTable.load(kept[0]).subset([0]).save(kept[1])
+    assert rpp(*words)[1] == out
+
+
+def test_a_run_keeps_everything(trained: Path, rpp: Any) -> None:
+    names = "policy.safetensors checkpoint.safetensors progress.csv config.json world.json "
+    names += "report.json report.md learning_curve.png"
+    for name in names.split():
+        assert (trained / name).stat().st_size > 0
+    assert any((trained / "tensorboard").iterdir())
+    report = json.loads((trained / "report.json").read_text())
+    assert report["name"] == "MAPPO"
+    assert report["about"]["rules"] == "RPPBandit-v0"
+    assert report["about"]["users"] == 60
+    # The same command again: nothing is left to train, the result is the same.
+    policy = (trained / "policy.safetensors").read_bytes()
+    assert rpp(*TRAIN, "--run-dir", str(trained))[0] == 0
+    assert (trained / "policy.safetensors").read_bytes() == policy
+    assert json.loads((trained / "report.json").read_text()) == report
+
+
+def test_a_run_is_played_and_evaluated_in_its_world(trained: Path, rpp: Any) -> None:
+    code, out, err = rpp("play", str(trained))
+    assert code == 0, err
+    assert "RPPBandit-v0" in out
+    evaluate = ("evaluate", str(trained), "--max-users", "40", "--budget", "1600")
+    code, out, err = rpp(*evaluate)
+    assert code == 0, err
+    assert "`movieworld`, `RPPBandit-v0`" in out
+    assert "40 users" in out
+    assert "| first " in out
+    code, out, err = rpp(*evaluate, "--train-users", "30", "--processes", "1")
+    assert code == 0, err
+    assert "observable reference" in out
+
+
+def test_a_run_is_not_mixed_with_another(trained: Path, rpp: Any) -> None:
+    code, _, err = rpp("train", "mappo", "--run-dir", str(trained), *SMALL)
+    assert (code, "another world" in err) == (2, True)
+    code, _, err = rpp(*TRAIN, "--run-dir", str(trained), "--epochs", "1")
+    assert (code, "cannot be resumed with another config" in err) == (2, True)
+    assert World.load(trained).rules == "RPPBandit-v0"
+
+
+def test_seeds_make_runs_beside_each_other(rpp: Any, tmp_path: Path) -> None:
+    code, out, err = rpp(*TRAIN, "--run-dir", str(tmp_path), "--seeds", "3", "4", "--final")
+    assert code == 0, err
+    assert {path.name for path in tmp_path.iterdir()} == {"seed-3", "seed-4", "learning_curve.png"}
+    config = json.loads((tmp_path / "seed-4" / "config.json").read_text())
+    assert config["seed"] == 4
+    assert re.search(r"^seed 3: MAPPO: NDCG@10 ", out, re.MULTILINE)
+
+
+def test_interrupted_training_says_how_to_go_on(
+    rpp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rpp_agents.mappo.train", stop)
+    code, _, err = rpp(*TRAIN, "--run-dir", str(tmp_path))
+    assert code == 130
+    assert f"the same command goes on from the last checkpoint in {tmp_path}" in err
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="is not finished: go on with it"):
+        console.find_policy(tmp_path)
+
+
+def test_the_demo_ends_with_its_gain(rpp: Any, tmp_path: Path) -> None:
+    words = "demo --total-steps 2560 --train-users 40 --processes 1".split()
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "progress.csv").write_text("of an earlier demo\n")
+    code, out, err = rpp(*words, "--out", str(tmp_path))
+    assert code == 0, err
+    for name in ("curve.png", "report.md", "report.json", "policy.safetensors"):
+        assert (tmp_path / name).stat().st_size > 0
+    last = out.splitlines()[-1]
+    number = r"-?\d+\.\d{3}"
+    # With so little nothing need be learned, nor the reference be good.
+    assert re.fullmatch(rf"gain={number} \[{number}, {number}\]", last) or "no gain" in last
+    for line in ("chance", "random prompt", "best fixed prompt", "MAPPO", "observable reference"):
+        assert f"| {line} " in out
