@@ -22,7 +22,7 @@ help: ## list the targets
 venv: .venv/.stamp ## install into .venv, with the newest tested libraries (also: make install)
 install: venv
 
-demo: .venv/.stamp ## train on the embedded world and show what was learned, in a minute or two
+demo: .venv/.stamp ## train on the embedded world and show what was learned, in a few minutes
 	.venv/bin/rpp-env demo
 
 test: check ## check, then every test
@@ -45,8 +45,9 @@ test-oldest: .venv-oldest/.stamp ## core and faces with the oldest supported lib
 test-peers: .venv-peers/.stamp ## the same beside TorchRL, BenchMARL, RLlib, SuperSuit, Stable-Baselines3
 	$(call pytest,.venv-peers,$(FACES)) -o filterwarnings=default
 
-bench: .venv/.stamp ## measure steps per second on this machine
-	.venv/bin/rpp-env bench
+bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run
+	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2
+	$(foreach script,$(wildcard benchmarks/*.py),.venv/bin/python $(script) &&) true
 
 build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation
