@@ -95,7 +95,10 @@ _THOUGHT_END = " So much for that.\n\n"
 _PREAMBLE = "Sure! With all of this in mind, here is how I would rank them for you:\n\n"
 _NO_LIST = "I see no list of candidates to rank."
 
-_QUESTIONS = 1 << 14  # ranked at once: memory stays bounded, however large the batch
+# Memory stays bounded, however large the batch: how many candidates, and pairs of them, are looked
+# at together; and for how many pairs of lists the six orders are kept.
+_CANDIDATES = 1 << 19
+_COMPARISONS = 1 << 20
 _PAIRS_KEPT = 1 << 14
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -389,8 +392,9 @@ class EmbeddedModel:
         orders: list[list[int]] = [[]] * len(asked)
         by_size: dict[int, list[int]] = {}
         for i, question in enumerate(asked):
-            by_size.setdefault(len(question.candidates.rows), []).append(i)
-        for group in by_size.values():
+            if question.candidates.rows:
+                by_size.setdefault(len(question.candidates.rows), []).append(i)
+        for size, group in by_size.items():
             # Few pairs of lists and few plans make many questions.
             pairs: dict[_Pair, int] = {}
             plans: dict[_Plan, int] = {}
@@ -401,8 +405,9 @@ class EmbeddedModel:
             plan = [plans.setdefault(asked[i].plan, len(plans)) for i in group]
             habits = self._recall(list(pairs))
             weights = np.stack([p.weights for p in plans])
-            for start in range(0, len(group), _QUESTIONS):
-                part = slice(start, start + _QUESTIONS)
+            at_once = max(1, _CANDIDATES // size)
+            for start in range(0, len(group), at_once):
+                part = slice(start, start + at_once)
                 scores = np.einsum("nkh,nh->nk", habits[pair[part]], weights[plan[part]])
                 # Rounded, so that sums of other batch sizes break no tie differently; stable: ties
                 # stay in the order in which the candidates were shown.
@@ -418,9 +423,11 @@ class EmbeddedModel:
             self._habits.clear()
             new = pairs
         known = self._habits
-        if new:
-            votes = self.habits([h for h, _ in new], np.array([c for _, c in new]))
-            known.update(zip(new, votes, strict=True))
+        at_once = max(1, _COMPARISONS // len(pairs[0][1]) ** 2)
+        for start in range(0, len(new), at_once):
+            part = new[start : start + at_once]
+            votes = self.habits([h for h, _ in part], np.array([c for _, c in part]))
+            known.update(zip(part, votes, strict=True))
         return np.stack([known[pair] for pair in pairs])
 
     def habits(
