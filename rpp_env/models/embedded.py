@@ -201,7 +201,7 @@ class EmbeddedModel:
         self._knowledge = np.pad(np.concatenate([content, people], axis=1), ((0, 1), (0, 0)))
         self._order = np.pad(order, ((0, 0), (0, 1), (0, 0)))
         self._log_counts = np.pad(log_counts, (0, 1))
-        self._sequel = np.pad(_sequels(self._titles), (0, 1), constant_values=-1)
+        self._sequel = np.pad(sequels(self._titles), (0, 1), constant_values=-1)
         self._forget()
 
     def _forget(self) -> None:
@@ -584,7 +584,7 @@ def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return unit
 
 
-def _sequels(titles: Sequence[str]) -> NDArray[np.int64]:
+def sequels(titles: Sequence[str]) -> NDArray[np.int64]:
     """(I,) the row of the next part of each title, or -1; "Name", "Name II" or "Name 2", ..."""
     part: dict[tuple[str, int], int] = {}
     for row, title in enumerate(titles):
