@@ -510,7 +510,7 @@ def _described(env: RPPEnv, plan: Ints) -> str:
         level = rules.next_level(level, action)
     (shown,) = rules.items_shown(level, np.array([1 << 30])).tolist()
     role, _, reasoning, output = plan[-1].tolist()
-    return f"role {role}, {shown} items of history, reasoning {reasoning}, output {output}"
+    return f"role {role}, history of {shown}, reasoning {reasoning}, output {output}"
 
 
 def _short(line: dict[str, Estimate], metric: str) -> str:

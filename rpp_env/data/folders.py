@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,11 +34,12 @@ def cache_dir() -> Path:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside `path` for writing; it takes `path`'s place only if all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    # Not tempfile.mkstemp: others could not read the file then, whatever the umask says.
+    beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(number, "wb") as file:
+        with beside.open("xb") as file:
             yield file
-        Path(name).replace(path)
+        beside.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise

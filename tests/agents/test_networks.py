@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from rpp_agents.networks import Actor, ValueNorm, central_critic, entropy, local_critic
+from rpp_agents.networks import (
+    Actor,
+    FeatureNorm,
+    ValueNorm,
+    central_critic,
+    entropy,
+    local_critic,
+)
 from rpp_agents.policy import NetworkPolicy, load_policy, read_tensors, sample, write_tensors
 from rpp_env.errors import InvalidData
 
@@ -147,3 +154,32 @@ def test_files_are_whole_or_refused(tmp_path: Any) -> None:
         read_tensors(path)
     with pytest.raises(InvalidData, match="no file"):
         read_tensors(tmp_path / "none")
+
+
+def test_feature_norm_is_the_mean_and_deviation_of_all_that_was_seen() -> None:
+    rng = np.random.default_rng(0)
+    batches = [rng.normal(i, [0.1, 1.0, 0.0], (5 + i, 2, 3)).astype(np.float32) for i in range(4)]
+    each, together = FeatureNorm(2, 3), FeatureNorm(1, 3)
+    inputs = torch.from_numpy(batches[0])
+    assert torch.equal(each(inputs), inputs)  # before anything was seen
+    for batch in batches:
+        for norm in (each, together):
+            norm.update(torch.from_numpy(batch))
+    seen = np.concatenate(batches)
+    for norm, axes in ((each, 0), (together, (0, 1))):
+        mean, deviation = seen.mean(axes), np.maximum(seen.std(axes), 0.01)
+        expected = np.clip((batches[0] - mean) / deviation, -5, 5)
+        np.testing.assert_allclose(norm(inputs).numpy(), expected, atol=2e-3)
+    assert each(torch.full((1, 2, 3), 1e6)).max() == 5
+
+
+def test_a_normalising_actor_is_saved_with_its_statistics(tmp_path: Any) -> None:
+    actor = Actor(3, [2, 4], hidden=(8,), shared=False, normalize=True)
+    actor.norm.update(torch.randn(50, 2, 3) * 7 + 3)  # type: ignore[operator]
+    NetworkPolicy(actor).save(tmp_path / "policy")
+    again = load_policy(tmp_path / "policy")
+    observations = np.random.default_rng(0).normal(3, 7, (9, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        again.log_probs(observations)[0],  # type: ignore[attr-defined]
+        NetworkPolicy(actor).log_probs(observations)[0],
+    )
