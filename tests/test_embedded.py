@@ -244,6 +244,7 @@ def test_lists_are_read_however_they_are_written() -> None:
     history, candidates = listed(WATCHED, "- "), listed(OFFERED, "* ")
     for text in (
         plain.replace("\n", "\r\n"),
+        f"{asked}\n\n{history}\n\n{candidates}".replace("\n", "\r\n"),
         f"Seen:\n{history}\n\nFrom:\n{candidates}\n\n{asked}",
         f"{asked}\n\n{history}\n\n{candidates}",
         f"{asked}\nSeen:\n{history}\nFrom:\n{candidates}",
