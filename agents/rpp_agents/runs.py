@@ -165,10 +165,9 @@ class Run:
             self._rows.close()
         if self._writer is not None:
             self._writer.close()
-        if kind is KeyboardInterrupt and self.folder is not None:
-            self._bar.console.print(
-                f"stopped; resume=True with run_dir={str(self.folder)!r} goes on from its last "
-                "checkpoint"
+        if isinstance(error, KeyboardInterrupt) and self.folder is not None:
+            error.add_note(
+                f"resume=True with run_dir={str(self.folder)!r} goes on from the last checkpoint"
             )
 
     def record(self, row: Mapping[str, float]) -> dict[str, float]:

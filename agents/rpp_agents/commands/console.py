@@ -45,7 +45,8 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
     with bar:
         yield tell
     seconds = time.perf_counter() - began
-    print(f"{label}: {last[1]:,} {unit} in {seconds:.1f} s", file=sys.stderr)
+    done = f"{last[1]:,} {unit} in {seconds:.1f} s" if last[1] else "kept from an earlier time"
+    print(f"{label}: {done}", file=sys.stderr)
 
 
 def columns(rows: Sequence[Sequence[Any]], indent: str = "  ") -> str:
