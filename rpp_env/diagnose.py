@@ -95,13 +95,22 @@ class Reference:
 
     A supervised model with full information, fitted on the train users' complete table: principal
     components of the table, each predicted by an ensemble of small neural networks (scikit-learn).
-    It says how much of the gain can be seen in the observation at all.
+    It says how much of the gain can be seen in the observation at all. It plays one of the cells
+    that it chose most often for the train users (`portfolio`): choosing the best of a thousand
+    predictions is choosing luck.
     """
 
-    def __init__(self, predict: Callable[[Floats], Floats], rules: Rules, sizes: tuple[int, ...]):
+    def __init__(
+        self,
+        predict: Callable[[Floats], Floats],
+        rules: Rules,
+        sizes: tuple[int, ...],
+        portfolio: Ints,
+    ) -> None:
         self._predict = predict
         self.rules = rules
         self.sizes = sizes
+        self.portfolio = portfolio
 
     def rewards(self, observations: Floats) -> Floats:
         """(B, levels, roles, reasonings, outputs) predicted rewards, up to a constant per user.
@@ -112,9 +121,15 @@ class Reference:
 
     def cells(self, observations: Floats) -> Ints:
         """(B, 4) each user's best predicted cell: level, role, reasoning, output."""
-        scores = episode_scores(self.rewards(observations), self.rules)
-        best = scores.reshape(len(scores), -1).argmax(axis=1)
+        best = self.choose(episode_scores(self.rewards(observations), self.rules))
         return np.stack(np.unravel_index(best, self.sizes), axis=1)
+
+    def choose(self, scores: Floats) -> Ints:
+        """(B,) the flat cell of the portfolio that predicted `scores` put first."""
+        best: Ints = self.portfolio[
+            scores.reshape(len(scores), -1)[:, self.portfolio].argmax(axis=1)
+        ]
+        return best
 
     def act(
         self,
@@ -135,7 +150,7 @@ class Reference:
 
 
 def fit_reference(
-    env: RPPEnv, *, components: int = 16, members: int = 6, seed: int = 0
+    env: RPPEnv, *, components: int = 16, members: int = 8, portfolio: int = 20, seed: int = 0
 ) -> Reference:
     """Fit the observable reference on the users of `env`, which replays a complete table.
 
@@ -147,6 +162,8 @@ def fit_reference(
         Principal components of the table that are predicted.
     members : int
         Networks of the ensemble.
+    portfolio : int
+        Cells that it may play.
     seed : int
         Of the networks' first weights.
 
@@ -188,7 +205,9 @@ def fit_reference(
         found = np.mean([network.predict(scaled) for network in networks], axis=0) * unit
         return np.asarray(principal.inverse_transform(found), dtype=np.float32)
 
-    return Reference(predict, env.rules, rewards.shape[1:])
+    chosen = _argmax(episode_scores(predict(seen).reshape(rewards.shape), env.rules))
+    often = np.bincount(chosen, minlength=table.shape[1]).argsort(kind="stable")[::-1]
+    return Reference(predict, env.rules, rewards.shape[1:], often[:portfolio])
 
 
 @dataclass(frozen=True)
@@ -302,7 +321,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
     columns: dict[str, Floats] = {
         "random prompt": _random_scores(rewards, rules),
         "best fixed prompt": flat[:, fixed],
-        "observable reference": flat[everyone, _argmax(wished)],
+        "observable reference": flat[everyone, reference.choose(wished)],
         "hindsight": _planned(rewards, rewards, rules),
     }
     agents: dict[str, dict[str, Any]] = {}
