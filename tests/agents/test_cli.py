@@ -129,12 +129,22 @@ def test_terms_must_be_accepted_by_somebody(rpp: Any, monkeypatch: pytest.Monkey
 # ---- the verbs ----
 
 
-def test_doctor_and_data_say_what_is_here(rpp: Any, real_data: Path) -> None:
+def test_doctor_and_data_say_what_is_here(
+    rpp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ML-1M").mkdir()
+    (tmp_path / "ML-1M" / "ml-1m.inter").write_bytes(b"x" * 2_500_000)
+    monkeypatch.setenv("RPP_ENV_DATA", str(tmp_path))
     code, out, _ = rpp("doctor")
     assert code == 0
     for word in ("rpp_env", "Python", "cores", "torch", "movieworld", "caches in"):
         assert word in out
-    assert str(real_data / "ml-1m") in rpp("data", "list")[1]
+    found = f"{tmp_path / 'ML-1M'} (2.5 MB)"
+    assert found in out
+    assert found in rpp("data", "list")[1]
+    assert re.search(
+        r"^ml-latest-small +movies +not here: rpp-env data get", rpp("data", "list")[1], re.M
+    )
 
 
 def test_a_game_can_be_piped(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
