@@ -143,7 +143,9 @@ def test_doctor_and_data_say_what_is_here(
     assert found in out
     assert found in rpp("data", "list")[1]
     assert re.search(
-        r"^ml-latest-small +movies +not here: rpp-env data get", rpp("data", "list")[1], re.M
+        r"^ml-latest-small +movies +not here: rpp-env data get",
+        rpp("data", "list")[1],
+        re.MULTILINE,
     )
 
 
