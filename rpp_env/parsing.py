@@ -95,7 +95,6 @@ _LIST_GAP = re.compile(r"[\W\d_]*(?:and|then)?[\W\d_]*")
 _INLINE_RANK = re.compile(r"\s+(?=\d{1,3}[.)]\s)")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
 _DESCRIPTION = re.compile(r"[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
-_UNUSUAL = re.compile(r"[<\\\r]|&[^&]*;|\[\s*[\"'{\d]")
 _SENTENCE_END = (".", "!", "?", ":")
 
 # With indent=0 it would write the same, and take five times as long.
@@ -223,7 +222,7 @@ def _read_nearly_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] |
     There may be sentences before it, and its last line may be cut off. Line by line it would be
     read to the same order, only slower.
     """
-    if len(reply) > _WINDOW or _UNUSUAL.search(reply, 1):
+    if len(reply) > _WINDOW or _holds_markup(reply):
         return None
     head, listed, last, title = (_json_parts if reply.startswith("[\n") else _line_parts)(reply)
     place = _places(candidates).get
@@ -239,6 +238,7 @@ def _read_nearly_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] |
     if (
         more
         or in_sentence
+        or entry.rank == 1
         or last.startswith(("1.", "1)"))
         or (not entry.read and _ends_sentence(last))
         or any(_lists([line.strip() for line in head], titles))
@@ -248,6 +248,17 @@ def _read_nearly_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] |
     if entry.item is not None:
         places.setdefault(entry.item, len(order))
     return _guess([*map(titles.entries.__getitem__, order), entry], titles, places)
+
+
+def _holds_markup(reply: str) -> bool:
+    """Whether there may be tags, escapes, entities or another list in JSON."""
+    return (
+        "<" in reply
+        or "\\" in reply
+        or "\r" in reply
+        or ("&" in reply and ";" in reply)
+        or (reply.find("[", 1) > 0 and _JSON_OPENING.search(reply, 1) is not None)
+    )
 
 
 _Parts = tuple[list[str], list[str], str, str]
@@ -355,16 +366,20 @@ class _Titles:
         self.main_parts = _unambiguous([main for _, _, main in every])
 
     @cached_property
-    def tree(self) -> dict[str, Any]:
-        """Word by word from the first of a title to the item, which stands under ""."""
-        tree: dict[str, Any] = {}
+    def phrases(self) -> tuple[dict[str, int], dict[str, list[int]]]:
+        """Words that stand for an item; by their first, how many there can be, most first."""
+        phrases: dict[str, int] = {}
         for keys in (self.keys, self.bare_keys):
             for key, item in keys.items():
-                words = key.split()
-                _grow(tree, words, item)
-                if words[0] in _ARTICLES:
-                    _grow(tree, [*words[1:], words[0]], item)
-        return tree
+                article, _, rest = key.partition(" ")
+                if key.count(" ") < _LONGEST_SCANNED:
+                    phrases.setdefault(key, item)
+                    if rest and article in _ARTICLES:
+                        phrases.setdefault(f"{rest} {article}", item)
+        lengths: dict[str, set[int]] = {}
+        for phrase in phrases:
+            lengths.setdefault(phrase.partition(" ")[0], set()).add(phrase.count(" ") + 1)
+        return phrases, {first: sorted(some, reverse=True) for first, some in lengths.items()}
 
     def find(self, text: str) -> tuple[int, int] | None:
         """The candidate that `text` as a whole stands for, and 0 (surely) or 1 (loosely)."""
@@ -386,34 +401,29 @@ class _Titles:
 
     def scan(self, folded: str) -> list[tuple[int, int, int]]:
         """Titles anywhere in a folded line: (start, end, item), the longest at each place."""
-        if self.tree.keys().isdisjoint(_TOKEN.findall(folded)):
+        phrases, lengths = self.phrases
+        words = _TOKEN.findall(folded)
+        if lengths.keys().isdisjoint(words):
             return []
-        words = list(_TOKEN.finditer(folded))
+        places = [match.span() for match in _TOKEN.finditer(folded)]
         found = []
         i = 0
         while i < len(words):
-            node, j, best = self.tree, i, None
-            while j < len(words) and (node := node.get(words[j][0], {})):
-                j += 1
-                if "" in node:
-                    best = j, node[""]
-            if best is None:
-                i += 1
-                continue
-            start, end = words[i].start(), words[best[0] - 1].end()
-            # A number in brackets behind a title is a year, not the film "1984".
-            if not (folded[start:end].isdigit() and folded[start - 1 : start] in ("(", "[")):
-                found.append((start, end, best[1]))
-            i = best[0]
+            length = next(
+                (
+                    length
+                    for length in lengths.get(words[i], ())
+                    if i + length <= len(words) and " ".join(words[i : i + length]) in phrases
+                ),
+                0,
+            )
+            if length:
+                start, end = places[i][0], places[i + length - 1][1]
+                # A number in brackets behind a title is a year, not the film "1984".
+                if not (folded[start:end].isdigit() and folded[start - 1 : start] in ("(", "[")):
+                    found.append((start, end, phrases[" ".join(words[i : i + length])]))
+            i += max(length, 1)
         return found
-
-
-def _grow(tree: dict[str, Any], words: list[str], item: int) -> None:
-    if len(words) > _LONGEST_SCANNED:
-        return
-    for word in words:
-        tree = tree.setdefault(word, {})
-    tree.setdefault("", item)
 
 
 @lru_cache(maxsize=512)

@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.movieworld import LEVELS
@@ -332,7 +333,9 @@ class EmbeddedModel:
 
     def _items(self, found: Sequence[str], lead: str) -> _Items | None:
         """The list of these titles; None where most of them are not known."""
-        rows = [self._find(title) for title in found]
+        rows = list(map(self._row.get, found))
+        if None in rows:
+            rows = [self._find(title) for title in found]
         if not rows or 2 * rows.count(None) > len(rows):
             return None
         return _Items(
@@ -345,10 +348,8 @@ class EmbeddedModel:
         )
 
     def _find(self, title: str) -> int | None:
-        if (row := self._row.get(title)) is not None:
-            return row
         bare = title.strip(_EMPHASIS)
-        spellings = (title.casefold(), bare, bare.casefold())
+        spellings = (title, title.casefold(), bare, bare.casefold())
         return next((self._row[s] for s in spellings if s in self._row), None)
 
     # Weighing
@@ -562,7 +563,10 @@ def _order(vectors: NDArray[np.float64], interactions: Interactions) -> NDArray[
     same_user[interactions.indptr[1:-1]] = False
     after = np.flatnonzero(same_user[1:]) + 1
     centred = vectors - vectors.mean(axis=0)
-    pairs = centred[items[after - 1]].T @ centred[items[after]]
+    followed = sparse.coo_array(
+        (np.ones(len(after)), (items[after - 1], items[after])), shape=(len(centred),) * 2
+    )
+    pairs = centred.T @ (followed.tocsr() @ centred)
     directed = pairs - pairs.T
     scale = (
         np.abs(centred @ directed @ centred.T).max()
