@@ -107,7 +107,7 @@ def test_lists_may_be_long() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    for cache in (prompts._frame, prompts._instructions):
+    for cache in (prompts._frame, prompts._instructions, prompts._listed):
         assert cache.cache_info().maxsize is not None
 
 
@@ -116,9 +116,9 @@ def test_the_page_about_prompts_shows_what_is_made() -> None:
     blocks = [block.split("\n```", 1)[0] for block in page.split("```text\n")[1:]]
     task = RankingTask(
         user="1",
-        history=("Toy Story", "The Matrix", "Alien"),
-        candidates=("12 Angry Men", "Blade Runner", "1984", "Aliens", "Amélie"),
-        target="Aliens",
+        history=("First Snow", "The Lantern Keeper", "Salt Road"),
+        candidates=("12 Quiet Nights", "Copper Rain", "1907", "Salt Roads", "Zoë's Island"),
+        target="Salt Roads",
     )
     assert blocks[0] == Prompt(task, BOOK.choose([[3, 3, 5, 0]])[0], 2).text
     order = (3, 1, 2, 0, 4)
