@@ -66,7 +66,8 @@ class Rules:
         if self.history == "choose":
             return np.asarray(action, dtype=np.int64)
         moved = level + np.asarray(self.history_options, dtype=np.int64)[action]
-        return np.clip(moved, 0, self.max_level)
+        clipped: NDArray[np.int64] = np.clip(moved, 0, self.max_level)
+        return clipped
 
     def route(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How a fixed prompt gets to `level` as fast as the rules allow, and stays.

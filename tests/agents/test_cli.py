@@ -89,7 +89,7 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("trian", "did you mean 'train'?"),
+        ("trains", "did you mean 'train'?"),
         ("play --user nobody", "user 'nobody' has no task here"),
         ("play somebody", "say hand, random"),
         ("play --model gpt", "model 'gpt' is unknown"),
