@@ -186,7 +186,7 @@ def fit_reference(
     scale = StandardScaler().fit(seen)
     principal = PCA(min(components, len(table) - 1, table.shape[1]), random_state=seed).fit(table)
     wanted = principal.transform(table)
-    unit = wanted.std()
+    unit = wanted.std() or 1.0  # 0 where all prompts are worth the same
     networks = [
         MLPRegressor(
             hidden_layer_sizes=(128, 128),
@@ -194,7 +194,7 @@ def fit_reference(
             learning_rate_init=1e-3,
             early_stopping=True,
             n_iter_no_change=15,
-            max_iter=300,
+            max_iter=1000,
             random_state=seed + member,
         ).fit(scale.transform(seen), wanted / unit)
         for member in range(members)
@@ -222,9 +222,9 @@ class Diagnosis:
         Mean NDCG@10 over the episode's steps of scored users, per line.
     gaps : dict of Estimate
         Differences of lines; and the observable gap as a share of the type gap, where there is one.
-    agents : dict of dict of Estimate or float
-        Per reference (``"observable"``, ``"type"``): what is left of its gap with one agent frozen,
-        and how far choosing agent by agent falls short.
+    agents : dict of dict of Estimate, float or None
+        Per reference (``"observable"``, ``"type"``): what is left of its gap with one agent frozen
+        (None where there is no clear gap), and how far choosing agent by agent falls short.
     myopia : Estimate
         Planning against greedy choices, both on the observable reference's predictions.
     """
@@ -232,7 +232,7 @@ class Diagnosis:
     about: dict[str, Any]
     lines: dict[str, Estimate]
     gaps: dict[str, Estimate]
-    agents: dict[str, dict[str, Estimate | float]]
+    agents: dict[str, dict[str, Estimate | float | None]]
     myopia: Estimate
 
     def to_json(self) -> dict[str, Any]:
@@ -264,10 +264,7 @@ class Diagnosis:
             "|---|" + "---|" * len(self.agents),
         ]
         for name in next(iter(self.agents.values()), {}):
-            cells = [
-                f"{v:.3f}" if isinstance(v := by[name], float) else str(v)
-                for by in self.agents.values()
-            ]
+            cells = [_shown(by[name]) for by in self.agents.values()]
             text.append(f"| {name} | " + " | ".join(cells) + " |")
         text += ["", f"Best fixed prompt on the train users: {a['best_fixed']}."]
         if self.myopia.value < 0.02:
@@ -381,9 +378,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
                 )
             )
         else:
-            agents[kind].update(
-                dict.fromkeys((f"gap left with {a} frozen" for a in AGENTS), np.nan)
-            )
+            agents[kind].update(dict.fromkeys(f"gap left with {agent} frozen" for agent in AGENTS))
         agents[kind].update(
             estimate(
                 columns,
@@ -424,6 +419,12 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
 
 
 # ---------------------------------------------------------------- parts
+
+
+def _shown(value: Estimate | float | None) -> str:
+    if value is None:
+        return "no clear gap"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _rewards(env: RPPEnv) -> NDArray[np.float32]:
