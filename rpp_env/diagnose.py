@@ -182,11 +182,19 @@ def fit_reference(
     table = rewards.reshape(len(rewards), -1)
     # A user who is easy for every prompt says nothing about which prompt to take.
     table = table - table.mean(axis=1, keepdims=True)
+    if not table.any():  # all prompts are worth the same: nothing to learn, any cell will do
+        everywhere = np.zeros(table.shape[1], dtype=np.float32)
+        return Reference(
+            lambda observations: np.tile(everywhere, (len(observations), 1)),
+            env.rules,
+            rewards.shape[1:],
+            np.zeros(1, dtype=np.int64),
+        )
     seen = _first_observations(env)[:, 0]
     scale = StandardScaler().fit(seen)
     principal = PCA(min(components, len(table) - 1, table.shape[1]), random_state=seed).fit(table)
     wanted = principal.transform(table)
-    unit = wanted.std() or 1.0  # 0 where all prompts are worth the same
+    unit = wanted.std()
     networks = [
         MLPRegressor(
             hidden_layer_sizes=(128, 128),
