@@ -182,7 +182,7 @@ def fit_reference(
     table = rewards.reshape(len(rewards), -1)
     # A user who is easy for every prompt says nothing about which prompt to take.
     table = table - table.mean(axis=1, keepdims=True)
-    if not table.any():  # all prompts are worth the same: nothing to learn, any cell will do
+    if not np.ptp(table, axis=1).any():  # all prompts are worth the same: nothing to learn, any cell will do
         everywhere = np.zeros(table.shape[1], dtype=np.float32)
         return Reference(
             lambda observations: np.tile(everywhere, (len(observations), 1)),
