@@ -51,8 +51,8 @@ Ints = NDArray[np.int64]
 
 # A table's axes are levels, roles, reasonings, outputs; the agents come in another order.
 _AXES = {"role_playing": 1, "history_records": 0, "reasoning_guidance": 2, "output_format": 3}
-_SMALL_GAP = 0.005
-"""A gap below this, or whose interval holds 0, is no denominator."""
+_CLEAR = 0.01
+"""A gap whose interval reaches below this is no denominator."""
 
 
 def episode_scores(rewards: Floats, rules: Rules) -> NDArray[np.float32]:
@@ -182,7 +182,7 @@ def fit_reference(
     table = rewards.reshape(len(rewards), -1)
     # A user who is easy for every prompt says nothing about which prompt to take.
     table = table - table.mean(axis=1, keepdims=True)
-    if not np.ptp(table, axis=1).any():  # all prompts are worth the same: nothing to learn, any cell will do
+    if not np.ptp(table, axis=1).any():  # all prompts are worth the same, and any cell will do
         everywhere = np.zeros(table.shape[1], dtype=np.float32)
         return Reference(
             lambda observations: np.tile(everywhere, (len(observations), 1)),
@@ -350,10 +350,6 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
         )
         if left in columns
     }
-    if "type" in wants:
-        gaps["observable gap / type gap"] = _ratio(
-            "observable reference", "best fixed prompt", "type reference"
-        )
     for kind, want in wants.items():
         # What the choice is made from on the train users, to freeze each agent at its best value.
         basis = (
@@ -368,10 +364,14 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
         columns[f"{kind}: additive"] = flat[everyone, _argmax(_additive(want))]
     lines = estimate(columns, statistics, resamples=resamples, seed=seed)
     found = estimate(columns, gaps, resamples=resamples, seed=seed)
+    if "type" in wants and found["type reference minus best fixed prompt"].low > _CLEAR:
+        share = _ratio("observable reference", "best fixed prompt", "type reference")
+        name = "observable gap / type gap"
+        found |= estimate(columns, {name: share}, resamples=resamples, seed=seed)
     for kind, want in wants.items():
         gap = found[f"{kind} reference minus best fixed prompt"]
         top = f"{kind} reference"
-        if gap.low > 0 and gap.value > _SMALL_GAP:
+        if gap.low > _CLEAR:
             agents[kind].update(
                 estimate(
                     columns,
