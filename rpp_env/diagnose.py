@@ -539,7 +539,8 @@ def _additive_share(scores: Floats) -> float:
     axes = tuple(range(1, scores.ndim))
     variance = scores.var(axis=axes)
     rest = ((scores - _additive(scores)) ** 2).mean(axis=axes)
-    return float(np.mean(1 - rest[variance > 1e-9] / variance[variance > 1e-9]))
+    differ = variance > 1e-9
+    return float(np.mean(1 - rest[differ] / variance[differ])) if differ.any() else 1.0
 
 
 def _stuck(scores: Floats, tolerance: float = 0.01) -> float:
