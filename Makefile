@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 WORKERS ?= auto
 PYTEST_ARGS ?=
 
-# What a library's version can break: the faces, and the core under them.
+# What a library beside us can break: the faces, and the core under them.
 FACES = tests/conformance tests/test_core.py tests/test_correctness.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
 
 .DEFAULT_GOAL := help
@@ -39,10 +39,10 @@ format: .venv/.stamp ## sort imports, mend what ruff can mend, format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-test-oldest: .venv-oldest/.stamp ## core and faces with the oldest supported libraries
-	$(call pytest,.venv-oldest,$(FACES)) -o filterwarnings=default
+test-oldest: .venv-oldest/.stamp ## every test with the oldest supported libraries
+	$(call pytest,.venv-oldest,tests) -o filterwarnings=default
 
-test-peers: .venv-peers/.stamp ## the same beside TorchRL, BenchMARL, RLlib, SuperSuit, Stable-Baselines3
+test-peers: .venv-peers/.stamp ## core and faces beside TorchRL, BenchMARL, RLlib, SuperSuit, Stable-Baselines3
 	$(call pytest,.venv-peers,$(FACES)) -o filterwarnings=default
 
 bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run

@@ -104,6 +104,7 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
 def test_what_the_user_can_mend_is_one_line(rpp: Any, words: str, said: str) -> None:
     code, _, err = rpp(*words.split())
     assert code == 2
+    err = err.lstrip("\n")  # rich before 14.3 ends an unused progress bar with an empty line
     assert err.startswith("rpp-env: ")
     assert err.count("\n") == 1
     assert said in err
