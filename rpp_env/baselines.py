@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+@runtime_checkable
 class Policy(Protocol):
-    """Anything that chooses actions for a batch of users.
-
-    ``act(observations, masks=None, greedy=False, memory=None)`` takes float32 observations
-    (B, n, d), masks (n, A) or (B, n, A), non-zero where an action may be chosen, and what it gave
-    back as memory at the step before (None when episodes begin). It gives int64 actions (B, n) and
-    the memory of the next step.
-    """
+    """Anything that chooses actions for a batch of users."""
 
     def act(
         self,
@@ -37,7 +32,27 @@ class Policy(Protocol):
         masks: NDArray[Any] | None = None,
         greedy: bool = False,
         memory: Any = None,
-    ) -> tuple[Ints, Any]: ...
+    ) -> tuple[Ints, Any]:
+        """Choose an action for every user and agent.
+
+        Parameters
+        ----------
+        observations : float32 (B, n, d)
+        masks : (n, A) or (B, n, A), optional
+            Non-zero where an action may be chosen.
+        greedy : bool
+            The most probable action instead of a sampled one.
+        memory
+            What the last call gave back; ``None`` when episodes begin. Where it is an array, its
+            rows are the users, and a row of zeros means that this user's episode begins.
+
+        Returns
+        -------
+        actions : int64 (B, n)
+        memory
+            To be handed to the next call.
+        """
+        ...
 
 
 class Batch(Protocol):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rpp_agents.networks import Actor
+from rpp_env import baselines
 from rpp_env.baselines import load_baseline
 from rpp_env.errors import InvalidData
 
@@ -25,36 +26,8 @@ __all__ = ["NetworkPolicy", "Policy", "load_policy", "read_tensors", "write_tens
 
 
 @runtime_checkable
-class Policy(Protocol):
-    """Anything that chooses actions for a batch of users."""
-
-    def act(
-        self,
-        observations: NDArray[np.float32],
-        masks: NDArray[Any] | None = None,
-        greedy: bool = False,
-        memory: Any = None,
-    ) -> tuple[NDArray[np.int64], Any]:
-        """Choose an action for every user and agent.
-
-        Parameters
-        ----------
-        observations : float32 (B, n, d)
-        masks : (n, A) or (B, n, A), optional
-            Non-zero where an action may be chosen.
-        greedy : bool
-            The most probable action instead of a sampled one.
-        memory
-            What the last call gave back; ``None`` when episodes begin. Where it is an array, its
-            rows are the users, and a row of zeros means that this user's episode begins.
-
-        Returns
-        -------
-        actions : int64 (B, n)
-        memory
-            To be handed to the next call.
-        """
-        ...
+class Policy(baselines.Policy, Protocol):
+    """Anything that chooses actions for a batch of users, and can be kept in a file."""
 
     def save(self, path: str | Path) -> None:
         """Write the policy to one file; `load_policy` reads it."""
