@@ -18,7 +18,7 @@ from rpp_env.errors import InvalidOption
 
 __all__ = ["run"]
 
-STEPS = 500_000
+STEPS = 800_000
 
 
 def run(
