@@ -31,8 +31,17 @@ HEAVY = (
     "torch",
     "torch_geometric",
     "transformers",
+    "tyro",
     "vllm",
 )
+WITHOUT_EXTRAS = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError(name, name=name)
+sys.meta_path.insert(0, Refuse())
+"""
 
 
 def run(*arguments: str, **environment: str) -> str:
@@ -110,19 +119,25 @@ def test_import_is_light_and_quick() -> None:
 
 
 def test_every_module_imports_without_the_extras() -> None:
-    code = f"""
-import importlib, pkgutil, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {HEAVY!r}:
-            raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
-import rpp_env
+    code = f"""{WITHOUT_EXTRAS}
+import importlib, pkgutil, rpp_env
 for module in pkgutil.walk_packages(rpp_env.__path__, "rpp_env."):
     importlib.import_module(module.name)
     print(module.name)
 """
     assert "rpp_env.core" in run("-c", code).split()
+
+
+def test_the_command_names_the_extra_that_it_needs() -> None:
+    code = f"""{WITHOUT_EXTRAS}
+from rpp_agents.cli import main
+sys.stderr = sys.stdout
+assert main(["--help"]) == 0
+assert main(["doctor"]) == 2
+"""
+    said = run("-c", code).splitlines()[-1]
+    assert said.startswith("rpp-env: ")
+    assert "pip install 'rpp-env[agents]'" in said
 
 
 # ---- the public names ----

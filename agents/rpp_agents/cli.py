@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rpp_agents.world import World
 from rpp_env import __version__
 from rpp_env.errors import InvalidOption, MissingExtra, RPPError
 
@@ -86,6 +85,8 @@ def _run(given: list[str]) -> None:
         raise MissingExtra(f"{error.name}, which the command needs,", "agents") from error
     run = importlib.import_module(f"rpp_agents.commands.{verb}").run
     if verb in ("evaluate", "play"):
+        from rpp_agents.world import World
+
         # A run knows in which world it was trained.
         worlds = [World.load(Path(word)) for word in options if (Path(word) / World.FILE).is_file()]
         run = functools.partial(run, world=worlds[0]) if worlds else run
