@@ -23,7 +23,7 @@ crowd
 
 A viewer's own habit makes only a share of the choices (`World.own`); the rest follow popularity. So
 a habit can be inferred from a history, but not read off one film. The parameters were frozen by the
-diagnostics in ``docs/movieworld.md`` before any trainer was run.
+diagnostics in ``docs/movieworld.md`` before the published runs; later changes need a new level.
 """
 
 from __future__ import annotations
