@@ -7,7 +7,6 @@ of the model per step.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import gymnasium
@@ -21,7 +20,7 @@ from rpp_env.core import RPPEnv, Step
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
 from rpp_env.recommenders.base import Recommender
-from rpp_env.rendering import RENDER_MODES, check_render_mode, render
+from rpp_env.rendering import RENDER_MODES, check_render_mode, render, show
 from rpp_env.table import RewardTable
 
 __all__ = ["JointEnv", "JointVectorEnv"]
@@ -105,13 +104,7 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
 
     def render(self) -> str | None:
         """The last step as a text, returned (``"ansi"``) or written out (``"human"``)."""
-        if self.render_mode is None:
-            return None
-        picture = render(self.core)
-        if self.render_mode == "ansi":
-            return picture
-        sys.stdout.write(picture)
-        return None
+        return show(self.core, self.render_mode)
 
 
 class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):

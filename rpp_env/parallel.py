@@ -21,7 +21,6 @@ Versions: v0, first release.
 from __future__ import annotations
 
 import operator
-import sys
 from typing import Any, cast
 
 import numpy as np
@@ -35,7 +34,7 @@ from rpp_env.core import RPPEnv, Step
 from rpp_env.errors import InvalidAction, InvalidOption
 from rpp_env.models.base import LanguageModel
 from rpp_env.recommenders.base import Recommender
-from rpp_env.rendering import RENDER_MODES, check_render_mode, render
+from rpp_env.rendering import RENDER_MODES, check_render_mode, show
 from rpp_env.table import RewardTable
 
 __all__ = ["ActionMaskInObservation", "RPPParallelEnv", "env", "parallel_env", "raw_env"]
@@ -132,13 +131,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
 
     def render(self) -> str | None:
         """The last step as a text, returned (``"ansi"``) or written out (``"human"``)."""
-        if self.render_mode is None:
-            return None
-        picture = render(self.core)
-        if self.render_mode == "ansi":
-            return picture
-        sys.stdout.write(picture)
-        return None
+        return show(self.core, self.render_mode)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
     from rpp_env.task import Ranking, RankingTask
 
-__all__ = ["RENDER_MODES", "check_render_mode", "render"]
+__all__ = ["RENDER_MODES", "check_render_mode", "render", "show"]
 
 RENDER_MODES = ["ansi", "human"]
 """``"ansi"`` returns a text, ``"human"`` writes it to the terminal."""
@@ -36,6 +37,17 @@ def check_render_mode(mode: str | None, allowed: Sequence[str] = RENDER_MODES) -
             f"render_mode must be None or one of {', '.join(allowed)}, not {mode!r}"
         )
     return mode
+
+
+def show(env: RPPEnv, mode: str | None) -> str | None:
+    """The last step of the first user: returned (``"ansi"``), written out (``"human"``), or not."""
+    if mode is None:
+        return None
+    picture = render(env)
+    if mode == "ansi":
+        return picture
+    sys.stdout.write(picture)
+    return None
 
 
 def render(env: RPPEnv, user: int = 0) -> str:
