@@ -148,7 +148,8 @@ class RPPEnv:
     InvalidOption
         For options that are unknown or contradict each other.
     TableMismatch
-        For a table that was made from other tasks, sentences or rules.
+        For a table that was made from other tasks or sentences, or that lacks a number of history
+        items that the rules can show.
     """
 
     def __init__(
@@ -201,7 +202,8 @@ class RPPEnv:
         self.book = book
         self.embeddings = embeddings
         self.recommender = recommender
-        self.table = table
+        self.table = None if table is None else table.for_rules(rules)
+        """The recorded answers, by the levels of these rules."""
         self.rewrite = rewrite
         self.encoder = HashedNGrams() if encoder is None else encoder
         self.padded_actions = padded_actions

@@ -2,7 +2,7 @@
 
 `tabulate` asks a recommender for every *effective prompt* that the rules can reach: (task, history
 items really shown, role, reasoning, output). Equal prompts are asked once. A table keeps, per task
-and cell (level of the history agent, role, reasoning, output):
+and cell (number of history items, role, reasoning, output):
 
 ==================  ==================  ==========================================================
 array               shape, dtype        holds
@@ -16,7 +16,8 @@ array               shape, dtype        holds
 ``keys``            (T,) uint64         digest of user, draw, history and candidates
 ==================  ==================  ==========================================================
 
-S answers are kept per prompt where the model samples (`samples`); a replay takes them in turn. A
+S answers are kept per prompt where the model samples (`samples`); a replay takes them in turn. One
+table serves all rules whose numbers of history items are among its own (`RewardTable.for_rules`). A
 file holds digests and positions, no titles and no sequences; it carries the embeddings, so that a
 replay observes what the live environment did, and its provenance as JSON. Nothing is unpickled.
 """
@@ -30,7 +31,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class RewardTable:
     Attributes
     ----------
     sizes : (int, int, int, int)
-        Levels of the history agent, roles, reasonings, outputs; C is their product.
+        Numbers of history items, roles, reasonings, outputs; C is their product.
     provenance : dict
         Digests of data, tasks and sentences, the rules, the model's id, how it was asked.
     embeddings : Embeddings
@@ -92,8 +93,50 @@ class RewardTable:
         """Answers per prompt (S)."""
         return int(self.orders.shape[2])
 
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The numbers of history items that were asked for; as many as ``sizes[0]``."""
+        return tuple(self.provenance["shown"])
+
+    def for_rules(self, rules: Rules) -> RewardTable:
+        """The same answers, by the levels of these rules: what `RPPEnv.table` is.
+
+        A level is known by the number of items that it shows, however it is reached. Nothing is
+        copied where the levels are the table's already.
+
+        Raises
+        ------
+        TableMismatch
+            Where the rules can show a number of items that was never asked for.
+        """
+        wanted = _items_shown(rules)
+        missing = sorted(set(wanted) - set(self.shown))
+        if missing:
+            raise TableMismatch(
+                f"{rules.id} can show {', '.join(map(str, missing))} history items, and the table "
+                f"was made with {', '.join(map(str, self.shown))}: make one that has them all with "
+                f"`rpp-env tabulate --shown {' '.join(map(str, sorted({*self.shown, *wanted})))}`"
+            )
+        if wanted == self.shown:
+            return self
+        index = [self.shown.index(number) for number in wanted]
+        arrays = {}
+        for name in _ARRAYS:
+            cells = getattr(self, name)
+            levels = cells.reshape(len(self), self.sizes[0], -1, *cells.shape[2:])
+            arrays[name] = levels.take(index, axis=1).reshape(len(self), -1, *cells.shape[2:])
+        return replace(
+            self,
+            **arrays,
+            sizes=(len(wanted), *self.sizes[1:]),
+            provenance={**self.provenance, "shown": list(wanted)},
+        )
+
     def cells(self, level: Ints, choices: Ints) -> Ints:
-        """(B,) cells of (B,) levels and (B, 4) choices of role, history, reasoning and output."""
+        """(B,) cells of (B,) levels and (B, 4) choices of role, history, reasoning and output.
+
+        Levels are the table's own: use the table that `for_rules` gives.
+        """
         _, roles, reasonings, outputs = self.sizes
         cell: Ints = (
             (level * roles + choices[:, 0]) * reasonings + choices[:, 2]
@@ -128,7 +171,10 @@ class RewardTable:
         return found
 
     def rewards(self, k: int = 10) -> NDArray[np.float32]:
-        """(T, levels, roles, reasonings, outputs) NDCG@k, the mean of the recorded answers."""
+        """(T, levels, roles, reasonings, outputs) NDCG@k, the mean of the recorded answers.
+
+        The first axis after the tasks' is `shown`: the levels of some rules after `for_rules`.
+        """
         by_rank = ndcg(np.arange(256), k).astype(np.float32)
         mean: NDArray[np.float32] = by_rank[self.ranks()].mean(axis=2)
         return mean.reshape(len(self), *self.sizes)
@@ -141,13 +187,14 @@ class RewardTable:
         TableMismatch
             Where the table answers other questions than these.
         """
-        expected = _questions(tasks, book, rules)
+        self.for_rules(rules)
+        expected = _questions(tasks, book)
         for name, value in expected.items():
             if self.provenance.get(name) != value:
                 raise TableMismatch(
                     f"the table was made with {name}={self.provenance.get(name)!r}, and the "
                     f"environment has {value!r}: make a table of this environment with "
-                    "`rpp-env tabulate`, or give the table's own dataset, options and rules"
+                    "`rpp-env tabulate`, or give the table's own dataset and options"
                 )
         if len(tasks) != len(self) or (_keys(tasks) != self.keys).any():
             raise TableMismatch(
@@ -234,6 +281,7 @@ def tabulate(
     path: str | Path | None = None,
     *,
     rows: Sequence[int] | None = None,
+    shown: Sequence[int] | None = None,
     samples: int = 1,
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -249,6 +297,9 @@ def tabulate(
         that was stopped goes on where it was.
     rows : sequence of int, optional
         Task rows; all by default.
+    shown : sequence of int, optional
+        Numbers of history items to ask for, so that one table serves several rules; those of the
+        environment's rules must be among them. By default those alone.
     samples : int
         Answers per prompt, for models that sample.
     processes : int
@@ -278,8 +329,9 @@ def tabulate(
         )
     if samples < 1 or processes < 1:
         raise InvalidOption(f"samples and processes must be at least 1, not {samples}, {processes}")
+    numbers = _numbers(env.rules, shown)
     tasks = env.tasks if rows is None else env.tasks.subset(rows)
-    provenance = _provenance(env, tasks, samples)
+    provenance = _provenance(env, tasks, numbers, samples)
     parts = None
     if path is not None:
         if Path(path).exists():
@@ -296,7 +348,7 @@ def tabulate(
             if (part := parts / f"{i:06d}.npz").is_file():
                 with np.load(part, allow_pickle=False) as kept:
                     made[i] = {name: kept[name] for name in _ARRAYS}
-    job = _Job(tasks, env.book, env.rules, env.recommender, samples)
+    job = _Job(tasks, env.book, numbers, env.recommender, samples)
     done = sum(len(chunks[i]) for i in made)
     if progress is not None:
         progress(done, len(tasks))
@@ -328,26 +380,25 @@ class _Job:
 
     tasks: TaskSet
     book: PatternBook
-    rules: Rules
+    shown: tuple[int, ...]
     recommender: Recommender
     samples: int
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         roles, _, reasonings, outputs = self.book.sizes
-        return self.rules.max_level + 1, roles, reasonings, outputs
+        return len(self.shown), roles, reasonings, outputs
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The arrays of these tasks."""
-        levels, *sentences = self.sizes
+        sentences = self.sizes[1:]
         grid = np.stack(np.meshgrid(*map(np.arange, sentences), indexing="ij"), axis=-1)
         actions = np.insert(grid.reshape(-1, 3), 1, 0, axis=1)
         choices = self.book.choose(actions)
-        steps = np.arange(levels)
         prompts, cells = [], []
         for row in rows:
             task = self.tasks.task(row)
-            shown = self.rules.items_shown(steps, np.full(levels, len(task.history)))
+            shown = np.minimum(self.shown, len(task.history))
             asked = np.unique(shown)
             prompts += [Prompt(task, choice, int(n)) for n in asked for choice in choices]
             cells.append((asked, np.searchsorted(asked, shown)))
@@ -412,26 +463,46 @@ def _run(rows: Sequence[int]) -> dict[str, NDArray[Any]]:
     return _job.run(rows)
 
 
-def _questions(tasks: TaskSet, book: PatternBook, rules: Rules) -> dict[str, Any]:
-    """What decides which questions a table answers, besides the tasks themselves."""
+def _items_shown(rules: Rules) -> tuple[int, ...]:
+    """Per level, how many items the rules show to a user with a long history."""
+    levels = np.arange(rules.max_level + 1)
+    return tuple(rules.items_shown(levels, np.full(len(levels), 1 << 30)).tolist())
+
+
+def _numbers(rules: Rules, shown: Sequence[int] | None) -> tuple[int, ...]:
+    """The numbers of history items that a table is to hold."""
+    if shown is None:
+        return _items_shown(rules)
+    wanted = sorted(set(_items_shown(rules)))
+    given = np.unique(np.asarray(shown))
+    if given.dtype.kind not in "iu" or given.min() < 1 or not set(wanted) <= set(given.tolist()):
+        raise InvalidOption(
+            f"shown must be numbers of history items from 1, {', '.join(map(str, wanted))} among "
+            f"them, which {rules.id} can show; got {list(shown)}"
+        )
+    return tuple(given.tolist())
+
+
+def _questions(tasks: TaskSet, book: PatternBook) -> dict[str, Any]:
+    """What decides which questions a table answers, besides `shown` and the tasks themselves."""
     return {
         "dataset": tasks.dataset.name,
         "dataset_digest": tasks.dataset.digest,
         "num_candidates": tasks.num_candidates,
         "book_digest": book.digest,
-        # Not how the history agent moves: a level shows the same items however it is reached.
-        "shown": rules.items_shown(
-            np.arange(rules.max_level + 1), np.full(rules.max_level + 1, 1 << 30)
-        ).tolist(),
     }
 
 
-def _provenance(env: RPPEnv, tasks: TaskSet, samples: int) -> dict[str, Any]:
+def _provenance(
+    env: RPPEnv, tasks: TaskSet, shown: tuple[int, ...], samples: int
+) -> dict[str, Any]:
     model = getattr(env.recommender, "model", None)
     generation = getattr(env.recommender, "generation", None)
     provenance = {
         "format": _FORMAT,
-        **_questions(tasks, env.book, env.rules),
+        **_questions(tasks, env.book),
+        # Not how the history agent moves: a level shows the same items however it is reached.
+        "shown": shown,
         "tasks": len(tasks),
         "tasks_digest": hashlib.sha256(_keys(tasks).tobytes()).hexdigest(),
         "rules": env.rules.id,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rpp_env import InvalidOption, Prompt, Ranking, RPPEnv, TableMismatch
+from rpp_env import RULES, InvalidOption, Prompt, Ranking, RPPEnv, Rules, TableMismatch
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo
 from rpp_env.patterns import PatternBook
+from rpp_env.patterns.book import history_labels
 from rpp_env.table import RewardTable, tabulate
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100, "num_envs": 4}
@@ -171,6 +173,71 @@ def test_a_table_aligns_itself_with_other_orders_of_its_tasks() -> None:
 def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         tabulate(make(Counting()), **options)
+
+
+def tabulated(env: RPPEnv, table: RewardTable, **options: Any) -> RPPEnv:
+    return RPPEnv(
+        env.tasks,
+        rules=env.rules,
+        book=env.book,
+        embeddings=table.embeddings,
+        table=table,
+        num_envs=env.num_envs,
+        **options,
+    )
+
+
+def labelled(rules: Rules) -> PatternBook:
+    labels = history_labels(rules.history, rules.history_options)
+    return replace(small_book(), history_records=labels)
+
+
+UNION = (1, 2, 3, 5, 8, 10, 13, 20)
+
+
+def test_one_table_serves_several_rules(tmp_path: Path) -> None:
+    mine = replace(RULES["RPP-v0"], id="mine", rungs=(13, 2, 8), start=0)
+    union = tabulate(make(Counting()), tmp_path / "t.rpptable", shown=UNION[::-1])
+    assert RewardTable.load(tmp_path / "t.rpptable").shown == union.shown == UNION
+    for rules in (RULES["RPP-v0"], RULES["RPPBandit-v0"], mine):
+        book = labelled(rules)
+        live = RPPEnv.make(model=Counting(), book=book, rules=rules, **SMALL)
+        dead = tabulated(live, union)
+        rng = np.random.default_rng(0)
+        for episode in range(3):
+            observations, _ = live.reset(seed=episode)
+            assert observations.tobytes() == dead.reset(seed=episode)[0].tobytes()
+            for _ in range(rules.max_cycles):
+                actions = rng.integers(0, live.nvec, (4, 4))
+                said, kept = live.step(actions), dead.step(actions)
+                assert said.observations.tobytes() == kept.observations.tobytes()
+                assert said.rewards.tobytes() == kept.rewards.tobytes()
+                assert (said.infos["shown"] == kept.infos["shown"]).all()
+        assert dead.table is not None
+        own = tabulate(live)
+        assert dead.table.shown == own.shown
+        assert (dead.table.rewards() == own.rewards()).all()
+    assert union.for_rules(replace(mine, rungs=UNION)) is union
+    live = make(Counting())
+    with pytest.raises(TableMismatch, match="holds other answers"):
+        tabulate(live, tmp_path / "t.rpptable")
+
+
+def test_items_that_were_never_asked_for_are_named() -> None:
+    env = make(Counting(), max_users=2)
+    table = tabulate(env)
+    bandit = RULES["RPPBandit-v0"]
+    wanted = r"RPPBandit-v0 can show 10 history items.* --shown 1 2 3 5 8 10 13 20`"
+    for call in (
+        lambda: table.for_rules(bandit),
+        lambda: table.check(env.tasks, env.book, bandit),
+        lambda: RPPEnv.make(model=table, rules=bandit, book=labelled(bandit), **SMALL),
+    ):
+        with pytest.raises(TableMismatch, match=wanted):
+            call()
+    for shown in ([], [1, 2, 3], [0, *UNION], [1.5, *UNION]):
+        with pytest.raises(InvalidOption, match="1, 2, 3, 5, 8, 13, 20 among them"):
+            tabulate(env, shown=shown)
 
 
 def test_what_no_table_can_hold_is_refused() -> None:

@@ -178,15 +178,17 @@ def test_random_play_is_seeded(rpp: Any) -> None:
 
 def test_a_table_is_written_and_replayed(rpp: Any, tmp_path: Path) -> None:
     path = tmp_path / "small.rpptable"
-    words = ("tabulate", str(path), "--split", "test", "--max-users", "3", "--processes", "1")
+    words = ["tabulate", str(path), "--split", "test", "--max-users", "3", "--processes", "1"]
+    words += ["--shown", *"1 2 3 5 8 10 13 20".split()]
     code, out, err = rpp(*words)
     assert code == 0, err
-    assert f"{3 * 1575:,} answers of 3 tasks" in out
+    assert f"{3 * 1800:,} answers of 3 tasks" in out
     assert len(RewardTable.load(path)) == 3
     assert rpp(*words)[0] == 0  # it is there already
-    code, out, _ = rpp("play", "random", "--model", f"table:{path}")
-    assert code == 0
-    assert "replayed from a table" in out
+    for rules in ("RPP-v0", "RPPBandit-v0"):
+        code, out, _ = rpp("play", "random", "--model", f"table:{path}", "--rules", rules)
+        assert code == 0
+        assert "replayed from a table" in out
 
 
 def test_diagnose_keeps_its_tables(rpp: Any, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def run(
     world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
     split: str = "train",
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    shown: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (),
     processes: int = 2,
     samples: int = 1,
 ) -> None:
@@ -37,6 +38,9 @@ def run(
         Whose users: train, validation or test.
     max_users
         Only so many of them; all by default.
+    shown
+        Numbers of history items to ask for, so that one table serves several rules; the rules' own
+        by default. `1 2 3 5 8 10 13 20` serves RPP-v0 and RPPBandit-v0.
     processes
         Processes that compute the answers.
     samples
@@ -45,7 +49,9 @@ def run(
     env = world.env(split, max_users=max_users)
     try:
         with progress(f"tabulating {split} users of {env.tasks.dataset.name}") as tell:
-            table = tabulate(env, out, samples=samples, processes=processes, progress=tell)
+            table = tabulate(
+                env, out, shown=shown or None, samples=samples, processes=processes, progress=tell
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"stopped; the same command goes on from what lies in {out}.parts"
