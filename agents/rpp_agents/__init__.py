@@ -10,19 +10,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rpp_agents import mappo
+    from rpp_agents import ippo, mappo
     from rpp_agents.baselines import Fixed, Random, search_fixed
     from rpp_agents.plots import learning_curve
     from rpp_agents.policy import NetworkPolicy, Policy, load_policy
     from rpp_agents.rollout import BatchedEnv, PettingZooBatch, play
 
+TRAINERS: dict[str, str] = {
+    "mappo": "MAPPO",
+    "ippo": "IPPO",
+}
+"""The trainers, each a module of this package, and what they are called in tables and plots."""
+
 __all__ = [
+    "TRAINERS",
     "BatchedEnv",
     "Fixed",
     "NetworkPolicy",
     "PettingZooBatch",
     "Policy",
     "Random",
+    "ippo",
     "learning_curve",
     "load_policy",
     "mappo",

@@ -30,72 +30,11 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
-from rpp_agents.policy import NetworkPolicy
-from rpp_agents.ppo import Callback, Config, train_ppo
-from rpp_agents.rollout import BatchedEnv
+from rpp_agents.ppo import PPO, Config
+from rpp_agents.training import trainer
 
 __all__ = ["Config", "train"]
 
-
-def train(
-    env: BatchedEnv,
-    config: Config = Config(),  # noqa: B008 (frozen)
-    *,
-    run_dir: str | Path | None = None,
-    eval_env: BatchedEnv | None = None,
-    resume: bool = False,
-    lines: Mapping[str, float] | None = None,
-    callbacks: Sequence[Callback] = (),
-    progress: bool = True,
-) -> NetworkPolicy:
-    """Train the agents of `env`.
-
-    Parameters
-    ----------
-    env : BatchedEnv
-        An ``rpp_env.RPPEnv`` of training users, or a `PettingZooBatch`. 256 to 512 environments
-        suit the defaults.
-    config : Config
-    run_dir : path, optional
-        Folder for ``progress.csv``, TensorBoard files, checkpoints, the policy and the learning
-        curve; nothing is written without it.
-    eval_env : BatchedEnv, optional
-        Validation users, played greedily at ``config.evaluations`` points. Not `env` itself.
-    resume : bool
-        Go on from the checkpoint in `run_dir` where there is one. On the CPU and with as many
-        threads, the result is the uninterrupted run's, bit for bit.
-    lines : mapping of str to float, optional
-        Names and mean rewards for level lines in the learning curve, such as the random and the
-        best fixed prompt.
-    callbacks : sequence of callables
-        Each is called after every iteration with that iteration's row and the policy.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    NetworkPolicy
-        As it is at the end.
-
-    Raises
-    ------
-    InvalidOption
-        If `run_dir` holds a run and `resume` is False, or holds a different run.
-    FloatingPointError
-        If a loss stops being finite.
-    """
-    return train_ppo(
-        env,
-        config,
-        name="MAPPO",
-        critic_input="state",
-        run_dir=run_dir,
-        eval_env=eval_env,
-        resume=resume,
-        lines=lines,
-        callbacks=callbacks,
-        progress=progress,
-    )
+train = trainer("MAPPO", partial(PPO, critic_input="state"), Config())

@@ -5,18 +5,12 @@ MAPPO) or one that sees each agent's own observation (``"observations"``, IPPO).
 written once, here, after Yu et al. 2022 ("The Surprising Effectiveness of PPO in Cooperative
 Multi-Agent Games") and their code: decentralised actors, generalised advantage estimation, value
 normalisation, a clipped Huber loss for the values, advantages normalised over the batch.
-
-A run is cut into segments of `Config.checkpoint_every` iterations, each begun by a reset of the
-environment whose seed follows from the run's seed and the iteration. So a checkpoint needs nothing
-of the environment's inside, and a run that was stopped goes on bit for bit as if it never had been.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,28 +27,19 @@ from rpp_agents.networks import (
     local_critic,
 )
 from rpp_agents.policy import NetworkPolicy, sample
-from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout, play
-from rpp_agents.runs import Run
+from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout
+from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption
 
-__all__ = ["PPO", "Callback", "Config", "gae", "train_ppo"]
-
-Callback = Callable[[Mapping[str, float], NetworkPolicy], None]
-"""Called after every iteration with its row of numbers and the policy as it is now."""
+__all__ = ["PPO", "Config", "gae"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """Every number of a run, once."""
 
-    total_steps: int = 500_000
-    """Steps to train for, counted over all environments (a user's step is one)."""
     rollout_steps: int = 0
     """Steps that every environment plays between two updates; 0: one episode, at most 128."""
-    seed: int = 0
-    """Seed of the weights, the sampling, the minibatches and the environment."""
-    gamma: float = 0.95
-    """Discount."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the returns."""
     learning_rate: float = 3e-3
@@ -81,44 +66,19 @@ class Config:
     """Give every number that a network sees mean 0 and deviation 1, by running statistics."""
     normalize_advantages: bool = True
     """Give the advantages of each rollout mean 0 and deviation 1."""
-    team_reward: bool = False
-    """Pay every agent the mean of all agents' rewards."""
     shared: bool = False
     """One network for all agents, told which agent it is; otherwise one network each."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of actors and critic."""
     layer_norm: bool = True
     """Normalise each vector before the networks' first layers."""
-    evaluations: int = 10
-    """Evaluations on the validation environment, evenly spread, the last at the end."""
-    eval_episodes: int = 512
-    """Episodes of each evaluation, the same ones every time."""
-    checkpoint_every: int = 25
-    """Iterations from one checkpoint (and seeded reset of the environment) to the next."""
-    threads: int = 0
-    """Threads that torch uses; 0 leaves it as it is."""
-    device: str = "cpu"
-    """Where the networks are, as torch names it; only on the CPU are runs repeated bit for bit."""
-    tensorboard: bool = True
-    """Write TensorBoard files too, where there is a folder for the run."""
 
     def __post_init__(self) -> None:
-        at_least_one = ("total_steps", "epochs", "minibatches", "checkpoint_every", "eval_episodes")
-        positive = ("learning_rate", "clip", "huber", "max_grad_norm")
-        not_negative = ("rollout_steps", "evaluations", "threads", "entropy", "entropy_end", "seed")
-        for names, lowest, words in (
-            (at_least_one, 1, "at least 1"),
-            (not_negative, 0, "0 or more"),
-        ):
-            for name in names:
-                if getattr(self, name) < lowest:
-                    raise InvalidOption(f"{name} must be {words}, not {getattr(self, name)}")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InvalidOption(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidOption(f"{name} must lie in 0..1, not {getattr(self, name)}")
+        super().__post_init__()
+        check_numbers(self, 1, "epochs", "minibatches")
+        check_numbers(self, 0, "rollout_steps", "entropy", "entropy_end")
+        check_numbers(self, 0, "learning_rate", "clip", "huber", "max_grad_norm", above=True)
+        check_numbers(self, 0, "gae_lambda", highest=1)
         if not self.hidden or min(self.hidden) < 1:
             raise InvalidOption(
                 f"hidden must name at least one width of 1 or more, not {self.hidden}"
@@ -191,6 +151,9 @@ class PPO:
                 if critic_input == "state"
                 else local_critic(env.observation_width, agents, shared=config.shared, **shape)
             )
+        self.collector = Collector(env, critic_input, team_reward=config.team_reward)
+        self.rollout_steps = config.rollout_steps or min(int(env.max_cycles), 128)
+        self.steps = self.rollout_steps * env.num_envs
         self.device = torch.device(config.device)
         self.actor, self.critic = actor.to(self.device), critic.to(self.device)
         self.norm = ValueNorm(agents).to(self.device)
@@ -201,6 +164,19 @@ class PPO:
         }
         self.rng = np.random.default_rng(config.seed)
         self.policy = NetworkPolicy(self.actor, seed=config.seed)
+
+    def reset(self, seed: int) -> None:
+        """See `Learner.reset`."""
+        self.collector.reset(seed)
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """See `Learner.iterate`."""
+        rollout = self.collector.collect(self.choose, self.rollout_steps)
+        return {
+            "reward": float(rollout.rewards.mean()),
+            **self.update(rollout, progress=progress),
+            **{f"info/{key}": value for key, value in rollout.infos.items()},
+        }
 
     def choose(
         self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
@@ -271,10 +247,7 @@ class PPO:
                 if isinstance(part, FeatureNorm):
                     part.update(seen)
         metrics = {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
-        numbers = {name: float(value) for name, value in metrics.items()}
-        if not all(map(math.isfinite, numbers.values())):
-            raise FloatingPointError(f"training diverged: {numbers}; try a lower learning_rate")
-        return numbers | {
+        return {name: float(value) for name, value in metrics.items()} | {
             "explained_variance": float(explained),
             "learning_rate": rate,
             "entropy_bonus": bonus,
@@ -330,98 +303,14 @@ class PPO:
 
     # What a checkpoint holds
 
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"actor": self.actor, "critic": self.critic, "norm": self.norm}
+
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, statistics and the optimisers' moments, by name."""
-        modules = {"actor": self.actor, "critic": self.critic, "norm": self.norm}
-        tensors = {
-            f"{part}.{name}": tensor
-            for part, module in modules.items()
-            for name, tensor in module.state_dict().items()
-        }
-        for part, optimizer in self.optimizers.items():
-            for index, moments in optimizer.state_dict()["state"].items():
-                for name, tensor in moments.items():
-                    tensors[f"adam.{part}.{index}.{name}"] = tensor
-        return tensors
+        """See `Learner.tensors`."""
+        return kept_tensors(self._modules, self.optimizers)
 
-    def restore(self, tensors: Mapping[str, Tensor], rng: dict[str, Any]) -> None:
-        """Take back what `tensors` gave, and the state of the random numbers."""
-        modules = {"actor": self.actor, "critic": self.critic, "norm": self.norm}
-        for part, module in modules.items():
-            module.load_state_dict(
-                {name: tensors[f"{part}.{name}"] for name in module.state_dict()}
-            )
-        for part, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                if name.startswith(f"adam.{part}."):
-                    index, moment = name.split(".")[2:]
-                    state.setdefault(int(index), {})[moment] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        self.rng.bit_generator.state = rng
-
-
-# The run
-
-
-def train_ppo(
-    env: BatchedEnv,
-    config: Config,
-    *,
-    name: str,
-    critic_input: CriticInput,
-    run_dir: str | Path | None = None,
-    eval_env: BatchedEnv | None = None,
-    resume: bool = False,
-    lines: Mapping[str, float] | None = None,
-    callbacks: Sequence[Callback] = (),
-    progress: bool = True,
-) -> NetworkPolicy:
-    """Train; see `rpp_agents.mappo.train`, which documents the arguments.
-
-    Parameters
-    ----------
-    name : str
-        The algorithm's name, for the progress bar and the run's files.
-    critic_input : "state" or "observations"
-        What the critic sees: the only difference between MAPPO and IPPO.
-    """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    collector = Collector(env, critic_input, team_reward=config.team_reward)
-    learner = PPO(env, config, critic_input)
-    steps = config.rollout_steps or min(int(env.max_cycles), 128)
-    iterations = math.ceil(config.total_steps / (steps * env.num_envs))
-    eval_at = {
-        math.ceil(iterations * i / config.evaluations) for i in range(1, config.evaluations + 1)
-    }
-    with Run(run_dir, name, config, env, iterations, resume=resume, progress=progress) as run:
-        if run.checkpoint is not None:
-            learner.restore(run.checkpoint, run.rng)
-        for iteration in range(run.iteration, iterations):
-            if iteration % config.checkpoint_every == 0:
-                collector.reset(_segment_seed(config.seed, iteration))
-            rollout = collector.collect(learner.choose, steps)
-            row = {
-                "steps": float((iteration + 1) * steps * env.num_envs),
-                "reward": float(rollout.rewards.mean()),
-                "eval_reward": math.nan,
-                **learner.update(rollout, progress=iteration / iterations),
-                **{f"info/{key}": value for key, value in rollout.infos.items()},
-            }
-            if eval_env is not None and iteration + 1 in eval_at:
-                scores = play(
-                    learner.policy, eval_env, episodes=config.eval_episodes, seed=config.seed
-                )
-                row["eval_reward"] = float(scores.mean())
-            row = run.record(row)
-            if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == iterations:
-                run.save(learner.tensors(), learner.rng)
-            for callback in callbacks:
-                callback(row, learner.policy)
-        run.finish(learner.policy, lines)
-    return learner.policy
-
-
-def _segment_seed(seed: int, iteration: int) -> int:
-    return int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0])
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Learner.restore`."""
+        restore_tensors(self._modules, self.optimizers, tensors)

@@ -32,7 +32,7 @@ from rpp_agents.rollout import BatchedEnv
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra
 
 if TYPE_CHECKING:
-    from rpp_agents.ppo import Config
+    from rpp_agents.training import RunConfig
 
 __all__ = ["Run", "read_progress"]
 
@@ -73,7 +73,7 @@ class Run:
         self,
         run_dir: str | Path | None,
         name: str,
-        config: Config,
+        config: RunConfig,
         env: BatchedEnv,
         iterations: int,
         *,
@@ -197,7 +197,9 @@ class Run:
             advance=1,
             speed=f"{full['steps_per_second']:,.0f} steps/s",
             reward=f"reward {row['reward']:.3f}",
-            entropy=f"entropy {row['entropy']:.2f}",
+            search=next(
+                (f"{key} {row[key]:.2f}" for key in ("entropy", "epsilon") if key in row), ""
+            ),
         )
         return full
 
@@ -276,10 +278,10 @@ def _bar(name: str, total: int, done: int, shown: bool) -> tuple[Any, Any]:
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
-        *(TextColumn(f"{{task.fields[{field}]}}") for field in ("speed", "reward", "entropy")),
+        *(TextColumn(f"{{task.fields[{field}]}}") for field in ("speed", "reward", "search")),
         TextColumn("left"),
         TimeRemainingColumn(),
         disable=not shown,
     )
-    task = bar.add_task(name, total=total, completed=done, speed="", reward="", entropy="")
+    task = bar.add_task(name, total=total, completed=done, speed="", reward="", search="")
     return bar, task

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rpp_agents import Fixed, PettingZooBatch, Random, load_policy, mappo, play
-from rpp_agents.ppo import train_ppo
+from rpp_agents import Fixed, PettingZooBatch, Random, ippo, load_policy, mappo, play
 from rpp_agents.runs import read_progress
 from rpp_env.errors import InvalidOption
 
@@ -76,14 +75,14 @@ def test_matrix_games_end_where_they_are_known_to_end(toys: SimpleNamespace, nam
     assert score in (expected if isinstance(expected, tuple) else (expected,))
 
 
-@pytest.mark.parametrize("critic_input", ["state", "observations"])
+@pytest.mark.parametrize("trainer", [mappo, ippo])
 @pytest.mark.parametrize("horizon", [1, 5])
-def test_users_are_told_apart(toys: SimpleNamespace, horizon: int, critic_input: Any) -> None:
+def test_users_are_told_apart(toys: SimpleNamespace, horizon: int, trainer: Any) -> None:
     world = {"horizon": horizon, "nvec": (3, 2, 4), "noise": 0.2, "context": 6}
     env = toys.Contextual(512 // horizon, **world)
     held_out = toys.Contextual(500, seed=1, **world)
-    config = mappo.Config(total_steps=60_000, shared=critic_input == "observations")
-    policy = train_ppo(env, config, name="PPO", critic_input=critic_input, progress=False)
+    config = mappo.Config(total_steps=60_000, shared=trainer is ippo)
+    policy = trainer.train(env, config, progress=False)
     score = play(policy, held_out, episodes=1000).mean()
     joints = np.stack(np.meshgrid(*map(range, world["nvec"])), -1).reshape(-1, 3)
     fixed = max(play(Fixed([joint]), held_out, episodes=500).mean() for joint in joints)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rpp_agents import mappo
+from rpp_agents import ippo, mappo
 from rpp_agents.commands.evaluate import scored
 from rpp_agents.plots import learning_curve
 from rpp_agents.world import World
@@ -18,11 +18,11 @@ from rpp_env.errors import InvalidOption
 
 __all__ = ["level_lines", "run"]
 
-TRAINERS = {"mappo": mappo}
+MODULES = {"mappo": mappo, "ippo": ippo}
 
 
 def run(
-    algorithm: Annotated[Literal["mappo"], tyro.conf.Positional],
+    algorithm: Annotated[Literal["mappo", "ippo"], tyro.conf.Positional],
     /,
     world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
     config: tyro.conf.OmitArgPrefixes[mappo.Config] = mappo.Config(),  # noqa: B008 - frozen
@@ -83,7 +83,7 @@ def run(
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
         validation = world.env("validation", num_envs=512, max_users=eval_users)
         try:
-            policy = TRAINERS[algorithm].train(
+            policy = MODULES[algorithm].train(
                 env,
                 replace(config, seed=seed),
                 run_dir=folder,

@@ -1,0 +1,307 @@
+"""The run that all trainers share: iterate, evaluate, record, keep a checkpoint.
+
+An algorithm is a `Learner`: it plays and learns once per call of `iterate`, and can say and take
+back everything that it holds. `trainer` makes the ``train(env, config)`` of its module from it.
+
+A run is cut into segments of `RunConfig.checkpoint_every` iterations, each begun by a reset of the
+environment whose seed follows from the run's seed and the iteration. So a checkpoint needs nothing
+of the environment's inside, and a run that was stopped goes on bit for bit as if it never had been.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rpp_agents.policy import Policy
+from rpp_agents.rollout import BatchedEnv, play
+from rpp_agents.runs import Run
+from rpp_env.errors import InvalidOption
+
+__all__ = [
+    "Callback",
+    "Learner",
+    "RunConfig",
+    "Train",
+    "check_numbers",
+    "kept_tensors",
+    "restore_tensors",
+    "trainer",
+]
+
+Callback = Callable[[Mapping[str, float], Policy], None]
+"""Called after every iteration with its row of numbers and the policy as it is now."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options of a run that do not depend on the algorithm."""
+
+    total_steps: int = 500_000
+    """Steps to train for, counted over all environments (a user's step is one)."""
+    seed: int = 0
+    """Seed of the weights, of all choices of the learner, and of the environment."""
+    gamma: float = 0.95
+    """Discount; 0 looks at the next reward only."""
+    team_reward: bool = False
+    """Pay every agent the mean of all agents' rewards."""
+    evaluations: int = 10
+    """Evaluations on the validation environment, evenly spread, the last at the end."""
+    eval_episodes: int = 512
+    """Episodes of each evaluation, the same ones every time."""
+    checkpoint_every: int = 25
+    """Iterations from one checkpoint (and seeded reset of the environment) to the next."""
+    threads: int = 0
+    """Threads that torch uses; 0 leaves it as it is."""
+    device: str = "cpu"
+    """Where the networks are, as torch names it; only on the CPU are runs repeated bit for bit."""
+    tensorboard: bool = True
+    """Write TensorBoard files too, where there is a folder for the run."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
+        check_numbers(self, 0, "evaluations", "threads", "seed")
+        check_numbers(self, 0, "gamma", highest=1)
+
+
+def check_numbers(
+    config: object,
+    lowest: float,
+    *names: str,
+    highest: float = math.inf,
+    above: bool = False,
+) -> None:
+    """Refuse fields of a config that lie outside `lowest` to `highest`.
+
+    With `above` the lowest number itself is refused too.
+
+    Raises
+    ------
+    InvalidOption
+        With the field, what it was given and what it allows.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not lowest <= value <= highest or (above and value == lowest):
+            allowed = (
+                f"lie in {lowest}..{highest}" if highest < math.inf else f"be {lowest} or more"
+            )
+            raise InvalidOption(
+                f"{name} must {f'be above {lowest}' if above else allowed}, not {value}"
+            )
+
+
+class Learner(Protocol):
+    """An algorithm at work on an environment."""
+
+    @property
+    def policy(self) -> Policy:
+        """Plays as it has been trained so far."""
+        ...
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """All of the learner's randomness; its state is part of a checkpoint."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps that one iteration plays, over all environments."""
+        ...
+
+    def reset(self, seed: int) -> None:
+        """Begin a segment: reset the environment with this seed."""
+        ...
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """Play and learn once.
+
+        `progress`, from 0 to 1 over the run, places the iteration on the schedules. The row that
+        comes back holds ``reward`` (the mean of what was paid), losses, and ``info/NAME`` means.
+        """
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint needs besides `rng`, by name."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        ...
+
+
+C = TypeVar("C", bound=RunConfig)
+C_contra = TypeVar("C_contra", bound=RunConfig, contravariant=True)
+
+
+class Train(Protocol[C_contra]):
+    """The one interface of all trainers: ``train(env, config) -> Policy``."""
+
+    def __call__(
+        self,
+        env: BatchedEnv,
+        config: C_contra = ...,
+        *,
+        run_dir: str | Path | None = None,
+        eval_env: BatchedEnv | None = None,
+        resume: bool = False,
+        lines: Mapping[str, float] | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> Policy:
+        """Train the agents of `env`.
+
+        Parameters
+        ----------
+        env : BatchedEnv
+            An ``rpp_env.RPPEnv`` of training users, or a `PettingZooBatch`. 256 to 512 environments
+            suit the defaults.
+        config : Config
+            Of the trainer's module.
+        run_dir : path, optional
+            Folder for ``progress.csv``, TensorBoard files, checkpoints, the policy and the learning
+            curve; nothing is written without it.
+        eval_env : BatchedEnv, optional
+            Validation users, played greedily at ``config.evaluations`` points. Not `env` itself.
+        resume : bool
+            Go on from the checkpoint in `run_dir` where there is one. On the CPU and with as many
+            threads, the result is the uninterrupted run's, bit for bit.
+        lines : mapping of str to float, optional
+            Names and mean rewards for level lines in the learning curve, such as the random and the
+            best fixed prompt.
+        callbacks : sequence of callables
+            Each is called after every iteration with that iteration's row and the policy.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Policy
+            As it is at the end.
+
+        Raises
+        ------
+        InvalidOption
+            If `run_dir` holds a run and `resume` is False, or holds a different run.
+        InvalidData
+            If the checkpoint in `run_dir` is damaged or no checkpoint.
+        FloatingPointError
+            If a loss stops being finite.
+        """
+        ...
+
+
+def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) -> Train[C]:
+    """The ``train`` function of an algorithm.
+
+    Parameters
+    ----------
+    name : str
+        For the progress bar and the run's files.
+    learner : callable
+        Makes the learner from an environment and a config.
+    default : Config
+        What is used where no config is given.
+    """
+
+    def train(
+        env: BatchedEnv,
+        config: C = default,
+        *,
+        run_dir: str | Path | None = None,
+        eval_env: BatchedEnv | None = None,
+        resume: bool = False,
+        lines: Mapping[str, float] | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> Policy:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        at_work = learner(env, config)
+        iterations = math.ceil(config.total_steps / at_work.steps)
+        eval_at = {
+            math.ceil(iterations * i / config.evaluations) for i in range(1, config.evaluations + 1)
+        }
+        with Run(run_dir, name, config, env, iterations, resume=resume, progress=progress) as run:
+            if run.checkpoint is not None:
+                at_work.restore(run.checkpoint)
+                at_work.rng.bit_generator.state = run.rng
+            else:
+                # So that whoever is stopped before the first segment is over finds one too.
+                run.save(at_work.tensors(), at_work.rng)
+            for iteration in range(run.iteration, iterations):
+                if iteration % config.checkpoint_every == 0:
+                    at_work.reset(_segment_seed(config.seed, iteration))
+                row = {
+                    "steps": float((iteration + 1) * at_work.steps),
+                    "eval_reward": math.nan,
+                    **at_work.iterate(iteration / iterations),
+                }
+                lost = {k: x for k, x in row.items() if "loss" in k and not math.isfinite(x)}
+                if lost:
+                    raise FloatingPointError(
+                        f"training diverged in iteration {iteration}: {lost}; try a lower "
+                        "learning_rate"
+                    )
+                if eval_env is not None and iteration + 1 in eval_at:
+                    scores = play(
+                        at_work.policy, eval_env, episodes=config.eval_episodes, seed=config.seed
+                    )
+                    row["eval_reward"] = float(scores.mean())
+                row = run.record(row)
+                if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == iterations:
+                    run.save(at_work.tensors(), at_work.rng)
+                for callback in callbacks:
+                    callback(row, at_work.policy)
+            run.finish(at_work.policy, lines)
+        return at_work.policy
+
+    train.__doc__ = (Train.__call__.__doc__ or "").replace("the agents of `env`", f"by {name}", 1)
+    return train
+
+
+def _segment_seed(seed: int, iteration: int) -> int:
+    return int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0])
+
+
+# What a checkpoint holds
+
+
+def kept_tensors(
+    modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """Weights, statistics and the optimisers' moments, by name."""
+    tensors = {
+        f"{part}.{name}": tensor
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    for part, optimizer in optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            for name, tensor in moments.items():
+                tensors[f"optimizer.{part}.{index}.{name}"] = tensor
+    return tensors
+
+
+def restore_tensors(
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Take back what `kept_tensors` gave."""
+    for part, module in modules.items():
+        module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
+    for part, optimizer in optimizers.items():
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(f"optimizer.{part}."):
+                index, moment = name.split(".")[2:]
+                state.setdefault(int(index), {})[moment] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
