@@ -265,6 +265,8 @@ class Observer:
         """Width of the part that all agents share."""
         self.state_width: int = self.shared_width + sum(sizes)
         """Width of `state`."""
+        self.ranking_shape: tuple[int, ...] = (dim,) if ranking == "mean" else (K, dim)
+        """Shape of the slice ``ranking``: one mean vector, or the places' vectors."""
         self._static = _static(tasks, embeddings)
         self._scales = np.array(
             [K, MAX_HISTORY, max(rules.max_level, 1), rules.max_cycles], dtype=np.float32
@@ -286,6 +288,12 @@ class Observer:
             for row, names in zip(self._seen, PRIVATE, strict=True):
                 for name in (*names, "step"):
                     row[self.layout[name]] = 1
+
+    def readers(self, name: str) -> tuple[int, ...]:
+        """The agents, by number, that see the slice `name` of the shared part."""
+        agents = range(len(self._one_hots))
+        place = self.layout[name].start
+        return tuple(i for i in agents if self._seen is None or self._seen[i, place])
 
     def begin(self, rows: Ints) -> Floats:
         """(B, shared_width): the shared part before the first step, for tasks `rows`."""
