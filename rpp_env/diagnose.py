@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Diagnosis",
     "Reference",
-    "best_fixed",
     "diagnose",
     "episode_scores",
     "fit_reference",
@@ -81,13 +80,6 @@ def hindsight_scores(rewards: Floats, rules: Rules) -> Floats:
     `rewards` are as `episode_scores` takes them.
     """
     return _planned(rewards, rewards, rules)
-
-
-def best_fixed(env: RPPEnv) -> tuple[int, int, int, int]:
-    """The best cell (level, role, reasoning, output) for the users of `env`, over a table."""
-    scores = episode_scores(_rewards(env), env.rules)
-    cell = np.unravel_index(int(scores.mean(axis=0).argmax()), scores.shape[1:])
-    return tuple(int(i) for i in cell)  # type: ignore[return-value]  # four axes
 
 
 class Reference:

@@ -147,13 +147,6 @@ def test_a_reference_plays_its_cells(small: dict[str, RPPEnv]) -> None:
     assert np.mean(rewards, axis=0) == pytest.approx(wanted)
 
 
-def test_the_best_fixed_prompt_is_the_best(small: dict[str, RPPEnv]) -> None:
-    train = small["train"]
-    assert train.table is not None
-    scores = d.episode_scores(train.table.rewards(), train.rules).mean(axis=0)
-    assert scores[d.best_fixed(train)] == scores.max()
-
-
 def test_users_of_both_sides_are_refused(small: dict[str, RPPEnv]) -> None:
     with pytest.raises(InvalidOption, match="users are in both"):
         d.diagnose(small["train"], small["train"])
@@ -162,7 +155,7 @@ def test_users_of_both_sides_are_refused(small: dict[str, RPPEnv]) -> None:
 def test_a_table_is_needed() -> None:
     env = RPPEnv.make(model=echo(), num_users=60, num_items=100, num_envs=2)
     with pytest.raises(InvalidOption, match="rpp-env tabulate"):
-        d.best_fixed(env)
+        d.fit_reference(env)
 
 
 def test_a_gap_that_is_not_there_is_no_denominator() -> None:

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rpp_agents import ippo, mappo
+    from rpp_agents import enumeration, ippo, mappo
     from rpp_agents.baselines import Fixed, Random, search_fixed
     from rpp_agents.plots import learning_curve
     from rpp_agents.policy import NetworkPolicy, Policy, load_policy
@@ -30,6 +30,7 @@ __all__ = [
     "PettingZooBatch",
     "Policy",
     "Random",
+    "enumeration",
     "ippo",
     "learning_curve",
     "load_policy",

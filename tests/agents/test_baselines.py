@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rpp_agents import enumeration
 from rpp_agents.baselines import Fixed, Random, fixed_prompts, search_fixed
 from rpp_agents.policy import Policy, load_policy
 from rpp_agents.rollout import play
@@ -207,3 +209,14 @@ def test_without_rules_every_joint_action_is_tried(toys: SimpleNamespace) -> Non
     best, mean = search_fixed(env, budget=2000)
     assert best.plan.tolist() == [[0, 0]]
     assert mean == pytest.approx(play(best, env, episodes=2000).mean(), abs=0.02)
+
+
+def test_enumerate_is_the_search_with_a_config(toys: SimpleNamespace, tmp_path: Path) -> None:
+    env = toys.Contextual(64, nvec=(2, 3), horizon=1)
+    policy = enumeration.train(env, enumeration.Config(budget=2000), run_dir=tmp_path)
+    np.testing.assert_array_equal(policy.plan, search_fixed(env, budget=2000)[0].plan)
+    again = load_policy(tmp_path / "policy.json")
+    assert isinstance(again, Fixed)
+    np.testing.assert_array_equal(again.plan, policy.plan)
+    with pytest.raises(InvalidOption, match="budget must be 1 or more, not 0"):
+        enumeration.Config(budget=0)
