@@ -6,10 +6,13 @@ of actions of any agent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rpp_agents.encoders import make_encoder
 
 __all__ = [
     "Actor",
@@ -144,6 +147,8 @@ class Actor(nn.Module):
         As in `AgentNet`. The last layer starts with gain 0.01: nearly uniform.
     normalize : bool
         Put a `FeatureNorm` before the networks; one for each agent, unless they share a network.
+    encoder : mapping, optional
+        What reads the observations first, as `rpp_agents.encoders.make_encoder` takes it.
     """
 
     legal: Tensor
@@ -157,6 +162,7 @@ class Actor(nn.Module):
         layer_norm: bool = True,
         shared: bool = True,
         normalize: bool = False,
+        encoder: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.description = {
@@ -166,13 +172,23 @@ class Actor(nn.Module):
             "layer_norm": layer_norm,
             "shared": shared,
             "normalize": normalize,
+            "encoder": None if encoder is None else dict(encoder),
         }
+        self.encoder = None if encoder is None else make_encoder(encoder)
+        plain = width if self.encoder is None else self.encoder.rest_width
+        self.features_width = width if self.encoder is None else plain + self.encoder.hidden
         # One network for all agents reads them all in the same units.
         places = 1 if shared else len(nvec)
-        self.norm = FeatureNorm(places, width) if normalize else nn.Identity()
+        self.norm = FeatureNorm(places, plain) if normalize else nn.Identity()
         most = max(nvec)
         self.net = AgentNet(
-            width, len(nvec), most, hidden=hidden, gain=0.01, layer_norm=layer_norm, shared=shared
+            self.features_width,
+            len(nvec),
+            most,
+            hidden=hidden,
+            gain=0.01,
+            layer_norm=layer_norm,
+            shared=shared,
         )
         sizes = torch.tensor([int(size) for size in nvec])
         self.register_buffer("legal", torch.arange(most) < sizes[:, None], persistent=False)
@@ -183,8 +199,21 @@ class Actor(nn.Module):
         `masks` (bool, broadcastable to the result) forbids actions besides those that an agent
         never has. What is forbidden has log-probability of about -1e10.
         """
+        return self.log_probs(self.features(observations), masks)
+
+    def features(self, observations: Tensor) -> Tensor:
+        """What the networks see of observations: ``(..., n, features_width)``."""
+        if self.encoder is None:
+            seen: Tensor = self.norm(observations)
+            return seen
+        # What the encoder learns to say stays in its units, which move as it learns.
+        plain, encoded = self.encoder(observations)
+        return torch.cat([self.norm(plain), encoded], dim=-1)
+
+    def log_probs(self, features: Tensor, masks: Tensor | None = None) -> Tensor:
+        """The second half of `forward`, from what `features` gave."""
         legal = self.legal if masks is None else self.legal & masks
-        logits: Tensor = self.net(self.norm(observations))
+        logits: Tensor = self.net(features)
         return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
 
 
