@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 
 # What a library beside us can break: the faces, and the core under them.
 FACES = tests/conformance tests/test_core.py tests/test_correctness.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
+EXAMPLES = tests/test_package.py::test_example_runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,8 +43,8 @@ format: .venv/.stamp ## sort imports, mend what ruff can mend, format
 test-oldest: .venv-oldest/.stamp ## every test with the oldest supported libraries
 	$(call pytest,.venv-oldest,tests) -o filterwarnings=default
 
-test-peers: .venv-peers/.stamp ## core and faces beside TorchRL, BenchMARL, RLlib, SuperSuit, Stable-Baselines3
-	$(call pytest,.venv-peers,$(FACES)) -o filterwarnings=default
+test-peers: .venv-peers/.stamp ## core, faces and examples beside TorchRL, BenchMARL, RLlib, SuperSuit, SB3
+	$(call pytest,.venv-peers,$(FACES) $(EXAMPLES)) -o filterwarnings=default
 
 bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2

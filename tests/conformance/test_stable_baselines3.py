@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rpp_env
@@ -26,10 +27,38 @@ def test_ppo_learns_on_the_joint_environment(options: dict[str, Any]) -> None:
     PPO("MlpPolicy", JointEnv(**options), n_steps=16, batch_size=16, n_epochs=1).learn(32)
 
 
-def test_ppo_learns_on_four_agents_through_supersuit(world: dict[str, Any]) -> None:
+@pytest.fixture
+def slots(world: dict[str, Any]) -> Any:
+    """Two copies of four agents each, as the example makes them."""
     supersuit = pytest.importorskip("supersuit", reason="SuperSuit is not installed")
-    env = rpp_env.parallel_env(**world, padded_actions=True)
-    vector = supersuit.concat_vec_envs_v1(
-        supersuit.pettingzoo_env_to_vec_env_v1(env), 2, base_class="stable_baselines3"
-    )
-    PPO("MlpPolicy", vector, n_steps=16, batch_size=16, n_epochs=1).learn(128)
+    env = supersuit.agent_indicator_v0(rpp_env.parallel_env(**world, padded_actions=True))
+    vector = supersuit.pettingzoo_env_to_vec_env_v1(env)
+    return supersuit.concat_vec_envs_v1(vector, 2, base_class="stable_baselines3")
+
+
+def test_ppo_learns_on_four_agents_through_supersuit(slots: Any) -> None:
+    PPO("MlpPolicy", slots, n_steps=16, batch_size=16, n_epochs=1).learn(128)
+
+
+def test_supersuit_tells_the_agents_apart(slots: Any) -> None:
+    seen = slots.reset()
+    assert seen.shape == (8, 156)
+    assert np.array_equal(seen[:4, 152:], np.eye(4))
+    assert np.ptp(seen[:4, :152], axis=0).max() == 0  # by nothing else, before the first action
+
+
+def test_supersuits_copies_need_seeds_of_their_own(slots: Any) -> None:
+    first, *_, last = slots.reset()[:, :152]
+    assert np.array_equal(first, last)
+    first, *_, last = slots.venv.reset(seed=0)[0][:, :152]
+    assert not np.array_equal(first, last)
+
+
+def test_supersuit_hides_that_the_clock_ended_the_episode(slots: Any) -> None:
+    """So SB3, which looks for this key, bootstraps nothing (PettingZoo issue 1126)."""
+    slots.reset()
+    for _ in range(5):
+        *_, done, infos = slots.step(np.zeros(8, dtype=int))
+    assert done.all()
+    assert all("terminal_observation" in info for info in infos)
+    assert not any("TimeLimit.truncated" in info for info in infos)

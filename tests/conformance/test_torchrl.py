@@ -12,7 +12,7 @@ from rpp_env.patterns import AGENTS
 
 pytest.importorskip("torchrl", reason="TorchRL is not installed")
 
-from torchrl.envs import check_env_specs
+from torchrl.envs import SerialEnv, check_env_specs
 from torchrl.envs.libs.pettingzoo import PettingZooWrapper
 
 ONE_GROUP = {"agents": [f"agent_{i}" for i in range(4)]}
@@ -57,3 +57,24 @@ def test_native_spaces_in_one_group(world: dict[str, Any]) -> None:
 def test_every_id(world: dict[str, Any], rules: str) -> None:
     made = rpp_env.parallel_env(**world, rules=rules, padded_actions=True, agent_names="index")
     check_env_specs(PettingZooWrapper(made, use_mask=True))
+
+
+def test_copies_need_seeds_of_their_own(world: dict[str, Any]) -> None:
+    def make() -> PettingZooWrapper:
+        made = rpp_env.parallel_env(**world, padded_actions=True, agent_names="index")
+        return PettingZooWrapper(made, return_state=True)
+
+    env = SerialEnv(4, make)
+    assert len(env.reset()["state"].unique(dim=0)) == 1
+    env.set_seed(0)
+    assert len(env.reset()["state"].unique(dim=0)) > 2
+
+
+def test_the_end_of_the_clock_is_truncated(world: dict[str, Any]) -> None:
+    """So the advantages of `train_torchrl_mappo.py` are bootstrapped there."""
+    made = rpp_env.parallel_env(**world, padded_actions=True, agent_names="index")
+    last = PettingZooWrapper(made).rollout(9)[-1]["next", "agent"]
+    assert last["truncated"].all()
+    assert last["done"].all()
+    assert not last["terminated"].any()
+    assert last["observation"].abs().sum() > 0

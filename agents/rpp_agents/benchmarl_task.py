@@ -1,0 +1,157 @@
+"""RPP as tasks of BenchMARL, without any change to BenchMARL's repository.
+
+::
+
+    from rpp_agents.benchmarl_task import RPPTask
+
+    task = RPPTask.RPP_V0.get_task({"model": "table:users.rpptable"})
+    Experiment(task=task, algorithm_config=QmixConfig.get_from_yaml(), ...)
+
+A task's config holds keywords of `rpp_env.parallel_env`. The module also enters the tasks in
+BenchMARL's registry, as ``rpp/rpp_v0``, ``rpp/rppbandit_v0`` and ``rpp/rpppaper_v0``.
+
+Two things that are easily got wrong are settled here. The four agents are one group: TorchRL
+groups by names, so agents that are called by their duties would become four groups of one, each
+would be trained alone, and QMIX would be IQL without saying so. And each copy of the environment
+has a seed of its own: BenchMARL gives all of them the same one, and all would play the same users.
+(``parallel_collection``, a process for each copy, undoes this: leave it off, as it is by default.)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import rpp_env
+from rpp_env.errors import InvalidOption
+
+try:
+    from benchmarl.environments import Task, task_config_registry
+    from benchmarl.environments.pettingzoo.common import PettingZooClass
+    from tensordict import TensorDict
+    from torchrl.envs import EnvBase
+    from torchrl.envs.libs.pettingzoo import PettingZooWrapper
+    from torchrl.envs.utils import ExplorationType, set_exploration_type
+except ImportError as error:
+    raise ImportError(
+        f"{error.name} is not installed: run `pip install benchmarl` in an environment of its own"
+    ) from error
+
+__all__ = ["GROUP", "GroupPolicy", "RPPTask", "RPPTaskClass"]
+
+GROUP = {"agent": [f"agent_{i}" for i in range(len(rpp_env.AGENTS))]}
+"""The one group, and its agents in the order of `rpp_env.AGENTS`."""
+
+
+class RPPTaskClass(PettingZooClass):  # type: ignore[misc]
+    """What BenchMARL has to be told; the specs are read off the environment.
+
+    Parameters
+    ----------
+    name : str
+        The member of `RPPTask`, for BenchMARL's reports.
+    config : dict
+        Keywords of `rpp_env.parallel_env`.
+    """
+
+    def get_env_fun(
+        self,
+        num_envs: int,  # noqa: ARG002 - BenchMARL makes so many copies itself
+        continuous_actions: bool,  # noqa: ARG002 - there are none
+        seed: int | None,
+        device: Any,
+    ) -> Callable[[], EnvBase]:
+        """What makes one copy of the environment, with the next seed."""
+        seeds = itertools.count(seed or 0)
+        options = {**self.config, "padded_actions": True, "agent_names": "index"}
+        return lambda: PettingZooWrapper(
+            rpp_env.parallel_env(**options), return_state=True, seed=next(seeds), device=device
+        )
+
+    def supports_continuous_actions(self) -> bool:
+        return False
+
+    def supports_discrete_actions(self) -> bool:
+        return True
+
+    def has_state(self) -> bool:
+        return True
+
+    def has_render(self, env: EnvBase) -> bool:  # noqa: ARG002 - nothing is drawn
+        return False
+
+    def max_steps(self, env: EnvBase) -> int:  # noqa: ARG002 - the same for all copies
+        return rpp_env.parallel_env(**self.config).max_cycles
+
+    @staticmethod
+    def env_name() -> str:
+        return "rpp"
+
+
+class RPPTask(Task):  # type: ignore[misc]
+    """The environment's ids as BenchMARL's tasks."""
+
+    RPP_V0 = None
+    RPPBANDIT_V0 = None
+    RPPPAPER_V0 = None
+
+    @staticmethod
+    def associated_class() -> type[RPPTaskClass]:
+        return RPPTaskClass
+
+    def get_task(self, config: dict[str, Any] | None = None) -> RPPTaskClass:
+        """The task with these keywords of `rpp_env.parallel_env`, or with none."""
+        rules = {key.upper().replace("-", "_"): key for key in rpp_env.RULES}[self.name]
+        return RPPTaskClass(self.name, {"rules": rules, **(config or {})})
+
+
+task_config_registry.update({f"rpp/{k.lower()}": task for k, task in RPPTask.__members__.items()})
+
+
+class GroupPolicy:
+    """What an experiment has trained, as `rpp_env.evaluate` plays policies.
+
+    Parameters
+    ----------
+    policy : tensordict module
+        ``Experiment.policy``: reads observations (and masks) of the group, writes its actions.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,
+        memory: Any = None,
+    ) -> tuple[NDArray[np.int64], Any]:
+        """See `rpp_env.baselines.Policy.act`.
+
+        Raises
+        ------
+        InvalidOption
+            Without masks: the networks read them.
+        """
+        if masks is None:
+            raise InvalidOption(
+                "this policy needs masks: give act() those of env.action_masks(), with "
+                "padded_actions=True"
+            )
+        users = observations.shape[:2]
+        allowed = np.broadcast_to(masks, (*users, masks.shape[-1]))
+        group = {
+            "observation": torch.as_tensor(observations),
+            "action_mask": torch.as_tensor(allowed != 0),
+        }
+        told = TensorDict({"agent": TensorDict(group, users)}, users[:1])
+        how = ExplorationType.DETERMINISTIC if greedy else ExplorationType.RANDOM
+        with torch.no_grad(), set_exploration_type(how):
+            actions: NDArray[np.int64] = self.policy(told)["agent", "action"].numpy()
+        return actions, memory
