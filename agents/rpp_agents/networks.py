@@ -7,9 +7,11 @@ of actions of any agent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpp_agents.encoders import make_encoder
@@ -17,12 +19,16 @@ from rpp_agents.encoders import make_encoder
 __all__ = [
     "Actor",
     "AgentNet",
+    "Critic",
     "FeatureNorm",
+    "QNetwork",
+    "StackedLinear",
     "ValueNorm",
     "central_critic",
     "entropy",
     "local_critic",
     "mlp",
+    "orthogonal",
 ]
 
 MASKED = -1e10
@@ -43,11 +49,20 @@ def mlp(
     layer_norm : bool
         Normalise the input vector first (MAPPO's "feature normalisation").
     """
-    layers: list[nn.Module] = [nn.LayerNorm(inputs)] if layer_norm else []
+    # Of a single number nothing would be left.
+    layers: list[nn.Module] = [nn.LayerNorm(inputs)] if layer_norm and inputs > 1 else []
     widths = (inputs, *hidden)
-    for before, after in zip(widths, hidden, strict=False):
+    for before, after in pairwise(widths):
         layers += [_linear(before, after, 2.0**0.5), nn.ReLU()]
     return nn.Sequential(*layers, _linear(widths[-1], outputs, gain))
+
+
+def orthogonal(inputs: int, outputs: int, gain: float) -> Tensor:
+    """Weights (inputs, outputs), orthogonal and scaled by `gain`."""
+    weight = torch.empty(outputs, inputs)
+    if inputs:
+        nn.init.orthogonal_(weight, gain)
+    return weight.T
 
 
 def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
@@ -60,11 +75,13 @@ def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 class AgentNet(nn.Module):
     """One output per agent, from that agent's input alone: ``(..., n, d) -> (..., n, outputs)``.
 
-    With `shared` all agents use one network, which sees the agent's number as a one-hot beside the
-    input; otherwise each agent has a network of its own.
+    Built as `mlp`. With `shared` all agents use one network, which sees the agent's number as a
+    one-hot beside the input; otherwise each agent has a network of its own, and all are computed at
+    once. Of the input only the columns `visible` are looked at; None: all.
     """
 
     identity: Tensor
+    visible: Tensor | None
 
     def __init__(
         self,
@@ -76,21 +93,50 @@ class AgentNet(nn.Module):
         gain: float,
         layer_norm: bool,
         shared: bool,
+        visible: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.shared = shared
+        columns = None if visible is None else torch.tensor(visible, dtype=torch.int64)
+        self.register_buffer("visible", columns, persistent=False)
         self.register_buffer("identity", torch.eye(num_agents), persistent=False)
-        inputs, copies = (width + num_agents, 1) if shared else (width, num_agents)
-        self.nets = nn.ModuleList(
-            mlp(inputs, hidden, outputs, gain=gain, layer_norm=layer_norm) for _ in range(copies)
+        self.shared = shared
+        inputs = width if visible is None else len(visible)
+        inputs, copies = (inputs + num_agents, 1) if shared else (inputs, num_agents)
+        self.layer_norm = layer_norm and inputs > 1
+        widths = (inputs, *hidden)
+        self.layers = nn.ModuleList(
+            StackedLinear(copies, *pair, gain=2.0**0.5) for pair in pairwise(widths)
         )
+        self.layers.append(StackedLinear(copies, widths[-1], outputs, gain=gain))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        lead = inputs.shape[:-1]
+        if self.visible is not None:
+            inputs = inputs[..., self.visible]
         if self.shared:
-            agents = self.identity.expand(*inputs.shape[:-1], -1)
-            out: Tensor = self.nets[0](torch.cat([inputs, agents], dim=-1))
-            return out
-        return torch.stack([net(inputs[..., i, :]) for i, net in enumerate(self.nets)], dim=-2)
+            inputs = torch.cat([inputs, self.identity.expand(*lead, -1)], dim=-1)
+        if self.layer_norm:
+            # Without weights of its own: those of the first layer do as well.
+            inputs = F.layer_norm(inputs, inputs.shape[-1:])
+        agents = 1 if self.shared else lead[-1]
+        out = inputs.reshape(lead.numel() // agents, agents, -1).transpose(0, 1)
+        for layer in self.layers[:-1]:
+            out = F.relu(layer(out))
+        out = self.layers[-1](out)
+        return out.transpose(0, 1).reshape(*lead, -1)
+
+
+class StackedLinear(nn.Module):
+    """A linear layer for each of k inputs: ``(k, N, inputs) -> (k, N, outputs)``."""
+
+    def __init__(self, copies: int, inputs: int, outputs: int, *, gain: float) -> None:
+        super().__init__()
+        weights = [orthogonal(inputs, outputs, gain) for _ in range(copies)]
+        self.weight = nn.Parameter(torch.stack(weights))
+        self.bias = nn.Parameter(torch.zeros(copies, 1, outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, inputs, self.weight)
 
 
 class FeatureNorm(nn.Module):
@@ -119,11 +165,11 @@ class FeatureNorm(nn.Module):
     @torch.no_grad()
     def update(self, seen: Tensor) -> None:
         """Take in a batch ``(..., *shape)``; axes that `shape` has as 1 are averaged over."""
-        batch = seen.reshape(-1, *seen.shape[seen.dim() - self.mean.dim() :]).double()
+        batch = seen.reshape(-1, *seen.shape[seen.dim() - self.mean.dim() :])
+        variance, mean = (x.double() for x in torch.var_mean(batch, dim=0, correction=0))
         self.count.add_(len(batch))
         weight = len(batch) / self.count
-        for kept, power in ((self.mean, 1), (self.square, 2)):
-            now = (batch**power).mean(0)
+        for kept, now in ((self.mean, mean), (self.square, variance + mean**2)):
             kept.lerp_(now if now.shape == kept.shape else now.mean(0, keepdim=True), weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -131,7 +177,8 @@ class FeatureNorm(nn.Module):
             return inputs
         # Features that hardly vary, or not at all, are not blown up: the deviation is 0.01 or more.
         deviation = (self.square - self.mean**2).clamp(min=1e-4).sqrt()
-        return ((inputs - self.mean.float()) / deviation.float()).clamp(-5, 5)
+        scale, shift = (1 / deviation).float(), (-self.mean / deviation).float()
+        return torch.addcmul(shift, inputs, scale).clamp_(-5, 5)
 
 
 class Actor(nn.Module):
@@ -147,6 +194,8 @@ class Actor(nn.Module):
         As in `AgentNet`. The last layer starts with gain 0.01: nearly uniform.
     normalize : bool
         Put a `FeatureNorm` before the networks; one for each agent, unless they share a network.
+    visible : sequence of int, optional
+        Columns of an observation that the agents may see; by default all.
     encoder : mapping, optional
         What reads the observations first, as `rpp_agents.encoders.make_encoder` takes it.
     """
@@ -162,6 +211,7 @@ class Actor(nn.Module):
         layer_norm: bool = True,
         shared: bool = True,
         normalize: bool = False,
+        visible: Sequence[int] | None = None,
         encoder: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -172,6 +222,7 @@ class Actor(nn.Module):
             "layer_norm": layer_norm,
             "shared": shared,
             "normalize": normalize,
+            "visible": None if visible is None else [int(column) for column in visible],
             "encoder": None if encoder is None else dict(encoder),
         }
         self.encoder = None if encoder is None else make_encoder(encoder)
@@ -189,6 +240,7 @@ class Actor(nn.Module):
             gain=0.01,
             layer_norm=layer_norm,
             shared=shared,
+            visible=visible,
         )
         sizes = torch.tensor([int(size) for size in nvec])
         self.register_buffer("legal", torch.arange(most) < sizes[:, None], persistent=False)
@@ -217,17 +269,39 @@ class Actor(nn.Module):
         return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
 
 
+class QNetwork(Actor):
+    """What each of an agent's actions is worth, from its own observation; built as an `Actor`."""
+
+    def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Values ``(..., n, A)`` of observations ``(..., n, d)``; about -1e10 where forbidden."""
+        legal = self.legal if masks is None else self.legal & masks
+        values: Tensor = self.net(self.norm(observations))
+        return values.masked_fill(~legal, MASKED)
+
+
 def entropy(log_probs: Tensor) -> Tensor:
     """Entropy in nats over the last axis; a forbidden action adds nothing."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
+class Critic(nn.Module):
+    """A network of values behind what normalises its inputs."""
+
+    def __init__(self, norm: nn.Module, net: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.net = norm, net
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        values: Tensor = self.net(self.norm(inputs))
+        return values
+
+
 def central_critic(
     width: int, outputs: int, *, hidden: Sequence[int], layer_norm: bool, normalize: bool = False
-) -> nn.Module:
+) -> Critic:
     """Values of the whole team's state, ``(..., s) -> (..., outputs)``: 1, or one per agent."""
     net = mlp(width, hidden, outputs, gain=1.0, layer_norm=layer_norm)
-    return nn.Sequential(FeatureNorm(width), net) if normalize else net
+    return Critic(FeatureNorm(width) if normalize else nn.Identity(), net)
 
 
 def local_critic(
@@ -238,13 +312,13 @@ def local_critic(
     layer_norm: bool,
     shared: bool,
     normalize: bool = False,
-) -> nn.Module:
+) -> Critic:
     """One value per agent from its own observation, ``(..., n, d) -> (..., n)``."""
     net = AgentNet(
         width, num_agents, 1, hidden=hidden, gain=1.0, layer_norm=layer_norm, shared=shared
     )
-    parts = [FeatureNorm(1 if shared else num_agents, width)] if normalize else []
-    return nn.Sequential(*parts, net, nn.Flatten(-2))
+    norm = FeatureNorm(1 if shared else num_agents, width) if normalize else nn.Identity()
+    return Critic(norm, nn.Sequential(net, nn.Flatten(-2)))
 
 
 class ValueNorm(nn.Module):

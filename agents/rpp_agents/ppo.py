@@ -27,7 +27,7 @@ from rpp_agents.networks import (
     local_critic,
 )
 from rpp_agents.policy import NetworkPolicy, sample
-from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout
+from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout, clock_columns
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption
 
@@ -72,6 +72,8 @@ class Config(RunConfig):
     """Widths of the hidden layers, of actors and critic."""
     layer_norm: bool = True
     """Normalise each vector before the networks' first layers."""
+    blind: bool = False
+    """Act without seeing anything but the clock; the critic, used in training only, sees all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +147,13 @@ class PPO:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            actor = Actor(env.observation_width, nvec, shared=config.shared, **shape)
+            actor = Actor(
+                env.observation_width,
+                nvec,
+                shared=config.shared,
+                visible=clock_columns(env) if config.blind else None,
+                **shape,
+            )
             critic = (
                 central_critic(env.state_width, agents, **shape)
                 if critic_input == "state"

@@ -25,6 +25,7 @@ __all__ = [
     "PettingZooBatch",
     "Rollout",
     "Transition",
+    "clock_columns",
     "play",
     "reset_ended",
 ]
@@ -68,6 +69,9 @@ class BatchedEnv(Protocol):
     ``reset(seed=..., options={"reset_mask": (B,) bool})`` begins a new episode where the mask is
     True and leaves the others where they are; both `reset` and `step` give all B rows back. Resets
     with the same `seed` are followed by the same episodes.
+
+    An environment may have an attribute ``clock``, a slice: the columns of an observation that tell
+    the time and nothing else. They are all that a state-blind policy sees.
     """
 
     @property
@@ -89,6 +93,12 @@ class BatchedEnv(Protocol):
     def step(self, actions: NDArray[np.int64]) -> Transition: ...
     def state(self) -> NDArray[np.float32]: ...
     def action_masks(self) -> NDArray[np.int8]: ...
+
+
+def clock_columns(env: BatchedEnv) -> list[int]:
+    """Columns of an observation that tell the time and nothing else; none without ``env.clock``."""
+    clock = getattr(env, "clock", None)
+    return [] if clock is None else list(range(env.observation_width))[clock]
 
 
 def reset_ended(

@@ -51,7 +51,7 @@ def test_value_norm_begins_unbiased_and_floors_the_variance() -> None:
 
 def test_entropy_of_a_masked_uniform_is_the_log_of_the_legal_actions() -> None:
     actor = Actor(3, (2, 5, 4), hidden=(8,))
-    for parameter in actor.net.nets[0][-1].parameters():
+    for parameter in actor.net.layers[-1].parameters():
         torch.nn.init.zeros_(parameter)
     masks = torch.ones(3, 5, dtype=torch.bool)
     masks[1, :2] = False
@@ -82,7 +82,7 @@ def test_an_actor_begins_nearly_uniform_and_sees_only_its_own_observation(shared
 
 def test_hidden_weights_are_orthogonal() -> None:
     critic = central_critic(10, 3, hidden=(16,), layer_norm=True)
-    weight = critic[1].weight
+    weight = critic.net[1].weight
     torch.testing.assert_close(weight.T @ weight, 2 * torch.eye(10), atol=1e-5, rtol=0)
 
 
