@@ -33,6 +33,12 @@ class World:
     """Who ranks: "embedded", or "table:PATH" to replay a table."""
     rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
     """Id of the rules."""
+    observe: Literal["shared", "private"] = "shared"
+    """Whether all agents see the same, or each what its own choice needs."""
+    ranking: Literal["mean", "sequence"] = "mean"
+    """How the last ranking is observed; A2C's recurrent network reads a sequence."""
+    data_seed: Annotated[int | None, tyro.conf.arg(metavar="SEED")] = None
+    """Which movieworld: the seed that it is made by."""
     candidates: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     """Candidates of a task, where they shall differ from the rules'."""
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
@@ -45,6 +51,7 @@ class World:
     def env(self, split: str, **options: Any) -> RPPEnv:
         """An environment of these users; `options` as `RPPEnv.make` takes them."""
         named: dict[str, Any] = {
+            "data_seed": self.data_seed,
             "num_candidates": self.candidates,
             "selection": self.selection,
             "root": self.root,
@@ -54,6 +61,8 @@ class World:
             options.pop("model", self.model),
             split,
             rules=self.rules,
+            observe=self.observe,
+            ranking=self.ranking,
             negatives=self.negatives,
             **{name: value for name, value in named.items() if value is not None},
             **options,

@@ -77,7 +77,7 @@ def test_every_verb_has_help_that_begins_with_its_line(
 
 def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "mappo", "--help"])
     out = capsys.readouterr().out
     for name in mappo.Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in out
@@ -90,6 +90,8 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
     ("words", "said"),
     [
         ("trains", "did you mean 'train'?"),
+        ("train", "say first which algorithm"),
+        ("train mapo", "did you mean 'mappo'?"),
         ("play --user nobody", "user 'nobody' has no task here"),
         ("play somebody", "say hand, random"),
         ("play --model gpt", "model 'gpt' is unknown"),

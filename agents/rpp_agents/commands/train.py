@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from types import FunctionType
+from typing import Annotated, Any
 
 import tyro
 
-from rpp_agents import ippo, mappo
+from rpp_agents import TRAINERS
 from rpp_agents.commands.evaluate import scored
 from rpp_agents.plots import learning_curve
+from rpp_agents.training import RunConfig
 from rpp_agents.world import World
 from rpp_env import Report
 from rpp_env.errors import InvalidOption
 
-__all__ = ["level_lines", "run"]
+__all__ = ["chosen", "level_lines", "run"]
 
-MODULES = {"mappo": mappo, "ippo": ippo}
+
+def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
+    """The `run` of the algorithm that the options name first, and the other options.
+
+    Each algorithm has numbers of its own, and so a command of its own.
+    """
+    if not options or options[0].startswith("-"):
+        if set(options) & {"-h", "--help"}:
+            print(_overview())
+            raise SystemExit(0)
+        raise InvalidOption(
+            f"say first which algorithm is to learn ({', '.join(TRAINERS)}), as in "
+            "`rpp-env train mappo --seed 1`"
+        )
+    algorithm, *others = options
+    if algorithm not in TRAINERS:
+        close = difflib.get_close_matches(algorithm, TRAINERS, 1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise InvalidOption(
+            f"there is no algorithm {algorithm!r}: {meant}they are {', '.join(TRAINERS)}"
+        )
+    config = importlib.import_module(f"rpp_agents.{algorithm}").Config
+    made = FunctionType(run.__code__, run.__globals__, run.__name__, run.__defaults__)
+    made.__doc__ = run.__doc__
+    flat: Any = tyro.conf.OmitArgPrefixes
+    made.__annotations__ = run.__annotations__ | {"config": flat[config]}
+    made.__kwdefaults__ = (run.__kwdefaults__ or {}) | {"config": config()}
+    return functools.partial(made, algorithm), others
+
+
+def _overview() -> str:
+    """The help of the verb itself: which algorithms there are."""
+    pages = {name: importlib.import_module(f"rpp_agents.{name}").__doc__ or "" for name in TRAINERS}
+    said = "\n".join(f"  {name:<16}{page.splitlines()[0]}" for name, page in pages.items())
+    whole = inspect.cleandoc(run.__doc__ or "").partition("\n\nParameters")[0]
+    return (
+        f"usage: rpp-env train ALGORITHM [options]\n\n{whole}\n\nalgorithms:\n{said}\n\n"
+        "Each has options of its own: rpp-env train mappo --help"
+    )
 
 
 def run(
-    algorithm: Annotated[Literal["mappo", "ippo"], tyro.conf.Positional],
+    algorithm: Annotated[str, tyro.conf.Positional],
     /,
+    *,
     world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
-    config: tyro.conf.OmitArgPrefixes[mappo.Config] = mappo.Config(),  # noqa: B008 - frozen
+    config: RunConfig,
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     seeds: tuple[int, ...] = (),
     num_envs: int = 512,
@@ -69,6 +114,8 @@ def run(
     processes
         Processes that tabulate.
     """
+    train: Any = importlib.import_module(f"rpp_agents.{algorithm}").train
+    label = TRAINERS[algorithm]
     name = f"{algorithm}-{Path(world.dataset).name}"
     whole = run_dir or Path("runs") / (name if seeds else f"{name}-{config.seed}")
     folders = [whole / f"seed-{seed}" for seed in seeds] or [whole]
@@ -83,7 +130,7 @@ def run(
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
         validation = world.env("validation", num_envs=512, max_users=eval_users)
         try:
-            policy = MODULES[algorithm].train(
+            policy = train(
                 env,
                 replace(config, seed=seed),
                 run_dir=folder,
@@ -99,7 +146,7 @@ def run(
             policy,
             world,
             world.env("test" if final else "validation", num_envs=512, max_users=eval_users),
-            name=algorithm.upper(),
+            name=label,
             train_users=train_users,
             budget=budget,
             processes=processes,
@@ -107,18 +154,18 @@ def run(
         )
         report.save(folder / "report.json")
         (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
-        _draw([folder], folder / "learning_curve.png", algorithm, report)
+        _draw([folder], folder / "learning_curve.png", label, report)
         print("\n" + report.markdown())
         reports.append(report)
     if seeds:
-        _draw(folders, whole / "learning_curve.png", algorithm, reports[0])
+        _draw(folders, whole / "learning_curve.png", label, reports[0])
         for seed, report in zip(seeds, reports, strict=True):
             print(f"seed {seed}: {report.verdict}")
     print(f"everything is in {whole}; the curve is {whole / 'learning_curve.png'}")
 
 
-def _draw(folders: list[Path], path: Path, algorithm: str, report: Report) -> None:
-    learning_curve(folders, path, label=algorithm.upper(), lines=level_lines(report))
+def _draw(folders: list[Path], path: Path, label: str, report: Report) -> None:
+    learning_curve(folders, path, label=label, lines=level_lines(report))
 
 
 def level_lines(report: Report) -> Mapping[str, float]:
