@@ -28,6 +28,7 @@ COMMANDS = {
     "diagnose": "Say how much a task has to gain, and how much the agents need each other.",
     "tabulate": "Ask for every answer once, and write the table that replays them.",
     "data": "List the datasets that are here, or download one.",
+    "bench": "Compare algorithms over seeds and tasks, with intervals; resumes.",
     "doctor": "Say what is installed, which data are found, and what the caches hold.",
 }
 """Verbs, and what each does."""
@@ -83,7 +84,10 @@ def _run(given: list[str]) -> None:
         import tyro
     except ImportError as error:
         raise MissingExtra(f"{error.name}, which the command needs,", "agents") from error
-    run = importlib.import_module(f"rpp_agents.commands.{verb}").run
+    module = importlib.import_module(f"rpp_agents.commands.{verb}")
+    run = module.run
+    if verb == "train":
+        run, options = module.chosen(options)
     if verb in ("evaluate", "play"):
         from rpp_agents.world import World
 

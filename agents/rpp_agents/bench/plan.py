@@ -1,0 +1,483 @@
+"""What a bench runs: a TOML file, and the cells that follow from it.
+
+::
+
+    total_steps = 400_000          # environment steps of every run
+    num_envs = 256                 # users that play at once in training
+    evaluations = 20               # evenly spaced; the last one is the result
+    train_users = 2000
+    test_users = 2000              # of `split`, all of them at every evaluation
+    split = "test"                 # "validation" where something is chosen by the scores
+    seeds = [0, 1, 2]              # of training
+    worlds = [11, 12, 13]          # movieworld: the world's seed; else the candidate draw
+    design = "nested"              # seed s plays worlds[s % 3] alone; "crossed": every world
+    against = "MAPPO"              # whom the others are compared with; else the first
+
+    [[environments]]
+    name = "hard-private"
+    dataset = "movieworld-hard"
+    rules = "RPP-v0"
+    observe = "private"
+    options = { negatives = "popularity" }      # as `RPPEnv.make` takes them
+
+    [[algorithms]]
+    label = "discount 0"
+    trainer = "mappo"
+    config = { gamma = 0.0 }                    # fields of its Config
+    num_envs = 128                              # where it shall differ
+    grid = [{ learning_rate = 1e-3 }, { learning_rate = 3e-3 }]     # to tune: each is run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import hashlib
+import importlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from rpp_agents import TRAINERS
+from rpp_env.data.movieworld import LEVELS
+from rpp_env.errors import InvalidOption
+from rpp_env.rules import RULES
+
+__all__ = ["PRESETS", "Algorithm", "Bench", "Cell", "Environment", "Levels", "Table", "slug"]
+
+PRESETS = Path(__file__).parents[1] / "benches"
+"""Folder of the shipped benches."""
+
+_SET_BY_THE_BENCH = ("total_steps", "seed", "evaluations", "eval_episodes")
+_HOW_NOT_WHAT: dict[str, Any] = {"threads": 1, "tensorboard": False, "evaluations": 0}
+"""Fields of a Config that are the same for every cell, and no part of what was asked."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One task of a bench."""
+
+    name: str
+    dataset: str = "movieworld"
+    rules: str = "RPP-v0"
+    observe: Literal["shared", "private"] = "shared"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """Everything but what the agents see of it, on which no level line depends."""
+        return {"dataset": self.dataset, "rules": self.rules, "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One way to train."""
+
+    label: str
+    trainer: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    num_envs: int | None = None
+    grid: Sequence[Mapping[str, Any]] = ()
+    tunes: str | None = None
+    """Of which algorithm this is one point of the grid."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Every answer for some users of one world."""
+
+    dataset: str
+    options: Mapping[str, Any]
+    world: int
+    split: str
+    users: int
+    rules: tuple[str, ...]
+    """Ids of all rules that replay it."""
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Numbers of history items that these rules show."""
+        numbers: set[int] = set()
+        for rules in (RULES[name] for name in self.rules):
+            levels = np.arange(rules.max_level + 1)
+            numbers.update(rules.items_shown(levels, np.full(len(levels), 1 << 30)).tolist())
+        return tuple(sorted(numbers))
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        parts = [slug(Path(self.dataset).name), self.split, f"w{self.world}", str(self.users)]
+        return "-".join([*parts, _short((self.dataset, dict(self.options), self.shown))]) + (
+            ".rpptable"
+        )
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The level lines of one problem in one world: they need no training."""
+
+    bench: Bench
+    environment: Environment
+    world: int
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        return (
+            f"{self.environment.dataset} {self.environment.rules} level lines, world {self.world}"
+        )
+
+    @property
+    def file(self) -> str:
+        """Where it is kept, from the bench's folder."""
+        problem = self.environment.problem
+        name = f"{slug(Path(self.environment.dataset).name)}-{slug(self.environment.rules)}"
+        extra = f"-{_short(problem['options'])}" if problem["options"] else ""
+        return f"levels/{name}{extra}/w{self.world}.json"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What it depends on."""
+        return _plain(self.environment.problem | self.bench.users | {"world": self.world})
+
+    def table(self, split: str) -> Table:
+        """The answers of these users, with the bench's other rules on the same data."""
+        return self.bench.table(self.environment, self.world, split)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run."""
+
+    bench: Bench
+    environment: Environment
+    algorithm: Algorithm
+    world: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        return f"{self.environment.name}/{self.algorithm.label} world {self.world} seed {self.seed}"
+
+    @property
+    def file(self) -> str:
+        """Where it is kept, from the bench's folder."""
+        folder = f"{slug(self.environment.name)}/{slug(self.algorithm.label)}"
+        return f"cells/{folder}/w{self.world}-s{self.seed}.json"
+
+    @property
+    def num_envs(self) -> int:
+        """Users that play at once."""
+        return self.algorithm.num_envs or self.bench.num_envs
+
+    @property
+    def config(self) -> Any:
+        """The trainer's Config."""
+        steps = self.bench.total_steps
+        return _config(self.algorithm, total_steps=steps, seed=self.seed)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What it depends on."""
+        config = dataclasses.asdict(self.config)
+        told = {
+            "environment": self.environment.problem | {"observe": self.environment.observe},
+            "users": self.bench.users,
+            "world": self.world,
+            "seed": self.seed,
+            "trainer": self.algorithm.trainer,
+            "num_envs": self.num_envs,
+            "evaluations": self.bench.evaluations,
+            "overrides": self.algorithm.config,
+            "config": {key: x for key, x in config.items() if key not in _HOW_NOT_WHAT},
+        }
+        return _plain(told)
+
+    def table(self, split: str) -> Table:
+        """The answers of these users."""
+        return self.bench.table(self.environment, self.world, split)
+
+    @property
+    def levels(self) -> Levels:
+        """Its level lines."""
+        return Levels(self.bench, self.environment, self.world)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Algorithms x seeds x environments; see the module's page for the file."""
+
+    name: str
+    total_steps: int
+    seeds: tuple[int, ...]
+    worlds: tuple[int, ...]
+    environments: tuple[Environment, ...]
+    algorithms: tuple[Algorithm, ...]
+    design: Literal["nested", "crossed"] = "nested"
+    split: Literal["test", "validation"] = "test"
+    num_envs: int = 256
+    evaluations: int = 20
+    train_users: int = 2000
+    test_users: int = 2000
+    against: str = ""
+
+    @classmethod
+    def load(cls, which: str | Path) -> Bench:
+        """Read a bench: a TOML file, or the name of a shipped one.
+
+        Raises
+        ------
+        InvalidOption
+            Where there is none, or something in it is unknown, missing or of the wrong kind.
+        """
+        path = Path(which)
+        if path.suffix != ".toml":
+            path = PRESETS / f"{which}.toml"
+        if not path.is_file():
+            shipped = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
+            raise InvalidOption(
+                f"there is no bench {str(which)!r}: name one of {shipped}, or a file"
+            )
+        try:
+            told = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidOption(f"{path} is not TOML: {error}") from error
+        return cls.parse(told, path.stem, where=str(path))
+
+    @classmethod
+    def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "the bench") -> Bench:
+        """The bench that the tables of such a file describe."""
+        told = dict(told)
+        if "name" in told:
+            raise InvalidOption(f"{where}: a bench is called as its file is; leave out 'name'")
+        lists: dict[str, Any] = {}
+        for key, kind in (("environments", Environment), ("algorithms", Algorithm)):
+            rows = told.get(key)
+            if not isinstance(rows, list) or not rows:
+                raise InvalidOption(f"{where} needs at least one [[{key}]]")
+            lists[key] = tuple(
+                _made(kind, row, f"{where}, [[{key}]] {i + 1}", hidden=("tunes",))
+                for i, row in enumerate(rows)
+            )
+        bench = _made(cls, told | lists | {"name": name}, where)
+        bench._check(where)  # noqa: SLF001 - its own
+        points = [
+            dataclasses.replace(
+                algorithm,
+                label=f"{algorithm.label} [{i + 1}]" if algorithm.grid else algorithm.label,
+                config={**algorithm.config, **point},
+                grid=(),
+                tunes=algorithm.label if algorithm.grid else None,
+            )
+            for algorithm in bench.algorithms
+            for i, point in enumerate(algorithm.grid or [{}])
+        ]
+        return dataclasses.replace(
+            bench, algorithms=tuple(points), against=bench.against or points[0].label
+        )
+
+    def _check(self, where: str) -> None:
+        for name in ("total_steps", "num_envs", "evaluations", "train_users", "test_users"):
+            if getattr(self, name) < 1:
+                raise InvalidOption(f"{where}: {name} must be at least 1")
+        for name in ("seeds", "worlds"):
+            numbers = getattr(self, name)
+            if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+                raise InvalidOption(
+                    f"{where}: {name} must be different numbers from 0, at least one"
+                )
+        for label, names in (
+            ("name", [environment.name for environment in self.environments]),
+            ("label", [algorithm.label for algorithm in self.algorithms]),
+        ):
+            slugs = [slug(name) for name in names]
+            if twice := [name for name, s in zip(names, slugs, strict=True) if slugs.count(s) > 1]:
+                raise InvalidOption(
+                    f"{where}: two have the {label} {twice[-1]!r} (or one that looks so)"
+                )
+        for environment in self.environments:
+            if environment.rules not in RULES:
+                raise InvalidOption(f"{where}: {_unknown('rules', environment.rules, RULES)}")
+            if RULES[environment.rules].order == "step":
+                raise InvalidOption(
+                    f"{where}: {environment.rules} reorders the candidates at every step, which no "
+                    "table can hold; a bench replays tables"
+                )
+        budgets = {algorithm.label: len(algorithm.grid) for algorithm in self.algorithms}
+        if len(set(budgets.values())) > 1:
+            raise InvalidOption(
+                f"{where}: every algorithm gets the same number of grid points, not {budgets}"
+            )
+        labels = [algorithm.label for algorithm in self.algorithms]
+        if self.against and self.against not in labels:
+            raise InvalidOption(f"{where}: against={self.against!r} is none of {', '.join(labels)}")
+
+    @property
+    def users(self) -> dict[str, Any]:
+        """Whose scores they are."""
+        return {
+            "split": self.split,
+            "train_users": self.train_users,
+            "test_users": self.test_users,
+        }
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it compares points of a grid."""
+        return any(algorithm.tunes is not None for algorithm in self.algorithms)
+
+    def cells(self, only: Sequence[str] = ()) -> list[Cell]:
+        """All runs, the first seed's first, so that what is finished is balanced.
+
+        Parameters
+        ----------
+        only : sequence of str
+            Patterns of ENVIRONMENT/ALGORITHM, with ``*`` and ``?``; a name alone is either.
+
+        Raises
+        ------
+        InvalidOption
+            For a pattern that nothing matches, and for a trainer or an option of its Config that
+            does not exist.
+        """
+        cells = [
+            Cell(self, environment, algorithm, world, seed)
+            for seed in self.seeds
+            for world in self.worlds_of(seed)
+            for environment in self.environments
+            for algorithm in self.algorithms
+        ]
+        for pattern in only:
+            if not any(_matches(cell, pattern) for cell in cells):
+                raise InvalidOption(
+                    f"--only {pattern!r} matches nothing: environments are "
+                    f"{', '.join(e.name for e in self.environments)}; algorithms "
+                    f"{', '.join(a.label for a in self.algorithms)}"
+                )
+        chosen = [cell for cell in cells if not only or any(_matches(cell, p) for p in only)]
+        for algorithm in {cell.algorithm.label: cell.algorithm for cell in chosen}.values():
+            _config(algorithm, total_steps=self.total_steps, seed=0)
+        return chosen
+
+    def worlds_of(self, seed: int) -> tuple[int, ...]:
+        """The worlds that this training seed plays."""
+        if self.design == "crossed":
+            return self.worlds
+        return (self.worlds[seed % len(self.worlds)],)
+
+    def table(self, environment: Environment, world: int, split: str) -> Table:
+        """The answers that this environment replays, and the others over the same data."""
+        data = environment.dataset, environment.options
+        rules = {e.rules for e in self.environments if (e.dataset, e.options) == data}
+        users = self.train_users if split == "train" else self.test_users
+        return Table(*data, world, split, users, tuple(sorted(rules)))
+
+
+def world_option(dataset: str, world: int) -> dict[str, Any]:
+    """How `RPPEnv.make` is told the world: it is made by a seed, or its candidates are drawn."""
+    return {"data_seed" if dataset.lower() in LEVELS else "task_seed": world}
+
+
+def slug(name: str) -> str:
+    """A name as a file's."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    environment, algorithm = cell.environment.name.lower(), cell.algorithm.label.lower()
+    pattern = pattern.lower()
+    if "/" in pattern:
+        left, right = pattern.split("/", 1)
+        return fnmatch.fnmatchcase(environment, left) and fnmatch.fnmatchcase(algorithm, right)
+    return fnmatch.fnmatchcase(environment, pattern) or fnmatch.fnmatchcase(algorithm, pattern)
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """As a JSON file gives it back, so that the two compare."""
+    plain: dict[str, Any] = json.loads(json.dumps(value))
+    return plain
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+# Reading
+
+
+Made = TypeVar("Made")
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "int": (int, "a whole number"),
+    "str": (str, "a text"),
+    "Mapping": (Mapping, "a table"),
+    "tuple[int": (list, "a list of whole numbers"),
+    "Sequence[Mapping": (list, "a list of tables"),
+    "tuple": (tuple, "a list of tables"),
+}
+
+
+def _made(
+    kind: type[Made], told: Mapping[str, Any], where: str, hidden: Iterable[str] = ()
+) -> Made:
+    """A dataclass from a table: unknown, missing and wrong things get a sentence."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}  # type: ignore[arg-type]
+    for key in told:
+        if key not in fields:
+            raise InvalidOption(f"{where}: {_unknown('key', key, fields)}")
+    missing = dataclasses.MISSING
+    values: dict[str, Any] = {}
+    for name, one in fields.items():
+        if name not in told:
+            if one.default is missing and one.default_factory is missing:
+                raise InvalidOption(f"{where}: {name!r} is missing")
+            continue
+        value, said = told[name], str(one.type)
+        if said.startswith("Literal"):
+            allowed = re.findall(r"['\"](.*?)['\"]", said)
+            if value not in allowed:
+                raise InvalidOption(f"{where}: {name} is {value!r}; it may be {', '.join(allowed)}")
+        else:
+            types, words = next(x for start, x in _KINDS.items() if said.startswith(start))
+            items = value if isinstance(value, list) else [value]
+            inner = (int,) if "int" in said else (Mapping,) if "Mapping" in said else (object,)
+            good = isinstance(value, types) and all(isinstance(x, inner) for x in items)
+            if not good or any(isinstance(x, bool) for x in items):
+                raise InvalidOption(f"{where}: {name} must be {words}, not {value!r}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _unknown(what: str, key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), 1)
+    meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return f"{what} {key!r} is not known; {meant}"
+
+
+def _config(algorithm: Algorithm, **given: Any) -> Any:
+    """The Config of the algorithm's trainer."""
+    where = f"algorithm {algorithm.label!r}"
+    if algorithm.trainer not in TRAINERS:
+        raise InvalidOption(f"{where}: {_unknown('trainer', algorithm.trainer, TRAINERS)}")
+    kind = importlib.import_module(f"rpp_agents.{algorithm.trainer}").Config
+    known = {one.name for one in dataclasses.fields(kind)}
+    for key in algorithm.config:
+        if key in _SET_BY_THE_BENCH:
+            raise InvalidOption(
+                f"{where}: {key} is the bench's own, the same for all; leave it out"
+            )
+        if key not in known:
+            raise InvalidOption(f"{where}: {_unknown('option', key, sorted(known))}")
+    overrides = {k: tuple(x) if isinstance(x, list) else x for k, x in algorithm.config.items()}
+    fixed = {key: x for key, x in _HOW_NOT_WHAT.items() if key in known}
+    try:
+        return kind(**{**fixed, **overrides, **given})
+    except (TypeError, InvalidOption) as error:
+        raise InvalidOption(f"{where}: {error}") from error

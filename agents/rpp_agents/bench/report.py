@@ -1,0 +1,527 @@
+"""What a bench found: tables in Markdown, JSON lines, marl-eval's JSON, and pictures.
+
+=================  ==============================================================================
+file               holds
+=================  ==============================================================================
+report.md          the tables
+results.jsonl      a line for each training run and each problem's level lines; no users
+marl_eval.json     the format of ``id-marl-eval`` (Gorsane et al. 2022)
+plots/*.png        every run
+=================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_agents.bench.plan import Bench, Cell, Environment
+from rpp_agents.bench.work import kept
+from rpp_agents.statistics import (
+    Resampled,
+    hierarchical,
+    improvement_interval,
+    iqm,
+    optimality_gap,
+    stratified_bootstrap,
+)
+from rpp_env.data.folders import whole_file
+from rpp_env.evaluation import SMALLEST_GAP
+from rpp_env.intervals import Estimate, estimate
+
+__all__ = ["LEVELS", "Results", "marl_eval", "write_report"]
+
+Floats = NDArray[np.float64]
+Key = tuple[str, str]
+"""An algorithm or level line, and ``"mean"``, ``"first"`` or ``"last"``."""
+
+LEVELS = {
+    "random": "random prompt",
+    "fixed": "best fixed prompt",
+    "reference": "observable reference",
+}
+FEWEST_TASKS = 6
+"""Below this, an inter-quartile mean over tasks says nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The finished cells and level lines of a bench."""
+
+    bench: Bench
+    cells: list[tuple[Cell, dict[str, Any]]]
+    levels: dict[tuple[str, int], dict[str, Any]]
+    """By environment's name and world."""
+    planned: int
+
+    @classmethod
+    def read(cls, bench: Bench, out: Path, cells: Sequence[Cell]) -> Results:
+        """All of `cells` that are finished in the folder `out`."""
+        found = [(cell, result) for cell in cells if (result := kept(cell, out)) is not None]
+        levels = {}
+        for cell, _ in found:
+            key = cell.environment.name, cell.world
+            if key not in levels and (lines := kept(cell.levels, out)) is not None:
+                levels[key] = lines
+        return cls(bench, found, levels, len(cells))
+
+    @property
+    def environments(self) -> list[Environment]:
+        """Those with a finished cell."""
+        named = {cell.environment.name for cell, _ in self.cells}
+        return [e for e in self.bench.environments if e.name in named]
+
+    def algorithms(self, environment: Environment) -> list[str]:
+        """Labels of those with a finished cell there."""
+        named = {c.algorithm.label for c, _ in self.cells if c.environment == environment}
+        return [a.label for a in self.bench.algorithms if a.label in named]
+
+    def runs(self, environment: Environment, label: str) -> list[tuple[Cell, dict[str, Any]]]:
+        """An algorithm's finished cells."""
+        return [
+            (cell, result)
+            for cell, result in self.cells
+            if cell.environment == environment and cell.algorithm.label == label
+        ]
+
+    @cached_property
+    def resampled(self) -> dict[str, Resampled[Key]]:
+        """Per environment, everything resampled together."""
+        return {environment.name: self._resample(environment) for environment in self.environments}
+
+    def _resample(self, environment: Environment) -> Resampled[Key]:
+        lines: dict[Key, dict[int, list[list[float]]]] = {}
+        whose = set()
+        for part in ("mean", "first", "last"):
+            for label in self.algorithms(environment):
+                for cell, result in self.runs(environment, label):
+                    scores = lines.setdefault((label, part), {}).setdefault(cell.world, [])
+                    scores.append(result["users"][part])
+                    whose.add(result["whose"])
+            for (name, world), result in self.levels.items():
+                if name == environment.name:
+                    for line in LEVELS:
+                        scores = lines.setdefault((line, part), {}).setdefault(world, [])
+                        scores.append(result["users"][line][part])
+        worlds = {world for by_world in lines.values() for world in by_world}
+        # Where all worlds have the same users, a world is a draw of their candidates.
+        return hierarchical(lines, shared_users=len(whose) == 1 and len(worlds) > 1)
+
+    def estimate(self, environment: Environment, label: str, part: str = "mean") -> Estimate:
+        """NDCG@10 of one line."""
+        return self.resampled[environment.name].estimate(lambda means: means[label, part])
+
+    def minus(self, environment: Environment, left: str, right: str) -> Estimate:
+        """NDCG@10 of one line minus that of another, in the same worlds for the same users."""
+        return self.resampled[environment.name].estimate(
+            lambda means: means[left, "mean"] - means[right, "mean"]
+        )
+
+    def has_gap(self, environment: Environment) -> bool:
+        """Whether the observable reference is clearly above the best fixed prompt, everywhere."""
+        return environment in self.tasks
+
+    def _clear(self, environment: Environment) -> bool:
+        gaps = [
+            estimate(
+                {line: result["users"][line]["mean"] for line in ("reference", "fixed")},
+                {"gap": lambda means: means["reference"] - means["fixed"]},
+            )["gap"]
+            for (name, _), result in self.levels.items()
+            if name == environment.name
+        ]
+        return bool(gaps) and all(gap.value > SMALLEST_GAP and gap.low > 0 for gap in gaps)
+
+    def gain(self, environment: Environment, label: str) -> Estimate:
+        """Share of the reference's gain over the best fixed prompt, per world, then their mean."""
+
+        def share(means: Mapping[Key, Floats]) -> Floats:
+            gained = means[label, "mean"] - means["fixed", "mean"]
+            gap = means["reference", "mean"] - means["fixed", "mean"]
+            # A few resamples of few users may have no gap: they say nothing of its shares.
+            return gained / np.where(gap > 0, gap, np.nan)
+
+        return self.resampled[environment.name].estimate(share)
+
+    def run_gain(self, cell: Cell, score: float) -> float:
+        """The gain of a score of this cell's world; NaN without level lines."""
+        levels = self.levels.get((cell.environment.name, cell.world))
+        if levels is None:
+            return math.nan
+        fixed, reference = levels["scores"]["fixed"], levels["scores"]["reference"]
+        return float((score - fixed) / (reference - fixed)) if reference != fixed else math.nan
+
+    @cached_property
+    def tasks(self) -> list[Environment]:
+        """Environments whose scores can be normalised to a gain."""
+        return [environment for environment in self.environments if self._clear(environment)]
+
+    def improvement(self, label: str, environments: Sequence[Environment]) -> Estimate | None:
+        """Probability that a run beats one of ``against`` in the same task and world."""
+        sides = []
+        for one in (label, self.bench.against):
+            scores: dict[tuple[str, int], list[float]] = {}
+            for environment in environments:
+                for cell, result in self.runs(environment, one):
+                    scores.setdefault((environment.name, cell.world), []).append(result["score"])
+            sides.append(scores)
+        ours, theirs = sides
+        return improvement_interval(ours, theirs) if ours.keys() & theirs.keys() else None
+
+
+def write_report(bench: Bench, out: Path, cells: Sequence[Cell] | None = None) -> Path:
+    """Write everything about what is finished.
+
+    Parameters
+    ----------
+    bench : Bench
+    out : Path
+        Its folder.
+    cells : sequence of Cell, optional
+        Only about these; all by default.
+
+    Returns
+    -------
+    Path
+        Of ``report.md``.
+    """
+    from rpp_agents.bench.pictures import draw_all
+
+    results = Results.read(bench, out, bench.cells() if cells is None else cells)
+    pictures = draw_all(results, out / "plots")
+    _write(out / "results.jsonl", _lines(results))
+    _write(out / "marl_eval.json", json.dumps(marl_eval(results), indent=1) + "\n")
+    _write(out / "report.md", markdown(results, [path.relative_to(out) for path in pictures], out))
+    return out / "report.md"
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def _lines(results: Results) -> str:
+    rows: list[dict[str, Any]] = []
+    for (name, world), result in results.levels.items():
+        told = {key: x for key, x in result.items() if key != "users"}
+        rows.append({"kind": "levels", "environment": name, "world": world, **told})
+    for cell, result in results.cells:
+        told = {key: x for key, x in result.items() if key != "users"}
+        gain = results.run_gain(cell, result["score"])
+        rows.append(
+            {
+                "kind": "run",
+                "environment": cell.environment.name,
+                "algorithm": cell.algorithm.label,
+                "world": cell.world,
+                "seed": cell.seed,
+                "gain": round(gain, 6) if math.isfinite(gain) else None,
+                **told,
+            }
+        )
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def marl_eval(results: Results) -> dict[str, Any]:
+    """Environment -> task -> algorithm -> run -> ``step_k``, as ``id-marl-eval`` reads it.
+
+    Lists of metrics hold one number, the mean over all users. ``absolute_metrics`` are the final
+    policy's: the best policy on the way, which the format has in mind, is never looked for.
+    """
+    found: dict[str, Any] = {}
+    for cell, result in results.cells:
+        task = found.setdefault(_safe(cell.environment.name), {})
+        runs = task.setdefault(_safe(cell.algorithm.label), {})
+        crossed = results.bench.design == "crossed"
+        run = f"world_{cell.world}_seed_{cell.seed}" if crossed else f"seed_{cell.seed}"
+        steps = {
+            f"step_{i}": {"step_count": at, "ndcg_10": [score]}
+            for i, (at, score) in enumerate(zip(result["points"], result["scores"], strict=True))
+        }
+        runs[run] = steps | {"absolute_metrics": {"ndcg_10": [result["score"]]}}
+    return {"rpp_env": found}
+
+
+def _safe(name: str) -> str:
+    return name.replace(",", ";")
+
+
+# Markdown
+
+
+def markdown(results: Results, pictures: Sequence[Path], out: Path) -> str:
+    """The report."""
+    bench = results.bench
+    text = [f"# Bench `{bench.name}`", _intro(results)]
+    if bench.tunes:
+        text += ["## Tuning", _tuning(results)]
+    for environment in results.environments:
+        text += [f"## {environment.name}", *_environment(results, environment)]
+        text += [f"![]({path})" for path in pictures if _shows(path, environment)]
+    if not bench.tunes:
+        text += ["## All tasks together", *_overall(results)]
+        text += [f"## Probability of improvement over {bench.against}", *_improvements(results)]
+    text += [
+        f"![]({path})" for path in pictures if path.stem in ("final", "improvement", "overall")
+    ]
+    text += ["## How it was made", *_provenance(results, out)]
+    return "\n\n".join(text) + "\n"
+
+
+def _shows(path: Path, environment: Environment) -> bool:
+    from rpp_agents.bench.plan import slug
+
+    return path.stem == f"curves-{slug(environment.name)}"
+
+
+def _intro(results: Results) -> str:
+    bench = results.bench
+    done, planned = len(results.cells), results.planned
+    state = "" if done == planned else f" **Not complete: {done} of {planned} runs.**"
+    crossed = "every seed in every world" if bench.design == "crossed" else "each seed in one world"
+    worlds, seeds = len(bench.worlds), len(bench.seeds)
+    return (
+        f"{len(bench.environments)} environment{_s(bench.environments)}, {seeds} training "
+        f"seed{_s(bench.seeds)}, {worlds} world{_s(bench.worlds)} ({crossed}), "
+        f"{bench.total_steps:,} steps each.{state} Trained on {bench.train_users:,} users; scored "
+        f"on {bench.test_users:,} {bench.split} users, all of them, by the greedy actions of the "
+        "policy at the end of training (Q learners: epsilon 0).\n\n"
+        "NDCG@10 is the mean over an episode's steps. In brackets: 95% intervals that resample "
+        "worlds, training seeds within worlds, and users; in differences the worlds and users are "
+        "the same on both sides. Gain: (score - best fixed prompt) / (observable reference - best "
+        "fixed prompt), per world. Steps/s are steps of training in a second of one processor, "
+        "evaluations left out."
+    )
+
+
+def _s(things: Sequence[Any]) -> str:
+    return "" if len(things) == 1 else "s"
+
+
+def _environment(results: Results, environment: Environment) -> list[str]:
+    steps = {r["steps"] for (name, _), r in results.levels.items() if name == environment.name}
+    ends = {"first": "step 1", "last": f"step {max(steps)}"} if steps and max(steps) > 1 else {}
+    gap, lines = results.has_gap(environment), bool(steps)
+    header = ["algorithm", "NDCG@10", *ends.values()]
+    header += ["gain"] * gap + ["minus random", "minus best fixed"] * lines
+    against = results.bench.against
+    labels = results.algorithms(environment)
+    compare = against in labels and len(labels) > 1 and not results.bench.tunes
+    header += [f"minus {against}"] * compare + ["steps/s", "runs"]
+    rows = [header]
+    for label in labels:
+        runs = results.runs(environment, label)
+        row = [label, str(results.estimate(environment, label))]
+        row += [f"{results.estimate(environment, label, part).value:.3f}" for part in ends]
+        row += [str(results.gain(environment, label))] * gap
+        row += [_signed(results.minus(environment, label, line)) for line in ("random", "fixed")][
+            : 2 * lines
+        ]
+        if compare:
+            same = label == against
+            row.append("" if same else _signed(results.minus(environment, label, against)))
+        speed = np.mean([result["steps_per_second"] for _, result in runs])
+        rows.append([*row, f"{speed:,.0f}", str(len(runs))])
+    if lines:
+        for line, label in LEVELS.items():
+            row = [f"*{label}*", str(results.estimate(environment, line))]
+            row += [f"{results.estimate(environment, line, part).value:.3f}" for part in ends]
+            row += [f"{results.gain(environment, line).value:.3f}"] * gap
+            for other in ("random", "fixed"):
+                same = line == other
+                row.append("" if same else _signed(results.minus(environment, line, other)))
+            rows.append(row + [""] * (len(header) - len(row)))
+        chance = next(
+            r["scores"]["chance"] for (n, _), r in results.levels.items() if n == environment.name
+        )
+        rows.append(["*chance*", f"{chance:.3f}"] + [""] * (len(header) - 2))
+    text = [_described(environment), _table(rows)]
+    if lines and not gap:
+        text.append(
+            "No gain is given: the observable reference is not clearly above the best fixed prompt "
+            f"in every world (difference {results.minus(environment, 'reference', 'fixed')})."
+        )
+    if not results.bench.tunes:
+        text.append(_pairs(results, environment, labels))
+    return text
+
+
+def _described(environment: Environment) -> str:
+    options = "".join(f", {key} {value}" for key, value in environment.options.items())
+    return (
+        f"`{environment.dataset}`, `{environment.rules}`, {environment.observe} observations"
+        f"{options}."
+    )
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+
+
+def _pairs(results: Results, environment: Environment, labels: Sequence[str]) -> str:
+    above: dict[str, list[str]] = {}
+    for i, left in enumerate(labels):
+        for right in labels[i + 1 :]:
+            found = results.minus(environment, left, right)
+            if found.low > 0:
+                above.setdefault(left, []).append(right)
+            elif found.high < 0:
+                above.setdefault(right, []).append(left)
+    total = len(labels) * (len(labels) - 1) // 2
+    count = sum(map(len, above.values()))
+    text = f"{count} of {total} pairs of algorithms separate (interval of the difference without 0)"
+    rows = [f"- {label} is above {', '.join(above[label])}" for label in labels if label in above]
+    return text + (":\n\n" + "\n".join(rows) if rows else ".")
+
+
+def _overall(results: Results) -> list[str]:
+    tasks = results.tasks
+    if len(tasks) < FEWEST_TASKS:
+        few = f"{len(tasks)} with a clear gain, of at least {FEWEST_TASKS}"
+        return [f"There are too few tasks for aggregates over tasks: {few}."]
+    rows = [["algorithm", "IQM of the gain", "optimality gap", "mean gain", "runs"]]
+    for algorithm in results.bench.algorithms:
+        gains = gains_of(results, algorithm.label)
+        if gains is None:
+            continue
+        rows.append(
+            [
+                algorithm.label,
+                *(str(stratified_bootstrap(f, gains)) for f in (iqm, optimality_gap, _mean)),
+                str(sum(map(len, gains))),
+            ]
+        )
+    said = (
+        f"Over {len(tasks)} tasks ({', '.join(task.name for task in tasks)}), of each run's gain "
+        "in its own world. Intervals resample runs within each task (stratified bootstrap)."
+    )
+    return [said, _table(rows)]
+
+
+def _mean(scores: Floats) -> Floats:
+    return np.asarray(scores.mean(axis=-1))
+
+
+def gains_of(results: Results, label: str, point: int | None = None) -> list[list[float]] | None:
+    """Per task the gains of an algorithm's runs, at the end or at one evaluation.
+
+    None where it has no run in some task.
+    """
+    gains = [
+        [
+            results.run_gain(cell, result["score"] if point is None else result["scores"][point])
+            for cell, result in results.runs(task, label)
+        ]
+        for task in results.tasks
+    ]
+    return gains if all(gains) else None
+
+
+def _improvements(results: Results) -> list[str]:
+    against, environments = results.bench.against, results.environments
+    header = ["algorithm", *(e.name for e in environments)]
+    header += ["all"] * (len(environments) > 1)
+    rows = [header]
+    for algorithm in results.bench.algorithms:
+        if algorithm.label == against:
+            continue
+        groups: list[Sequence[Environment]] = [[e] for e in environments]
+        groups += [environments] * (len(environments) > 1)
+        found = [results.improvement(algorithm.label, group) for group in groups]
+        if any(found):
+            rows.append([algorithm.label, *map(_brief, found)])
+    if len(rows) == 1:
+        return [f"There is nothing to compare with {against}."]
+    said = (
+        f"The probability that a run scores higher than a run of {against} in the same world (ties "
+        "half); intervals resample worlds and runs."
+    )
+    return [said, _table(rows)]
+
+
+def _brief(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _tuning(results: Results) -> str:
+    environments = results.environments
+    rows = [["algorithm", "point", "options", *(e.name for e in environments), "mean", "runs", ""]]
+    for base in dict.fromkeys(algorithm.tunes for algorithm in results.bench.algorithms):
+        points = [a for a in results.bench.algorithms if a.tunes == base]
+        scores = [
+            [
+                results.estimate(e, a.label).value if results.runs(e, a.label) else math.nan
+                for e in environments
+            ]
+            for a in points
+        ]
+        means = [float(np.mean(row)) for row in scores]
+        complete = not any(map(math.isnan, means))
+        best = int(np.argmax(means)) if complete else -1
+        for i, (point, row, mean) in enumerate(zip(points, scores, means, strict=True)):
+            options = ", ".join(f"{key} {value}" for key, value in point.config.items())
+            runs = sum(len(results.runs(e, point.label)) for e in environments)
+            numbers = ["" if math.isnan(x) else f"{x:.4f}" for x in [*row, mean]]
+            mark = "**best**" if i == best else ""
+            rows.append([str(base), str(i + 1), options, *numbers, str(runs), mark])
+    return (
+        "Every algorithm has the same number of points. The best has the highest mean over the "
+        "environments of NDCG@10; nothing is marked while runs are missing.\n\n" + _table(rows)
+    )
+
+
+def _provenance(results: Results, out: Path) -> list[str]:
+    bench = results.bench
+    rows = [["algorithm", "trainer", "options set by the bench", "environments at once", "hours"]]
+    for algorithm in bench.algorithms:
+        mine = [r for c, r in results.cells if c.algorithm == algorithm]
+        options = ", ".join(f"{key} {value}" for key, value in algorithm.config.items())
+        rows.append(
+            [
+                algorithm.label,
+                algorithm.trainer,
+                options,
+                str(algorithm.num_envs or bench.num_envs),
+                f"{sum(result['seconds'] for result in mine) / 3600:.2f}",
+            ]
+        )
+    versions = sorted(
+        {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for _, r in results.cells}
+    )
+    seeds, worlds = (", ".join(map(str, numbers)) for numbers in (bench.seeds, bench.worlds))
+    said = (
+        f"Training seeds {seeds}; worlds {worlds}. {'; '.join(versions)}. Every option of every "
+        "run, and the digests of its tables, are in `results.jsonl`."
+    )
+    text = [_table(rows), said]
+    failed = sorted(path.relative_to(out) for path in out.glob("cells/**/*.failed.txt"))
+    if failed:
+        text.append("Failed runs, which no number above holds:\n\n" + _bullets(map(str, failed)))
+    return text
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- `{line}`" for line in lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also stand below each other in a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cells[0].ljust(widths[0])]
+        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    return "\n".join([line(rows[0]), f"|{rule}|", *map(line, rows[1:])])

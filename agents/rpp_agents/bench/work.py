@@ -1,0 +1,451 @@
+"""Runs the cells of a bench, in processes, and keeps what each found.
+
+::
+
+    OUT/tables/                         every answer, per world and split; safe to delete at the end
+    OUT/levels/PROBLEM/w11.json         chance, random and best fixed prompt, observable reference
+    OUT/cells/ENV/ALGORITHM/w11-s0.json one training run
+    OUT/cells/ENV/ALGORITHM/w11-s0.failed.txt     what went wrong, until it is run again
+
+A file is written whole or not at all, and is all that says that a cell is finished: whatever
+stops a bench, the same command goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib import import_module
+from importlib.metadata import version
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_agents.bench.plan import Cell, Environment, Levels, Table, world_option
+from rpp_env import RPPEnv
+from rpp_env.baselines import Policy, Random, search_fixed
+from rpp_env.data.folders import whole_file
+from rpp_env.diagnose import fit_reference
+from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.metrics import chance_ndcg
+from rpp_env.table import RewardTable, tabulate
+
+__all__ = ["Outcome", "jobs_of", "kept", "make_tables", "play_everyone", "run_cells", "unfinished"]
+
+Job = Cell | Levels
+J = TypeVar("J", bound=Cell | Levels)
+Floats = NDArray[np.float64]
+
+RANDOM_PLAYS = 10
+"""Episodes per user behind the line of the random prompt."""
+_BATCH = 512
+
+
+# What is there
+
+
+def kept(job: Job, out: Path) -> dict[str, Any] | None:
+    """What a finished job found; None where it has not been run.
+
+    Raises
+    ------
+    InvalidOption
+        If it was run with another configuration.
+    InvalidData
+        If its file is damaged.
+    """
+    path = out / job.file
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        before = found["asked"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidData(
+            f"{path} holds no finished run ({error}): delete it to run it again"
+        ) from (error)
+    differ = _differences(before, job.asked)
+    if differ:
+        raise InvalidOption(
+            f"{job.name} was run with other options ({'; '.join(differ)}): give another --out, put "
+            f"the options back, or delete {path}"
+        )
+    return found
+
+
+def unfinished(jobs: Iterable[J], out: Path) -> list[J]:
+    """The jobs without a result, in their order; raises what `kept` does."""
+    return [job for job in jobs if kept(job, out) is None]
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in sorted({*before, *now}):
+        if prefix == "config." and not (key in before and key in now):
+            continue  # a field that is newer than the run: its default changes nothing
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} was {old!r} and is {new!r}")
+    return found
+
+
+# Tables
+
+
+def make_tables(
+    jobs: Sequence[Job],
+    out: Path,
+    *,
+    processes: int = 1,
+    tell: Callable[[Table, int, int], None] | None = None,
+) -> list[Path]:
+    """Make the tables that these jobs replay, where they are not there yet.
+
+    Parameters
+    ----------
+    jobs : sequence of Cell or Levels
+    out : Path
+        Folder of the bench.
+    processes : int
+        Processes that compute answers.
+    tell : callable, optional
+        Called with a table, its finished tasks, and its tasks in all.
+
+    Returns
+    -------
+    list of Path
+        Of those that were made now.
+    """
+    made = []
+    for table in _tables(jobs):
+        path = out / "tables" / table.file
+        if path.exists():
+            continue
+        env = RPPEnv.make(
+            table.dataset,
+            split=table.split,
+            rules=table.rules[0],
+            max_users=table.users,
+            **table.options,
+            **world_option(table.dataset, table.world),
+        )
+        tabulate(
+            env,
+            path,
+            shown=table.shown,
+            processes=processes,
+            progress=None if tell is None else partial(tell, table),
+        )
+        made.append(path)
+    return made
+
+
+def _tables(jobs: Sequence[Job]) -> list[Table]:
+    named = {}
+    for job in jobs:
+        for split in ("train", job.bench.split):
+            table = job.table(split)
+            named[table.file] = table
+    return list(named.values())
+
+
+@lru_cache(maxsize=4)
+def _table(path: Path) -> tuple[RewardTable, str]:
+    """A table and the digest of its file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return RewardTable.load(path), digest
+
+
+def _env(
+    job: Job, split: str, out: Path, *, observe: str, num_envs: int = _BATCH, seed: int = 0
+) -> tuple[RPPEnv, str]:
+    """An environment over a table, and the table's digest."""
+    environment: Environment = job.environment
+    told = job.table(split)
+    table, digest = _table(out / "tables" / told.file)
+    env = RPPEnv.make(
+        environment.dataset,
+        table,
+        split,
+        rules=environment.rules,
+        observe=observe,  # type: ignore[arg-type]  # checked when the bench was read
+        num_envs=num_envs,
+        max_users=told.users,
+        seed=seed,
+        **environment.options,
+        **world_option(environment.dataset, job.world),
+    )
+    return env, digest
+
+
+# One job
+
+
+def play_everyone(policy: Policy, env: RPPEnv) -> Floats:
+    """(U, S) rewards of every user at every step, played greedily once; draws are averaged."""
+    tasks = len(env.tasks)
+    rewards = np.empty((tasks, env.max_cycles))
+    for begin in range(0, tasks, _BATCH):
+        rows = np.arange(begin, min(begin + _BATCH, tasks))
+        observations, _ = env.reset(0 if begin == 0 else None, {"users": rows})
+        memory = None
+        for t in range(env.max_cycles):
+            actions, memory = policy.act(
+                observations, env.action_masks(), greedy=True, memory=memory
+            )
+            step = env.step(actions)
+            observations = step.observations
+            rewards[rows, t] = step.rewards
+    _, user = np.unique(env.tasks.users, return_inverse=True)
+    count = np.bincount(user)
+    by_step = [np.bincount(user, weights=column) / count for column in rewards.T]
+    return np.stack(by_step, axis=1)
+
+
+def _per_user(rewards: Floats) -> dict[str, list[float]]:
+    columns = {"mean": rewards.mean(axis=1), "first": rewards[:, 0], "last": rewards[:, -1]}
+    return {name: column.round(6).tolist() for name, column in columns.items()}
+
+
+def _whose(env: RPPEnv) -> str:
+    """A digest of the users, the same in every world with the same users."""
+    tokens = [env.tasks.dataset.user_tokens[row] for row in np.unique(env.tasks.users)]
+    told = json.dumps([env.tasks.dataset.digest, *tokens])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    names = ("rpp-env", "numpy", "scipy", "torch")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _train(cell: Cell, out: Path) -> dict[str, Any]:
+    observe = cell.environment.observe
+    env, train_digest = _env(
+        cell, "train", out, observe=observe, num_envs=cell.num_envs, seed=cell.seed
+    )
+    test, test_digest = _env(cell, cell.bench.split, out, observe=observe)
+    total, points = cell.bench.total_steps, cell.bench.evaluations
+    at = [round(total * i / points) for i in range(1, points + 1)]
+    played: list[int] = []
+    scores: list[float] = []
+    paused = np.zeros(2)  # seconds, and processor seconds, of the evaluations
+
+    def watch(row: Mapping[str, float], policy: Policy) -> None:
+        # The last point is not played here: it is the final policy's.
+        if row["steps"] < at[len(scores)] or len(scores) == points - 1:
+            return
+        before = _clocks()
+        score = float(play_everyone(policy, test).mean())
+        while len(scores) < points - 1 and row["steps"] >= at[len(scores)]:
+            scores.append(score)
+            played.append(int(row["steps"]))
+        paused[:] += _clocks() - before
+
+    train, config = import_module(f"rpp_agents.{cell.algorithm.trainer}").train, cell.config
+    begun = _clocks()
+    policy = train(env, config, callbacks=[watch], progress=False)
+    seconds, processor = _clocks() - begun - paused
+    rewards = play_everyone(policy, test)
+    missing = points - len(scores)  # more than one only where the trainer says no steps
+    scores += [float(rewards.mean())] * missing
+    played += [total] * missing
+    return {
+        "points": at,
+        "played": played,
+        "scores": [round(score, 6) for score in scores],
+        "score": round(float(rewards.mean()), 6),
+        "first": round(float(rewards[:, 0].mean()), 6),
+        "last": round(float(rewards[:, -1].mean()), 6),
+        "greedy": True,
+        "seconds": round(float(seconds), 3),
+        "processor_seconds": round(float(processor), 3),
+        "steps_per_second": round(total / max(float(processor), 1e-9), 1),
+        "tables": {"train": train_digest, cell.bench.split: test_digest},
+        "whose": _whose(test),
+        "versions": _versions(),
+        "users": _per_user(rewards),
+    }
+
+
+def _clocks() -> Floats:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _score_levels(levels: Levels, out: Path) -> dict[str, Any]:
+    # On what all agents see together, also for those that see less: what of it each needs is the
+    # agents' problem, and two forms of one problem share their lines.
+    env, train_digest = _env(levels, "train", out, observe="shared")
+    test, test_digest = _env(levels, levels.bench.split, out, observe="shared")
+    fixed, on_train = search_fixed(env)
+    rng = Random(test.nvec, seed=levels.world)
+    lines = {
+        "random": np.mean([play_everyone(rng, test) for _ in range(RANDOM_PLAYS)], axis=0),
+        "fixed": play_everyone(fixed, test),
+        "reference": play_everyone(fit_reference(env, seed=levels.world), test),
+    }
+    return {
+        "scores": {"chance": chance_ndcg(test.tasks.num_candidates)}
+        | {name: round(float(rewards.mean()), 6) for name, rewards in lines.items()},
+        "steps": test.max_cycles,
+        "fixed_plan": fixed.plan.tolist(),
+        "fixed_on_train": round(on_train, 6),
+        "tables": {"train": train_digest, levels.bench.split: test_digest},
+        "whose": _whose(test),
+        "versions": _versions(),
+        "users": {name: _per_user(rewards) for name, rewards in lines.items()},
+    }
+
+
+# Many jobs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with what it found, or with an error."""
+
+    job: Job
+    found: dict[str, Any] | None
+    error: str = ""
+
+
+def _do(job: Job, out: Path) -> Outcome:
+    """Run a job and keep what it found; an error is part of the outcome."""
+    failed = (out / job.file).with_suffix(".failed.txt")
+    try:
+        found = _train(job, out) if isinstance(job, Cell) else _score_levels(job, out)
+    except Exception:  # noqa: BLE001 - whatever it was, the other cells go on
+        return _failed(job, out, traceback.format_exc())
+    found = {"asked": job.asked, **found}
+    with whole_file(out / job.file) as file:
+        rows = (f"{json.dumps(key)}: {json.dumps(x)}" for key, x in found.items())
+        file.write(("{\n" + ",\n".join(rows) + "\n}\n").encode())
+    failed.unlink(missing_ok=True)
+    return Outcome(job, found)
+
+
+def _failed(job: Job, out: Path, error: str) -> Outcome:
+    with whole_file((out / job.file).with_suffix(".failed.txt")) as file:
+        file.write(error.encode())
+    return Outcome(job, None, error)
+
+
+def jobs_of(cells: Sequence[Cell]) -> list[Job]:
+    """The cells, each after the level lines of its world."""
+    jobs: list[Job] = []
+    lines: set[str] = set()
+    for cell in cells:
+        if cell.levels.file not in lines:
+            lines.add(cell.levels.file)
+            jobs.append(cell.levels)
+        jobs.append(cell)
+    return jobs
+
+
+def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator[Outcome]:
+    """Run these jobs, whose tables are there, and give each one's outcome as it ends.
+
+    Parameters
+    ----------
+    jobs : sequence of Cell or Levels
+    out : Path
+        Folder of the bench.
+    processes : int
+        With one, they run in this process; with more, in as many others. A process that dies is
+        replaced, and what it worked on tried once more.
+    """
+    if processes < 1:
+        raise InvalidOption(f"processes must be at least 1, not {processes}")
+    if processes == 1:
+        for job in jobs:
+            yield _do(job, out)
+        return
+    waiting = deque(jobs)
+    lost: Counter[str] = Counter()
+    while waiting:
+        with _pool(processes) as pool:
+            running: dict[Future[Outcome], Job] = {}
+            broken = False
+            while running or (waiting and not broken):
+                while waiting and not broken and len(running) < processes:
+                    job = waiting.popleft()
+                    running[pool.submit(_do, job, out)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        lost[job.file] += 1
+                        if lost[job.file] == 1:
+                            waiting.appendleft(job)
+                        else:
+                            said = "its process died twice, killed from outside or out of memory\n"
+                            yield _failed(job, out, said)
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    before = set(multiprocessing.active_children())
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(
+            processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+        )
+        try:
+            yield pool
+        except BaseException:
+            # Whoever stops the bench need not wait for a training run.
+            for child in set(multiprocessing.active_children()) - before:
+                child.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that are started meanwhile calculate with one thread."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _begin() -> None:
+    """A worker: the terminal's Ctrl-C is its parent's to handle, and it does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
