@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rpp_agents import enumeration, ippo, mappo
+    from rpp_agents import a2c, enumeration, ippo, mappo
     from rpp_agents.baselines import Fixed, Random, search_fixed
     from rpp_agents.plots import learning_curve
     from rpp_agents.policy import NetworkPolicy, Policy, load_policy
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TRAINERS: dict[str, str] = {
     "mappo": "MAPPO",
     "ippo": "IPPO",
+    "a2c": "A2C",
 }
 """The trainers, each a module of this package, and what they are called in tables and plots."""
 
@@ -30,6 +31,7 @@ __all__ = [
     "PettingZooBatch",
     "Policy",
     "Random",
+    "a2c",
     "enumeration",
     "ippo",
     "learning_curve",
