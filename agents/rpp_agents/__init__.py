@@ -10,16 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rpp_agents import a2c, enumeration, ippo, mappo
+    from rpp_agents import a2c, enumeration, ippo, iql, mappo, qmix, vdn
     from rpp_agents.baselines import Fixed, Random, search_fixed
     from rpp_agents.plots import learning_curve
-    from rpp_agents.policy import NetworkPolicy, Policy, load_policy
+    from rpp_agents.policy import NetworkPolicy, Policy, QPolicy, load_policy
     from rpp_agents.rollout import BatchedEnv, PettingZooBatch, play
 
 TRAINERS: dict[str, str] = {
     "mappo": "MAPPO",
     "ippo": "IPPO",
     "a2c": "A2C",
+    "iql": "IQL",
+    "vdn": "VDN",
+    "qmix": "QMIX",
+    "central": "Central PPO",
+    "autoregressive": "Autoregressive PPO",
 }
 """The trainers, each a module of this package, and what they are called in tables and plots."""
 
@@ -30,15 +35,21 @@ __all__ = [
     "NetworkPolicy",
     "PettingZooBatch",
     "Policy",
+    "QPolicy",
     "Random",
     "a2c",
+    "autoregressive",
+    "central",
     "enumeration",
     "ippo",
+    "iql",
     "learning_curve",
     "load_policy",
     "mappo",
     "play",
+    "qmix",
     "search_fixed",
+    "vdn",
 ]
 
 _WHERE = {
@@ -47,6 +58,7 @@ _WHERE = {
     "NetworkPolicy": "policy",
     "PettingZooBatch": "rollout",
     "Policy": "policy",
+    "QPolicy": "policy",
     "Random": "baselines",
     "learning_curve": "plots",
     "load_policy": "policy",

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rpp_agents.networks import Actor
+from rpp_agents.networks import Actor, QNetwork
 from rpp_env import baselines
 from rpp_env.baselines import load_baseline
 from rpp_env.errors import InvalidData
 
-__all__ = ["NetworkPolicy", "Policy", "load_policy", "read_tensors", "write_tensors"]
+__all__ = ["NetworkPolicy", "Policy", "QPolicy", "load_policy", "read_tensors", "write_tensors"]
 
 
 @runtime_checkable
@@ -66,15 +66,7 @@ class NetworkPolicy:
         self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Log-probabilities (B, n, A) and which actions are legal, (n, A) or (B, n, A)."""
-        device = self.actor.legal.device
-        legal = self.actor.legal.cpu().numpy()
-        with torch.inference_mode():
-            inputs = torch.from_numpy(np.ascontiguousarray(observations, np.float32)).to(device)
-            if masks is None:
-                return self.actor(inputs).cpu().numpy(), legal
-            allowed = np.asarray(masks) != 0
-            out = self.actor(inputs, torch.from_numpy(allowed).to(device))
-            return out.cpu().numpy(), legal & allowed
+        return _outputs(self.actor, observations, masks)
 
     def save(self, path: str | Path) -> None:
         """Write the actor to one safetensors file, whole or not at all."""
@@ -103,6 +95,87 @@ def sample(
     return np.asarray(np.where(legal, scores, -np.inf).argmax(-1))
 
 
+class QPolicy:
+    """Networks that say what actions are worth; it takes the best ones.
+
+    Parameters
+    ----------
+    network : QNetwork
+        It is shared, not copied.
+    epsilon : float
+        Probability with which ``greedy=False`` takes a random action, for each agent by itself.
+    seed : int
+        Seed of that.
+    """
+
+    def __init__(self, network: QNetwork, *, epsilon: float = 0.0, seed: int = 0) -> None:
+        self.network = network
+        self.epsilon = epsilon
+        self._rng = np.random.default_rng(seed)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,
+        memory: Any = None,
+    ) -> tuple[NDArray[np.int64], Any]:
+        """See `Policy.act`; this policy has no memory and hands back what it was given."""
+        values, legal = self.values(observations, masks)
+        epsilon = 0.0 if greedy else self.epsilon
+        return epsilon_greedy(values, legal, epsilon, self._rng), memory
+
+    def values(
+        self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Values (B, n, A) and which actions are legal, (n, A) or (B, n, A)."""
+        return _outputs(self.network, observations, masks)
+
+    def save(self, path: str | Path) -> None:
+        """Write the networks to one safetensors file, whole or not at all."""
+        about = {"kind": "values", "network": self.network.description, "epsilon": self.epsilon}
+        write_tensors(path, self.network.state_dict(), about)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "cpu", seed: int = 0) -> QPolicy:
+        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        tensors, about = read_tensors(path)
+        if about.get("kind") != "values":
+            raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a policy of values")
+        network = QNetwork(**about["network"])
+        network.load_state_dict(tensors)
+        return cls(network.to(device), epsilon=about["epsilon"], seed=seed)
+
+
+def epsilon_greedy(
+    values: NDArray[np.float32],
+    legal: NDArray[np.bool_],
+    epsilon: float,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """The best legal actions, or with probability `epsilon` each a random legal one."""
+    best = np.where(legal, values, -np.inf).argmax(-1)
+    if epsilon == 0:
+        return np.asarray(best)
+    race = np.where(legal, rng.random(values.shape, dtype=np.float32), -1.0)
+    return np.asarray(np.where(rng.random(best.shape) < epsilon, race.argmax(-1), best))
+
+
+def _outputs(
+    network: Actor, observations: NDArray[np.float32], masks: NDArray[Any] | None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What a network says of every action, (B, n, A), and which are legal."""
+    device = network.legal.device
+    legal = network.legal.cpu().numpy()
+    with torch.inference_mode():
+        inputs = torch.from_numpy(np.ascontiguousarray(observations, np.float32)).to(device)
+        if masks is None:
+            return network(inputs).cpu().numpy(), legal
+        allowed = np.asarray(masks) != 0
+        out = network(inputs, torch.from_numpy(allowed).to(device))
+        return out.cpu().numpy(), legal & allowed
+
+
 def load_policy(path: str | Path) -> Policy:
     """Read any policy of this package: a trained network, `Random` or `Fixed`."""
     if not Path(path).is_file():
@@ -110,7 +183,13 @@ def load_policy(path: str | Path) -> Policy:
     with Path(path).open("rb") as file:
         # A safetensors file begins with the length of its header, never 8 bytes of JSON.
         plain = file.read(8) == b'{"kind":'
-    return load_baseline(path) if plain else NetworkPolicy.load(path)
+    if plain:
+        return load_baseline(path)
+    kinds: dict[Any, type[NetworkPolicy | QPolicy]] = {"network": NetworkPolicy, "values": QPolicy}
+    kind = read_tensors(path)[1].get("kind")
+    if kind not in kinds:
+        raise InvalidData(f"{path} holds a {kind!r}, not a policy")
+    return kinds[kind].load(path)
 
 
 def write_tensors(

@@ -1,0 +1,89 @@
+"""QMIX: the team's value is a function of the agents' values that grows with each of them.
+
+=================  ==========================================================================
+mixer              two layers over the agents' values, ELU between them; their weights and biases
+                   come from networks that see ``env.state()``. Weights are made positive, biases
+                   need not be, so that no agent's value can lower the team's
+state              the environment's, or where it has none the observations side by side
+rewards            the team's; where each agent is paid by itself, their mean
+targets            double Q, as for IQL, through a target of the networks and of the mixer
+networks, replay   as for IQL
+exploration        as for IQL
+=================  ==========================================================================
+
+What holds for IQL is said in `rpp_agents.iql`. After Rashid et al. 2018, "QMIX: Monotonic Value
+Function Factorisation for Deep Multi-Agent Reinforcement Learning"
+(https://arxiv.org/abs/1803.11485), with the hypernetworks of two layers of their later code
+(PyMARL2, EPyMARL). Departures: those of IQL; running statistics normalise the state too.
+
+Examples
+--------
+>>> import rpp_env
+>>> from rpp_agents import qmix
+>>> env = rpp_env.RPPEnv.make(split="train", num_envs=512)  # doctest: +SKIP
+>>> policy = qmix.train(env, qmix.Config(seed=1), run_dir="runs/qmix-1")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from rpp_agents import value
+from rpp_agents.networks import mlp
+from rpp_agents.rollout import BatchedEnv
+from rpp_agents.training import check_numbers, trainer
+
+__all__ = ["Config", "Monotonic", "train"]
+
+
+@dataclass(frozen=True)
+class Config(value.Config):
+    """Every number of a run, once."""
+
+    embed: int = 32
+    """Width of the mixer's hidden layer."""
+    hyper: int = 64
+    """Width of the hidden layers of the networks that make the mixer's weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "embed", "hyper")
+
+
+class Monotonic(value.Mixer):
+    """A small network over the agents' values whose weights depend on the state and are positive.
+
+    Parameters
+    ----------
+    state_width, num_agents, embed, hyper : int
+        Widths: of the state, of the values, of the hidden layer, and of the hidden layers of the
+        networks that make its weights.
+    """
+
+    one_value = True
+    sees_state = True
+
+    def __init__(self, state_width: int, num_agents: int, *, embed: int, hyper: int) -> None:
+        super().__init__()
+        self.shape = (num_agents, embed)
+        self.weight = mlp(state_width, (hyper,), num_agents * embed, gain=1.0, layer_norm=False)
+        self.bias = mlp(state_width, (), embed, gain=1.0, layer_norm=False)
+        self.last_weight = mlp(state_width, (hyper,), embed, gain=1.0, layer_norm=False)
+        self.last_bias = mlp(state_width, (embed,), 1, gain=1.0, layer_norm=False)
+
+    def forward(self, values: Tensor, *state: Tensor) -> Tensor:
+        """(B, 1) of values (B, n) and the state (B, s)."""
+        weight = self.weight(*state).abs().unflatten(-1, self.shape)
+        hidden = nn.functional.elu((values[..., None] * weight).sum(-2) + self.bias(*state))
+        bias: Tensor = self.last_bias(*state)
+        return bias + (hidden * self.last_weight(*state).abs()).sum(-1, keepdim=True)
+
+
+def _mixer(env: BatchedEnv, config: Config) -> Monotonic:
+    return Monotonic(env.state_width, len(env.agents), embed=config.embed, hyper=config.hyper)
+
+
+train = trainer("QMIX", partial(value.ValueLearner, mixer=_mixer), Config())

@@ -1,0 +1,83 @@
+"""Replay memory: what was played lately, in arrays of a fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rpp_env.errors import InvalidOption
+
+__all__ = ["Replay"]
+
+Field = tuple[tuple[int, ...], torch.dtype]
+
+
+class Replay:
+    """A ring of transitions: when it is full, the oldest make room.
+
+    Parameters
+    ----------
+    capacity : int
+        Transitions that it holds. The memory is taken as it fills.
+    fields : mapping of str to (shape, dtype)
+        What a transition has, and the shape of one.
+    """
+
+    def __init__(self, capacity: int, fields: Mapping[str, Field]) -> None:
+        self.capacity = capacity
+        self.data = {
+            name: torch.empty((capacity, *shape), dtype=dtype)
+            for name, (shape, dtype) in fields.items()
+        }
+        self.filled = 0
+        self.position = 0
+
+    def __len__(self) -> int:
+        return self.filled
+
+    def add(self, **batch: NDArray[Any]) -> None:
+        """Take in transitions, at most `capacity` at once: every field as (B, *shape).
+
+        Raises
+        ------
+        InvalidOption
+            If there are more than it holds.
+        """
+        size = len(next(iter(batch.values())))
+        if size > self.capacity:
+            raise InvalidOption(
+                f"{size} environments do not fit into a replay of {self.capacity} transitions: "
+                "raise capacity, or play fewer of them"
+            )
+        fits = min(size, self.capacity - self.position)
+        for name, kept in self.data.items():
+            array = kept.numpy()
+            array[self.position : self.position + fits] = batch[name][:fits]
+            array[: size - fits] = batch[name][fits:]
+        self.position = (self.position + size) % self.capacity
+        self.filled = min(self.filled + size, self.capacity)
+
+    def sample(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        """Draw transitions evenly, with replacement."""
+        rows = torch.from_numpy(rng.integers(self.filled, size=size))
+        return {name: kept.index_select(0, rows) for name, kept in self.data.items()}
+
+    # What a checkpoint holds
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is filled, and where the next one goes."""
+        return {
+            "replay.place": torch.tensor([self.position, self.filled]),
+            **{f"replay.{name}": kept[: self.filled] for name, kept in self.data.items()},
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        self.position, self.filled = tensors["replay.place"].tolist()
+        for name, kept in self.data.items():
+            kept[: self.filled] = tensors[f"replay.{name}"]
