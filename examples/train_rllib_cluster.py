@@ -7,6 +7,7 @@ table's path, which every node must be able to read; the table is made where the
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import sys
@@ -46,9 +47,12 @@ if "RAY_ADDRESS" in os.environ:
     ray.init(**quiet)
 else:
     # The head learns. A node with the resource "player" plays: one runner for each unit of it.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    atexit.register(cluster.shutdown)  # else Ray's next script looks for this cluster
     cluster.add_node(num_cpus=1, resources={"player": 1})
     ray.init(cluster.address, **quiet)
+    atexit.register(ray.shutdown)
 runners = int(ray.cluster_resources().get("player", 0))
 assert runners, "no node has the resource: ray start --address=... --resources='{\"player\": 4}'"
 
@@ -85,4 +89,3 @@ print("episodes by node:", found["episodes_on"], "learned on:", here)
 assert found["episodes_on"]
 assert here not in found["episodes_on"]
 algorithm.stop()
-ray.shutdown()

@@ -28,7 +28,7 @@ def make(options: dict[str, Any]) -> ParallelPettingZooEnv:
     return ParallelPettingZooEnv(env)
 
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 register_env("RPP-v0", make)
 config = (
     PPOConfig()
