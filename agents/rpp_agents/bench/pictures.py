@@ -62,13 +62,19 @@ def _plain(axes: Any) -> None:
 
 
 def _steps(axes: Any, last: float) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    ticks = [0, last / 2, last]
+    texts = [f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x else "0" for x in ticks]
+    axes.set_xticks(ticks, texts)
+    axes.set_xlim(0, 1.01 * last)
 
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x else "0")
-    )
-    axes.set_xlim(0, last)
+
+def _finish(panels: Any, used: int, columns: int, label: str) -> None:
+    """Empty panels away; numbers and `label` below the lowest panel of each column."""
+    for axes in panels[used:]:
+        axes.set_axis_off()
+    for axes in panels[max(used - columns, 0) : used]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel(label, fontsize=8, color=INK)
 
 
 def _heights(results: Results, environment: Environment) -> dict[str, float]:
@@ -134,11 +140,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Path:
         _plain(axes)
         _steps(axes, points[-1])
     panels[0].set_ylim(floor - 0.06 * (ceiling - floor), ceiling + 0.06 * (ceiling - floor))
-    for axes in panels[len(labels) :]:
-        axes.set_axis_off()
-        above = panels[list(panels).index(axes) - columns]
-        above.tick_params(labelbottom=True)
-    figure.supxlabel("environment steps", fontsize=9, color=INK)
+    _finish(panels, len(labels), columns, "environment steps")
     figure.supylabel(f"NDCG@10, {results.bench.split} users", fontsize=9, color=INK)
     figure.suptitle(environment.name, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     _legend(figure, heights, against if against in middles and len(labels) > 1 else None)
@@ -192,9 +194,7 @@ def _finals(results: Results, path: Path) -> Path:
         _plain(axes)
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
-    for axes in panels[len(environments) :]:
-        axes.set_axis_off()
-    figure.supxlabel(f"NDCG@10 at the end, {results.bench.split} users", fontsize=9, color=INK)
+    _finish(panels, len(environments), columns, f"NDCG@10 at the end, {results.bench.split} users")
     from matplotlib.lines import Line2D
 
     handles = [
@@ -294,10 +294,10 @@ def _overall(results: Results, path: Path) -> list[Path]:
         _steps(axes, points[-1])
     lowest = min(e.low for curve in curves.values() for e in curve[1:] or curve)
     panels[0].set_ylim(max(lowest, -2.0) - 0.05, None)
-    for axes in panels[len(curves) :]:
-        axes.set_axis_off()
-    figure.supxlabel("environment steps", fontsize=9, color=INK)
+    _finish(panels, len(curves), columns, "environment steps")
     figure.supylabel("IQM of the gain over tasks", fontsize=9, color=INK)
     title = f"{len(results.tasks)} tasks; 0 is the best fixed prompt, 1 the observable reference"
+    if against in curves and len(curves) > 1:
+        title += f"; thin: {against}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
     return [_save(figure, path)]

@@ -73,24 +73,28 @@ class Results:
                 levels[key] = lines
         return cls(bench, found, levels, len(cells))
 
-    @property
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], list[tuple[Cell, dict[str, Any]]]]:
+        found: dict[tuple[str, str], list[tuple[Cell, dict[str, Any]]]] = {}
+        for cell, result in self.cells:
+            key = cell.environment.name, cell.algorithm.label
+            found.setdefault(key, []).append((cell, result))
+        return found
+
+    @cached_property
     def environments(self) -> list[Environment]:
         """Those with a finished cell."""
-        named = {cell.environment.name for cell, _ in self.cells}
+        named = {name for name, _ in self._by_name}
         return [e for e in self.bench.environments if e.name in named]
 
     def algorithms(self, environment: Environment) -> list[str]:
         """Labels of those with a finished cell there."""
-        named = {c.algorithm.label for c, _ in self.cells if c.environment == environment}
-        return [a.label for a in self.bench.algorithms if a.label in named]
+        labels = [algorithm.label for algorithm in self.bench.algorithms]
+        return [label for label in labels if (environment.name, label) in self._by_name]
 
     def runs(self, environment: Environment, label: str) -> list[tuple[Cell, dict[str, Any]]]:
         """An algorithm's finished cells."""
-        return [
-            (cell, result)
-            for cell, result in self.cells
-            if cell.environment == environment and cell.algorithm.label == label
-        ]
+        return self._by_name.get((environment.name, label), [])
 
     @cached_property
     def resampled(self) -> dict[str, Resampled[Key]]:

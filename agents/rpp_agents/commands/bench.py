@@ -27,7 +27,7 @@ def run(
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Compare algorithms: train each with many seeds on several tasks, and report how sure it is.
+    """Compare algorithms over seeds and tasks, with intervals; resumes.
 
     A bench is a file that names environments, algorithms, training seeds and worlds:
 
