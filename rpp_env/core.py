@@ -13,7 +13,7 @@ its distribution is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,14 +21,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.candidates import MAX_HISTORY
 from rpp_env.errors import BrokenContract, InvalidAction, InvalidOption, ResetNeeded
-from rpp_env.metrics import hit, mrr, ndcg
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
 from rpp_env.parts import as_rules, assemble
 from rpp_env.patterns import AGENTS, PatternBook
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rules import Rules
-from rpp_env.task import Ranking, RankingTask
+from rpp_env.step import COUNTS, METRICS, Answer, Answers, Moment, Scene, Step
+from rpp_env.task import RankingTask
 
 if TYPE_CHECKING:
     from rpp_env.data.candidates import TaskSet
@@ -37,76 +37,13 @@ if TYPE_CHECKING:
     from rpp_env.models.base import LanguageModel
     from rpp_env.table import RewardTable
 
-__all__ = ["RPPEnv", "Rewrite", "Step"]
+__all__ = ["COUNTS", "METRICS", "RPPEnv", "Rewrite", "Step"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 Rewrite = Callable[[Sequence[Prompt]], Sequence[Prompt]]
 """Prompts to prompts with other sentences: same number and order, same tasks, same `shown`."""
-
-METRICS = ("ndcg@1", "ndcg@5", "ndcg@10", "hit@10", "mrr")
-COUNTS = (
-    "rank",
-    "named",
-    "shown",
-    "prompt_tokens",
-    "completion_tokens",
-    "trimmed",
-    "masked_actions",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a step of B users gives back; every array is fresh.
-
-    Attributes
-    ----------
-    observations : (B, n, d) float32 array
-        As `rpp_env.observation` lays them out.
-    rewards : (B,) float64 array
-        Each user's NDCG@10, in [0, 1]; all agents of a user are paid the same.
-    terminated, truncated : (B,) bool arrays
-        Episodes of one step end by termination, longer ones by truncation.
-    infos : dict of (B,) arrays
-        Metrics of the ranking (labels: no policy should read them), ``rank`` of the target (0: not
-        named), candidates ``named``, history items ``shown``, tokens, history items ``trimmed`` to
-        fit the model's context, and ``masked_actions`` (choices that ``a % n`` had to map).
-    rows, clock : (B,) int64 arrays
-        Who played, as task rows, and which step of their episode this was, from 1.
-    actions : (B, n) int64 array
-        What was chosen (after ``a % n``).
-    rankings : list of Ranking or None
-        What the recommender said, over the candidates as the prompt showed them; None from a table.
-    prompts : list of Prompt or None
-        What it was asked; None from a table.
-    """
-
-    observations: Floats
-    rewards: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    infos: dict[str, NDArray[Any]]
-    rows: Ints
-    clock: Ints
-    actions: Ints
-    rankings: list[Ranking] | None = None
-    prompts: list[Prompt] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What came back for a batch; `order` is over the candidates as the task has them."""
-
-    order: NDArray[np.integer[Any]]
-    named: Ints
-    trimmed: Ints
-    prompt_tokens: Ints
-    completion_tokens: Ints
-    sentences: Floats
-    rankings: list[Ranking] | None = None
-    prompts: list[Prompt] | None = None
 
 
 class RPPEnv:
@@ -218,30 +155,32 @@ class RPPEnv:
         self.observer = Observer(
             tasks, embeddings, rules, book.sizes, self.encoder.width, ranking, observe
         )
+        self._limits = self.nvec.astype(np.uint64)
         self._count = num_envs
         if table is not None:
             table.check(tasks, book, rules)
         # Does what is seen at a visit hang on how many there were before?
         self._several = rules.order == "step" if table is None else table.samples > 1
-        ranks = np.arange(tasks.num_candidates + 1)
-        self._by_rank = np.stack(
-            [ndcg(ranks, 1), ndcg(ranks, 5), ndcg(ranks, 10), hit(ranks, 10), mrr(ranks)]
-        )
         levels, moves = np.arange(rules.max_level + 1), np.arange(len(rules.history_options))
         self._next_level = np.array(
             [rules.next_level(np.full_like(moves, level), moves) for level in levels]
         )
+        self._scene = Scene(
+            self.observer,
+            rules,
+            np.ascontiguousarray(tasks.candidates),
+        )
         self._items_shown = rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
         self._lengths = tasks.history_lengths
-        self._candidates = np.ascontiguousarray(tasks.candidates).ravel()
         self._positions = np.asarray(tasks.position, dtype=np.int64)
         _, _, reasonings, outputs = book.sizes
         self._strides = np.array([reasonings * outputs, 0, outputs, 1])
-        self._sentences = self._encode_book() if rewrite is None else None
+        # A last row of zeros: -1, nothing said yet, finds it.
+        said = self._encode_book() if rewrite is None else np.zeros((0, self.encoder.width))
+        self._vectors = _ended(said)
         self._calls = dict.fromkeys(("batches", "prompts", "prompt_tokens", "completion_tokens"), 0)
         self._rng: np.random.Generator | None = None
-        self._playing: Ints = np.zeros(0, np.int64)
-        self._infos: dict[str, NDArray[Any]] = {}
+        self._moment: Moment | None = None
         self.last_step: Step | None = None
         """The last step with its prompts and rankings; None before it and after a full reset."""
 
@@ -320,7 +259,7 @@ class RPPEnv:
     @property
     def num_envs(self) -> int:
         """Users at play (B): as constructed, or as many as the last reset named."""
-        return len(self._playing) or self._count
+        return self._count if self._moment is None else len(self._moment.rows)
 
     @property
     def observation_width(self) -> int:
@@ -338,9 +277,14 @@ class RPPEnv:
         return self.rules.max_cycles
 
     @property
+    def clock(self) -> slice:
+        """Columns of an observation that tell the time: all that a state-blind policy may see."""
+        return self.observer.layout["step"]
+
+    @property
     def playing(self) -> Ints:
         """(B,) task rows of the users at play; a copy."""
-        return self._playing.copy()
+        return np.zeros(0, np.int64) if self._moment is None else self._moment.rows.copy()
 
     @property
     def calls(self) -> dict[str, int]:
@@ -386,27 +330,24 @@ class RPPEnv:
         if seed is not None or self._rng is None:
             self._start(self.seed if seed is None else seed)
         rows = self._next(count) if chosen is None else chosen
+        visit = self._visited(rows) if self._several else np.zeros(len(rows), np.int64)
         if mask is None:
-            mask = np.ones(len(rows), dtype=bool)
             self.last_step = None
-            self._playing = np.empty(len(rows), np.int64)
-            self._visit, self._level, self._clock = np.empty((3, len(rows)), np.int64)
-            self._actions = np.empty((len(rows), len(self._sizes)), np.int64)
-            self._shared = np.empty((len(rows), self.observer.shared_width), np.float32)
-            self._infos = {
-                **{name: np.zeros(len(rows)) for name in METRICS},
-                **{name: np.zeros(len(rows), np.int64) for name in COUNTS},
-            }
+            self._moment = Moment(
+                scene=self._scene,
+                rows=rows,
+                visit=visit,
+                level=np.full(len(rows), self.rules.start),
+                clock=np.zeros(len(rows), np.int64),
+                actions=np.full((len(rows), len(self._sizes)), -1),
+                wanted=np.zeros(len(rows), np.int64),
+                answer=None,
+                vectors=self._vectors,
+                sentence=np.full(len(rows), -1),
+            )
         else:
-            self._infos = {name: np.where(mask, 0, old) for name, old in self._infos.items()}
-        self._playing[mask] = rows
-        if self._several:
-            self._visit[mask] = self._visited(rows)
-        self._level[mask] = self.rules.start
-        self._clock[mask] = 0
-        self._actions[mask] = -1
-        self._shared[mask] = self.observer.begin(rows)
-        return self.observer.observations(self._shared, self._actions), self._infos
+            self._moment = self._at_play("reset_mask").begun(mask, rows, visit, self.rules.start)
+        return self._moment.observations(), self._moment.infos()
 
     def step(self, actions: ArrayLike) -> Step:
         """Ask for every user's next prompt and see what comes back.
@@ -423,66 +364,45 @@ class RPPEnv:
         InvalidAction
             For an action that an agent does not have; nothing is asked then.
         """
-        if not len(self._playing):
-            raise ResetNeeded("step() before the first reset(): call reset() to begin")
-        over = self._clock >= self.rules.max_cycles
-        if over.any():
+        before = self._at_play("step()")
+        over = before.clock >= self.rules.max_cycles
+        if np.count_nonzero(over):  # any() is slower, and many play one user
             raise ResetNeeded(
                 f"the episodes of {over.sum()} of {len(over)} users are over (the first is user "
                 f"{over.argmax()}): call reset(), with options={{'reset_mask': ...}} for only some"
             )
-        choices, masked = self._checked(actions)
-        level = self._next_level[self._level, choices[:, 1]]
-        wanted = np.minimum(self._items_shown[level], self._lengths[self._playing])
-        answer = self._ask(choices, wanted) if self.table is None else self._replay(choices, level)
-
+        choices, masked = self._checked(actions, before)
+        level = self._next_level[before.level, choices[:, 1]]
+        after = Moment(
+            scene=self._scene,
+            rows=before.rows,
+            visit=before.visit,
+            level=level,
+            clock=before.clock + 1,
+            actions=choices,
+            wanted=np.minimum(self._items_shown.take(level), self._lengths.take(before.rows)),
+            answer=None,
+            vectors=self._vectors,
+            sentence=choices.dot(self._strides),
+            masked=masked,
+        )
+        after.answer = self._ask(after) if self.table is None else self._replay(after)
         # From here on nothing can fail: a step that raised has changed nothing.
-        self._level = level
-        self._clock = self._clock + 1
-        self._actions = choices
-        shown = wanted - answer.trimmed
-        place = (answer.order == self._positions[self._playing, None]).argmax(axis=1)
-        rank = np.where(place < answer.named, place + 1, 0)
-        first = self._playing[:, None] * self.tasks.num_candidates
-        ranked = self._candidates[first + answer.order]
-        self.observer.update(
-            self._shared, answer.sentences, ranked, answer.named, shown, level, self._clock
-        )
-        metrics = self._by_rank[:, rank]
-        counts = (
-            rank,
-            answer.named,
-            shown,
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            answer.trimmed,
-            masked,
-        )
-        self._infos = dict(zip((*METRICS, *COUNTS), (*metrics, *counts), strict=True))
-        over = self._clock >= self.rules.max_cycles
-        never = np.zeros(len(over), dtype=bool)
-        self.last_step = Step(
-            observations=self.observer.observations(self._shared, choices),
-            rewards=metrics[2].copy(),
-            terminated=over if self.rules.bandit else never,
-            truncated=never if self.rules.bandit else over,
-            infos=self._infos,
-            rows=self._playing.copy(),
-            clock=self._clock.copy(),
-            actions=choices.copy(),
-            rankings=answer.rankings,
-            prompts=answer.prompts,
-        )
+        self._moment = after
+        self.last_step = Step(after)
         return self.last_step
 
     def state(self) -> Floats:
         """(B, s) float32, fresh: the shared part and all last actions. Also after the end."""
-        if not len(self._playing):
-            raise ResetNeeded("state() before the first reset(): call reset() to begin")
-        return self.observer.state(self._shared, self._actions)
+        return self._at_play("state()").state()
 
     def close(self) -> None:
         """Nothing to release; the frameworks call it."""
+
+    def _at_play(self, call: str) -> Moment:
+        if self._moment is None:
+            raise ResetNeeded(f"{call} before the first reset(): call reset() to begin")
+        return self._moment
 
     # ---------------------------------------------------------------- who plays
 
@@ -544,50 +464,50 @@ class RPPEnv:
     def _mask(self, mask: Any) -> NDArray[np.bool_] | None:
         if mask is None:
             return None
-        if not len(self._playing):
-            raise ResetNeeded("reset_mask before the first reset(): begin with all users")
+        shape = self._at_play("reset_mask").rows.shape
         begins: NDArray[np.bool_] = np.asarray(mask)
-        if begins.dtype != bool or begins.shape != self._playing.shape or not begins.any():
+        if begins.dtype != bool or begins.shape != shape or not begins.any():
             raise InvalidOption(
-                f"reset_mask must be a bool array of shape {self._playing.shape} with at least one "
-                f"True; got {begins.dtype} of shape {begins.shape}"
+                f"reset_mask must be a bool array of shape {shape} with at least one True; got "
+                f"{begins.dtype} of shape {begins.shape}"
             )
         return begins
 
     # ---------------------------------------------------------------- one step
 
-    def _checked(self, actions: ArrayLike) -> tuple[Ints, Ints]:
+    def _checked(self, actions: ArrayLike, moment: Moment) -> tuple[Ints, Ints | None]:
         """(B, n) choices that the book holds, and how many of each user's had to be mapped."""
         given = np.asarray(actions)
-        expected = (len(self._playing), len(self._sizes))
+        expected = moment.actions.shape
         if given.shape != expected or given.dtype.kind not in "iu":
             raise InvalidAction(
                 f"actions must be integers of shape {expected} (users, agents); got "
                 f"{given.dtype} of shape {given.shape}"
             )
         choices = given.astype(np.int64)
-        wrong = (choices < 0) | (choices >= self.nvec)
-        if wrong.any():
+        # Without their signs the negative ones are the highest of all.
+        wrong = choices.view(np.uint64) >= self._limits
+        if np.count_nonzero(wrong):
             user, agent = np.argwhere(wrong)[0]
             raise InvalidAction(
                 f"agent {self.agents[agent]!r} chose {given[user, agent]} for user {user}; "
                 f"the book holds 0..{self.nvec[agent] - 1}"
             )
         if not self.padded_actions:
-            return choices, np.zeros(len(choices), np.int64)
+            return choices, None
         return choices % self._sizes, (choices >= self._sizes).sum(axis=1)
 
-    def _ask(self, choices: Ints, wanted: Ints) -> _Answer:
-        """Put the questions to the recommender, all at once."""
+    def _ask(self, moment: Moment) -> Answers:
+        """Put the questions to the recommender, all at once; what it says goes into `moment`."""
         assert self.recommender is not None
-        tasks = [self.tasks.task(row) for row in self._playing.tolist()]
-        shuffled = self._shuffled() if self.rules.order == "step" else None
+        tasks = [self.tasks.task(row) for row in moment.rows.tolist()]
+        shuffled = self._shuffled(moment) if self.rules.order == "step" else None
         if shuffled is not None:
             tasks = [_reordered(task, order) for task, order in zip(tasks, shuffled, strict=True)]
         prompts = [
             Prompt(task, choice, shown)
             for task, choice, shown in zip(
-                tasks, self.book.choose(choices), wanted.tolist(), strict=True
+                tasks, self.book.choose(moment.actions), moment.wanted.tolist(), strict=True
             )
         ]
         if self.rewrite is not None:
@@ -603,32 +523,33 @@ class RPPEnv:
         order = np.array([ranking.order for ranking in rankings], dtype=np.int64)
         if shuffled is not None:
             order = np.take_along_axis(shuffled, order, axis=1)
-        named, trimmed, prompt_tokens, completion_tokens = np.array(
-            [(r.named, r.trimmed, r.prompt_tokens, r.completion_tokens) for r in rankings],
+        # The rank, first, is written when the order is known; see `NUMBERS`.
+        numbers = np.array(
+            [(0, r.named, r.trimmed, r.prompt_tokens, r.completion_tokens) for r in rankings],
             dtype=np.int64,
-        ).T.copy()
+        )
         for name, number in (
             ("batches", 1),
             ("prompts", len(prompts)),
-            ("prompt_tokens", int(prompt_tokens.sum())),
-            ("completion_tokens", int(completion_tokens.sum())),
+            ("prompt_tokens", int(numbers[:, 3].sum())),
+            ("completion_tokens", int(numbers[:, 4].sum())),
         ):
             self._calls[name] += number
-        if self._sentences is None:
-            sentences = encode(self.encoder, [prompt.instructions for prompt in prompts])
-        else:
-            sentences = self._sentences[self._cell(choices)]
-        return _Answer(
-            order, named, trimmed, prompt_tokens, completion_tokens, sentences, rankings, prompts
-        )
+        if self.rewrite is not None:
+            moment.vectors = _ended(encode(self.encoder, [p.instructions for p in prompts]))
+            moment.sentence = np.arange(len(prompts))
+        moment.rankings, moment.prompts = rankings, prompts
+        place = (order == self._positions[moment.rows, None]).argmax(axis=1)
+        numbers[:, 0] = np.where(place < numbers[:, 1], place + 1, 0)
+        return Answers(order, numbers)
 
-    def _replay(self, choices: Ints, level: Ints) -> _Answer:
+    def _replay(self, moment: Moment) -> Answer:
         """Look the answers up in the table."""
         assert self.table is not None
-        assert self._sentences is not None
-        turn = self._visit * self.rules.max_cycles + self._clock if self._several else None
-        found = self.table.lookup(self._playing, level, choices, turn)
-        return _Answer(*found, self._sentences[self._cell(choices)])
+        turn = None
+        if self._several:
+            turn = moment.visit * self.rules.max_cycles + moment.clock - 1
+        return self.table.lookup(moment.rows, moment.level, moment.sentence, turn)
 
     def _rewritten(self, prompts: list[Prompt], rewrite: Rewrite) -> list[Prompt]:
         changed = list(rewrite(prompts))
@@ -646,26 +567,21 @@ class RPPEnv:
             )
         return changed
 
-    def _shuffled(self) -> Ints:
+    def _shuffled(self, moment: Moment) -> Ints:
         """(B, K) fresh orders of the candidates.
 
         Each hangs on the seed, the user, the draw, how often this task was begun, and the step, so
         that it is the same in every batch.
         """
         tokens, users = self.tasks.dataset.user_tokens, self.tasks.users
-        orders = np.empty((len(self._playing), self.tasks.num_candidates), np.int64)
-        for i, row in enumerate(self._playing.tolist()):
+        orders = np.empty((len(moment.rows), self.tasks.num_candidates), np.int64)
+        for i, row in enumerate(moment.rows.tolist()):
             user = int.from_bytes(tokens[users[row]].encode(), "little")
-            key = [self._seed, user, self.tasks.draw[row], self._visit[i], self._clock[i]]
+            key = [self._seed, user, self.tasks.draw[row], moment.visit[i], moment.clock[i] - 1]
             orders[i] = np.random.default_rng(key).permutation(orders.shape[1])
         return orders
 
     # ---------------------------------------------------------------- sentences
-
-    def _cell(self, choices: Ints) -> Ints:
-        """(B,) rows of the encoded book: role, reasoning and output."""
-        cell: Ints = choices @ self._strides
-        return cell
 
     def _encode_book(self) -> Floats:
         """(roles * reasonings * outputs, e): every combination of sentences, encoded once."""
@@ -674,6 +590,11 @@ class RPPEnv:
         task = self.tasks.task(0)
         texts = [Prompt(task, c, 1).instructions for c in self.book.choose(grid.reshape(-1, 4))]
         return encode(self.encoder, texts)
+
+
+def _ended(vectors: NDArray[Any]) -> Floats:
+    """The same rows and one of zeros, float32."""
+    return np.vstack([vectors, np.zeros((1, vectors.shape[1]))]).astype(np.float32)
 
 
 def _reordered(task: RankingTask, order: Ints) -> RankingTask:

@@ -95,7 +95,7 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
             step.rewards.item(),
             step.terminated.item(),
             step.truncated.item(),
-            {name: values.item() for name, values in step.infos.items()},
+            step.info(0),
         )
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -302,26 +302,29 @@ class Observer:
         shared[:, self.layout["level"].start] = self._start / self._scales[2]
         return shared
 
-    def update(
+    def after(
         self,
-        shared: Floats,
+        rows: Ints,
         sentences: Floats,
         ranked: NDArray[np.integer[Any]],
         named: Ints,
         shown: Ints,
         level: Ints,
         step: Ints,
-    ) -> None:
-        """Write into `shared` what came of a step.
+    ) -> Floats:
+        """(B, shared_width): the shared part after a step.
 
         Parameters
         ----------
-        shared : (B, shared_width) float32 array
+        rows : (B,) int array
+            Tasks.
         sentences : (B, e) float32 array
         ranked : (B, K) int array
             Item rows, best first.
         named, shown, level, step : (B,) int arrays
         """
+        shared = np.empty((len(rows), self.shared_width), dtype=np.float32)
+        shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
         shared[:, self.layout["sentences"]] = sentences
         shared[:, self.layout["ranking"]] = self._ranking(ranked, named)
         numbers = shared[:, self.layout["named"].start : self.shared_width]
@@ -330,6 +333,7 @@ class Observer:
         numbers[:, 2] = level
         numbers[:, 3] = step
         numbers /= self._scales
+        return shared
 
     def observations(self, shared: Floats, actions: Ints) -> Floats:
         """(B, n, width), fresh; `actions` (B, n) are the last ones, -1 where there are none."""
@@ -337,12 +341,12 @@ class Observer:
         made[:, :, : self.shared_width] = shared[:, None]
         if self._seen is not None:
             made[:, :, : self.shared_width] *= self._seen
-        made[:, :, self.shared_width :] = self._one_hot[actions]
+        made[:, :, self.shared_width :] = self._one_hot.take(actions, axis=0)
         return made
 
     def state(self, shared: Floats, actions: Ints) -> Floats:
         """(B, state_width): the shared part and all last actions; a fresh array."""
-        hot = [table[actions[:, i]] for i, table in enumerate(self._one_hots)]
+        hot = [table.take(actions[:, i], axis=0) for i, table in enumerate(self._one_hots)]
         return np.concatenate([shared, *hot], axis=1)
 
     def _ranking(self, ranked: NDArray[np.integer[Any]], named: Ints) -> Floats:
@@ -357,11 +361,11 @@ class Observer:
                 (
                     np.zeros(B * K, np.float32),
                     np.zeros(B * K, np.int32),
-                    np.arange(0, B * K + 1, K),
+                    np.arange(0, B * K + 1, K, dtype=np.int32),
                 ),
                 shape=(B, len(self._items)),
             )
-        self._matrix.data = self._discounts[named].ravel()
+        self._matrix.data = self._discounts.take(named, axis=0).ravel()
         self._matrix.indices = ranked.ravel().astype(self._matrix.indptr.dtype, copy=False)
         product: Floats = self._matrix @ self._items
         return product

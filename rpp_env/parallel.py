@@ -103,7 +103,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
             raise InvalidOption(f"a parallel environment has one user; options name {len(users)}")
         observations, infos = self.core.reset(seed, options)
         self.agents = self.possible_agents[:]
-        return self._split(observations), self._infos(infos)
+        return self._split(observations), self._infos({k: v.item() for k, v in infos.items()})
 
     def step(
         self, actions: dict[str, int]
@@ -121,7 +121,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
             dict.fromkeys(self.possible_agents, reward),
             dict.fromkeys(self.possible_agents, terminated),
             dict.fromkeys(self.possible_agents, truncated),
-            self._infos(step.infos),
+            self._infos(step.info(0)),
         )
 
     def state(self) -> Observation:
@@ -149,12 +149,11 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
     def _split(self, observations: NDArray[np.float32]) -> dict[str, Observation]:
         return dict(zip(self.possible_agents, observations[0], strict=True))
 
-    def _infos(self, infos: dict[str, NDArray[Any]]) -> Infos:
-        numbers = {name: values.item() for name, values in infos.items()}
-        split: Infos = {agent: numbers.copy() for agent in self.possible_agents}
+    def _infos(self, info: dict[str, Any]) -> Infos:
+        split: Infos = {agent: dict(info) for agent in self.possible_agents}
         if self.core.padded_actions:
-            for info, mask in zip(split.values(), self.core.action_masks(), strict=True):
-                info["action_mask"] = mask
+            for mine, mask in zip(split.values(), self.core.action_masks(), strict=True):
+                mine["action_mask"] = mask
         return split
 
 

@@ -26,12 +26,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,7 @@ from rpp_env.patterns import PatternBook
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rules import Rules
+from rpp_env.step import NUMBERS
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -132,34 +135,34 @@ class RewardTable:
             provenance={**self.provenance, "shown": list(wanted)},
         )
 
-    def cells(self, level: Ints, choices: Ints) -> Ints:
-        """(B,) cells of (B,) levels and (B, 4) choices of role, history, reasoning and output.
+    def lookup(self, rows: Ints, level: Ints, sentence: Ints, turn: Ints | None = None) -> Recorded:
+        """Answers for tasks `rows`; nothing is read before somebody asks for it.
 
-        Levels are the table's own: use the table that `for_rules` gives.
+        Parameters
+        ----------
+        rows, level : (B,) int64 arrays
+            Levels are the table's own: use the table that `for_rules` gives.
+        sentence : (B,) int64 array
+            Role, reasoning and output as one number, the last one fastest.
+        turn : (B,) int64 array, optional
+            Where several answers were recorded, which of them, modulo their number.
         """
-        _, roles, reasonings, outputs = self.sizes
-        cell: Ints = (
-            (level * roles + choices[:, 0]) * reasonings + choices[:, 2]
-        ) * outputs + choices[:, 3]
-        return cell
+        levels, *sentences = self.sizes
+        prompt = (rows * levels + level) * math.prod(sentences) + sentence
+        said = prompt if turn is None else prompt * self.samples + turn % self.samples
+        return Recorded(self, said, self.numbers.take(said, axis=0))
 
-    def lookup(
-        self, rows: Ints, level: Ints, choices: Ints, turn: Ints | None = None
-    ) -> tuple[NDArray[np.uint8], Ints, Ints, Ints, Ints]:
-        """Answers for tasks `rows`.
-
-        The order (B, K), then (B,) each: named, trimmed, prompt and completion tokens. Where
-        several answers were recorded, `turn` (B,) says which, modulo their number.
-        """
-        cell = self.cells(level, choices)
-        sample = 0 if turn is None else turn % self.samples
-        return (
-            self.orders[rows, cell, sample],
-            self.named[rows, cell, sample].astype(np.int64),
-            self.trimmed[rows, cell].astype(np.int64),
-            self.prompt[rows, cell].astype(np.int64),
-            self.completion[rows, cell, sample].astype(np.int64),
-        )
+    @cached_property
+    def numbers(self) -> NDArray[np.uint16]:
+        """(T * C * S, 5) `rpp_env.step.NUMBERS` side by side, so that a replay looks up once."""
+        made = np.empty((*self.named.shape, len(NUMBERS)), dtype=np.uint16)
+        made[..., 0] = self.ranks()
+        made[..., 1] = self.named
+        made[..., 2] = self.trimmed[..., None]
+        made[..., 3] = self.prompt[..., None]
+        made[..., 4] = self.completion
+        made.setflags(write=False)
+        return made.reshape(-1, len(NUMBERS))
 
     def ranks(self) -> NDArray[np.uint8]:
         """(T, C, S) 1-based rank of the target; 0 where it was not named."""
@@ -271,6 +274,30 @@ class RewardTable:
                 f"{path} has format {provenance.get('format')!r}; this version reads {_FORMAT}"
             )
         return table
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Answers of a table for a batch of B: an `rpp_env.step.Answer`.
+
+    Attributes
+    ----------
+    table : RewardTable
+    said : (B,) int64 array
+        Which answers of the table.
+    numbers : (B, 5) uint16 array
+        `rpp_env.step.NUMBERS`.
+    """
+
+    table: RewardTable
+    said: Ints
+    numbers: NDArray[np.uint16]
+
+    @property
+    def order(self) -> NDArray[np.uint8]:
+        """(B, K) positions of the candidates, best first."""
+        orders = self.table.orders
+        return orders.reshape(-1, orders.shape[-1]).take(self.said, axis=0)
 
 
 _EMBEDDINGS = ("items", "content", "popularity")

@@ -100,6 +100,42 @@ def test_every_array_is_fresh() -> None:
     assert np.array_equal(env.state(), before)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_is_asked_late_is_what_was(kept: bool) -> None:
+    """Steps make their arrays when asked: later steps and resets, and writing, change nothing."""
+
+    def play(env: RPPEnv, late: bool) -> list[bytes]:
+        rng = np.random.default_rng(0)
+        steps, told = [], []
+        env.reset(seed=0)
+        for t in range(9):
+            actions = rng.integers(0, env.nvec, (6, 4))
+            steps.append(step := env.step(actions))
+            actions[:] = 0
+            if late:
+                for array in (step.rows, step.clock, step.actions):
+                    array[:] = 0
+            else:
+                told += arrays(step)
+            if t % 3 == 2:
+                env.reset(options={"reset_mask": np.arange(6) % 2 == t % 2})
+            if step.truncated.any():
+                env.reset(options={"reset_mask": step.truncated})
+        if late:
+            for step in steps:
+                told += arrays(step)
+        return told
+
+    def arrays(step: rpp_env.Step) -> list[bytes]:
+        made = (step.rewards, step.terminated, step.truncated, step.observations)
+        return [array.tobytes() for array in (*made, *step.infos.values())]
+
+    env = make(6, "embedded", max_users=8)
+    if kept:
+        env = replayed(env)
+    assert play(env, late=True) == play(env, late=False)
+
+
 @pytest.mark.parametrize(
     ("rules", "steps", "terminated"),
     [("RPP-v0", 5, False), ("RPPBandit-v0", 1, True), ("RPPPaper-v0", 15, False)],
