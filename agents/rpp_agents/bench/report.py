@@ -142,7 +142,9 @@ class Results:
             for (name, _), result in self.levels.items()
             if name == environment.name
         ]
-        return bool(gaps) and all(gap.value > SMALLEST_GAP and gap.low > 0 for gap in gaps)
+        worlds = {cell.world for cell, _ in self.cells if cell.environment.name == environment.name}
+        everywhere = len(gaps) == len(worlds)
+        return everywhere and all(gap.value > SMALLEST_GAP and gap.low > 0 for gap in gaps)
 
     def gain(self, environment: Environment, label: str) -> Estimate:
         """Share of the reference's gain over the best fixed prompt, per world, then their mean."""
@@ -325,10 +327,10 @@ def _environment(results: Results, environment: Environment) -> list[str]:
         runs = results.runs(environment, label)
         row = [label, str(results.estimate(environment, label))]
         row += [f"{results.estimate(environment, label, part).value:.3f}" for part in ends]
-        row += [str(results.gain(environment, label))] * gap
-        row += [_signed(results.minus(environment, label, line)) for line in ("random", "fixed")][
-            : 2 * lines
-        ]
+        if gap:
+            row.append(str(results.gain(environment, label)))
+        if lines:
+            row += [_signed(results.minus(environment, label, x)) for x in ("random", "fixed")]
         if compare:
             same = label == against
             row.append("" if same else _signed(results.minus(environment, label, against)))
@@ -338,7 +340,8 @@ def _environment(results: Results, environment: Environment) -> list[str]:
         for line, label in LEVELS.items():
             row = [f"*{label}*", str(results.estimate(environment, line))]
             row += [f"{results.estimate(environment, line, part).value:.3f}" for part in ends]
-            row += [f"{results.gain(environment, line).value:.3f}"] * gap
+            if gap:
+                row.append(f"{results.gain(environment, line).value:.3f}")
             for other in ("random", "fixed"):
                 same = line == other
                 row.append("" if same else _signed(results.minus(environment, line, other)))

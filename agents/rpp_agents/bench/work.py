@@ -56,6 +56,7 @@ Floats = NDArray[np.float64]
 RANDOM_PLAYS = 10
 """Episodes per user behind the line of the random prompt."""
 _BATCH = 512
+_WORTH_A_PROCESS = 64
 
 
 # What is there
@@ -152,7 +153,8 @@ def make_tables(
             env,
             path,
             shown=table.shown,
-            processes=processes,
+            # Starting a process takes as long as some dozens of users.
+            processes=processes if table.users >= _WORTH_A_PROCESS else 1,
             progress=None if tell is None else partial(tell, table),
         )
         made.append(path)
