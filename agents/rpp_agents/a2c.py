@@ -80,8 +80,9 @@ from rpp_agents.networks import (
     central_critic,
     entropy,
     local_critic,
+    sample,
 )
-from rpp_agents.policy import NetworkPolicy, sample
+from rpp_agents.policy import NetworkPolicy
 from rpp_agents.ppo import gae
 from rpp_agents.rollout import BatchedEnv, Collector, Rollout
 from rpp_agents.training import (

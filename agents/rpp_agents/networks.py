@@ -6,33 +6,46 @@ of actions of any agent.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.encoders import make_encoder
+from rpp_env.errors import InvalidOption
 
 __all__ = [
     "Actor",
     "AgentNet",
     "Critic",
     "FeatureNorm",
+    "JointActor",
     "QNetwork",
     "StackedLinear",
+    "TeamActor",
     "ValueNorm",
     "central_critic",
+    "draw",
     "entropy",
+    "legal_actions",
     "local_critic",
     "mlp",
     "orthogonal",
+    "sample",
 ]
 
 MASKED = -1e10
 """Logit of an action that may not be chosen: finite, so that ``p * log p`` is 0 and not NaN."""
+
+
+NARROW = 16
+"""Products of matrices with fewer columns than this take longer than with zeros beside them."""
 
 
 def mlp(
@@ -119,11 +132,13 @@ class AgentNet(nn.Module):
             # Without weights of its own: those of the first layer do as well.
             inputs = F.layer_norm(inputs, inputs.shape[-1:])
         agents = 1 if self.shared else lead[-1]
-        out = inputs.reshape(lead.numel() // agents, agents, -1).transpose(0, 1)
+        # Without -1, which says nothing of an empty batch.
+        out: Tensor
+        out = inputs.reshape(lead.numel() // agents, agents, inputs.shape[-1]).transpose(0, 1)
         for layer in self.layers[:-1]:
             out = F.relu(layer(out))
         out = self.layers[-1](out)
-        return out.transpose(0, 1).reshape(*lead, -1)
+        return out.transpose(0, 1).reshape(*lead, out.shape[-1])
 
 
 class StackedLinear(nn.Module):
@@ -136,7 +151,11 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(copies, 1, outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, inputs, self.weight)
+        outputs = self.weight.shape[-1]
+        if outputs >= NARROW:
+            return torch.baddbmm(self.bias, inputs, self.weight)
+        wide = F.pad(self.weight, (0, NARROW - outputs))
+        return torch.bmm(inputs, wide)[..., :outputs] + self.bias
 
 
 class FeatureNorm(nn.Module):
@@ -166,7 +185,10 @@ class FeatureNorm(nn.Module):
     def update(self, seen: Tensor) -> None:
         """Take in a batch ``(..., *shape)``; axes that `shape` has as 1 are averaged over."""
         batch = seen.reshape(-1, *seen.shape[seen.dim() - self.mean.dim() :])
-        variance, mean = (x.double() for x in torch.var_mean(batch, dim=0, correction=0))
+        mean = batch.mean(0)
+        # Around the mean, and single precision is enough for a batch.
+        variance = (batch - mean).square_().mean(0).double()
+        mean = mean.double()
         self.count.add_(len(batch))
         weight = len(batch) / self.count
         for kept, now in ((self.mean, mean), (self.square, variance + mean**2)):
@@ -181,7 +203,43 @@ class FeatureNorm(nn.Module):
         return torch.addcmul(shift, inputs, scale).clamp_(-5, 5)
 
 
-class Actor(nn.Module):
+class TeamActor(nn.Module, ABC):
+    """Who chooses for all agents: what PPO trains and a `NetworkPolicy` keeps.
+
+    Agents that choose by themselves have a log-probability each (m = n), a joint choice has one for
+    all (m = 1). Made from the width of an observation, the agents' numbers of actions, and options
+    that `description` holds too.
+    """
+
+    choice: ClassVar[str] = "independent"
+    """How it is called in a policy's file."""
+    description: dict[str, Any]
+    legal: Tensor
+    """Bool (n, A): the actions that each agent has."""
+
+    @abstractmethod
+    def features(self, observations: Tensor) -> Tensor:
+        """What the networks see of observations ``(B, n, d)``, one row for each of B."""
+
+    @abstractmethod
+    def observe(self, observations: Tensor) -> None:
+        """Take observations ``(..., n, d)`` into the statistics that they are normalised by."""
+
+    @abstractmethod
+    def choose(
+        self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Actions (B, n) and their log-probabilities (B, m).
+
+        Sampled with `rng`, or the most probable ones without. `masks` is bool, (n, A) or (B, n, A).
+        """
+
+    @abstractmethod
+    def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of actions (B, n), and the entropy: both (B, m)."""
+
+
+class Actor(TeamActor):
     """Decentralised actors: log-probabilities of every agent's actions from its own observation.
 
     Parameters
@@ -199,8 +257,6 @@ class Actor(nn.Module):
     encoder : mapping, optional
         What reads the observations first, as `rpp_agents.encoders.make_encoder` takes it.
     """
-
-    legal: Tensor
 
     def __init__(
         self,
@@ -242,8 +298,7 @@ class Actor(nn.Module):
             shared=shared,
             visible=visible,
         )
-        sizes = torch.tensor([int(size) for size in nvec])
-        self.register_buffer("legal", torch.arange(most) < sizes[:, None], persistent=False)
+        self.register_buffer("legal", legal_actions(nvec), persistent=False)
 
     def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
         """Log-probabilities ``(..., n, A)`` of observations ``(..., n, d)``.
@@ -267,6 +322,80 @@ class Actor(nn.Module):
         legal = self.legal if masks is None else self.legal & masks
         logits: Tensor = self.net(features)
         return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
+
+    def observe(self, observations: Tensor) -> None:
+        if isinstance(self.norm, FeatureNorm):
+            self.norm.update(observations)
+
+    def choose(
+        self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        legal = self.legal if masks is None else self.legal & masks
+        return draw(self.log_probs(features, masks), legal, rng)
+
+    def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = self.log_probs(features, masks)
+        return log_probs.gather(-1, actions[..., None])[..., 0], entropy(log_probs)
+
+
+class JointActor(TeamActor):
+    """What actors of joint choices have in common: they see all agents' observations side by side.
+
+    Parameters
+    ----------
+    width, nvec, hidden, layer_norm, normalize, visible
+        As `Actor` takes them.
+    shared : bool
+        Not for these; `InvalidOption`.
+    """
+
+    columns: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        nvec: Sequence[int],
+        *,
+        hidden: Sequence[int] = (64, 64),
+        layer_norm: bool = True,
+        shared: bool = False,
+        normalize: bool = False,
+        visible: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if shared:
+            raise InvalidOption(
+                "shared=True is for agents that choose by themselves; these choose together"
+            )
+        self.description = {
+            "width": int(width),
+            "nvec": [int(size) for size in nvec],
+            "hidden": [int(size) for size in hidden],
+            "layer_norm": layer_norm,
+            "normalize": normalize,
+            "visible": None if visible is None else [int(column) for column in visible],
+        }
+        seen = torch.arange(width) if visible is None else torch.tensor(visible, dtype=torch.int64)
+        self.register_buffer("columns", seen, persistent=False)
+        self.norm = FeatureNorm(len(nvec), width) if normalize else nn.Identity()
+        self.features_width = len(seen) * len(nvec)
+        self.layer_norm = layer_norm and self.features_width > 1
+        self.register_buffer("legal", legal_actions(nvec), persistent=False)
+
+    def features(self, observations: Tensor) -> Tensor:
+        """(B, features_width)."""
+        seen = self.norm(observations)[..., self.columns].flatten(-2)
+        return F.layer_norm(seen, seen.shape[-1:]) if self.layer_norm else seen
+
+    def observe(self, observations: Tensor) -> None:
+        if isinstance(self.norm, FeatureNorm):
+            self.norm.update(observations)
+
+
+def legal_actions(nvec: Sequence[int]) -> Tensor:
+    """Bool (n, A): the actions that each agent has."""
+    sizes = torch.tensor([int(size) for size in nvec])
+    return torch.arange(int(sizes.max())) < sizes[:, None]
 
 
 class QNetwork(Actor):
@@ -294,6 +423,34 @@ class Critic(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         values: Tensor = self.net(self.norm(inputs))
         return values
+
+    def observe(self, inputs: Tensor) -> None:
+        """Take inputs into the statistics that they are normalised by."""
+        if isinstance(self.norm, FeatureNorm):
+            self.norm.update(inputs)
+
+
+def draw(
+    log_probs: Tensor, legal: Tensor, rng: np.random.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Choices along the last axis and their log-probabilities; the best ones without `rng`."""
+    if rng is None:
+        chosen = log_probs.argmax(-1)
+    else:
+        drawn = sample(log_probs.cpu().numpy(), legal.cpu().numpy(), rng)
+        chosen = torch.from_numpy(drawn).to(log_probs.device)
+    return chosen, log_probs.gather(-1, chosen[..., None])[..., 0]
+
+
+def sample(
+    log_probs: NDArray[np.float32], legal: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw from the distributions in the last axis (the exponential race, Gumbel's trick)."""
+    race = rng.standard_exponential(log_probs.shape, dtype=np.float32)
+    with np.errstate(divide="ignore"):
+        scores = log_probs - np.log(race)
+    # The race can draw exactly 0: only this line makes it impossible to choose what is forbidden.
+    return np.asarray(np.where(legal, scores, -np.inf).argmax(-1))
 
 
 def central_critic(

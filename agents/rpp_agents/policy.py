@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rpp_agents.networks import Actor, QNetwork
+from rpp_agents.networks import Actor, QNetwork, TeamActor
 from rpp_env import baselines
 from rpp_env.baselines import load_baseline
-from rpp_env.errors import InvalidData
+from rpp_env.errors import InvalidData, InvalidOption
 
 __all__ = ["NetworkPolicy", "Policy", "QPolicy", "load_policy", "read_tensors", "write_tensors"]
 
@@ -39,13 +39,13 @@ class NetworkPolicy:
 
     Parameters
     ----------
-    actor : Actor
+    actor : TeamActor
         The network; it is shared, not copied.
     seed : int
         Seed of the sampling that ``greedy=False`` does.
     """
 
-    def __init__(self, actor: Actor, *, seed: int = 0) -> None:
+    def __init__(self, actor: TeamActor, *, seed: int = 0) -> None:
         self.actor = actor
         self._rng = np.random.default_rng(seed)
 
@@ -57,20 +57,42 @@ class NetworkPolicy:
         memory: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
         """See `Policy.act`; this policy has no memory and hands back what it was given."""
-        log_probs, legal = self.log_probs(observations, masks)
-        if greedy:
-            return log_probs.argmax(-1), memory
-        return sample(log_probs, legal, self._rng), memory
+        return self.choose(observations, masks, None if greedy else self._rng)[0], memory
+
+    def choose(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None,
+        rng: np.random.Generator | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Actions (B, n) and log-probabilities, (B, n) or (B, 1), as `TeamActor.choose`."""
+        with torch.inference_mode():
+            seen, allowed = _inputs(self.actor, observations, masks)
+            chosen = self.actor.choose(self.actor.features(seen), allowed, rng)
+        actions, log_probs = (tensor.cpu().numpy() for tensor in chosen)
+        return actions, log_probs
 
     def log_probs(
         self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Log-probabilities (B, n, A) and which actions are legal, (n, A) or (B, n, A)."""
+        """Log-probabilities (B, n, A) and which actions are legal, (n, A) or (B, n, A).
+
+        Only of agents that choose by themselves: `InvalidOption` for a joint choice.
+        """
+        if not isinstance(self.actor, Actor):
+            raise InvalidOption(
+                "agents that choose together have no probabilities of their own; choose() gives "
+                "those of the joint actions that it takes"
+            )
         return _outputs(self.actor, observations, masks)
 
     def save(self, path: str | Path) -> None:
         """Write the actor to one safetensors file, whole or not at all."""
-        about = {"kind": "network", "actor": self.actor.description}
+        about = {
+            "kind": "network",
+            "choice": self.actor.choice,
+            "actor": self.actor.description,
+        }
         write_tensors(path, self.actor.state_dict(), about)
 
     @classmethod
@@ -79,20 +101,9 @@ class NetworkPolicy:
         tensors, about = read_tensors(path)
         if about.get("kind") != "network":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a network policy")
-        actor = Actor(**about["actor"])
+        actor = _actor_class(about["choice"])(**about["actor"])
         actor.load_state_dict(tensors)
         return cls(actor.to(device), seed=seed)
-
-
-def sample(
-    log_probs: NDArray[np.float32], legal: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw from the distributions in the last axis (the exponential race, Gumbel's trick)."""
-    race = rng.standard_exponential(log_probs.shape, dtype=np.float32)
-    with np.errstate(divide="ignore"):
-        scores = log_probs - np.log(race)
-    # The race can draw exactly 0: only this line makes it impossible to choose what is forbidden.
-    return np.asarray(np.where(legal, scores, -np.inf).argmax(-1))
 
 
 class QPolicy:
@@ -161,19 +172,36 @@ def epsilon_greedy(
     return np.asarray(np.where(rng.random(best.shape) < epsilon, race.argmax(-1), best))
 
 
+def _actor_class(choice: str) -> type[TeamActor]:
+    # Loaded here: these modules train, and need this one.
+    if choice == "central":
+        from rpp_agents.central import CentralActor
+
+        return CentralActor
+    if choice == "autoregressive":
+        from rpp_agents.autoregressive import AutoregressiveActor
+
+        return AutoregressiveActor
+    return Actor
+
+
+def _inputs(
+    network: TeamActor, observations: NDArray[np.float32], masks: NDArray[Any] | None
+) -> tuple[Tensor, Tensor | None]:
+    """Observations and masks as tensors, where the network is."""
+    device = network.legal.device
+    seen = torch.from_numpy(np.ascontiguousarray(observations, np.float32)).to(device)
+    return seen, None if masks is None else torch.from_numpy(np.asarray(masks) != 0).to(device)
+
+
 def _outputs(
     network: Actor, observations: NDArray[np.float32], masks: NDArray[Any] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """What a network says of every action, (B, n, A), and which are legal."""
-    device = network.legal.device
-    legal = network.legal.cpu().numpy()
     with torch.inference_mode():
-        inputs = torch.from_numpy(np.ascontiguousarray(observations, np.float32)).to(device)
-        if masks is None:
-            return network(inputs).cpu().numpy(), legal
-        allowed = np.asarray(masks) != 0
-        out = network(inputs, torch.from_numpy(allowed).to(device))
-        return out.cpu().numpy(), legal & allowed
+        seen, allowed = _inputs(network, observations, masks)
+        legal = network.legal if allowed is None else network.legal & allowed
+        return network(seen, allowed).cpu().numpy(), legal.cpu().numpy()
 
 
 def load_policy(path: str | Path) -> Policy:

@@ -9,24 +9,18 @@ normalisation, a clipped Huber loss for the values, advantages normalised over t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rpp_agents.networks import (
-    Actor,
-    FeatureNorm,
-    ValueNorm,
-    central_critic,
-    entropy,
-    local_critic,
-)
-from rpp_agents.policy import NetworkPolicy, sample
+from rpp_agents.networks import Actor, TeamActor, ValueNorm, central_critic, local_critic
+from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout, clock_columns
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption
@@ -135,11 +129,19 @@ class PPO:
     config : Config
     critic_input : "state" or "observations"
         What the critic sees. Either way it has one value for each agent.
+    actor : callable
+        Makes the actor; by default one of agents that choose by themselves. The advantage of a
+        joint choice is the mean of the agents' advantages.
     """
 
-    def __init__(self, env: BatchedEnv, config: Config, critic_input: CriticInput) -> None:
+    def __init__(
+        self,
+        env: BatchedEnv,
+        config: Config,
+        critic_input: CriticInput,
+        actor: Callable[..., TeamActor] = Actor,
+    ) -> None:
         agents, self.config = len(env.agents), config
-        nvec = [int(size) for size in env.nvec]
         shape: dict[str, Any] = {
             "hidden": config.hidden,
             "layer_norm": config.layer_norm,
@@ -147,9 +149,9 @@ class PPO:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            actor = Actor(
+            acting = actor(
                 env.observation_width,
-                nvec,
+                [int(size) for size in env.nvec],
                 shared=config.shared,
                 visible=clock_columns(env) if config.blind else None,
                 **shape,
@@ -163,13 +165,14 @@ class PPO:
         self.rollout_steps = config.rollout_steps or min(int(env.max_cycles), 128)
         self.steps = self.rollout_steps * env.num_envs
         self.device = torch.device(config.device)
-        self.actor, self.critic = actor.to(self.device), critic.to(self.device)
+        self.actor, self.critic = acting.to(self.device), critic.to(self.device)
         self.norm = ValueNorm(agents).to(self.device)
-        rate = config.learning_rate
-        self.optimizers = {
-            "actor": torch.optim.Adam(self.actor.parameters(), lr=rate, eps=1e-5),
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=rate, eps=1e-5),
-        }
+        self.optimizer = torch.optim.Adam(
+            [*self.actor.parameters(), *self.critic.parameters()],
+            lr=config.learning_rate,
+            eps=1e-5,
+            fused=True,
+        )
         self.rng = np.random.default_rng(config.seed)
         self.policy = NetworkPolicy(self.actor, seed=config.seed)
 
@@ -190,27 +193,26 @@ class PPO:
         self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Sampled actions (B, n) and their log-probabilities."""
-        log_probs, legal = self.policy.log_probs(observations, masks)
-        actions = sample(log_probs, legal, self.rng)
-        return actions, np.take_along_axis(log_probs, actions[..., None], -1)[..., 0]
+        return self.policy.choose(observations, masks, self.rng)
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
         """Learn from one rollout; `progress` (0..1) places it on the schedules."""
         config = self.config
         rate = config.learning_rate * (1 - progress if config.schedule == "linear" else 1.0)
         bonus = config.entropy + progress * (config.entropy_end - config.entropy)
-        for optimizer in self.optimizers.values():
-            optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.param_groups[0]["lr"] = rate
 
-        inputs, rewards = self._tensor(rollout.inputs), self._tensor(rollout.rewards)
+        observations, raw = self._tensor(rollout.observations), self._tensor(rollout.inputs)
         with torch.no_grad():
-            old_values = self.critic(inputs)
+            # Normalised once: the statistics stand still until the update is over.
+            features = self.actor.features(observations.flatten(0, 1))
+            inputs = self.critic.norm(raw)
+            old_values = self.critic.net(inputs)
             values = self._real(old_values)
-            next_values = self._real(self.critic(self._tensor(rollout.next_inputs)))
             advantages = gae(
-                rewards,
+                self._tensor(rollout.rewards),
                 values,
-                next_values,
+                self._next_values(values, rollout),
                 self._tensor(rollout.terminated),
                 self._tensor(rollout.ended),
                 config.gamma,
@@ -223,11 +225,12 @@ class PPO:
             else:
                 targets = returns
             explained = 1 - (returns - values).var() / returns.var().clamp(min=1e-8)
+            if rollout.log_probs.shape[-1] == 1:
+                advantages = advantages.mean(-1, keepdim=True)
             if config.normalize_advantages:
                 advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-5)
 
-        data = {
-            "observations": self._tensor(rollout.observations),
+        played = {
             "masks": self._tensor(rollout.masks),
             "actions": self._tensor(rollout.actions),
             "old_log_probs": self._tensor(rollout.log_probs),
@@ -236,24 +239,23 @@ class PPO:
             "old_values": old_values,
             "targets": targets,
         }
-        data = {name: tensor.flatten(0, 1) for name, tensor in data.items()}
-        size = len(data["actions"])
-        rows: list[dict[str, Tensor]] = []
-        for _ in range(config.epochs):
-            if config.minibatches == 1:
-                parts = [data]
-            else:
-                order = torch.from_numpy(self.rng.permutation(size)).to(self.device)
-                parts = [
-                    {name: tensor[part] for name, tensor in data.items()}
-                    for part in order.tensor_split(config.minibatches)
-                ]
-            rows += [self._descend(part, bonus) for part in parts]
+        data = {name: tensor.flatten(0, 1) for name, tensor in played.items()}
+        data["features"] = features
+        parts = [data]
+        if config.minibatches > 1:
+            order = torch.from_numpy(self.rng.permutation(len(features))).to(self.device)
+            parts = [
+                {name: tensor.index_select(0, part) for name, tensor in data.items()}
+                for part in order.tensor_split(config.minibatches)
+            ]
+        rows = [
+            self._descend(parts[i], bonus)
+            for _ in range(config.epochs)
+            for i in self.rng.permutation(len(parts))
+        ]
         # Afterwards: the probabilities above are compared with those of the rollout.
-        for module, seen in ((self.actor, data["observations"]), (self.critic, data["inputs"])):
-            for part in module.modules():
-                if isinstance(part, FeatureNorm):
-                    part.update(seen)
+        self.actor.observe(observations)
+        self.critic.observe(raw)
         metrics = {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
         return {name: float(value) for name, value in metrics.items()} | {
             "explained_variance": float(explained),
@@ -261,28 +263,44 @@ class PPO:
             "entropy_bonus": bonus,
         }
 
+    def _next_values(self, values: Tensor, rollout: Rollout) -> Tensor:
+        """Of what followed each step: the next row's, but for an episode's or the rollout's end."""
+        following = values.roll(-1, dims=0)
+        last = rollout.ended.copy()
+        last[-1] = True
+        # What follows a termination counts for nothing, whatever stands there.
+        cut = self._tensor(last & ~rollout.terminated)
+        following[cut] = self._real(self.critic(self._tensor(rollout.next_inputs)[cut]))
+        return following
+
     def _descend(self, data: dict[str, Tensor], bonus: float) -> dict[str, Tensor]:
         """One gradient step for the actors and one for the critic."""
         clip, delta = self.config.clip, self.config.huber
-        log_probs = self.actor(data["observations"], data["masks"])
-        chosen = log_probs.gather(-1, data["actions"][..., None])[..., 0]
+        chosen, spread = self.actor.evaluate(data["features"], data["masks"], data["actions"])
         change = chosen - data["old_log_probs"]
         ratio = change.exp()
         gains = torch.minimum(
             ratio * data["advantages"], ratio.clamp(1 - clip, 1 + clip) * data["advantages"]
         )
-        spread = entropy(log_probs).mean()
+        spread = spread.mean()
         policy_loss = -gains.mean()
-        actor_norm = self._take_step("actor", self.actor, policy_loss - bonus * spread)
 
-        values, old = self.critic(data["inputs"]), data["old_values"]
+        values, old = self.critic.net(data["inputs"]), data["old_values"]
         clipped = old + (values - old).clamp(-clip, clip)
         losses = [
-            torch.nn.functional.huber_loss(x, data["targets"], delta=delta, reduction="none")
+            F.huber_loss(x, data["targets"], delta=delta, reduction="none")
             for x in (values, clipped)
         ]
         value_loss = torch.maximum(*losses).mean()
-        critic_norm = self._take_step("critic", self.critic, value_loss)
+
+        self.optimizer.zero_grad()
+        # The two share no weights: one pass backwards is each one's own.
+        (policy_loss - bonus * spread + value_loss).backward()  # type: ignore[no-untyped-call]
+        actor_norm, critic_norm = (
+            torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
+            for module in (self.actor, self.critic)
+        )
+        self.optimizer.step()
         with torch.no_grad():
             return {
                 "policy_loss": policy_loss.detach(),
@@ -293,14 +311,6 @@ class PPO:
                 "actor_gradient": actor_norm,
                 "critic_gradient": critic_norm,
             }
-
-    def _take_step(self, name: str, module: torch.nn.Module, loss: Tensor) -> Tensor:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
-        optimizer.step()
-        return norm.detach()
 
     def _real(self, values: Tensor) -> Tensor:
         """The critic's outputs in units of reward."""
@@ -317,8 +327,8 @@ class PPO:
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Learner.tensors`."""
-        return kept_tensors(self._modules, self.optimizers)
+        return kept_tensors(self._modules, {"ppo": self.optimizer})
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Learner.restore`."""
-        restore_tensors(self._modules, self.optimizers, tensors)
+        restore_tensors(self._modules, {"ppo": self.optimizer}, tensors)

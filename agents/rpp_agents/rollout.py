@@ -126,7 +126,7 @@ class Rollout:
     actions: NDArray[np.int64]
     """(T, B, n)."""
     log_probs: NDArray[np.float32]
-    """(T, B, n): of those actions, when they were chosen."""
+    """Of those actions, when they were chosen: (T, B, n), or (T, B, 1) of a joint choice."""
     inputs: NDArray[np.float32]
     """(T, B, s) or (T, B, n, d): what the critic sees before each step."""
     next_inputs: NDArray[np.float32]
@@ -182,7 +182,7 @@ class Collector:
         seen = np.empty((steps, batch, agents, env.observation_width), np.float32)
         masks = np.empty((steps, batch, agents, most), np.bool_)
         actions = np.empty((steps, batch, agents), np.int64)
-        log_probs = np.empty((steps, batch, agents), np.float32)
+        log_probs: list[NDArray[np.float32]] = []
         central = self.critic_input == "state"
         inputs = np.empty((steps, batch, env.state_width), np.float32) if central else seen
         next_inputs = np.empty_like(inputs)
@@ -191,26 +191,31 @@ class Collector:
         ended = np.empty((steps, batch), np.bool_)
         infos: dict[str, list[float]] = {}
 
+        state = env.state() if central else None
         for t in range(steps):
             seen[t] = observations
             masks[t] = env.action_masks() != 0
             if central:
-                inputs[t] = env.state()
-            actions[t], log_probs[t] = choose(seen[t], masks[t])
+                inputs[t] = state
+            actions[t], chosen = choose(seen[t], masks[t])
+            log_probs.append(chosen)
             step = env.step(actions[t])
-            next_inputs[t] = env.state() if central else step.observations
+            state = env.state() if central else None
+            next_inputs[t] = state if central else step.observations
             rewards[t] = self._paid(step.rewards)
             terminated[t] = step.terminated
             ended[t] = step.terminated | step.truncated
             for key, values in step.infos.items():
                 infos.setdefault(key, []).append(float(np.mean(values)))
             observations = reset_ended(env, step.observations, ended[t])
+            if central and ended[t].any():
+                state = env.state()
         self._observations = observations
         return Rollout(
             seen,
             masks,
             actions,
-            log_probs,
+            np.stack(log_probs),
             inputs,
             next_inputs,
             rewards,

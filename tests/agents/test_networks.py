@@ -14,8 +14,9 @@ from rpp_agents.networks import (
     central_critic,
     entropy,
     local_critic,
+    sample,
 )
-from rpp_agents.policy import NetworkPolicy, load_policy, read_tensors, sample, write_tensors
+from rpp_agents.policy import NetworkPolicy, load_policy, read_tensors, write_tensors
 from rpp_env.errors import InvalidData
 
 

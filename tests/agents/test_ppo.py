@@ -144,10 +144,11 @@ def minibatch(learner: PPO, env: Any, **changed: Any) -> dict[str, Any]:
     collector = Collector(env, "state")
     collector.reset(0)
     rollout = collector.collect(learner.choose, 1)
-    names = ("observations", "masks", "actions", "inputs")
+    names = ("masks", "actions", "inputs")
     data = {name: torch.from_numpy(getattr(rollout, name)[0]) for name in names}
     values = learner.critic(data["inputs"]).detach()
     return data | {
+        "features": learner.actor.features(torch.from_numpy(rollout.observations[0])),
         "old_log_probs": torch.from_numpy(rollout.log_probs[0]) + changed.get("moved", 0.0),
         "advantages": torch.full((6, 4), changed.get("advantage", 0.0)),
         "old_values": values + changed.get("old", 0.0),
@@ -195,7 +196,7 @@ def test_schedules(toys: SimpleNamespace) -> None:
     row = learner.update(rollout, progress=0.75)
     assert row["learning_rate"] == pytest.approx(0.25e-3)
     assert row["entropy_bonus"] == pytest.approx(0.04)
-    assert learner.optimizers["actor"].param_groups[0]["lr"] == row["learning_rate"]
+    assert learner.optimizer.param_groups[0]["lr"] == row["learning_rate"]
 
 
 @pytest.mark.parametrize(
