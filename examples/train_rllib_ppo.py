@@ -22,8 +22,8 @@ WORLD: dict[str, Any] = {"num_users": 120, "num_items": 100} if FAST else {}
 
 
 def make(options: dict[str, Any]) -> ParallelPettingZooEnv:
-    # RLlib gives all copies of a runner the same options. Without seeds of their own they would
-    # play the same users.
+    # RLlib makes all copies alike, and its check resets each with the seed 42. Without seeds of
+    # their own, and with the check, all would play the same users.
     env = rpp_env.parallel_env(split="train", **options, seed=secrets.randbits(31))
     return ParallelPettingZooEnv(env)
 
@@ -32,7 +32,7 @@ ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logg
 register_env("RPP-v0", make)
 config = (
     PPOConfig()
-    .environment("RPP-v0", env_config=WORLD)
+    .environment("RPP-v0", env_config=WORLD, disable_env_checking=True)
     .env_runners(num_env_runners=0, num_envs_per_env_runner=4 if FAST else 32)
     .multi_agent(policies=rpp_env.AGENTS, policy_mapping_fn=lambda agent, *_, **__: agent)
     .training(

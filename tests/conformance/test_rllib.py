@@ -24,3 +24,13 @@ def test_checker(options: dict[str, Any], rules: str) -> None:
 
 def test_checker_with_masks_in_the_observation(par_env: Any) -> None:
     check_multiagent_environments(ParallelPettingZooEnv(ActionMaskInObservation(par_env)))
+
+
+def test_the_checker_gives_all_copies_the_same_users(world: dict[str, Any]) -> None:
+    """Whatever their seeds: so the examples leave it out."""
+    copies = [rpp_env.parallel_env(**world, seed=seed) for seed in range(4)]
+    for env in copies:
+        check_multiagent_environments(ParallelPettingZooEnv(env))
+    assert len({env.reset()[0]["role_playing"].tobytes() for env in copies}) == 1
+    fresh = [rpp_env.parallel_env(**world, seed=seed) for seed in range(4)]
+    assert len({env.reset()[0]["role_playing"].tobytes() for env in fresh}) > 2
