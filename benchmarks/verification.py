@@ -307,12 +307,12 @@ def run(name: str, algorithm: str, seed: int, *, steps: int | None = None) -> Ru
     options = {key: value for key, value in settings.items() if key != "num_envs"}
     config = trainer.Config(total_steps=steps, seed=seed, **options)
     judge = problem.make(problem.copies)
-    curve: list[tuple[int, float]] = []
+    curve: list[list[float]] = []
 
     def evaluate(row: Mapping[str, float], policy: Policy) -> None:
         if row["steps"] >= steps * (len(curve) + 1) / problem.points:
             returns = team_returns(policy, judge, problem.episodes) / problem.unit
-            curve.append((int(row["steps"]), round(float(returns.mean()), 4)))
+            curve.append([int(row["steps"]), round(float(returns.mean()), 4)])
 
     start = time.perf_counter()
     trainer.train(problem.make(settings["num_envs"]), config, callbacks=[evaluate], progress=False)
@@ -330,14 +330,30 @@ def run(name: str, algorithm: str, seed: int, *, steps: int | None = None) -> Ru
 # The tables
 
 
-def finished(path: Path) -> dict[tuple[str, str, int], Run]:
+Key = tuple[str, str, int]
+"""Problem, algorithm, seed."""
+
+
+def run_all(keys: Iterable[Key], path: Path) -> dict[Key, Run]:
+    """Run what the results file does not hold; all that is finished."""
+    runs = finished(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for key in keys:
+        if _asked(*key[:2]) and key not in runs:
+            row = runs[key] = run(*key)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(*key, row["curve"], f"{row['seconds']} s", file=sys.stderr)
+    return runs
+
+
+def finished(path: Path) -> dict[Key, Run]:
     """The runs in the results file whose settings are those of today."""
     runs = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         row = json.loads(line)
-        key = row["problem"], row["algorithm"], row["seed"]
         if _asked(row["problem"], row["algorithm"]) == (row["steps"], row["settings"]):
-            runs[key] = row
+            runs[row["problem"], row["algorithm"], row["seed"]] = row
     return runs
 
 
@@ -387,7 +403,7 @@ class Row:
         ]
 
 
-def rows_of(name: str, runs: Mapping[tuple[str, str, int], Run], seeds: Sequence[int]) -> list[Row]:
+def rows_of(name: str, runs: Mapping[Key, Run], seeds: Sequence[int]) -> list[Row]:
     """One row for each algorithm that has runs."""
     rows = []
     for algorithm in PROBLEMS[name].settings:
@@ -441,16 +457,8 @@ def main() -> None:
     for package in ("mpe2", "lbforaging"):
         if importlib.util.find_spec(package) is None:
             sys.exit(f"{package} is not installed: pip install mpe2==1.1.1 lbforaging==2.0.0")
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    runs = finished(options.results)
     cells = itertools.product(options.problems, options.algorithms, options.seeds)
-    for name, algorithm, seed in [] if options.show else cells:
-        if algorithm in PROBLEMS[name].settings and (name, algorithm, seed) not in runs:
-            row = runs[name, algorithm, seed] = run(name, algorithm, seed)
-            with options.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(name, algorithm, seed, row["curve"], f"{row['seconds']} s", file=sys.stderr)
-
+    runs = finished(options.results) if options.show else run_all(cells, options.results)
     rows = [row for name in options.problems for row in rows_of(name, runs, options.seeds)]
     print(markdown(HEADER, (row.cells() for row in rows)))
     print()
