@@ -78,9 +78,7 @@ from rpp_agents.networks import (
     FeatureNorm,
     ValueNorm,
     central_critic,
-    entropy,
     local_critic,
-    sample,
 )
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.ppo import gae
@@ -107,7 +105,7 @@ class Config(RunConfig):
     """Width of the GRU over the last ranking, where there is a sequence to read; 0: none."""
     rollout_steps: int = 0
     """Steps that every environment plays between two updates; 0: one episode, at most 128."""
-    gradient_steps: int = 4
+    gradient_steps: int = 8
     """Parts that a rollout is split into, with one gradient step on each."""
     gae_lambda: float = 0.95
     """Lambda of the generalised TD errors: 0 is the paper's, 1 trusts the returns alone."""
@@ -261,9 +259,7 @@ class A2C:
         self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Sampled actions (B, n) and their log-probabilities."""
-        log_probs, legal = self.policy.log_probs(observations, masks)
-        actions = sample(log_probs, legal, self.rng)
-        return actions, np.take_along_axis(log_probs, actions[..., None], -1)[..., 0]
+        return self.policy.choose(observations, masks, self.rng)
 
     # Learning
 
@@ -297,7 +293,7 @@ class A2C:
             self._descend({name: tensor[part] for name, tensor in data.items()}, bonus)
             for part in order.chunk(config.gradient_steps)
         ]
-        self._measure(data)
+        self._observe(data)
         return {
             **{name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]},
             "td_error": float(errors.abs().mean()),
@@ -344,9 +340,7 @@ class A2C:
     def _descend(self, data: dict[str, Tensor], bonus: float) -> dict[str, Tensor]:
         """One gradient step for actors, GRU and critics."""
         features = self.actor.features(data["observations"])
-        log_probs = self.actor.log_probs(features, data["masks"])
-        chosen = log_probs.gather(-1, data["actions"][..., None])[..., 0]
-        spread = entropy(log_probs)
+        chosen, spread = self.actor.evaluate(features, data["masks"], data["actions"])
         policy_loss = -(chosen * data["advantages"]).mean(0).sum()
         seen = self._state_features(data["states"]) if self.central else features
         value_loss = ((data["targets"] - self.critic(seen)) ** 2).mean(0).sum()
@@ -369,12 +363,12 @@ class A2C:
         self.optimizers[name].step()
         return norm.detach()
 
-    def _measure(self, data: dict[str, Tensor]) -> None:
-        """Take what was seen into the running statistics of the inputs."""
-        encoder = self.actor.encoder
-        for norm, kind in ((self.actor.norm, "observations"), (self.state_norm, "states")):
-            if isinstance(norm, FeatureNorm):
-                norm.update(encoder.rest(data[kind]) if encoder else data[kind])
+    def _observe(self, data: dict[str, Tensor]) -> None:
+        """Take what was seen into the statistics that inputs are normalised by."""
+        self.actor.observe(data["observations"])
+        if isinstance(self.state_norm, FeatureNorm):
+            encoder, states = self.actor.encoder, data["states"]
+            self.state_norm.update(states if encoder is None else encoder.rest(states))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -459,17 +453,20 @@ class Released(A2C):
         value_loss = ((gamma * value - next_value) ** 2).mean(0).sum()
         errors = (gamma * value + reward - next_value).detach()
 
-        log_probs = self.actor(before, self._tensor(rollout.masks[0]))
-        chosen = log_probs.gather(-1, self._tensor(rollout.actions[0])[..., None])[..., 0]
+        chosen, spread = self.actor.evaluate(
+            self.actor.features(before),
+            self._tensor(rollout.masks[0]),
+            self._tensor(rollout.actions[0]),
+        )
         policy_loss = -(chosen * errors).mean(0).sum()
         for name, loss in (("critic", value_loss), ("actor", policy_loss)):
             self.optimizers[name].zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._take_step(name)
         return {
             "policy_loss": float(policy_loss.detach()),
             "value_loss": float(value_loss.detach()),
-            "entropy": float(entropy(log_probs.detach()).mean()),
+            "entropy": float(spread.detach().mean()),
             "td_error": float(errors.abs().mean()),
         }
 

@@ -325,7 +325,8 @@ class Actor(TeamActor):
 
     def observe(self, observations: Tensor) -> None:
         if isinstance(self.norm, FeatureNorm):
-            self.norm.update(observations)
+            plain = observations if self.encoder is None else self.encoder.rest(observations)
+            self.norm.update(plain)
 
     def choose(
         self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
