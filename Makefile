@@ -15,7 +15,7 @@ EXAMPLES = tests/test_package.py::test_example_runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format test-oldest test-peers bench build clean
+.PHONY: help venv install demo test check format test-oldest test-peers bench verify build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,7 +48,12 @@ test-peers: .venv-peers/.stamp ## core, faces and examples beside TorchRL, Bench
 
 bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2
-	$(foreach script,$(wildcard benchmarks/*.py),.venv/bin/python $(script) &&) true
+	.venv/bin/python benchmarks/environments.py
+	.venv/bin/python benchmarks/text_path.py
+
+verify: .venv/.stamp ## the trainers on problems that others made: hours, taken up where they stopped
+	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2 lbforaging==2.0.0
+	.venv/bin/python benchmarks/verification.py
 
 build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation
