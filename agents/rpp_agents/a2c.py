@@ -15,42 +15,44 @@ action sizes       any: what an agent does not have, or may not do, has probabil
 =================  ==========================================================================
 
 After Mao et al., "Reinforced Prompt Personalization for Recommendation with Large Language Models"
-(https://arxiv.org/abs/2407.17115), and the code at https://github.com/maowenyu-11/RPP, which was
-read, not copied.
+(https://arxiv.org/abs/2407.17115), and its code (https://github.com/maowenyu-11/RPP at 6189a8a; the
+files named below are its), which was read, not copied.
 
 `Config.paper` has their numbers: one gradient step of Adam (3e-4 for actors and GRU, 5e-4 for
-critics) after each step of all users, gamma 0.95, one hidden layer of 64, lambda 0, and nothing
-that `Config` adds. The original made 15 such steps in all. The defaults of `Config` depart from it
-to learn in a few hundred thousand steps: higher learning rates that fall to 0, whole episodes
-between updates and generalised advantages over them, an entropy bonus that is annealed, inputs,
-advantages and returns in normal units, gradients cut at a norm, two hidden layers. Departures in
-both: the GRU's state stands beside the observation instead of being added to other vectors; where
-the paper's state is one 64-wide sum, the observation is all of `rpp_env.observation`; weights start
-orthogonal.
+critics) after each step of all users, gamma 0.95, one hidden layer of 64, bare TD errors. The
+original made 15 such steps in all. The defaults of `Config` depart from it to learn in a few
+hundred thousand steps of users: higher learning rates that fall to 0; a whole episode between
+updates, eight gradient steps on it, and errors generalised over it (lambda 0.95: with 0 the critics
+are trusted before they are right); an entropy bonus that is annealed; inputs, advantages and
+returns in normal units; gradients cut at a norm; two hidden layers. Departures in both: the GRU's
+state stands beside the observation instead of being added to other vectors; the observation is all
+of `rpp_env.observation`, where the paper's is one 64-wide sum; actors start nearly uniform.
 
 ``released=True`` is the learner as its code was released, in our correct environment. These of its
 errors are kept:
 
 - the critics' loss is (gamma * V(s) - V(s'))^2: no reward in it, both sides differentiated, V(s)
-  and V(s') in each other's place; its optimum is any V that is 0 everywhere;
+  and V(s') in each other's place; any V that is 0 everywhere is perfect (train.py);
 - the "TD error" is gamma * V(s) + R - V(s'), so that in the end R alone reinforces whatever was
-  done; nothing is subtracted, nothing ends with the episode;
-- R is one number for all, the mean over all users of the batch;
-- the GRU is never trained, and reads rankings that are reshaped where they should be transposed:
-  pieces of several users', so that what a user is given hangs on who else is in the batch;
-- the state is a sum of vectors from unlike spaces, the user's at first, then sentences + GRU; the
-  user is forgotten after the first step, and the critics, which see 0 then, never know of it;
-- the critics normalise over the batch, at the first step a batch of equal zeros;
-- no entropy bonus, normalisation, clipping, or credit to single agents;
-- the last weights are kept, not the best.
+  done; nothing is subtracted, and no episode ends (train.py);
+- R is one number for all, the mean over all users of the batch (train.py);
+- the GRU is never trained (train.py), and reads rankings that are reshaped where they should be
+  transposed: pieces of several users', so that what a user is given hangs on who else is in the
+  batch (backbone.py, ``Rank_state``);
+- the state is a sum of vectors of unlike spaces, the user's at first, then sentences + GRU; the
+  user is forgotten after the first step, and the critics, which see 0 then, never know of it
+  (train.py);
+- the critics normalise over the batch, at the first step a batch of equal zeros (backbone.py);
+- no entropy bonus, normalisation or clipping; the last weights are kept, not the best (train.py).
 
-These are not: prompts with strangers' histories, answers scored under another permutation, one
+These are not kept: prompts with strangers' histories, answers scored under another permutation, one
 position of the target for all users, the best of 15 steps as the result, test users among the
-training ones (errors of its environment and evaluation); principal axes fitted anew at every step,
-and a Chinese encoder of English text (the environment's sentence vectors are fixed); a history that
-only grows (``rules="RPPPaper-v0"`` has it); two reasoning options without an output; the end after
-15 updates (it is given as many steps as all others here). And the GRU is saved: with another random
-one at every evaluation, as released, no policy could be kept.
+training ones (trainer_te.py, evaluate.py: errors of environment and evaluation); principal axes
+fitted anew at every step, and a Chinese encoder of English text (trainer_te.py: the environment's
+sentence vectors are fixed); a history that only grows (``rules="RPPPaper-v0"`` has it); two
+reasoning options without an output (train.py); the end after 15 updates (it is given as many steps
+as all others here). And the GRU is saved: with another random one at every evaluation, as released,
+no policy could be kept.
 
 Examples
 --------
