@@ -101,8 +101,11 @@ class NetworkPolicy:
         tensors, about = read_tensors(path)
         if about.get("kind") != "network":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a network policy")
-        actor = _actor_class(about["choice"])(**about["actor"])
-        actor.load_state_dict(tensors)
+        try:
+            actor = _actor_class(about["choice"])(**about["actor"])
+            actor.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
         return cls(actor.to(device), seed=seed)
 
 

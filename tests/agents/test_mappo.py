@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +16,10 @@ import pytest
 import torch
 
 from rpp_agents import Fixed, PettingZooBatch, Random, ippo, load_policy, mappo, play
+from rpp_agents.policy import read_tensors
+from rpp_agents.ppo import PPO
 from rpp_agents.runs import read_progress
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption
 
 SMALL = mappo.Config(
     total_steps=64 * 5 * 7,
@@ -200,6 +207,125 @@ def test_another_run_is_not_resumed_or_overwritten(toys: SimpleNamespace, tmp_pa
         mappo.train(toys.Contextual(32), SMALL, run_dir=tmp_path, resume=True)
     with pytest.raises(InvalidOption, match="needs the run_dir"):
         mappo.train(toys.Contextual(64), SMALL, resume=True)
+
+
+KILLED = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from conftest import Contextual
+from rpp_agents import mappo
+from test_mappo import SMALL
+
+torch.set_num_threads(1)
+
+def wait(*_):
+    print("now", flush=True)
+    time.sleep(60)
+
+def at(row, policy):
+    if row["iteration"] == 5:
+        wait()
+
+if sys.argv[3] == "writing":
+    plain, calls = os.fsync, []
+    def fsync(file):
+        calls.append(file)
+        wait() if len(calls) == 3 else plain(file)
+    os.fsync = fsync
+mappo.train(Contextual(64, noise=0.1), SMALL, run_dir=sys.argv[2], progress=False,
+            callbacks=[at] if sys.argv[3] == "playing" else [])
+"""
+
+
+@pytest.mark.parametrize("moment", ["playing", "writing"])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    toys: SimpleNamespace, tmp_path: Any, moment: str
+) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder), moment]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "now\n"
+        child.send_signal(signal.SIGKILL)
+    # Killed while it wrote the one of iteration 6, it left the one of iteration 3.
+    assert read_tensors(folder / "checkpoint.safetensors")[1]["iteration"] == 3
+    again, whole = (
+        mappo.train(
+            toys.Contextual(64, noise=0.1), SMALL, run_dir=run_dir, resume=resume, progress=False
+        )
+        for run_dir, resume in ((folder, True), (None, False))
+    )
+    assert torch.equal(weights(again), weights(whole))
+
+
+@pytest.mark.parametrize("call", ["reset", "step", "update", "eval", "save"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_ctrl_c_at_any_moment_leaves_a_checkpoint_that_loads(
+    toys: SimpleNamespace, tmp_path: Any, monkeypatch: Any, call: str, count: int
+) -> None:
+    calls = []
+
+    def interrupting(function: Any) -> Any:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            calls.append(call)
+            if len(calls) == count:
+                signal.raise_signal(signal.SIGINT)
+            return function(*args, **options)
+
+        return wrapped
+
+    env, validation = toys.Contextual(64, noise=0.1), toys.Contextual(32, seed=1)
+    owner, name = {
+        "reset": (env, "reset"),
+        "step": (env, "step"),
+        "update": (PPO, "update"),
+        "eval": (validation, "step"),
+        "save": (os, "fsync"),
+    }[call]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupting(getattr(owner, name)))
+        with pytest.raises(KeyboardInterrupt):
+            mappo.train(env, SMALL, run_dir=tmp_path, eval_env=validation, progress=False)
+    if (call, count) != ("save", 1):  # the very first one: nothing is lost
+        assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["kind"] == "checkpoint"
+    again, whole = (
+        mappo.train(
+            toys.Contextual(64, noise=0.1), SMALL, run_dir=run_dir, resume=resume, progress=False
+        )
+        for run_dir, resume in ((tmp_path, True), (None, False))
+    )
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(toys: SimpleNamespace, tmp_path: Any) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "checkpoint.safetensors"
+    policy = mappo.train(toys.Contextual(64), SMALL, run_dir=tmp_path, progress=False)
+
+    def resume(trainer: Any = mappo) -> Any:
+        return trainer.train(
+            toys.Contextual(64), SMALL, run_dir=tmp_path, resume=True, progress=False
+        )
+
+    with pytest.raises(InvalidOption, match="another algorithm: 'MAPPO' then, 'IPPO' now"):
+        resume(ippo)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:100], whole[:-1], b""):
+        path.write_bytes(content)
+        with pytest.raises(InvalidData, match=r"checkpoint\.safetensors was not written by"):
+            resume()
+    save_file({"actor.weight": torch.ones(3)}, path, metadata={"format": "pt"})
+    with pytest.raises(InvalidData, match=r"checkpoint\.safetensors was not written by"):
+        resume()
+    policy.save(path)
+    with pytest.raises(InvalidData, match="holds a 'network', not a checkpoint"):
+        resume()
+    path.write_bytes(whole)
+    assert torch.equal(weights(resume()), weights(policy))
+    with pytest.raises(InvalidData, match="holds a 'checkpoint', not a policy"):
+        load_policy(path)
 
 
 # What is written
