@@ -56,6 +56,13 @@ def test_a_matrix_game_pays_both_agents_its_entry_25_times(verification: ModuleT
         assert not step.truncated.any()
 
 
+def test_an_episode_that_is_over_counts_no_further(verification: ModuleType) -> None:
+    game = verification.MatrixGame(verification.PAYOFFS["linear"], 3)
+    game.max_cycles = np.array([1, 4, 2])
+    returns = verification.team_returns(Always(0, 0), game, 6)
+    np.testing.assert_array_equal(returns, [2, 8, 4] * 2)
+
+
 def test_the_payoffs_are_those_of_the_papers(verification: ModuleType) -> None:
     best = {name: np.max(table) for name, table in verification.PAYOFFS.items()}
     assert list(best.values()) == [5, 6, 10, 10, 10, 11]
@@ -200,6 +207,18 @@ def test_a_finished_run_is_not_run_again(
     assert set(runs) == {("linear", "vdn", 1), ("linear", "vdn", 2)}
     (row,) = verification.rows_of("linear", runs, [0, 1, 2])
     assert row.verdict == "NO"  # one seed is enough
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(-63.0, "yes"), (-67.0, "NO")])
+def test_of_other_problems_the_mean_is_judged(
+    verification: ModuleType, last: float, verdict: str
+) -> None:
+    runs = [
+        {"curve": [[200, score]], "steps": 200, "seconds": 1.0} for score in (-60.0, -61.0, last)
+    ]
+    row = verification.Row("spread", "qmix", runs)
+    assert row.verdict == verdict
+    assert f"{np.mean(row.scores):.2f}" in row.cells()
 
 
 def test_a_run_in_which_nothing_is_cut_off(verification: ModuleType) -> None:
