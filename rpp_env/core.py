@@ -12,6 +12,7 @@ its distribution is.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ from rpp_env.patterns import AGENTS, PatternBook
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rules import Rules
-from rpp_env.step import COUNTS, METRICS, Answer, Answers, Moment, Scene, Step
+from rpp_env.step import COUNTS, METRICS, Answer, Answers, Moment, Scene, Solo, Step
 from rpp_env.task import RankingTask
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class RPPEnv:
             tasks, embeddings, rules, book.sizes, self.encoder.width, ranking, observe
         )
         self._limits = self.nvec.astype(np.uint64)
+        self._most: list[int] = self.nvec.tolist()
         self._count = num_envs
         if table is not None:
             table.check(tasks, book, rules)
@@ -165,24 +167,20 @@ class RPPEnv:
         self._next_level = np.array(
             [rules.next_level(np.full_like(moves, level), moves) for level in levels]
         )
-        self._scene = Scene(
-            self.observer,
-            rules,
-            np.ascontiguousarray(tasks.candidates),
-        )
+        self._moves: list[list[int]] = self._next_level.tolist()
+        self._scene = Scene(self.observer, rules, np.ascontiguousarray(tasks.candidates))
         self._items_shown = rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
         self._lengths = tasks.history_lengths
         self._positions = np.asarray(tasks.position, dtype=np.int64)
-        _, _, reasonings, outputs = book.sizes
-        self._strides = np.array([reasonings * outputs, 0, outputs, 1])
-        # A last row of zeros: -1, nothing said yet, finds it.
-        said = self._encode_book() if rewrite is None else np.zeros((0, self.encoder.width))
-        self._vectors = _ended(said)
+        self._strides = np.array([book.sizes[2] * book.sizes[3], 0, book.sizes[3], 1])
+        self._vectors = _ended(
+            self._encode_book() if rewrite is None else np.zeros((0, self.encoder.width))
+        )
         self._calls = dict.fromkeys(("batches", "prompts", "prompt_tokens", "completion_tokens"), 0)
         self._rng: np.random.Generator | None = None
         self._moment: Moment | None = None
-        self.last_step: Step | None = None
-        """The last step with its prompts and rankings; None before it and after a full reset."""
+        self._solo: Solo | None = None  # where play is after `step_one`, until arrays are needed
+        self._last: Step | None = None
 
     @classmethod
     def make(
@@ -287,6 +285,12 @@ class RPPEnv:
         return np.zeros(0, np.int64) if self._moment is None else self._moment.rows.copy()
 
     @property
+    def last_step(self) -> Step | None:
+        """The last step with its prompts and rankings; None before it and after a full reset."""
+        self._settle()
+        return self._last
+
+    @property
     def calls(self) -> dict[str, int]:
         """What was asked so far: ``batches`` and ``prompts``, and the tokens that they cost."""
         return dict(self._calls)
@@ -330,20 +334,22 @@ class RPPEnv:
         if seed is not None or self._rng is None:
             self._start(self.seed if seed is None else seed)
         rows = self._next(count) if chosen is None else chosen
-        visit = self._visited(rows) if self._several else np.zeros(len(rows), np.int64)
+        zeros = np.zeros(len(rows), np.int64)
+        visit = self._visited(rows) if self._several else zeros
         if mask is None:
-            self.last_step = None
+            self._last = self._solo = None
+            # They may share their zeros: no moment is ever changed.
             self._moment = Moment(
                 scene=self._scene,
                 rows=rows,
                 visit=visit,
-                level=np.full(len(rows), self.rules.start),
-                clock=np.zeros(len(rows), np.int64),
+                level=zeros + self.rules.start,
+                clock=zeros,
                 actions=np.full((len(rows), len(self._sizes)), -1),
-                wanted=np.zeros(len(rows), np.int64),
+                wanted=zeros,
                 answer=None,
                 vectors=self._vectors,
-                sentence=np.full(len(rows), -1),
+                sentence=zeros - 1,
             )
         else:
             self._moment = self._at_play("reset_mask").begun(mask, rows, visit, self.rules.start)
@@ -389,17 +395,65 @@ class RPPEnv:
         after.answer = self._ask(after) if self.table is None else self._replay(after)
         # From here on nothing can fail: a step that raised has changed nothing.
         self._moment = after
-        self.last_step = Step(after)
-        return self.last_step
+        self._last = Step.to(after)
+        return self._last
+
+    def step_one(self, actions: list[int]) -> Solo:
+        """`step` for one user, without arrays as far as a table is replayed: for the faces of one.
+
+        Everything else that can be asked of the environment is as after ``step([actions])``.
+        """
+        before = self._solo
+        if before is None and self.table is not None and not self._several:
+            moment = self._at_play("step()")
+            before = Solo.of(moment) if len(moment.rows) == 1 else None
+        if before is None or before.over or not self._legal(actions):
+            self.step([actions])  # which also says what is wrong
+            assert self._moment is not None
+            return Solo.of(self._moment)
+        sizes = self.book.sizes
+        choices = actions
+        if self.padded_actions:
+            choices = [action % size for action, size in zip(actions, sizes, strict=True)]
+        role, history, reasoning, output = choices
+        level = self._moves[before.level][history]
+        sentence = (role * sizes[2] + reasoning) * sizes[3] + output
+        assert self.table is not None
+        order, numbers = self.table.lookup_one(before.row, level, sentence)
+        self._solo = Solo(
+            scene=self._scene,
+            rows=before.rows,
+            visit=before.visit,
+            vectors=self._vectors,
+            row=before.row,
+            level=level,
+            clock=before.clock + 1,
+            wanted=min(self._items_shown.item(level), self._lengths.item(before.row)),
+            sentence=sentence,
+            masked=0 if choices is actions else sum(map(operator.ne, choices, actions)),
+            actions=choices,
+            order=order,
+            numbers=numbers,
+        )
+        return self._solo
 
     def state(self) -> Floats:
         """(B, s) float32, fresh: the shared part and all last actions. Also after the end."""
+        if self._solo is not None:
+            return self._solo.state()[None]
         return self._at_play("state()").state()
 
     def close(self) -> None:
         """Nothing to release; the frameworks call it."""
 
+    def _settle(self) -> None:
+        """Have the present as arrays."""
+        if self._solo is not None:
+            self._moment, self._solo = self._solo.moment(), None
+            self._last = Step.to(self._moment)
+
     def _at_play(self, call: str) -> Moment:
+        self._settle()
         if self._moment is None:
             raise ResetNeeded(f"{call} before the first reset(): call reset() to begin")
         return self._moment
@@ -474,6 +528,15 @@ class RPPEnv:
         return begins
 
     # ---------------------------------------------------------------- one step
+
+    def _legal(self, actions: list[int]) -> bool:
+        """Is this what `_checked` would let pass, in Python's own integers?"""
+        if len(actions) != len(self._most):
+            return False
+        return all(
+            type(action) is int and 0 <= action < most
+            for action, most in zip(actions, self._most, strict=True)
+        )
 
     def _checked(self, actions: ArrayLike, moment: Moment) -> tuple[Ints, Ints | None]:
         """(B, n) choices that the book holds, and how many of each user's had to be mapped."""
@@ -593,7 +656,7 @@ class RPPEnv:
 
 
 def _ended(vectors: NDArray[Any]) -> Floats:
-    """The same rows and one of zeros, float32."""
+    """The same rows, float32, and one of zeros: -1, nothing said yet, finds it."""
     return np.vstack([vectors, np.zeros((1, vectors.shape[1]))]).astype(np.float32)
 
 

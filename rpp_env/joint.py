@@ -87,15 +87,16 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
 
     def step(self, action: Ints) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Four choices, in the order of `AGENTS`."""
-        step = self.core.step(np.asarray(action)[None])
+        solo = self.core.step_one(np.asarray(action).tolist())
+        over, bandit = solo.over, self.core.rules.bandit
         if self.render_mode == "human":
             self.render()
         return (
-            self.core.state()[0],
-            step.rewards.item(),
-            step.terminated.item(),
-            step.truncated.item(),
-            step.info(0),
+            solo.state(),
+            solo.reward,
+            over and bandit,
+            over and not bandit,
+            solo.info(),
         )
 
     def action_masks(self) -> NDArray[np.bool_]:

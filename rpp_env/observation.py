@@ -268,9 +268,7 @@ class Observer:
         self.ranking_shape: tuple[int, ...] = (dim,) if ranking == "mean" else (K, dim)
         """Shape of the slice ``ranking``: one mean vector, or the places' vectors."""
         self._static = _static(tasks, embeddings)
-        self._scales = np.array(
-            [K, MAX_HISTORY, max(rules.max_level, 1), rules.max_cycles], dtype=np.float32
-        )
+        self._scales = K, MAX_HISTORY, max(rules.max_level, 1), rules.max_cycles
         self._start = rules.start
         # A last row of zeros: -1, an item that was not named or an action not yet taken, finds it.
         self._items = np.vstack([embeddings.items, np.zeros((1, dim), np.float32)])
@@ -298,7 +296,7 @@ class Observer:
     def begin(self, rows: Ints) -> Floats:
         """(B, shared_width): the shared part before the first step, for tasks `rows`."""
         shared = np.zeros((len(rows), self.shared_width), dtype=np.float32)
-        shared[:, : self._static.shape[1]] = self._static[rows]
+        shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
         shared[:, self.layout["level"].start] = self._start / self._scales[2]
         return shared
 
@@ -307,10 +305,10 @@ class Observer:
         rows: Ints,
         sentences: Floats,
         ranked: NDArray[np.integer[Any]],
-        named: Ints,
-        shown: Ints,
-        level: Ints,
-        step: Ints,
+        named: Ints | int,
+        shown: Ints | int,
+        level: Ints | int,
+        step: Ints | int,
     ) -> Floats:
         """(B, shared_width): the shared part after a step.
 
@@ -321,18 +319,16 @@ class Observer:
         sentences : (B, e) float32 array
         ranked : (B, K) int array
             Item rows, best first.
-        named, shown, level, step : (B,) int arrays
+        named, shown, level, step : (B,) int arrays, or ints for all of the batch
         """
         shared = np.empty((len(rows), self.shared_width), dtype=np.float32)
         shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
         shared[:, self.layout["sentences"]] = sentences
         shared[:, self.layout["ranking"]] = self._ranking(ranked, named)
-        numbers = shared[:, self.layout["named"].start : self.shared_width]
-        numbers[:, 0] = named
-        numbers[:, 1] = shown
-        numbers[:, 2] = level
-        numbers[:, 3] = step
-        numbers /= self._scales
+        for column, number, scale in zip(
+            range(-4, 0), (named, shown, level, step), self._scales, strict=True
+        ):
+            shared[:, column] = number / scale
         return shared
 
     def observations(self, shared: Floats, actions: Ints) -> Floats:
@@ -349,10 +345,10 @@ class Observer:
         hot = [table.take(actions[:, i], axis=0) for i, table in enumerate(self._one_hots)]
         return np.concatenate([shared, *hot], axis=1)
 
-    def _ranking(self, ranked: NDArray[np.integer[Any]], named: Ints) -> Floats:
+    def _ranking(self, ranked: NDArray[np.integer[Any]], named: Ints | int) -> Floats:
         B, K = ranked.shape
         if self._sequence:
-            said = np.where(np.arange(K) < named[:, None], ranked, -1)
+            said = np.where(np.arange(K) < np.reshape(named, (-1, 1)), ranked, -1)
             return self._items[said].reshape(B, -1)
         # A sparse product adds up row by row, from the first place to the last: the same bits in
         # every batch, and the fastest way of those tried (a dense one gathers (B, K, d) first).

@@ -103,25 +103,24 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
             raise InvalidOption(f"a parallel environment has one user; options name {len(users)}")
         observations, infos = self.core.reset(seed, options)
         self.agents = self.possible_agents[:]
-        return self._split(observations), self._infos({k: v.item() for k, v in infos.items()})
+        return self._split(observations[0]), self._infos({k: v.item() for k, v in infos.items()})
 
     def step(
         self, actions: dict[str, int]
     ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], Infos]:
         """One action of every agent; after the last step nobody is left in `agents`."""
-        step = self.core.step([[self._action(actions, agent) for agent in self.possible_agents]])
-        reward = step.rewards.item()
-        terminated, truncated = step.terminated.item(), step.truncated.item()
-        if terminated or truncated:
+        solo = self.core.step_one([self._action(actions, agent) for agent in self.possible_agents])
+        over, bandit = solo.over, self.core.rules.bandit
+        if over:
             self.agents = []
         if self.render_mode == "human":
             self.render()
         return (
-            self._split(step.observations),
-            dict.fromkeys(self.possible_agents, reward),
-            dict.fromkeys(self.possible_agents, terminated),
-            dict.fromkeys(self.possible_agents, truncated),
-            self._infos(step.info(0)),
+            self._split(solo.observations()),
+            dict.fromkeys(self.possible_agents, solo.reward),
+            dict.fromkeys(self.possible_agents, over and bandit),
+            dict.fromkeys(self.possible_agents, over and not bandit),
+            self._infos(solo.info()),
         )
 
     def state(self) -> Observation:
@@ -147,7 +146,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
             ) from None
 
     def _split(self, observations: NDArray[np.float32]) -> dict[str, Observation]:
-        return dict(zip(self.possible_agents, observations[0], strict=True))
+        return dict(zip(self.possible_agents, observations, strict=True))
 
     def _infos(self, info: dict[str, Any]) -> Infos:
         split: Infos = {agent: dict(info) for agent in self.possible_agents}

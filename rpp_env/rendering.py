@@ -72,7 +72,7 @@ def render(env: RPPEnv, user: int = 0) -> str:
                 "",
             ]
         )
-    infos = step.info(user)
+    infos = {name: values[user].item() for name, values in step.infos.items()}
     task = env.tasks.task(int(step.rows[user]))
     if step.prompts is None:
         (choice,) = env.book.choose(step.actions[user : user + 1])

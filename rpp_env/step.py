@@ -20,7 +20,7 @@ from rpp_env.prompts import Prompt
 from rpp_env.rules import Rules
 from rpp_env.task import Ranking
 
-__all__ = ["COUNTS", "METRICS", "Answer", "Answers", "Moment", "Scene", "Step"]
+__all__ = ["COUNTS", "METRICS", "NUMBERS", "Answer", "Answers", "Moment", "Scene", "Solo", "Step"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -35,7 +35,9 @@ COUNTS = (
     "trimmed",
     "masked_actions",
 )
-_NOTHING: dict[str, float] = {**dict.fromkeys(METRICS, 0.0), **dict.fromkeys(COUNTS, 0)}
+_KEYS = (*METRICS, *COUNTS)
+_REWARD = METRICS.index("ndcg@10")
+_NO_ORDER = np.zeros(0, np.int64)
 
 
 NUMBERS = ("rank", "named", "trimmed", "prompt_tokens", "completion_tokens")
@@ -98,7 +100,7 @@ class Scene:
     @cached_property
     def rewards(self) -> NDArray[np.float64]:
         """(K + 1,) by rank: NDCG@10."""
-        rewards: NDArray[np.float64] = self.metrics[METRICS.index("ndcg@10")].copy()
+        rewards: NDArray[np.float64] = self.metrics[_REWARD].copy()
         return rewards
 
     def items(self, rows: Ints, order: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
@@ -177,19 +179,6 @@ class Moment:
         """(B, s), fresh."""
         return self.scene.observer.state(self.shared, self.actions)
 
-    def rewards(self) -> NDArray[np.float64]:
-        """(B,), fresh."""
-        assert self.answer is not None
-        paid: NDArray[np.float64] = self.scene.rewards.take(self.answer.numbers[:, 0])
-        return paid
-
-    def over(self, by_termination: bool) -> NDArray[np.bool_]:
-        """(B,) whose episode ended, by termination or by truncation; fresh."""
-        rules = self.scene.rules
-        if by_termination != rules.bandit:
-            return np.zeros(len(self.clock), dtype=bool)
-        return self.clock >= rules.max_cycles
-
     def infos(self) -> dict[str, NDArray[Any]]:
         """(B,) arrays, fresh: `METRICS` and `COUNTS`; zeros before a user's first step."""
         count, answer = len(self.rows), self.answer
@@ -202,17 +191,7 @@ class Moment:
         masked = np.zeros(count, np.int64) if self.masked is None else self.masked.copy()
         counts = (rank, named, self.wanted - trimmed, asked, said, trimmed, masked)
         values = (*self.scene.metrics.take(rank, axis=1), *counts)
-        return dict(zip((*METRICS, *COUNTS), values, strict=True))
-
-    def info(self, user: int) -> dict[str, Any]:
-        """What `infos` says of one user, in Python's own numbers."""
-        if self.answer is None:
-            return dict(_NOTHING)
-        rank, named, trimmed, asked, said = self.answer.numbers[user].tolist()
-        shown = self.wanted.item(user) - trimmed
-        masked = 0 if self.masked is None else self.masked.item(user)
-        counts = (rank, named, shown, asked, said, trimmed, masked)
-        return dict(zip(_NOTHING, (*self.scene.metrics_by_rank[rank], *counts), strict=True))
+        return dict(zip(_KEYS, values, strict=True))
 
     def begun(self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, start: int) -> Moment:
         """The moment at which the users of `mask` begin anew, with these tasks."""
@@ -242,29 +221,155 @@ class Moment:
         )
 
 
+@dataclass(slots=True)
+class Solo:
+    """A `Moment` of one user in Python's own numbers, which are faster than arrays of length 1.
+
+    Attributes
+    ----------
+    scene, rows, visit, vectors, rankings, prompts
+        The moment's.
+    row, level, clock, wanted, sentence, masked : int
+    actions : list of int
+    order : (K,) int array
+    numbers : list of int
+        `NUMBERS`.
+    """
+
+    scene: Scene
+    rows: Ints
+    visit: Ints
+    vectors: Floats
+    row: int
+    level: int
+    clock: int
+    wanted: int
+    sentence: int
+    masked: int
+    actions: list[int]
+    order: NDArray[np.integer[Any]]
+    numbers: list[int]
+    rankings: list[Ranking] | None = None
+    prompts: list[Prompt] | None = None
+    _shared: Floats | None = None
+
+    @classmethod
+    def of(cls, moment: Moment) -> Solo:
+        """The same moment."""
+        answer = moment.answer
+        return cls(
+            scene=moment.scene,
+            rows=moment.rows,
+            visit=moment.visit,
+            vectors=moment.vectors,
+            row=moment.rows.item(),
+            level=moment.level.item(),
+            clock=moment.clock.item(),
+            wanted=moment.wanted.item(),
+            sentence=moment.sentence.item(),
+            masked=0 if moment.masked is None else moment.masked.item(),
+            actions=moment.actions[0].tolist(),
+            order=_NO_ORDER if answer is None else answer.order[0],
+            numbers=[0] * len(NUMBERS) if answer is None else answer.numbers[0].tolist(),
+            rankings=moment.rankings,
+            prompts=moment.prompts,
+            _shared=moment.shared,
+        )
+
+    def moment(self) -> Moment:
+        """The same moment as arrays."""
+        return Moment(
+            scene=self.scene,
+            rows=self.rows,
+            visit=self.visit,
+            level=np.array([self.level]),
+            clock=np.array([self.clock]),
+            actions=np.array([self.actions]),
+            wanted=np.array([self.wanted]),
+            answer=Answers(self.order[None], np.array([self.numbers])),
+            vectors=self.vectors,
+            sentence=np.array([self.sentence]),
+            masked=np.array([self.masked]),
+            rankings=self.rankings,
+            prompts=self.prompts,
+            _shared=self._shared,
+        )
+
+    @property
+    def shared(self) -> Floats:
+        """(1, shared_width): what all agents see."""
+        if self._shared is None:
+            _, named, trimmed, _, _ = self.numbers
+            self._shared = self.scene.observer.after(
+                self.rows,
+                self.vectors[self.sentence],
+                self.scene.candidates[self.row].take(self.order)[None],
+                named,
+                self.wanted - trimmed,
+                self.level,
+                self.clock,
+            )
+        return self._shared
+
+    @property
+    def reward(self) -> float:
+        """NDCG@10."""
+        return self.scene.metrics_by_rank[self.numbers[0]][_REWARD]
+
+    @property
+    def over(self) -> bool:
+        """Is this the end of the episode?"""
+        return self.clock >= self.scene.rules.max_cycles
+
+    def observations(self) -> Floats:
+        """(n, d), fresh."""
+        observer = self.scene.observer
+        seen: Floats = observer.observations(self.shared, np.array([self.actions]))[0]
+        return seen
+
+    def state(self) -> Floats:
+        """(s,), fresh."""
+        state: Floats = self.scene.observer.state(self.shared, np.array([self.actions]))[0]
+        return state
+
+    def info(self) -> dict[str, Any]:
+        """`Step.infos` of the user, fresh."""
+        rank, named, trimmed, asked, said = self.numbers
+        shown = self.wanted - trimmed
+        counts = (rank, named, shown, asked, said, trimmed, self.masked)
+        metrics = self.scene.metrics_by_rank[rank]
+        return dict(zip(_KEYS, (*metrics, *counts), strict=True))
+
+
 @dataclass(frozen=True)
 class Step:
     """What a step of B users gives back; every array is fresh.
 
-    Each is made when it is first asked for; later steps do not change it.
+    What is no attribute here is made when it is first asked for; later steps do not change it.
+
+    Attributes
+    ----------
+    rewards : (B,) float64 array
+        Each user's NDCG@10, in [0, 1]; all agents of a user are paid the same.
+    terminated, truncated : (B,) bool arrays
+        Episodes of one step end by termination, longer ones by truncation.
     """
 
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
     _moment: Moment
 
-    @cached_property
-    def rewards(self) -> NDArray[np.float64]:
-        """(B,) float64: each user's NDCG@10, in [0, 1]; all agents of a user are paid the same."""
-        return self._moment.rewards()
-
-    @cached_property
-    def terminated(self) -> NDArray[np.bool_]:
-        """(B,) bool: episodes of one step end by termination."""
-        return self._moment.over(by_termination=True)
-
-    @cached_property
-    def truncated(self) -> NDArray[np.bool_]:
-        """(B,) bool: longer ones end by truncation."""
-        return self._moment.over(by_termination=False)
+    @classmethod
+    def to(cls, moment: Moment) -> Step:
+        """The step that led to `moment`."""
+        rules, answer = moment.scene.rules, moment.answer
+        assert answer is not None
+        over = moment.clock >= rules.max_cycles
+        never = np.zeros(len(over), dtype=bool)
+        terminated, truncated = (over, never) if rules.bandit else (never, over)
+        rewards = moment.scene.rewards.take(answer.numbers[:, 0])
+        return cls(rewards, terminated, truncated, moment)
 
     @cached_property
     def observations(self) -> Floats:
@@ -280,10 +385,6 @@ class Step:
         fit the model's context, and ``masked_actions`` (choices that ``a % n`` had to map).
         """
         return self._moment.infos()
-
-    def info(self, user: int) -> dict[str, Any]:
-        """The infos of one user of the batch, in Python's own numbers; a fresh dictionary."""
-        return self._moment.info(user)
 
     @cached_property
     def rows(self) -> Ints:

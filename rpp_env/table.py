@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import shutil
 import zipfile
@@ -147,10 +146,18 @@ class RewardTable:
         turn : (B,) int64 array, optional
             Where several answers were recorded, which of them, modulo their number.
         """
-        levels, *sentences = self.sizes
-        prompt = (rows * levels + level) * math.prod(sentences) + sentence
+        cells = self.named.shape[1]
+        prompt = rows * cells + level * (cells // self.sizes[0]) + sentence
         said = prompt if turn is None else prompt * self.samples + turn % self.samples
         return Recorded(self, said, self.numbers.take(said, axis=0))
+
+    def lookup_one(
+        self, row: int, level: int, sentence: int
+    ) -> tuple[NDArray[np.uint8], list[int]]:
+        """`lookup` for one task: its first answer's order (K,) and `rpp_env.step.NUMBERS`."""
+        _, cells, samples, _ = self.orders.shape
+        cell = level * (cells // self.sizes[0]) + sentence
+        return self.orders[row, cell, 0], self.numbers[(row * cells + cell) * samples].tolist()
 
     @cached_property
     def numbers(self) -> NDArray[np.uint16]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +119,53 @@ def test_a_stopped_tabulation_goes_on_where_it_was(tmp_path: Path) -> None:
     again = Counting()
     assert (tabulate(make(again), path).orders == whole.orders).all()
     assert again.calls == 0
+
+
+def test_a_killed_tabulation_goes_on_where_it_was(tmp_path: Path) -> None:
+    """SIGKILL, with nobody there to tidy up, and in the middle of a part's writing."""
+    path = tmp_path / "t.rpptable"
+    script = f"""
+import os, signal
+import rpp_env.table
+from test_table import Counting, make
+
+class Killed(Counting):
+    def rank(self, prompts):
+        if self.calls == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().rank(prompts)
+
+Killed.__name__ = "Counting"  # which a table keeps
+rpp_env.table.tabulate(make(Killed()), {str(path)!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not path.exists()
+    torn = Path(f"{path}.parts") / "000003.npz.tmp"
+    torn.write_bytes(b"half a part")
+    rest = Counting()
+    table = tabulate(make(rest), path)
+    assert rest.calls == -(-40 // 8) - 3
+    whole = tabulate(make(Counting()))
+    for name in ("orders", "named", "completion", "prompt", "trimmed", "keys"):
+        assert (getattr(table, name) == getattr(whole, name)).all(), name
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tables_of_train_validation_and_test_users_are_apart() -> None:
+    envs = {name: make(Counting(), split=name) for name in ("train", "validation", "test")}
+    tables = {name: tabulate(env) for name, env in envs.items()}
+    keys = np.concatenate([table.keys for table in tables.values()])
+    assert len(np.unique(keys)) == len(keys)
+    for mine, table in tables.items():
+        for other, env in envs.items():
+            if mine == other:
+                assert tabulated(env, table).table is table
+                continue
+            with pytest.raises(TableMismatch, match="none of the"):
+                make(table, split=other)
+            with pytest.raises(TableMismatch, match="tasks are not the environment's"):
+                tabulated(env, table)
 
 
 def test_parts_and_files_of_another_environment_are_refused(tmp_path: Path) -> None:
