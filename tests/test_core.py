@@ -315,6 +315,17 @@ def test_a_mask_resets_some_and_lets_the_others_go_on() -> None:
     assert env.playing.tolist()[1::2] == [0, 1]
 
 
+def test_a_mask_forgets_what_was_mapped_and_seen() -> None:
+    env = make(2, padded_actions=True)
+    env.reset(seed=0)
+    env.step([[8, 7, 8, 5]] * 2)
+    observations, infos = env.reset(options={"reset_mask": np.array([True, False])})
+    assert infos["masked_actions"].tolist() == [0, 3]
+    fresh = make(2, padded_actions=True)
+    same, _ = fresh.reset(options={"users": env.playing})
+    assert observations[0].tobytes() == same[0].tobytes() != observations[1].tobytes()
+
+
 def test_masks_that_make_no_sense_are_refused() -> None:
     env = make(4)
     with pytest.raises(ResetNeeded, match="before the first reset"):
@@ -693,13 +704,16 @@ def test_one_of_several_answers_is_met_in_turn_by_one_user_too() -> None:
         for _ in range(2)
     )
     seen = set()
-    for _ in range(2):
+    for visit in range(2):
         for each in (one, many):
-            each.reset(seed=0, options={"users": [1]})
+            each.reset(options={"users": [1]})
         for _ in range(4):
             solo, step = one.step_one(PLAIN), many.step([PLAIN])
             assert solo.observations().tobytes() == step.observations.tobytes()
             seen.add(solo.info()["rank"])
+            # From the first answer on, one after the other.
+            sample = (int(step.clock[0]) - 1 + visit * env.max_cycles) % 2
+            assert solo.info()["rank"] == rolled.ranks()[1, 2 * 225, sample]
     assert len(seen) == 2
 
 
