@@ -29,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from rpp_agents import value
@@ -36,7 +37,7 @@ from rpp_agents.networks import mlp
 from rpp_agents.rollout import BatchedEnv
 from rpp_agents.training import check_numbers, trainer
 
-__all__ = ["Config", "Monotonic", "train"]
+__all__ = ["Config", "Monotonic", "monotonic", "train"]
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,30 @@ class Monotonic(value.Mixer):
     def __init__(self, state_width: int, num_agents: int, *, embed: int, hyper: int) -> None:
         super().__init__()
         self.shape = (num_agents, embed)
-        self.weight = mlp(state_width, (hyper,), num_agents * embed, gain=1.0, layer_norm=False)
-        self.bias = mlp(state_width, (), embed, gain=1.0, layer_norm=False)
-        self.last_weight = mlp(state_width, (hyper,), embed, gain=1.0, layer_norm=False)
-        self.last_bias = mlp(state_width, (embed,), 1, gain=1.0, layer_norm=False)
+        # In the beginning it adds the values up, whatever the state, as VDN does: weights drawn at
+        # random would multiply them by ten or more.
+        self.level = embed**-0.5
+        self.weight, self.bias, self.last_weight, self.last_bias = (
+            mlp(state_width, hidden, outputs, gain=0.01, layer_norm=False)
+            for hidden, outputs in (
+                ((hyper,), num_agents * embed),
+                ((), embed),
+                ((hyper,), embed),
+                ((embed,), 1),
+            )
+        )
 
     def forward(self, values: Tensor, *state: Tensor) -> Tensor:
         """(B, 1) of values (B, n) and the state (B, s)."""
-        weight = self.weight(*state).abs().unflatten(-1, self.shape)
+        weight = (self.weight(*state) + self.level).abs().unflatten(-1, self.shape)
         hidden = nn.functional.elu((values[..., None] * weight).sum(-2) + self.bias(*state))
-        bias: Tensor = self.last_bias(*state)
-        return bias + (hidden * self.last_weight(*state).abs()).sum(-1, keepdim=True)
+        last_weight = (self.last_weight(*state) + self.level).abs()
+        return torch.add((hidden * last_weight).sum(-1, keepdim=True), self.last_bias(*state))
 
 
-def _mixer(env: BatchedEnv, config: Config) -> Monotonic:
+def monotonic(env: BatchedEnv, config: Config) -> Monotonic:
+    """The mixer of this environment."""
     return Monotonic(env.state_width, len(env.agents), embed=config.embed, hyper=config.hyper)
 
 
-train = trainer("QMIX", partial(value.ValueLearner, mixer=_mixer), Config())
+train = trainer("QMIX", partial(value.ValueLearner, mixer=monotonic), Config())

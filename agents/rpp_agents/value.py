@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rpp_agents.networks import MASKED, FeatureNorm, QNetwork
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.replay import Replay
-from rpp_agents.rollout import BatchedEnv, reset_ended
+from rpp_agents.rollout import BatchedEnv, clock_columns, reset_ended
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption, ResetNeeded
 
@@ -39,11 +39,11 @@ class Config(RunConfig):
     """Steps that every environment plays in an iteration; 0: one episode, at most 128."""
     updates: int = 1
     """Gradient steps after every step of the environments (all of them step at once)."""
-    batch: int = 1024
+    batch: int = 512
     """Transitions that a gradient step learns from."""
     capacity: int = 50_000
     """Transitions that the replay holds; when it is full, the oldest are forgotten."""
-    target_update: float = 0.02
+    target_update: float = 0.01
     """How the target network follows: below 1, the share of the way that it goes after every
     gradient step; from 1, the number of gradient steps after which it is copied."""
     epsilon: float = 1.0
@@ -52,7 +52,7 @@ class Config(RunConfig):
     """The same when exploration has ended; it falls there linearly."""
     explore: float = 0.3
     """Share of the run after which `epsilon_end` is reached."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     """Adam's learning rate at the start."""
     schedule: Literal["linear", "constant"] = "linear"
     """Whether the learning rate falls linearly to 0 over the run."""
@@ -70,6 +70,8 @@ class Config(RunConfig):
     """Widths of the hidden layers of the agents' networks."""
     layer_norm: bool = False
     """Normalise each vector before the agents' first layers."""
+    blind: bool = False
+    """Act without seeing anything but the clock; a mixer, used in training only, sees all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,6 +141,7 @@ class ValueLearner:
                 layer_norm=config.layer_norm,
                 shared=config.shared,
                 normalize=config.normalize_inputs,
+                visible=clock_columns(env) if config.blind else None,
             ).to(self.device)
             self.mixer = mixer(env, config).to(self.device)
         # The target sees its inputs through the same statistics: it is a copy of what is behind.
@@ -146,9 +149,8 @@ class ValueLearner:
         self.target = copy.deepcopy(self.learnt).requires_grad_(False)
         self.state_norm = FeatureNorm(env.state_width).to(self.device)
         self.reward_norm = FeatureNorm(1).to(self.device)
-        self.optimizer = torch.optim.Adam(
-            self.learnt.parameters(), lr=config.learning_rate, eps=1e-5
-        )
+        self._ahead, self._behind = (list(x.parameters()) for x in (self.learnt, self.target))
+        self.optimizer = torch.optim.Adam(self._ahead, lr=config.learning_rate, eps=1e-5)
         self.gradient_steps = 0
 
         self.sees_state: bool = self.mixer.sees_state
@@ -221,8 +223,8 @@ class ValueLearner:
             next_masks=np.broadcast_to(masks, (env.num_envs, *masks.shape[-2:])),
             **states,
         )
-        if isinstance(self.network.norm, FeatureNorm):
-            self.network.norm.update(self._tensor(observations))
+        if self.config.normalize_inputs:
+            self.network.observe(self._tensor(observations))
             if self.sees_state:
                 self.state_norm.update(self._tensor(states["state"]))
         if self.config.normalize_rewards:
@@ -241,13 +243,13 @@ class ValueLearner:
         with torch.no_grad():
             targets = self.targets(batch)
         state = [self.state_norm(batch["state"])] if self.sees_state else []
-        values = self.network.net(self.network.norm(batch["observations"]))
+        values = self.network.net(self.network.features(batch["observations"]))
         chosen = values.gather(-1, batch["actions"][..., None])[..., 0]
         mixed = self.mixer(chosen, *state)
         loss = nn.functional.huber_loss(mixed, targets, delta=config.huber)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        gradient = nn.utils.clip_grad_norm_(self.learnt.parameters(), config.max_grad_norm)
+        gradient = nn.utils.clip_grad_norm_(self._ahead, config.max_grad_norm)
         self.optimizer.step()
         self.gradient_steps += 1
         self._follow()
@@ -258,7 +260,7 @@ class ValueLearner:
 
         Double Q-learning: the network chooses the next actions, its target says their worth.
         """
-        inputs = self.network.norm(batch["next_observations"])
+        inputs = self.network.features(batch["next_observations"])
         legal = self.network.legal & batch["next_masks"]
         best = self.network.net(inputs).masked_fill(~legal, MASKED).argmax(-1, keepdim=True)
         worth = self.target["net"](inputs).gather(-1, best)[..., 0]
@@ -276,7 +278,7 @@ class ValueLearner:
         period = self.config.target_update
         if period >= 1 and self.gradient_steps % int(period):
             return
-        for behind, ahead in zip(self.target.parameters(), self.learnt.parameters(), strict=True):
+        for behind, ahead in zip(self._behind, self._ahead, strict=True):
             behind.lerp_(ahead, min(period, 1.0))
 
     def _reward_scale(self) -> Tensor:
