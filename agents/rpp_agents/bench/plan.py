@@ -84,6 +84,8 @@ class Algorithm:
     trainer: str
     config: Mapping[str, Any] = field(default_factory=dict)
     num_envs: int | None = None
+    ranking: Literal["mean", "sequence"] = "mean"
+    """How it observes the last ranking; a sequence is what A2C's recurrent network reads."""
     grid: Sequence[Mapping[str, Any]] = ()
     tunes: str | None = None
     """Of which algorithm this is one point of the grid."""
@@ -195,6 +197,7 @@ class Cell:
             "seed": self.seed,
             "trainer": self.algorithm.trainer,
             "num_envs": self.num_envs,
+            "ranking": self.algorithm.ranking,
             "evaluations": self.bench.evaluations,
             "overrides": self.algorithm.config,
             "config": {key: x for key, x in config.items() if key not in _HOW_NOT_WHAT},

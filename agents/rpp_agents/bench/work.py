@@ -178,9 +178,7 @@ def _table(path: Path) -> tuple[RewardTable, str]:
     return RewardTable.load(path), digest
 
 
-def _env(
-    job: Job, split: str, out: Path, *, observe: str, num_envs: int = _BATCH, seed: int = 0
-) -> tuple[RPPEnv, str]:
+def _env(job: Job, split: str, out: Path, **options: Any) -> tuple[RPPEnv, str]:
     """An environment over a table, and the table's digest."""
     environment: Environment = job.environment
     told = job.table(split)
@@ -190,10 +188,8 @@ def _env(
         table,
         split,
         rules=environment.rules,
-        observe=observe,  # type: ignore[arg-type]  # checked when the bench was read
-        num_envs=num_envs,
         max_users=told.users,
-        seed=seed,
+        **{"num_envs": _BATCH, **options},
         **environment.options,
         **world_option(environment.dataset, job.world),
     )
@@ -242,11 +238,9 @@ def _versions() -> dict[str, str]:
 
 
 def _train(cell: Cell, out: Path) -> dict[str, Any]:
-    observe = cell.environment.observe
-    env, train_digest = _env(
-        cell, "train", out, observe=observe, num_envs=cell.num_envs, seed=cell.seed
-    )
-    test, test_digest = _env(cell, cell.bench.split, out, observe=observe)
+    seen = {"observe": cell.environment.observe, "ranking": cell.algorithm.ranking}
+    env, train_digest = _env(cell, "train", out, **seen, num_envs=cell.num_envs, seed=cell.seed)
+    test, test_digest = _env(cell, cell.bench.split, out, **seen)
     total, points = cell.bench.total_steps, cell.bench.evaluations
     at = [round(total * i / points) for i in range(1, points + 1)]
     played: list[int] = []
@@ -297,8 +291,8 @@ def _clocks() -> Floats:
 def _score_levels(levels: Levels, out: Path) -> dict[str, Any]:
     # On what all agents see together, also for those that see less: what of it each needs is the
     # agents' problem, and two forms of one problem share their lines.
-    env, train_digest = _env(levels, "train", out, observe="shared")
-    test, test_digest = _env(levels, levels.bench.split, out, observe="shared")
+    env, train_digest = _env(levels, "train", out)
+    test, test_digest = _env(levels, levels.bench.split, out)
     fixed, on_train = search_fixed(env)
     rng = Random(test.nvec, seed=levels.world)
     lines = {
