@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,11 +190,16 @@ def for_each(names: Iterable[str], value: Any) -> dict[str, Any]:
 
 COMMON = {"gamma": 0.99, "team_reward": True, "threads": 1, "evaluations": 0}
 
+ALIKE = COMMON | {"num_envs": 10, "shared": True}
+"""Where all agents have the same to do, one network serves them."""
+
 _MATRIX_PG = COMMON | {"num_envs": 10}
 _MATRIX_Q = COMMON | {
     "num_envs": 10,
     "batch": 64,
     "capacity": 5_000,
+    "learning_rate": 3e-3,
+    "target_update": 0.02,
     "normalize_inputs": False,  # of a constant 0 would be left
     "normalize_rewards": True,
 }
@@ -230,9 +235,9 @@ PROBLEMS: dict[str, Problem] = {
         make=foraging,
         steps=for_each(("a2c", "ippo", "mappo", "vdn", "qmix"), 150_000),
         settings={
-            "ippo": COMMON | {"num_envs": 10, "rollout_steps": 50},
-            "mappo": COMMON | {"num_envs": 10, "rollout_steps": 50},
-            "a2c": COMMON | {"num_envs": 10, "rollout_steps": 5},
+            "ippo": ALIKE | {"rollout_steps": 50},
+            "mappo": ALIKE | {"rollout_steps": 50},
+            "a2c": ALIKE | {"rollout_steps": 20},
             "vdn": COMMON | {"num_envs": 10},
             "qmix": COMMON | {"num_envs": 10},
         },
@@ -298,14 +303,28 @@ def team_returns(
 Run = dict[str, Any]
 
 
-def run(name: str, algorithm: str, seed: int, *, steps: int | None = None) -> Run:
+def config_of(name: str, algorithm: str, **changes: Any) -> Any:
+    """The algorithm's Config for this problem."""
+    problem = PROBLEMS[name]
+    options = {k: x for k, x in problem.settings[algorithm].items() if k != "num_envs"}
+    options["total_steps"] = problem.steps[algorithm]
+    return importlib.import_module(f"rpp_agents.{algorithm}").Config(**options | changes)
+
+
+def settings_of(name: str, algorithm: str) -> dict[str, Any]:
+    """All that a run depends on but its seed, as it stands in a results file."""
+    settings = asdict(config_of(name, algorithm))
+    del settings["seed"]
+    settings["num_envs"] = PROBLEMS[name].settings[algorithm]["num_envs"]
+    return dict(json.loads(json.dumps(settings)))
+
+
+def run(name: str, algorithm: str, seed: int, **changes: Any) -> Run:
     """Train once; the mean return at every evaluation, and how long it took."""
     problem = PROBLEMS[name]
-    settings = dict(problem.settings[algorithm])
-    steps = steps or problem.steps[algorithm]
+    config = config_of(name, algorithm, seed=seed, **changes)
+    steps, num_envs = config.total_steps, problem.settings[algorithm]["num_envs"]
     trainer = importlib.import_module(f"rpp_agents.{algorithm}")
-    options = {key: value for key, value in settings.items() if key != "num_envs"}
-    config = trainer.Config(total_steps=steps, seed=seed, **options)
     judge = problem.make(problem.copies)
     curve: list[list[float]] = []
 
@@ -315,13 +334,12 @@ def run(name: str, algorithm: str, seed: int, *, steps: int | None = None) -> Ru
             curve.append([int(row["steps"]), round(float(returns.mean()), 4)])
 
     start = time.perf_counter()
-    trainer.train(problem.make(settings["num_envs"]), config, callbacks=[evaluate], progress=False)
+    trainer.train(problem.make(num_envs), config, callbacks=[evaluate], progress=False)
     return {
         "problem": name,
         "algorithm": algorithm,
         "seed": seed,
-        "steps": steps,
-        "settings": settings,
+        "settings": settings_of(name, algorithm),
         "curve": curve,
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -339,7 +357,7 @@ def run_all(keys: Iterable[Key], path: Path) -> dict[Key, Run]:
     runs = finished(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for key in keys:
-        if _asked(*key[:2]) and key not in runs:
+        if key[1] in PROBLEMS[key[0]].settings and key not in runs:
             row = runs[key] = run(*key)
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -352,16 +370,11 @@ def finished(path: Path) -> dict[Key, Run]:
     runs = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         row = json.loads(line)
-        if _asked(row["problem"], row["algorithm"]) == (row["steps"], row["settings"]):
-            runs[row["problem"], row["algorithm"], row["seed"]] = row
+        key = row["problem"], row["algorithm"], row["seed"]
+        known = key[1] in PROBLEMS[key[0]].settings
+        if known and row["settings"] == settings_of(*key[:2]):
+            runs[key] = row
     return runs
-
-
-def _asked(name: str, algorithm: str) -> tuple[int, Any] | None:
-    problem = PROBLEMS[name]
-    if algorithm not in problem.settings:
-        return None
-    return problem.steps[algorithm], json.loads(json.dumps(problem.settings[algorithm]))
 
 
 @dataclass(frozen=True)
@@ -393,7 +406,7 @@ class Row:
         return [
             self.problem,
             self.algorithm,
-            f"{self.runs[0]['steps'] // 1000}k",
+            f"{self.runs[0]['settings']['total_steps'] // 1000}k",
             ", ".join(f"{score:.{places}f}" for score in self.scores),
             f"{statistics.fmean(self.scores):.{places}f}",
             problem.reference.get(self.algorithm, ""),

@@ -157,15 +157,16 @@ def test_whoever_is_judged_plays_the_same_episodes(verification: ModuleType) -> 
 
 
 def test_every_algorithm_takes_its_settings(verification: ModuleType) -> None:
-    for problem in verification.PROBLEMS.values():
+    for name, problem in verification.PROBLEMS.items():
         assert set(problem.band) <= set(problem.settings) == set(problem.steps)
-        for algorithm, settings in problem.settings.items():
-            options = {key: value for key, value in settings.items() if key != "num_envs"}
-            importlib.import_module(f"rpp_agents.{algorithm}").Config(**options)
+        for algorithm in problem.settings:
+            settings = verification.settings_of(name, algorithm)
+            assert settings["total_steps"] == problem.steps[algorithm]
+            assert settings["gamma"] == 0.99
 
 
 def test_a_learner_solves_what_it_should(verification: ModuleType) -> None:
-    row = verification.run("linear", "ippo", 100, steps=2_000)
+    row = verification.run("linear", "ippo", 100, total_steps=2_000)
     assert row["curve"][-1] == [2_000, 5.0]
     assert len(row["curve"]) == 3
 
@@ -177,13 +178,11 @@ def test_a_finished_run_is_not_run_again(
 
     def run(name: str, algorithm: str, seed: int) -> dict[str, Any]:
         made.append((name, algorithm, seed))
-        problem = verification.PROBLEMS[name]
         return {
             "problem": name,
             "algorithm": algorithm,
             "seed": seed,
-            "steps": problem.steps[algorithm],
-            "settings": problem.settings[algorithm],
+            "settings": verification.settings_of(name, algorithm),
             "curve": [[100, 1.0], [200, 5.0]],
             "seconds": 1.0,
         }
@@ -213,8 +212,10 @@ def test_a_finished_run_is_not_run_again(
 def test_of_other_problems_the_mean_is_judged(
     verification: ModuleType, last: float, verdict: str
 ) -> None:
+    settings = {"total_steps": 200_000}
     runs = [
-        {"curve": [[200, score]], "steps": 200, "seconds": 1.0} for score in (-60.0, -61.0, last)
+        {"curve": [[200_000, score]], "settings": settings, "seconds": 1.0}
+        for score in (-60.0, -61.0, last)
     ]
     row = verification.Row("spread", "qmix", runs)
     assert row.verdict == verdict
