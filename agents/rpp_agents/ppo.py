@@ -40,7 +40,7 @@ class Config(RunConfig):
     """Adam's learning rate at the start, for actors and critic."""
     schedule: Literal["linear", "constant"] = "linear"
     """Whether the learning rate falls linearly to 0 over the run."""
-    epochs: int = 3
+    epochs: int = 2
     """Passes over each rollout."""
     minibatches: int = 4
     """Parts that each pass is split into."""

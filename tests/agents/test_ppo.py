@@ -89,6 +89,27 @@ def test_truncation_bootstraps_and_termination_does_not(toys: SimpleNamespace, e
     assert wrong.abs().max() > 0.5
 
 
+@pytest.mark.parametrize("critic_input", ["state", "observations"])
+@pytest.mark.parametrize("ends", ["truncated", "terminated"])
+def test_next_values_are_those_of_the_true_next_inputs(
+    toys: SimpleNamespace, ends: str, critic_input: Any
+) -> None:
+    """Most are read off the next row; episodes end at different times here, and in mid-rollout."""
+    learner = PPO(toys.Clock(4, horizon=3, ends=ends), Config(), critic_input)
+    learner.reset(0)
+    rollout = learner.collector.collect(learner.choose, 7)
+    with torch.no_grad():
+        learner.norm.update(torch.randn(50, 2) * 3 + 5)
+        values, expected = (
+            learner.norm.denormalize(learner.critic(torch.from_numpy(seen)))
+            for seen in (rollout.inputs, rollout.next_inputs)
+        )
+        got = learner._next_values(values, rollout)
+    counts = torch.from_numpy(~rollout.terminated)
+    assert 0 < rollout.ended[:-1].sum() < 24
+    torch.testing.assert_close(got[counts], expected[counts])
+
+
 def test_the_critic_learns_the_values_of_endless_and_of_ending_episodes(
     toys: SimpleNamespace,
 ) -> None:
