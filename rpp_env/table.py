@@ -274,6 +274,8 @@ class RewardTable:
             sizes = tuple(kept.pop("sizes").tolist())
             embeddings = Embeddings(*(kept.pop(f"embeddings_{name}") for name in _EMBEDDINGS))
             table = cls(**kept, sizes=sizes, provenance=provenance, embeddings=embeddings)
+            if len(table.shown) != sizes[0]:
+                raise ValueError(f"{sizes[0]} levels, but items shown are {table.shown}")  # noqa: TRY301
         except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise TableMismatch(f"{path} is not a reward table: {error}") from error
         if provenance.get("format") != _FORMAT:

@@ -197,6 +197,14 @@ def test_a_file_gives_back_the_table_and_holds_no_titles(tmp_path: Path) -> None
     assert not any(title.encode() in content for title in env.tasks.dataset.titles)
 
 
+def test_a_file_whose_levels_are_not_those_it_names_is_refused(tmp_path: Path) -> None:
+    table = tabulate(make(Counting(), max_users=2))
+    few = replace(table, provenance={**table.provenance, "shown": list(table.shown[:-1])})
+    few.save(tmp_path / "t.rpptable")
+    with pytest.raises(TableMismatch, match="7 levels, but items shown are"):
+        RewardTable.load(tmp_path / "t.rpptable")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"text"])
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.rpptable"

@@ -40,7 +40,7 @@ class Config:
 
 def train(
     env: BatchedEnv,
-    config: Config = Config(),  # noqa: B008 (frozen)
+    config: Config = Config(),
     *,
     run_dir: str | Path | None = None,
 ) -> Fixed:

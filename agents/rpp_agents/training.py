@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rpp_agents.policy import Policy
 from rpp_agents.rollout import BatchedEnv, play
 from rpp_agents.runs import Run
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption
 
 __all__ = [
     "Callback",
@@ -231,8 +231,14 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
         }
         with Run(run_dir, name, config, env, iterations, resume=resume, progress=progress) as run:
             if run.checkpoint is not None:
-                at_work.restore(run.checkpoint)
-                at_work.rng.bit_generator.state = run.rng
+                try:
+                    at_work.restore(run.checkpoint)
+                    at_work.rng.bit_generator.state = run.rng
+                except (KeyError, ValueError, RuntimeError) as error:
+                    raise InvalidData(
+                        f"the checkpoint in {run_dir} is no {name} of this version ({error}): "
+                        "train anew in another run_dir"
+                    ) from error
             else:
                 # So that whoever is stopped before the first segment is over finds one too.
                 run.save(at_work.tensors(), at_work.rng)

@@ -14,9 +14,9 @@ import torch
 
 import rpp_agents
 from rpp_agents import load_policy, mappo
-from rpp_agents.policy import read_tensors
+from rpp_agents.policy import read_tensors, write_tensors
 from rpp_agents.training import RunConfig, check_numbers
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption
 
 SMALL: dict[str, Any] = {
     "total_steps": 64 * 5 * 4,
@@ -111,6 +111,18 @@ def test_every_trainer_goes_on_as_if_it_had_not_been_stopped(
     )
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_checkpoint_of_another_layout_is_refused(
+    toys: SimpleNamespace, algorithm: Any, tmp_path: Any
+) -> None:
+    config = algorithm.Config(**SMALL)
+    algorithm.train(toys.Contextual(64), config, run_dir=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, about = read_tensors(path)
+    write_tensors(path, {f"old.{name}": tensor for name, tensor in tensors.items()}, about)
+    with pytest.raises(InvalidData, match="of this version"):
+        algorithm.train(toys.Contextual(64), config, run_dir=tmp_path, resume=True, progress=False)
 
 
 def test_divergence_is_an_error(toys: SimpleNamespace, algorithm: Any) -> None:
