@@ -3,7 +3,7 @@
     pip install mpe2==1.1.1 lbforaging==2.0.0
     python benchmarks/verification.py [--problems lbf ...] [--algorithms vdn ...] [--show]
 
-Matrix games (Claus and Boutilier 1998, and three more of uoe-agents/matrix-games), level-based
+Matrix games (those of uoe-agents/matrix-games), level-based
 foraging, and simple_spread of the multi-particle environments; three seeds each. Every finished run
 is a line of the results file and is not run again, unless its settings have changed; a run that was
 stopped begins anew. The tables of docs/verification.md are what this prints. Exit status 1 if any
