@@ -3,11 +3,10 @@
     pip install mpe2==1.1.1 lbforaging==2.0.0
     python benchmarks/verification.py [--problems lbf ...] [--algorithms vdn ...] [--show]
 
-Matrix games (those of uoe-agents/matrix-games), level-based
-foraging, and simple_spread of the multi-particle environments; three seeds each. Every finished run
-is a line of the results file and is not run again, unless its settings have changed; a run that was
-stopped begins anew. The tables of docs/verification.md are what this prints. Exit status 1 if any
-figure is not what it should be.
+Matrix games (those of uoe-agents/matrix-games), level-based foraging, and simple_spread of the
+multi-particle environments; three seeds each. Every finished run is a line of the results file and
+is not run again, unless its settings have changed; a run that was stopped begins anew. The tables
+of docs/verification.md are what this prints. Exit status 1 if any figure is not what it should be.
 """
 
 from __future__ import annotations
@@ -238,8 +237,8 @@ PROBLEMS: dict[str, Problem] = {
             "ippo": ALIKE | {"rollout_steps": 50},
             "mappo": ALIKE | {"rollout_steps": 50},
             "a2c": ALIKE | {"rollout_steps": 20},
-            "vdn": ALIKE | {"normalize_rewards": True},
-            "qmix": ALIKE | {"normalize_rewards": True},
+            "vdn": ALIKE | {"batch": 128, "gamma": 0.9},
+            "qmix": ALIKE | {"batch": 128, "gamma": 0.9},
         },
         band=for_each(("a2c", "ippo", "mappo", "vdn"), (0.85, 1.0)) | {"qmix": (0.32, 1.0)},
         reference={

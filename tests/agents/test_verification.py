@@ -162,7 +162,7 @@ def test_every_algorithm_takes_its_settings(verification: ModuleType) -> None:
         for algorithm in problem.settings:
             settings = verification.settings_of(name, algorithm)
             assert settings["total_steps"] == problem.steps[algorithm]
-            assert settings["gamma"] == 0.99
+            assert settings["team_reward"]
 
 
 def test_a_learner_solves_what_it_should(verification: ModuleType) -> None:
