@@ -283,9 +283,9 @@ class Bench:
             for algorithm in bench.algorithms
             for i, point in enumerate(algorithm.grid or [{}])
         ]
-        return dataclasses.replace(
-            bench, algorithms=tuple(points), against=bench.against or points[0].label
-        )
+        against = bench.against or bench.algorithms[0].label
+        first = next(point.label for point in points if against in (point.label, point.tunes))
+        return dataclasses.replace(bench, algorithms=tuple(points), against=first)
 
     def _check(self, where: str) -> None:
         for name in ("total_steps", "num_envs", "evaluations", "train_users", "test_users"):
