@@ -86,6 +86,12 @@ def test_one_table_serves_all_rules_over_the_same_data() -> None:
     assert other.cells()[0].table("train").file != table.file
 
 
+def test_an_environment_may_have_a_number_of_steps_of_its_own() -> None:
+    told = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
+    assert [c.config.total_steps for c in told.cells()[::2]] == [640, 1280, 640, 1280]
+    assert [c.total_steps for c in told.cells()[:4]] == [640, 640, 1280, 1280]
+
+
 def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
     grid = [{"learning_rate": 1e-3}, {"learning_rate": 1e-2, "hidden": [8, 8]}]
     tuning = bench(algorithms=[{**MAPPO, "config": {"gamma": 0.5}, "grid": grid}])
@@ -119,6 +125,7 @@ def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
         ({"worlds": []}, "worlds must be different numbers"),
         ({"total_steps": 0}, "total_steps must be at least 1"),
         ({"total_steps": 1e6}, "total_steps must be a whole number"),
+        ({"environments": [{**ENVIRONMENT, "total_steps": 0}]}, "movieworld's total_steps must be"),
         ({"design": "latin"}, "it may be nested, crossed"),
         ({"against": "QMIX"}, "'QMIX' is none of MAPPO, discount 0"),
         ({"name": "x"}, "leave out 'name'"),
@@ -532,6 +539,15 @@ def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
         "0.750 [0.750, 0.750]",
         "12",
     ]
+
+
+def test_steps_that_differ_are_said(tmp_path: Path) -> None:
+    longer = [{"name": f"task {i}", "total_steps": 640 * (1 + i // 4)} for i in range(FEWEST_TASKS)]
+    told = bench(environments=longer)
+    invented(tmp_path, told, by_label)
+    said = "640 steps of task 0, task 1, task 2, task 3; 1,280 steps of task 4, task 5."
+    assert said in write_report(told, tmp_path).read_text()
+    assert (tmp_path / "plots" / "overall.png").is_file()
 
 
 def test_no_gain_without_a_gap(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Path:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     heights = _heights(results, environment)
     middles: dict[str, NDArray[np.float64]] = {}
-    points = np.array(results.cells[0][1]["points"])
+    points = np.array(results.runs(environment, labels[0])[0][1]["points"])
     low, high = np.inf, -np.inf
     for label, axes in zip(labels, panels, strict=False):
         by_world = _rows_of(results, environment, label)
@@ -264,6 +264,9 @@ def _overall(results: Results, path: Path) -> list[Path]:
     if len(results.tasks) < FEWEST_TASKS:
         return []
     points = np.array(results.cells[0][1]["points"])
+    alike = len({cell.total_steps for cell, _ in results.cells}) == 1
+    if not alike:  # budgets differ: the k-th evaluation of each
+        points = 100 * np.arange(1, len(points) + 1) / len(points)
     curves = {}
     for algorithm in results.bench.algorithms:
         rows = [gains_of(results, algorithm.label, i) for i in range(len(points))]
@@ -291,10 +294,11 @@ def _overall(results: Results, path: Path) -> list[Path]:
             axes.plot(points, [e.value for e in curves[against]], color=VALIDATION, linewidth=1.1)
         axes.set_title(label, fontsize=9, color=INK, loc="left")
         _plain(axes)
-        _steps(axes, points[-1])
+        if alike:
+            _steps(axes, points[-1])
     lowest = min(e.low for curve in curves.values() for e in curve[1:] or curve)
     panels[0].set_ylim(max(lowest, -2.0) - 0.05, None)
-    _finish(panels, len(curves), columns, "environment steps")
+    _finish(panels, len(curves), columns, "environment steps" if alike else "% of the steps")
     figure.supylabel("IQM of the gain over tasks", fontsize=9, color=INK)
     title = f"{len(results.tasks)} tasks; 0 is the best fixed prompt, 1 the observable reference"
     if against in curves and len(curves) > 1:

@@ -2,7 +2,7 @@
 
 ::
 
-    total_steps = 400_000          # environment steps of every run
+    total_steps = 400_000          # of the environment, in every run
     num_envs = 256                 # users that play at once in training
     evaluations = 20               # evenly spaced; the last one is the result
     train_users = 2000
@@ -18,6 +18,7 @@
     dataset = "movieworld-hard"
     rules = "RPP-v0"
     observe = "private"
+    total_steps = 200_000          # where it shall differ
     options = { negatives = "popularity" }      # as `RPPEnv.make` takes them
 
     [[algorithms]]
@@ -68,6 +69,8 @@ class Environment:
     dataset: str = "movieworld"
     rules: str = "RPP-v0"
     observe: Literal["shared", "private"] = "shared"
+    total_steps: int | None = None
+    """Environment steps of every run there, where they shall differ from the bench's."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -181,10 +184,14 @@ class Cell:
         return self.algorithm.num_envs or self.bench.num_envs
 
     @property
+    def total_steps(self) -> int:
+        """Environment steps of training."""
+        return self.bench.steps_in(self.environment)
+
+    @property
     def config(self) -> Any:
         """The trainer's Config."""
-        steps = self.bench.total_steps
-        return _config(self.algorithm, total_steps=steps, seed=self.seed)
+        return _config(self.algorithm, total_steps=self.total_steps, seed=self.seed)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -307,6 +314,8 @@ class Bench:
                     f"{where}: two have the {label} {twice[-1]!r} (or one that looks so)"
                 )
         for environment in self.environments:
+            if environment.total_steps is not None and environment.total_steps < 1:
+                raise InvalidOption(f"{where}: {environment.name}'s total_steps must be at least 1")
             if environment.rules not in RULES:
                 raise InvalidOption(f"{where}: {_unknown('rules', environment.rules, RULES)}")
             if RULES[environment.rules].order == "step":
@@ -369,6 +378,10 @@ class Bench:
         for algorithm in {cell.algorithm.label: cell.algorithm for cell in chosen}.values():
             _config(algorithm, total_steps=self.total_steps, seed=0)
         return chosen
+
+    def steps_in(self, environment: Environment) -> int:
+        """Environment steps of every run there."""
+        return environment.total_steps or self.total_steps
 
     def worlds_of(self, seed: int) -> tuple[int, ...]:
         """The worlds that this training seed plays."""

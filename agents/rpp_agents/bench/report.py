@@ -297,7 +297,7 @@ def _intro(results: Results) -> str:
     return (
         f"{len(bench.environments)} environment{_s(bench.environments)}, {seeds} training "
         f"seed{_s(bench.seeds)}, {worlds} world{_s(bench.worlds)} ({crossed}), "
-        f"{bench.total_steps:,} steps each.{state} Trained on {bench.train_users:,} users; scored "
+        f"{_steps(bench)}.{state} Trained on {bench.train_users:,} users; scored "
         f"on {bench.test_users:,} {bench.split} users, all of them, by the greedy actions of the "
         "policy at the end of training (Q learners: epsilon 0).\n\n"
         "NDCG@10 is the mean over an episode's steps. In brackets: 95% intervals that resample "
@@ -306,6 +306,15 @@ def _intro(results: Results) -> str:
         "fixed prompt), per world. Steps/s are steps of training in a second of one processor, "
         "evaluations left out."
     )
+
+
+def _steps(bench: Bench) -> str:
+    told: dict[int, list[str]] = {}
+    for environment in bench.environments:
+        told.setdefault(bench.steps_in(environment), []).append(environment.name)
+    if len(told) == 1:
+        return f"{next(iter(told)):,} steps each"
+    return "; ".join(f"{steps:,} steps of {', '.join(names)}" for steps, names in told.items())
 
 
 def _s(things: Sequence[Any]) -> str:

@@ -241,7 +241,7 @@ def _train(cell: Cell, out: Path) -> dict[str, Any]:
     seen = {"observe": cell.environment.observe, "ranking": cell.algorithm.ranking}
     env, train_digest = _env(cell, "train", out, **seen, num_envs=cell.num_envs, seed=cell.seed)
     test, test_digest = _env(cell, cell.bench.split, out, **seen)
-    total, points = cell.bench.total_steps, cell.bench.evaluations
+    total, points = cell.total_steps, cell.bench.evaluations
     at = [round(total * i / points) for i in range(1, points + 1)]
     played: list[int] = []
     scores: list[float] = []

@@ -98,7 +98,7 @@ def _list(cells: Sequence[Cell], left: Sequence[Cell | Levels]) -> None:
     ]
     print(columns(rows, indent=""))
     done = sum(row[0] == "done" for row in rows)
-    steps = sum(cell.bench.total_steps for cell in cells if cell.file in missing)
+    steps = sum(cell.total_steps for cell in cells if cell.file in missing)
     print(f"\n{done} of {len(cells)} cells are finished; {steps:,} steps of training are left")
 
 
