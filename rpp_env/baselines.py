@@ -243,7 +243,7 @@ def search_fixed(
         Which users are played first.
     candidates : sequence of Fixed, optional
         What to choose from; by default every prompt that ``env.rules`` and ``env.book`` allow, or
-        every joint action where the environment has no rules.
+        every joint action that its masks allow at first where the environment has no rules.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def search_fixed(
     rules = getattr(env, "rules", None)
     if candidates is None:
         candidates = (
-            [Fixed([joint]) for joint in itertools.product(*(range(int(n)) for n in env.nvec))]
+            [Fixed([joint]) for joint in itertools.product(*_legal(env, seed))]
             if rules is None
             else fixed_prompts(rules, env.book.sizes)  # type: ignore[attr-defined]
         )
@@ -290,6 +290,16 @@ def _planned_means(means: Floats, rules: Rules, plans: Ints) -> Floats:
     return found
 
 
+def _legal(env: Batch, seed: int) -> list[list[int]]:
+    """Per agent the actions that it may choose at first in every row."""
+    env.reset(seed=seed)
+    every = np.arange(max(env.nvec)) < np.asarray(env.nvec)[:, None]
+    masks = getattr(env, "action_masks", None)
+    if masks is not None:
+        every = every & (np.asarray(masks()) != 0).reshape(-1, *every.shape).all(axis=0)
+    return [np.flatnonzero(row).tolist() for row in every]
+
+
 def _halving(
     env: Batch, candidates: Sequence[Fixed], plans: Ints, budget: int, seed: int
 ) -> tuple[Fixed, float]:
@@ -315,6 +325,7 @@ def _halving(
             budget -= rewards.size
         keep = max(1, math.ceil(len(left) / 4)) if i < rounds - 1 else 1
         left = left[np.argsort(-total[left], kind="stable")[:keep]]
+    env.reset(seed=seed)  # as many rows as it was made for
     return candidates[int(left[0])], float(total[left[0]] / played)
 
 

@@ -280,6 +280,11 @@ class RPPEnv:
         return self.observer.layout["step"]
 
     @property
+    def state_clock(self) -> slice:
+        """The same of a state, which begins as an observation that hides nothing."""
+        return self.observer.layout["step"]
+
+    @property
     def playing(self) -> Ints:
         """(B,) task rows of the users at play; a copy."""
         return np.zeros(0, np.int64) if self._moment is None else self._moment.rows.copy()

@@ -27,12 +27,16 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -490,8 +494,18 @@ _job: _Job | None = None  # of this worker process
 
 
 def _begin(job: _Job) -> None:
+    """A worker: the terminal's Ctrl-C is its parent's to handle, and it does not outlive it."""
     global _job  # noqa: PLW0603 - a pool's initializer has no other place to leave it
     _job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _run(rows: Sequence[int]) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,7 @@ files named below are its), which was read, not copied.
 critics) after each step of all users, gamma 0.95, one hidden layer of 64, bare TD errors. The
 original made 15 such steps in all. The defaults of `Config` depart from it to learn in a few
 hundred thousand steps of users: higher learning rates that fall to 0; a whole episode between
-updates, eight gradient steps on it, and errors generalised over it (lambda 0.95: with 0 the critics
+updates, four gradient steps on it, and errors generalised over it (lambda 0.95: with 0 the critics
 are trusted before they are right); an entropy bonus that is annealed; inputs, advantages and
 returns in normal units; gradients cut at a norm; two hidden layers. Departures in both: the GRU's
 state stands beside the observation instead of being added to other vectors; the observation is all
@@ -107,8 +107,9 @@ class Config(RunConfig):
     """Width of the GRU over the last ranking, where there is a sequence to read; 0: none."""
     rollout_steps: int = 0
     """Steps that every environment plays between two updates; 0: one episode, at most 128."""
-    gradient_steps: int = 8
-    """Parts that a rollout is split into, with one gradient step on each."""
+    gradient_steps: int = 4
+    """Parts that a rollout is split into, with one gradient step on each. From the second on the
+    policy is no longer the one that played, and nothing corrects for it: keep them few."""
     gae_lambda: float = 0.95
     """Lambda of the generalised TD errors: 0 is the paper's, 1 trusts the returns alone."""
     learning_rate: float = 3e-3

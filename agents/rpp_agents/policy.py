@@ -156,9 +156,13 @@ class QPolicy:
         tensors, about = read_tensors(path)
         if about.get("kind") != "values":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a policy of values")
-        network = QNetwork(**about["network"])
-        network.load_state_dict(tensors)
-        return cls(network.to(device), epsilon=about["epsilon"], seed=seed)
+        try:
+            network = QNetwork(**about["network"])
+            network.load_state_dict(tensors)
+            epsilon = float(about["epsilon"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
+        return cls(network.to(device), epsilon=epsilon, seed=seed)
 
 
 def epsilon_greedy(
@@ -240,11 +244,14 @@ def write_tensors(
         metadata={"rpp_agents": json.dumps(about)},
     )
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -259,4 +266,6 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads((file.metadata() or {})["rpp_agents"])
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise InvalidData(f"{path} was not written by rpp_agents: {error!r}") from error
+    if not isinstance(about, dict):
+        raise InvalidData(f"{path} was not written by rpp_agents: its header is {about!r}")
     return tensors, about

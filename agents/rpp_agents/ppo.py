@@ -228,7 +228,9 @@ class PPO:
             if rollout.log_probs.shape[-1] == 1:
                 advantages = advantages.mean(-1, keepdim=True)
             if config.normalize_advantages:
-                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-5)
+                advantages = (advantages - advantages.mean()) / (
+                    advantages.std(correction=0) + 1e-5
+                )
 
         played = {
             "masks": self._tensor(rollout.masks),
@@ -246,7 +248,7 @@ class PPO:
             order = torch.from_numpy(self.rng.permutation(len(features))).to(self.device)
             parts = [
                 {name: tensor.index_select(0, part) for name, tensor in data.items()}
-                for part in order.tensor_split(config.minibatches)
+                for part in order.tensor_split(min(config.minibatches, len(order)))
             ]
         rows = [
             self._descend(parts[i], bonus)

@@ -28,6 +28,7 @@ __all__ = [
     "clock_columns",
     "play",
     "reset_ended",
+    "stop_the_clock",
 ]
 
 CriticInput = Literal["state", "observations"]
@@ -71,7 +72,8 @@ class BatchedEnv(Protocol):
     with the same `seed` are followed by the same episodes.
 
     An environment may have an attribute ``clock``, a slice: the columns of an observation that tell
-    the time and nothing else. They are all that a state-blind policy sees.
+    the time and nothing else. They are all that a state-blind policy sees. ``state_clock`` are
+    those of the state.
     """
 
     @property
@@ -99,6 +101,31 @@ def clock_columns(env: BatchedEnv) -> list[int]:
     """Columns of an observation that tell the time and nothing else; none without ``env.clock``."""
     clock = getattr(env, "clock", None)
     return [] if clock is None else list(range(env.observation_width))[clock]
+
+
+def stop_the_clock(
+    after: NDArray[np.float32], before: NDArray[np.float32], cut: NDArray[np.bool_], clock: slice
+) -> NDArray[np.float32]:
+    """What followed a step, at the time before it wherever the clock cut the episode off.
+
+    No step ever begins at the time after the last one, so that no value there is ever learnt. The
+    best of the values that a network makes up instead would be what the next ones are learnt from,
+    and so on without end.
+
+    Parameters
+    ----------
+    after, before : (B, ..., d)
+        Observations or states after and before the step.
+    cut : bool (B,)
+        Where the episode was cut off, and not terminated.
+    clock : slice
+        The columns that tell the time.
+    """
+    if not cut.any():
+        return after
+    stopped = after.copy()
+    stopped[cut, ..., clock] = before[cut, ..., clock]
+    return stopped
 
 
 def reset_ended(
@@ -296,7 +323,8 @@ class PettingZooBatch:
     Observations are flattened and padded with zeros to the widest agent's, action counts to the
     largest; masks hide the padding and whatever the environment forbids (``action_mask`` in a
     dictionary observation or in the agent's info). Rewards stay per agent, (B, n). An agent that
-    has left sees zeros, is paid 0 and may only choose action 0, so that no trainer learns from it.
+    has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices
+    teach nobody anything, but its rows still count where losses and advantages are averaged.
     An episode ends when no agent is left, as a truncation if any of the last to leave was
     truncated. The state is the environment's own ``state()``, or the observations side by side.
 
@@ -460,4 +488,11 @@ class PettingZooBatch:
             if mask is not None:
                 self._masks[i, j, : len(mask)] &= np.asarray(mask) != 0
                 if not self._masks[i, j].any():
-                    raise BrokenContract(f"agent {agent!r} was given a mask that allows no action")
+                    if agent in self._envs[i].agents:
+                        raise BrokenContract(
+                            f"agent {agent!r} was given a mask that allows no action"
+                        )
+                    self._masks[i, j] = self._padding[j]  # it has played its last step
+            if self._envs[i].agents and agent not in self._envs[i].agents:
+                # It has left, and the others go on.
+                self._masks[i, j] = np.arange(self._masks.shape[-1]) == 0

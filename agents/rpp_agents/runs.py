@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -99,6 +100,7 @@ class Run:
                 "observation_width": env.observation_width,
                 "state_width": env.state_width,
                 "max_cycles": env.max_cycles,
+                "plays": "" if run_dir is None else _problem(env),
             },
         }
         self._progress = progress
@@ -119,6 +121,9 @@ class Run:
         tensors, about = read_tensors(path)
         if about.get("kind") != "checkpoint":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a checkpoint")
+        keys = ("algorithm", "config", "environment", "rng", "iteration", "steps", "seconds")
+        if missing := [key for key in keys if key not in about]:
+            raise InvalidData(f"{path} is no checkpoint of this version: {missing[0]!r} is missing")
         for part in ("algorithm", "config", "environment"):
             before, now = about[part], self._about[part]
             if part == "config":
@@ -140,6 +145,8 @@ class Run:
         self._writer: Any = None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.safetensors.*.part"):  # of one that was killed
+                left.unlink()
             _replace_text(
                 self.folder / "config.json",
                 json.dumps({"algorithm": self.name, **self._about["config"]}, indent=2) + "\n",
@@ -241,6 +248,16 @@ def read_progress(run_dir: str | Path) -> dict[str, np.ndarray[Any, np.dtype[np.
         rows = list(csv.DictReader(file))
     columns = rows[0] if rows else {}
     return {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
+
+
+def _problem(env: BatchedEnv) -> str:
+    """What is played and who sees it, in short: of an RPPEnv; others only say their sizes."""
+    tasks, book, rules = (getattr(env, name, None) for name in ("tasks", "book", "rules"))
+    if tasks is None or book is None or rules is None:
+        return ""
+    seen = env.observer.readers("user")  # type: ignore[attr-defined]
+    told = (tasks.digest, book.digest, rules.id, seen)
+    return f"{rules.id}, {len(tasks)} tasks, {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
 
 
 def _difference(before: Any, now: Any) -> str:

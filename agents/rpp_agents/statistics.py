@@ -14,16 +14,17 @@ after Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Stati
 `stratified_bootstrap` is theirs too: runs are resampled within each task.
 
 It asks what other training seeds would have given in the same worlds with the same users.
-`hierarchical` asks about other worlds and other users as well: it draws worlds, in every drawn
-world runs and users, all with replacement, and takes the mean of the worlds' means. All lines of a
-resample share its worlds and users, so that what is common to them cancels in a difference. Runs
-are drawn for each line on its own: they are independent.
+`hierarchical` (one task) and `Draws` (several) ask about other worlds and other users as well: they
+draw worlds, in every drawn world runs and users, all with replacement. All lines of a resample
+share its worlds and users, so that what is common to them cancels in a difference. Runs are drawn
+for each line on its own: they are independent.
 
 All intervals are 95% percentile intervals, and all draws follow from `seed`.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -35,9 +36,12 @@ from rpp_env.errors import InvalidOption
 from rpp_env.intervals import Estimate
 
 __all__ = [
+    "Draws",
     "Resampled",
     "hierarchical",
-    "improvement_interval",
+    "holm",
+    "improvement",
+    "interval",
     "iqm",
     "optimality_gap",
     "probability_of_improvement",
@@ -46,7 +50,6 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 World = TypeVar("World", bound=Hashable)
-Task = TypeVar("Task", bound=Hashable)
 Line = TypeVar("Line", bound=Hashable)
 
 
@@ -78,8 +81,9 @@ def probability_of_improvement(ours: Sequence[ArrayLike], theirs: Sequence[Array
 
 
 def _beats(x: Floats, y: Floats) -> Floats:
-    """(X, Y) 1 where x is larger, 1/2 where they are equal."""
-    return np.where(x[:, None] > y, 1.0, 0.0) + np.where(x[:, None] == y, 0.5, 0.0)
+    """(..., X, Y) of (..., X) and (..., Y): 1 where x is larger, 1/2 where they are equal."""
+    left, right = x[..., :, None], y[..., None, :]
+    return np.asarray((left > right) + 0.5 * (left == right))
 
 
 # Intervals
@@ -110,44 +114,102 @@ def stratified_bootstrap(
     return Estimate(float(statistic(np.concatenate(scores))), float(low), float(high))
 
 
-def improvement_interval(
-    ours: Mapping[tuple[Task, World], Any],
-    theirs: Mapping[tuple[Task, World], Any],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Estimate:
-    """Probability of improvement, with worlds and the runs within them resampled.
+class Draws(Generic[World]):
+    """One draw of worlds and of users for all tasks that are looked at together.
 
-    Runs are compared within a world only; worlds count alike within a task, and tasks alike. Where
-    every task has one world this is the `rliable` estimate.
+    Every resample draws as many worlds as there are, with replacement, and the tasks share them; so
+    do those that have the same users with these. Otherwise five worlds in nine forms would count as
+    45. Runs are drawn for each line on its own.
 
     Parameters
     ----------
-    ours, theirs : mappings of (task, world) to (R,) arrays
-        The runs' scores; pairs that only one of the two has are left out.
+    worlds : sequence
+        All of them have a run of every line that will be asked for.
+    resamples, seed : int
     """
-    common = [pair for pair in ours if pair in theirs]
-    if not common:
-        raise InvalidOption("two algorithms can only be compared in a task and world of both")
-    rng = np.random.default_rng(seed)
-    whole, drawn = [], []
-    for task in dict.fromkeys(task for task, _ in common):
-        beats = [
-            _beats(np.asarray(ours[pair], np.float64), np.asarray(theirs[pair], np.float64))
-            for pair in common
-            if pair[0] == task
-        ]
-        whole.append(np.mean([matrix.mean() for matrix in beats]))
-        chosen = rng.integers(len(beats), size=(resamples, len(beats)))
-        found = np.empty(chosen.shape)
-        for world, matrix in enumerate(beats):
-            at = np.nonzero(chosen == world)
-            left, right = (_weights(rng, size, len(at[0])) for size in matrix.shape)
-            found[at] = ((left @ matrix) * right).sum(axis=1)
-        drawn.append(found.mean(axis=1))
-    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    return Estimate(float(np.mean(whole)), float(low), float(high))
+
+    def __init__(self, worlds: Sequence[World], *, resamples: int = 2000, seed: int = 0) -> None:
+        if not worlds:
+            raise InvalidOption("lines can only be compared where each has a run in the same world")
+        self.worlds = list(worlds)
+        self.resamples, self._seed = resamples, seed
+        self._rng = np.random.default_rng(seed)
+        self._chosen = self._rng.integers(len(worlds), size=(resamples, len(worlds)))
+        self._shares: dict[Hashable, Floats] = {}
+
+    def scores(
+        self, runs: Mapping[World, Any], whose: Mapping[World, Hashable] | None = None
+    ) -> Floats:
+        """Scores (N, W, R) of the runs of one line that each resample draws in its W worlds.
+
+        Parameters
+        ----------
+        runs : mapping of (R, U) arrays
+            Per world, the users' scores in each run; where worlds differ in R, the most are drawn.
+        whose : mapping, optional
+            Per world, what names its users: one draw for all that have the same. None: scores are
+            means already (U = 1), and their users are not drawn.
+        """
+        most = max(len(runs[world]) for world in self.worlds)
+        found = np.empty((*self._chosen.shape, most))
+        for index, world in enumerate(self.worlds):
+            scores = np.asarray(runs[world], np.float64)
+            rows, places = np.nonzero(self._chosen == index)
+            picked = self._rng.integers(len(scores), size=(len(rows), most))
+            if whose is None:
+                found[rows, places] = scores[picked, 0]
+            else:
+                means = scores @ self._users(whose[world], scores.shape[1]).T
+                found[rows, places] = means[picked, rows[:, None]]
+        return found
+
+    def _users(self, whose: Hashable, count: int) -> Floats:
+        if whose not in self._shares:
+            # From their name alone: not from who was asked for before.
+            rng = np.random.default_rng([self._seed, zlib.crc32(repr(whose).encode())])
+            self._shares[whose] = _weights(rng, count, self.resamples)
+        return self._shares[whose]
+
+
+def improvement(ours: Sequence[Floats], theirs: Sequence[Floats]) -> Floats:
+    """Probability of improvement in every resample (N,).
+
+    Runs are compared within a world only; worlds count alike within a task, and tasks alike.
+
+    Parameters
+    ----------
+    ours, theirs : sequences of (N, W, R) arrays
+        Per task, what `Draws.scores` drew; W worlds in common, the numbers of runs may differ.
+    """
+    pairs = zip(ours, theirs, strict=True)
+    return np.asarray(np.mean([_beats(x, y).mean((-3, -2, -1)) for x, y in pairs], axis=0))
+
+
+def interval(value: float, found: Floats) -> Estimate:
+    """A value with the 95% percentile interval of its resamples; those that are NaN say nothing."""
+    found = found[~np.isnan(found)]
+    low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (np.nan, np.nan)
+    return Estimate(float(value), float(low), float(high))
+
+
+def holm(estimates: Sequence[Estimate]) -> list[bool]:
+    """Which differences are not 0 when so many are looked at, at 5% by Holm's step-down rule.
+
+    Each p-value is that of a normal distribution as wide as the bootstrap interval.
+    """
+    from scipy.stats import norm
+
+    spread = [(e.high - e.low) / (2 * norm.ppf(0.975)) for e in estimates]
+    p = [
+        2 * norm.sf(abs(e.value) / s) if s else float(e.value == 0)
+        for e, s in zip(estimates, spread, strict=True)
+    ]
+    clear = [False] * len(p)
+    for rank, i in enumerate(np.argsort(p, kind="stable").tolist()):
+        if not p[i] <= 0.05 / (len(p) - rank):
+            break
+        clear[i] = True
+    return clear
 
 
 def _weights(rng: np.random.Generator, count: int, size: int) -> Floats:
@@ -176,10 +238,7 @@ class Resampled(Generic[Line]):
         Worlds where a line is missing are left out, and so are resamples of such worlds alone.
         """
         value = _mean(statistic(self.whole))[0]
-        found = _mean(statistic(self.drawn))
-        found = found[~np.isnan(found)]
-        low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (np.nan, np.nan)
-        return Estimate(float(value), float(low), float(high))
+        return interval(float(value), _mean(statistic(self.drawn)))
 
 
 def _mean(values: Floats) -> Floats:

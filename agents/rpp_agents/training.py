@@ -57,7 +57,8 @@ class RunConfig:
     eval_episodes: int = 512
     """Episodes of each evaluation, the same ones every time."""
     checkpoint_every: int = 25
-    """Iterations from one checkpoint (and seeded reset of the environment) to the next."""
+    """Iterations from one checkpoint (and seeded reset of the environment) to the next; raised to
+    whole episodes where an iteration is shorter than one, or their ends would never be played."""
     threads: int = 0
     """Threads that torch uses; 0 leaves it as it is."""
     device: str = "cpu"
@@ -69,6 +70,9 @@ class RunConfig:
         check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
         check_numbers(self, 0, "evaluations", "threads", "seed")
         check_numbers(self, 0, "gamma", highest=1)
+        schedule = getattr(self, "schedule", "linear")
+        if schedule not in ("linear", "constant"):
+            raise InvalidOption(f"schedule must be 'linear' or 'constant', not {schedule!r}")
 
 
 def check_numbers(
@@ -222,10 +226,19 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> Policy:
+        if env is eval_env:
+            raise InvalidOption(
+                "eval_env is env itself, and playing the one would disturb the other: make another "
+                "one, of validation users"
+            )
         if config.threads:
             torch.set_num_threads(config.threads)
+        # As many users at once as the environment was made for, whatever was played in it before.
+        env.reset(seed=_segment_seed(config.seed, 0))
         at_work = learner(env, config)
         iterations = math.ceil(config.total_steps / at_work.steps)
+        of_an_episode = math.ceil(int(env.max_cycles) * env.num_envs / at_work.steps)
+        segment = math.ceil(config.checkpoint_every / of_an_episode) * of_an_episode
         eval_at = {
             math.ceil(iterations * i / config.evaluations) for i in range(1, config.evaluations + 1)
         }
@@ -233,6 +246,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
             if run.checkpoint is not None:
                 try:
                     at_work.restore(run.checkpoint)
+                    _check_moments(run.checkpoint, run.iteration)
                     at_work.rng.bit_generator.state = run.rng
                 except (KeyError, ValueError, RuntimeError) as error:
                     raise InvalidData(
@@ -243,7 +257,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                 # So that whoever is stopped before the first segment is over finds one too.
                 run.save(at_work.tensors(), at_work.rng)
             for iteration in range(run.iteration, iterations):
-                if iteration % config.checkpoint_every == 0:
+                if iteration % segment == 0:
                     at_work.reset(_segment_seed(config.seed, iteration))
                 row = {
                     "steps": float((iteration + 1) * at_work.steps),
@@ -262,7 +276,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                     )
                     row["eval_reward"] = float(scores.mean())
                 row = run.record(row)
-                if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == iterations:
+                if (iteration + 1) % segment == 0 or iteration + 1 == iterations:
                     run.save(at_work.tensors(), at_work.rng)
                 for callback in callbacks:
                     callback(row, at_work.policy)
@@ -311,3 +325,9 @@ def restore_tensors(
                 index, moment = name.split(".")[2:]
                 state.setdefault(int(index), {})[moment] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _check_moments(tensors: Mapping[str, Tensor], iteration: int) -> None:
+    """Refuse a checkpoint from the middle of a run without an optimiser's moments."""
+    if iteration and not any(name.startswith("optimizer.") for name in tensors):
+        raise KeyError("optimizer's moments")

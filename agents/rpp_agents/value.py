@@ -7,6 +7,9 @@ grows with each of them (QMIX). As none of these can turn the order of an agent'
 agents' own best actions are the team's best ones, and no agent needs to know of another when it
 acts. Everything else is written once, here: replay, double Q-learning with a target network, and
 exploration by random actions.
+
+Where the clock cuts an episode off, what follows is worth what it would be at the time of the last
+step (`rpp_agents.rollout.stop_the_clock` says why).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch import Tensor, nn
 from rpp_agents.networks import MASKED, FeatureNorm, QNetwork
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.replay import Replay
-from rpp_agents.rollout import BatchedEnv, clock_columns, reset_ended
+from rpp_agents.rollout import BatchedEnv, clock_columns, reset_ended, stop_the_clock
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption, ResetNeeded
 
@@ -209,8 +212,16 @@ class ValueLearner:
         actions = epsilon_greedy(values, legal, epsilon, self.rng)
         states = {"state": env.state()} if self.sees_state else {}
         step = env.step(actions)
+        cut = step.truncated & ~step.terminated
+        following = step.observations
+        if (clock := getattr(env, "clock", None)) is not None:
+            following = stop_the_clock(following, observations, cut, clock)
         if self.sees_state:
             states["next_state"] = env.state()
+            if (clock := getattr(env, "state_clock", None)) is not None:
+                states["next_state"] = stop_the_clock(
+                    states["next_state"], states["state"], cut, clock
+                )
         paid = np.asarray(step.rewards, np.float32).reshape(env.num_envs, -1)
         rewards = paid.mean(axis=1, keepdims=True) if self.team else paid
         masks = env.action_masks() != 0
@@ -219,7 +230,7 @@ class ValueLearner:
             actions=actions,
             rewards=np.broadcast_to(rewards, (env.num_envs, self.outputs)),
             terminated=step.terminated,
-            next_observations=step.observations,
+            next_observations=following,
             next_masks=np.broadcast_to(masks, (env.num_envs, *masks.shape[-2:])),
             **states,
         )

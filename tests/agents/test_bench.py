@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +27,8 @@ from rpp_agents.bench import Bench, Cell, jobs_of, kept, make_tables, run_cells,
 from rpp_agents.bench.plan import PRESETS
 from rpp_agents.bench.report import FEWEST_TASKS, Results, marl_eval, write_report
 from rpp_agents.cli import main
-from rpp_env.baselines import Fixed
+from rpp_env.baselines import Fixed, search_fixed
+from rpp_env.diagnose import fit_reference
 from rpp_env.errors import InvalidData, InvalidOption
 
 ENVIRONMENT = {"name": "movieworld"}
@@ -128,6 +131,7 @@ def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
         ({"environments": [{**ENVIRONMENT, "total_steps": 0}]}, "movieworld's total_steps must be"),
         ({"design": "latin"}, "it may be nested, crossed"),
         ({"against": "QMIX"}, "'QMIX' is none of MAPPO, discount 0"),
+        ({"algorithms": [{**MAPPO, "label": "fixed"}]}, "'fixed' is a level line's name"),
         ({"name": "x"}, "leave out 'name'"),
     ],
 )
@@ -174,16 +178,22 @@ def out(tables: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def users_of(env: Any) -> set[str]:
+    return {env.tasks.dataset.user_tokens[row] for row in env.tasks.users}
+
+
 class Trainer:
     """Stands in for MAPPO: remembers what it was asked, and plays the plans that it is given."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, float]] = []
+        self.trained: list[set[str]] = []
         self.plans: list[list[int]] = [[0, 2, 0, 0]]
         self.error: Callable[[Any], BaseException | None] = lambda config: None
 
     def __call__(self, env: Any, config: Any, *, callbacks: Any, progress: bool) -> Fixed:
         self.asked.append((config.seed, config.gamma))
+        self.trained.append(users_of(env))
         if (error := self.error(config)) is not None:
             raise error
         *before, last = self.plans
@@ -231,7 +241,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(out: Path, trainer: Tra
     failed = (out / cells[1].file).with_suffix(".failed.txt")
     assert "FloatingPointError: diverged" in failed.read_text()
     assert unfinished(cells, out) == [cells[1], cells[3]]
-    write_report(bench(), out, cells)
+    write_report(bench(), out)
     assert "discount-0/w101-s0.failed.txt" in (out / "report.md").read_text()
     trainer.error = lambda _: None
     list(run_cells(unfinished(cells, out), out))
@@ -275,6 +285,45 @@ def test_a_damaged_file_says_which(out: Path) -> None:
     (out / cell.file).write_text("{")
     with pytest.raises(InvalidData, match=r"w101-s0\.json holds no finished run"):
         unfinished([cell], out)
+
+
+def test_a_finished_cell_is_not_run_again_by_a_command_that_did_not_know(
+    out: Path, trainer: Trainer
+) -> None:
+    cells = bench().cells()[:2]
+    listed = unfinished(cells, out)
+    list(run_cells(cells[:1], out))  # another command, meanwhile
+    outcomes = list(run_cells(listed, out))
+    assert len(trainer.asked) == 2
+    assert outcomes[0].found == kept(cells[0], out)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_nothing_is_trained_or_fitted_on_those_who_are_scored(
+    tmp_path: Path, trainer: Trainer, split: str
+) -> None:
+    told = bench(split=split)
+    jobs = jobs_of(told.cells(["movieworld/MAPPO"])[:1])
+    make_tables(jobs, tmp_path)
+    levels, cell = run_cells(jobs, tmp_path)
+    train, _ = work._env(jobs[0], "train", tmp_path)
+    scored, _ = work._env(jobs[0], split, tmp_path)
+    assert trainer.trained == [users_of(train)]
+    assert not users_of(train) & users_of(scored)
+    assert (len(train.tasks), len(scored.tasks)) == (16, 12)
+    found = levels.found
+    assert found is not None
+    assert cell.found is not None
+    # The best fixed prompt is the train users', and is played by the others.
+    fixed, on_train = search_fixed(train)
+    assert found["fixed_plan"] == fixed.plan.tolist() != search_fixed(scored)[0].plan.tolist()
+    assert found["fixed_on_train"] == pytest.approx(on_train, abs=1e-6)
+    rewards = work.play_everyone(fixed, scored)
+    assert found["users"]["fixed"]["mean"] == pytest.approx(rewards.mean(axis=1), abs=1e-6)
+    # So is the reference.
+    rewards = work.play_everyone(fit_reference(train, seed=101), scored)
+    assert found["users"]["reference"]["mean"] == pytest.approx(rewards.mean(axis=1), abs=1e-6)
+    assert found["tables"].keys() == cell.found["tables"].keys() == {"train", split}
 
 
 def test_the_last_policy_counts_and_not_the_best(out: Path, trainer: Trainer) -> None:
@@ -367,6 +416,42 @@ def test_a_process_that_is_killed_costs_no_result(out: Path) -> None:
     assert unfinished(cells, out) == []
 
 
+def test_a_job_that_kills_its_process_fails_alone(
+    out: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pool of two, its neighbour dies with it, and must not be blamed for that."""
+    cells = bench().cells(["movieworld/MAPPO"])
+    killer, innocent = cells
+    pools: list[int] = []
+
+    class Pool:
+        def __init__(self, processes: int) -> None:
+            self.broken = False
+            pools.append(processes)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def submit(self, do: Any, job: Any, folder: Path) -> Future[Any]:
+            future: Future[Any] = Future()
+            self.broken |= job is killer
+            if self.broken:
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(do(job, folder))
+            return future
+
+    monkeypatch.setattr(work, "_pool", Pool)
+    outcomes = {outcome.job: outcome for outcome in run_cells(cells, out, processes=2)}
+    assert outcomes[innocent].found is not None
+    assert "died twice" in outcomes[killer].error
+    assert pools == [2, 1, 1]
+    assert unfinished(cells, out) == [killer]
+
+
 # ---- the whole ----
 
 
@@ -447,7 +532,8 @@ def test_the_command_names_what_failed(
     shown = capsys.readouterr()
     assert "movieworld/MAPPO world 102 seed 1: FAILED: ValueError: no luck" in shown.err
     assert "1 failed" in shown.out
-    assert "Not complete: 1 of 2 runs" in (out / "report.md").read_text()
+    # The report is about the whole bench, whatever was chosen to be run.
+    assert "Not complete: 1 of 8 runs" in (out / "report.md").read_text()
 
 
 # ---- the report ----
@@ -468,6 +554,7 @@ def invented(
             return {"mean": mean, "first": (base + height - 0.05).tolist(), "last": mean}
 
         found: dict[str, Any] = {"asked": job.asked, "whose": str(job.world), "versions": {}}
+        found["tables"] = {"train": "a", "test": "b"}
         if isinstance(job, Cell):
             height = score(job)
             found |= {
@@ -476,7 +563,6 @@ def invented(
                 "score": height,
                 "seconds": 3600.0,
                 "steps_per_second": 1234.0,
-                "tables": {},
                 "users": line(height),
             }
         else:
@@ -517,7 +603,7 @@ def test_the_table_of_an_environment(tmp_path: Path) -> None:
     ]
     assert rows_of(report, "*best fixed prompt*")[0][4] == "0.000"
     assert rows_of(report, "*chance*")[0][1] == "0.050"
-    assert "1 of 1 pairs of algorithms separate" in report
+    assert "without 0 for 1 of 1 pairs of algorithms; 1 remain" in report
     assert "- MAPPO is above discount 0" in report
     assert rows_of(report, "discount 0")[1] == ["discount 0", "0.00 [0.00, 0.00]"]
     widths = {line.count("|") for line in report.splitlines() if line.startswith("| MAPPO")}
@@ -532,9 +618,10 @@ def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
         overall = tmp_path / str(count) / "plots" / "overall.png"
         assert overall.is_file() == (count == FEWEST_TASKS)
         assert ("too few tasks" in report) == (count < FEWEST_TASKS)
-    (row,) = [row for row in rows_of(report, "MAPPO") if len(row) == 5 and "0.750" in row[1]]
+    (row,) = [row for row in rows_of(report, "MAPPO") if len(row) == 6 and "0.750" in row[1]]
     assert row[1:] == [
         "0.750 [0.750, 0.750]",
+        "[0.750, 0.750]",
         "0.250 [0.250, 0.250]",
         "0.750 [0.750, 0.750]",
         "12",
@@ -560,6 +647,34 @@ def test_no_gain_without_a_gap(tmp_path: Path) -> None:
     report = write_report(told, tmp_path).read_text()
     assert "No gain is given" in report
     assert " gain |" not in report
+
+
+def test_runs_of_different_tables_are_not_compared(tmp_path: Path) -> None:
+    told = bench()
+    cells = invented(tmp_path, told, by_label)
+    path = tmp_path / cells[0].file
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "tables": {"train": "a", "test": "other"}}))
+    with pytest.raises(InvalidData, match="replayed different tables"):
+        write_report(told, tmp_path)
+
+
+def test_tasks_share_their_worlds(tmp_path: Path) -> None:
+    """Six tasks in two worlds, where all runs of a world are as good: two facts, and not twelve."""
+    told = bench(environments=[{"name": f"task {i}"} for i in range(FEWEST_TASKS)])
+    invented(tmp_path, told, lambda cell: 0.2 if cell.world == 101 else 0.4)
+    report = write_report(told, tmp_path).read_text()
+    (row,) = [row for row in rows_of(report, "MAPPO") if len(row) == 6 and row[-1] == "12"]
+    assert row[1] == "0.500 [0.000, 1.000]"
+    assert row[2] == "[0.500, 0.500]" or float(row[2].strip("[]").split(",")[0]) > 0.1
+
+
+def test_a_few_seeds_are_a_sketch(tmp_path: Path) -> None:
+    invented(tmp_path / "few", bench(), by_label)
+    assert "Fewer than 10 seeds" in write_report(bench(), tmp_path / "few").read_text()
+    many = bench(seeds=list(range(10)), environments=[ENVIRONMENT])
+    invented(tmp_path / "many", many, by_label)
+    assert "Fewer than" not in write_report(many, tmp_path / "many").read_text()
 
 
 def test_an_unfinished_bench_says_so(tmp_path: Path) -> None:
@@ -598,7 +713,7 @@ def test_marl_evals_format(tmp_path: Path) -> None:
         invented(tmp_path / design, told, by_label)
         write_report(told, tmp_path / design)
         data = json.loads((tmp_path / design / "marl_eval.json").read_text())
-        assert data == marl_eval(Results.read(told, tmp_path / design, told.cells()))
+        assert data == marl_eval(Results.read(told, tmp_path / design))
         ((_, tasks),) = data.items()
         assert set(tasks) == {"movieworld", "b"}
         for task in tasks.values():

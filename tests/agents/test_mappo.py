@@ -287,7 +287,7 @@ def test_ctrl_c_at_any_moment_leaves_a_checkpoint_that_loads(
         patch.setattr(owner, name, interrupting(getattr(owner, name)))
         with pytest.raises(KeyboardInterrupt):
             mappo.train(env, SMALL, run_dir=tmp_path, eval_env=validation, progress=False)
-    if (call, count) != ("save", 1):  # the very first one: nothing is lost
+    if (call, count) not in (("save", 1), ("reset", 1)):  # the very first ones: nothing is lost
         assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["kind"] == "checkpoint"
     again, whole = (
         mappo.train(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from rpp_agents.statistics import (
+    Draws,
     hierarchical,
-    improvement_interval,
+    holm,
+    improvement,
+    interval,
     iqm,
     optimality_gap,
     probability_of_improvement,
     stratified_bootstrap,
 )
 from rpp_env.errors import InvalidOption
+from rpp_env.intervals import Estimate
 
 # Five and four runs of two algorithms on three tasks, and what rliable 1.2.0 says of them
 # (numpy 2.4.6, 20,000 resamples; it needs pandas below 3).
@@ -56,9 +61,9 @@ def test_the_stratified_bootstrap_is_rliables(name: str, statistic: object) -> N
 def test_the_probability_of_improvement_is_rliables() -> None:
     value, low, high = RLIABLE["improvement"]
     assert probability_of_improvement(list(OURS.T), list(THEIRS.T)) == pytest.approx(value)
-    ours, theirs = ({(task, "w"): x for task, x in enumerate(side.T)} for side in (OURS, THEIRS))
-    found = improvement_interval(ours, theirs, resamples=20_000)
-    assert found.value == pytest.approx(value)
+    draws = Draws(["w"], resamples=20_000)
+    ours, theirs = ([draws.scores({"w": x[:, None]}) for x in side.T] for side in (OURS, THEIRS))
+    found = interval(value, improvement(ours, theirs))
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
 
 
@@ -149,13 +154,58 @@ def test_missing_worlds_are_left_out_of_a_comparison() -> None:
 
 def test_runs_are_compared_within_their_world() -> None:
     # World 1 is easier for both: across worlds half of the comparisons would go the wrong way.
-    ours = {("task", 0): [0.2, 0.3], ("task", 1): [0.8, 0.9]}
-    theirs = {("task", 0): [0.1], ("task", 1): [0.7], ("other", 0): [0.0]}
-    found = improvement_interval(ours, theirs)
-    assert (found.low, found.value, found.high) == (1, 1, 1)
+    draws = Draws([0, 1])
+    ours = draws.scores({0: [[0.2], [0.3]], 1: [[0.8], [0.9]]})
+    theirs = draws.scores({0: [[0.1]], 1: [[0.7]], 2: [[9.0]]})
+    assert set(improvement([ours], [theirs])) == {1.0}
     # Worlds that disagree make it unsure, though each has one run only.
-    split = improvement_interval({(0, 0): [1], (0, 1): [0]}, {(0, 0): [0.5], (0, 1): [0.5]})
-    assert (split.low, split.value, split.high) == (0, 0.5, 1)
+    split = improvement(
+        [draws.scores({0: [[1]], 1: [[0]]})], [draws.scores({0: [[0.5]], 1: [[0.5]]})]
+    )
+    assert interval(0.5, split) == Estimate(0.5, 0.0, 1.0)
+
+
+def test_tasks_share_the_worlds_that_are_drawn_and_runs_are_drawn_for_each() -> None:
+    draws = Draws(range(4), resamples=300)
+    line = {world: [[float(world)]] for world in range(4)}
+    one, two = draws.scores(line), draws.scores(line)
+    assert (one == two).all()
+    shares = [float((one == world).mean()) for world in range(4)]
+    assert shares == pytest.approx([0.25] * 4, abs=0.05)
+    runs = {world: [[0.0], [1.0], [2.0]] for world in range(4)}
+    one, two = draws.scores(runs), draws.scores(runs)
+    assert one.shape == (300, 4, 3)
+    assert not (one == two).all()
+    assert one.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_who_has_the_same_users_gets_the_same_draw_of_them() -> None:
+    rng = np.random.default_rng(0)
+    users = rng.random((1, 40))
+    draws = Draws(["w"], resamples=4000)
+    one, shifted, others = (
+        draws.scores({"w": x}, {"w": whose})[:, 0, 0]
+        for x, whose in ((users, "a"), (users + 0.25, "a"), (users, "b"))
+    )
+    np.testing.assert_allclose(shifted - one, 0.25)
+    assert abs(np.corrcoef(one, others)[0, 1]) < 0.1
+    # And it is the bootstrap's: the standard error of a mean.
+    assert one.std() == pytest.approx(users.std() / np.sqrt(40), rel=0.05)
+    again = Draws(["w"], resamples=4000).scores({"w": users}, {"w": "b"})[:, 0, 0]
+    assert (again == others).all()  # whoever was drawn before
+
+
+def test_holms_correction_by_hand() -> None:
+    def sure(p: float) -> Estimate:
+        z = float(norm.isf(p / 2))
+        return Estimate(z, z - 1.959964, z + 1.959964)
+
+    # 0.01 against 0.05 / 3, then 0.02 against 0.05 / 2, then 0.04 against 0.05.
+    assert holm([sure(0.04), sure(0.01), sure(0.02)]) == [True, True, True]
+    # 0.03 fails against 0.05 / 2, and whatever is above it falls with it.
+    assert holm([sure(0.04), sure(0.01), sure(0.03)]) == [False, True, False]
+    assert holm([Estimate(0.1, 0.1, 0.1), Estimate(0.0, 0.0, 0.0)]) == [True, False]
+    assert holm([]) == []
 
 
 def test_the_seed_decides() -> None:
@@ -173,8 +223,8 @@ def test_the_seed_decides() -> None:
 def test_what_cannot_be_compared_says_so() -> None:
     with pytest.raises(InvalidOption, match="at least one task"):
         stratified_bootstrap(iqm, [[1.0], []])
-    with pytest.raises(InvalidOption, match="task and world of both"):
-        improvement_interval({("a", 0): [1]}, {("a", 1): [1]})
+    with pytest.raises(InvalidOption, match="a run in the same world"):
+        Draws([])
     with pytest.raises(InvalidOption, match="cannot be paired"):
         hierarchical({"a": {0: np.ones((1, 3))}, "b": {0: np.ones((1, 4))}})
     with pytest.raises(InvalidOption, match="no users in common"):

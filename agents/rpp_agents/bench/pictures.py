@@ -152,7 +152,7 @@ def _legend(figure: Any, heights: dict[str, float], against: str | None) -> None
 
     handles = [
         Line2D([], [], color=TRAINING, linewidth=0.7, alpha=0.6, label="one run"),
-        Line2D([], [], color=TRAINING, linewidth=2, label="mean, 95% interval"),
+        Line2D([], [], color=TRAINING, linewidth=2, label="mean, interval over worlds and runs"),
     ]
     if against is not None:
         handles.append(Line2D([], [], color=VALIDATION, linewidth=1.1, label=f"mean of {against}"))
@@ -184,9 +184,11 @@ def _finals(results: Results, path: Path) -> Path:
             if not scores:
                 continue
             spread = rng.uniform(-0.22, 0.22, len(scores))
-            axes.scatter(scores, row + spread, s=11, color=TRAINING, alpha=0.45, linewidths=0)
             found = results.estimate(environment, label)
             axes.plot([found.low, found.high], [row, row], color=VALIDATION, linewidth=1.6)
+            axes.scatter(
+                scores, row + spread, s=13, color=TRAINING, alpha=0.65, linewidths=0, zorder=3
+            )
             axes.plot(
                 found.value, row, marker="|", color=VALIDATION, markersize=9, markeredgewidth=2
             )
@@ -195,6 +197,9 @@ def _finals(results: Results, path: Path) -> Path:
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     _finish(panels, len(environments), columns, f"NDCG@10 at the end, {results.bench.split} users")
+    title = "The score of every run; what users and worlds share is in the bars: "
+    title += "differences are in the tables"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
     from matplotlib.lines import Line2D
 
     handles = [
@@ -259,7 +264,7 @@ def _improvement(results: Results, path: Path) -> list[Path]:
 
 def _overall(results: Results, path: Path) -> list[Path]:
     """Sample efficiency over all tasks: the inter-quartile mean of the gain."""
-    from rpp_agents.bench.report import FEWEST_TASKS, gains_of
+    from rpp_agents.bench.report import FEWEST_TASKS
 
     if len(results.tasks) < FEWEST_TASKS:
         return []
@@ -269,11 +274,11 @@ def _overall(results: Results, path: Path) -> list[Path]:
         points = 100 * np.arange(1, len(points) + 1) / len(points)
     curves = {}
     for algorithm in results.bench.algorithms:
-        rows = [gains_of(results, algorithm.label, i) for i in range(len(points))]
-        tasks = [row for row in rows if row is not None]
-        if len(tasks) == len(rows):
+        worlds = results.common_worlds([algorithm.label], results.tasks)
+        if worlds:
             curves[algorithm.label] = [
-                stratified_bootstrap(iqm, row, resamples=500) for row in tasks
+                stratified_bootstrap(iqm, results.gains(algorithm.label, worlds, i), resamples=500)
+                for i in range(len(points))
             ]
     if not curves:
         return []
@@ -301,6 +306,7 @@ def _overall(results: Results, path: Path) -> list[Path]:
     _finish(panels, len(curves), columns, "environment steps" if alike else "% of the steps")
     figure.supylabel("IQM of the gain over tasks", fontsize=9, color=INK)
     title = f"{len(results.tasks)} tasks; 0 is the best fixed prompt, 1 the observable reference"
+    title += "; bands: other runs in these worlds"
     if against in curves and len(curves) > 1:
         title += f"; thin: {against}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)

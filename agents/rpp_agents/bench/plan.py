@@ -10,7 +10,7 @@
     split = "test"                 # "validation" where something is chosen by the scores
     seeds = [0, 1, 2]              # of training
     worlds = [11, 12, 13]          # movieworld: the world's seed; else the candidate draw
-    design = "nested"              # seed s plays worlds[s % 3] alone; "crossed": every world
+    design = "nested"              # the k-th seed plays worlds[k % 3] alone; "crossed": every one
     against = "MAPPO"              # whom the others are compared with; else the first
 
     [[environments]]
@@ -323,6 +323,11 @@ class Bench:
                     f"{where}: {environment.rules} reorders the candidates at every step, which no "
                     "table can hold; a bench replays tables"
                 )
+        for label in (algorithm.label for algorithm in self.algorithms):
+            if label in ("random", "fixed", "reference"):
+                raise InvalidOption(
+                    f"{where}: {label!r} is a level line's name; choose another label"
+                )
         budgets = {algorithm.label: len(algorithm.grid) for algorithm in self.algorithms}
         if len(set(budgets.values())) > 1:
             raise InvalidOption(
@@ -387,7 +392,7 @@ class Bench:
         """The worlds that this training seed plays."""
         if self.design == "crossed":
             return self.worlds
-        return (self.worlds[seed % len(self.worlds)],)
+        return (self.worlds[self.seeds.index(seed) % len(self.worlds)],)
 
     def table(self, environment: Environment, world: int, split: str) -> Table:
         """The answers that this environment replays, and the others over the same data."""
@@ -410,6 +415,8 @@ def slug(name: str) -> str:
 def _matches(cell: Cell, pattern: str) -> bool:
     environment, algorithm = cell.environment.name.lower(), cell.algorithm.label.lower()
     pattern = pattern.lower()
+    if pattern in (environment, algorithm, f"{environment}/{algorithm}"):
+        return True  # as it stands, whatever brackets are in it
     if "/" in pattern:
         left, right = pattern.split("/", 1)
         return fnmatch.fnmatchcase(environment, left) and fnmatch.fnmatchcase(algorithm, right)

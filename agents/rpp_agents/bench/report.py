@@ -12,9 +12,10 @@ plots/*.png        every run
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,14 +27,19 @@ from numpy.typing import NDArray
 from rpp_agents.bench.plan import Bench, Cell, Environment
 from rpp_agents.bench.work import kept
 from rpp_agents.statistics import (
+    Draws,
     Resampled,
     hierarchical,
-    improvement_interval,
+    holm,
+    improvement,
+    interval,
     iqm,
     optimality_gap,
+    probability_of_improvement,
     stratified_bootstrap,
 )
 from rpp_env.data.folders import whole_file
+from rpp_env.errors import InvalidData
 from rpp_env.evaluation import SMALLEST_GAP
 from rpp_env.intervals import Estimate, estimate
 
@@ -50,6 +56,8 @@ LEVELS = {
 }
 FEWEST_TASKS = 6
 """Below this, an inter-quartile mean over tasks says nothing."""
+FEWEST_SEEDS = 10
+"""Below this, the report calls itself a sketch (Gorsane et al. 2022 ask for ten)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +71,41 @@ class Results:
     planned: int
 
     @classmethod
-    def read(cls, bench: Bench, out: Path, cells: Sequence[Cell]) -> Results:
-        """All of `cells` that are finished in the folder `out`."""
+    def read(cls, bench: Bench, out: Path) -> Results:
+        """All cells that are finished in the folder `out`.
+
+        Raises
+        ------
+        InvalidData
+            If runs of one problem and world replayed different tables: what they say of each other
+            is nothing.
+        """
+        cells = bench.cells()
         found = [(cell, result) for cell in cells if (result := kept(cell, out)) is not None]
         levels = {}
         for cell, _ in found:
             key = cell.environment.name, cell.world
             if key not in levels and (lines := kept(cell.levels, out)) is not None:
                 levels[key] = lines
-        return cls(bench, found, levels, len(cells))
+        results = cls(bench, found, levels, len(cells))
+        results._check(out)
+        return results
+
+    def _check(self, out: Path) -> None:
+        first: dict[tuple[str, int], tuple[list[Any], str]] = {}
+        for cell, result in self.cells:
+            lines = self.levels.get((cell.environment.name, cell.world))
+            for job, found in ((cell, result), (cell.levels, lines)):
+                if found is None:
+                    continue
+                problem = json.dumps(cell.environment.problem, sort_keys=True)
+                replayed = [found["whose"], found["tables"]]
+                before, name = first.setdefault((problem, cell.world), (replayed, job.file))
+                if before != replayed:
+                    raise InvalidData(
+                        f"{name} and {job.file} in {out} replayed different tables, so that they "
+                        "cannot be compared: delete the older one, and whatever else is as old"
+                    )
 
     @cached_property
     def _by_name(self) -> dict[tuple[str, str], list[tuple[Cell, dict[str, Any]]]]:
@@ -170,20 +204,90 @@ class Results:
         """Environments whose scores can be normalised to a gain."""
         return [environment for environment in self.environments if self._clear(environment)]
 
+    # Several tasks together
+
+    def common_worlds(self, labels: Iterable[str], tasks: Sequence[Environment]) -> tuple[int, ...]:
+        """Worlds in which each of `labels` has a run in each of `tasks`."""
+        labels = list(labels)
+        there = {
+            (e.name, label, c.world)
+            for e in tasks
+            for label in labels
+            for c, _ in self.runs(e, label)
+        }
+        return tuple(
+            world
+            for world in self.bench.worlds
+            if all((e.name, label, world) in there for e in tasks for label in labels)
+        )
+
+    def draws(self, worlds: tuple[int, ...]) -> Draws[int]:
+        """Worlds and users, drawn once for all that is compared in these worlds."""
+        if worlds not in self._draws:
+            self._draws[worlds] = Draws(worlds)
+        return self._draws[worlds]
+
+    @cached_property
+    def _draws(self) -> dict[tuple[int, ...], Draws[int]]:
+        return {}
+
+    def drawn(self, draws: Draws[int], environment: Environment, label: str) -> Floats:
+        """(N, W, R) scores of an algorithm's runs in every resample."""
+        runs: dict[int, list[list[float]]] = {}
+        whose: dict[int, str] = {}
+        for cell, result in self.runs(environment, label):
+            runs.setdefault(cell.world, []).append(result["users"]["mean"])
+            whose[cell.world] = result["whose"]
+        return draws.scores(runs, whose)
+
+    def drawn_gains(self, draws: Draws[int], tasks: Sequence[Environment], label: str) -> Floats:
+        """(N, M) gains of an algorithm's runs of all tasks in every resample."""
+        parts = []
+        for task in tasks:
+            levels = {world: x for (name, world), x in self.levels.items() if name == task.name}
+            whose = {world: x["whose"] for world, x in levels.items()}
+            fixed, reference = (
+                draws.scores({w: [x["users"][line]["mean"]] for w, x in levels.items()}, whose)
+                for line in ("fixed", "reference")
+            )
+            gap = reference - fixed
+            share = (self.drawn(draws, task, label) - fixed) / np.where(gap > 0, gap, np.nan)
+            parts.append(share.reshape(draws.resamples, -1))
+        return np.concatenate(parts, axis=1)
+
+    def gains(
+        self, label: str, worlds: Sequence[int], point: int | None = None
+    ) -> list[list[float]]:
+        """Per task the gains of an algorithm's runs in these worlds, at the end or earlier."""
+        return [
+            [
+                self.run_gain(cell, result["score"] if point is None else result["scores"][point])
+                for cell, result in self.runs(task, label)
+                if cell.world in worlds
+            ]
+            for task in self.tasks
+        ]
+
     def improvement(self, label: str, environments: Sequence[Environment]) -> Estimate | None:
         """Probability that a run beats one of ``against`` in the same task and world."""
-        sides = []
-        for one in (label, self.bench.against):
-            scores: dict[tuple[str, int], list[float]] = {}
-            for environment in environments:
-                for cell, result in self.runs(environment, one):
-                    scores.setdefault((environment.name, cell.world), []).append(result["score"])
-            sides.append(scores)
-        ours, theirs = sides
-        return improvement_interval(ours, theirs) if ours.keys() & theirs.keys() else None
+        sides = label, self.bench.against
+        worlds = self.common_worlds(sides, environments)
+        if not worlds:
+            return None
+        scores = [
+            [
+                [r["score"] for c, r in self.runs(environment, one) if c.world == world]
+                for environment in environments
+                for world in worlds
+            ]
+            for one in sides
+        ]
+        draws = self.draws(worlds)
+        ours, theirs = ([self.drawn(draws, e, one) for e in environments] for one in sides)
+        return interval(probability_of_improvement(*scores), improvement(ours, theirs))
 
 
-def write_report(bench: Bench, out: Path, cells: Sequence[Cell] | None = None) -> Path:
+def write_report(bench: Bench, out: Path) -> Path:
     """Write everything about what is finished.
 
     Parameters
@@ -191,8 +295,6 @@ def write_report(bench: Bench, out: Path, cells: Sequence[Cell] | None = None) -
     bench : Bench
     out : Path
         Its folder.
-    cells : sequence of Cell, optional
-        Only about these; all by default.
 
     Returns
     -------
@@ -201,7 +303,7 @@ def write_report(bench: Bench, out: Path, cells: Sequence[Cell] | None = None) -
     """
     from rpp_agents.bench.pictures import draw_all
 
-    results = Results.read(bench, out, bench.cells() if cells is None else cells)
+    results = Results.read(bench, out)
     pictures = draw_all(results, out / "plots")
     _write(out / "results.jsonl", _lines(results))
     _write(out / "marl_eval.json", json.dumps(marl_eval(results), indent=1) + "\n")
@@ -293,13 +395,18 @@ def _intro(results: Results) -> str:
     done, planned = len(results.cells), results.planned
     state = "" if done == planned else f" **Not complete: {done} of {planned} runs.**"
     crossed = "every seed in every world" if bench.design == "crossed" else "each seed in one world"
-    worlds, seeds = len(bench.worlds), len(bench.seeds)
+    worlds = {cell.world for cell, _ in results.cells}
+    seeds = {cell.seed for cell, _ in results.cells}
+    users = {len(result["users"]["mean"]) for _, result in results.cells}
+    few = len(seeds) < FEWEST_SEEDS and not bench.tunes
     return (
-        f"{len(bench.environments)} environment{_s(bench.environments)}, {seeds} training "
-        f"seed{_s(bench.seeds)}, {worlds} world{_s(bench.worlds)} ({crossed}), "
+        f"{len(results.environments)} environment{_s(results.environments)}, {len(seeds)} training "
+        f"seed{_s(seeds)}, {len(worlds)} world{_s(worlds)} ({crossed}), "
         f"{_steps(bench)}.{state} Trained on {bench.train_users:,} users; scored "
-        f"on {bench.test_users:,} {bench.split} users, all of them, by the greedy actions of the "
-        "policy at the end of training (Q learners: epsilon 0).\n\n"
+        f"on {' or '.join(f'{count:,}' for count in sorted(users))} {bench.split} users, all of "
+        "them, by the greedy actions of the policy at the end of training (Q learners: epsilon 0)."
+        + (f" **Fewer than {FEWEST_SEEDS} seeds: a sketch.**" if few else "")
+        + "\n\n"
         "NDCG@10 is the mean over an episode's steps. In brackets: 95% intervals that resample "
         "worlds, training seeds within worlds, and users; in differences the worlds and users are "
         "the same on both sides. Gain: (score - best fixed prompt) / (observable reference - best "
@@ -317,7 +424,7 @@ def _steps(bench: Bench) -> str:
     return "; ".join(f"{steps:,} steps of {', '.join(names)}" for steps, names in told.items())
 
 
-def _s(things: Sequence[Any]) -> str:
+def _s(things: Collection[Any]) -> str:
     return "" if len(things) == 1 else "s"
 
 
@@ -383,17 +490,20 @@ def _signed(estimate: Estimate) -> str:
 
 
 def _pairs(results: Results, environment: Environment, labels: Sequence[str]) -> str:
+    pairs = list(itertools.combinations(labels, 2))
+    found = [results.minus(environment, left, right) for left, right in pairs]
     above: dict[str, list[str]] = {}
-    for i, left in enumerate(labels):
-        for right in labels[i + 1 :]:
-            found = results.minus(environment, left, right)
-            if found.low > 0:
-                above.setdefault(left, []).append(right)
-            elif found.high < 0:
-                above.setdefault(right, []).append(left)
-    total = len(labels) * (len(labels) - 1) // 2
-    count = sum(map(len, above.values()))
-    text = f"{count} of {total} pairs of algorithms separate (interval of the difference without 0)"
+    count = 0
+    for (left, right), difference, clear in zip(pairs, found, holm(found), strict=True):
+        count += difference.low > 0 or difference.high < 0
+        if clear:
+            higher, lower = (left, right) if difference.value > 0 else (right, left)
+            above.setdefault(higher, []).append(lower)
+    clear_ones = sum(map(len, above.values()))
+    text = (
+        f"The interval of the difference is without 0 for {count} of {len(pairs)} pairs of "
+        f"algorithms; {clear_ones} remain when Holm's correction allows for so many comparisons"
+    )
     rows = [f"- {label} is above {', '.join(above[label])}" for label in labels if label in above]
     return text + (":\n\n" + "\n".join(rows) if rows else ".")
 
@@ -403,42 +513,34 @@ def _overall(results: Results) -> list[str]:
     if len(tasks) < FEWEST_TASKS:
         few = f"{len(tasks)} with a clear gain, of at least {FEWEST_TASKS}"
         return [f"There are too few tasks for aggregates over tasks: {few}."]
-    rows = [["algorithm", "IQM of the gain", "optimality gap", "mean gain", "runs"]]
+    rows = [
+        ["algorithm", "IQM of the gain", "these worlds and users", "optimality gap", "mean", "runs"]
+    ]
     for algorithm in results.bench.algorithms:
-        gains = gains_of(results, algorithm.label)
-        if gains is None:
+        worlds = results.common_worlds([algorithm.label], tasks)
+        if not worlds:
             continue
+        gains = results.gains(algorithm.label, worlds)
+        together = np.concatenate(gains)
+        drawn = results.drawn_gains(results.draws(worlds), tasks, algorithm.label)
+        narrow = stratified_bootstrap(iqm, gains)
         rows.append(
             [
                 algorithm.label,
-                *(str(stratified_bootstrap(f, gains)) for f in (iqm, optimality_gap, _mean)),
-                str(sum(map(len, gains))),
+                str(interval(float(iqm(together)), iqm(drawn))),
+                f"[{narrow.low:.3f}, {narrow.high:.3f}]",
+                str(interval(float(optimality_gap(together)), optimality_gap(drawn))),
+                str(interval(float(together.mean()), drawn.mean(axis=1))),
+                str(len(together)),
             ]
         )
     said = (
         f"Over {len(tasks)} tasks ({', '.join(task.name for task in tasks)}), of each run's gain "
-        "in its own world. Intervals resample runs within each task (stratified bootstrap)."
+        "in its own world. Intervals resample worlds (the same ones in every task), the runs "
+        "within them, and users; beside the first, how sure it would be of these worlds and users "
+        "alone (Agarwal et al.'s stratified bootstrap: runs within each task)."
     )
     return [said, _table(rows)]
-
-
-def _mean(scores: Floats) -> Floats:
-    return np.asarray(scores.mean(axis=-1))
-
-
-def gains_of(results: Results, label: str, point: int | None = None) -> list[list[float]] | None:
-    """Per task the gains of an algorithm's runs, at the end or at one evaluation.
-
-    None where it has no run in some task.
-    """
-    gains = [
-        [
-            results.run_gain(cell, result["score"] if point is None else result["scores"][point])
-            for cell, result in results.runs(task, label)
-        ]
-        for task in results.tasks
-    ]
-    return gains if all(gains) else None
 
 
 def _improvements(results: Results) -> list[str]:
@@ -458,7 +560,8 @@ def _improvements(results: Results) -> list[str]:
         return [f"There is nothing to compare with {against}."]
     said = (
         f"The probability that a run scores higher than a run of {against} in the same world (ties "
-        "half); intervals resample worlds and runs."
+        "half). It says how often, not by how much. Intervals resample worlds (the same ones in "
+        "every task), the runs within them, and users."
     )
     return [said, _table(rows)]
 
@@ -498,7 +601,16 @@ def _tuning(results: Results) -> str:
 
 def _provenance(results: Results, out: Path) -> list[str]:
     bench = results.bench
-    rows = [["algorithm", "trainer", "options set by the bench", "environments at once", "hours"]]
+    rows = [
+        [
+            "algorithm",
+            "trainer",
+            "options set by the bench",
+            "sees the last ranking as",
+            "environments at once",
+            "hours",
+        ]
+    ]
     for algorithm in bench.algorithms:
         mine = [r for c, r in results.cells if c.algorithm == algorithm]
         options = ", ".join(f"{key} {value}" for key, value in algorithm.config.items())
@@ -507,6 +619,7 @@ def _provenance(results: Results, out: Path) -> list[str]:
                 algorithm.label,
                 algorithm.trainer,
                 options,
+                {"mean": "the mean of its items", "sequence": "a sequence"}[algorithm.ranking],
                 str(algorithm.num_envs or bench.num_envs),
                 f"{sum(result['seconds'] for result in mine) / 3600:.2f}",
             ]

@@ -22,7 +22,7 @@ import signal
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -329,6 +329,8 @@ def _do(job: Job, out: Path) -> Outcome:
     """Run a job and keep what it found; an error is part of the outcome."""
     failed = (out / job.file).with_suffix(".failed.txt")
     try:
+        if (done := kept(job, out)) is not None:  # by another command, meanwhile
+            return Outcome(job, done)
         found = _train(job, out) if isinstance(job, Cell) else _score_levels(job, out)
     except Exception:  # noqa: BLE001 - whatever it was, the other cells go on
         return _failed(job, out, traceback.format_exc())
@@ -377,14 +379,17 @@ def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator
             yield _do(job, out)
         return
     waiting = deque(jobs)
-    lost: Counter[str] = Counter()
-    while waiting:
-        with _pool(processes) as pool:
+    suspects: deque[Job] = deque()
+    while waiting or suspects:
+        # Whose process has died goes alone, so that it takes no other job with it again.
+        queue, side_by_side = (suspects, 1) if suspects else (waiting, processes)
+        alone = bool(suspects)
+        with _pool(side_by_side) as pool:
             running: dict[Future[Outcome], Job] = {}
             broken = False
-            while running or (waiting and not broken):
-                while waiting and not broken and len(running) < processes:
-                    job = waiting.popleft()
+            while running or (queue and not broken):
+                while queue and not broken and len(running) < side_by_side:
+                    job = queue.popleft()
                     running[pool.submit(_do, job, out)] = job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
@@ -392,12 +397,11 @@ def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator
                         yield future.result()
                     except BrokenProcessPool:
                         broken = True
-                        lost[job.file] += 1
-                        if lost[job.file] == 1:
-                            waiting.appendleft(job)
-                        else:
+                        if alone:
                             said = "its process died twice, killed from outside or out of memory\n"
                             yield _failed(job, out, said)
+                        else:
+                            suspects.append(job)
 
 
 @contextmanager

@@ -48,7 +48,8 @@ def run(
     processes
         Runs that are trained side by side, each with one thread.
     only
-        Only these cells: ENVIRONMENT/ALGORITHM, or one of the two; * and ? stand for anything.
+        Run only these cells: ENVIRONMENT/ALGORITHM, or one of the two; * and ? stand for anything.
+        The report is about all that is finished.
     dry_run
         List the cells and which are finished, and run nothing.
     report
@@ -72,11 +73,12 @@ def run(
             raise KeyboardInterrupt(
                 f"stopped; the same command goes on from what is finished in {folder}"
             ) from None
-    if len(unfinished(cells, folder)) == len(cells):
+    every = chosen.cells()
+    if len(unfinished(every, folder)) == len(every):
         if report:
             raise InvalidOption(f"no cell of this bench is finished in {folder}: run it first")
     else:
-        print(f"report: {write_report(chosen, folder, cells)}")
+        print(f"report: {write_report(chosen, folder)}")
     if failed:
         print(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
         print("\n".join(f"  {name}" for name in failed))

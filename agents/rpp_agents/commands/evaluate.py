@@ -91,7 +91,7 @@ def scored(
         reference = fit_reference(train, seed=seed)
     else:
         train, reference = world.env("train", num_envs=512), None
-    actor = getattr(policy, "actor", None)
+    actor = getattr(policy, "actor", getattr(policy, "network", None))
     seen = getattr(actor, "description", {}).get("width", env.observation_width)
     if seen != env.observation_width:
         raise InvalidOption(
