@@ -11,7 +11,7 @@ import pytest
 from rpp_agents import enumeration
 from rpp_agents.baselines import Fixed, Random, fixed_prompts, search_fixed
 from rpp_agents.policy import Policy, load_policy
-from rpp_agents.rollout import play
+from rpp_agents.rollout import PettingZooBatch, play
 from rpp_env.errors import InvalidOption
 from rpp_env.metrics import ndcg
 from rpp_env.rules import RULES
@@ -220,3 +220,10 @@ def test_enumerate_is_the_search_with_a_config(toys: SimpleNamespace, tmp_path: 
     np.testing.assert_array_equal(again.plan, policy.plan)
     with pytest.raises(InvalidOption, match="budget must be 1 or more, not 0"):
         enumeration.Config(budget=0)
+
+
+def test_what_the_masks_forbid_is_not_tried(toys: SimpleNamespace) -> None:
+    env = PettingZooBatch(lambda: toys.Uneven(2), 4)
+    fixed, _ = search_fixed(env, budget=200)
+    legal = (env.action_masks() != 0).all(axis=0)
+    assert all(legal[agent, action] for agent, action in enumerate(fixed.plan[0].tolist()))

@@ -89,6 +89,25 @@ def test_one_table_serves_all_rules_over_the_same_data() -> None:
     assert other.cells()[0].table("train").file != table.file
 
 
+def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer) -> None:
+    other = {"name": "b", "rules": "RPPBandit-v0"}  # in the tables, too
+    told = bench(environments=[{**ENVIRONMENT, "live": True}, other], worlds=[101])
+    cell = told.cells()[0]
+    (outcome,) = run_cells([cell], out)
+    assert outcome.error == ""
+    assert outcome.found is not None
+    (trained,) = trainer.trained
+    table, _ = work._env(cell, "train", out)
+    scored, _ = work._env(cell, "test", out)
+    assert len(trained) == 8000
+    assert users_of(table) < trained
+    assert not users_of(scored) & trained
+    invented(out, told, by_label)
+    assert "trained on all train users, asking the model" in write_report(told, out).read_text()
+    with pytest.raises(InvalidOption, match="live must be true or false, not 1"):
+        bench(environments=[{**ENVIRONMENT, "live": 1}])
+
+
 def test_an_environment_may_have_a_number_of_steps_of_its_own() -> None:
     told = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
     assert [c.config.total_steps for c in told.cells()[::2]] == [640, 1280, 640, 1280]
@@ -156,9 +175,10 @@ def test_shipped_benches_can_be_read(path: Path) -> None:
 
 
 def test_tuning_uses_no_world_that_a_result_uses() -> None:
-    results, tuning = Bench.load("movieworld"), Bench.load("tuning")
+    tuning = Bench.load("tuning")
     assert tuning.split == "validation"
-    assert not set(results.worlds) & set(tuning.worlds)
+    for name in ("movieworld", "movieworld-all"):
+        assert not set(Bench.load(name).worlds) & set(tuning.worlds)
 
 
 # ---- cells ----
@@ -445,9 +465,9 @@ def test_a_job_that_kills_its_process_fails_alone(
             return future
 
     monkeypatch.setattr(work, "_pool", Pool)
-    outcomes = {outcome.job: outcome for outcome in run_cells(cells, out, processes=2)}
-    assert outcomes[innocent].found is not None
-    assert "died twice" in outcomes[killer].error
+    outcomes = {outcome.job.file: outcome for outcome in run_cells(cells, out, processes=2)}
+    assert outcomes[innocent.file].found is not None
+    assert "died twice" in outcomes[killer.file].error
     assert pools == [2, 1, 1]
     assert unfinished(cells, out) == [killer]
 
@@ -607,7 +627,7 @@ def test_the_table_of_an_environment(tmp_path: Path) -> None:
     assert "- MAPPO is above discount 0" in report
     assert rows_of(report, "discount 0")[1] == ["discount 0", "0.00 [0.00, 0.00]"]
     widths = {line.count("|") for line in report.splitlines() if line.startswith("| MAPPO")}
-    assert widths == {11, 6}
+    assert widths == {11, 7}
 
 
 def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
@@ -666,7 +686,6 @@ def test_tasks_share_their_worlds(tmp_path: Path) -> None:
     report = write_report(told, tmp_path).read_text()
     (row,) = [row for row in rows_of(report, "MAPPO") if len(row) == 6 and row[-1] == "12"]
     assert row[1] == "0.500 [0.000, 1.000]"
-    assert row[2] == "[0.500, 0.500]" or float(row[2].strip("[]").split(",")[0]) > 0.1
 
 
 def test_a_few_seeds_are_a_sketch(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rpp_agents import central, mappo
 from rpp_agents.ppo import PPO, Config, gae
 from rpp_agents.rollout import Collector
 from rpp_env.errors import InvalidOption
@@ -143,21 +145,32 @@ def test_the_first_epoch_has_ratio_one_and_nothing_clipped(
     assert learner.update(rollout)["clipped"] > 0, "the policy has moved by now"
 
 
-def test_rewards_of_permuted_agents_give_permuted_advantages(toys: SimpleNamespace) -> None:
-    env = toys.Contextual(16, per_agent=True)
-    collector, learner = Collector(env, "state"), PPO(env, Config(), "state")
+def test_an_agents_reward_teaches_that_agent(toys: SimpleNamespace) -> None:
+    """With the agents' rewards exchanged, the exchanged agents' actions become more probable."""
+    env = toys.Contextual(1024, per_agent=True, nvec=(3, 3))
+    learner = PPO(env, Config(epochs=1, minibatches=1, entropy=0.0), "state")
+    collector = Collector(env, "state")
     collector.reset(0)
-    rollout = collector.collect(learner.choose, 5)
-    order = [2, 0, 3, 1]
-    rewards = torch.from_numpy(rollout.rewards)
-    assert not torch.equal(rewards, rewards[..., order])
-    values = torch.randn(5, 16, 4)
-    over = torch.from_numpy(rollout.ended)
-    plain = gae(rewards, values, values, over, over, 0.9, 0.9)
-    permuted = gae(
-        rewards[..., order], values[..., order], values[..., order], over, over, 0.9, 0.9
-    )
-    torch.testing.assert_close(plain[..., order], permuted)
+    rollout = collector.collect(learner.choose, 1)
+    seen = rollout.observations[0]
+    for paid, other in ((0, 1), (1, 0)):
+        learner = PPO(env, Config(epochs=1, minibatches=1, entropy=0.0), "state")
+        before, _ = learner.policy.log_probs(seen)
+        rewards = np.zeros_like(rollout.rewards)
+        rewards[..., paid] = rollout.actions[..., paid] == 1
+        learner.update(dataclasses.replace(rollout, rewards=rewards))
+        after, _ = learner.policy.log_probs(seen)
+        moved = (after - before)[..., 1].mean(axis=0)
+        # Adam's first step is as long for the other, but leads nowhere.
+        assert moved[paid] > 0.04 > moved[other]
+
+
+def test_a_rollout_may_be_smaller_than_its_parts(toys: SimpleNamespace) -> None:
+    for trainer, options in ((mappo, {}), (central, {"minibatches": 1})):
+        env = toys.Contextual(1 if trainer is central else 2, horizon=1)
+        config = trainer.Config(total_steps=8, **options)
+        policy = trainer.train(env, config, progress=False)
+        assert all(torch.isfinite(x).all() for x in policy.actor.state_dict().values())
 
 
 def minibatch(learner: PPO, env: Any, **changed: Any) -> dict[str, Any]:

@@ -130,7 +130,9 @@ def test_vdn_learns_the_best_sum(toys: SimpleNamespace) -> None:
 def test_neither_learns_the_climbing_game(toys: SimpleNamespace, module: Any, mixer: Any) -> None:
     """Which of an agent's actions is better depends on the other's: no order of them fits."""
     learnt = learnt_table(toys, CLIMBING, module, mixer, 20)
-    assert np.sqrt(np.mean((learnt - CLIMBING) ** 2)) > 5
+    error = np.sqrt(np.mean((learnt - CLIMBING) ** 2))
+    # It does learn: whoever says 0 everywhere is wrong by 15, the best sum by 13.
+    assert 5 < error < 14.5 < np.sqrt(np.mean(CLIMBING**2))
 
 
 @pytest.mark.parametrize("options", [{"embed": 0}, {"hyper": 0}])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
+from rpp_agents import mappo
 from rpp_agents.baselines import Fixed, Random
 from rpp_agents.rollout import Collector, PettingZooBatch, play
 from rpp_env.errors import BrokenContract, InvalidOption, ResetNeeded
@@ -148,3 +149,18 @@ def test_play_counts_each_episode_once(toys: SimpleNamespace) -> None:
     env = toys.Clock(4, horizon=3, ends="terminated")
     scores = play(Fixed([[0, 0]]), env, episodes=6)
     assert scores.tolist() == [1.0] * 8
+
+
+def test_a_mask_that_allows_nothing_is_no_mistake_once_the_last_step_is_played(
+    toys: SimpleNamespace,
+) -> None:
+    class Done(toys.Uneven):  # type: ignore[misc, name-defined]
+        def step(self, actions: Any) -> Any:
+            seen, paid, terminated, truncated, infos = super().step(actions)
+            for agent in set(seen) - set(self.agents):
+                infos[agent]["action_mask"] = np.zeros_like(infos[agent]["action_mask"])
+            return seen, paid, terminated, truncated, infos
+
+    env = PettingZooBatch(lambda: Done(2), 3)
+    policy = mappo.train(env, mappo.Config(total_steps=60), progress=False)
+    assert policy.act(env.reset(seed=0)[0], env.action_masks())[0].shape == (3, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 import rpp_agents
-from rpp_agents import load_policy, mappo
+import rpp_env
+from rpp_agents import a2c, iql, load_policy, mappo, search_fixed
 from rpp_agents.policy import read_tensors, write_tensors
 from rpp_agents.training import RunConfig, check_numbers
 from rpp_env.errors import InvalidData, InvalidOption
@@ -156,3 +158,115 @@ def test_every_field_of_every_config_is_explained(algorithm: Any) -> None:
             at = next(i for i, line in enumerate(lines) if line.startswith(f"    {name}:"))
             said = next(line for line in lines[at + 1 :] if line.lstrip().startswith('"""'))
             assert len(said) > 15, name
+
+
+def test_training_is_as_long_whatever_was_played_before(toys: SimpleNamespace) -> None:
+    env = rpp_env.RPPEnv.make(num_users=120, num_items=100, num_envs=16)
+    rows: list[float] = []
+    env.reset(options={"users": [0, 1, 2]})
+    mappo.train(
+        env,
+        mappo.Config(total_steps=160),
+        callbacks=[lambda row, _: rows.append(row["steps"])],
+        progress=False,
+    )
+    assert rows == [80.0, 160.0]
+    assert env.num_envs == 16
+    search_fixed(env, budget=1_600)
+    assert env.num_envs == 16
+
+
+def test_the_ends_of_episodes_are_played_however_short_an_iteration_is(
+    toys: SimpleNamespace,
+) -> None:
+    env = toys.Contextual(4, horizon=15)
+    step, clocks = env.step, []
+
+    def noted(actions: Any) -> Any:
+        clocks.extend(env._clock.tolist())
+        return step(actions)
+
+    env.step = noted
+    # Segments of 25 steps would end in every second episode's tenth.
+    config = a2c.Config.paper(total_steps=4 * 150, checkpoint_every=25)
+    a2c.train(env, config, progress=False)
+    assert set(np.bincount(clocks)) == {40}
+
+
+def test_an_environment_cannot_be_its_own_judge(toys: SimpleNamespace) -> None:
+    env = toys.Contextual(4)
+    with pytest.raises(InvalidOption, match="make another"):
+        mappo.train(env, mappo.Config(total_steps=20), eval_env=env, progress=False)
+
+
+def test_another_problem_of_the_same_shape_is_not_resumed(tmp_path: Path) -> None:
+    world: dict[str, Any] = {"num_users": 120, "num_items": 100, "num_envs": 8}
+    config = mappo.Config(total_steps=40, tensorboard=False)
+    mappo.train(rpp_env.RPPEnv.make(**world), config, run_dir=tmp_path, progress=False)
+    for changed in ({"observe": "private"}, {"max_users": 50}, {"task_seed": 1}):
+        with pytest.raises(InvalidOption, match="another environment: plays was 'RPP-v0, "):
+            mappo.train(
+                rpp_env.RPPEnv.make(**world, **changed),
+                config,
+                run_dir=tmp_path,
+                resume=True,
+                progress=False,
+            )
+
+
+@pytest.mark.parametrize("about", [{"kind": "checkpoint"}, ["checkpoint"]])
+def test_a_checkpoint_whose_header_says_too_little_is_refused(
+    toys: SimpleNamespace, tmp_path: Path, about: Any
+) -> None:
+    write_tensors(tmp_path / "checkpoint.safetensors", {"x": torch.zeros(1)}, about)
+    with pytest.raises(InvalidData, match=r"no checkpoint of this version|not written by"):
+        mappo.train(
+            toys.Contextual(4),
+            mappo.Config(total_steps=20),
+            run_dir=tmp_path,
+            resume=True,
+            progress=False,
+        )
+
+
+def test_a_checkpoint_without_moments_is_refused(toys: SimpleNamespace, tmp_path: Path) -> None:
+    config = mappo.Config(total_steps=40, tensorboard=False)
+    mappo.train(toys.Contextual(4), config, run_dir=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, about = read_tensors(path)
+    bare = {name: x for name, x in tensors.items() if not name.startswith("optimizer.")}
+    write_tensors(path, bare, about)
+    with pytest.raises(InvalidData, match="moments"):
+        mappo.train(toys.Contextual(4), config, run_dir=tmp_path, resume=True, progress=False)
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(
+    toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    left = tmp_path / ".checkpoint.safetensors.4242.part"
+    left.write_bytes(b"half")
+    mappo.train(
+        toys.Contextual(4),
+        mappo.Config(total_steps=20, tensorboard=False),
+        run_dir=tmp_path,
+        progress=False,
+    )
+    assert not list(tmp_path.glob(".*part"))
+
+
+@pytest.mark.parametrize("damage", ["epsilon", "network", "tensors"])
+def test_a_damaged_policy_of_values_gets_a_sentence(
+    toys: SimpleNamespace, tmp_path: Path, damage: str
+) -> None:
+    policy = iql.train(toys.Contextual(4), iql.Config(total_steps=20, batch=4), progress=False)
+    policy.save(tmp_path / "q.safetensors")
+    tensors, about = read_tensors(tmp_path / "q.safetensors")
+    if damage == "epsilon":
+        del about["epsilon"]
+    elif damage == "network":
+        about["network"]["unknown"] = 1
+    else:
+        tensors.pop(next(iter(tensors)))
+    write_tensors(tmp_path / "q.safetensors", tensors, about)
+    with pytest.raises(InvalidData, match="another version"):
+        load_policy(tmp_path / "q.safetensors")

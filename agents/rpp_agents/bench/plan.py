@@ -19,6 +19,7 @@
     rules = "RPP-v0"
     observe = "private"
     total_steps = 200_000          # where it shall differ
+    live = true                    # train on all train users, asking the model; else on the table
     options = { negatives = "popularity" }      # as `RPPEnv.make` takes them
 
     [[algorithms]]
@@ -71,6 +72,8 @@ class Environment:
     observe: Literal["shared", "private"] = "shared"
     total_steps: int | None = None
     """Environment steps of every run there, where they shall differ from the bench's."""
+    live: bool = False
+    """Train on all train users, asking the model; else on the table of ``train_users``."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -198,7 +201,9 @@ class Cell:
         """What it depends on."""
         config = dataclasses.asdict(self.config)
         told = {
-            "environment": self.environment.problem | {"observe": self.environment.observe},
+            "environment": self.environment.problem
+            | {"observe": self.environment.observe}
+            | ({"live": True} if self.environment.live else {}),
             "users": self.bench.users,
             "world": self.world,
             "seed": self.seed,
@@ -438,6 +443,7 @@ def _short(value: Any) -> str:
 
 Made = TypeVar("Made")
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "bool": (bool, "true or false"),
     "int": (int, "a whole number"),
     "str": (str, "a text"),
     "Mapping": (Mapping, "a table"),
@@ -472,7 +478,7 @@ def _made(
             items = value if isinstance(value, list) else [value]
             inner = (int,) if "int" in said else (Mapping,) if "Mapping" in said else (object,)
             good = isinstance(value, types) and all(isinstance(x, inner) for x in items)
-            if not good or any(isinstance(x, bool) for x in items):
+            if not good or (types is not bool and any(isinstance(x, bool) for x in items)):
                 raise InvalidOption(f"{where}: {name} must be {words}, not {value!r}")
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

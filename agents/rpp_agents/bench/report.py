@@ -481,7 +481,7 @@ def _described(environment: Environment) -> str:
     options = "".join(f", {key} {value}" for key, value in environment.options.items())
     return (
         f"`{environment.dataset}`, `{environment.rules}`, {environment.observe} observations"
-        f"{options}."
+        f"{options}{', trained on all train users, asking the model' if environment.live else ''}."
     )
 
 

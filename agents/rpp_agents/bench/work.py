@@ -196,6 +196,21 @@ def _env(job: Job, split: str, out: Path, **options: Any) -> tuple[RPPEnv, str]:
     return env, digest
 
 
+def _live(cell: Cell, **options: Any) -> RPPEnv:
+    """All train users, and the model itself."""
+    environment = cell.environment
+    return RPPEnv.make(
+        environment.dataset,
+        split="train",
+        rules=environment.rules,
+        num_envs=cell.num_envs,
+        seed=cell.seed,
+        **options,
+        **environment.options,
+        **world_option(environment.dataset, cell.world),
+    )
+
+
 # One job
 
 
@@ -239,7 +254,11 @@ def _versions() -> dict[str, str]:
 
 def _train(cell: Cell, out: Path) -> dict[str, Any]:
     seen = {"observe": cell.environment.observe, "ranking": cell.algorithm.ranking}
-    env, train_digest = _env(cell, "train", out, **seen, num_envs=cell.num_envs, seed=cell.seed)
+    if cell.environment.live:
+        env = _live(cell, **seen)
+        train_digest = _table(out / "tables" / cell.table("train").file)[1]  # the level lines'
+    else:
+        env, train_digest = _env(cell, "train", out, **seen, num_envs=cell.num_envs, seed=cell.seed)
     test, test_digest = _env(cell, cell.bench.split, out, **seen)
     total, points = cell.total_steps, cell.bench.evaluations
     at = [round(total * i / points) for i in range(1, points + 1)]
