@@ -3,15 +3,16 @@
     python benchmarks/time_to_gain.py [--steps 200000] [--seeds 0 1 2] [--table]
 
 It plays all 8,000 train users: live, so that every prompt is written and answered in text, or with
-``--table`` the answers of 1,500 of them. At 20 points all validation users are played greedily; the
-clock stands still meanwhile. The gain is over the best fixed prompt, found on 500 tabulated train
-users. Not counted: making the world and the tables.
+``--table`` the answers of 1,500 of them. At 20 points 500 validation users are played greedily; the
+clock stands still meanwhile. The gain is over the best fixed prompt of 500 train users, played for
+the same validation users. Not counted: making the world and the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,12 +22,14 @@ import numpy as np
 from verification import markdown
 
 import rpp_env
-from rpp_agents import mappo, play
+from rpp_agents import mappo, play, search_fixed
 from rpp_agents.policy import Policy
 from rpp_env.table import tabulate
 
 POINTS = 20
 SHARE = 0.95
+USERS = 500
+"""Validation users who are played at every point."""
 
 
 def tabulated(split: str, users: int, folder: str, **options: int) -> rpp_env.RPPEnv:
@@ -40,7 +43,6 @@ def run(
     env: rpp_env.RPPEnv, judge: rpp_env.RPPEnv, fixed: float, steps: int, seed: int
 ) -> list[str]:
     """One row of the table."""
-    users = len(judge.tasks)
     curve: list[tuple[float, float, float]] = []
     began, paused = time.perf_counter(), 0.0
 
@@ -49,13 +51,15 @@ def run(
         if row["steps"] < steps * (len(curve) + 1) / POINTS:
             return
         now = time.perf_counter()
-        score = float(play(policy, judge, episodes=users).mean())
+        score = float(play(policy, judge, episodes=USERS).mean())
         curve.append((now - began - paused, row["steps"], score - fixed))
         paused += time.perf_counter() - now
 
     config = mappo.Config(total_steps=steps, seed=seed, threads=1, evaluations=0)
     mappo.train(env, config, callbacks=[watch], progress=False)
     gains = np.array([gain for *_, gain in curve])
+    if gains[-1] <= 0:
+        sys.exit(f"seed {seed} gained nothing over the best fixed prompt ({gains[-1]:+.3f})")
     # From here on it never falls below again: a lucky evaluation on the way does not count.
     below = np.flatnonzero(gains < SHARE * gains[-1])
     seconds, at, _ = curve[below[-1] + 1 if len(below) else 0]
@@ -79,8 +83,9 @@ def main() -> None:
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        _, fixed = rpp_env.search_fixed(tabulated("train", 500, folder))
-        judge = rpp_env.RPPEnv.make(split="validation", num_envs=500)
+        prompt, _ = search_fixed(tabulated("train", 500, folder))
+        judge = tabulated("validation", USERS, folder, num_envs=USERS)
+        fixed = float(play(prompt, judge, episodes=USERS).mean())
         rows = []
         for seed in options.seeds:
             if options.table:
