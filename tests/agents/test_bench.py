@@ -108,6 +108,20 @@ def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer)
         bench(environments=[{**ENVIRONMENT, "live": 1}])
 
 
+def test_an_algorithm_may_be_run_in_some_environments() -> None:
+    cells = bench(algorithms=[MAPPO, {**MAPPO, "label": "x", "environments": ["b"]}]).cells()
+    assert [(c.environment.name, c.algorithm.label) for c in cells[:3]] == [
+        ("movieworld", "MAPPO"),
+        ("b", "MAPPO"),
+        ("b", "x"),
+    ]
+    assert len(cells) == 6
+    with pytest.raises(InvalidOption, match="environment 'c' is not known"):
+        bench(algorithms=[{**MAPPO, "environments": ["c"]}])
+    with pytest.raises(InvalidOption, match="environments must be a list of texts"):
+        bench(algorithms=[{**MAPPO, "environments": [1]}])
+
+
 def test_an_environment_may_have_a_number_of_steps_of_its_own() -> None:
     told = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
     assert [c.config.total_steps for c in told.cells()[::2]] == [640, 1280, 640, 1280]

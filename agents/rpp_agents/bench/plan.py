@@ -27,6 +27,7 @@
     trainer = "mappo"
     config = { gamma = 0.0 }                    # fields of its Config
     num_envs = 128                              # where it shall differ
+    environments = ["hard-private"]             # where it is run; by default all
     grid = [{ learning_rate = 1e-3 }, { learning_rate = 3e-3 }]     # to tune: each is run
 """
 
@@ -92,6 +93,8 @@ class Algorithm:
     num_envs: int | None = None
     ranking: Literal["mean", "sequence"] = "mean"
     """How it observes the last ranking; a sequence is what A2C's recurrent network reads."""
+    environments: Sequence[str] = ()
+    """Names of those where it is run; by default all."""
     grid: Sequence[Mapping[str, Any]] = ()
     tunes: str | None = None
     """Of which algorithm this is one point of the grid."""
@@ -328,17 +331,23 @@ class Bench:
                     f"{where}: {environment.rules} reorders the candidates at every step, which no "
                     "table can hold; a bench replays tables"
                 )
-        for label in (algorithm.label for algorithm in self.algorithms):
-            if label in ("random", "fixed", "reference"):
-                raise InvalidOption(
-                    f"{where}: {label!r} is a level line's name; choose another label"
-                )
         budgets = {algorithm.label: len(algorithm.grid) for algorithm in self.algorithms}
         if len(set(budgets.values())) > 1:
             raise InvalidOption(
                 f"{where}: every algorithm gets the same number of grid points, not {budgets}"
             )
+        self._check_algorithms(where)
+
+    def _check_algorithms(self, where: str) -> None:
+        known = [environment.name for environment in self.environments]
         labels = [algorithm.label for algorithm in self.algorithms]
+        for algorithm in self.algorithms:
+            if unknown := [name for name in algorithm.environments if name not in known]:
+                raise InvalidOption(f"{where}: {_unknown('environment', unknown[0], known)}")
+            if algorithm.label in ("random", "fixed", "reference"):
+                raise InvalidOption(
+                    f"{where}: {algorithm.label!r} is a level line's name; choose another label"
+                )
         if self.against and self.against not in labels:
             raise InvalidOption(f"{where}: against={self.against!r} is none of {', '.join(labels)}")
 
@@ -376,6 +385,7 @@ class Bench:
             for world in self.worlds_of(seed)
             for environment in self.environments
             for algorithm in self.algorithms
+            if environment.name in (algorithm.environments or [environment.name])
         ]
         for pattern in only:
             if not any(_matches(cell, pattern) for cell in cells):
@@ -449,8 +459,12 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "Mapping": (Mapping, "a table"),
     "tuple[int": (list, "a list of whole numbers"),
     "Sequence[Mapping": (list, "a list of tables"),
+    "Sequence[str": (list, "a list of texts"),
     "tuple": (tuple, "a list of tables"),
 }
+
+
+_INNER: dict[str, type] = {"int": int, "Mapping": Mapping, "Sequence[str": str}
 
 
 def _made(
@@ -476,7 +490,7 @@ def _made(
         else:
             types, words = next(x for start, x in _KINDS.items() if said.startswith(start))
             items = value if isinstance(value, list) else [value]
-            inner = (int,) if "int" in said else (Mapping,) if "Mapping" in said else (object,)
+            inner = next((k for word, k in _INNER.items() if word in said), object)
             good = isinstance(value, types) and all(isinstance(x, inner) for x in items)
             if not good or (types is not bool and any(isinstance(x, bool) for x in items)):
                 raise InvalidOption(f"{where}: {name} must be {words}, not {value!r}")
