@@ -257,7 +257,7 @@ PROBLEMS: dict[str, Problem] = {
         steps=for_each(("ippo", "mappo", "vdn", "qmix"), 200_000),
         settings={
             "ippo": ALIKE | {"rollout_steps": 100},
-            "mappo": ALIKE | {"rollout_steps": 100},
+            "mappo": ALIKE | {"rollout_steps": 100, "epochs": 5},
             "vdn": ALIKE,
             "qmix": ALIKE,
         },
