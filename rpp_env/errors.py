@@ -11,6 +11,8 @@
     ├── ResetNeeded (RuntimeError)      a step before the first reset, or after the last step
     ├── MissingExtra (ImportError)      an optional dependency is not installed
     ├── TableMismatch (ValueError)      a reward table that answers another question
+    ├── MissingRecording (LookupError)  an answer is not in the recording, and nobody to ask
+    ├── RecordingFailed (OSError)       a recording that cannot be written: a full disk, no rights
     └── BrokenContract (RuntimeError)   a model, recommender or encoder gave back the wrong thing
 
 What a language model *says* is never an error: an unreadable reply is a ranking that names nothing.
@@ -26,7 +28,9 @@ __all__ = [
     "InvalidOption",
     "InvalidTask",
     "MissingExtra",
+    "MissingRecording",
     "RPPError",
+    "RecordingFailed",
     "ResetNeeded",
     "TableMismatch",
     "UnknownDataset",
@@ -70,6 +74,14 @@ class MissingExtra(RPPError, ImportError):
 
 class TableMismatch(RPPError, ValueError):
     """A reward table that was made from other data, tasks, sentences or rules."""
+
+
+class MissingRecording(RPPError, LookupError):
+    """An answer that is not in the recording, and no model to ask for it."""
+
+
+class RecordingFailed(RPPError, OSError):
+    """A recording that cannot be read or written; what was recorded before is kept."""
 
 
 class BrokenContract(RPPError, RuntimeError):

@@ -402,7 +402,7 @@ def _intro(results: Results) -> str:
     return (
         f"{len(results.environments)} environment{_s(results.environments)}, {len(seeds)} training "
         f"seed{_s(seeds)}, {len(worlds)} world{_s(worlds)} ({crossed}), "
-        f"{_steps(bench)}.{state} Trained on {bench.train_users:,} users; scored "
+        f"{_steps(bench)}.{state} Trained on {_trained(bench)}; scored "
         f"on {' or '.join(f'{count:,}' for count in sorted(users))} {bench.split} users, all of "
         "them, by the greedy actions of the policy at the end of training (Q learners: epsilon 0)."
         + (f" **Fewer than {FEWEST_SEEDS} seeds: a sketch.**" if few else "")
@@ -422,6 +422,13 @@ def _steps(bench: Bench) -> str:
     if len(told) == 1:
         return f"{next(iter(told)):,} steps each"
     return "; ".join(f"{steps:,} steps of {', '.join(names)}" for steps, names in told.items())
+
+
+def _trained(bench: Bench) -> str:
+    live = [environment.name for environment in bench.environments if environment.live]
+    if len(live) == len(bench.environments):
+        return f"all train users (level lines: {bench.train_users:,})"
+    return f"{bench.train_users:,} users" + (f", {', '.join(live)} on all" if live else "")
 
 
 def _s(things: Collection[Any]) -> str:
