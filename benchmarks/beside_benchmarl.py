@@ -4,7 +4,7 @@
     .venv-peers/bin/pip install --no-deps mpe2==1.1.1 pygame-ce
     .venv-peers/bin/python benchmarks/beside_benchmarl.py [--parts learning speed]
 
-**learning**: three seeds of each on mpe2's simple_spread_v3, 102,000 frames (17 of BenchMARL's
+**learning**: three seeds of each on mpe2's simple_spread_v3, 60,000 frames (ten of BenchMARL's
 batches), then the same 300 greedy episodes for all. BenchMARL keeps the defaults of its YAML files
 (`benchmarl_config`), ours are those of verification.py. Finished runs are kept and not run again.
 
@@ -47,7 +47,7 @@ from rpp_agents.ppo import PPO
 from rpp_env.table import tabulate
 
 ALGORITHMS = {"mappo": MappoConfig, "qmix": QmixConfig}
-FRAMES = 102_000
+FRAMES = 60_000
 
 
 # What they learn
