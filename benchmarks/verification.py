@@ -259,7 +259,7 @@ PROBLEMS: dict[str, Problem] = {
             "ippo": ALIKE | {"rollout_steps": 100},
             "mappo": ALIKE | {"rollout_steps": 100, "epochs": 5},
             "vdn": ALIKE,
-            "qmix": ALIKE | {"batch": 256, "learning_rate": 5e-4, "target_update": 200},
+            "qmix": ALIKE | {"batch": 128, "learning_rate": 5e-4, "slope": 0.5},
         },
         band=for_each(("ippo", "mappo", "vdn", "qmix"), (-62.0, 0.0)),
         reference={"ippo": "-57", "mappo": "-55", "vdn": "-57", "qmix": "-57"},

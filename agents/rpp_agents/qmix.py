@@ -14,7 +14,10 @@ exploration        as for IQL
 What holds for IQL is said in `rpp_agents.iql`. After Rashid et al. 2018, "QMIX: Monotonic Value
 Function Factorisation for Deep Multi-Agent Reinforcement Learning"
 (https://arxiv.org/abs/1803.11485), with the hypernetworks of two layers of their later code
-(PyMARL2, EPyMARL). Departures: those of IQL; running statistics normalise the state too.
+(PyMARL2, EPyMARL). Departures: those of IQL; running statistics normalise the state too; and ELU is
+mixed with a line (`Config.slope`; 0 is the original). ELU is convex: the team's best value is
+overestimated, and where no episode terminates nothing holds the error back. With it alone QMIX
+first learnt on simple_spread and then fell apart (docs/verification.md).
 
 Examples
 --------
@@ -48,10 +51,13 @@ class Config(value.Config):
     """Width of the mixer's hidden layer."""
     hyper: int = 64
     """Width of the hidden layers of the networks that make the mixer's weights."""
+    slope: float = 0.3
+    """Of the mixer's hidden units far below 0, between ELU's own (0: flat) and a sum's (1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "embed", "hyper")
+        check_numbers(self, 0, "slope", highest=1)
 
 
 class Monotonic(value.Mixer):
@@ -62,17 +68,22 @@ class Monotonic(value.Mixer):
     state_width, num_agents, embed, hyper : int
         Widths: of the state, of the values, of the hidden layer, and of the hidden layers of the
         networks that make its weights.
+    slope : float
+        Of the hidden units far below 0, between ELU's own (0) and a sum's (1).
     """
 
     one_value = True
     sees_state = True
 
-    def __init__(self, state_width: int, num_agents: int, *, embed: int, hyper: int) -> None:
+    def __init__(
+        self, state_width: int, num_agents: int, *, embed: int, hyper: int, slope: float = 0.0
+    ) -> None:
         super().__init__()
         self.shape = (num_agents, embed)
         # In the beginning it adds the values up, whatever the state, as VDN does: weights drawn at
         # random would multiply them by ten or more.
         self.level = embed**-0.5
+        self.slope = slope
         self.weight, self.bias, self.last_weight, self.last_bias = (
             mlp(state_width, hidden, outputs, gain=0.01, layer_norm=False)
             for hidden, outputs in (
@@ -86,14 +97,21 @@ class Monotonic(value.Mixer):
     def forward(self, values: Tensor, *state: Tensor) -> Tensor:
         """(B, 1) of values (B, n) and the state (B, s)."""
         weight = (self.weight(*state) + self.level).abs().unflatten(-1, self.shape)
-        hidden = nn.functional.elu((values[..., None] * weight).sum(-2) + self.bias(*state))
+        mixed = (values[..., None] * weight).sum(-2) + self.bias(*state)
+        hidden = (1 - self.slope) * nn.functional.elu(mixed) + self.slope * mixed
         last_weight = (self.last_weight(*state) + self.level).abs()
         return torch.add((hidden * last_weight).sum(-1, keepdim=True), self.last_bias(*state))
 
 
 def monotonic(env: BatchedEnv, config: Config) -> Monotonic:
     """The mixer of this environment."""
-    return Monotonic(env.state_width, len(env.agents), embed=config.embed, hyper=config.hyper)
+    return Monotonic(
+        env.state_width,
+        len(env.agents),
+        embed=config.embed,
+        hyper=config.hyper,
+        slope=config.slope,
+    )
 
 
 train = trainer("QMIX", partial(value.ValueLearner, mixer=monotonic), Config())
