@@ -191,7 +191,7 @@ def test_shipped_benches_can_be_read(path: Path) -> None:
 def test_tuning_uses_no_world_that_a_result_uses() -> None:
     tuning = Bench.load("tuning")
     assert tuning.split == "validation"
-    for name in ("movieworld", "movieworld-all"):
+    for name in ("movieworld", "movieworld-all", "movieworld-private"):
         assert not set(Bench.load(name).worlds) & set(tuning.worlds)
 
 
