@@ -410,7 +410,7 @@ class Bench:
         return (self.worlds[self.seeds.index(seed) % len(self.worlds)],)
 
     def table(self, environment: Environment, world: int, split: str) -> Table:
-        """The answers that this environment replays: enough for all rules, so that benches share."""
+        """The answers that it replays: enough for all rules, so that benches share a table."""
         users = self.train_users if split == "train" else self.test_users
         rules = tuple(sorted(name for name, one in RULES.items() if one.order != "step"))
         return Table(environment.dataset, environment.options, world, split, users, rules)
