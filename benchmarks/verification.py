@@ -202,8 +202,11 @@ _MATRIX_Q = COMMON | {
     "normalize_inputs": False,  # of a constant 0 would be left
     "normalize_rewards": True,
 }
-_MATRIX_SETTINGS = for_each(("ippo", "mappo", "a2c", *RIVALS), _MATRIX_PG) | for_each(
-    VALUES, _MATRIX_Q
+_MATRIX_SETTINGS = (
+    for_each(("a2c", *RIVALS), _MATRIX_PG)
+    # With the default's large steps 2 of 13 seeds drifted into penalty-25's 10 by chance.
+    | for_each(("ippo", "mappo"), _MATRIX_PG | {"learning_rate": 1e-3})
+    | for_each(VALUES, _MATRIX_Q)
 )
 
 
