@@ -482,7 +482,8 @@ def test_a_job_that_kills_its_process_fails_alone(
     outcomes = {outcome.job.file: outcome for outcome in run_cells(cells, out, processes=2)}
     assert outcomes[innocent.file].found is not None
     assert "died twice" in outcomes[killer.file].error
-    assert pools == [2, 1, 1]
+    assert pools[0] == 2
+    assert set(pools[1:]) == {1}
     assert unfinished(cells, out) == [killer]
 
 
