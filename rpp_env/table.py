@@ -494,9 +494,13 @@ _job: _Job | None = None  # of this worker process
 
 
 def _begin(job: _Job) -> None:
-    """A worker: the terminal's Ctrl-C is its parent's to handle, and it does not outlive it."""
     global _job  # noqa: PLW0603 - a pool's initializer has no other place to leave it
     _job = job
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """Begin a worker: Ctrl-C is its parent's to handle, and it does not outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -29,6 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rpp_env.data.folders import whole_file
 from rpp_env.errors import BrokenContract, InvalidData, MissingRecording, RecordingFailed
 from rpp_env.models.base import LanguageModel, Reply, Request
 
@@ -165,21 +166,16 @@ class RecordingModel:
         The file is written whole or not at all.
         """
         count = 0
-        beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                for key, model, request, reply in self._rows():
-                    row = {
-                        "key": key,
-                        "model": model,
-                        "request": json.loads(request),
-                        "reply": json.loads(reply),
-                    }
-                    file.write(_to_json(row) + "\n")
-                    count += 1
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with whole_file(Path(path)) as file:
+            for key, model, request, reply in self._rows():
+                row = {
+                    "key": key,
+                    "model": model,
+                    "request": json.loads(request),
+                    "reply": json.loads(reply),
+                }
+                file.write(f"{_to_json(row)}\n".encode())
+                count += 1
         return count
 
     def import_lines(self, path: str | Path) -> int:

@@ -18,8 +18,6 @@ import json
 import multiprocessing
 import os
 import platform
-import signal
-import threading
 import time
 import traceback
 from collections import deque
@@ -31,7 +29,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
 from importlib.metadata import version
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +42,7 @@ from rpp_env.data.folders import whole_file
 from rpp_env.diagnose import fit_reference
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.metrics import chance_ndcg
-from rpp_env.table import RewardTable, tabulate
+from rpp_env.table import RewardTable, follow_parent, tabulate
 
 __all__ = ["Outcome", "jobs_of", "kept", "make_tables", "play_everyone", "run_cells", "unfinished"]
 
@@ -428,7 +425,7 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     before = set(multiprocessing.active_children())
     with _one_thread_each():
         pool = ProcessPoolExecutor(
-            processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+            processes, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
         )
         try:
             yield pool
@@ -455,16 +452,3 @@ def _one_thread_each() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _begin() -> None:
-    """A worker: the terminal's Ctrl-C is its parent's to handle, and it does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
