@@ -13,6 +13,7 @@
     ├── TableMismatch (ValueError)      a reward table that answers another question
     ├── MissingRecording (LookupError)  an answer is not in the recording, and nobody to ask
     ├── RecordingFailed (OSError)       a recording that cannot be written: a full disk, no rights
+    ├── ModelUnavailable (ConnectionError)  a model that is gone, or refuses; keeps its answers
     └── BrokenContract (RuntimeError)   a model, recommender or encoder gave back the wrong thing
 
 What a language model *says* is never an error: an unreadable reply is a ranking that names nothing.
@@ -20,6 +21,9 @@ Each message says what came, what was allowed and what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "BrokenContract",
@@ -29,6 +33,7 @@ __all__ = [
     "InvalidTask",
     "MissingExtra",
     "MissingRecording",
+    "ModelUnavailable",
     "RPPError",
     "RecordingFailed",
     "ResetNeeded",
@@ -82,6 +87,20 @@ class MissingRecording(RPPError, LookupError):
 
 class RecordingFailed(RPPError, OSError):
     """A recording that cannot be read or written; what was recorded before is kept."""
+
+
+class ModelUnavailable(RPPError, ConnectionError):
+    """A model that cannot be reached, gives no usable answer in time, or refuses a question.
+
+    Attributes
+    ----------
+    answered : dict of int to Reply
+        What it did answer of the requests of that call, by their place among them.
+    """
+
+    def __init__(self, message: str, answered: Mapping[int, Any] | None = None) -> None:
+        super().__init__(message)
+        self.answered = dict(answered or {})
 
 
 class BrokenContract(RPPError, RuntimeError):

@@ -17,9 +17,10 @@ from rpp_env.data.splits import Interactions, UserSplit, split_users, training_i
 from rpp_env.embeddings import Embeddings, fit_embeddings
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation, LanguageModel
+from rpp_env.models.recording import RecordingModel
 from rpp_env.patterns import PatternBook, history_labels
 from rpp_env.recommenders.base import Recommender
-from rpp_env.recommenders.llm import LLMRecommender
+from rpp_env.recommenders.llm import LLMRecommender, RankBy
 from rpp_env.rules import RULES, Rules
 from rpp_env.table import RewardTable
 
@@ -60,10 +61,12 @@ class Options:
     """Width of the embeddings."""
     book: PatternBook | str | None = None
     """The sentences, or a path to a TOML file of them; else the domain's."""
-    rank_by: str = "generate"
+    rank_by: RankBy = "generate"
     """How a language model is asked; see `LLMRecommender`."""
     generation: Generation | None = None
     """How a language model's replies are sampled, where it shall differ from the rules'."""
+    recording: str | None = None
+    """A file that keeps a language model's answers; what it holds is not asked again."""
 
 
 @dataclass(frozen=True)
@@ -158,17 +161,13 @@ def _recommender(
     chosen: Options,
 ) -> Recommender:
     if isinstance(model, str):
-        if model != "embedded":
-            later = model.startswith(("http://", "https://", "vllm:", "hf:"))
-            raise InvalidOption(
-                f"model {model!r} is {'not supported yet' if later else 'unknown'}: give "
-                "'embedded', 'table:PATH', or an object with complete(requests) or rank(prompts)"
-            )
-        model = _embedded(data, interactions)
+        model = _embedded(data, interactions) if model == "embedded" else _named(model)
     if isinstance(model, Recommender):
         _only_for_models(chosen, "a recommender")
         return model
     if isinstance(model, LanguageModel):
+        if chosen.recording is not None:
+            model = RecordingModel(chosen.recording, model)
         return LLMRecommender(model, chosen.rank_by, chosen.generation or rules.generation)
     raise InvalidOption(
         f"model must be a name, a LanguageModel (id, context_length, capabilities, complete) or a "
@@ -177,8 +176,10 @@ def _recommender(
 
 
 def _only_for_models(chosen: Options, what: str) -> None:
-    if chosen.rank_by != "generate" or chosen.generation is not None:
-        raise InvalidOption(f"rank_by and generation are for language models; {what} is given")
+    if (chosen.rank_by, chosen.generation, chosen.recording) != ("generate", None, None):
+        raise InvalidOption(
+            f"rank_by, generation and recording are for language models; {what} is given"
+        )
 
 
 # ------------------------------------------------------------------- kept for the next environment
@@ -240,3 +241,10 @@ def _embedded(dataset: Dataset, interactions: Interactions) -> LanguageModel:
     from rpp_env.models.embedded import EmbeddedModel
 
     return EmbeddedModel.fit(dataset, interactions)
+
+
+@lru_cache(maxsize=2)
+def _named(model: str) -> LanguageModel:
+    from rpp_env.models.names import open_model
+
+    return open_model(model)

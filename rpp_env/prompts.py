@@ -4,11 +4,16 @@ Five paragraphs with a blank line between them, in the paper's order: role, hist
 reasoning, output. A paragraph that is empty (no role, no history) is left out. The lists hold
 titles alone, numbered from 1; the most recent item of the history is the last. `docs/prompts.md`
 shows a whole one.
+
+A ranking can also be read off single tokens. Then the candidates carry letters instead of numbers,
+and one line takes the place of the output's contract (`Prompt.lettered`); the four agents'
+sentences stay as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import string
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import add
 
@@ -16,9 +21,21 @@ from rpp_env.errors import InvalidOption
 from rpp_env.patterns import Choice
 from rpp_env.task import RankingTask
 
-__all__ = ["Prompt", "as_messages"]
+__all__ = ["LETTERS", "Prompt", "as_messages"]
 
-_MARKERS = tuple(f"{i}. " for i in range(1, 1001))
+LETTERS = string.ascii_uppercase + string.ascii_lowercase
+"""Names of the candidates where one token is asked for: one token each in every tokeniser."""
+_FIRST = (
+    "Begin with one letter alone, that of the candidate in first place. "
+    "Format of the first line: <letter>"
+)
+_EACH = (
+    "Instead of the candidates themselves, write their letters, the best one first. "
+    "Format of each line: <letter>"
+)
+
+_NUMBERS = tuple(f"{i}. " for i in range(1, 1001))
+_LETTERS = tuple(f"{letter}. " for letter in LETTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,9 @@ class Prompt:
         The sentences.
     shown : int
         How many of the most recent history items are shown, 0 to ``len(task.history)``.
+    fallbacks : int
+        Of its sentences, how many stayed as they were because a rewrite (RPP+) could not be used.
+        Not compared.
 
     Raises
     ------
@@ -43,6 +63,7 @@ class Prompt:
     task: RankingTask
     choice: Choice
     shown: int
+    fallbacks: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.shown <= len(self.task.history):
@@ -54,6 +75,29 @@ class Prompt:
     @property
     def text(self) -> str:
         """The whole prompt; made anew at each call."""
+        return self._text(self.choice.contract, _NUMBERS)
+
+    def lettered(self, whole: bool = False) -> str:
+        """The prompt that asks for letters of `LETTERS` instead of titles.
+
+        Parameters
+        ----------
+        whole : bool
+            Whether to ask for all candidates, one letter a line, or for the first one alone.
+
+        Raises
+        ------
+        InvalidOption
+            Where there are more candidates than letters.
+        """
+        if len(self.task.candidates) > len(LETTERS):
+            raise InvalidOption(
+                f"user {self.task.user!r} has {len(self.task.candidates)} candidates, and there "
+                f"are {len(LETTERS)} letters to name them: take fewer, or rank_by='generate'"
+            )
+        return self._text(_EACH if whole else _FIRST, _LETTERS)
+
+    def _text(self, contract: str, markers: tuple[str, ...]) -> str:
         task, choice = self.task, self.choice
         candidates = task.candidates
         sentences = (
@@ -62,12 +106,12 @@ class Prompt:
             choice.candidates_lead,
             choice.reasoning,
             choice.output,
-            choice.contract,
+            contract,
         )
         head, history_lead, candidates_lead, tail = _frame(sentences, len(candidates))
         if self.shown:  # where it is 0, a slice from -0 would be the whole history
-            head += history_lead + _listed(task.history[-self.shown :]) + "\n\n"
-        return head + candidates_lead + _listed(candidates) + tail
+            head += history_lead + _listed(task.history[-self.shown :], _NUMBERS) + "\n\n"
+        return head + candidates_lead + _listed(candidates, markers) + tail
 
     @property
     def messages(self) -> tuple[dict[str, str], ...]:
@@ -89,10 +133,10 @@ def as_messages(text: str) -> tuple[dict[str, str], ...]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _listed(titles: tuple[str, ...]) -> str:
-    if len(titles) > len(_MARKERS):
+def _listed(titles: tuple[str, ...], markers: tuple[str, ...]) -> str:
+    if len(titles) > len(markers):
         return "\n".join(f"{i}. {title}" for i, title in enumerate(titles, 1))
-    return "\n".join(map(add, _MARKERS, titles))
+    return "\n".join(map(add, markers, titles))
 
 
 @lru_cache(maxsize=4096)

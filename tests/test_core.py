@@ -528,12 +528,6 @@ def test_a_rewrite_may_change_sentences_only(rewrite: Any) -> None:
         env.step([PLAIN] * 2)
 
 
-@pytest.mark.parametrize("rewrite", ["embedded", "http://localhost:8000/v1#m", 3])
-def test_other_rewriters_are_refused_for_now(rewrite: Any) -> None:
-    with pytest.raises(InvalidOption, match=r"will come later"):
-        make(rewrite=rewrite)
-
-
 # ---- the paper's rules ----
 
 
@@ -733,9 +727,6 @@ def test_what_a_table_cannot_do_is_refused() -> None:
 
 
 def test_bad_names_are_refused() -> None:
-    for model in ("http://host:8000/v1#name", "https://host/v1#name", "vllm:some/model", "hf:some"):
-        with pytest.raises(InvalidOption, match=r"not supported yet.*'embedded'"):
-            make(model=model)
     with pytest.raises(InvalidOption, match="model 'gpt' is unknown"):
         make(model="gpt")
     with pytest.raises(InvalidOption, match=r"LanguageModel .* or a Recommender .* not object"):
@@ -755,9 +746,13 @@ def test_bad_names_are_refused() -> None:
 
 
 def test_decoding_belongs_to_language_models() -> None:
-    with pytest.raises(InvalidOption, match="'generate' is the only way so far"):
-        make(rank_by="logprobs")
-    for option in ({"rank_by": "logprobs"}, {"generation": Generation()}):
+    with pytest.raises(InvalidOption, match="needs log-probabilities of letters"):
+        make(model=echo(), rank_by="logprobs")
+    for option in (
+        {"rank_by": "logprobs"},
+        {"generation": Generation()},
+        {"recording": "answers.sqlite"},
+    ):
         with pytest.raises(InvalidOption, match="a recommender is given"):
             make(model=Stub(), **option)
 

@@ -28,7 +28,7 @@ from rpp_env.models.embedded import HABITS, EmbeddedModel, sequels
 from rpp_env.models.lexicon import LEXICON, TOPICS, Word, votes_of
 from rpp_env.parsing import FORMATS, parse_order, parse_ranking
 from rpp_env.patterns import DOMAINS, PatternBook
-from rpp_env.prompts import Prompt
+from rpp_env.prompts import LETTERS, Prompt, as_messages
 from rpp_env.recommenders import LLMRecommender
 from rpp_env.testing import check_model, check_recommender
 
@@ -313,6 +313,32 @@ def test_sequels_are_told_by_their_titles() -> None:
     assert sequels(titles).tolist() == [1, 2, -1, 4, -1, -1, -1, -1]
 
 
+def test_letters_are_chosen_as_lists_are_ordered(
+    models: dict[str, EmbeddedModel], prompts: list[Prompt]
+) -> None:
+    model = models["movieworld"]
+    meant = [order for order, _ in model._ranked([model._ask(r) for r in requests(prompts)])]
+    for whole in (False, True):
+        asked = [
+            Request(as_messages(prompt.lettered(whole)), choices=tuple(LETTERS[:20]))
+            for prompt in prompts
+        ]
+        for order, reply in zip(meant, model.complete(asked), strict=True):
+            assert reply.choice_logprobs is not None
+            chances = np.array(reply.choice_logprobs)
+            assert np.argsort(-chances, kind="stable").tolist() == order
+            assert np.exp(chances).sum() == pytest.approx(1)
+            assert reply.text == LETTERS[order[0]]
+    # Of those that are left, and of one that stands for nothing.
+    (reply,) = model.complete([replace(asked[0], choices=("C", "A", "z"))])
+    some = np.array(reply.choice_logprobs)
+    (every,) = model.complete(asked[:1])
+    assert every.choice_logprobs is not None
+    assert some[1] - some[0] == pytest.approx(every.choice_logprobs[0] - every.choice_logprobs[2])
+    assert some[2] < some[:2].min() - 20
+    assert np.isfinite(some).all()
+
+
 # Writing ----------------------------------------------------------------------------------------
 
 
@@ -320,7 +346,7 @@ def test_what_it_writes_is_read_back_as_it_was_meant(
     models: dict[str, EmbeddedModel], prompts: list[Prompt]
 ) -> None:
     model = models["movieworld"]
-    meant = model._orders([model._ask(request) for request in requests(prompts)])
+    meant = [order for order, _ in model._ranked([model._ask(r) for r in requests(prompts)])]
     replies = model.complete(requests(prompts))
     assert {prompt.choice.format for prompt in prompts} == set(FORMATS)
     for prompt, order, reply in zip(prompts, meant, replies, strict=True):

@@ -47,6 +47,21 @@ def test_a_whole_prompt() -> None:
     )
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_letters_change_nothing_but_names_and_contract(whole: bool) -> None:
+    numbered = prompt(role=3, reasoning=4, output=4)
+    lettered = numbered.lettered(whole)
+    numbers = numbered.text.split("\n")
+    lines = lettered.split("\n")
+    assert len(lines) == len(numbers)
+    changed = [i for i, pair in enumerate(zip(numbers, lines, strict=True)) if len(set(pair)) > 1]
+    first = numbers.index("1. Big")
+    assert changed == [first, first + 1, first + 2, len(lines) - 1]
+    assert lines[first : first + 3] == ["A. Big", "B. 1984", "C. M"]
+    assert lines[-1].endswith("<letter>")
+    assert prompt().lettered(True) != prompt().lettered(False)
+
+
 @pytest.mark.parametrize("shown", [1, 2, 3])
 def test_the_most_recent_items_are_shown_the_most_recent_last(shown: int) -> None:
     history = prompt(shown=shown).text.split("\n\n")[1].split("\n")[1:]

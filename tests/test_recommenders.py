@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,7 +10,9 @@ import pytest
 
 from rpp_env import BrokenContract, Generation, InvalidOption, LLMRecommender, RPPEnv, ScriptedModel
 from rpp_env.models import Reply, Request, echo
+from rpp_env.prompts import LETTERS, Prompt
 from rpp_env.recommenders import Recommender
+from rpp_env.recommenders.llm import RankBy
 from rpp_env.testing import check_recommender, example_prompts
 
 
@@ -125,7 +128,135 @@ def test_a_model_that_loses_replies_breaks_its_contract() -> None:
         LLMRecommender(model).rank(example_prompts()[:2])
 
 
-@pytest.mark.parametrize("rank_by", ["logprobs", "structured", "magic"])
-def test_other_ways_to_rank_are_refused(rank_by: str) -> None:
-    with pytest.raises(InvalidOption, match=r"'generate' is the only way so far"):
-        LLMRecommender(echo(), rank_by)
+# Letters
+
+
+def lettered_lines(request: Request) -> list[tuple[str, str]]:
+    """Letters and titles of the candidates."""
+    return re.findall(r"^([A-Za-z])\. (.+)$", request.messages[0]["content"], re.MULTILINE)
+
+
+class Lettered:
+    """Likes the candidates by their titles: the later in the alphabet, the better."""
+
+    id = "lettered"
+    context_length = 4096
+    capabilities = frozenset({"choices", "deterministic"})
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        self.asked += requests
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request: Request) -> Reply:
+        assert request.choices is not None
+        title = dict(lettered_lines(request))
+        ranked = sorted(request.choices, key=title.__getitem__)
+        likes = tuple(float(ranked.index(choice) - 99) for choice in request.choices)
+        return Reply(ranked[-1], 100, 1, choice_logprobs=likes)
+
+
+def by_title(prompt: Prompt) -> tuple[int, ...]:
+    titles = prompt.task.candidates
+    return tuple(sorted(range(len(titles)), key=titles.__getitem__, reverse=True))
+
+
+@pytest.mark.parametrize("rank_by", ["logprobs", "structured"])
+def test_letters_order_all_candidates(rank_by: RankBy) -> None:
+    prompts = example_prompts()
+    recommender = LLMRecommender(Lettered(), rank_by)
+    check_recommender(recommender)
+    for prompt, ranking in zip(prompts, recommender.rank(prompts), strict=True):
+        assert ranking.order == by_title(prompt)
+        assert ranking.named == len(ranking.order)
+        assert ranking.text.startswith(LETTERS[ranking.order[0]])
+
+
+def test_logprobs_ask_for_one_token_once() -> None:
+    model = Lettered()
+    prompts = example_prompts()
+    rankings = LLMRecommender(model, "logprobs", Generation.paper()).rank([*prompts, *prompts])
+    assert [request.messages[0]["content"] for request in model.asked] == [
+        prompt.lettered() for prompt in prompts
+    ]
+    assert {request.generation for request in model.asked} == {Generation(max_tokens=1)}
+    count = len(prompts[0].task.candidates)
+    assert model.asked[0].choices == tuple(LETTERS[:count])
+    assert (rankings[0].prompt_tokens, rankings[0].completion_tokens) == (100, 1)
+
+
+def test_structured_asks_for_what_is_left_and_goes_on_with_the_answer() -> None:
+    model = Lettered()
+    prompt = example_prompts()[0]
+    (ranking,) = LLMRecommender(model, "structured").rank([prompt])
+    count = len(prompt.task.candidates)
+    said = [LETTERS[i] for i in by_title(prompt)]
+    assert len(model.asked) == count - 1  # the last one is not asked for
+    for place, request in enumerate(model.asked):
+        assert request.messages[0]["content"] == prompt.lettered(whole=True)
+        begun = "".join(f"{letter}\n" for letter in said[:place])
+        assert [message["content"] for message in request.messages[1:]] == [begun] * bool(place)
+        assert request.choices is not None
+        assert sorted(request.choices) == sorted(said[place:])
+    assert ranking.text == "\n".join(said)
+    assert ranking.completion_tokens == count - 1
+
+
+@pytest.mark.parametrize("rank_by", ["logprobs", "structured"])
+def test_what_stands_first_earns_everything(rank_by: RankBy) -> None:
+    """An oracle of letters earns 1; one who likes all letters alike earns what the order earns."""
+
+    class Oracle(Lettered):
+        def __init__(self, env: RPPEnv, knows: bool) -> None:
+            super().__init__()
+            self.targets = {
+                env.tasks.task(i).candidates: env.tasks.task(i).target for i in range(40)
+            }
+            self.knows = knows
+
+        def answer(self, request: Request) -> Reply:
+            assert request.choices is not None
+            found = lettered_lines(request)
+            target = self.targets[tuple(title for _, title in found)]
+            liked = {letter: title == target and self.knows for letter, title in found}
+            likes = tuple(float(liked[choice]) - 1.0 for choice in request.choices)
+            return Reply(request.choices[0], choice_logprobs=likes)
+
+    options = {"num_users": 240, "num_items": 100, "num_envs": 40, "max_users": 40}
+    plain = RPPEnv.make(model=echo(), **options)
+    plain.reset(seed=0)
+    echoed = plain.step([[1, 2, 3, 0]] * 40).rewards
+    for knows in (True, False):
+        env = RPPEnv.make(model=Oracle(plain, knows), rank_by=rank_by, **options)
+        env.reset(seed=0)
+        rewards = env.step([[1, 2, 3, 0]] * 40).rewards
+        assert (rewards == (1.0 if knows else echoed)).all()
+    assert 0.1 < echoed.mean() < 0.4
+
+
+@pytest.mark.parametrize("logprobs", [None, (0.0,), (float("nan"),) * 10, (-float("inf"),) * 10])
+def test_every_letter_must_be_scored(logprobs: tuple[float, ...] | None) -> None:
+    model = Lettered()
+    model.answer = lambda request: Reply("A", choice_logprobs=logprobs)  # type: ignore[method-assign]
+    with pytest.raises(BrokenContract, match="asked for the log-probabilities of 10 letters"):
+        LLMRecommender(model, "logprobs").rank(example_prompts()[:1])
+
+
+def test_there_must_be_letters_enough() -> None:
+    prompt = example_prompts()[0]
+    titles = tuple(f"Title {i}" for i in range(53))
+    many = replace(prompt, task=replace(prompt.task, candidates=titles, target=titles[0]))
+    with pytest.raises(InvalidOption, match="53 candidates, and there are 52 letters"):
+        LLMRecommender(Lettered(), "logprobs").rank([many])
+    fewer = replace(many, task=replace(many.task, candidates=titles[:52]))
+    (ranking,) = LLMRecommender(Lettered(), "logprobs").rank([fewer])
+    assert ranking.order == by_title(fewer)
+
+
+def test_other_ways_to_rank_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="'magic' is unknown: choose generate, logprobs, struc"):
+        LLMRecommender(echo(), "magic")  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match=r"needs log-probabilities of letters, which .*'echo'"):
+        LLMRecommender(echo(), "logprobs")

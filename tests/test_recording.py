@@ -16,7 +16,13 @@ from typing import Any
 import pytest
 
 import rpp_env
-from rpp_env.errors import BrokenContract, InvalidData, MissingRecording, RecordingFailed
+from rpp_env.errors import (
+    BrokenContract,
+    InvalidData,
+    MissingRecording,
+    ModelUnavailable,
+    RecordingFailed,
+)
 from rpp_env.models import Generation, RecordingModel, Reply, Request, echo
 from rpp_env.models.recording import request_key
 from rpp_env.testing import check_model
@@ -110,6 +116,51 @@ def test_chunks_are_written_as_they_come(tmp_path: Path) -> None:
     model = Counting()
     RecordingModel(path, model, chunk=4).complete([ask(str(i)) for i in range(10)])
     assert model.batches == [2]
+
+
+def test_answers_that_came_before_the_model_was_lost_are_kept(tmp_path: Path) -> None:
+    class Dying(Counting):
+        def complete(self, requests: Sequence[Request]) -> list[Reply]:
+            raise ModelUnavailable("gone", {2: Reply("third"), 0: Reply("first")})
+
+    path = tmp_path / "a.sqlite"
+    asked = [ask(text) for text in "abcd"]
+    with pytest.raises(ModelUnavailable, match="gone"):
+        RecordingModel(path, Dying()).complete(asked)
+    model = Counting()
+    replies = RecordingModel(path, model).complete(asked)
+    assert [reply.text for reply in replies] == ["first", "answer 0", "third", "answer 1"]
+    assert model.batches == [2]
+
+
+def test_a_replay_cuts_prompts_where_they_were_cut(tmp_path: Path) -> None:
+    """Context length, capabilities and token counts are as good as part of the answers."""
+
+    class Words(Counting):
+        context_length = 77
+        capabilities = frozenset({"choices"})
+        counted = 0
+
+        def count_tokens(self, text: str) -> int:
+            self.counted += 1
+            return len(text.split())
+
+    path, model = tmp_path / "a.sqlite", Words()
+    recording = RecordingModel(path, model)
+    assert [recording.count_tokens(text) for text in ("one two", "one", "one two")] == [2, 1, 2]
+    assert model.counted == 2
+    recording.complete([ask("a")])
+    recording.count_tokens("one two three")
+    recording.close()
+    replay = RecordingModel(path)
+    assert (replay.id, replay.context_length) == ("counting", 77)
+    assert replay.capabilities == {"choices", "deterministic"}
+    assert [replay.count_tokens(text) for text in ("one two", "one", "one two three")] == [2, 1, 3]
+    with pytest.raises(MissingRecording, match="does not say how many tokens 'counting' takes"):
+        replay.count_tokens("another text")
+    # One who cannot count is not asked to.
+    RecordingModel(tmp_path / "b.sqlite", Counting()).complete([ask("a")])
+    assert not hasattr(RecordingModel(tmp_path / "b.sqlite"), "count_tokens")
 
 
 def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path) -> None:

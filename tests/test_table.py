@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,61 @@ def test_parts_and_files_of_another_environment_are_refused(tmp_path: Path) -> N
     tabulate(make(Counting()), path)
     with pytest.raises(TableMismatch, match="holds other answers"):
         tabulate(make(Counting(), task_seed=1), path)
+
+
+class Resting(Counting):
+    """Says which process it works in, and takes its time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(0.2)
+        return super().rank(prompts)
+
+
+def lives(pid: str) -> bool:
+    """Whether a process runs; one that has ended and that nobody asked about does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from test_table import Resting, make
+from rpp_env.table import tabulate
+
+if __name__ == "__main__":
+    tabulate(make(Resting(Path({str(tmp_path)!r})), max_users=30), processes=2)
+"""
+    file = tmp_path.parent / f"{tmp_path.name}.py"
+    file.write_text(script)
+    parent = subprocess.Popen(
+        [sys.executable, str(file)], env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    )
+    try:
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        workers = [path.name for path in tmp_path.iterdir()]
+        assert all(map(lives, workers))
+        assert str(parent.pid) not in workers
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not any(map(lives, workers)))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_processes_give_the_same_table() -> None:

@@ -47,6 +47,7 @@ class Request:
     """One question to a model."""
 
     messages: tuple[Message, ...]
+    """Where the last one is the assistant's, the answer begins with it, and the model goes on."""
     generation: Generation = Generation()
     choices: tuple[str, ...] | None = None
     """One-token identifiers whose log-probabilities are wanted instead of a text."""
@@ -64,6 +65,7 @@ class Reply:
     finish_reason: str = "stop"
     """``"stop"``, or ``"length"`` where the reply was cut off."""
     choice_logprobs: tuple[float, ...] | None = None
+    """Of `Request.choices`, in their order: finite, and comparable with each other."""
 
 
 @runtime_checkable

@@ -73,6 +73,8 @@ DISTRACTION = 0.03
 """... down to this floor: long lists drown what is recent."""
 CONTINUATION = 10.0
 """What "next" adds to the next part of a series that is shown; less the longer ago that was."""
+CERTAINTY = 6.0
+"""How much a candidate's score counts for the probability of its letter."""
 
 _CONSTANTS = (
     KNOWLEDGE,
@@ -86,8 +88,8 @@ _CONSTANTS = (
     CONTINUATION,
 )
 
-_ITEM = re.compile(r"\s*(?:\d+\s*[.):]|[-*•])\s+(.+?)\s*$")
-_CONTRACT = re.compile(r"<(?:rank|title|name|candidate number)>")
+_ITEM = re.compile(r"\s*(?:(\d+|[A-Za-z])\s*[.):]|[-*•])\s+(.+?)\s*$")
+_CONTRACT = re.compile(r"<(?:rank|title|name|candidate number|letter)>")
 _EMPHASIS = "\"'“”*_` "
 _PART = re.compile(r"^(.*?)[ :]+(?:part )?(ii|iii|iv|v|vi|vii|viii|ix|x|\d{1,2})$", re.IGNORECASE)
 _ROMAN = {r: i for i, r in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
@@ -115,6 +117,8 @@ class _Items:
     """As the catalogue spells them; what is not known as the prompt does."""
     lead: str
     """The line above the list, where that ends in a colon."""
+    names: tuple[str, ...] = ()
+    """The numbers or letters before the titles; empty for bullets."""
 
     @cached_property
     def words(self) -> int:
@@ -170,7 +174,9 @@ class EmbeddedModel:
     """The embedded stand-in for an LLM; deterministic.
 
     Use `EmbeddedModel.fit`. It satisfies `LanguageModel`: ``complete(requests) -> replies``. Its
-    tokens are words. Of `Generation` it heeds `max_tokens` alone.
+    tokens are words. Of `Generation` it heeds `max_tokens` alone. Asked for `Request.choices`, it
+    takes them for the numbers or letters of the candidates: log-probabilities are ``log_softmax``
+    of `CERTAINTY` times the merged scores.
 
     Attributes
     ----------
@@ -178,7 +184,7 @@ class EmbeddedModel:
         Words that a prompt and its reply may have together before the reply breaks off.
     """
 
-    capabilities: frozenset[str] = frozenset({"deterministic"})
+    capabilities: frozenset[str] = frozenset({"choices", "deterministic"})
     context_length = 4096
 
     def __init__(
@@ -283,7 +289,11 @@ class EmbeddedModel:
         asked = [self._ask(request) for request in requests]
         return [
             self._write(question, order, request.generation.max_tokens)
-            for question, order, request in zip(asked, self._orders(asked), requests, strict=True)
+            if request.choices is None
+            else _choose(question, scores, request.choices)
+            for question, (order, scores), request in zip(
+                asked, self._ranked(asked), requests, strict=True
+            )
         ]
 
     # Reading
@@ -314,7 +324,7 @@ class EmbeddedModel:
         for _, group in groupby(lines, key=lambda line: line[1] is None):
             block = list(group)
             lead = sentences[-1] if sentences and sentences[-1].rstrip().endswith(":") else ""
-            items = self._items([item[1] for _, item in block if item], lead)
+            items = self._items([item.groups() for _, item in block if item], lead)
             if items:
                 lists.append(items)
                 if lead:
@@ -331,8 +341,9 @@ class EmbeddedModel:
         instructs = bool(contract) or bool(votes.any())
         return _Paragraph(tuple(lists), votes, contract, len(paragraph.split()), instructs)
 
-    def _items(self, found: Sequence[str], lead: str) -> _Items | None:
-        """The list of these titles; None where most of them are not known."""
+    def _items(self, lines: Sequence[tuple[str | None, str]], lead: str) -> _Items | None:
+        """The list of these names and titles; None where most titles are not known."""
+        found = [title for _, title in lines]
         rows = list(map(self._row.get, found))
         if None in rows:
             rows = [self._find(title) for title in found]
@@ -345,6 +356,7 @@ class EmbeddedModel:
                 for title, row in zip(found, rows, strict=True)
             ),
             lead,
+            tuple(name or "" for name, _ in lines),
         )
 
     def _find(self, title: str) -> int | None:
@@ -388,9 +400,9 @@ class EmbeddedModel:
 
     # Ranking
 
-    def _orders(self, asked: Sequence[_Question]) -> list[list[int]]:
-        """Positions of the candidates, best first, per question."""
-        orders: list[list[int]] = [[]] * len(asked)
+    def _ranked(self, asked: Sequence[_Question]) -> list[tuple[list[int], NDArray[np.float64]]]:
+        """Per question the positions of the candidates, best first, and the candidates' scores."""
+        ranked: list[tuple[list[int], NDArray[np.float64]]] = [([], np.empty(0))] * len(asked)
         by_size: dict[int, list[int]] = {}
         for i, question in enumerate(asked):
             if question.candidates.rows:
@@ -412,10 +424,11 @@ class EmbeddedModel:
                 scores = np.einsum("nkh,nh->nk", habits[pair[part]], weights[plan[part]])
                 # Rounded, so that sums of other batch sizes break no tie differently; stable: ties
                 # stay in the order in which the candidates were shown.
-                best = np.argsort(-np.round(scores, 6), axis=1, kind="stable").tolist()
-                for i, order in zip(group[part], best, strict=True):
-                    orders[i] = order
-        return orders
+                scores = np.round(scores, 6)
+                best = np.argsort(-scores, axis=1, kind="stable").tolist()
+                for i, *order_and_scores in zip(group[part], best, scores, strict=True):
+                    ranked[i] = tuple(order_and_scores)
+        return ranked
 
     def _recall(self, pairs: list[_Pair]) -> NDArray[np.float32]:
         """(P, K, 6) `habits` of pairs with K candidates each; computed where they are new."""
@@ -505,6 +518,18 @@ class EmbeddedModel:
         if preamble:
             text += _PREAMBLE
         return text, len(text.split())
+
+
+def _choose(
+    question: _Question, scores: NDArray[np.float64], choices: tuple[str, ...]
+) -> Reply:
+    """The first candidate's identifier, and how probable each of them is."""
+    score = dict(zip(question.candidates.names, scores.tolist(), strict=True))
+    # What stands for no candidate is as good as impossible, and finite.
+    chances = CERTAINTY * np.array([score.get(choice, -10.0) for choice in choices])
+    chances -= chances.max() + np.log(np.exp(chances - chances.max()).sum())
+    said = choices[int(np.argmax(chances))]
+    return Reply(said, question.words, 1, choice_logprobs=tuple(chances.tolist()))
 
 
 def _history_and_candidates(lists: list[_Items]) -> tuple[_Items, _Items]:

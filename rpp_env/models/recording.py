@@ -12,6 +12,8 @@ recordings of their own, and the next call replays them in that order.
 
 =================  ========================================================================
 table ``answers``  key (sha256), model, request and reply (JSON)
+table ``counts``   key (sha256 of model and text), tokens that the model counted
+table ``models``   id, and what replaying needs to know of it (JSON)
 ``user_version``   of the layout
 =================  ========================================================================
 """
@@ -30,7 +32,13 @@ from pathlib import Path
 from typing import Any
 
 from rpp_env.data.folders import whole_file
-from rpp_env.errors import BrokenContract, InvalidData, MissingRecording, RecordingFailed
+from rpp_env.errors import (
+    BrokenContract,
+    InvalidData,
+    MissingRecording,
+    ModelUnavailable,
+    RecordingFailed,
+)
 from rpp_env.models.base import LanguageModel, Reply, Request
 
 __all__ = ["RecordingModel"]
@@ -89,15 +97,12 @@ class RecordingModel:
         self._process = 0
         self._database()
         self.id = model.id if model is not None else id if id is not None else self._only_model()
-        self.context_length: int = 1 << 31 if model is None else model.context_length
-        self.capabilities: frozenset[str] = (
-            frozenset({"deterministic", "choices", "grammar"})
-            if model is None
-            else frozenset(model.capabilities)
-        )
-        count = getattr(model, "count_tokens", None)
-        if count is not None:
-            self.count_tokens = count
+        self.context_length: int
+        self.capabilities: frozenset[str]
+        self._counts: dict[str, int] = {}
+        """Token counts that are not written yet: a lost one costs nothing but counting again."""
+        if self._remember():
+            self.count_tokens = self._count_tokens
 
     # Answers
 
@@ -118,6 +123,9 @@ class RecordingModel:
                 key = hashlib.sha256(f"{key}/{turns[key]}".encode()).hexdigest()
             keys.append(key)
         known = self._read(keys)
+        # One who replays does not write.
+        if self._counts and self.model is not None:
+            self._write([])
         missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in known}
         self.replayed += len(requests) - len(missing)
         if missing and self.model is None:
@@ -129,20 +137,87 @@ class RecordingModel:
 
     def _ask(self, pairs: Sequence[tuple[str, Request]]) -> dict[str, Reply]:
         assert self.model is not None
-        replies = self.model.complete([request for _, request in pairs])
+        try:
+            replies = self.model.complete([request for _, request in pairs])
+        except ModelUnavailable as error:
+            # What was answered before the model was lost is paid for.
+            self._keep([(*pairs[i], reply) for i, reply in error.answered.items()])
+            raise
         if len(replies) != len(pairs):
             raise BrokenContract(
                 f"model {self.id!r} gave {len(replies)} replies to {len(pairs)} requests; "
                 "complete() must answer each one, in order"
             )
-        self.asked += len(pairs)
-        rows = [
-            (key, self.id, _to_json(_request(request)), _to_json(asdict(reply)))
-            for (key, request), reply in zip(pairs, replies, strict=True)
-        ]
-        self._write(rows)
+        self._keep([(*pair, reply) for pair, reply in zip(pairs, replies, strict=True)])
         # As they stand in the file: where another process was faster, its answer holds for both.
         return self._read([key for key, _ in pairs])
+
+    def _keep(self, answers: Sequence[tuple[str, Request, Reply]]) -> None:
+        self.asked += len(answers)
+        self._write(
+            [
+                (key, self.id, _to_json(_request(request)), _to_json(asdict(reply)))
+                for key, request, reply in answers
+            ]
+        )
+
+    def _count_tokens(self, text: str) -> int:
+        """Tokens of a text, counted once and kept: replaying must cut prompts at the same place.
+
+        Raises
+        ------
+        MissingRecording
+            If the text was never counted and there is no model to ask.
+        """
+        key = hashlib.sha256(f"{self.id}\x1f{text}".encode()).hexdigest()
+        if key not in self._counts:
+            with _explained(self.path):
+                row = (
+                    self._database()
+                    .execute("SELECT tokens FROM counts WHERE key = ?", (key,))
+                    .fetchone()
+                )
+            if row is not None:
+                return int(row[0])
+            if self.model is None:
+                raise MissingRecording(
+                    f"{self.path} does not say how many tokens {self.id!r} takes for a text of "
+                    f"{len(text)} characters: record this prompt where the model can be asked"
+                )
+            # LanguageModel does not ask for this method, so that mypy does not know it.
+            count: int = self.model.count_tokens(text)  # type: ignore[attr-defined]
+            self._counts[key] = count
+        return self._counts[key]
+
+    def _remember(self) -> bool:
+        """Context length and capabilities, of the model or as recorded; whether it can count."""
+        if self.model is not None:
+            counts = hasattr(self.model, "count_tokens")
+            self.context_length = self.model.context_length
+            self.capabilities = frozenset(self.model.capabilities)
+            told = {
+                "context_length": self.context_length,
+                "capabilities": sorted(self.capabilities),
+                "counts_tokens": counts,
+            }
+            with _explained(self.path):
+                self._database().execute(
+                    "INSERT OR REPLACE INTO models VALUES (?, ?)", (self.id, _to_json(told))
+                )
+            return counts
+        with _explained(self.path):
+            row = (
+                self._database()
+                .execute("SELECT about FROM models WHERE id = ?", (self.id,))
+                .fetchone()
+            )
+        # Answers that were imported come without.
+        about = json.loads(row[0]) if row else {}
+        self.context_length = int(about.get("context_length", 1 << 31))
+        self.capabilities = frozenset(about.get("capabilities", ["choices", "grammar"])) | {
+            "deterministic"
+        }
+        return bool(about.get("counts_tokens", False))
 
     def __len__(self) -> int:
         """Answers of this model in the file."""
@@ -154,6 +229,8 @@ class RecordingModel:
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
+        if self._counts and self.model is not None:
+            self._write([])
         if self._connection is not None and self._process == os.getpid():
             self._connection.close()
         self._connection = None
@@ -218,6 +295,14 @@ class RecordingModel:
                         "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT NOT "
                         "NULL, request TEXT NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID"
                     )
+                    connection.execute(
+                        "CREATE TABLE IF NOT EXISTS counts (key TEXT PRIMARY KEY, tokens INTEGER "
+                        "NOT NULL) WITHOUT ROWID"
+                    )
+                    connection.execute(
+                        "CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, about TEXT NOT "
+                        "NULL) WITHOUT ROWID"
+                    )
                     connection.execute(f"PRAGMA user_version = {LAYOUT}")
                     connection.execute("COMMIT")
                 connection.execute("PRAGMA synchronous = FULL")
@@ -229,7 +314,9 @@ class RecordingModel:
 
     def _only_model(self) -> str:
         with _explained(self.path):
-            found = self._database().execute("SELECT DISTINCT model FROM answers ORDER BY model")
+            found = self._database().execute(
+                "SELECT model FROM answers UNION SELECT id FROM models ORDER BY 1"
+            )
             models = [row[0] for row in found]
         if len(models) != 1:
             raise InvalidData(
@@ -269,16 +356,20 @@ class RecordingModel:
     def _write(self, rows: Sequence[tuple[str, str, str, str]]) -> int:
         with _explained(self.path):
             database = self._database()
-            before = database.total_changes
             database.execute("BEGIN IMMEDIATE")
             try:
+                before = database.total_changes
                 database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows)
+                new = database.total_changes - before
+                counts = list(self._counts.items())
+                database.executemany("INSERT OR IGNORE INTO counts VALUES (?, ?)", counts)
                 database.execute("COMMIT")
             except BaseException:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise
-            return database.total_changes - before
+            self._counts.clear()
+            return new
 
 
 def request_key(model: str, request: Request) -> str:

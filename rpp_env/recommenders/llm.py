@@ -1,21 +1,44 @@
-"""A language model as a recommender: ask, read the reply, count what it cost."""
+"""A language model as a recommender: ask, read the reply, count what it cost.
+
+There are three ways to get a ranking out of a model:
+
+``generate``
+    The model writes a list in words, and `rpp_env.parsing` reads it: the paper's way. What was not
+    understood is not named, and earns nothing.
+``logprobs``
+    The candidates carry letters, the model is asked for the first one, and the log-probabilities of
+    all letters order the candidates (FIRST, Reddy et al., EMNLP 2024). One forward pass and one
+    token instead of a list. Another question than ``generate``, and another reward.
+``structured``
+    The model writes the letters of all candidates, and may only write those that are left: greedy
+    decoding under the constraint that the answer is a permutation, so that nothing is unparsed. A
+    grammar of the permutations of K candidates has 2^K states, too many for any engine at K = 20.
+    So the answer is asked for one place at a time, all users at once; the prompt and what was
+    answered so far lie in the server's prefix cache.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
 
 from rpp_env.errors import BrokenContract, InvalidOption
-from rpp_env.models.base import Generation, LanguageModel, Reply, Request
+from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
 from rpp_env.parsing import parse_order
-from rpp_env.prompts import as_messages
+from rpp_env.prompts import LETTERS, as_messages
 from rpp_env.task import Ranking
 
 if TYPE_CHECKING:
     from rpp_env.prompts import Prompt
 
-__all__ = ["LLMRecommender"]
+__all__ = ["LLMRecommender", "RankBy"]
+
+RankBy = Literal["generate", "logprobs", "structured"]
+"""How a ranking is got out of a language model."""
 
 CHARACTERS_PER_TOKEN = 3
 """Cautious estimate for models that cannot count tokens (English text has about four)."""
@@ -26,10 +49,10 @@ TEMPLATE_TOKENS = 32
 class LLMRecommender:
     """Asks a language model for a ranking, in words, and reads its reply.
 
-    The whole batch is one call of the model. Where decoding is greedy, equal prompts are asked
-    once; where it samples, each prompt gets an answer of its own. A prompt that would leave less
-    room than ``generation.max_tokens`` for the reply loses its oldest history items first, and the
-    ranking says how many in `Ranking.trimmed`.
+    The whole batch is one call of the model (K - 1 calls where `rank_by` is ``"structured"``).
+    Where decoding is greedy, equal prompts are asked once; where it samples, each prompt gets an
+    answer of its own. A prompt that would leave less room than ``generation.max_tokens`` for the
+    reply loses its oldest history items first, and the ranking says how many in `Ranking.trimmed`.
 
     Parameters
     ----------
@@ -37,76 +60,162 @@ class LLMRecommender:
         Who is asked. Where it has a method ``count_tokens(text) -> int``, prompts are measured with
         it; else one token is taken for every three characters.
     rank_by : str
-        How the ranking is got out of the model; ``"generate"`` (it writes the list) is the only way
-        so far.
+        ``"generate"``, ``"logprobs"`` or ``"structured"``; the module's docstring describes them.
+        The last two need a model with the capability ``"choices"``, and 52 candidates at most.
     generation : Generation
-        How replies are sampled.
+        How replies are sampled; of no matter to ``"logprobs"`` and ``"structured"``, which decode
+        greedily.
 
     Raises
     ------
     InvalidOption
-        For another `rank_by`, or a prompt that does not fit even with one history item.
+        For another `rank_by`, one that the model cannot serve, or a prompt that does not fit even
+        with one history item.
     BrokenContract
-        Where the model gives back another number of replies than it was asked for.
+        Where the model gives back another number of replies than it was asked for, or no
+        log-probability for a letter.
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        rank_by: str = "generate",
+        rank_by: RankBy = "generate",
         generation: Generation | None = None,
     ) -> None:
-        if rank_by != "generate":
+        if rank_by not in get_args(RankBy):
             raise InvalidOption(
-                f"rank_by={rank_by!r} is not available: 'generate' is the only way so far"
+                f"rank_by={rank_by!r} is unknown: choose {', '.join(get_args(RankBy))}"
             )
+        if rank_by != "generate" and "choices" not in model.capabilities:
+            raise InvalidOption(
+                f"rank_by={rank_by!r} needs log-probabilities of letters, which model "
+                f"{model.id!r} does not give: take rank_by='generate'"
+            )
+        generation = Generation() if generation is None else generation
+        if rank_by == "logprobs":
+            generation = Generation(max_tokens=1)
+        elif rank_by == "structured":
+            generation = Generation(max_tokens=2 * len(LETTERS))
         self.model = model
         self.rank_by = rank_by
-        self.generation = Generation() if generation is None else generation
+        self.generation = generation
         self._count: Callable[[str], int] | None = getattr(model, "count_tokens", None)
 
     def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
-        """Rank the candidates of every prompt in one call of the model."""
+        """Rank the candidates of every prompt."""
         fitted = [self._fit(prompt) for prompt in prompts]
         sampled = self.generation.temperature > 0
         keys = [i if sampled else text for i, (_, text) in enumerate(fitted)]
-        requests = {
-            key: Request(as_messages(text), self.generation)
-            for key, (_, text) in zip(keys, fitted, strict=True)
+        questions = {
+            key: (text, prompt)
+            for key, (_, text), prompt in zip(keys, fitted, prompts, strict=True)
         }
-        replies = self.model.complete(list(requests.values())) if requests else []
+        ways = {
+            "generate": self._generate,
+            "logprobs": self._by_logprobs,
+            "structured": self._structured,
+        }
+        texts = [text for text, _ in questions.values()]
+        asked = [prompt for _, prompt in questions.values()]
+        answers = dict(zip(questions, ways[self.rank_by](texts, asked), strict=True))
+        return [
+            replace(answers[key], trimmed=prompt.shown - shown)
+            if shown != prompt.shown
+            else answers[key]
+            for key, (shown, _), prompt in zip(keys, fitted, prompts, strict=True)
+        ]
+
+    # Three ways to rank
+
+    def _generate(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking]:
+        replies = self._ask([Request(as_messages(text), self.generation) for text in texts])
+        rankings = []
+        for reply, prompt in zip(replies, prompts, strict=True):
+            order, named = parse_order(reply.text, prompt.task.candidates)
+            rankings.append(_ranking(order, named, [reply], reply.text))
+        return rankings
+
+    def _by_logprobs(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking]:
+        letters = [LETTERS[: len(prompt.task.candidates)] for prompt in prompts]
+        replies = self._choose(list(map(as_messages, texts)), letters)
+        rankings = []
+        for reply in replies:
+            # Stable: equal ones stay in the order in which the candidates were shown.
+            order = np.argsort(-np.array(reply.choice_logprobs), kind="stable")
+            rankings.append(_ranking(tuple(order.tolist()), len(order), [reply], reply.text))
+        return rankings
+
+    def _structured(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking]:
+        left = [list(LETTERS[: len(prompt.task.candidates)]) for prompt in prompts]
+        said: list[list[str]] = [[] for _ in prompts]
+        cost: list[list[Reply]] = [[] for _ in prompts]
+        while todo := [i for i, letters in enumerate(left) if len(letters) > 1]:
+            conversations = []
+            for i in todo:
+                begun = "".join(f"{letter}\n" for letter in said[i])
+                answer: tuple[Message, ...] = ({"role": "assistant", "content": begun},)
+                conversations.append(as_messages(texts[i]) + (answer if begun else ()))
+            replies = self._choose(conversations, ["".join(left[i]) for i in todo])
+            for i, reply in zip(todo, replies, strict=True):
+                assert reply.choice_logprobs is not None
+                best = int(np.argmax(reply.choice_logprobs))
+                said[i].append(left[i].pop(best))
+                cost[i].append(reply)
+        rankings = []
+        for letters, rest, replies in zip(said, left, cost, strict=True):
+            order = tuple(LETTERS.index(letter) for letter in [*letters, *rest])
+            rankings.append(_ranking(order, len(order), replies, "\n".join([*letters, *rest])))
+        return rankings
+
+    # The model
+
+    def _choose(
+        self, conversations: list[tuple[Message, ...]], letters: Sequence[str]
+    ) -> list[Reply]:
+        """One letter for each conversation, with the log-probabilities of all of its letters."""
+        one = replace(self.generation, max_tokens=1)
+        replies = self._ask(
+            [
+                Request(messages, one, choices=tuple(choices))
+                for messages, choices in zip(conversations, letters, strict=True)
+            ]
+        )
+        for reply, choices in zip(replies, letters, strict=True):
+            found = reply.choice_logprobs or ()
+            if len(found) != len(choices) or not all(map(math.isfinite, found)):
+                raise BrokenContract(
+                    f"model {self.model.id!r} was asked for the log-probabilities of "
+                    f"{len(choices)} letters and gave {reply.choice_logprobs}: each must be there, "
+                    "and finite"
+                )
+        return replies
+
+    def _ask(self, requests: list[Request]) -> list[Reply]:
+        replies = self.model.complete(requests) if requests else []
         if len(replies) != len(requests):
             raise BrokenContract(
                 f"model {self.model.id!r} gave {len(replies)} replies to {len(requests)} requests; "
                 "complete() must answer each one, in order"
             )
-        answers = dict(zip(requests, replies, strict=True))
-        return [
-            self._read(answers[key], prompt, prompt.shown - shown)
-            for key, (shown, _), prompt in zip(keys, fitted, prompts, strict=True)
-        ]
+        return replies
 
-    def _read(self, reply: Reply, prompt: Prompt, trimmed: int) -> Ranking:
-        order, named = parse_order(reply.text, prompt.task.candidates)
-        return Ranking(
-            order=order,
-            named=named,
-            text=reply.text,
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-            trimmed=trimmed,
-        )
+    # What fits
+
+    def _text(self, prompt: Prompt) -> str:
+        if self.rank_by == "generate":
+            return prompt.text
+        return prompt.lettered(whole=self.rank_by == "structured")
 
     def _fit(self, prompt: Prompt) -> tuple[int, str]:
         """How many history items of `prompt` fit, and the text with these."""
         room = self.model.context_length - self.generation.max_tokens - TEMPLATE_TOKENS
-        text = prompt.text
+        text = self._text(prompt)
         # A token has at least one byte, so that most prompts need not be counted.
         size = len(text) if text.isascii() else len(text.encode())
         if size <= room or self._tokens(text) <= room:
             return prompt.shown, text
         for shown in range(prompt.shown - 1, 0, -1):
-            shorter = replace(prompt, shown=shown).text
+            shorter = self._text(replace(prompt, shown=shown))
             if self._tokens(shorter) <= room:
                 return shown, shorter
         raise InvalidOption(
@@ -118,3 +227,13 @@ class LLMRecommender:
 
     def _tokens(self, text: str) -> int:
         return self._count(text) if self._count else -(-len(text) // CHARACTERS_PER_TOKEN)
+
+
+def _ranking(order: tuple[int, ...], named: int, replies: list[Reply], text: str) -> Ranking:
+    return Ranking(
+        order=order,
+        named=named,
+        text=text,
+        prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+        completion_tokens=sum(reply.completion_tokens for reply in replies),
+    )
