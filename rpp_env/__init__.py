@@ -25,6 +25,7 @@ from rpp_env.patterns import AGENTS, Choice, PatternBook
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders import LLMRecommender, Recommender
 from rpp_env.registration import register_all
+from rpp_env.rewriting import LLMRewriter, Rewrite
 from rpp_env.rules import RULES, Rules
 from rpp_env.table import RewardTable, tabulate
 from rpp_env.task import Ranking, RankingTask
@@ -46,6 +47,7 @@ __all__ = [
     "JointEnv",
     "JointVectorEnv",
     "LLMRecommender",
+    "LLMRewriter",
     "LanguageModel",
     "MissingExtra",
     "PatternBook",
@@ -60,6 +62,7 @@ __all__ = [
     "Request",
     "ResetNeeded",
     "RewardTable",
+    "Rewrite",
     "Rules",
     "ScriptedModel",
     "SentenceTransformerEncoder",

@@ -13,7 +13,7 @@ its distribution is.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,9 +24,10 @@ from rpp_env.data.candidates import MAX_HISTORY
 from rpp_env.errors import BrokenContract, InvalidAction, InvalidOption, ResetNeeded
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
 from rpp_env.parts import as_rules, assemble
-from rpp_env.patterns import AGENTS, PatternBook
+from rpp_env.patterns import AGENTS, Choice, PatternBook
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender
+from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
 from rpp_env.rules import Rules
 from rpp_env.step import COUNTS, METRICS, Answer, Answers, Moment, Scene, Solo, Step
 from rpp_env.task import RankingTask
@@ -38,13 +39,10 @@ if TYPE_CHECKING:
     from rpp_env.models.base import LanguageModel
     from rpp_env.table import RewardTable
 
-__all__ = ["COUNTS", "METRICS", "RPPEnv", "Rewrite", "Step"]
+__all__ = ["COUNTS", "METRICS", "RPPEnv", "Step"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-Rewrite = Callable[[Sequence[Prompt]], Sequence[Prompt]]
-"""Prompts to prompts with other sentences: same number and order, same tasks, same `shown`."""
 
 
 class RPPEnv:
@@ -66,7 +64,8 @@ class RPPEnv:
     table : RewardTable, optional
         Recorded answers instead of a recommender; one of the two must be given.
     rewrite : callable, optional
-        Changes the sentences of the prompts before they are asked (RPP+'s refine block).
+        Changes the sentences of the prompts before they are asked (RPP+); see
+        `rpp_env.rewriting`.
     encoder : Encoder, optional
         Embeds the sentences for the observations; `HashedNGrams` by default.
     observe, ranking
@@ -113,12 +112,13 @@ class RPPEnv:
             raise InvalidOption("give a recommender or a table, and not both")
         if rewrite is not None and not callable(rewrite):
             raise InvalidOption(
-                f"rewrite={rewrite!r}: only None or a callable (prompts -> prompts) is supported "
-                "so far; rewriting models will come later"
+                f"rewrite={rewrite!r}: give a callable from prompts to prompts, such as "
+                "LLMRewriter(model); names are for RPPEnv.make and the faces"
             )
         if table is not None and rewrite is not None:
             raise InvalidOption(
-                "a table cannot be rewritten: it holds answers to the book's sentences"
+                "a table cannot be rewritten: it holds answers to the book's sentences, and none "
+                "to sentences that are rewritten for each user; give a model"
             )
         if table is not None and rules.order == "step":
             raise InvalidOption(
@@ -193,7 +193,7 @@ class RPPEnv:
         num_envs: int = 256,
         max_users: int | None = None,
         max_cycles: int | None = None,
-        rewrite: Rewrite | None = None,
+        rewrite: Rewrite | str | None = None,
         encoder: Encoder | None = None,
         observe: Literal["shared", "private"] = "shared",
         ranking: Literal["mean", "sequence"] = "mean",
@@ -222,7 +222,11 @@ class RPPEnv:
             Play only this many users of the split, drawn once and for all (not by `seed`).
         max_cycles : int, optional
             Steps of an episode, where they shall differ from the rules'.
-        num_envs, rewrite, encoder, observe, ranking, padded_actions, agent_names, seed
+        rewrite : str or callable, optional
+            RPP+: who rewrites the chosen sentences for each user. ``"embedded"``, the name of a
+            language model (``"http://host:8000/v1#name"``, ...), or a callable from prompts to
+            prompts, such as `LLMRewriter` with options of your own.
+        num_envs, encoder, observe, ranking, padded_actions, agent_names, seed
             As the constructor takes them.
         **options
             Fields of `rpp_env.parts.Options`: candidates, embeddings, sentences, decoding.
@@ -242,7 +246,7 @@ class RPPEnv:
             embeddings=parts.embeddings,
             recommender=parts.recommender,
             table=parts.table,
-            rewrite=rewrite,
+            rewrite=open_rewriter(rewrite),
             encoder=encoder,
             observe=observe,
             ranking=ranking,
@@ -572,14 +576,15 @@ class RPPEnv:
         shuffled = self._shuffled(moment) if self.rules.order == "step" else None
         if shuffled is not None:
             tasks = [_reordered(task, order) for task, order in zip(tasks, shuffled, strict=True)]
+        choices = self.book.choose(moment.actions)
         prompts = [
             Prompt(task, choice, shown)
-            for task, choice, shown in zip(
-                tasks, self.book.choose(moment.actions), moment.wanted.tolist(), strict=True
-            )
+            for task, choice, shown in zip(tasks, choices, moment.wanted.tolist(), strict=True)
         ]
         if self.rewrite is not None:
-            prompts = self._rewritten(prompts, self.rewrite)
+            rewritten = list(self.rewrite(list(prompts)))
+            check_rewritten(rewritten, prompts)
+            prompts = rewritten
         rankings = list(self.recommender.rank(prompts))
         K = self.tasks.num_candidates
         if len(rankings) != len(prompts) or any(len(ranking.order) != K for ranking in rankings):
@@ -604,8 +609,11 @@ class RPPEnv:
         ):
             self._calls[name] += number
         if self.rewrite is not None:
-            moment.vectors = _ended(encode(self.encoder, [p.instructions for p in prompts]))
-            moment.sentence = np.arange(len(prompts))
+            said = [prompt.instructions for prompt in prompts]
+            row = {text: i for i, text in enumerate(dict.fromkeys(said))}
+            moment.vectors = _ended(encode(self.encoder, list(row)))
+            moment.sentence = np.array([row[text] for text in said])
+            moment.edited = np.array(list(map(_edited, prompts, choices)))
         moment.rankings, moment.prompts = rankings, prompts
         place = (order == self._positions[moment.rows, None]).argmax(axis=1)
         numbers[:, 0] = np.where(place < numbers[:, 1], place + 1, 0)
@@ -618,22 +626,6 @@ class RPPEnv:
         if self._several:
             turn = moment.visit * self.rules.max_cycles + moment.clock - 1
         return self.table.lookup(moment.rows, moment.level, moment.sentence, turn)
-
-    def _rewritten(self, prompts: list[Prompt], rewrite: Rewrite) -> list[Prompt]:
-        changed = list(rewrite(prompts))
-        same = len(changed) == len(prompts) and all(
-            getattr(new, "task", None) is old.task
-            and new.shown == old.shown
-            and new.choice.contract == old.choice.contract
-            for new, old in zip(changed, prompts, strict=True)
-        )
-        if not same:
-            raise BrokenContract(
-                f"rewrite gave {len(changed)} prompts for {len(prompts)}; it must give each prompt "
-                "back in its place, with other sentences only (Choice.rewritten): the same task, "
-                "as many history items, the same contract line"
-            )
-        return changed
 
     def _shuffled(self, moment: Moment) -> Ints:
         """(B, K) fresh orders of the candidates.
@@ -663,6 +655,17 @@ class RPPEnv:
 def _ended(vectors: NDArray[Any]) -> Floats:
     """The same rows, float32, and one of zeros: -1, nothing said yet, finds it."""
     return np.vstack([vectors, np.zeros((1, vectors.shape[1]))]).astype(np.float32)
+
+
+def _edited(prompt: Prompt, chosen: Choice) -> tuple[int, int]:
+    """How many sentences differ from the chosen ones, and how many rewrites were of no use."""
+    said = prompt.choice
+    changed = (
+        said.role != chosen.role,
+        said.reasoning != chosen.reasoning,
+        said.output != chosen.output,
+    )
+    return sum(changed), prompt.fallbacks
 
 
 def _reordered(task: RankingTask, order: Ints) -> RankingTask:

@@ -490,6 +490,8 @@ def _about(env: RPPEnv) -> dict[str, Any]:
         if env.table is not None
         else getattr(model, "id", None) or type(env.recommender).__name__
     )
+    if env.rewrite is not None:
+        told = f"{told}, rewritten by {getattr(env.rewrite, 'id', type(env.rewrite).__name__)}"
     return {
         "dataset": env.tasks.dataset.name,
         "dataset_digest": env.tasks.dataset.digest,

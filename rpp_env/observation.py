@@ -33,6 +33,7 @@ step. Nothing here is a function of rewards, targets, or the other users of the 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations, pairwise
@@ -52,6 +53,8 @@ __all__ = ["Encoder", "HashedNGrams", "Observer", "SentenceTransformerEncoder", 
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+_WORDS = re.compile(r"[^\W_]+")
 
 WINDOWS = (1, 3, 5, 10, 20)
 """Lengths of recent history that the recency slices compare."""
@@ -100,7 +103,7 @@ class HashedNGrams:
             raise InvalidOption(f"width must be a multiple of 8 from 8 to 512, not {width}")
         self._width = width
         self.seed = seed
-        self._signs: dict[str, NDArray[np.int8]] = {}
+        self._signs: dict[str, bytes] = {}
 
     @property
     def width(self) -> int:
@@ -111,21 +114,21 @@ class HashedNGrams:
         """(n, width) float32 rows of length 1; an empty text is all zeros."""
         rows = np.zeros((len(texts), self._width), dtype=np.int64)
         for i, text in enumerate(texts):
-            words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-            for gram in (*words, *(f"{a} {b}" for a, b in pairwise(words))):
-                signs = self._signs.get(gram)
-                if signs is None:
-                    signs = self._signs[gram] = self._hash(gram)
-                rows[i] += signs
+            words = _WORDS.findall(text.lower())
+            grams = (*words, *(f"{a} {b}" for a, b in pairwise(words)))
+            signs = b"".join([self._signs.get(gram) or self._hash(gram) for gram in grams])
+            table = np.frombuffer(signs, dtype=np.int8).reshape(-1, self._width)
+            table.sum(axis=0, dtype=np.int64, out=rows[i])
         # Integers up to here: the sums, and so the vectors, are the same on every machine.
         lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
         scaled: Floats = (rows / np.maximum(lengths, 1)).astype(np.float32)
         return scaled
 
-    def _hash(self, gram: str) -> NDArray[np.int8]:
+    def _hash(self, gram: str) -> bytes:
         digest = hashlib.blake2b(f"{self.seed}|{gram}".encode(), digest_size=self._width // 8)
         bits = np.unpackbits(np.frombuffer(digest.digest(), dtype=np.uint8))
-        return bits.astype(np.int8) * np.int8(2) - np.int8(1)
+        signs = (bits.astype(np.int8) * np.int8(2) - np.int8(1)).tobytes()
+        return self._signs.setdefault(gram, signs)
 
 
 class SentenceTransformerEncoder:

@@ -74,27 +74,28 @@ def render(env: RPPEnv, user: int = 0) -> str:
         )
     infos = {name: values[user].item() for name, values in step.infos.items()}
     task = env.tasks.task(int(step.rows[user]))
-    if step.prompts is None:
-        (choice,) = env.book.choose(step.actions[user : user + 1])
-        prompt = Prompt(task, choice, infos["shown"])
-    else:
-        prompt = step.prompts[user]
+    (choice,) = env.book.choose(step.actions[user : user + 1])
+    prompt = Prompt(task, choice, infos["shown"]) if step.prompts is None else step.prompts[user]
     ranking = None if step.rankings is None else step.rankings[user]
     actions = step.actions[user].tolist()
-    options = (
-        prompt.choice.role or "(no role)",
-        f"{env.book.history_records[actions[1]]}: {infos['shown']} of {len(task.history)} shown",
-        prompt.choice.reasoning,
-        prompt.choice.output,
-    )
+    label = env.book.history_records[actions[1]]
+    shown = f"{label}: {infos['shown']} of {len(task.history)} shown"
+    options = (choice.role or "(no role)", shown, choice.reasoning, choice.output)
+    sent = (prompt.choice.role, shown, prompt.choice.reasoning, prompt.choice.output)
     K = str(len(task.candidates))
     when = f"step {step.clock[user]} of {env.max_cycles}"
     lines = [_rule(paint, f"{env.rules.id}  user {task.user}  {when}")]
-    lines += [
-        paint(f"{agent:<20}{action}  ", BOLD) + paint(said.replace("{k}", K), COLOURS[agent])
-        for agent, action, said in zip(AGENTS, actions, options, strict=True)
-    ]
-    lines += [_rule(paint, "prompt"), _prompt(paint, prompt)]
+    for agent, action, said, new in zip(AGENTS, actions, options, sent, strict=True):
+        rows = [(f"{agent:<20}{action}  ", said)]
+        if new and new != said:  # an empty one is the role that there is not
+            rows.append((f"{'rewritten':>20}   ", new))
+        lines += [
+            paint(left, BOLD) + paint(text.replace("{k}", K), COLOURS[agent]) for left, text in rows
+        ]
+    title = "prompt"
+    if env.rewrite is not None:
+        title += f"  {infos['rewritten']} rewritten, {infos['rewrite_fallbacks']} rewrites refused"
+    lines += [_rule(paint, title), _prompt(paint, prompt)]
     if ranking is None:
         lines.append(_rule(paint, "replayed from a table, which keeps orders and no words"))
     else:

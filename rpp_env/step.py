@@ -7,6 +7,7 @@ who only want rewards do not pay for them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ COUNTS = (
     "completion_tokens",
     "trimmed",
     "masked_actions",
+    "rewritten",
+    "rewrite_fallbacks",
 )
 _KEYS = (*METRICS, *COUNTS)
 _REWARD = METRICS.index("ndcg@10")
@@ -132,6 +135,8 @@ class Moment:
         Which of them were last said; -1 before the first step.
     masked : (B,) int64 array or None
         How many of the last actions were mapped; None for none of them.
+    edited : (B, 2) int64 array or None
+        Sentences that were rewritten, and those whose rewrites were of no use; None for none.
     rankings, prompts : list or None
         See `Step`.
     """
@@ -147,6 +152,7 @@ class Moment:
     vectors: Floats
     sentence: Ints
     masked: Ints | None = None
+    edited: Ints | None = None
     rankings: list[Ranking] | None = None
     prompts: list[Prompt] | None = None
     _shared: Floats | None = None
@@ -189,8 +195,9 @@ class Moment:
             }
         rank, named, trimmed, asked, said = np.ascontiguousarray(answer.numbers.T, np.int64)
         masked = np.zeros(count, np.int64) if self.masked is None else self.masked.copy()
+        edited = np.zeros((count, 2), np.int64) if self.edited is None else self.edited
         counts = (rank, named, self.wanted - trimmed, asked, said, trimmed, masked)
-        values = (*self.scene.metrics.take(rank, axis=1), *counts)
+        values = (*self.scene.metrics.take(rank, axis=1), *counts, *edited.T.copy())
         return dict(zip(_KEYS, values, strict=True))
 
     def begun(self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, start: int) -> Moment:
@@ -218,6 +225,7 @@ class Moment:
             vectors=self.vectors,
             sentence=changed(self.sentence, -1),
             masked=None if self.masked is None else changed(self.masked, 0),
+            edited=None if self.edited is None else changed(self.edited, 0),
         )
 
 
@@ -231,6 +239,8 @@ class Solo:
         The moment's.
     row, level, clock, wanted, sentence, masked : int
     actions : list of int
+    edited : list of int
+        `Moment.edited`.
     order : (K,) int array
     numbers : list of int
         `NUMBERS`.
@@ -249,6 +259,7 @@ class Solo:
     actions: list[int]
     order: NDArray[np.integer[Any]]
     numbers: list[int]
+    edited: Sequence[int] = (0, 0)
     rankings: list[Ranking] | None = None
     prompts: list[Prompt] | None = None
     _shared: Floats | None = None
@@ -271,6 +282,7 @@ class Solo:
             actions=moment.actions[0].tolist(),
             order=_NO_ORDER if answer is None else answer.order[0],
             numbers=[0] * len(NUMBERS) if answer is None else answer.numbers[0].tolist(),
+            edited=(0, 0) if moment.edited is None else moment.edited[0].tolist(),
             rankings=moment.rankings,
             prompts=moment.prompts,
             _shared=moment.shared,
@@ -290,6 +302,7 @@ class Solo:
             vectors=self.vectors,
             sentence=np.array([self.sentence]),
             masked=np.array([self.masked]),
+            edited=np.array([self.edited]),
             rankings=self.rankings,
             prompts=self.prompts,
             _shared=self._shared,
@@ -336,7 +349,7 @@ class Solo:
         """`Step.infos` of the user, fresh."""
         rank, named, trimmed, asked, said = self.numbers
         shown = self.wanted - trimmed
-        counts = (rank, named, shown, asked, said, trimmed, self.masked)
+        counts = (rank, named, shown, asked, said, trimmed, self.masked, *self.edited)
         metrics = self.scene.metrics_by_rank[rank]
         return dict(zip(_KEYS, (*metrics, *counts), strict=True))
 
@@ -382,7 +395,8 @@ class Step:
 
         Metrics of the ranking (labels: no policy should read them), ``rank`` of the target (0: not
         named), candidates ``named``, history items ``shown``, tokens, history items ``trimmed`` to
-        fit the model's context, and ``masked_actions`` (choices that ``a % n`` had to map).
+        fit the model's context, ``masked_actions`` (choices that ``a % n`` had to map), sentences
+        that were ``rewritten``, and ``rewrite_fallbacks`` (whose rewrites were of no use).
         """
         return self._moment.infos()
 

@@ -6,6 +6,7 @@ Each function returns None, or raises `BrokenContract` with what was promised an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,16 @@ from rpp_env.observation import Encoder, encode
 from rpp_env.patterns import PatternBook
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender
+from rpp_env.rewriting import Rewrite, check_rewritten
 from rpp_env.task import Ranking, RankingTask
 
-__all__ = ["check_encoder", "check_model", "check_recommender", "example_prompts"]
+__all__ = [
+    "check_encoder",
+    "check_model",
+    "check_recommender",
+    "check_rewrite",
+    "example_prompts",
+]
 
 
 def example_prompts(domain: str = "movies") -> list[Prompt]:
@@ -135,6 +143,42 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] | None = None) -> None:
             bool(np.allclose(again, together, atol=1e-5)),
             f"the vector of a text must be the same when {what}",
         )
+
+
+def check_rewrite(rewrite: Rewrite, prompts: Sequence[Prompt] | None = None) -> None:
+    """Check a rewriter: every prompt comes back in its place, with other sentences and no more.
+
+    A prompt must be rewritten the same way in any batch, and whatever the target is: do not check
+    one that rewrites anew each time (`LLMRewriter` keeps what was said).
+
+    Raises
+    ------
+    BrokenContract
+        Where one of these does not hold.
+    """
+    _expect(callable(rewrite), f"{_name(rewrite)} cannot be called with prompts")
+    asked = list(example_prompts() if prompts is None else prompts)
+
+    def sentences(given: Sequence[Prompt]) -> list[str]:
+        made = list(rewrite(list(given)))
+        check_rewritten(made, given)
+        return [prompt.instructions for prompt in made]
+
+    together = sentences(asked)
+    _expect(sentences([]) == [], "no prompts must be rewritten to none")
+    for what, again in (
+        ("asked again", sentences(asked)),
+        ("in the opposite order", sentences(asked[::-1])[::-1]),
+        ("one at a time", [said for one in asked for said in sentences([one])]),
+        ("another candidate is the target", sentences([_another_target(one) for one in asked])),
+    ):
+        _expect(again == together, f"a prompt must be rewritten the same when {what}")
+
+
+def _another_target(prompt: Prompt) -> Prompt:
+    task = prompt.task
+    other = task.candidates[(task.position + 1) % len(task.candidates)]
+    return replace(prompt, task=replace(task, target=other))
 
 
 _FIRST = ("Silent", "Golden", "Broken", "Hidden", "Distant", "Burning")

@@ -33,6 +33,13 @@ def test_the_other_clothes_fit() -> None:
     exec(block("rpp_env.env(...)").replace("(...)", "()"), names)  # noqa: S102
 
 
+def test_sentences_are_rewritten(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"rpp_env": rpp_env}
+    exec(block('rewrite="embedded"'), names)  # noqa: S102
+    assert names["step"].infos["rewritten"].sum() > 0
+    assert "results, one per line, as a JSON list of titles" in capsys.readouterr().out
+
+
 def test_a_recommender_of_ones_own() -> None:
     names: dict[str, Any] = {}
     popularity = {t: i for i, t in enumerate(rpp_env.load_dataset("movieworld").titles)}

@@ -15,7 +15,7 @@ import tyro
 from rpp_env import RPPEnv
 from rpp_env.data import cache_dir
 from rpp_env.data.folders import whole_file
-from rpp_env.errors import InvalidData, TableMismatch
+from rpp_env.errors import InvalidData, InvalidOption, TableMismatch
 from rpp_env.table import tabulate
 
 __all__ = ["World"]
@@ -33,6 +33,9 @@ class World:
     """Who ranks: "embedded", or "table:PATH" to replay a table."""
     rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
     """Id of the rules."""
+    rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Who rewrites the chosen sentences for each user (RPP+): "embedded", or a language model such
+    as http://HOST:8000/v1#NAME; nobody by default. Rewritten prompts cannot be tabulated."""
     observe: Literal["shared", "private"] = "shared"
     """Whether all agents see the same, or each what its own choice needs."""
     ranking: Literal["mean", "sequence"] = "mean"
@@ -51,6 +54,7 @@ class World:
     def env(self, split: str, **options: Any) -> RPPEnv:
         """An environment of these users; `options` as `RPPEnv.make` takes them."""
         named: dict[str, Any] = {
+            "rewrite": self.rewrite,
             "data_seed": self.data_seed,
             "num_candidates": self.candidates,
             "selection": self.selection,
@@ -79,7 +83,13 @@ class World:
         """An environment that replays the table of so many users, made now or in the cache.
 
         A world that replays a table already is played as it is.
+
+        Raises
+        ------
+        InvalidOption
+            Where prompts are rewritten.
         """
+        self.check_tables()
         live = self.env(split, max_users=users)
         if live.table is not None:
             return live
@@ -102,6 +112,14 @@ class World:
             shutil.rmtree(f"{path}.parts", ignore_errors=True)
             tabulate(live, path, processes=processes, progress=progress)
         return replace(self, model=f"table:{path}").env(split, max_users=users)
+
+    def check_tables(self) -> None:
+        """Refuse a world of which there can be no table."""
+        if self.rewrite is not None:
+            raise InvalidOption(
+                "a table holds answers to the book's sentences, and --rewrite has them rewritten "
+                "for each user: leave out --train-users and other tables, or --rewrite"
+            )
 
     def save(self, folder: Path) -> None:
         """Write it beside a run."""

@@ -324,7 +324,7 @@ class EmbeddedModel:
         for _, group in groupby(lines, key=lambda line: line[1] is None):
             block = list(group)
             lead = sentences[-1] if sentences and sentences[-1].rstrip().endswith(":") else ""
-            items = self._items([item.groups() for _, item in block if item], lead)
+            items = self._items([(item[1], item[2]) for _, item in block if item], lead)
             if items:
                 lists.append(items)
                 if lead:
@@ -520,9 +520,7 @@ class EmbeddedModel:
         return text, len(text.split())
 
 
-def _choose(
-    question: _Question, scores: NDArray[np.float64], choices: tuple[str, ...]
-) -> Reply:
+def _choose(question: _Question, scores: NDArray[np.float64], choices: tuple[str, ...]) -> Reply:
     """The first candidate's identifier, and how probable each of them is."""
     score = dict(zip(question.candidates.names, scores.tolist(), strict=True))
     # What stands for no candidate is as good as impossible, and finite.

@@ -249,6 +249,23 @@ def test_a_run_is_not_mixed_with_another(trained: Path, rpp: Any) -> None:
     assert World.load(trained).rules == "RPPBandit-v0"
 
 
+def test_a_run_remembers_who_rewrites(rpp: Any, tmp_path: Path) -> None:
+    code, _, err = rpp(*TRAIN, "--rewrite", "embedded", "--train-users", "30")
+    assert (code, "leave out --train-users" in err) == (2, True)
+    code, _, err = rpp(*TRAIN, "--rewrite", "embedded", "--run-dir", str(tmp_path))
+    assert code == 0, err
+    assert World.load(tmp_path).rewrite == "embedded"
+    assert "rewritten by paraphraser-v0" in (tmp_path / "report.md").read_text()
+    assert "info/rewritten" in (tmp_path / "progress.csv").read_text().splitlines()[0]
+    code, out, err = rpp("play", str(tmp_path), "--user", "u00047")
+    assert code == 0, err
+    assert re.search(r"── prompt  \d rewritten, 0 rewrites refused", out)
+    code, _, err = rpp("evaluate", str(tmp_path), "--max-users", "40", "--train-users", "30")
+    assert (code, "--rewrite has them rewritten" in err) == (2, True)
+    code, _, err = rpp(*TRAIN, "--run-dir", str(tmp_path))
+    assert (code, "another world" in err) == (2, True)
+
+
 def test_seeds_make_runs_beside_each_other(rpp: Any, tmp_path: Path) -> None:
     code, out, err = rpp(*TRAIN, "--run-dir", str(tmp_path), "--seeds", "3", "4", "--final")
     assert code == 0, err

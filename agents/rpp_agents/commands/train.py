@@ -114,6 +114,8 @@ def run(
     processes
         Processes that tabulate.
     """
+    if train_users:
+        world.check_tables()  # now, and not when the policy is trained
     train: Any = importlib.import_module(f"rpp_agents.{algorithm}").train
     label = TRAINERS[algorithm]
     name = f"{algorithm}-{Path(world.dataset).name}"
