@@ -163,7 +163,13 @@ def fit_reference(
     ------
     MissingExtra
         Without scikit-learn: ``pip install 'rpp-env[agents]'``.
+    InvalidOption
+        For fewer than 20 users, of whom a tenth is held out while the networks are fitted.
     """
+    if len(env.tasks) < 20:
+        raise InvalidOption(
+            f"a reference is fitted on 20 train users at least, not {len(env.tasks)}: tabulate more"
+        )
     try:
         from sklearn.decomposition import PCA
         from sklearn.neural_network import MLPRegressor

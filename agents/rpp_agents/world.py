@@ -16,6 +16,7 @@ from rpp_env import RPPEnv
 from rpp_env.data import cache_dir
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, TableMismatch
+from rpp_env.recommenders.llm import RankBy
 from rpp_env.table import tabulate
 
 __all__ = ["World"]
@@ -30,7 +31,13 @@ class World:
     dataset: str = "movieworld"
     """A name that `rpp-env data list` knows, or the path of a folder of atomic files."""
     model: str = "embedded"
-    """Who ranks: "embedded", or "table:PATH" to replay a table."""
+    """Who ranks: "embedded"; "table:PATH" to replay a table; a language model on a server such as
+    http://HOST:8000/v1#NAME, or in this process, vllm:ID or hf:ID; "recording:PATH" to replay its
+    answers."""
+    rank_by: RankBy = "generate"
+    """How a language model is asked: for a list in words, or for letters."""
+    recording: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Keep a language model's answers here; what it holds is not asked again."""
     rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
     """Id of the rules."""
     rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
@@ -55,6 +62,7 @@ class World:
         """An environment of these users; `options` as `RPPEnv.make` takes them."""
         named: dict[str, Any] = {
             "rewrite": self.rewrite,
+            "recording": self.recording,
             "data_seed": self.data_seed,
             "num_candidates": self.candidates,
             "selection": self.selection,
@@ -68,6 +76,7 @@ class World:
             observe=self.observe,
             ranking=self.ranking,
             negatives=self.negatives,
+            rank_by=self.rank_by,
             **{name: value for name, value in named.items() if value is not None},
             **options,
         )
@@ -100,6 +109,7 @@ class World:
             live.book.digest,
             live.rules.id,
             getattr(model, "id", None),
+            *([] if self.rank_by == "generate" else [self.rank_by]),
         )
         digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
         name = f"{live.tasks.dataset.name}-{split}-{len(live.tasks)}-{digest}.rpptable"
@@ -111,7 +121,8 @@ class World:
             path.unlink(missing_ok=True)
             shutil.rmtree(f"{path}.parts", ignore_errors=True)
             tabulate(live, path, processes=processes, progress=progress)
-        return replace(self, model=f"table:{path}").env(split, max_users=users)
+        table = replace(self, model=f"table:{path}", rank_by="generate", recording=None)
+        return table.env(split, max_users=users)
 
     def check_tables(self) -> None:
         """Refuse a world of which there can be no table."""
