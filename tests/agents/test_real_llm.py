@@ -1,0 +1,81 @@
+"""The report on a real model, here of the embedded one: what it says must be so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpp_env.metrics import chance_ndcg
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_llm.py"
+
+
+def run(out: Path, *options: str, model: str = "embedded") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), "--model", model, "--dataset", "movieworld"]
+    command += ["--rules", "RPPBandit-v0", "--sample", "12", "--titles", "8", "--out", str(out)]
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.timeout(400)
+def test_a_report_and_how_it_goes_on(tmp_path: Path) -> None:
+    first = run(tmp_path, "--users", "40")
+    assert first.returncode == 0, first.stderr
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["reading"]["answers"] == 40 * 1125
+    assert told["reading"]["whole"] == 1.0  # this world lets every reply be whole
+    assert told["any prompt"]["chance"] == pytest.approx(chance_ndcg(20), abs=1e-4)
+    assert told["any prompt"]["score"] > 0.25 > told["any prompt"]["score_by_luck"]
+    # With so many prompts luck alone finds one for nearly everybody.
+    assert min(told["any prompt"]["best"], told["any prompt"]["best_by_luck"]) > 0.9
+    assert told["recital"] == {"asked": 8, "recalled": 0.0, "shuffled": 0.0}
+    for agreement in told["agreement"]:
+        assert agreement["compared"] == 12
+        assert agreement["correlation"] == agreement["same_first"] == 1.0
+    assert told["diagnosis"]
+    assert (tmp_path / "report.md").read_text().strip() == first.stdout.strip()
+    # Nothing is asked again, and there is nobody to ask.
+    again = run(tmp_path, "--users", "40", model=f"recording:{tmp_path}/answers.sqlite")
+    assert again.returncode == 0, again.stderr
+    replayed = json.loads((tmp_path / "report.json").read_text())
+    assert replayed["run"]["asked"] == 0
+    assert replayed["agreement"] == told["agreement"]
+
+
+def test_what_luck_would_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where orders are noise, the target fares as any other candidate."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import real_llm
+
+    rng = np.random.default_rng(0)
+
+    class Table:
+        orders = rng.permuted(np.tile(np.arange(20, dtype=np.uint8), (400, 30, 1, 1)), axis=3)
+        named = np.full((400, 30, 1), 20, dtype=np.uint8)
+        positions = rng.integers(20, size=400).astype(np.uint8)
+
+    luck = real_llm.AnyPrompt.of([Table()])
+    assert luck.score == pytest.approx(luck.score_by_luck, abs=0.01)
+    assert luck.score_by_luck == pytest.approx(chance_ndcg(20), abs=0.005)
+    assert luck.best == pytest.approx(luck.best_by_luck, abs=0.03)
+    # And a model that puts the target first wherever it may: no luck.
+    Table.orders = np.roll(Table.orders, 0)
+    for row, position in enumerate(Table.positions):
+        place = Table.orders[row, :, 0] == position
+        Table.orders[row, :, 0][place] = Table.orders[row, :, 0, 0]
+        Table.orders[row, :, 0, 0] = position
+    knows = real_llm.AnyPrompt.of([Table()])
+    assert knows.score == knows.mean == knows.best == 1.0
+    assert knows.score_by_luck < chance_ndcg(20)
+
+
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    failed = run(tmp_path, model="http://127.0.0.1:9/v1")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert "#" in failed.stderr
+    assert "Traceback" not in failed.stderr
