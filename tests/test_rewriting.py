@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -25,6 +23,7 @@ from rpp_env import (
     Prompt,
     RankingTask,
     RPPEnv,
+    rewriting,
 )
 from rpp_env.errors import MissingRecording
 from rpp_env.models import RecordingModel, Reply, Request, ScriptedModel, echo, oracle, silent
@@ -568,8 +567,7 @@ def test_a_callable_cannot_change_prompts_behind_the_environments_back() -> None
 
 def test_names_are_opened_where_the_environment_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    names = SimpleNamespace(open_model=lambda name: asked.append(name) or Rewriting())
-    monkeypatch.setitem(sys.modules, "rpp_env.models.names", names)
+    monkeypatch.setattr(rewriting, "open_model", lambda name: asked.append(name) or Rewriting())
     env = make("http://host:8000/v1#name", 2)
     assert asked == ["http://host:8000/v1#name"]
     assert isinstance(env.rewrite, LLMRewriter)

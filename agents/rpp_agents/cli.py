@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "Compare a trained policy with the baselines, on users that it has not seen.",
     "diagnose": "Say how much a task has to gain, and how much the agents need each other.",
     "tabulate": "Ask for every answer once, and write the table that replays them.",
+    "serve": "Print or run vLLM's command for a model, and check the server that it starts.",
     "data": "List the datasets that are here, or download one.",
     "bench": "Compare algorithms over seeds and tasks, with intervals; resumes.",
     "doctor": "Say what is installed, which data are found, and what the caches hold.",

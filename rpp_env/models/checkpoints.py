@@ -1,0 +1,225 @@
+"""What the models that run here have in common: weights have a digest, and messages become tokens.
+
+Both engines (`rpp_env.models.vllm`, `rpp_env.models.transformers`) tokenise, read letters and write
+texts by `Chat`, so that they differ in their arithmetic alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rpp_env.errors import InvalidOption
+from rpp_env.models.base import LanguageModel, Message, Request
+
+__all__ = ["Chat", "check_length", "checkpoint_id", "distinct", "weights_digest"]
+
+FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.pt",
+    "*.gguf",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+)
+"""Files of a checkpoint on which its answers depend; not its card."""
+
+
+def checkpoint_id(path_or_id: str | os.PathLike[str], commit: str | None = None) -> str:
+    """A name for a checkpoint: its folder's and a digest of what is in it, or the hub's.
+
+    Parameters
+    ----------
+    path_or_id : str or path
+        A folder, or a model's name on the Hugging Face hub.
+    commit : str, optional
+        The hub's commit, where it is known.
+    """
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        return f"{folder.resolve().name}@{weights_digest(folder)[:12]}"
+    return f"{path_or_id}@{commit[:12]}" if commit else str(path_or_id)
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of the names and contents of a checkpoint's files; 64 hexadecimal digits."""
+    found = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
+    if not found:
+        raise InvalidOption(
+            f"{folder} holds no checkpoint: a folder as Hugging Face's save_pretrained writes it "
+            "is needed, with config.json, weights and tokenizer"
+        )
+    whole = hashlib.sha256()
+    for path in found:
+        facts = path.stat()
+        whole.update(f"{path.name} {_digest(path, facts.st_size, facts.st_mtime_ns)}\n".encode())
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, modified: int) -> str:
+    """Of one file; read once as long as it has this size and this time."""
+    del modified
+    with path.open("rb") as file:
+        return f"{size} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def distinct(requests: Sequence[Request]) -> tuple[list[Request], list[int]]:
+    """The requests that need an answer of their own, and for every request the place of its own.
+
+    Equal requests are one where the answer is the same every time: decoded greedily, sampled with a
+    seed, or a choice's log-probabilities.
+    """
+    places: dict[Any, int] = {}
+    asked: list[Request] = []
+    index = []
+    for request in requests:
+        drawn = request.generation
+        key: Any = object()
+        if request.choices is not None or drawn.temperature == 0 or drawn.seed is not None:
+            said = tuple((m["role"], m["content"]) for m in request.messages)
+            key = said, drawn, request.choices, request.grammar
+        if key not in places:
+            places[key] = len(asked)
+            asked.append(request)
+        index.append(places[key])
+    return asked, index
+
+
+def check_length(model: LanguageModel, length: int, request: Request) -> None:
+    """Refuse a prompt of so many tokens that leaves no room for its reply."""
+    reply = 1 if request.choices is not None else request.generation.max_tokens
+    if length + reply > model.context_length:
+        raise InvalidOption(
+            f"a prompt of {length} tokens and a reply of {reply} do not fit into the "
+            f"{model.context_length} of {model.id}: shorten the prompt or lower max_tokens"
+        )
+
+
+class Chat:
+    """A Hugging Face tokenizer, and the model's chat template where it has one.
+
+    A message is data: what it says is never read as one of the tokenizer's special tokens. A title
+    such as ``</s>`` gets a blank after its first character.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        As ``AutoTokenizer.from_pretrained`` loads it.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.templated = bool(getattr(tokenizer, "chat_template", None))
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        special = {token.content for token in added if token.special}
+        special |= set(tokenizer.all_special_tokens)
+        words = sorted((word for word in special if len(word) > 1), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, words))) if words else None
+        self._choices: dict[tuple[str, ...], list[list[int]]] = {}
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Tokens of each conversation, up to where the model's reply goes on.
+
+        Where the last message is the assistant's, the reply has begun with it. Without a template
+        messages stand below each other, with a blank line between them.
+        """
+        if not conversations:
+            return []
+        texts, begun = [], []
+        for messages in conversations:
+            said = [{**m, "content": self._as_data(m["content"])} for m in messages]
+            start = ""
+            if self.templated:
+                if said[-1]["role"] == "assistant":
+                    # Tokens of its own, after the prompt's: as the model would have written it.
+                    # Templates may trim what an assistant said.
+                    start = said.pop()["content"]
+                texts.append(
+                    self.tokenizer.apply_chat_template(
+                        said, tokenize=False, add_generation_prompt=True
+                    )
+                )
+            else:
+                texts.append("\n\n".join(message["content"] for message in said))
+            begun.append(start)
+        # A template writes the token of the beginning itself.
+        prompts = self.tokenizer(texts, add_special_tokens=not self.templated)["input_ids"]
+        return [
+            [*ids, *(self.tokenizer.encode(start, add_special_tokens=False) if start else ())]
+            for ids, start in zip(prompts, begun, strict=True)
+        ]
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text alone, without a template's."""
+        return len(self.tokenizer.encode(self._as_data(text), add_special_tokens=False))
+
+    def decode(self, prompt: Sequence[int], reply: Sequence[int]) -> str:
+        """The reply's text as it goes on from the prompt.
+
+        Not as it would stand alone: tokenizers of the LLaMA family drop a text's first blank.
+        """
+        tail = list(prompt[-8:])
+        before = self._text(tail)
+        text = self._text([*tail, *reply])
+        # A character that was cut off in the middle of its bytes is none.
+        return text[len(before) :].rstrip("\ufffd")
+
+    def choice_tokens(self, choices: Sequence[str]) -> list[list[int]]:
+        """For every choice its tokens: the identifier, and the identifier after a blank.
+
+        Both are ways to begin an answer with it (LLaMA's tokenizer writes "A" as the second), so
+        that the choice's probability is their sum.
+
+        Raises
+        ------
+        InvalidOption
+            Where a choice is not a single token, or two of them share one.
+        """
+        key = tuple(choices)
+        if key not in self._choices:
+            tokens = [self._single_tokens(choice) for choice in key]
+            split = [choice for choice, ids in zip(key, tokens, strict=True) if not ids]
+            if split:
+                raise InvalidOption(
+                    f"{', '.join(map(repr, split))}: not a single token of this model's tokenizer; "
+                    "choose other identifiers, or rank by 'generate'"
+                )
+            if len({token for ids in tokens for token in ids}) < sum(map(len, tokens)):
+                raise InvalidOption(f"choices must be distinct tokens; got {', '.join(key)}")
+            self._choices[key] = tokens
+        return self._choices[key]
+
+    def _single_tokens(self, choice: str) -> list[int]:
+        found = set()
+        for text in (choice, f" {choice}"):
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) == 1:
+                found.add(int(ids[0]))
+        # The tokenizer hides one of both where it adds a blank of its own to every text's front.
+        known = self.tokenizer.convert_tokens_to_ids([choice, f"\u2581{choice}", f"\u0120{choice}"])
+        found |= {int(i) for i in known if i is not None and i != self.tokenizer.unk_token_id}
+        return sorted(i for i in found if self.tokenizer.decode([i]).strip() == choice)
+
+    def _text(self, ids: list[int]) -> str:
+        # Tidying up blanks before punctuation would change titles.
+        return str(
+            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def _as_data(self, text: str) -> str:
+        if self._special is None:
+            return text
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)

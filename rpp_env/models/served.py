@@ -1,0 +1,181 @@
+"""The tokenizer and the chat template of a model behind a vLLM server, asked from outside.
+
+As `rpp_env.models.checkpoints.Chat` for a tokenizer at hand: it fills in the chat template, knows
+the tokens of letters, and keeps what a message says from being read as a special token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from threading import Event
+from typing import Any
+
+from rpp_env.models.base import Message
+from rpp_env.models.transport import Refused, Transport
+
+__all__ = ["Form", "ServedChat", "conversation", "form"]
+
+Form = tuple[tuple[str, str, str], ...]
+"""Of a conversation: each message's role, and the blanks before and after what it says. Templates
+may strip those, so that they belong to the form and not to the words."""
+SPECIAL = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
+"""What may be one of the tokenizer's special tokens, such as ``</s>`` and ``[INST]``."""
+
+
+class ServedChat:
+    """What is known of a served model's tokenizer; learned once, and kept in pickles.
+
+    Parameters
+    ----------
+    server : Transport
+        A vLLM server's.
+    model : str
+        The served name.
+    """
+
+    def __init__(self, server: Transport, model: str) -> None:
+        self.server = server
+        self.model = model
+        self._templates: dict[Form, tuple[str, ...] | None] = {}
+        self._letters: dict[str, list[int]] = {}
+        self._specials: dict[str, bool] = {}
+
+    def tokens(self, messages: Sequence[Message], stop: Event | None = None) -> list[int]:
+        """What the server itself makes of a conversation."""
+        return self._ask("/tokenize", conversation(messages), stop)[0]
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text alone, without a template's."""
+        return len(self._tokenize(self.as_data(text))[0])
+
+    # The template
+
+    def fills(self, messages: Sequence[Message]) -> bool:
+        """Whether `text` is known for conversations of this form; the server is asked once."""
+        shape = form(messages)
+        if shape not in self._templates:
+            self._templates[shape] = self._learn(shape)
+        return self._templates[shape] is not None
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The chat template, filled in: what the model reads."""
+        between = self._templates[form(messages)]
+        assert between is not None
+        said = [message["content"].strip() for message in messages]
+        return between[0] + "".join(map("".join, zip(said, between[1:], strict=True)))
+
+    def distrust(self, messages: Sequence[Message]) -> None:
+        """From now on `fills` is False for conversations of this form: `text` was wrong for one."""
+        self._templates[form(messages)] = None
+
+    def _learn(self, shape: Form) -> tuple[str, ...] | None:
+        """What the template writes before, between and after the messages, by an example."""
+        marks = [f"example {i} of what is said" for i in range(len(shape))]
+        messages = [
+            {"role": role, "content": f"{before}{mark}{after}"}
+            for (role, before, after), mark in zip(shape, marks, strict=True)
+        ]
+        settings = {"temperature": 0.0, "max_tokens": 8, "return_prompt_text": True}
+        body = {"model": self.model, **settings, **conversation(messages)}
+        try:
+            url = f"{self.server.base_url}/chat/completions"
+            text = self.server.ask(url, body, read=_told_text)
+            tokens = self.tokens(messages)
+            if text == "":
+                # An older vLLM. Not every tokenizer gives a text back as it was, hence the check.
+                url = f"{self.server.root_url}/detokenize"
+                body = {"model": self.model, "tokens": tokens}
+                text = self.server.ask(url, body, read=lambda told: str(told["prompt"]))
+            if text is None or any(text.count(mark) != 1 for mark in marks):
+                return None
+            settings = {"max_tokens": 1, "add_special_tokens": False, "return_token_ids": True}
+            url = f"{self.server.base_url}/completions"
+            body = {"model": self.model, "prompt": text, **settings}
+            if self.server.ask(url, body, read=_told_tokens) != tokens:
+                return None
+        except Refused:
+            return None
+        return tuple(re.split("|".join(map(re.escape, marks)), text))
+
+    # Letters
+
+    def choice_tokens(self, choices: Iterable[str]) -> dict[str, list[int]]:
+        """For every choice its tokens, with and without a blank in front; none where it has none.
+
+        Both begin an answer with that letter, so that its probability is their sum.
+        """
+        wanted = list(choices)
+        new = sorted(set(wanted) - set(self._letters))
+        if new:
+            # As in the middle of a text: at its front some tokenizers add a blank of their own.
+            tokens, names = self._tokenize(f" {' '.join(new)}\n" + "\n".join(new))
+            bare = [name.strip(" \u0120\u2581") for name in names]
+            pairs = sorted(set(zip(tokens, bare, strict=True)))
+            for letter in new:
+                self._letters[letter] = [token for token, name in pairs if name == letter]
+        return {choice: self._letters[choice] for choice in wanted}
+
+    # Messages are data
+
+    def as_data(self, text: str) -> str:
+        """`text`, with a blank in what the tokenizer would read as a special token."""
+        return SPECIAL.sub(
+            lambda found: (
+                f"{found[0][0]} {found[0][1:]}" if self._is_special(found[0]) else found[0]
+            ),
+            text,
+        )
+
+    def _is_special(self, word: str) -> bool:
+        # Glued to letters, a word of the vocabulary falls to pieces; a special token does not.
+        if word not in self._specials:
+            self._specials[word] = word in self._tokenize(f"a{word}a")[1]
+        return self._specials[word]
+
+    def _tokenize(self, text: str) -> tuple[list[int], list[str]]:
+        return self._ask("/tokenize", {"prompt": text, "add_special_tokens": False})
+
+    def _ask(
+        self, path: str, question: dict[str, Any], stop: Event | None = None
+    ) -> tuple[list[int], list[str]]:
+        body = {"model": self.model, "return_token_strs": True, **question}
+        return self.server.ask(f"{self.server.root_url}{path}", body, read=_tokens, stop=stop)
+
+
+def conversation(messages: Sequence[Message]) -> dict[str, Any]:
+    """A request's fields for a conversation. An answer that the last message begins is gone on."""
+    body: dict[str, Any] = {"messages": list(messages)}
+    if messages[-1]["role"] == "assistant":
+        body |= {"add_generation_prompt": False, "continue_final_message": True}
+    return body
+
+
+def form(messages: Sequence[Message]) -> Form:
+    """The form of a conversation."""
+    found = []
+    for message in messages:
+        text = message["content"]
+        start = len(text) - len(text.lstrip())
+        found.append((message["role"], text[:start], text[len(text.rstrip()) :]))
+    return tuple(found)
+
+
+def _tokens(told: Any) -> tuple[list[int], list[str]]:
+    return [int(token) for token in told["tokens"]], list(map(str, told["token_strs"] or ()))
+
+
+def _told_text(told: Any) -> str | None:
+    """The prompt's text, "" where it is not told.
+
+    None where the reply is not all that the model wrote, but what is left without its thoughts.
+    """
+    message = told["choices"][0]["message"]
+    thinks = message.get("reasoning") or message.get("reasoning_content")
+    if thinks or not isinstance(message["content"], str):
+        return None
+    return str(told.get("prompt_text") or "")
+
+
+def _told_tokens(told: Any) -> list[int]:
+    return list(told["choices"][0].get("prompt_token_ids") or ())

@@ -1,0 +1,257 @@
+"""Any causal language model of Hugging Face's transformers, in this process.
+
+The slow and simple way, and a check on the fast one: `rpp_env.models.vllm` gives the same replies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.models.base import Generation, Reply, Request
+from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct
+
+__all__ = ["TransformersModel"]
+
+
+class TransformersModel:
+    """A causal language model, asked in batches of about equal length.
+
+    Prompts are padded on the left. What the checkpoint's own ``generation_config`` says about
+    sampling is not heeded, only its tokens of the end. With `Request.choices` the reply is one
+    forward pass; see `Chat.choice_tokens` for which tokens count as a choice.
+
+    A pickled one is loaded again from `path_or_id` where it is unpickled, so that every worker
+    process has weights of its own.
+
+    Parameters
+    ----------
+    path_or_id : str or path
+        A folder with a checkpoint, or a model's name on the Hugging Face hub.
+    device : str, optional
+        As torch names it; a GPU where there is one, by default.
+    dtype : str, optional
+        As torch names it. By default ``"float32"`` on a CPU, elsewhere the checkpoint's own.
+    batch_size : int
+        Prompts in one forward pass. 1 makes replies independent of what else is asked, to the last
+        bit; then, on a CPU, the model is ``"deterministic"``. In larger batches sums are taken in
+        other orders, and where two tokens are as good as equally probable, another one may win.
+
+    Raises
+    ------
+    MissingExtra
+        Without transformers and torch.
+    InvalidOption
+        Where there is no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        path_or_id: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        if batch_size < 1:
+            raise InvalidOption(f"batch_size must be at least 1, not {batch_size}")
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise MissingExtra(f"{error.name}, which hf: models need,", "transformers") from error
+        checkpoint_id(path_or_id)  # a folder that holds none is refused
+        self._arguments = (path_or_id, device, dtype, batch_size)
+        self.batch_size = batch_size
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = dtype or ("float32" if self.device == "cpu" else "auto")
+        if wanted != "auto" and not isinstance(getattr(torch, wanted, None), torch.dtype):
+            raise InvalidOption(f"dtype {dtype!r} is none of torch's: 'float32', 'bfloat16' ...")
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path_or_id)
+            model = transformers.AutoModelForCausalLM.from_pretrained(path_or_id, dtype=wanted)
+        except (OSError, ValueError) as error:
+            raise InvalidOption(f"no model can be loaded from {path_or_id}: {error}") from error
+        self._chat = Chat(tokenizer)
+        self._model: Any = model.to(self.device).eval()
+        self._ends = _ends(model.generation_config.eos_token_id, tokenizer.eos_token_id)
+        # What a checkpoint recommends (a temperature, penalties) would be mixed into each request.
+        model.generation_config = transformers.GenerationConfig()
+        self.context_length: int = _context(model.config, tokenizer)
+        name = checkpoint_id(path_or_id, getattr(model.config, "_commit_hash", None))
+        self.id = (
+            f"hf:{name} (transformers {transformers.__version__}, torch {torch.__version__}, "
+            f"{str(model.dtype).removeprefix('torch.')}, {self.device})"
+        )
+        alone = batch_size == 1 and self.device == "cpu"
+        self.capabilities: frozenset[str] = frozenset(
+            {"choices", "deterministic"} if alone else {"choices"}
+        )
+
+    def __reduce__(self) -> tuple[Callable[..., TransformersModel], tuple[Any, ...]]:
+        return _load, self._arguments
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text alone, without the chat template's."""
+        return self._chat.count_tokens(text)
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer every request; equal ones once where the answer would be the same.
+
+        Raises
+        ------
+        InvalidOption
+            For a grammar, for choices that are not single tokens, and for a prompt that with its
+            reply is longer than `context_length`.
+        """
+        asked, index = distinct(requests)
+        prompts = self._chat.encode([request.messages for request in asked])
+        # What is asked in one pass is sampled in one way.
+        groups: dict[Generation | None, list[int]] = {}
+        for i, request in enumerate(asked):
+            if request.grammar is not None:
+                raise InvalidOption(
+                    "transformers cannot hold a reply to a grammar: take vLLM, or rank by "
+                    "'generate' or 'logprobs'"
+                )
+            check_length(self, len(prompts[i]), request)
+            groups.setdefault(None if request.choices else request.generation, []).append(i)
+        replies: dict[int, Reply] = {}
+        for generation, members in groups.items():
+            # The longest first: if memory does not suffice, it shows at once.
+            members.sort(key=lambda i: (-len(prompts[i]), prompts[i]))
+            for start in range(0, len(members), self.batch_size):
+                rows = members[start : start + self.batch_size]
+                batch = [prompts[i] for i in rows]
+                if generation is None:
+                    choices = [asked[i].choices or () for i in rows]
+                    answered = self._choose(batch, choices)
+                else:
+                    answered = self._write(batch, generation)
+                replies.update(zip(rows, answered, strict=True))
+        return [replies[place] for place in index]
+
+    def _choose(self, prompts: list[list[int]], choices: Sequence[tuple[str, ...]]) -> list[Reply]:
+        import torch
+
+        made = self._generate(prompts, max_new_tokens=1, output_logits=True)
+        logprobs = torch.log_softmax(made.logits[0].float(), dim=-1)
+        replies = []
+        for row, prompt, names in zip(logprobs, prompts, choices, strict=True):
+            tokens = self._chat.choice_tokens(names)
+            sums = [torch.logsumexp(row[ids], dim=0).item() for ids in tokens]
+            said = names[max(range(len(names)), key=sums.__getitem__)]
+            replies.append(Reply(said, len(prompt), 1, choice_logprobs=tuple(sums)))
+        return replies
+
+    def _write(self, prompts: list[list[int]], generation: Generation) -> list[Reply]:
+        sampled = generation.temperature > 0
+        processors = [_Sampler(generation, len(prompts), self.device)] if sampled else []
+        made = self._generate(
+            prompts,
+            processors,
+            max_new_tokens=generation.max_tokens,
+            stop_strings=list(generation.stop) or None,
+        )
+        width = max(map(len, prompts))
+        written = made.sequences[:, width:].tolist()
+        return [
+            self._reply(prompt, tokens, generation)
+            for prompt, tokens in zip(prompts, written, strict=True)
+        ]
+
+    def _reply(self, prompt: list[int], tokens: list[int], generation: Generation) -> Reply:
+        end = next((i for i, token in enumerate(tokens) if token in self._ends), None)
+        text = self._chat.decode(prompt, tokens[:end])
+        stops = [at for stop in generation.stop if (at := text.find(stop)) >= 0]
+        if stops:
+            # What finishes before its batch is filled up with tokens of the end.
+            count = len(tokens) if end is None else end
+            return Reply(text[: min(stops)], len(prompt), count)
+        if end is not None:
+            return Reply(text, len(prompt), end + 1)
+        return Reply(text, len(prompt), len(tokens), finish_reason="length")
+
+    def _generate(
+        self, prompts: list[list[int]], processors: Iterable[Any] = (), **settings: Any
+    ) -> Any:
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        width = max(map(len, prompts))
+        fill = min(self._ends, default=0)
+        ids = torch.tensor([[fill] * (width - len(p)) + p for p in prompts], device=self.device)
+        mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
+        )
+        with torch.inference_mode():
+            return self._model.generate(
+                ids,
+                attention_mask=mask,
+                logits_processor=LogitsProcessorList(processors),
+                tokenizer=self._chat.tokenizer,
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    pad_token_id=fill,
+                    eos_token_id=sorted(self._ends) or None,
+                    return_dict_in_generate=True,
+                    **settings,
+                ),
+            )
+
+
+class _Sampler:
+    """Draws every row's next token with a generator of its own, so that seeds hold in any batch.
+
+    As a processor of logits: it leaves each row one token, which greedy decoding then takes.
+    """
+
+    def __init__(self, generation: Generation, rows: int, device: str) -> None:
+        import torch
+
+        self.generation = generation
+        self.generators: list[torch.Generator | None] = [None] * rows
+        if generation.seed is not None:
+            self.generators = [
+                torch.Generator(device).manual_seed(generation.seed) for _ in range(rows)
+            ]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        del input_ids
+        chances = torch.softmax(scores / self.generation.temperature, dim=-1)
+        if self.generation.top_p < 1:
+            ordered, order = chances.sort(dim=-1, descending=True)
+            before = ordered.cumsum(dim=-1) - ordered
+            ordered = ordered.masked_fill(before >= self.generation.top_p, 0.0)
+            chances = torch.zeros_like(chances).scatter(-1, order, ordered)
+        only = torch.full_like(scores, -torch.inf)
+        for row, generator in enumerate(self.generators):
+            only[row, torch.multinomial(chances[row], 1, generator=generator)] = 0.0
+        return only
+
+
+def _load(
+    path_or_id: str | os.PathLike[str], device: str | None, dtype: str | None, batch_size: int
+) -> TransformersModel:
+    return TransformersModel(path_or_id, device=device, dtype=dtype, batch_size=batch_size)
+
+
+def _ends(*ids: int | Sequence[int] | None) -> frozenset[int]:
+    """Tokens at which a reply ends."""
+    found: set[int] = set()
+    for some in ids:
+        found |= set() if some is None else {some} if isinstance(some, int) else set(some)
+    return frozenset(found)
+
+
+def _context(config: Any, tokenizer: Any) -> int:
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "seq_length"):
+        length = getattr(config, name, None)
+        if isinstance(length, int):
+            return length
+    # Without a limit of the model's own: the tokenizer's, or what it has instead of infinity.
+    return min(int(tokenizer.model_max_length), 1 << 31)

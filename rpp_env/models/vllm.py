@@ -1,0 +1,202 @@
+"""vLLM's engine in this process: the whole batch at once, without a server."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.models.base import Reply, Request
+from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct
+
+__all__ = ["VLLMModel"]
+
+CPU_DEFAULTS = {
+    "dtype": "float32",  # halves are slower there, and lose bits
+    "enforce_eager": True,  # up in seconds, and no compiler needed
+}
+"""Engine options where vLLM runs on a CPU; what the caller says goes before."""
+CPU_CACHE = 2 << 30
+"""Bytes of the KV cache on a CPU, where neither the caller nor VLLM_CPU_KVCACHE_SPACE says; vLLM
+itself would take nearly all of the memory."""
+MATTERS_NOT = frozenset(
+    "block_size disable_log_stats dtype enable_chunked_prefill enable_prefix_caching enforce_eager "
+    "gpu_memory_utilization kv_cache_memory_bytes max_logprobs max_model_len "
+    "max_num_batched_tokens max_num_seqs seed swap_space tensor_parallel_size".split()
+)
+"""Engine options that change speed and last bits (or, as the dtype, stand in the id by themselves);
+all others become part of `VLLMModel.id`."""
+
+
+class VLLMModel:
+    """A model in vLLM's engine.
+
+    Replies are what ``vllm serve`` gives for the same checkpoint and options. At temperature 0 they
+    are not ``"deterministic"``: vLLM takes sums in an order that depends on what else is asked, and
+    where two tokens are as good as equally probable, another one may win.
+
+    With `Request.choices` one token is asked for, and the log-probabilities of exactly the choices'
+    tokens (vLLM's ``logprob_token_ids``), over the whole vocabulary, before any sampling setting;
+    see `Chat.choice_tokens` for which tokens count as a choice. With `Request.grammar` the reply is
+    held to it by vLLM's structured outputs.
+
+    Parameters
+    ----------
+    path_or_id : str or path
+        A folder with a checkpoint, or a model's name on the Hugging Face hub.
+    **options
+        Of ``vllm.LLM``, such as ``dtype``, ``max_model_len``, ``gpu_memory_utilization`` or
+        ``tensor_parallel_size``. On a CPU, ``dtype="float32"``, ``enforce_eager=True`` and a cache
+        of 2 GiB are the defaults.
+
+    Raises
+    ------
+    MissingExtra
+        Without vLLM.
+    InvalidOption
+        Where vLLM refuses the options or finds no such checkpoint.
+    """
+
+    capabilities: frozenset[str] = frozenset({"choices", "grammar"})
+
+    def __init__(self, path_or_id: str | os.PathLike[str], **options: Any) -> None:
+        if "chat_template" in options:
+            raise InvalidOption("a chat template belongs into the checkpoint's folder, not here")
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise MissingExtra(f"{error.name}, which vllm: models need,", "vllm") from error
+        checkpoint_id(path_or_id)  # a folder that holds none is refused, before an engine starts
+        given = set(options) - MATTERS_NOT
+        settings = {"disable_log_stats": True, **options}
+        if current_platform.is_cpu():
+            settings = CPU_DEFAULTS | settings
+            if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+                settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)
+        try:
+            # What vLLM cannot make sense of is a ValueError, an OSError if it is a missing file.
+            self._engine: Any = vllm.LLM(model=os.fspath(path_or_id), **settings)
+        except (ValueError, TypeError, OSError) as error:
+            raise InvalidOption(f"vLLM cannot load {path_or_id}: {error}") from error
+        self._process = os.getpid()
+        config = self._engine.model_config
+        self.context_length: int = config.max_model_len
+        self._chat = Chat(_tokenizer(path_or_id, options))
+        said = [f"{name}={settings[name]!r}" for name in sorted(given)]
+        facts = [f"vllm {vllm.__version__}", str(config.dtype).removeprefix("torch."), *said]
+        commit = getattr(config.hf_config, "_commit_hash", None)
+        self.id = f"vllm:{checkpoint_id(path_or_id, commit)} ({', '.join(facts)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InvalidOption(
+            "vLLM's engine cannot be sent to another process: ask it from this one (processes=1: "
+            "it uses all of the machine), or start a server (`rpp-env serve`) and give its address"
+        )
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text alone, without the chat template's."""
+        return self._chat.count_tokens(text)
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer every request; equal ones once where the answer would be the same.
+
+        Raises
+        ------
+        InvalidOption
+            For choices that are not single tokens, a grammar that vLLM cannot read, and a prompt
+            that with its reply is longer than `context_length`; then nothing was asked.
+        """
+        if not requests:
+            return []
+        if os.getpid() != self._process:
+            raise InvalidOption("vLLM's engine lives in the process that started it, not in a fork")
+        from vllm.exceptions import VLLMClientError
+
+        asked, index = distinct(requests)
+        prompts = self._chat.encode([request.messages for request in asked])
+        for prompt, request in zip(prompts, asked, strict=True):
+            check_length(self, len(prompt), request)
+        # Prompts that begin alike stand together, so that the prefix cache still holds what they
+        # share; and the order in which they were given moves no bit.
+        order = sorted(range(len(asked)), key=prompts.__getitem__)
+        tokens = [{"prompt_token_ids": prompts[i]} for i in order]
+        settings = [self._sampling(asked[i]) for i in order]
+        try:
+            made = self._engine.generate(tokens, settings, use_tqdm=False)
+        except (ValueError, VLLMClientError) as error:
+            raise InvalidOption(f"vLLM refuses a request: {error}") from error
+        except BaseException:
+            # Interrupted: else these replies would come back among the next call's.
+            engine = self._engine.llm_engine
+            engine.abort_request(list(engine.output_processor.request_states), internal=True)
+            raise
+        replies = {
+            i: self._reply(asked[i], prompts[i], output.outputs[0])
+            for i, output in zip(order, made, strict=True)
+        }
+        return [replies[place] for place in index]
+
+    def close(self) -> None:
+        """Stop the engine's processes and free its memory; it answers no more."""
+        self._engine.llm_engine.engine_core.shutdown()
+
+    def _sampling(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        if request.choices is not None:
+            tokens = self._chat.choice_tokens(request.choices)
+            return SamplingParams(
+                temperature=0.0,
+                max_tokens=1,
+                logprob_token_ids=[token for ids in tokens for token in ids],
+                detokenize=False,
+            )
+        drawn = request.generation
+        held = request.grammar and StructuredOutputsParams(grammar=request.grammar)
+        return SamplingParams(
+            temperature=drawn.temperature,
+            top_p=drawn.top_p,
+            max_tokens=drawn.max_tokens,
+            seed=drawn.seed,
+            stop=list(drawn.stop) or None,
+            structured_outputs=held,
+            # Texts are made in one go at the end; only stops must be looked for on the way.
+            detokenize=bool(drawn.stop),
+        )
+
+    def _reply(self, request: Request, prompt: list[int], said: Any) -> Reply:
+        if request.choices is not None:
+            scores = {token: entry.logprob for token, entry in said.logprobs[0].items()}
+            tokens = self._chat.choice_tokens(request.choices)
+            sums = [_logsumexp([scores[token] for token in ids]) for ids in tokens]
+            best = request.choices[max(range(len(sums)), key=sums.__getitem__)]
+            return Reply(best, len(prompt), 1, choice_logprobs=tuple(sums))
+        return Reply(
+            said.text if request.generation.stop else self._chat.decode(prompt, said.token_ids),
+            len(prompt),
+            len(said.token_ids),
+            "length" if said.finish_reason == "length" else "stop",
+        )
+
+
+def _tokenizer(path_or_id: str | os.PathLike[str], options: dict[str, Any]) -> Any:
+    # Not the engine's own, which is wrapped in a pool of threads.
+    from transformers import AutoTokenizer
+
+    revision = options.get("tokenizer_revision", options.get("revision"))
+    return AutoTokenizer.from_pretrained(
+        options.get("tokenizer") or path_or_id,
+        revision=revision,
+        trust_remote_code=bool(options.get("trust_remote_code")),
+    )
+
+
+def _logsumexp(values: Sequence[float]) -> float:
+    top = max(values)
+    if math.isinf(top):
+        return top
+    return top + math.log(sum(math.exp(value - top) for value in values))
