@@ -1,0 +1,631 @@
+"""Train a small LLaMA to rank movieworld as the embedded model does: a checkpoint for vLLM's tests.
+
+    pip install 'rpp-env[agents,transformers]'
+    python examples/distill_llama.py --out runs/distill --hours 1.5
+    python examples/distill_llama.py --out runs/distill --evaluate 300    # the table of its card
+
+A stand-in's pupil: it proves transport (a real LLaMA architecture in a real server), and nothing
+about LLMs. It learns from prompts of train users in stages: what the films are (facts), how each of
+the teacher's habits likes the candidates (read off inside the network, where it is needed), the one
+letter that is asked for by `rank_by="logprobs"` (the teacher's soft scores), and whole lists, in
+the five formats and in letters. No target is ever told: the film that came next is among the
+candidates, as in tasks, and nothing says which one it is. Stopped at any moment, the same command
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import rpp_env
+from rpp_env.metrics import ndcg
+from rpp_env.models import Request
+from rpp_env.models.embedded import DISTRACTION, HABITS, MEMORY, EmbeddedModel
+from rpp_env.parsing import write_ranking
+from rpp_env.patterns import Choice, PatternBook
+from rpp_env.prompts import LETTERS, Prompt, as_messages
+from rpp_env.recommenders import LLMRecommender
+from rpp_env.task import RankingTask
+
+BOS, EOS, PAD, USER, ASSISTANT = "<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>"
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}</s>"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+STAGES = {"facts": 0.01, "habits": 0.37, "letters": 0.36, "lists": 0.26}
+"""Shares of the time."""
+KINDS = {"letters": ("letter",), "lists": ("list", "letter", "list", "letters", "list")}
+"""Which questions are asked in turn; the first letter stays among them, not to be forgotten."""
+SUFFIXES = 6
+"""Questions about the same two lists, packed into one sequence: each sees the lists and itself."""
+RATE = 1.5e-3
+RATES = {
+    "facts": (RATE, 0.3 * RATE),
+    "habits": (RATE, 0.3 * RATE),
+    "letters": (RATE, 0.3 * RATE),
+    "lists": (0.7 * RATE, 0.014 * RATE),
+}
+"""Learning rates at a stage's beginning and end."""
+CONTEXT = 4096
+PROFILE_WEIGHT = 0.3
+HINT_LAYERS = (3, 2)
+"""After these the candidates' places shall know how the teacher's habits like them, and what was
+watched. The heads that read it are thrown away. Without hints, ranks did not correlate after 400
+steps of the next stage."""
+SHOWN = (1, 2, 3, 5, 8, 13, 20)
+
+
+# The tokeniser: words and bytes, a title one token, and so is what stands before it in a list
+
+
+def make_tokenizer(titles: Sequence[str], book: PatternBook) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    words = Regex(r"\n(?:\d{1,3}|[A-Za-z])\. |\n+| ?\p{L}+| ?\d{1,3}| ?[^\s\p{L}\d]+|\s")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        min_frequency=2,
+        special_tokens=[PAD, BOS, EOS, USER, ASSISTANT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    sentences = [*book.role_playing, *book.reasoning_guidance, book.history_lead]
+    sentences += [book.candidates_lead, *(f"{o.text}\n{o.contract}" for o in book.output_format)]
+    # Lines that no rewrite changes are one token, too: shorter prompts train faster.
+    fixed = [book.history_lead, *(o.contract for o in book.output_format)]
+    lists = ["x" + "".join(f"\n{name}. " for name in [*map(str, range(1, 53)), *LETTERS])]
+    task = RankingTask("u", ("a", "b"), ("c", "d"), "c")
+    prompt = Prompt(task, book.choose([[0, 0, 0, 0]])[0], 1)
+    letters = [prompt.lettered(), prompt.lettered(whole=True)]
+    fixed += [text.rsplit("\n", 1)[1] for text in letters]
+    numbers = [f' {i}\n{i}\n"{i}' for i in range(1, 101)]
+    genres = sorted({f"genre: {g}" for g in rpp_env.data.filmtitles.GENRES})
+    corpus = [s.replace("{k}", "20") for s in sentences] + lists + letters + numbers + genres
+    tokenizer.train_from_iterator(corpus * 2, trainer)
+    # Longest match first, anywhere in the text; not special: they are text like any other.
+    tokenizer.add_tokens([AddedToken(title, normalized=False) for title in [*titles, *fixed]])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD,
+        clean_up_tokenization_spaces=False, model_max_length=CONTEXT,
+    )  # fmt: skip
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+# What is asked, and what the teacher answers
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything of movieworld that the pupil may learn from."""
+
+    dataset: rpp_env.Dataset
+    book: PatternBook
+    teacher: EmbeddedModel
+    knowledge: np.ndarray
+    """(items, width): what is known of each film: genres, who watched it, popularity."""
+    histories: list[np.ndarray]
+    """Item rows of train users, without their targets."""
+
+    @classmethod
+    def load(cls) -> World:
+        env = rpp_env.RPPEnv.make(dataset="movieworld", model="embedded", split="train")
+        dataset = env.tasks.dataset
+        starts = dataset.indptr
+        rows = [env.tasks.users[i] for i in range(len(env.tasks))]
+        histories = [dataset.items[starts[u] : starts[u + 1] - 1] for u in rows]
+        known = env.embeddings
+        knowledge = np.column_stack([known.items, known.content, known.popularity])
+        knowledge = (knowledge - knowledge.mean(axis=0)) / (knowledge.std(axis=0) + 1e-9)
+        return cls(dataset, env.book, env.recommender.model, knowledge, histories)
+
+    def task(
+        self, rng: np.random.Generator, most: int = 20
+    ) -> tuple[RankingTask, np.ndarray, np.ndarray]:
+        """Some user at some time, and `most` films at most; also the items' rows."""
+        history = self.histories[rng.integers(len(self.histories))]
+        shown = int(rng.choice(SHOWN))
+        at = int(rng.integers(min(shown + 1, len(history) - 1), len(history)))
+        count = most if rng.random() < 0.7 else int(rng.integers(4, most + 1))
+        others = np.setdiff1d(np.arange(len(self.dataset.titles)), history)
+        drawn = rng.choice(others, count - 1, replace=False)
+        candidates = rng.permutation([history[at], *drawn])
+        titles = self.dataset.titles
+        history, target = history[max(0, at - shown) : at], titles[history[at]]
+        shown_titles = tuple(titles[i] for i in history)
+        task = RankingTask("u", shown_titles, tuple(titles[i] for i in candidates), target)
+        return task, history, candidates
+
+    def profile(self, history: np.ndarray) -> np.ndarray:
+        """(3 * width,) what is known of a history: of all of it, its end, and the last film."""
+        vectors = self.knowledge[history]
+        recency = np.exp(-np.arange(len(history))[::-1] / MEMORY) + DISTRACTION
+        parts = [vectors.mean(axis=0), recency @ vectors / recency.sum(), vectors[-1]]
+        return np.concatenate(parts).astype(np.float32)
+
+    def choice(self, rng: np.random.Generator, role: int | None = None) -> Choice:
+        sizes = self.book.sizes
+        actions = [int(rng.integers(size)) for size in sizes]
+        if role is not None:
+            actions[0] = role
+        return self.book.choose([actions])[0]
+
+
+@dataclass
+class Packed:
+    """A sequence: a beginning, and several continuations of it that do not see each other."""
+
+    tokens: list[int]
+    positions: list[int]
+    segments: list[int]
+    targets: list[tuple[int, list[int], list[float]]]
+    """Where, which tokens may come next, and how probable each of them is."""
+    hints: list[tuple[int, np.ndarray]]
+    """At the candidates of the beginning: how much each of the teacher's habits likes them, and
+    the profile of the history."""
+
+
+class Packer:
+    """Makes packed sequences of questions and the teacher's answers."""
+
+    def __init__(self, world: World, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.world, self.tokenizer = world, tokenizer
+        self.rng = np.random.default_rng(0)
+        self.title_ids = dict(
+            zip(world.dataset.titles, self.ids_of(world.dataset.titles), strict=True)
+        )
+        self.letter_ids = self.ids_of(LETTERS)
+        self.number_ids = self.ids_of([str(i) for i in range(1, 53)])
+        self.ends = {
+            name: tokenizer.convert_tokens_to_ids(name) for name in (BOS, EOS, USER, ASSISTANT)
+        }
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def ids_of(self, texts: Sequence[str]) -> list[int]:
+        ids = [self.encode(text) for text in texts]
+        if any(len(i) != 1 for i in ids):
+            wrong = next(t for t, i in zip(texts, ids, strict=True) if len(i) != 1)
+            raise ValueError(f"{wrong!r} is not one token")
+        return [i[0] for i in ids]
+
+    def hints(self, history: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """(K, 6 + profile) what the places of the candidates shall know."""
+        habits = self.world.teacher.habits([tuple(history.tolist())], candidates[None])[0]
+        profile = np.tile(self.world.profile(history), (len(candidates), 1))
+        return np.concatenate([habits, profile], axis=1)
+
+    def beginnings(self, count: int) -> list[Packed]:
+        """Lists alone, for the hints."""
+        packed = []
+        for _ in range(count):
+            task, history, candidates = self.world.task(self.rng)
+            hints = self.hints(history, candidates)
+            kind = "list" if self.rng.random() < 0.5 else "letter"
+            packed.append(
+                self.pack(
+                    [Prompt(task, self.world.choice(self.rng), len(history))], [], hints, kind
+                )
+            )
+        return packed
+
+    def questions(self, count: int, kind: str) -> list[Packed]:
+        """`count` sequences of `SUFFIXES` questions each, with the answers; one of `KINDS`."""
+        asked: list[tuple[list[Prompt], np.ndarray]] = []
+        for _ in range(count):
+            task, history, candidates = self.world.task(self.rng)
+            role = int(self.rng.integers(self.world.book.sizes[0]))
+            prompts = [
+                Prompt(task, self.world.choice(self.rng, role), len(history))
+                for _ in range(SUFFIXES)
+            ]
+            hints = self.hints(history, candidates)
+            asked.append((prompts, hints))
+        requests = [
+            Request(as_messages(p.lettered()), choices=tuple(LETTERS[: len(p.task.candidates)]))
+            for prompts, _ in asked
+            for p in prompts
+        ]
+        replies = iter(self.world.teacher.complete(requests))
+        packed = []
+        for prompts, hints in asked:
+            scores = [np.array(next(replies).choice_logprobs) for _ in prompts]
+            packed.append(self.pack(prompts, scores, hints, kind))
+        return packed
+
+    def pack(
+        self, prompts: list[Prompt], scores: list[np.ndarray], hints: np.ndarray, kind: str
+    ) -> Packed:
+        text = [p.text if kind == "list" else p.lettered(kind == "letters") for p in prompts]
+        # Behind the lists stand two paragraphs.
+        shared = text[0].rsplit("\n\n", 2)[0]
+        start = [self.ends[BOS], self.ends[USER], *self.encode(shared)]
+        # Titles and their markers alternate, and the beginning ends with the last candidate.
+        places = range(len(start) - 2 * len(hints) + 1, len(start), 2)
+        hinted = list(zip(places, hints, strict=True))
+        packed = Packed(start[:], list(range(len(start))), [0] * len(start), [], hinted)
+        for segment, (prompt, said, score) in enumerate(
+            zip(prompts, text, scores, strict=False), 1
+        ):
+            asked = [*self.encode(said[len(shared) :]), self.ends[ASSISTANT]]
+            if kind != "letter":
+                answer, targets = self.answer(prompt, score, kind)
+            else:
+                answer = []
+                targets = [(-1, self.letter_ids[: len(score)], np.exp(score).tolist())]
+            first = len(packed.tokens) + len(asked)
+            packed.targets += [(first + at, ids, chances) for at, ids, chances in targets]
+            packed.tokens += asked + answer
+            length = len(asked) + len(answer)
+            packed.positions += range(len(start), len(start) + length)
+            packed.segments += [segment] * length
+        return packed
+
+    def answer(
+        self, prompt: Prompt, score: np.ndarray, kind: str
+    ) -> tuple[list[int], list[tuple[int, list[int], list[float]]]]:
+        """The tokens of the list that the teacher writes; what comes next after each of them."""
+        form, titles = prompt.choice.format, prompt.task.candidates
+        order = np.argsort(-score, kind="stable")
+        if kind == "letters":
+            said, names = "\n".join(LETTERS[i] for i in order), self.letter_ids
+        else:
+            said = write_ranking(order.tolist(), titles, form)
+            names = self.number_ids if form == "numbers" else [self.title_ids[t] for t in titles]
+        names = names[: len(titles)]
+        tokens = [*self.encode(said), self.ends[EOS]]
+        left = np.ones(len(titles), dtype=bool)
+        places = {name: i for i, name in enumerate(names)}
+        targets = []
+        for at, token in enumerate(tokens):
+            place = places.get(token)
+            if place is None:
+                targets.append((at - 1, [token], [1.0]))
+            else:
+                chances = np.where(left, np.exp(score - score[left].max()), 0.0)
+                targets.append((at - 1, names, (chances / chances.sum()).tolist()))
+                left[place] = False
+        return tokens[:-1], targets
+
+    def facts(self, count: int) -> list[Packed]:
+        """Genres, what is watched after what, and how popular films are."""
+        rng, world = self.rng, self.world
+        titles, genres = world.dataset.titles, world.dataset.genres
+        packed = []
+        for _ in range(count):
+            history = world.histories[rng.integers(len(world.histories))]
+            told = "\n".join(f"{i}. {titles[j]}" for i, j in enumerate(history[:20], 1))
+            told += "".join(
+                f"\n{titles[i]}, genre: {', genre: '.join(genres[i])}"
+                for i in rng.choice(len(titles), 24)
+            )
+            tokens = [self.ends[BOS], *self.encode(told)]
+            targets = [(i - 1, [tokens[i]], [1.0]) for i in range(1, len(tokens))]
+            packed.append(Packed(tokens, list(range(len(tokens))), [0] * len(tokens), targets, []))
+        return packed
+
+
+# Training
+
+
+def make_model(
+    tokenizer: PreTrainedTokenizerFast, world: World, packer: Packer
+) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8 * math.ceil(len(tokenizer) / 8),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=CONTEXT,
+        rope_theta=10_000.0,
+        tie_word_embeddings=False,
+        bos_token_id=packer.ends[BOS],
+        eos_token_id=packer.ends[EOS],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    # A title's vector starts from what is known of the film, all of it alike, and turned at random:
+    # with weaker or mixed-up beginnings the habits were not learned in the time.
+    knowledge = world.knowledge
+    turn = torch.linalg.qr(torch.randn(config.hidden_size, config.hidden_size))[0].numpy()
+    vectors = knowledge @ turn[: knowledge.shape[1]]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[[packer.title_ids[t] for t in world.dataset.titles]] = (
+            torch.from_numpy(0.06 * vectors / vectors.std()).float()
+        )
+    return model
+
+
+def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
+    """Padded to a rectangle, with the mask that keeps continuations apart."""
+    length = max(len(p.tokens) for p in packed)
+    tokens, positions = np.full((2, len(packed), length), pad)
+    segments = np.full((len(packed), length), -1)
+    for row, p in enumerate(packed):
+        tokens[row, : len(p.tokens)] = p.tokens
+        positions[row, : len(p.tokens)] = p.positions
+        segments[row, : len(p.tokens)] = p.segments
+    own = segments[:, :, None] == segments[:, None, :]
+    seen = (own | (segments[:, None, :] == 0)) & np.tri(length, dtype=bool)
+    flat = [
+        (row * length + at, ids, ps) for row, p in enumerate(packed) for at, ids, ps in p.targets
+    ]
+    widest = max((len(ids) for _, ids, _ in flat), default=1)
+    ids, chances = (
+        np.zeros((len(flat), widest), np.int64),
+        np.zeros((len(flat), widest), np.float32),
+    )
+    for row, (_, names, ps) in enumerate(flat):
+        ids[row, : len(names)], chances[row, : len(ps)] = names, ps
+    return {
+        "tokens": torch.from_numpy(tokens),
+        "positions": torch.from_numpy(positions),
+        "seen": torch.from_numpy(seen[:, None]),
+        "at": torch.tensor([at for at, _, _ in flat], dtype=torch.long),
+        "hinted": torch.tensor(
+            [row * length + at for row, p in enumerate(packed) for at, _ in p.hints],
+            dtype=torch.long,
+        ),
+        "hints": torch.from_numpy(np.array([h for p in packed for _, h in p.hints], np.float32)),
+        "ids": torch.from_numpy(ids),
+        "chances": torch.from_numpy(chances),
+    }
+
+
+def loss_of(
+    model: LlamaForCausalLM, hint: torch.nn.ModuleList, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divergence from the teacher's next tokens; and of what `hint` reads at the candidates."""
+    # The mask is added to the attention's scores.
+    mask = torch.zeros(batch["seen"].shape).masked_fill(~batch["seen"], -1e9)
+    with torch.autocast("cpu", torch.bfloat16):
+        said = model.model(
+            input_ids=batch["tokens"],
+            position_ids=batch["positions"],
+            attention_mask=mask.to(torch.bfloat16),
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        logits = model.lm_head(said.last_hidden_state.flatten(0, 1)[batch["at"]])
+        hinted = [
+            head(F.layer_norm(hidden, hidden.shape[-1:]))
+            for layer, head in zip(HINT_LAYERS, hint, strict=True)
+            for hidden in [said.hidden_states[layer].flatten(0, 1)[batch["hinted"]]]
+        ]
+    logs = logits.float().log_softmax(-1).gather(1, batch["ids"])
+    chances = batch["chances"]
+    divergence = (chances * (torch.log(chances.clamp_min(1e-9)) - logs)).sum(1)
+    if not len(batch["hinted"]):
+        return divergence.mean(), torch.zeros(())
+    habits, profile = batch["hints"][:, : len(HABITS)], batch["hints"][:, len(HABITS) :]
+    # Both as a share of what there is to know.
+    missed = (hinted[0].float() - habits).square().mean() / habits.square().mean()
+    share = (hinted[1].float() - profile).square().mean() / profile.square().mean()
+    missed += PROFILE_WEIGHT * share
+    return divergence.mean() if len(divergence) else torch.zeros(()), missed
+
+
+class Training:
+    """Everything that a run goes on from."""
+
+    def __init__(self, out: Path, hours: float, batch: int) -> None:
+        self.out, self.seconds, self.batch = out, 3600 * hours, batch
+        self.file = out / "state.pt"
+        world = World.load()
+        kept = out / "tokenizer"
+        if kept.is_dir():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
+        else:
+            tokenizer = make_tokenizer(world.dataset.titles, world.book)
+            tokenizer.save_pretrained(kept)
+        self.tokenizer = tokenizer
+        self.packer = Packer(world, tokenizer)
+        self.model = make_model(tokenizer, world, self.packer)
+        widths = (len(HABITS), 3 * world.knowledge.shape[1])
+        self.hint = torch.nn.ModuleList(
+            torch.nn.Linear(self.model.config.hidden_size, width) for width in widths
+        )
+        self.weights = [*self.model.parameters(), *self.hint.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.weights, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        self.done = dict.fromkeys(STAGES, 0.0)
+        """Seconds, by stage."""
+        self.step = 0
+        if self.file.exists():
+            state = torch.load(self.file, weights_only=True)
+            for name in ("model", "hint", "optimizer"):
+                getattr(self, name).load_state_dict(state[name])
+            self.done, self.step = state["done"], state["step"]
+
+    def save(self) -> None:
+        state = {name: getattr(self, name).state_dict() for name in ("model", "hint", "optimizer")}
+        torch.save({**state, "done": self.done, "step": self.step}, self.file.with_suffix(".new"))
+        self.file.with_suffix(".new").replace(self.file)
+
+    def run(self) -> None:
+        """Stage after stage, each for its share of the time."""
+        count = sum(p.numel() for p in self.model.parameters())
+        print(f"{count:,} weights, {len(self.tokenizer)} tokens")
+        for stage, share in STAGES.items():
+            began, losses = time.monotonic(), []
+            before = self.done[stage]
+            while self.done[stage] < share * self.seconds:
+                losses.append(self.update(stage, self.done[stage] / (share * self.seconds)))
+                self.step += 1
+                self.done[stage] = before + time.monotonic() - began
+                if self.step % 50 == 0:
+                    self.tell(stage, np.mean(losses, axis=0).round(4).tolist())
+                    losses.clear()
+            self.save()
+        export(self.model, self.tokenizer, self.out / "checkpoint")
+
+    def update(self, stage: str, passed: float) -> list[float]:
+        """One step of the optimiser; the two losses."""
+        self.packer.rng = np.random.default_rng([1, self.step])
+        if stage == "facts":
+            packed = self.packer.facts(self.batch)
+        elif stage == "habits":
+            packed = self.packer.beginnings(2 * self.batch)
+        else:
+            packed = self.packer.questions(self.batch, KINDS[stage][self.step % len(KINDS[stage])])
+        first, last = RATES[stage]
+        rate = last + (first - last) * 0.5 * (1 + math.cos(math.pi * passed))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (self.step + 1) / 200)
+        batch = batch_of(packed, self.tokenizer.pad_token_id)
+        loss, missed = loss_of(self.model, self.hint, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + missed).backward()
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        return [loss.item(), missed.item()]
+
+    def tell(self, stage: str, losses: list[float]) -> None:
+        row: dict[str, Any] = {"step": self.step, "stage": stage, "loss": losses[0]}
+        row |= {"hint": losses[1], "seconds": round(sum(self.done.values()))}
+        if self.step % 400 == 0:
+            self.save()
+            row |= {} if stage in ("facts", "habits") else evaluate(self.model, self.packer, 64)
+        print(json.dumps(row), flush=True)
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+
+
+def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write what servers read, in half precision."""
+    half = LlamaForCausalLM(model.config).half()
+    half.load_state_dict(model.state_dict())
+    half.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def evaluate(model: LlamaForCausalLM, packer: Packer, count: int) -> dict[str, float]:
+    """Rank correlation of the letters with the teacher's, and how often both put the same first."""
+    rng, packer.rng = packer.rng, np.random.default_rng([2, 0])
+    packed = packer.questions(count, "letter")
+    packer.rng = rng
+    same, correlations = [], []
+    for start in range(0, count, 16):
+        batch = batch_of(packed[start : start + 16], 0)
+        mask = torch.zeros(batch["seen"].shape).masked_fill(~batch["seen"], -1e9)
+        hidden = model.model(input_ids=batch["tokens"], position_ids=batch["positions"],
+                             attention_mask=mask, use_cache=False).last_hidden_state  # fmt: skip
+        logits = model.lm_head(hidden.flatten(0, 1)[batch["at"]])
+        said = logits.gather(1, batch["ids"]).numpy()
+        for a, b in zip(said, batch["chances"].numpy(), strict=True):
+            k = int((b > 0).sum())
+            ranks = [np.argsort(np.argsort(x[:k])) for x in (a, b)]
+            correlations.append(np.corrcoef(ranks)[0, 1])
+            same.append(a[:k].argmax() == b[:k].argmax())
+    return {
+        "rank correlation": round(float(np.mean(correlations)), 3),
+        "same first": round(float(np.mean(same)), 3),
+    }
+
+
+def table(folder: Path, users: int, shown: int = 8) -> str:
+    """How the checkpoint ranks for test users, beside its teacher, reasoning by reasoning."""
+    from rpp_env.models.transformers import TransformersModel
+
+    env = rpp_env.RPPEnv.make("movieworld", "embedded", "test", max_users=users)
+    pupil, teacher = TransformersModel(str(folder), batch_size=32), env.recommender.model
+    tasks = [env.tasks.task(i) for i in range(users)]
+    lines = ["| reasoning | way | NDCG@10 | teacher's | named | rank correlation | same first |"]
+    lines.append("|---" * 7 + "|")
+    orders: dict[str, list[np.ndarray]] = {"logprobs": [], "generate": []}
+    for reasoning in range(env.book.sizes[2]):
+        actions = [[1, 0, reasoning, user % env.book.sizes[3]] for user in range(users)]
+        choices = env.book.choose(actions)
+        prompts = [Prompt(t, c, shown) for t, c in zip(tasks, choices, strict=True)]
+        for way, kept in orders.items():
+            ranked = LLMRecommender(pupil, way).rank(prompts)
+            # What the teacher means; its own replies may be cut short.
+            meant = LLMRecommender(teacher, "logprobs").rank(prompts)
+            mine, others = (
+                [float(ndcg(r.rank(t.position))) for r, t in zip(rankings, tasks, strict=True)]
+                for rankings in (ranked, meant)
+            )
+            places = [np.argsort(r.order) for r in ranked]
+            kept.append(np.array(places))
+            same = np.mean([a.order[0] == b.order[0] for a, b in zip(ranked, meant, strict=True)])
+            close = np.mean(
+                [
+                    np.corrcoef(x, np.argsort(b.order))[0, 1]
+                    for x, b in zip(places, meant, strict=True)
+                ]
+            )
+            half = 1.96 * np.std(mine) / math.sqrt(users)
+            named = np.mean([r.named for r in ranked]) / env.tasks.num_candidates
+            lines.append(
+                f"| {reasoning} | {way} | {np.mean(mine):.3f} ± {half:.3f} | {np.mean(others):.3f} "
+                f"| {named:.1%} | {close:.2f} | {same:.2f} |"
+            )
+    for way, kept in orders.items():
+        apart = [
+            np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(kept[0], other, strict=True)])
+            for other in kept[1:]
+        ]
+        lines.append(f"\n{way}: rank correlation of reasoning 0 with 1 to 8, of the same user: ")
+        lines[-1] += ", ".join(f"{value:.2f}" for value in apart)
+    agree = np.mean(
+        [
+            np.corrcoef(x, y)[0, 1]
+            for a, b in zip(orders["logprobs"], orders["generate"], strict=True)
+            for x, y in zip(a, b, strict=True)
+        ]
+    )
+    lines.append(f"\nThe two ways, of the same prompt: rank correlation {agree:.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/distill"))
+    parser.add_argument(
+        "--hours",
+        type=float,
+        default=0.005 if "RPP_ENV_FAST" in os.environ else 1.5,
+        help="of training, all stages together",
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8, help="packed sequences per step")
+    parser.add_argument(
+        "--evaluate", type=int, metavar="USERS", help="train nothing; score so many test users"
+    )
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    if chosen.evaluate:
+        print(table(chosen.out / "checkpoint", chosen.evaluate))
+    else:
+        Training(chosen.out, chosen.hours, chosen.batch).run()
