@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import rpp_env
 from rpp_env.metrics import ndcg
 from rpp_env.models import Request
-from rpp_env.models.embedded import DISTRACTION, HABITS, MEMORY, EmbeddedModel
+from rpp_env.models.embedded import CERTAINTY, DISTRACTION, HABITS, MEMORY, EmbeddedModel
 from rpp_env.parsing import write_ranking
 from rpp_env.patterns import Choice, PatternBook
 from rpp_env.prompts import LETTERS, Prompt, as_messages
@@ -52,22 +52,18 @@ STAGES = {"facts": 0.01, "habits": 0.37, "letters": 0.36, "lists": 0.26}
 """Shares of the time."""
 KINDS = {"letters": ("letter",), "lists": ("list", "letter", "list", "letters", "list")}
 """Which questions are asked in turn; the first letter stays among them, not to be forgotten."""
-SUFFIXES = 6
+SUFFIXES = 3
 """Questions about the same two lists, packed into one sequence: each sees the lists and itself."""
 RATE = 1.5e-3
 RATES = {
     "facts": (RATE, 0.3 * RATE),
     "habits": (RATE, 0.3 * RATE),
-    "letters": (RATE, 0.3 * RATE),
+    "letters": (0.7 * RATE, 0.2 * RATE),
     "lists": (0.7 * RATE, 0.014 * RATE),
 }
 """Learning rates at a stage's beginning and end."""
 CONTEXT = 4096
-PROFILE_WEIGHT = 0.3
-HINT_LAYERS = (3, 2)
-"""After these the candidates' places shall know how the teacher's habits like them, and what was
-watched. The heads that read it are thrown away. Without hints, ranks did not correlate after 400
-steps of the next stage."""
+PROFILE_WEIGHT, PLACE_WEIGHT = 0.3, 0.2
 SHOWN = (1, 2, 3, 5, 8, 13, 20)
 
 
@@ -185,6 +181,8 @@ class Packed:
     hints: list[tuple[int, np.ndarray]]
     """At the candidates of the beginning: how much each of the teacher's habits likes them, and
     the profile of the history."""
+    weights: list[tuple[int, np.ndarray]]
+    """Where a question ends: how much it makes each habit count."""
 
 
 class Packer:
@@ -217,6 +215,14 @@ class Packer:
         habits = self.world.teacher.habits([tuple(history.tolist())], candidates[None])[0]
         profile = np.tile(self.world.profile(history), (len(candidates), 1))
         return np.concatenate([habits, profile], axis=1)
+
+    def weights(self, habits: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """(6,) the weights by which the habits make the score, up to a constant."""
+        columns = np.column_stack([habits, np.ones(len(habits))])
+        # A little towards zero: few candidates do not tell all weights.
+        pull = 0.1 * np.eye(columns.shape[1])
+        solved = np.linalg.solve(columns.T @ columns + pull, columns.T @ (score / CERTAINTY))
+        return solved[: len(HABITS)].astype(np.float32)
 
     def beginnings(self, count: int) -> list[Packed]:
         """Lists alone, for the hints."""
@@ -266,7 +272,7 @@ class Packer:
         # Titles and their markers alternate, and the beginning ends with the last candidate.
         places = range(len(start) - 2 * len(hints) + 1, len(start), 2)
         hinted = list(zip(places, hints, strict=True))
-        packed = Packed(start[:], list(range(len(start))), [0] * len(start), [], hinted)
+        packed = Packed(start[:], list(range(len(start))), [0] * len(start), [], hinted, [])
         for segment, (prompt, said, score) in enumerate(
             zip(prompts, text, scores, strict=False), 1
         ):
@@ -277,6 +283,7 @@ class Packer:
                 answer = []
                 targets = [(-1, self.letter_ids[: len(score)], np.exp(score).tolist())]
             first = len(packed.tokens) + len(asked)
+            packed.weights.append((first - 1, self.weights(hints[:, : len(HABITS)], score)))
             packed.targets += [(first + at, ids, chances) for at, ids, chances in targets]
             packed.tokens += asked + answer
             length = len(asked) + len(answer)
@@ -324,7 +331,9 @@ class Packer:
             )
             tokens = [self.ends[BOS], *self.encode(told)]
             targets = [(i - 1, [tokens[i]], [1.0]) for i in range(1, len(tokens))]
-            packed.append(Packed(tokens, list(range(len(tokens))), [0] * len(tokens), targets, []))
+            packed.append(
+                Packed(tokens, list(range(len(tokens))), [0] * len(tokens), targets, [], [])
+            )
         return packed
 
 
@@ -384,6 +393,11 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
     )
     for row, (_, names, ps) in enumerate(flat):
         ids[row, : len(names)], chances[row, : len(ps)] = names, ps
+    # Where single letters are asked for: the places of the candidates, question by question.
+    single = all(len(p.targets) == len(p.weights) for p in packed)
+    candidates = np.zeros((len(flat) if single else 0, widest), np.int64)
+    for row, p in enumerate(owner for owner in packed for _ in owner.weights if single):
+        candidates[row, : len(p.hints)] = [at for at, _ in p.hints]
     return {
         "tokens": torch.from_numpy(tokens),
         "positions": torch.from_numpy(positions),
@@ -394,6 +408,15 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
             dtype=torch.long,
         ),
         "hints": torch.from_numpy(np.array([h for p in packed for _, h in p.hints], np.float32)),
+        "place": torch.tensor([i for p in packed for i in range(len(p.hints))], dtype=torch.long),
+        "candidates": torch.from_numpy(candidates),
+        "ended": torch.tensor(
+            [row * length + at for row, p in enumerate(packed) for at, _ in p.weights],
+            dtype=torch.long,
+        ),
+        "weights": torch.from_numpy(
+            np.array([w for p in packed for _, w in p.weights], np.float32).reshape(-1, len(HABITS))
+        ),
         "ids": torch.from_numpy(ids),
         "chances": torch.from_numpy(chances),
     }
@@ -402,7 +425,13 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
 def loss_of(
     model: LlamaForCausalLM, hint: torch.nn.ModuleList, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divergence from the teacher's next tokens; and of what `hint` reads at the candidates."""
+    """Divergence from the teacher's next tokens; and what the heads of `hint` do not find.
+
+    The heads read off the layers within what is needed on the way: the habits' opinions and the
+    place of every candidate, a profile of the history, the weights that a question asks for. They
+    are thrown away in the end. And where a question ends, one head of the last layer shall look at
+    the candidates as the teacher likes them. Without all this nothing was learned for long.
+    """
     # The mask is added to the attention's scores.
     mask = torch.zeros(batch["seen"].shape).masked_fill(~batch["seen"], -1e9)
     with torch.autocast("cpu", torch.bfloat16):
@@ -414,22 +443,58 @@ def loss_of(
             output_hidden_states=True,
         )
         logits = model.lm_head(said.last_hidden_state.flatten(0, 1)[batch["at"]])
-        hinted = [
-            head(F.layer_norm(hidden, hidden.shape[-1:]))
-            for layer, head in zip(HINT_LAYERS, hint, strict=True)
-            for hidden in [said.hidden_states[layer].flatten(0, 1)[batch["hinted"]]]
-        ]
+
+        def read(head: int, layer: int, at: torch.Tensor) -> torch.Tensor:
+            hidden = said.hidden_states[layer].flatten(0, 1)[at]
+            return hint[head](F.layer_norm(hidden, hidden.shape[-1:])).float()
+
+        habits = read(0, 3, batch["hinted"])
+        profile = read(1, 2, batch["hinted"])
+        place = read(2, 3, batch["hinted"])
+        weights = read(3, 4, batch["ended"])
+        looked = looks(model, said.hidden_states[4], batch) if len(batch["candidates"]) else None
     logs = logits.float().log_softmax(-1).gather(1, batch["ids"])
     chances = batch["chances"]
     divergence = (chances * (torch.log(chances.clamp_min(1e-9)) - logs)).sum(1)
     if not len(batch["hinted"]):
         return divergence.mean(), torch.zeros(())
-    habits, profile = batch["hints"][:, : len(HABITS)], batch["hints"][:, len(HABITS) :]
-    # Both as a share of what there is to know.
-    missed = (hinted[0].float() - habits).square().mean() / habits.square().mean()
-    share = (hinted[1].float() - profile).square().mean() / profile.square().mean()
-    missed += PROFILE_WEIGHT * share
+    wanted = batch["hints"].split([len(HABITS), batch["hints"].shape[1] - len(HABITS)], dim=1)
+    # Each as a share of what there is to know.
+    missed = share_missed(habits, wanted[0]) + PROFILE_WEIGHT * share_missed(profile, wanted[1])
+    missed += PLACE_WEIGHT * F.cross_entropy(place, batch["place"])
+    if looked is not None:
+        missed += (chances * (torch.log(chances.clamp_min(1e-9)) - looked)).sum(1).mean()
+    if len(divergence):
+        missed += share_missed(weights, batch["weights"])
     return divergence.mean() if len(divergence) else torch.zeros(()), missed
+
+
+def looks(
+    model: LlamaForCausalLM, hidden: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Log of how much the last layer's first head looks at each candidate where a question ends."""
+    layer = model.model.layers[-1]
+    normed = layer.input_layernorm(hidden)
+    cos, sin = model.model.rotary_emb(normed, batch["positions"])
+    size = model.config.head_dim
+    queries, keys = (
+        project(normed)[..., :size] for project in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+    )
+    queries, keys = (
+        x * cos + torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1) * sin
+        for x in (queries, keys)
+    )
+    rows, length = batch["tokens"].shape
+    at = (batch["ended"] % length).view(rows, -1)
+    asked = queries.float().gather(1, at[:, :, None].expand(-1, -1, size))
+    scores = asked @ keys.float().transpose(1, 2) / math.sqrt(size)
+    seen = batch["seen"][:, 0].gather(1, at[:, :, None].expand(-1, -1, length))
+    scores = scores.masked_fill(~seen, -1e9).flatten(0, 1)
+    return scores.log_softmax(-1).gather(1, batch["candidates"])
+
+
+def share_missed(said: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return (said - wanted).square().mean() / wanted.square().mean()
 
 
 class Training:
@@ -448,7 +513,7 @@ class Training:
         self.tokenizer = tokenizer
         self.packer = Packer(world, tokenizer)
         self.model = make_model(tokenizer, world, self.packer)
-        widths = (len(HABITS), 3 * world.knowledge.shape[1])
+        widths = (len(HABITS), 3 * world.knowledge.shape[1], 20, len(HABITS))
         self.hint = torch.nn.ModuleList(
             torch.nn.Linear(self.model.config.hidden_size, width) for width in widths
         )
@@ -491,9 +556,9 @@ class Training:
         """One step of the optimiser; the two losses."""
         self.packer.rng = np.random.default_rng([1, self.step])
         if stage == "facts":
-            packed = self.packer.facts(self.batch)
+            packed = self.packer.facts(self.batch // 2)
         elif stage == "habits":
-            packed = self.packer.beginnings(2 * self.batch)
+            packed = self.packer.beginnings(self.batch)
         else:
             packed = self.packer.questions(self.batch, KINDS[stage][self.step % len(KINDS[stage])])
         first, last = RATES[stage]
@@ -619,7 +684,7 @@ if __name__ == "__main__":
         help="of training, all stages together",
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=8, help="packed sequences per step")
+    parser.add_argument("--batch", type=int, default=16, help="packed sequences per step")
     parser.add_argument(
         "--evaluate", type=int, metavar="USERS", help="train nothing; score so many test users"
     )
