@@ -393,11 +393,17 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
     )
     for row, (_, names, ps) in enumerate(flat):
         ids[row, : len(names)], chances[row, : len(ps)] = names, ps
-    # Where single letters are asked for: the places of the candidates, question by question.
-    single = all(len(p.targets) == len(p.weights) for p in packed)
-    candidates = np.zeros((len(flat) if single else 0, widest), np.int64)
-    for row, p in enumerate(owner for owner in packed for _ in owner.weights if single):
-        candidates[row, : len(p.hints)] = [at for at, _ in p.hints]
+    # Where a candidate comes next: where the candidates are, and how the teacher likes them.
+    looks = [[(at, ps) for at, ids, ps in p.targets if len(ids) > 1] for p in packed]
+    most = max(map(len, looks), default=0)
+    from_ = np.zeros((len(packed), most), np.int64)
+    to = np.zeros((len(packed), most, 20), np.int64)
+    liked = np.zeros((len(packed), most, 20), np.float32)
+    for row, p in enumerate(packed):
+        for i, (at, ps) in enumerate(looks[row] if p.hints else ()):
+            from_[row, i] = at
+            to[row, i, : len(ps)] = [place for place, _ in p.hints]
+            liked[row, i, : len(ps)] = ps
     return {
         "tokens": torch.from_numpy(tokens),
         "positions": torch.from_numpy(positions),
@@ -409,7 +415,9 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
         ),
         "hints": torch.from_numpy(np.array([h for p in packed for _, h in p.hints], np.float32)),
         "place": torch.tensor([i for p in packed for i in range(len(p.hints))], dtype=torch.long),
-        "candidates": torch.from_numpy(candidates),
+        "from": torch.from_numpy(from_),
+        "to": torch.from_numpy(to),
+        "liked": torch.from_numpy(liked),
         "ended": torch.tensor(
             [row * length + at for row, p in enumerate(packed) for at, _ in p.weights],
             dtype=torch.long,
@@ -429,8 +437,8 @@ def loss_of(
 
     The heads read off the layers within what is needed on the way: the habits' opinions and the
     place of every candidate, a profile of the history, the weights that a question asks for. They
-    are thrown away in the end. And where a question ends, one head of the last layer shall look at
-    the candidates as the teacher likes them. Without all this nothing was learned for long.
+    are thrown away in the end. And where a candidate comes next, one head of the last layer shall
+    look at them as the teacher likes them. Without all this nothing was learned for long.
     """
     # The mask is added to the attention's scores.
     mask = torch.zeros(batch["seen"].shape).masked_fill(~batch["seen"], -1e9)
@@ -452,7 +460,7 @@ def loss_of(
         profile = read(1, 2, batch["hinted"])
         place = read(2, 3, batch["hinted"])
         weights = read(3, 4, batch["ended"])
-        looked = looks(model, said.hidden_states[4], batch) if len(batch["candidates"]) else None
+        looked = looks(model, said.hidden_states[4], batch)
     logs = logits.float().log_softmax(-1).gather(1, batch["ids"])
     chances = batch["chances"]
     divergence = (chances * (torch.log(chances.clamp_min(1e-9)) - logs)).sum(1)
@@ -462,8 +470,10 @@ def loss_of(
     # Each as a share of what there is to know.
     missed = share_missed(habits, wanted[0]) + PROFILE_WEIGHT * share_missed(profile, wanted[1])
     missed += PLACE_WEIGHT * F.cross_entropy(place, batch["place"])
-    if looked is not None:
-        missed += (chances * (torch.log(chances.clamp_min(1e-9)) - looked)).sum(1).mean()
+    liked = batch["liked"]
+    if liked.numel():
+        apart = (liked * (torch.log(liked.clamp_min(1e-9)) - looked)).sum()
+        missed += apart / (liked.sum(-1) > 0).sum().clamp_min(1)
     if len(divergence):
         missed += share_missed(weights, batch["weights"])
     return divergence.mean() if len(divergence) else torch.zeros(()), missed
@@ -472,7 +482,7 @@ def loss_of(
 def looks(
     model: LlamaForCausalLM, hidden: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Log of how much the last layer's first head looks at each candidate where a question ends."""
+    """Log of how much the last layer's first head looks at each candidate where one comes next."""
     layer = model.model.layers[-1]
     normed = layer.input_layernorm(hidden)
     cos, sin = model.model.rotary_emb(normed, batch["positions"])
@@ -484,13 +494,11 @@ def looks(
         x * cos + torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1) * sin
         for x in (queries, keys)
     )
-    rows, length = batch["tokens"].shape
-    at = (batch["ended"] % length).view(rows, -1)
-    asked = queries.float().gather(1, at[:, :, None].expand(-1, -1, size))
+    at = batch["from"][:, :, None]
+    asked = queries.float().gather(1, at.expand(-1, -1, size))
     scores = asked @ keys.float().transpose(1, 2) / math.sqrt(size)
-    seen = batch["seen"][:, 0].gather(1, at[:, :, None].expand(-1, -1, length))
-    scores = scores.masked_fill(~seen, -1e9).flatten(0, 1)
-    return scores.log_softmax(-1).gather(1, batch["candidates"])
+    seen = batch["seen"][:, 0].gather(1, at.expand(-1, -1, hidden.shape[1]))
+    return scores.masked_fill(~seen, -1e9).log_softmax(-1).gather(2, batch["to"])
 
 
 def share_missed(said: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -57,8 +57,8 @@ def open_model(name: str) -> LanguageModel:
 
         return RecordingModel(rest)
     raise InvalidOption(
-        f"model {name!r} is unknown; a model is named by {', '.join(FORMS)}; what RPPEnv.make takes "
-        "besides is 'embedded', 'table:PATH', or an object with complete(requests) or rank(prompts)"
+        f"model {name!r} is unknown; a model is named by {', '.join(FORMS)}; RPPEnv.make takes "
+        "'embedded', 'table:PATH', or an object with complete(requests) or rank(prompts), too"
     )
 
 

@@ -14,6 +14,7 @@ A question that was answered is never asked again, whatever happens to the other
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -93,7 +94,8 @@ class OpenAIModel:
     Attributes
     ----------
     id : str
-        Served name, weights (the ``root`` that vLLM tells) and interface; not where the server is.
+        Served name, weights (the ``root`` that vLLM tells; of a folder its name) and interface; not
+        where the server is.
     version : str or None
         vLLM's.
 
@@ -144,7 +146,7 @@ class OpenAIModel:
             api = "completions" if without else "chat"
         self.api = api
         self.context_length: int = _context(card.get("max_model_len"), context_length)
-        root = card.get("root")
+        root = _known_as(card.get("root"))
         self.id = f"openai-{api}:{name}" + (f"@{root}" if root not in {None, name} else "")
         self._way: str | None = None
         self._count()
@@ -471,6 +473,12 @@ def _context(served: Any, wanted: int | None) -> int:
     if wanted is not None and (wanted < 1 or (isinstance(served, int) and wanted > served)):
         raise InvalidOption(f"context_length must be 1 to {served or 'any'}; got {wanted}")
     return wanted or (served if isinstance(served, int) and served > 0 else DEFAULT_CONTEXT)
+
+
+def _known_as(root: Any) -> Any:
+    """The weights' name; of a folder its own alone, for an id goes into tables that others read."""
+    local = isinstance(root, str) and (root.startswith(("/", "~", ".")) or "\\" in root)
+    return re.split(r"[/\\]", root.rstrip("/\\"))[-1] if local else root
 
 
 # What servers tell. Each raises where it is not what was asked for, and is then asked again.

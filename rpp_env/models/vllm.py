@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.errors import InvalidOption, MissingExtra, ModelUnavailable
 from rpp_env.models.base import Reply, Request
 from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct
 
@@ -16,6 +16,9 @@ __all__ = ["VLLMModel"]
 CPU_DEFAULTS = {
     "dtype": "float32",  # halves are slower there, and lose bits
     "enforce_eager": True,  # up in seconds, and no compiler needed
+    # A prompt that is read in two parts ends the engine if it is sampled with a seed (0.32.0: "CPU
+    # Generator does not use offset").
+    "enable_chunked_prefill": False,
 }
 """Engine options where vLLM runs on a CPU; what the caller says goes before."""
 CPU_CACHE = 2 << 30
@@ -48,8 +51,8 @@ class VLLMModel:
         A folder with a checkpoint, or a model's name on the Hugging Face hub.
     **options
         Of ``vllm.LLM``, such as ``dtype``, ``max_model_len``, ``gpu_memory_utilization`` or
-        ``tensor_parallel_size``. On a CPU, ``dtype="float32"``, ``enforce_eager=True`` and a cache
-        of 2 GiB are the defaults.
+        ``tensor_parallel_size``. On a CPU, `CPU_DEFAULTS` and a cache of 2 GiB are the
+        defaults.
 
     Raises
     ------
@@ -108,12 +111,15 @@ class VLLMModel:
         InvalidOption
             For choices that are not single tokens, a grammar that vLLM cannot read, and a prompt
             that with its reply is longer than `context_length`; then nothing was asked.
+        ModelUnavailable
+            Where the engine has ended.
         """
         if not requests:
             return []
         if os.getpid() != self._process:
             raise InvalidOption("vLLM's engine lives in the process that started it, not in a fork")
         from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         asked, index = distinct(requests)
         prompts = self._chat.encode([request.messages for request in asked])
@@ -128,6 +134,8 @@ class VLLMModel:
             made = self._engine.generate(tokens, settings, use_tqdm=False)
         except (ValueError, VLLMClientError) as error:
             raise InvalidOption(f"vLLM refuses a request: {error}") from error
+        except EngineDeadError as error:
+            raise ModelUnavailable("vLLM's engine has ended: its output says why") from error
         except BaseException:
             # Interrupted: else these replies would come back among the next call's.
             engine = self._engine.llm_engine

