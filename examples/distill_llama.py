@@ -50,7 +50,7 @@ TEMPLATE = (
 )
 STAGES = {"facts": 0.01, "habits": 0.37, "letters": 0.36, "lists": 0.26}
 """Shares of the time."""
-KINDS = {"letters": ("letter",), "lists": ("list", "letter", "list", "letters", "list")}
+KINDS = {"letters": ("letter",), "lists": ("list", "letter", "list", "letters", "letter")}
 """Which questions are asked in turn; the first letter stays among them, not to be forgotten."""
 SUFFIXES = 3
 """Questions about the same two lists, packed into one sequence: each sees the lists and itself."""

@@ -164,11 +164,11 @@ def fit_reference(
     MissingExtra
         Without scikit-learn: ``pip install 'rpp-env[agents]'``.
     InvalidOption
-        For fewer than 20 users, of whom a tenth is held out while the networks are fitted.
+        For fewer than 11 users, of whom a tenth is held out while the networks are fitted.
     """
-    if len(env.tasks) < 20:
+    if len(env.tasks) < 11:
         raise InvalidOption(
-            f"a reference is fitted on 20 train users at least, not {len(env.tasks)}: tabulate more"
+            f"a reference is fitted on 11 train users at least, not {len(env.tasks)}: tabulate more"
         )
     try:
         from sklearn.decomposition import PCA

@@ -1,0 +1,64 @@
+"""What the repository's checkpoint can do: enough to test with, on users that no training saw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rpp_env
+from rpp_env.metrics import chance_ndcg, ndcg
+from rpp_env.models.transformers import TransformersModel
+from rpp_env.prompts import Prompt
+from rpp_env.recommenders import LLMRecommender
+from rpp_env.recommenders.llm import RankBy
+
+USERS = 120
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path, trained: bool) -> TransformersModel:
+    if not trained:
+        pytest.skip("the checkpoint is not part of this distribution")
+    return TransformersModel(checkpoint, device="cpu", batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Prompt]:
+    env = rpp_env.RPPEnv.make("movieworld", "embedded", "test", max_users=USERS)
+    choice = env.book.choose([[1, 0, 4, 0]])[0]
+    return [Prompt(env.tasks.task(i), choice, 8) for i in range(USERS)]
+
+
+@pytest.mark.parametrize("rank_by", ["logprobs", "generate"])
+def test_it_ranks_above_chance(
+    model: TransformersModel, asked: list[Prompt], rank_by: RankBy
+) -> None:
+    rankings = LLMRecommender(model, rank_by).rank(asked)
+    scores = np.array([ndcg(r.rank(p.task.position)) for r, p in zip(rankings, asked, strict=True)])
+    error = scores.std() / np.sqrt(len(scores))
+    assert scores.mean() - 2 * error > chance_ndcg(20)
+
+
+def test_it_heeds_the_reasoning(model: TransformersModel, asked: list[Prompt]) -> None:
+    book = rpp_env.PatternBook.load("movies")
+    orders = []
+    for reasoning in (0, 4, 5):
+        choice = book.choose([[1, 0, reasoning, 0]])[0]
+        prompts = [replace(prompt, choice=choice) for prompt in asked]
+        orders.append([r.order for r in LLMRecommender(model, "logprobs").rank(prompts)])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        same_first = [a[0] == b[0] for a, b in zip(orders[one], orders[other], strict=True)]
+        assert np.mean(same_first) < 0.9
+
+
+def test_every_film_is_a_few_tokens(model: TransformersModel) -> None:
+    titles = rpp_env.load_dataset("movieworld").titles
+    assert {model.count_tokens(title) for title in titles} <= {1, 2, 3}
+
+
+def test_it_is_small(checkpoint: Path, trained: bool) -> None:
+    if trained:
+        assert sum(path.stat().st_size for path in checkpoint.iterdir()) <= 8_000_000
