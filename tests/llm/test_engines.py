@@ -174,7 +174,7 @@ def test_sampling_follows_its_seed(both: Any, prompts: list[Prompt]) -> None:
 def test_many_seeds_at_once(engine: VLLMModel, prompts: list[Prompt]) -> None:
     """More prompt tokens than one pass takes: read in parts, each would end the engine."""
     drawn = ask(prompts, Generation(temperature=0.7, seed=0, max_tokens=2))
-    assert sum(reply.prompt_tokens for reply in engine.complete(drawn)) > 2 * 8192
+    assert sum(reply.prompt_tokens for reply in engine.complete(drawn)) > 8192
 
 
 def test_equal_requests_are_asked_once(
