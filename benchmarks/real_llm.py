@@ -31,12 +31,13 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
+from verification import markdown
 
 from rpp_agents.commands.console import progress
 from rpp_env import RPPEnv
 from rpp_env.diagnose import Diagnosis, diagnose
 from rpp_env.errors import RPPError
-from rpp_env.metrics import ndcg
+from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models import Generation, RecordingModel, Request
 from rpp_env.prompts import Prompt, as_messages
 from rpp_env.recommenders import LLMRecommender
@@ -99,7 +100,7 @@ class AnyPrompt:
     def of(cls, tables: list[RewardTable]) -> AnyPrompt:
         count = tables[0].orders.shape[-1]
         paid = ndcg(np.arange(256), 10)
-        chance = float(ndcg(np.arange(1, count + 1), 10).mean())
+        chance = chance_ndcg(count)
         best, mean, targets = [], [], []
         for table in tables:
             for orders, named, target in zip(
@@ -220,10 +221,6 @@ class Agreement:
         return found, seconds
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
-
-
 def report(
     told: dict[str, Any],
     found: Diagnosis,
@@ -240,8 +237,8 @@ def report(
         ["tokens of a prompt", f"{reading.prompt_tokens:.0f}"],
         ["tokens of a reply", f"{reading.completion_tokens:.0f}"],
     ]
-    replies = table(["", ""], rows)
-    anything = table(
+    replies = markdown(["", ""], rows)
+    anything = markdown(
         ["", "target", "by luck"],
         [
             [
@@ -253,7 +250,7 @@ def report(
             ["NDCG@10, mean of all prompts", f"{luck.score:.3f}", f"{luck.score_by_luck:.3f}"],
         ],
     )
-    ways = table(
+    ways = markdown(
         ["", "prompts", "both named all", "rank correlation", "same first"],
         [
             [", ".join(a.ways), str(a.prompts), str(a.compared)]

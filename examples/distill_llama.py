@@ -430,6 +430,22 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
     }
 
 
+def read_by(
+    model: LlamaForCausalLM, batch: dict[str, torch.Tensor], dtype: torch.dtype
+) -> tuple[Any, torch.Tensor]:
+    """The model's layers, and its logits where a next token is wanted."""
+    # The mask is added to the attention's scores.
+    mask = torch.zeros(batch["seen"].shape).masked_fill(~batch["seen"], -1e9)
+    said = model.model(
+        input_ids=batch["tokens"],
+        position_ids=batch["positions"],
+        attention_mask=mask.to(dtype),
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    return said, model.lm_head(said.last_hidden_state.flatten(0, 1)[batch["at"]])
+
+
 def loss_of(
     model: LlamaForCausalLM, hint: torch.nn.ModuleList, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -440,17 +456,8 @@ def loss_of(
     are thrown away in the end. And where a candidate comes next, one head of the last layer shall
     look at them as the teacher likes them. Without all this nothing was learned for long.
     """
-    # The mask is added to the attention's scores.
-    mask = torch.zeros(batch["seen"].shape).masked_fill(~batch["seen"], -1e9)
     with torch.autocast("cpu", torch.bfloat16):
-        said = model.model(
-            input_ids=batch["tokens"],
-            position_ids=batch["positions"],
-            attention_mask=mask.to(torch.bfloat16),
-            use_cache=False,
-            output_hidden_states=True,
-        )
-        logits = model.lm_head(said.last_hidden_state.flatten(0, 1)[batch["at"]])
+        said, logits = read_by(model, batch, torch.bfloat16)
 
         def read(head: int, layer: int, at: torch.Tensor) -> torch.Tensor:
             hidden = said.hidden_states[layer].flatten(0, 1)[at]
@@ -609,10 +616,7 @@ def evaluate(model: LlamaForCausalLM, packer: Packer, count: int) -> dict[str, f
     same, correlations = [], []
     for start in range(0, count, 16):
         batch = batch_of(packed[start : start + 16], 0)
-        mask = torch.zeros(batch["seen"].shape).masked_fill(~batch["seen"], -1e9)
-        hidden = model.model(input_ids=batch["tokens"], position_ids=batch["positions"],
-                             attention_mask=mask, use_cache=False).last_hidden_state  # fmt: skip
-        logits = model.lm_head(hidden.flatten(0, 1)[batch["at"]])
+        _, logits = read_by(model, batch, torch.float32)
         said = logits.gather(1, batch["ids"]).numpy()
         for a, b in zip(said, batch["chances"].numpy(), strict=True):
             k = int((b > 0).sum())

@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from rpp_env.errors import BrokenContract, InvalidOption
+from rpp_env.models.asking import Room, ask
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
 from rpp_env.models.names import open_model
 from rpp_env.prompts import Prompt, as_messages
@@ -46,7 +47,6 @@ INSTRUCTIONS = (
 
 _FIELDS = {"role_playing": "role", "reasoning_guidance": "reasoning", "output_format": "output"}
 _HISTORY_LEAD = "What this user chose last, the most recent at the end:"
-_TEMPLATE_TOKENS = 32  # kept free for what a chat template adds
 _MOST_KEPT = 1 << 17
 
 _LINE = re.compile(r"[\W\d_]*(role|reasoning|output)[\s*_\"'`]*(?:[:=]| -+ )(.*)", re.IGNORECASE)
@@ -170,12 +170,7 @@ class LLMRewriter:
         new = [one for one in dict.fromkeys(asked) if any(one.sentences) and one not in self._kept]
         if new:
             requests = [Request(as_messages(self._text(one)), self.generation) for one in new]
-            replies = self.model.complete(requests)
-            if len(replies) != len(requests):
-                raise BrokenContract(
-                    f"model {self.model.id!r} gave {len(replies)} replies to {len(requests)} "
-                    "requests; complete() must answer each one, in order"
-                )
+            replies = ask(self.model, requests)
             self._kept.update(
                 (one, self._read(one, reply)) for one, reply in zip(new, replies, strict=True)
             )
@@ -206,24 +201,23 @@ class LLMRewriter:
         return _Asked(tuple(sentences), count, titles)
 
     def _text(self, one: _Asked) -> str:
-        room = self.model.context_length - self.generation.max_tokens - _TEMPLATE_TOKENS
+        room = Room(self.model, self.generation)
         labelled = "\n".join(
             f"{field.upper()}: {sentence}"
             for field, sentence in zip(_FIELDS.values(), one.sentences, strict=True)
             if sentence
         )
-        count = getattr(self.model, "count_tokens", lambda text: -(-len(text) // 3))
         for first in range(len(one.titles) + 1):
             # One line each, whatever they hold: a title is not to pass for an instruction.
             titles = [" ".join(title.split()) for title in one.titles[first:]]
             shown = "\n".join([_HISTORY_LEAD, *(f"{i}. {t}" for i, t in enumerate(titles, 1))])
             text = "\n\n".join([self.instructions, *([shown] if titles else []), labelled])
-            if len(text.encode()) <= room or count(text) <= room:
+            if room.holds(text):
                 return text
         raise InvalidOption(
-            f"what {self.model.id!r} is to rewrite does not fit into the {room} tokens that it has "
-            f"besides {self.generation.max_tokens} for the reply: take a model with a longer "
-            "context, or a smaller max_tokens"
+            f"what {self.model.id!r} is to rewrite does not fit into the {room.tokens} tokens that "
+            f"it has besides {self.generation.max_tokens} for the reply: take a model with a "
+            "longer context, or a smaller max_tokens"
         )
 
     def _read(self, one: _Asked, reply: Reply) -> tuple[_Rewritten, ...]:

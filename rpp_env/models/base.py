@@ -67,6 +67,18 @@ class Reply:
     choice_logprobs: tuple[float, ...] | None = None
     """Of `Request.choices`, in their order: finite, and comparable with each other."""
 
+    @classmethod
+    def choosing(
+        cls,
+        choices: Sequence[str],
+        logprobs: Sequence[float],
+        prompt_tokens: int,
+        completion_tokens: int = 1,
+    ) -> Reply:
+        """The reply that is the most probable choice; of equal ones, the first."""
+        best = choices[max(range(len(choices)), key=logprobs.__getitem__)]
+        return cls(best, prompt_tokens, completion_tokens, choice_logprobs=tuple(logprobs))
+
 
 @runtime_checkable
 class LanguageModel(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,15 @@ from typing import Any
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel, Message, Request
 
-__all__ = ["Chat", "check_length", "checkpoint_id", "distinct", "weights_digest"]
+__all__ = [
+    "Chat",
+    "broken_up",
+    "check_length",
+    "check_single",
+    "checkpoint_id",
+    "distinct",
+    "weights_digest",
+]
 
 FILES = (
     "*.safetensors",
@@ -108,6 +116,21 @@ def check_length(model: LanguageModel, length: int, request: Request) -> None:
         )
 
 
+def check_single(tokens: Mapping[str, Sequence[int]]) -> None:
+    """Refuse choices that are no single token of the tokenizer: those without any."""
+    split = sorted(choice for choice, ids in tokens.items() if not ids)
+    if split:
+        raise InvalidOption(
+            f"{', '.join(map(repr, split))}: not a single token of this model's tokenizer; "
+            "choose other identifiers, or rank by 'generate'"
+        )
+
+
+def broken_up(word: str) -> str:
+    """A special token's text with a blank in it, so that it stays text."""
+    return f"{word[0]} {word[1:]}"
+
+
 class Chat:
     """A Hugging Face tokenizer, and the model's chat template where it has one.
 
@@ -191,12 +214,7 @@ class Chat:
         key = tuple(choices)
         if key not in self._choices:
             tokens = [self._single_tokens(choice) for choice in key]
-            split = [choice for choice, ids in zip(key, tokens, strict=True) if not ids]
-            if split:
-                raise InvalidOption(
-                    f"{', '.join(map(repr, split))}: not a single token of this model's tokenizer; "
-                    "choose other identifiers, or rank by 'generate'"
-                )
+            check_single(dict(zip(key, tokens, strict=True)))
             if len({token for ids in tokens for token in ids}) < sum(map(len, tokens)):
                 raise InvalidOption(f"choices must be distinct tokens; got {', '.join(key)}")
             self._choices[key] = tokens
@@ -222,4 +240,4 @@ class Chat:
     def _as_data(self, text: str) -> str:
         if self._special is None:
             return text
-        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return self._special.sub(lambda found: broken_up(found[0]), text)

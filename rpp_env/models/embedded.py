@@ -526,8 +526,7 @@ def _choose(question: _Question, scores: NDArray[np.float64], choices: tuple[str
     # What stands for no candidate is as good as impossible, and finite.
     chances = CERTAINTY * np.array([score.get(choice, -10.0) for choice in choices])
     chances -= chances.max() + np.log(np.exp(chances - chances.max()).sum())
-    said = choices[int(np.argmax(chances))]
-    return Reply(said, question.words, 1, choice_logprobs=tuple(chances.tolist()))
+    return Reply.choosing(choices, chances.tolist(), question.words)
 
 
 def _history_and_candidates(lists: list[_Items]) -> tuple[_Items, _Items]:

@@ -22,9 +22,11 @@ from functools import cached_property, lru_cache, partial
 from threading import Event
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from rpp_env.errors import BrokenContract, InvalidOption, ModelUnavailable
 from rpp_env.models.base import Generation, Message, Reply, Request
-from rpp_env.models.checkpoints import distinct
+from rpp_env.models.checkpoints import check_single, distinct
 from rpp_env.models.served import ServedChat, conversation, form
 from rpp_env.models.transport import Refused, Transport, side_by_side
 
@@ -352,8 +354,7 @@ class OpenAIModel:
                 f"{self._server.base_url} gave no log-probability for {', '.join(lacking)}, of "
                 f"{len(request.choices)} choices. {self._cannot()}"
             )
-        best = request.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
-        return Reply(best, *counts, choice_logprobs=tuple(logprobs))
+        return Reply.choosing(request.choices, logprobs, *counts)
 
     def _score(self, choice: str, scores: Mapping[str, float]) -> float:
         """The sum over all tokens that are this choice; -inf where one is not told."""
@@ -364,8 +365,7 @@ class OpenAIModel:
             values = [scores.get(f"token_id:{token}", -math.inf) for token in ids]
         if min(values, default=-math.inf) == -math.inf:
             return -math.inf
-        top = max(values)
-        return top + math.log(sum(math.exp(value - top) for value in values))
+        return float(np.logaddexp.reduce(values))
 
     def _cannot(self) -> str:
         if self._chat is not None:
@@ -419,12 +419,7 @@ class OpenAIModel:
                 raise InvalidOption("only vLLM holds a reply to a grammar: rank by 'generate'")
             return
         letters = {choice for request in requests for choice in request.choices or ()}
-        split = sorted(name for name, ids in self._chat.choice_tokens(letters).items() if not ids)
-        if split:
-            raise InvalidOption(
-                f"{', '.join(map(repr, split))}: not a single token of this model's tokenizer; "
-                "choose other identifiers, or rank by 'generate'"
-            )
+        check_single(self._chat.choice_tokens(letters))
         if letters and not self._settled():
             raise BrokenContract(
                 f"{self._server.base_url} does not tell the log-probabilities of chosen tokens. "

@@ -32,13 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from rpp_env.data.folders import whole_file
-from rpp_env.errors import (
-    BrokenContract,
-    InvalidData,
-    MissingRecording,
-    ModelUnavailable,
-    RecordingFailed,
-)
+from rpp_env.errors import InvalidData, MissingRecording, ModelUnavailable, RecordingFailed
+from rpp_env.models.asking import ask
 from rpp_env.models.base import LanguageModel, Reply, Request
 
 __all__ = ["RecordingModel"]
@@ -138,16 +133,11 @@ class RecordingModel:
     def _ask(self, pairs: Sequence[tuple[str, Request]]) -> dict[str, Reply]:
         assert self.model is not None
         try:
-            replies = self.model.complete([request for _, request in pairs])
+            replies = ask(self.model, [request for _, request in pairs])
         except ModelUnavailable as error:
             # What was answered before the model was lost is paid for.
             self._keep([(*pairs[i], reply) for i, reply in error.answered.items()])
             raise
-        if len(replies) != len(pairs):
-            raise BrokenContract(
-                f"model {self.id!r} gave {len(replies)} replies to {len(pairs)} requests; "
-                "complete() must answer each one, in order"
-            )
         self._keep([(*pair, reply) for pair, reply in zip(pairs, replies, strict=True)])
         # As they stand in the file: where another process was faster, its answer holds for both.
         return self._read([key for key, _ in pairs])

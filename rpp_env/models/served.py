@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 from rpp_env.models.base import Message
+from rpp_env.models.checkpoints import broken_up
 from rpp_env.models.transport import Refused, Transport
 
 __all__ = ["Form", "ServedChat", "conversation", "form"]
@@ -121,10 +122,7 @@ class ServedChat:
     def as_data(self, text: str) -> str:
         """`text`, with a blank in what the tokenizer would read as a special token."""
         return SPECIAL.sub(
-            lambda found: (
-                f"{found[0][0]} {found[0][1:]}" if self._is_special(found[0]) else found[0]
-            ),
-            text,
+            lambda found: broken_up(found[0]) if self._is_special(found[0]) else found[0], text
         )
 
     def _is_special(self, word: str) -> bool:

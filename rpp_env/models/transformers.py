@@ -142,8 +142,7 @@ class TransformersModel:
         for row, prompt, names in zip(logprobs, prompts, choices, strict=True):
             tokens = self._chat.choice_tokens(names)
             sums = [torch.logsumexp(row[ids], dim=0).item() for ids in tokens]
-            said = names[max(range(len(names)), key=sums.__getitem__)]
-            replies.append(Reply(said, len(prompt), 1, choice_logprobs=tuple(sums)))
+            replies.append(Reply.choosing(names, sums, len(prompt)))
         return replies
 
     def _write(self, prompts: list[list[int]], generation: Generation) -> list[Reply]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from rpp_env.errors import InvalidOption, MissingExtra, ModelUnavailable
 from rpp_env.models.base import Reply, Request
@@ -180,9 +181,8 @@ class VLLMModel:
         if request.choices is not None:
             scores = {token: entry.logprob for token, entry in said.logprobs[0].items()}
             tokens = self._chat.choice_tokens(request.choices)
-            sums = [_logsumexp([scores[token] for token in ids]) for ids in tokens]
-            best = request.choices[max(range(len(sums)), key=sums.__getitem__)]
-            return Reply(best, len(prompt), 1, choice_logprobs=tuple(sums))
+            sums = [float(np.logaddexp.reduce([scores[token] for token in ids])) for ids in tokens]
+            return Reply.choosing(request.choices, sums, len(prompt))
         return Reply(
             said.text if request.generation.stop else self._chat.decode(prompt, said.token_ids),
             len(prompt),
@@ -201,10 +201,3 @@ def _tokenizer(path_or_id: str | os.PathLike[str], options: dict[str, Any]) -> A
         revision=revision,
         trust_remote_code=bool(options.get("trust_remote_code")),
     )
-
-
-def _logsumexp(values: Sequence[float]) -> float:
-    top = max(values)
-    if math.isinf(top):
-        return top
-    return top + math.log(sum(math.exp(value - top) for value in values))

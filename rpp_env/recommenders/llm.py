@@ -20,13 +20,14 @@ There are three ways to get a ranking out of a model:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from rpp_env.errors import BrokenContract, InvalidOption
+from rpp_env.models.asking import Room, ask
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
 from rpp_env.parsing import parse_order
 from rpp_env.prompts import LETTERS, as_messages
@@ -40,11 +41,6 @@ __all__ = ["LLMRecommender", "RankBy"]
 RankBy = Literal["generate", "logprobs", "structured"]
 """How a ranking is got out of a language model."""
 
-CHARACTERS_PER_TOKEN = 3
-"""Cautious estimate for models that cannot count tokens (English text has about four)."""
-TEMPLATE_TOKENS = 32
-"""Kept free for what a chat template adds around the prompt."""
-
 
 class LLMRecommender:
     """Asks a language model for a ranking, in words, and reads its reply.
@@ -57,8 +53,7 @@ class LLMRecommender:
     Parameters
     ----------
     model : LanguageModel
-        Who is asked. Where it has a method ``count_tokens(text) -> int``, prompts are measured with
-        it; else one token is taken for every three characters.
+        Who is asked. How prompts are measured that may be too long, `Room` says.
     rank_by : str
         ``"generate"``, ``"logprobs"`` or ``"structured"``; the module's docstring describes them.
         The last two need a model with the capability ``"choices"``, and 52 candidates at most.
@@ -99,11 +94,11 @@ class LLMRecommender:
         self.model = model
         self.rank_by = rank_by
         self.generation = generation
-        self._count: Callable[[str], int] | None = getattr(model, "count_tokens", None)
 
     def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
         """Rank the candidates of every prompt."""
-        fitted = [self._fit(prompt) for prompt in prompts]
+        room = Room(self.model, self.generation)
+        fitted = [self._fit(prompt, room) for prompt in prompts]
         sampled = self.generation.temperature > 0
         keys = [i if sampled else text for i, (_, text) in enumerate(fitted)]
         questions = {
@@ -128,7 +123,8 @@ class LLMRecommender:
     # Three ways to rank
 
     def _generate(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking]:
-        replies = self._ask([Request(as_messages(text), self.generation) for text in texts])
+        requests = [Request(as_messages(text), self.generation) for text in texts]
+        replies = ask(self.model, requests)
         rankings = []
         for reply, prompt in zip(replies, prompts, strict=True):
             order, named = parse_order(reply.text, prompt.task.candidates)
@@ -174,12 +170,11 @@ class LLMRecommender:
     ) -> list[Reply]:
         """One letter for each conversation, with the log-probabilities of all of its letters."""
         one = replace(self.generation, max_tokens=1)
-        replies = self._ask(
-            [
-                Request(messages, one, choices=tuple(choices))
-                for messages, choices in zip(conversations, letters, strict=True)
-            ]
-        )
+        requests = [
+            Request(messages, one, choices=tuple(choices))
+            for messages, choices in zip(conversations, letters, strict=True)
+        ]
+        replies = ask(self.model, requests)
         for reply, choices in zip(replies, letters, strict=True):
             found = reply.choice_logprobs or ()
             if len(found) != len(choices) or not all(map(math.isfinite, found)):
@@ -190,15 +185,6 @@ class LLMRecommender:
                 )
         return replies
 
-    def _ask(self, requests: list[Request]) -> list[Reply]:
-        replies = self.model.complete(requests) if requests else []
-        if len(replies) != len(requests):
-            raise BrokenContract(
-                f"model {self.model.id!r} gave {len(replies)} replies to {len(requests)} requests; "
-                "complete() must answer each one, in order"
-            )
-        return replies
-
     # What fits
 
     def _text(self, prompt: Prompt) -> str:
@@ -206,27 +192,21 @@ class LLMRecommender:
             return prompt.text
         return prompt.lettered(whole=self.rank_by == "structured")
 
-    def _fit(self, prompt: Prompt) -> tuple[int, str]:
+    def _fit(self, prompt: Prompt, room: Room) -> tuple[int, str]:
         """How many history items of `prompt` fit, and the text with these."""
-        room = self.model.context_length - self.generation.max_tokens - TEMPLATE_TOKENS
         text = self._text(prompt)
-        # A token has at least one byte, so that most prompts need not be counted.
-        size = len(text) if text.isascii() else len(text.encode())
-        if size <= room or self._tokens(text) <= room:
+        if room.holds(text):
             return prompt.shown, text
         for shown in range(prompt.shown - 1, 0, -1):
             shorter = self._text(replace(prompt, shown=shown))
-            if self._tokens(shorter) <= room:
+            if room.holds(shorter):
                 return shown, shorter
         raise InvalidOption(
-            f"the prompt of user {prompt.task.user!r} has {self._tokens(text)} tokens, and "
-            f"even with one history item it does not fit into the {room} that {self.model.id!r} "
-            f"has besides {self.generation.max_tokens} for the reply: take a model with a longer "
-            "context, fewer candidates or a smaller max_tokens"
+            f"the prompt of user {prompt.task.user!r} has {room.count(text)} tokens, and "
+            f"even with one history item it does not fit into the {room.tokens} that "
+            f"{self.model.id!r} has besides {self.generation.max_tokens} for the reply: take a "
+            "model with a longer context, fewer candidates or a smaller max_tokens"
         )
-
-    def _tokens(self, text: str) -> int:
-        return self._count(text) if self._count else -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
 def _ranking(order: tuple[int, ...], named: int, replies: list[Reply], text: str) -> Ranking:
