@@ -16,7 +16,7 @@ from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions, UserSplit, split_users, training_interactions
 from rpp_env.embeddings import Embeddings, fit_embeddings
 from rpp_env.errors import InvalidOption
-from rpp_env.models.base import Generation, LanguageModel
+from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
 from rpp_env.patterns import PatternBook, history_labels
@@ -166,7 +166,7 @@ def _recommender(
     if isinstance(model, Recommender):
         _only_for_models(chosen, "a recommender")
         return model
-    if isinstance(model, LanguageModel):
+    if is_language_model(model):
         if chosen.recording is not None:
             model = RecordingModel(chosen.recording, model)
         return LLMRecommender(model, chosen.rank_by, chosen.generation or rules.generation)

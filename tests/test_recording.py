@@ -163,6 +163,29 @@ def test_a_replay_cuts_prompts_where_they_were_cut(tmp_path: Path) -> None:
     assert not hasattr(RecordingModel(tmp_path / "b.sqlite"), "count_tokens")
 
 
+def test_making_one_asks_the_model_nothing(tmp_path: Path) -> None:
+    """A server says what it is capable of by answering: that is for whoever wants to know."""
+
+    class Probed(Counting):
+        probes = 0
+
+        @property
+        def capabilities(self) -> frozenset[str]:
+            self.probes += 1
+            return frozenset({"choices"})
+
+    model = Probed()
+    recording = RecordingModel(tmp_path / "a.sqlite", model)
+    env = rpp_env.RPPEnv.make("movieworld", recording, num_users=60, num_items=100, num_envs=2)
+    env.reset(seed=0)
+    assert (model.probes, model.batches) == (0, [])
+    assert recording.capabilities == {"choices"}
+    for text in "ab":
+        recording.complete([ask(text)])
+    assert model.probes == 2  # once for who asked, and once to keep it for replays
+    assert RecordingModel(tmp_path / "a.sqlite").capabilities == {"choices", "deterministic"}
+
+
 def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     RecordingModel(path, Counting()).complete([ask("a")])

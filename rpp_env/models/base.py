@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from rpp_env.errors import InvalidOption
 
-__all__ = ["Generation", "LanguageModel", "Message", "Reply", "Request"]
+__all__ = ["Generation", "LanguageModel", "Message", "Reply", "Request", "is_language_model"]
 
 Message = dict[str, str]
 """``{"role": "user", "content": ...}``, as chat servers take it."""
@@ -106,3 +107,13 @@ class LanguageModel(Protocol):
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request."""
         ...
+
+
+def is_language_model(thing: object) -> TypeGuard[LanguageModel]:
+    """``isinstance(thing, LanguageModel)``, which on Python 3.11 would evaluate its properties.
+
+    A server says what it is capable of by answering, and making an environment asks nothing.
+    """
+    names = ("id", "context_length", "capabilities", "complete")
+    absent = object()
+    return all(inspect.getattr_static(thing, name, absent) is not absent for name in names)

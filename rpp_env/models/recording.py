@@ -92,12 +92,22 @@ class RecordingModel:
         self._process = 0
         self._database()
         self.id = model.id if model is not None else id if id is not None else self._only_model()
-        self.context_length: int
-        self.capabilities: frozenset[str]
+        self._about = self._known()
+        self._told = False
+        """Whether `_remember` has said so."""
+        self.context_length: int = self._about["context_length"]
         self._counts: dict[str, int] = {}
         """Token counts that are not written yet: a lost one costs nothing but counting again."""
-        if self._remember():
+        if self._about["counts_tokens"]:
             self.count_tokens = self._count_tokens
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The model's, or those that it had when it was recorded and ``"deterministic"``."""
+        # Not before somebody wants to know: a server says it by answering.
+        if self.model is not None:
+            return frozenset(self.model.capabilities)
+        return frozenset(self._about["capabilities"]) | {"deterministic"}
 
     # Answers
 
@@ -139,6 +149,7 @@ class RecordingModel:
             self._keep([(*pairs[i], reply) for i, reply in error.answered.items()])
             raise
         self._keep([(*pair, reply) for pair, reply in zip(pairs, replies, strict=True)])
+        self._remember()
         # As they stand in the file: where another process was faster, its answer holds for both.
         return self._read([key for key, _ in pairs])
 
@@ -179,22 +190,13 @@ class RecordingModel:
             self._counts[key] = count
         return self._counts[key]
 
-    def _remember(self) -> bool:
-        """Context length and capabilities, of the model or as recorded; whether it can count."""
+    def _known(self) -> dict[str, Any]:
+        """What replaying needs to know of the model, as it is or as it was recorded."""
         if self.model is not None:
-            counts = hasattr(self.model, "count_tokens")
-            self.context_length = self.model.context_length
-            self.capabilities = frozenset(self.model.capabilities)
-            told = {
-                "context_length": self.context_length,
-                "capabilities": sorted(self.capabilities),
-                "counts_tokens": counts,
+            return {
+                "context_length": self.model.context_length,
+                "counts_tokens": hasattr(self.model, "count_tokens"),
             }
-            with _explained(self.path):
-                self._database().execute(
-                    "INSERT OR REPLACE INTO models VALUES (?, ?)", (self.id, _to_json(told))
-                )
-            return counts
         with _explained(self.path):
             row = (
                 self._database()
@@ -202,12 +204,26 @@ class RecordingModel:
                 .fetchone()
             )
         # Answers that were imported come without.
-        about = json.loads(row[0]) if row else {}
-        self.context_length = int(about.get("context_length", 1 << 31))
-        self.capabilities = frozenset(about.get("capabilities", ["choices", "grammar"])) | {
-            "deterministic"
+        anything = {
+            "context_length": 1 << 31,
+            "counts_tokens": False,
+            "capabilities": ["choices", "grammar"],
         }
-        return bool(about.get("counts_tokens", False))
+        return anything | (json.loads(row[0]) if row else {})
+
+    def _remember(self) -> None:
+        """Keep it for those who will replay; once, and behind answers, for it may be asked for."""
+        if self._told:
+            return
+        try:
+            about = self._about | {"capabilities": sorted(self.capabilities)}
+        except ModelUnavailable:
+            return  # the answers are kept; the next ones are an occasion
+        with _explained(self.path):
+            self._database().execute(
+                "INSERT OR REPLACE INTO models VALUES (?, ?)", (self.id, _to_json(about))
+            )
+        self._told = True
 
     def __len__(self) -> int:
         """Answers of this model in the file."""
