@@ -24,7 +24,7 @@ pytest.importorskip("httpx", reason="the llm extra is not installed")
 pytest.importorskip("tenacity", reason="the llm extra is not installed")
 
 from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra, ModelUnavailable
-from rpp_env.models import Generation, RecordingModel, Reply, Request, transport
+from rpp_env.models import Generation, RecordingModel, Reply, Request, openai, transport
 from rpp_env.models.names import open_model
 from rpp_env.models.openai import OpenAIModel
 from rpp_env.models.transport import side_by_side
@@ -629,6 +629,22 @@ def test_addresses(url: str) -> None:
 def test_options_out_of_range(connect: Callable[..., OpenAIModel], options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption):
         connect(**options)
+
+
+@pytest.mark.parametrize(
+    ("root", "known_as"),
+    [
+        ("/srv/someone/weights/tiny", "tiny"),
+        ("./weights/tiny/", "tiny"),
+        ("~/tiny", "tiny"),
+        ("C:\\weights\\tiny", "tiny"),
+        ("meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-chat-hf"),
+        (None, None),
+    ],
+)
+def test_no_folder_of_the_server_is_told(root: str | None, known_as: str | None) -> None:
+    """A model's id goes into recordings and tables, which others read."""
+    assert openai._known_as(root) == known_as
 
 
 def test_models_by_name(server: FakeServer, tmp_path: Path) -> None:
