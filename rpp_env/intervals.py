@@ -14,6 +14,9 @@ __all__ = ["Estimate", "estimate"]
 
 Means = dict[str, NDArray[np.float64]]
 
+_DRAWN = 1 << 22
+"""Numbers of draws that are held at once: bounds the memory, whatever the number of users."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -60,8 +63,9 @@ def estimate(
     rng = np.random.default_rng(seed)
     # How often each user is drawn: the means of all columns are then one product.
     means = np.empty((len(values), resamples))
-    for start in range(0, resamples, 256):
-        size = min(256, resamples - start)
+    block = min(256, max(1, _DRAWN // users))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
         drawn = rng.multinomial(users, np.full(users, 1 / users), size=size)
         means[:, start : start + size] = values @ drawn.T / users
     resampled = dict(zip(table, means, strict=True))

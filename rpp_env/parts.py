@@ -44,6 +44,8 @@ class Options:
     """Movieworld only: the seed that it is made by."""
     fractions: tuple[float, float, float] | None = None
     """Shares of train, validation and test users, where they shall differ from the dataset's."""
+    split_by: Literal["user", "time"] = "user"
+    """Users at random, or those with the latest targets for the test; see `split_users`."""
     num_candidates: int | None = None
     """K, the target included, where it shall differ from the rules'."""
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
@@ -114,7 +116,7 @@ def assemble(
         rules = replace(rules, start=5)  # as the paper's code has it
     if max_cycles is not None:
         rules = replace(rules, max_cycles=max_cycles)
-    users, interactions = _split(data, chosen.fractions)
+    users, interactions = _split(data, chosen.fractions, chosen.split_by)
     rows = users.part(split)
     retrieved = chosen.negatives == "retrieved"
     if retrieved and chosen.selection is not None:
@@ -217,9 +219,9 @@ def _loaded(
 
 @lru_cache(maxsize=4)
 def _split(
-    dataset: Dataset, fractions: tuple[float, float, float] | None
+    dataset: Dataset, fractions: tuple[float, float, float] | None, by: Literal["user", "time"]
 ) -> tuple[UserSplit, Interactions]:
-    split = split_users(dataset, fractions=fractions)
+    split = split_users(dataset, fractions=fractions, by=by)
     return split, training_interactions(dataset, split)
 
 

@@ -30,6 +30,8 @@ from rpp_env import (
     UnknownDataset,
 )
 from rpp_env.core import COUNTS, METRICS
+from rpp_env.data import UserSplit, training_interactions
+from rpp_env.embeddings import fit_embeddings
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo, silent
 from rpp_env.patterns import AGENTS
@@ -240,6 +242,22 @@ def test_everybody_plays_once_before_anybody_plays_twice() -> None:
     for epoch in range(3):
         assert sorted(seen[epoch * total : (epoch + 1) * total]) == list(range(total))
     assert seen[:total] != seen[total : 2 * total]
+
+
+def test_by_time_all_is_fitted_on_those_who_came_first() -> None:
+    world = rpp_env.load_dataset("movieworld", **SMALL)
+    late = np.random.default_rng(0).permutation(60)
+    world = replace(world, last_times=late.astype(float))
+    made = {
+        split: RPPEnv.make(world, echo(), split, split_by="time", num_envs=2)
+        for split in ("train", "validation", "test")
+    }
+    assert late[made["train"].tasks.users].max() < late[made["validation"].tasks.users].min()
+    assert late[made["validation"].tasks.users].max() < late[made["test"].tasks.users].min()
+    split = UserSplit(*(env.tasks.users for env in made.values()))
+    known = fit_embeddings(world, training_interactions(world, split))
+    assert made["test"].embeddings.digest == known.digest
+    assert RPPEnv.make(world, echo(), "test", num_envs=2).embeddings.digest != known.digest
 
 
 def test_the_seed_decides_who_plays() -> None:

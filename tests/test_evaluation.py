@@ -12,6 +12,7 @@ import pytest
 
 from rpp_env import InvalidOption, Prompt, Ranking, RPPEnv
 from rpp_env.baselines import Fixed, Random
+from rpp_env.data import candidates, load_dataset
 from rpp_env.evaluation import Report, evaluate
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models import echo, oracle, silent
@@ -289,3 +290,20 @@ def test_one_step_is_the_first_and_the_last() -> None:
     text = evaluate(always(1), make(rules="RPPBandit-v0"), baselines=("random",)).markdown()
     assert "step 1" not in text
     assert "1 steps" not in text
+
+
+@pytest.mark.parametrize("users", [60, 240])
+def test_many_users_keep_no_more_tasks_than_few(
+    users: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def played() -> tuple[RPPEnv, Report]:
+        world = load_dataset("movieworld", num_users=users, num_items=100)
+        env = RPPEnv.make(world, echo(), fractions=(1.0, 0.0, 0.0), num_envs=16)
+        return env, evaluate(always(1), env, baselines=("random",))
+
+    env, free = played()
+    assert len(env.tasks._made) == users
+    monkeypatch.setattr(candidates, "_KEPT", 32)
+    env, bounded = played()
+    assert 0 < len(env.tasks._made) <= 32
+    assert bounded.lines == free.lines

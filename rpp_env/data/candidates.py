@@ -30,6 +30,9 @@ MAX_HISTORY = 50
 _CELLS = 1 << 25
 """Tasks are made in blocks of at most this many (user, item) cells, to bound memory."""
 
+_KEPT = 1 << 14
+"""Readable tasks that a set keeps, some 700 bytes each: memory stays bounded, whoever plays."""
+
 Selection = Mapping[int, NDArray[np.int32]]
 
 
@@ -86,10 +89,12 @@ class TaskSet:
         return self.history_items[self.history_indptr[i] : self.history_indptr[i + 1]]
 
     def task(self, i: int) -> RankingTask:
-        """Task i with its titles; made at the first call, the same object afterwards."""
+        """Task i with its titles; kept for the next call, with thousands of others."""
         i = range(len(self))[i]
         made = self._made.get(i)
         if made is None:
+            if len(self._made) >= _KEPT:
+                self._made.clear()
             titles = self.dataset.titles
             shown = tuple(titles[item] for item in self.candidates[i])
             made = self._made[i] = RankingTask(

@@ -48,6 +48,10 @@ class Dataset:
         What the numbers in `habits` mean.
     default_split : (int, int, int), optional
         Sizes of train, validation and test that the dataset comes with.
+    last_times : (num_users,) float64 array, optional
+        When each user chose the last item, the target, by a clock that all users share. Read-only;
+        None where the source has no clock times. No earlier time is kept: nothing needs one, and
+        those of some copies of ml-1m are made up.
     notes : str
         What a reader of results should know, in a sentence or two.
     folder : Path, optional
@@ -71,6 +75,7 @@ class Dataset:
     habits: NDArray[Any] | None = None
     habit_names: tuple[str, ...] = ()
     default_split: tuple[int, int, int] | None = None
+    last_times: NDArray[np.float64] | None = None
     notes: str = ""
     folder: Path | None = field(default=None, repr=False)
 
@@ -109,6 +114,10 @@ class Dataset:
                 raise InvalidData(f"{self.name}: the {what} {_twice(values)!r} stands twice")
         if self.habits is not None and self.habits.shape != (self.num_users,):
             raise InvalidData(f"{self.name}: habits must hold one number per user")
+        if self.last_times is not None:
+            object.__setattr__(self, "last_times", _frozen(self.last_times, np.float64))
+            if self.last_times.shape != (self.num_users,) or not np.isfinite(self.last_times).all():
+                raise InvalidData(f"{self.name}: last_times must hold one finite time per user")
 
     @property
     def num_users(self) -> int:
@@ -138,7 +147,7 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 (hex) of all that tasks and fitted knowledge depend on.
 
-        Names, notes, habits and folders are left out: they change neither.
+        Names, notes, habits, times and folders are left out: they change neither.
         """
         sha = hashlib.sha256()
         for values in (

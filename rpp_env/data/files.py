@@ -105,7 +105,8 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
     folder : Path
         Its name is the dataset's name; where the name is a known one, its facts hold.
     domain, order : str, optional
-        Override those facts.
+        Override those facts. Only where the order is ``"time"`` are timestamps taken for times of
+        a clock (`Dataset.last_times`).
 
     Raises
     ------
@@ -143,6 +144,8 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
                     f"of {user_file.name}, got {token!r}"
                 )
     sequence = np.lexsort((read.timestamps, read.users))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(read.users))])
+    order = facts.order if order is None else order
     genres = _column(catalogue, _GENRE)
     return Dataset(
         name=stem,
@@ -157,9 +160,10 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
         item_tokens=tuple(catalogue["item_id"]),
         genres=tuple(map(tuple, map(str.split, genres))) if genres else ((),) * len(titles),
         user_tokens=read.user_tokens,
-        indptr=np.concatenate([[0], np.cumsum(np.bincount(read.users))]),
+        indptr=indptr,
         items=row_of[read.items[sequence]],
-        order=facts.order if order is None else order,
+        order=order,
+        last_times=read.timestamps[sequence[indptr[1:] - 1]] if order == "time" else None,
         notes=facts.notes,
         folder=folder,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -88,9 +89,14 @@ def split_users(
     dataset: Dataset,
     *,
     fractions: tuple[float, float, float] | None = None,
+    by: Literal["user", "time"] = "user",
     seed: int = 0,
 ) -> UserSplit:
     """Split the users that can have a task (two items or more) into three disjoint parts.
+
+    By time, the users with the earliest targets train, the next ones validate, and those with the
+    latest are tested. A user's history ends before the target, so nothing that is fitted is later
+    than any target of a validation or test user.
 
     Parameters
     ----------
@@ -98,17 +104,29 @@ def split_users(
     fractions : (float, float, float), optional
         Shares of train, validation and test; each at least 0, together 1. Left out: the sizes that
         the dataset comes with (`Dataset.default_split`), else 0.7, 0.1, 0.2.
+    by : {"user", "time"}
+        At random, or by the time of each user's target (`Dataset.last_times`).
     seed : int
         Of the permutation; at least 0. It has nothing to do with an environment's seed, so that
-        runs with different seeds share one split.
+        runs with different seeds share one split. By time, users with equal times come in the
+        permutation's order, and nothing else hangs on it.
 
     Raises
     ------
     InvalidOption
-        For fractions that are negative or do not add up to 1, and for a negative seed.
+        For fractions that are negative or do not add up to 1, for a negative seed, and for a split
+        by time of a dataset without times.
     InvalidData
         Where the dataset has too few users for its own `default_split`.
     """
+    if by not in ("user", "time"):
+        raise InvalidOption(f"users are split by 'user' or by 'time', not by {by!r}")
+    times = dataset.last_times
+    if by == "time" and times is None:
+        raise InvalidOption(
+            f"{dataset.name} cannot be split by time, for it does not say when its users chose; "
+            "ml-1m, ml-100k and ml-latest-small do, and folders of your own whose order is 'time'"
+        )
     users = np.flatnonzero(dataset.lengths >= 2)
     if fractions is None and dataset.default_split is not None:
         sizes = dataset.default_split
@@ -129,6 +147,8 @@ def split_users(
     if seed < 0:
         raise InvalidOption(f"seed must be at least 0, not {seed}")
     order = np.random.default_rng([seed, 0x5E11]).permutation(users)
+    if by == "time" and times is not None:
+        order = order[np.argsort(times[order], kind="stable")]
     first, second, third = np.cumsum(sizes)
     return UserSplit(order[:first], order[first:second], order[second:third])
 

@@ -12,6 +12,7 @@ from scipy import stats
 from rpp_env.data import (
     MAX_HISTORY,
     Interactions,
+    candidates,
     make_tasks,
     read_selection,
     split_selection,
@@ -164,6 +165,17 @@ def test_readable_tasks_are_made_once(making) -> None:
     assert tasks.task(-1) is tasks.task(39)
     with pytest.raises(IndexError):
         tasks.task(40)
+
+
+def test_few_readable_tasks_are_kept(making, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = make_tasks(making.random(50), range(50))
+    free = [tasks.task(i) for i in range(50)]
+    monkeypatch.setattr(candidates, "_KEPT", 8)
+    tasks = tasks.subset(range(50))
+    for i in (*range(50), *range(50)):
+        assert tasks.task(i) == free[i]
+        assert len(tasks._made) <= 8
+    assert tasks.task(49) is tasks.task(49)
 
 
 def test_subset_takes_rows_and_masks(making) -> None:

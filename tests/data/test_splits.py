@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rpp_env.data import UserSplit, split_users, training_interactions
+from rpp_env.data import UserSplit, load_dataset, split_users, training_interactions
+from rpp_env.data.atomic import read_interactions
 from rpp_env.errors import InvalidData, InvalidOption
 
 
@@ -84,3 +86,93 @@ def test_training_interactions_do_not_see_targets(making) -> None:
     assert np.array_equal(before.indptr, after.indptr)
     # The test would notice: with the targets left in, the data do differ.
     assert not np.array_equal(data.items, items)
+
+
+# ---- by time ----
+
+
+def test_by_time_the_latest_targets_are_tested(making) -> None:
+    data = making.of([[0, 1], [1, 2], [2], [2, 0, 1], [1, 0]], 3)
+    data = replace(data, last_times=np.array([40.0, 10.0, 5.0, 30.5, 20.0]))
+    split = split_users(data, fractions=(0.5, 0.25, 0.25), by="time")
+    assert (split.train.tolist(), split.validation.tolist()) == ([1, 4], [3])
+    assert split.test.tolist() == [0]
+
+
+def test_equal_times_part_as_the_seed_has_it(making) -> None:
+    times = np.random.default_rng(0).integers(0, 12, 300).astype(float)
+    data = replace(making.random(300), last_times=times)
+    splits = [split_users(data, by="time", seed=seed) for seed in (0, 0, 1)]
+    for split in splits:
+        parts = [split.part(part) for part in ("train", "validation", "test")]
+        assert [len(part) for part in parts] == [210, 30, 60]
+        early, middle, late = (times[part] for part in parts)
+        assert early.max() <= middle.min()
+        assert middle.max() <= late.min()
+    assert np.array_equal(splits[0].train, splits[1].train)
+    moved = np.setxor1d(splits[0].train, splits[2].train)
+    assert len(moved)  # it was a tie that the border went through
+    assert set(times[moved]) == {times[splits[0].train].max()}
+
+
+def test_no_training_interaction_is_later_than_a_target_of_others(making, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        f"u{user}\t{item}\t1\t{time}"
+        for user in range(60)
+        for item, time in zip((1, 2, 3), rng.integers(0, 20, 3) + rng.integers(0, 30), strict=True)
+    ]
+    folder = making.folder(tmp_path, "\n".join(rng.permutation(rows)) + "\n")
+    _never_later(folder, order="time")
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "ml-latest-small", "ml-1m"])
+def test_nor_in_real_datasets(real, name: str) -> None:
+    assert real(name).folder is not None
+    _never_later(real(name).folder)
+
+
+def _never_later(folder: Path, **options: str) -> None:
+    """Split by time, and look at all times of the file."""
+    data = load_dataset(folder, **options)
+    read = read_interactions(next(folder.glob("*.inter*")))
+    assert read.user_tokens == data.user_tokens
+    ordered = read.timestamps[np.lexsort((read.timestamps, read.users))]
+    assert data.last_times is not None
+    assert np.array_equal(data.last_times, ordered[data.indptr[1:] - 1])
+    split = split_users(data, by="time")
+    latest = max(ordered[slice(*data.indptr[[u, u + 1]])][:-1].max() for u in split.train)
+    for part in (split.validation, split.test):
+        assert latest <= data.last_times[part].min()
+    # At random it is not so: the test would notice.
+    split = split_users(data)
+    latest = max(ordered[slice(*data.indptr[[u, u + 1]])][:-1].max() for u in split.train)
+    assert latest > data.last_times[split.test].min()
+
+
+def test_without_times_there_is_no_split_by_time(making, tmp_path: Path) -> None:
+    folder = making.folder(tmp_path, "a\t1\t1\t5\na\t2\t1\t6\n")
+    for data in (making.random(20), load_dataset("movieworld", num_users=6)):
+        with pytest.raises(InvalidOption, match=r"cannot be split by time.*ml-1m, ml-100k and ml-"):
+            split_users(data, by="time")
+    with pytest.raises(InvalidOption, match="tiny cannot be split by time"):
+        split_users(load_dataset(folder, order="position"), by="time")
+    with pytest.raises(InvalidOption, match="by 'user' or by 'time', not by 'item'"):
+        split_users(making.random(20), by="item")
+
+
+@pytest.mark.parametrize("name", ["lastfm", "games"])
+def test_play_counts_and_positions_are_no_times(real, name: str) -> None:
+    with pytest.raises(InvalidOption, match="cannot be split by time"):
+        split_users(real(name), by="time")
+
+
+def test_times_are_one_a_user_and_change_no_digest(making) -> None:
+    data = making.random(20)
+    timed = replace(data, last_times=np.arange(20.0))
+    assert timed.digest == data.digest
+    with pytest.raises(ValueError, match="read-only"):
+        timed.last_times[0] = 1.0
+    for wrong in (np.arange(19.0), np.full(20, np.nan)):
+        with pytest.raises(InvalidData, match="last_times must hold one finite time per user"):
+            replace(data, last_times=wrong)
