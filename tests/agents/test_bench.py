@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rpp_agents import jobs as many
 from rpp_agents import mappo
 from rpp_agents.bench import Bench, Cell, jobs_of, kept, make_tables, run_cells, unfinished, work
 from rpp_agents.bench.plan import PRESETS
@@ -478,7 +479,7 @@ def test_a_job_that_kills_its_process_fails_alone(
                 future.set_result(do(job, folder))
             return future
 
-    monkeypatch.setattr(work, "_pool", Pool)
+    monkeypatch.setattr(many, "_pool", Pool)
     outcomes = {outcome.job.file: outcome for outcome in run_cells(cells, out, processes=2)}
     assert outcomes[innocent.file].found is not None
     assert "died twice" in outcomes[killer.file].error

@@ -10,7 +10,8 @@ the best one on the way.
 from __future__ import annotations
 
 from rpp_agents.bench.plan import PRESETS, Algorithm, Bench, Cell, Environment, Levels
-from rpp_agents.bench.work import Outcome, jobs_of, kept, make_tables, run_cells, unfinished
+from rpp_agents.bench.work import jobs_of, make_tables, run_cells
+from rpp_agents.jobs import Outcome, kept, unfinished
 
 __all__ = [
     "PRESETS",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.bench.plan import Environment, slug
+from rpp_agents.bench.plan import Environment
+from rpp_agents.plans import slug
 from rpp_agents.plots import GRID, INK, MUTED, TRAINING, VALIDATION
 from rpp_agents.statistics import hierarchical, iqm, stratified_bootstrap
 from rpp_env.errors import MissingExtra

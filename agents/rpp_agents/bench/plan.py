@@ -34,26 +34,20 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import fnmatch
-import hashlib
 import importlib
-import json
-import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from rpp_agents import TRAINERS
-from rpp_env.data.movieworld import LEVELS
+from rpp_agents.plans import made, matches, plain, read_toml, short, slug, unknown
 from rpp_env.errors import InvalidOption
 from rpp_env.rules import RULES
 
-__all__ = ["PRESETS", "Algorithm", "Bench", "Cell", "Environment", "Levels", "Table", "slug"]
+__all__ = ["PRESETS", "Algorithm", "Bench", "Cell", "Environment", "Levels", "Table"]
 
 PRESETS = Path(__file__).parents[1] / "benches"
 """Folder of the shipped benches."""
@@ -125,7 +119,7 @@ class Table:
     def file(self) -> str:
         """Its name."""
         parts = [slug(Path(self.dataset).name), self.split, f"w{self.world}", str(self.users)]
-        return "-".join([*parts, _short((self.dataset, dict(self.options), self.shown))]) + (
+        return "-".join([*parts, short((self.dataset, dict(self.options), self.shown))]) + (
             ".rpptable"
         )
 
@@ -150,13 +144,13 @@ class Levels:
         """Where it is kept, from the bench's folder."""
         problem = self.environment.problem
         name = f"{slug(Path(self.environment.dataset).name)}-{slug(self.environment.rules)}"
-        extra = f"-{_short(problem['options'])}" if problem["options"] else ""
+        extra = f"-{short(problem['options'])}" if problem["options"] else ""
         return f"levels/{name}{extra}/w{self.world}.json"
 
     @property
     def asked(self) -> dict[str, Any]:
         """What it depends on."""
-        return _plain(self.environment.problem | self.bench.users | {"world": self.world})
+        return plain(self.environment.problem | self.bench.users | {"world": self.world})
 
     def table(self, split: str) -> Table:
         """The answers of these users, with the bench's other rules on the same data."""
@@ -217,7 +211,11 @@ class Cell:
             "overrides": self.algorithm.config,
             "config": {key: x for key, x in config.items() if key not in _HOW_NOT_WHAT},
         }
-        return _plain(told)
+        return plain(told)
+
+    def matches(self, pattern: str) -> bool:
+        """Whether ``--only`` with this pattern means it."""
+        return matches(self.environment.name, self.algorithm.label, pattern)
 
     def table(self, split: str) -> Table:
         """The answers of these users."""
@@ -256,36 +254,23 @@ class Bench:
         InvalidOption
             Where there is none, or something in it is unknown, missing or of the wrong kind.
         """
-        path = Path(which)
-        if path.suffix != ".toml":
-            path = PRESETS / f"{which}.toml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
-            raise InvalidOption(
-                f"there is no bench {str(which)!r}: name one of {shipped}, or a file"
-            )
-        try:
-            told = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidOption(f"{path} is not TOML: {error}") from error
+        told, path = read_toml(which, PRESETS, "bench")
         return cls.parse(told, path.stem, where=str(path))
 
     @classmethod
     def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "the bench") -> Bench:
         """The bench that the tables of such a file describe."""
         told = dict(told)
-        if "name" in told:
-            raise InvalidOption(f"{where}: a bench is called as its file is; leave out 'name'")
         lists: dict[str, Any] = {}
         for key, kind in (("environments", Environment), ("algorithms", Algorithm)):
             rows = told.get(key)
             if not isinstance(rows, list) or not rows:
                 raise InvalidOption(f"{where} needs at least one [[{key}]]")
             lists[key] = tuple(
-                _made(kind, row, f"{where}, [[{key}]] {i + 1}", hidden=("tunes",))
+                made(kind, row, f"{where}, [[{key}]] {i + 1}", hidden=("tunes",))
                 for i, row in enumerate(rows)
             )
-        bench = _made(cls, told | lists | {"name": name}, where)
+        bench = made(cls, told | lists | {"name": name}, where)
         bench._check(where)  # noqa: SLF001 - its own
         points = [
             dataclasses.replace(
@@ -325,7 +310,7 @@ class Bench:
             if environment.total_steps is not None and environment.total_steps < 1:
                 raise InvalidOption(f"{where}: {environment.name}'s total_steps must be at least 1")
             if environment.rules not in RULES:
-                raise InvalidOption(f"{where}: {_unknown('rules', environment.rules, RULES)}")
+                raise InvalidOption(f"{where}: {unknown('rules', environment.rules, RULES)}")
             if RULES[environment.rules].order == "step":
                 raise InvalidOption(
                     f"{where}: {environment.rules} reorders the candidates at every step, which no "
@@ -342,8 +327,8 @@ class Bench:
         known = [environment.name for environment in self.environments]
         labels = [algorithm.label for algorithm in self.algorithms]
         for algorithm in self.algorithms:
-            if unknown := [name for name in algorithm.environments if name not in known]:
-                raise InvalidOption(f"{where}: {_unknown('environment', unknown[0], known)}")
+            if others := [name for name in algorithm.environments if name not in known]:
+                raise InvalidOption(f"{where}: {unknown('environment', others[0], known)}")
             if algorithm.label in ("random", "fixed", "reference"):
                 raise InvalidOption(
                     f"{where}: {algorithm.label!r} is a level line's name; choose another label"
@@ -388,13 +373,13 @@ class Bench:
             if environment.name in (algorithm.environments or [environment.name])
         ]
         for pattern in only:
-            if not any(_matches(cell, pattern) for cell in cells):
+            if not any(cell.matches(pattern) for cell in cells):
                 raise InvalidOption(
                     f"--only {pattern!r} matches nothing: environments are "
                     f"{', '.join(e.name for e in self.environments)}; algorithms "
                     f"{', '.join(a.label for a in self.algorithms)}"
                 )
-        chosen = [cell for cell in cells if not only or any(_matches(cell, p) for p in only)]
+        chosen = [cell for cell in cells if not only or any(cell.matches(p) for p in only)]
         for algorithm in {cell.algorithm.label: cell.algorithm for cell in chosen}.values():
             _config(algorithm, total_steps=self.total_steps, seed=0)
         return chosen
@@ -416,98 +401,11 @@ class Bench:
         return Table(environment.dataset, environment.options, world, split, users, rules)
 
 
-def world_option(dataset: str, world: int) -> dict[str, Any]:
-    """How `RPPEnv.make` is told the world: it is made by a seed, or its candidates are drawn."""
-    return {"data_seed" if dataset.lower() in LEVELS else "task_seed": world}
-
-
-def slug(name: str) -> str:
-    """A name as a file's."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-
-
-def _matches(cell: Cell, pattern: str) -> bool:
-    environment, algorithm = cell.environment.name.lower(), cell.algorithm.label.lower()
-    pattern = pattern.lower()
-    if pattern in (environment, algorithm, f"{environment}/{algorithm}"):
-        return True  # as it stands, whatever brackets are in it
-    if "/" in pattern:
-        left, right = pattern.split("/", 1)
-        return fnmatch.fnmatchcase(environment, left) and fnmatch.fnmatchcase(algorithm, right)
-    return fnmatch.fnmatchcase(environment, pattern) or fnmatch.fnmatchcase(algorithm, pattern)
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """As a JSON file gives it back, so that the two compare."""
-    plain: dict[str, Any] = json.loads(json.dumps(value))
-    return plain
-
-
-def _short(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
-
-
-# Reading
-
-
-Made = TypeVar("Made")
-_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
-    "str": (str, "a text"),
-    "Mapping": (Mapping, "a table"),
-    "tuple[int": (list, "a list of whole numbers"),
-    "Sequence[Mapping": (list, "a list of tables"),
-    "Sequence[str": (list, "a list of texts"),
-    "tuple": (tuple, "a list of tables"),
-}
-
-
-_INNER: dict[str, type] = {"int": int, "Mapping": Mapping, "Sequence[str": str}
-
-
-def _made(
-    kind: type[Made], told: Mapping[str, Any], where: str, hidden: Iterable[str] = ()
-) -> Made:
-    """A dataclass from a table: unknown, missing and wrong things get a sentence."""
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}  # type: ignore[arg-type]
-    for key in told:
-        if key not in fields:
-            raise InvalidOption(f"{where}: {_unknown('key', key, fields)}")
-    missing = dataclasses.MISSING
-    values: dict[str, Any] = {}
-    for name, one in fields.items():
-        if name not in told:
-            if one.default is missing and one.default_factory is missing:
-                raise InvalidOption(f"{where}: {name!r} is missing")
-            continue
-        value, said = told[name], str(one.type)
-        if said.startswith("Literal"):
-            allowed = re.findall(r"['\"](.*?)['\"]", said)
-            if value not in allowed:
-                raise InvalidOption(f"{where}: {name} is {value!r}; it may be {', '.join(allowed)}")
-        else:
-            types, words = next(x for start, x in _KINDS.items() if said.startswith(start))
-            items = value if isinstance(value, list) else [value]
-            inner = next((k for word, k in _INNER.items() if word in said), object)
-            good = isinstance(value, types) and all(isinstance(x, inner) for x in items)
-            if not good or (types is not bool and any(isinstance(x, bool) for x in items)):
-                raise InvalidOption(f"{where}: {name} must be {words}, not {value!r}")
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
-
-
-def _unknown(what: str, key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(known), 1)
-    meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    return f"{what} {key!r} is not known; {meant}"
-
-
 def _config(algorithm: Algorithm, **given: Any) -> Any:
     """The Config of the algorithm's trainer."""
     where = f"algorithm {algorithm.label!r}"
     if algorithm.trainer not in TRAINERS:
-        raise InvalidOption(f"{where}: {_unknown('trainer', algorithm.trainer, TRAINERS)}")
+        raise InvalidOption(f"{where}: {unknown('trainer', algorithm.trainer, TRAINERS)}")
     kind = importlib.import_module(f"rpp_agents.{algorithm.trainer}").Config
     known = {one.name for one in dataclasses.fields(kind)}
     for key in algorithm.config:
@@ -516,7 +414,7 @@ def _config(algorithm: Algorithm, **given: Any) -> Any:
                 f"{where}: {key} is the bench's own, the same for all; leave it out"
             )
         if key not in known:
-            raise InvalidOption(f"{where}: {_unknown('option', key, sorted(known))}")
+            raise InvalidOption(f"{where}: {unknown('option', key, sorted(known))}")
     overrides = {k: tuple(x) if isinstance(x, list) else x for k, x in algorithm.config.items()}
     fixed = {key: x for key, x in _HOW_NOT_WHAT.items() if key in known}
     try:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.bench.plan import Bench, Cell, Environment
-from rpp_agents.bench.work import kept
+from rpp_agents.jobs import kept
 from rpp_agents.statistics import (
     Draws,
     Resampled,
@@ -385,7 +385,7 @@ def markdown(results: Results, pictures: Sequence[Path], out: Path) -> str:
 
 
 def _shows(path: Path, environment: Environment) -> bool:
-    from rpp_agents.bench.plan import slug
+    from rpp_agents.plans import slug
 
     return path.stem == f"curves-{slug(environment.name)}"
 

@@ -15,95 +15,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import platform
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.bench.plan import Cell, Environment, Levels, Table, world_option
+from rpp_agents.bench.plan import Cell, Environment, Levels, Table
+from rpp_agents.jobs import Outcome, run_jobs
+from rpp_agents.plans import world_option
 from rpp_env import RPPEnv
 from rpp_env.baselines import Policy, Random, search_fixed
-from rpp_env.data.folders import whole_file
 from rpp_env.diagnose import fit_reference
-from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.metrics import chance_ndcg
-from rpp_env.table import RewardTable, follow_parent, tabulate
+from rpp_env.table import RewardTable, tabulate
 
-__all__ = ["Outcome", "jobs_of", "kept", "make_tables", "play_everyone", "run_cells", "unfinished"]
+__all__ = ["jobs_of", "make_tables", "play_everyone", "run_cells"]
 
 Job = Cell | Levels
-J = TypeVar("J", bound=Cell | Levels)
 Floats = NDArray[np.float64]
 
 RANDOM_PLAYS = 10
 """Episodes per user behind the line of the random prompt."""
 _BATCH = 512
 _WORTH_A_PROCESS = 64
-
-
-# What is there
-
-
-def kept(job: Job, out: Path) -> dict[str, Any] | None:
-    """What a finished job found; None where it has not been run.
-
-    Raises
-    ------
-    InvalidOption
-        If it was run with another configuration.
-    InvalidData
-        If its file is damaged.
-    """
-    path = out / job.file
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        before = found["asked"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidData(
-            f"{path} holds no finished run ({error}): delete it to run it again"
-        ) from (error)
-    differ = _differences(before, job.asked)
-    if differ:
-        raise InvalidOption(
-            f"{job.name} was run with other options ({'; '.join(differ)}): give another --out, put "
-            f"the options back, or delete {path}"
-        )
-    return found
-
-
-def unfinished(jobs: Iterable[J], out: Path) -> list[J]:
-    """The jobs without a result, in their order; raises what `kept` does."""
-    return [job for job in jobs if kept(job, out) is None]
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key in sorted({*before, *now}):
-        if prefix == "config." and not (key in before and key in now):
-            continue  # a field that is newer than the run: its default changes nothing
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{key}.")
-        elif old != new:
-            found.append(f"{prefix}{key} was {old!r} and is {new!r}")
-    return found
 
 
 # Tables
@@ -332,38 +273,6 @@ def _score_levels(levels: Levels, out: Path) -> dict[str, Any]:
 # Many jobs
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: with what it found, or with an error."""
-
-    job: Job
-    found: dict[str, Any] | None
-    error: str = ""
-
-
-def _do(job: Job, out: Path) -> Outcome:
-    """Run a job and keep what it found; an error is part of the outcome."""
-    failed = (out / job.file).with_suffix(".failed.txt")
-    try:
-        if (done := kept(job, out)) is not None:  # by another command, meanwhile
-            return Outcome(job, done)
-        found = _train(job, out) if isinstance(job, Cell) else _score_levels(job, out)
-    except Exception:  # noqa: BLE001 - whatever it was, the other cells go on
-        return _failed(job, out, traceback.format_exc())
-    found = {"asked": job.asked, **found}
-    with whole_file(out / job.file) as file:
-        rows = (f"{json.dumps(key)}: {json.dumps(x)}" for key, x in found.items())
-        file.write(("{\n" + ",\n".join(rows) + "\n}\n").encode())
-    failed.unlink(missing_ok=True)
-    return Outcome(job, found)
-
-
-def _failed(job: Job, out: Path, error: str) -> Outcome:
-    with whole_file((out / job.file).with_suffix(".failed.txt")) as file:
-        file.write(error.encode())
-    return Outcome(job, None, error)
-
-
 def jobs_of(cells: Sequence[Cell]) -> list[Job]:
     """The cells, each after the level lines of its world."""
     jobs: list[Job] = []
@@ -379,76 +288,10 @@ def jobs_of(cells: Sequence[Cell]) -> list[Job]:
 def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator[Outcome]:
     """Run these jobs, whose tables are there, and give each one's outcome as it ends.
 
-    Parameters
-    ----------
-    jobs : sequence of Cell or Levels
-    out : Path
-        Folder of the bench.
-    processes : int
-        With one, they run in this process; with more, in as many others. A process that dies is
-        replaced, and what it worked on tried once more.
+    See `rpp_agents.jobs.run_jobs`.
     """
-    if processes < 1:
-        raise InvalidOption(f"processes must be at least 1, not {processes}")
-    if processes == 1:
-        for job in jobs:
-            yield _do(job, out)
-        return
-    waiting = deque(jobs)
-    suspects: deque[Job] = deque()
-    while waiting or suspects:
-        # Whose process has died goes alone, so that it takes no other job with it again.
-        queue, side_by_side = (suspects, 1) if suspects else (waiting, processes)
-        alone = bool(suspects)
-        with _pool(side_by_side) as pool:
-            running: dict[Future[Outcome], Job] = {}
-            broken = False
-            while running or (queue and not broken):
-                while queue and not broken and len(running) < side_by_side:
-                    job = queue.popleft()
-                    running[pool.submit(_do, job, out)] = job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
-                    try:
-                        yield future.result()
-                    except BrokenProcessPool:
-                        broken = True
-                        if alone:
-                            said = "its process died twice, killed from outside or out of memory\n"
-                            yield _failed(job, out, said)
-                        else:
-                            suspects.append(job)
+    return run_jobs(jobs, out, _find, processes=processes)
 
 
-@contextmanager
-def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    before = set(multiprocessing.active_children())
-    with _one_thread_each():
-        pool = ProcessPoolExecutor(
-            processes, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
-        )
-        try:
-            yield pool
-        except BaseException:
-            # Whoever stops the bench need not wait for a training run.
-            for child in set(multiprocessing.active_children()) - before:
-                child.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes that are started meanwhile calculate with one thread."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _find(job: Job, out: Path) -> dict[str, Any]:
+    return _train(job, out) if isinstance(job, Cell) else _score_levels(job, out)

@@ -1,0 +1,231 @@
+"""Many jobs, side by side in processes, each of which leaves one file: benches and studies.
+
+A file is written whole or not at all, and is all that says that a job is finished: whatever stops
+the work, the same command goes on with what is missing. What went wrong stands beside a job's place
+in ``.failed.txt``, until it is run again.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rpp_env.data.folders import whole_file
+from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.table import follow_parent
+
+__all__ = ["Job", "Outcome", "Work", "kept", "run_jobs", "unfinished"]
+
+
+class Job(Protocol):
+    """Something to be found out."""
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        ...
+
+    @property
+    def file(self) -> str:
+        """Where what it finds is kept, from the folder of all."""
+        ...
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What it depends on, as JSON has it."""
+        ...
+
+
+J = TypeVar("J", bound=Job)
+Work = Callable[[Any, Path], dict[str, Any]]
+"""From a job and the folder of all to what was found; a function of a module, for processes."""
+
+
+def kept(job: Job, out: Path) -> dict[str, Any] | None:
+    """What a finished job found; None where it has not been run.
+
+    Raises
+    ------
+    InvalidOption
+        If it was run with another configuration.
+    InvalidData
+        If its file is damaged.
+    """
+    path = out / job.file
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        before = found["asked"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidData(
+            f"{path} holds no finished run ({error}): delete it to run it again"
+        ) from (error)
+    differ = _differences(before, job.asked)
+    if differ:
+        raise InvalidOption(
+            f"{job.name} was run with other options ({'; '.join(differ)}): give another --out, put "
+            f"the options back, or delete {path}"
+        )
+    return found
+
+
+def unfinished(jobs: Iterable[J], out: Path) -> list[J]:
+    """The jobs without a result, in their order; raises what `kept` does.
+
+    Only the line that says what was asked is read: a finished study has hundreds of long files.
+    """
+    return [job for job in jobs if not _finished(job, out)]
+
+
+def _finished(job: Job, out: Path) -> bool:
+    try:
+        with (out / job.file).open("rb") as file:
+            file.readline()
+            line = file.readline().decode()
+        before = json.loads(line.partition(": ")[2].rstrip(",\n"))
+    except FileNotFoundError:
+        return False
+    except ValueError:  # not as it is written here: `kept` says what is wrong
+        return kept(job, out) is not None
+    if before != job.asked:
+        return kept(job, out) is not None
+    return True
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in sorted({*before, *now}):
+        if prefix == "config." and not (key in before and key in now):
+            continue  # a field that is newer than the run: its default changes nothing
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} was {old!r} and is {new!r}")
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with what it found, or with an error."""
+
+    job: Any
+    found: dict[str, Any] | None
+    error: str = ""
+
+
+def run_jobs(jobs: Sequence[J], out: Path, work: Work, *, processes: int = 1) -> Iterator[Outcome]:
+    """Run these jobs and give each one's outcome as it ends.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    out : Path
+        Folder of all.
+    work : callable
+        Finds out what a job asks. What it gives back is kept, with what was asked.
+    processes : int
+        With one, they run in this process; with more, in as many others. A process that dies is
+        replaced, and what it worked on tried once more.
+    """
+    if processes < 1:
+        raise InvalidOption(f"processes must be at least 1, not {processes}")
+    if processes == 1:
+        for job in jobs:
+            yield _do(job, out, work)
+        return
+    waiting = deque(jobs)
+    suspects: deque[J] = deque()
+    while waiting or suspects:
+        # Whose process has died goes alone, so that it takes no other job with it again.
+        queue, side_by_side = (suspects, 1) if suspects else (waiting, processes)
+        alone = bool(suspects)
+        with _pool(side_by_side) as pool:
+            running: dict[Future[Outcome], J] = {}
+            broken = False
+            while running or (queue and not broken):
+                while queue and not broken and len(running) < side_by_side:
+                    job = queue.popleft()
+                    running[pool.submit(_do, job, out, work)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        if alone:
+                            said = "its process died twice, killed from outside or out of memory\n"
+                            yield _failed(job, out, said)
+                        else:
+                            suspects.append(job)
+
+
+def _do(job: Job, out: Path, work: Work) -> Outcome:
+    """Run a job and keep what it found; an error is part of the outcome."""
+    try:
+        if (done := kept(job, out)) is not None:  # by another command, meanwhile
+            return Outcome(job, done)
+        found = work(job, out)
+    except Exception:  # noqa: BLE001 - whatever it was, the other jobs go on
+        return _failed(job, out, traceback.format_exc())
+    found = {"asked": job.asked, **found}
+    with whole_file(out / job.file) as file:
+        rows = (f"{json.dumps(key)}: {json.dumps(x)}" for key, x in found.items())
+        file.write(("{\n" + ",\n".join(rows) + "\n}\n").encode())
+    _failure(job, out).unlink(missing_ok=True)
+    return Outcome(job, found)
+
+
+def _failure(job: Job, out: Path) -> Path:
+    return (out / job.file).with_suffix(".failed.txt")
+
+
+def _failed(job: Job, out: Path, error: str) -> Outcome:
+    with whole_file(_failure(job, out)) as file:
+        file.write(error.encode())
+    return Outcome(job, None, error)
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    before = set(multiprocessing.active_children())
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(
+            processes, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
+        )
+        try:
+            yield pool
+        except BaseException:
+            # Whoever stops the bench need not wait for a training run.
+            for child in set(multiprocessing.active_children()) - before:
+                child.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that are started meanwhile calculate with one thread."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

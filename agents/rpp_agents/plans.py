@@ -1,0 +1,128 @@
+"""TOML files that say what to run: how they are read, and what things in them are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rpp_env.data.movieworld import LEVELS
+from rpp_env.errors import InvalidOption
+
+__all__ = ["made", "matches", "plain", "read_toml", "short", "slug", "unknown", "world_option"]
+
+
+def read_toml(which: str | Path, presets: Path, what: str) -> tuple[dict[str, Any], Path]:
+    """The tables of a TOML file, or of the shipped one of that name; and where it lies.
+
+    Raises
+    ------
+    InvalidOption
+        Where there is none, or it is no TOML.
+    """
+    path = Path(which)
+    if path.suffix != ".toml":
+        path = presets / f"{which}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in presets.glob("*.toml")))
+        raise InvalidOption(f"there is no {what} {str(which)!r}: name one of {shipped}, or a file")
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"{path} is not TOML: {error}") from error
+    if "name" in told:
+        raise InvalidOption(f"{path}: a {what} is called as its file is; leave out 'name'")
+    return told, path
+
+
+def world_option(dataset: str, world: int) -> dict[str, Any]:
+    """How `RPPEnv.make` is told the world: it is made by a seed, or its candidates are drawn."""
+    return {"data_seed" if dataset.lower() in LEVELS else "task_seed": world}
+
+
+def slug(name: str) -> str:
+    """A name as a file's."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower().replace("+", "-plus-")).strip("-")
+
+
+def matches(left: str, right: str, pattern: str) -> bool:
+    """Whether LEFT/RIGHT, or one of the two alone, is what a pattern with ``*`` and ``?`` says."""
+    left, right, pattern = left.lower(), right.lower(), pattern.lower()
+    if pattern in (left, right, f"{left}/{right}"):
+        return True  # as it stands, whatever brackets are in it
+    if "/" in pattern:
+        first, second = pattern.split("/", 1)
+        return fnmatch.fnmatchcase(left, first) and fnmatch.fnmatchcase(right, second)
+    return fnmatch.fnmatchcase(left, pattern) or fnmatch.fnmatchcase(right, pattern)
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """As a JSON file gives it back, so that the two compare."""
+    plain: dict[str, Any] = json.loads(json.dumps(value))
+    return plain
+
+
+def short(value: Any) -> str:
+    """Eight letters that stand for a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+Made = TypeVar("Made")
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "str": (str, "a text"),
+    "Mapping": (Mapping, "a table"),
+    "float": ((int, float), "a number"),
+    "tuple[int": (list, "a list of whole numbers"),
+    "Sequence[int": (list, "a list of whole numbers"),
+    "Sequence[Mapping": (list, "a list of tables"),
+    "Sequence[str": (list, "a list of texts"),
+    "tuple": (tuple, "a list of tables"),
+}
+
+
+_INNER: dict[str, type] = {"int": int, "Mapping": Mapping, "Sequence[str": str}
+
+
+def made(kind: type[Made], told: Mapping[str, Any], where: str, hidden: Iterable[str] = ()) -> Made:
+    """A dataclass from a table: unknown, missing and wrong things get a sentence."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}  # type: ignore[arg-type]
+    for key in told:
+        if key not in fields:
+            raise InvalidOption(f"{where}: {unknown('key', key, fields)}")
+    missing = dataclasses.MISSING
+    values: dict[str, Any] = {}
+    for name, one in fields.items():
+        if name not in told:
+            if one.default is missing and one.default_factory is missing:
+                raise InvalidOption(f"{where}: {name!r} is missing")
+            continue
+        value, said = told[name], str(one.type)
+        if said.startswith("Literal"):
+            allowed = re.findall(r"['\"](.*?)['\"]", said)
+            if value not in allowed:
+                raise InvalidOption(f"{where}: {name} is {value!r}; it may be {', '.join(allowed)}")
+        else:
+            types, words = next(x for start, x in _KINDS.items() if said.startswith(start))
+            items = value if isinstance(value, list) else [value]
+            inner = next((k for word, k in _INNER.items() if word in said), object)
+            good = isinstance(value, types) and all(isinstance(x, inner) for x in items)
+            if not good or (types is not bool and any(isinstance(x, bool) for x in items)):
+                raise InvalidOption(f"{where}: {name} must be {words}, not {value!r}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def unknown(what: str, key: str, known: Iterable[str]) -> str:
+    """What to say of a name that does not exist, with the one that may be meant."""
+    close = difflib.get_close_matches(key, list(known), 1)
+    meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return f"{what} {key!r} is not known; {meant}"
