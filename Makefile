@@ -78,12 +78,12 @@ endef
 
 .venv/.stamp: pyproject.toml constraints/newest.txt
 	$(fresh-venv)
-	$(pip) -e '.[agents,llm,dev]'
+	$(pip) -e '.[agents,llm,study,dev]'
 	@touch $@
 
 .venv-oldest/.stamp: pyproject.toml constraints/oldest.txt
 	$(fresh-venv)
-	$(pip) -e '.[agents,llm,test]'
+	$(pip) -e '.[agents,llm,study,test]'
 	@touch $@
 
 .venv-peers/.stamp: pyproject.toml constraints/peers.txt

@@ -50,8 +50,10 @@ TEMPLATE = (
 )
 STAGES = {"facts": 0.01, "habits": 0.37, "letters": 0.36, "lists": 0.26}
 """Shares of the time."""
-KINDS = {"letters": ("letter",), "lists": ("list", "letter", "list", "letters", "letter")}
+KINDS = {"letters": ("letter",), "lists": ("list", "letter", "list", "letters")}
 """Which questions are asked in turn; the first letter stays among them, not to be forgotten."""
+SHARPER = 3.0
+"""How much more certain lists are than a first letter: what copies a title must look at one."""
 SUFFIXES = 3
 """Questions about the same two lists, packed into one sequence: each sees the lists and itself."""
 RATE = 1.5e-3
@@ -183,6 +185,8 @@ class Packed:
     the profile of the history."""
     weights: list[tuple[int, np.ndarray]]
     """Where a question ends: how much it makes each habit count."""
+    listed: list[tuple[int, int]]
+    """Where an answer names a candidate, and which."""
 
 
 class Packer:
@@ -272,19 +276,20 @@ class Packer:
         # Titles and their markers alternate, and the beginning ends with the last candidate.
         places = range(len(start) - 2 * len(hints) + 1, len(start), 2)
         hinted = list(zip(places, hints, strict=True))
-        packed = Packed(start[:], list(range(len(start))), [0] * len(start), [], hinted, [])
+        packed = Packed(start[:], list(range(len(start))), [0] * len(start), [], hinted, [], [])
         for segment, (prompt, said, score) in enumerate(
             zip(prompts, text, scores, strict=False), 1
         ):
             asked = [*self.encode(said[len(shared) :]), self.ends[ASSISTANT]]
             if kind != "letter":
-                answer, targets = self.answer(prompt, score, kind)
+                answer, targets, listed = self.answer(prompt, SHARPER * score, kind)
             else:
-                answer = []
+                answer, listed = [], []
                 targets = [(-1, self.letter_ids[: len(score)], np.exp(score).tolist())]
             first = len(packed.tokens) + len(asked)
             packed.weights.append((first - 1, self.weights(hints[:, : len(HABITS)], score)))
             packed.targets += [(first + at, ids, chances) for at, ids, chances in targets]
+            packed.listed += [(first + at, place) for at, place in listed]
             packed.tokens += asked + answer
             length = len(asked) + len(answer)
             packed.positions += range(len(start), len(start) + length)
@@ -293,8 +298,8 @@ class Packer:
 
     def answer(
         self, prompt: Prompt, score: np.ndarray, kind: str
-    ) -> tuple[list[int], list[tuple[int, list[int], list[float]]]]:
-        """The tokens of the list that the teacher writes; what comes next after each of them."""
+    ) -> tuple[list[int], list[tuple[int, list[int], list[float]]], list[tuple[int, int]]]:
+        """The tokens of the list; what comes next after each; where candidates are named."""
         form, titles = prompt.choice.format, prompt.task.candidates
         order = np.argsort(-score, kind="stable")
         if kind == "letters":
@@ -306,7 +311,7 @@ class Packer:
         tokens = [*self.encode(said), self.ends[EOS]]
         left = np.ones(len(titles), dtype=bool)
         places = {name: i for i, name in enumerate(names)}
-        targets = []
+        targets, listed = [], []
         for at, token in enumerate(tokens):
             place = places.get(token)
             if place is None:
@@ -315,7 +320,8 @@ class Packer:
                 chances = np.where(left, np.exp(score - score[left].max()), 0.0)
                 targets.append((at - 1, names, (chances / chances.sum()).tolist()))
                 left[place] = False
-        return tokens[:-1], targets
+                listed.append((at, place))
+        return tokens[:-1], targets, listed
 
     def facts(self, count: int) -> list[Packed]:
         """Genres, what is watched after what, and how popular films are."""
@@ -332,7 +338,7 @@ class Packer:
             tokens = [self.ends[BOS], *self.encode(told)]
             targets = [(i - 1, [tokens[i]], [1.0]) for i in range(1, len(tokens))]
             packed.append(
-                Packed(tokens, list(range(len(tokens))), [0] * len(tokens), targets, [], [])
+                Packed(tokens, list(range(len(tokens))), [0] * len(tokens), targets, [], [], [])
             )
         return packed
 
@@ -404,6 +410,12 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
             from_[row, i] = at
             to[row, i, : len(ps)] = [place for place, _ in p.hints]
             liked[row, i, : len(ps)] = ps
+    # Where a candidate is named: where it stands among the candidates.
+    most = max((len(p.listed) for p in packed), default=0)
+    lookups = np.full((2, len(packed), most), -1)
+    for row, p in enumerate(packed):
+        for i, (at, place) in enumerate(p.listed):
+            lookups[:, row, i] = at, p.hints[place][0]
     return {
         "tokens": torch.from_numpy(tokens),
         "positions": torch.from_numpy(positions),
@@ -414,6 +426,13 @@ def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
             dtype=torch.long,
         ),
         "hints": torch.from_numpy(np.array([h for p in packed for _, h in p.hints], np.float32)),
+        "listed": torch.tensor(
+            [row * length + at for row, p in enumerate(packed) for at, _ in p.listed],
+            dtype=torch.long,
+        ),
+        "listed place": torch.tensor([i for p in packed for _, i in p.listed], dtype=torch.long),
+        "title": torch.tensor([p.tokens[at] for p in packed for at, _ in p.hints]),
+        "lookups": torch.from_numpy(lookups),
         "place": torch.tensor([i for p in packed for i in range(len(p.hints))], dtype=torch.long),
         "from": torch.from_numpy(from_),
         "to": torch.from_numpy(to),
@@ -452,9 +471,11 @@ def loss_of(
     """Divergence from the teacher's next tokens; and what the heads of `hint` do not find.
 
     The heads read off the layers within what is needed on the way: the habits' opinions and the
-    place of every candidate, a profile of the history, the weights that a question asks for. They
-    are thrown away in the end. And where a candidate comes next, one head of the last layer shall
-    look at them as the teacher likes them. Without all this nothing was learned for long.
+    place of every candidate, a profile of the history, the weights that a question asks for, which
+    candidate an answer has just named, which it has named so far, and what a candidate is called.
+    They are thrown away in the end. And where a candidate comes next, one head of the last layer
+    shall look at them as the teacher likes them; where one was named, a head of the third layer
+    shall look at it above. Without all this nothing was learned for long.
     """
     with torch.autocast("cpu", torch.bfloat16):
         said, logits = read_by(model, batch, torch.bfloat16)
@@ -467,7 +488,12 @@ def loss_of(
         profile = read(1, 2, batch["hinted"])
         place = read(2, 3, batch["hinted"])
         weights = read(3, 4, batch["ended"])
+        named = read(4, 3, batch["listed"])
+        rows = torch.arange(len(batch["tokens"]))[:, None] * batch["tokens"].shape[1]
+        gone = read(5, 4, rows + batch["from"])
         looked = looks(model, said.hidden_states[4], batch)
+        title = read(6, 4, batch["hinted"])
+        found = lookups(model, said.hidden_states[2], batch)
     logs = logits.float().log_softmax(-1).gather(1, batch["ids"])
     chances = batch["chances"]
     divergence = (chances * (torch.log(chances.clamp_min(1e-9)) - logs)).sum(1)
@@ -480,7 +506,13 @@ def loss_of(
     liked = batch["liked"]
     if liked.numel():
         apart = (liked * (torch.log(liked.clamp_min(1e-9)) - looked)).sum()
-        missed += apart / (liked.sum(-1) > 0).sum().clamp_min(1)
+        asked = liked.sum(-1) > 0
+        missed += apart / asked.sum().clamp_min(1)
+        out = (liked[asked] == 0).float()
+        missed += F.binary_cross_entropy_with_logits(gone[asked], out)
+    missed += PLACE_WEIGHT * F.cross_entropy(title, batch["title"])
+    if len(batch["listed"]):
+        missed += F.cross_entropy(named, batch["listed place"]) - found
     if len(divergence):
         missed += share_missed(weights, batch["weights"])
     return divergence.mean() if len(divergence) else torch.zeros(()), missed
@@ -490,22 +522,43 @@ def looks(
     model: LlamaForCausalLM, hidden: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """Log of how much the last layer's first head looks at each candidate where one comes next."""
-    layer = model.model.layers[-1]
+    return attention(model, -1, 0, hidden, batch, batch["from"]).gather(2, batch["to"])
+
+
+def lookups(
+    model: LlamaForCausalLM, hidden: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Mean log of how much the third layer's last head looks from a name to its candidate."""
+    at, to = batch["lookups"]
+    there = at >= 0
+    logs = attention(model, 2, 3, hidden, batch, at.clamp_min(0))
+    return logs.gather(2, to.clamp_min(0)[..., None])[..., 0][there].mean()
+
+
+def attention(
+    model: LlamaForCausalLM,
+    index: int,
+    head: int,
+    hidden: torch.Tensor,
+    batch: dict[str, torch.Tensor],
+    at: torch.Tensor,
+) -> torch.Tensor:
+    """(B, N, length) log of how much a head of a layer looks where, from positions `at`."""
+    layer, size = model.model.layers[index], model.config.head_dim
     normed = layer.input_layernorm(hidden)
     cos, sin = model.model.rotary_emb(normed, batch["positions"])
-    size = model.config.head_dim
-    queries, keys = (
-        project(normed)[..., :size] for project in (layer.self_attn.q_proj, layer.self_attn.k_proj)
-    )
+    group = head * model.config.num_key_value_heads // model.config.num_attention_heads
+    queries = layer.self_attn.q_proj(normed)[..., head * size : (head + 1) * size]
+    keys = layer.self_attn.k_proj(normed)[..., group * size : (group + 1) * size]
     queries, keys = (
         x * cos + torch.cat((-x[..., size // 2 :], x[..., : size // 2]), dim=-1) * sin
         for x in (queries, keys)
     )
-    at = batch["from"][:, :, None]
+    at = at[:, :, None]
     asked = queries.float().gather(1, at.expand(-1, -1, size))
     scores = asked @ keys.float().transpose(1, 2) / math.sqrt(size)
     seen = batch["seen"][:, 0].gather(1, at.expand(-1, -1, hidden.shape[1]))
-    return scores.masked_fill(~seen, -1e9).log_softmax(-1).gather(2, batch["to"])
+    return scores.masked_fill(~seen, -1e9).log_softmax(-1)
 
 
 def share_missed(said: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -528,7 +581,8 @@ class Training:
         self.tokenizer = tokenizer
         self.packer = Packer(world, tokenizer)
         self.model = make_model(tokenizer, world, self.packer)
-        widths = (len(HABITS), 3 * world.knowledge.shape[1], 20, len(HABITS))
+        widths = (len(HABITS), 3 * world.knowledge.shape[1], 20, len(HABITS), 20, 20)
+        widths = (*widths, self.model.config.vocab_size)
         self.hint = torch.nn.ModuleList(
             torch.nn.Linear(self.model.config.hidden_size, width) for width in widths
         )

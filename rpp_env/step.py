@@ -415,6 +415,13 @@ class Step:
         """(B, n) int64: what was chosen (after ``a % n``)."""
         return self._moment.actions.copy()
 
+    @cached_property
+    def orders(self) -> NDArray[np.integer[Any]]:
+        """(B, K): positions of the candidates as the task has them, best first."""
+        answer = self._moment.answer
+        assert answer is not None
+        return answer.order.copy()
+
     @property
     def rankings(self) -> list[Ranking] | None:
         """What the recommender said, over the candidates as prompts showed them; None by table."""

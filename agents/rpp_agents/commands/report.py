@@ -1,0 +1,41 @@
+"""``rpp-env report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rpp_agents.study import Study
+from rpp_env.errors import InvalidOption
+
+__all__ = ["run"]
+
+
+def run(
+    folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER"), tyro.conf.Positional],
+    /,
+    users: bool = True,
+) -> None:
+    """Write the tables, plots and page of a study again, from what is finished in its folder.
+
+        rpp-env report runs/study-movieworld
+
+    Parameters
+    ----------
+    folder
+        What `rpp-env study` wrote; it holds the study's own TOML file.
+    users
+        Show single users of movieworld on the page. Users of real data are never shown.
+    """
+    from rpp_agents.study.report import write_report
+
+    told = sorted(folder.glob("*.toml"))
+    if len(told) != 1:
+        raise InvalidOption(
+            f"{folder} holds {len(told)} TOML files, and a study's folder holds one: give a folder "
+            "that `rpp-env study` wrote"
+        )
+    print(f"report: {write_report(Study.load(told[0]), folder, page_users=users)}")
+    print(f"page: {folder / 'index.html'}")

@@ -1,0 +1,70 @@
+"""What a study compares: each method is a function that is fitted on a problem's train users.
+
+::
+
+    def method(problem, *, seed, budget, watch, **config) -> Player
+
+It may ask ``problem.train.ask`` (or play it) `budget` times, and says now and then how far it is:
+``watch(calls, player)``. It never sees a reward of a validation or test user. ``config`` is what
+the study's file gives.
+
+The modules are imported when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rpp_agents.study.players import Player
+from rpp_env.errors import InvalidOption
+
+__all__ = ["METHODS", "Fit", "Watch", "method"]
+
+Watch = Callable[[int, Player], None]
+"""Called with the training calls so far, and the player as it is now."""
+Fit = Callable[..., Player]
+
+METHODS: dict[str, str] = {
+    "manual": "fixed",
+    "random": "fixed",
+    "enumerate_all": "fixed",
+    "enumerate": "fixed",
+    "merged_fixed": "fixed",
+    "merged_best": "fixed",
+    "merged_random": "fixed",
+    "groups": "groups",
+    "supervised": "groups",
+    "linucb": "bandits",
+    "neural_bandit": "bandits",
+    "grips": "grips",
+    "llmrank": "llmrank",
+    "rpp": "trained",
+}
+"""Methods, and the modules that hold them."""
+
+
+def method(name: str) -> Fit:
+    """The function of that name.
+
+    Raises
+    ------
+    InvalidOption
+        Where there is none.
+    """
+    if name not in METHODS:
+        raise InvalidOption(f"method {name!r} is unknown; choose {', '.join(METHODS)}")
+    found: Fit = getattr(importlib.import_module(f"{__name__}.{METHODS[name]}"), name)
+    return found
+
+
+def options(name: str) -> dict[str, Any]:
+    """What a method's ``config`` may hold, with the defaults."""
+    parameters = inspect.signature(method(name)).parameters.values()
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "budget", "watch")
+    }

@@ -1,0 +1,166 @@
+"""Prompts that know nothing of the user: by hand, at random, the best one; and several merged."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_agents.study.methods import Watch
+from rpp_agents.study.players import Asking
+from rpp_agents.study.problem import Problem, Users
+
+__all__ = [
+    "MANUAL",
+    "constant",
+    "enumerate",
+    "enumerate_all",
+    "halving",
+    "manual",
+    "manual_cell",
+    "merged_best",
+    "merged_fixed",
+    "merged_random",
+    "random",
+]
+
+Ints = NDArray[np.int64]
+
+MANUAL = {"shown": 5, "role": 0, "reasoning": 3, "output": 0}
+"""The prompt that one would write by hand: no role, five items, the next item and step by step,
+one title a line. It is what the paper's other agents stand on where one pattern is ablated."""
+
+
+def manual_cell(users: Users) -> int:
+    """The cell of `MANUAL`."""
+    level = users.env.rules.rungs.index(MANUAL["shown"])
+    return users.cell(level, MANUAL["role"], MANUAL["reasoning"], MANUAL["output"])
+
+
+def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:
+    """One cell for everybody; the later calls in other orders of the candidates."""
+    return Asking(
+        lambda users, _: np.full((len(users), calls), cell), reorder=calls > 1, merge=merge
+    )
+
+
+def manual(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:
+    """Manual: no call of training."""
+    return constant(manual_cell(problem.train))
+
+
+def random(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:
+    """A random prompt at each of five calls."""
+    return Asking(lambda users, rng: rng.integers(users.cells, size=(len(users), 5)))
+
+
+def enumerate_all(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:
+    """Enumerate: every cell for every train user, the best mean; what the others' budget is not."""
+    return constant(best_of_all(problem.train))
+
+
+def best_of_all(users: Users) -> int:
+    """The cell with the best mean reward, every one asked of everybody."""
+    rows = np.arange(len(users))
+    means = np.empty(users.cells)
+    for cell in range(users.cells):
+        means[cell] = users.ask(rows, np.full(len(rows), cell)).rewards.mean()
+    return int(means.argmax())
+
+
+def enumerate(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:  # noqa: A001
+    """Enumerate within the budget, by successive halving."""
+    return constant(halving(problem.train, np.arange(len(problem.train)), seed, budget, watch))
+
+
+def halving(users: Users, rows: Ints, seed: int, budget: int, watch: Watch | None = None) -> int:
+    """The best cell for tasks `rows` by successive halving, in `budget` calls or fewer.
+
+    All cells are asked of the same few users, the better quarter of more of them, and so on; at the
+    end nothing is left but the best by all that was seen of it.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(rows)
+    left = rng.permutation(users.cells)[:budget]
+    total, asked, calls = np.zeros(users.cells), 0, 0
+    rounds = max(1, math.ceil(math.log(len(left), 4)))
+    for i in range(rounds):
+        share = (budget - calls) // (rounds - i) // len(left)
+        fresh = min(max(share, 1 if not asked else 0), len(order) - asked)
+        if fresh:
+            who = np.repeat(order[asked : asked + fresh], len(left))
+            rewards = users.ask(who, np.tile(left, fresh)).rewards.reshape(fresh, -1)
+            total[left] += rewards.sum(axis=0)
+            asked += fresh
+            calls += rewards.size
+        keep = max(1, math.ceil(len(left) / 4)) if i < rounds - 1 else 1
+        left = left[np.argsort(-total[left], kind="stable")[:keep]]
+        if watch is not None:
+            watch(calls, constant(int(left[0])))
+    return int(left[0])
+
+
+def merged_fixed(
+    problem: Problem,
+    *,
+    seed: int,
+    budget: int,
+    watch: Watch,
+    calls: int = 5,
+) -> Asking:
+    """The best fixed prompt (of all that were tried on everybody), asked five times and merged.
+
+    At temperature 0 the same prompt gives the same answer, so the candidates are shown in another
+    order each time, as LLMRank's bootstrapping does. The rival at equal calls.
+    """
+    return constant(best_of_all(problem.train), calls, merge=True)
+
+
+def merged_best(
+    problem: Problem, *, seed: int, budget: int, watch: Watch, calls: int = 5
+) -> Asking:
+    """The set of fixed prompts whose merged orders are best for the train users.
+
+    Chosen greedily, one after the other, from all answers about them. What five calls buy without
+    knowing anything of the user.
+    """
+    users = problem.train
+    rows, K = np.arange(len(users)), users.env.tasks.num_candidates
+    points = np.empty((users.cells, len(rows), K), np.int16)
+    for cell in range(users.cells):
+        asked = users.ask(rows, np.full(len(rows), cell))
+        place = np.argsort(asked.orders, axis=1)
+        points[cell] = np.where(place < asked.named[:, None], K - place, 0)
+    targets = users.env.tasks.position
+    total = np.zeros((len(rows), K), np.int16)
+    chosen: list[int] = []
+    for _ in range(calls):
+        scores = [_merged_score(total + more, targets) for more in points]
+        chosen.append(int(np.argmax(scores)))
+        total = total + points[chosen[-1]]
+    return Asking(lambda users, _: np.tile(chosen, (len(users), 1)), merge=True)
+
+
+def _merged_score(points: NDArray[np.int16], targets: Ints) -> float:
+    """Mean NDCG@10 of orders by points, ties half a place each."""
+    mine = points[np.arange(len(points)), targets][:, None]
+    rank = 1 + (points > mine).sum(axis=1) + ((points == mine).sum(axis=1) - 1) / 2
+    found = np.where((mine[:, 0] > 0) & (rank <= 10), 1 / np.log2(rank + 1), 0.0)
+    return float(found.mean())
+
+
+def merged_random(
+    problem: Problem,
+    *,
+    seed: int,
+    budget: int,
+    watch: Watch,
+    calls: int = 5,
+) -> Asking:
+    """As many random prompts, merged."""
+    return Asking(
+        lambda users, rng: rng.integers(users.cells, size=(len(users), calls)),
+        reorder=True,
+        merge=True,
+    )

@@ -1,0 +1,350 @@
+"""What a study runs: a TOML file, and the cells that follow from it.
+
+::
+
+    title = "Does personalising the prompt pay?"
+    smallest = 0.02                # the smallest difference that matters, named before the run
+    seeds = [0, 1, 2, 3, 4]
+    budget = 40_000                # calls of the model that a method may spend on train users
+
+    [primary]                      # the contrast that the study is about, named before the run
+    setting = "movieworld"
+    method = "RPP (MAPPO)"
+    against = "best fixed, 5 merged"
+
+    [[settings]]
+    name = "movieworld"
+    dataset = "movieworld"
+    part = "main"                  # in which table of the report it stands; see PARTS
+    model = "embedded"             # who ranks, as RPPEnv.make names it
+    draws = [2, 3, 4, 5, 6]        # movieworld: seeds of the world; else draws of the candidates
+    train_users = 500
+    validation_users = 200
+    test_users = 1500
+    options = { num_candidates = 20, negatives = "uniform" }      # as RPPEnv.make takes them
+
+    [[methods]]
+    label = "RPP (MAPPO)"
+    method = "rpp"                 # one of rpp_agents.study.methods.METHODS, or "recommender"
+    family = "RPP"                 # what it stands beside in tables
+    config = { trainer = "mappo", options = { learning_rate = 8e-3 } }
+    parts = ["main", "users"]      # where it is run; by default everywhere
+    variants = { Ro = { only = "role_playing" } }     # one method each; the label holds a {}
+
+The k-th seed plays the draw k modulo their number, alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rpp_agents.plans import made, matches, plain, read_toml, short, slug, unknown, world_option
+from rpp_agents.study.methods import METHODS, options
+from rpp_env.errors import InvalidOption
+
+__all__ = [
+    "ONE_PATTERN",
+    "PARTS",
+    "PRESETS",
+    "RECOMMENDERS",
+    "Cell",
+    "Method",
+    "Primary",
+    "Setting",
+    "Study",
+]
+
+PRESETS = Path(__file__).parents[1] / "studies"
+"""Folder of the shipped studies."""
+
+PARTS: dict[str, str] = {
+    "main": "Main table",
+    "models": "Generalisation over models",
+    "users": "Training users",
+    "candidates": "Number of candidates",
+    "negatives": "How candidates are drawn",
+    "time": "Later users",
+}
+"""Parts of a report, in its order."""
+
+ONE_PATTERN = "one pattern"
+"""The family of methods that stand in a table of their own."""
+
+RECOMMENDERS = ("pop", "itemknn", "bm25", "bpr", "lightgcn", "sasrec")
+"""Recommenders that read no prompt: ``config = { name = "sasrec" }`` of method "recommender"."""
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The contrast that a study is about."""
+
+    setting: str
+    method: str
+    against: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Whose prompts are chosen, and who ranks."""
+
+    name: str
+    dataset: str = "movieworld"
+    part: str = "main"
+    model: str = "embedded"
+    rank_by: str = "generate"
+    recording: str = ""
+    """A file that keeps the model's answers, from the study's folder; none by default."""
+    tables: bool = True
+    """Ask for every answer about train, validation and test users before; else only for those that
+    methods choose to ask for, and tables of train users alone."""
+    draws: Sequence[int] = (0,)
+    train_users: int = 500
+    validation_users: int = 200
+    test_users: int = 1500
+    budget: int | None = None
+    """Where it shall differ from the study's."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def problem(self, draw: int) -> dict[str, Any]:
+        """Options of `RPPEnv.make` that say which tasks these are."""
+        # TOML has lists, options are tuples.
+        told = {k: tuple(x) if isinstance(x, list) else x for k, x in self.options.items()}
+        return {"dataset": self.dataset, **told, **world_option(self.dataset, draw)}
+
+    def table(self, draw: int, split: str, users: int) -> str:
+        """File of the answers about so many users of a split, from the study's folder."""
+        told = (self.problem(draw), self.model, self.rank_by, users)
+        name = f"{slug(Path(self.dataset).name)}-{split}-d{draw}-{users}"
+        return f"tables/{name}-{short(told)}.rpptable"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to choose prompts, or to do without."""
+
+    label: str
+    method: str
+    family: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    parts: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    """Names of those where it is run; by default all of `parts`."""
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    """Names that fill the label's ``{}``, and what each adds to the config."""
+    seeds: int | None = None
+    """How many of the study's seeds, where it shall differ; such as 1 of what is slow."""
+
+    def runs_in(self, setting: Setting) -> bool:
+        """Whether it is run there."""
+        if self.settings:
+            return setting.name in self.settings
+        return setting.part in (self.parts or PARTS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method, fitted once."""
+
+    study: Study
+    setting: Setting
+    method: Method
+    seed: int
+
+    @property
+    def draw(self) -> int:
+        """Which world, or which draw of the candidates."""
+        return self.setting.draws[self.study.seeds.index(self.seed) % len(self.setting.draws)]
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        return f"{self.setting.name}/{self.method.label} draw {self.draw} seed {self.seed}"
+
+    @property
+    def file(self) -> str:
+        """Where it is kept, from the study's folder."""
+        return f"cells/{slug(self.setting.name)}/{slug(self.method.label)}/s{self.seed}.json"
+
+    @property
+    def budget(self) -> int:
+        """Calls of the model that it may spend."""
+        return self.setting.budget or self.study.budget
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What it depends on."""
+        setting = dataclasses.asdict(self.setting)
+        for key in ("name", "part", "draws", "recording"):
+            del setting[key]
+        return plain(
+            setting
+            | {"draw": self.draw, "seed": self.seed, "budget": self.budget}
+            | {"method": self.method.method, "config": dict(self.method.config)}
+            | {"points": self.study.points}
+        )
+
+    def matches(self, pattern: str) -> bool:
+        """Whether ``--only`` with this pattern means it."""
+        return matches(self.setting.name, self.method.label, pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Settings x methods x seeds; see the module's page for the file."""
+
+    name: str
+    settings: tuple[Setting, ...]
+    methods: tuple[Method, ...]
+    title: str = "A study of prompts"
+    primary: Mapping[str, Any] = field(default_factory=dict)
+    smallest: float = 0.02
+    seeds: tuple[int, ...] = (0,)
+    budget: int = 40_000
+    points: int = 10
+    """Points of a learning curve."""
+
+    @classmethod
+    def load(cls, which: str | Path) -> Study:
+        """Read a study: a TOML file, or the name of a shipped one.
+
+        Raises
+        ------
+        InvalidOption
+            Where there is none, or something in it is unknown, missing or of the wrong kind.
+        """
+        told, path = read_toml(which, PRESETS, "study")
+        return cls.parse(told, path.stem, where=str(path))
+
+    @classmethod
+    def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "the study") -> Study:
+        """The study that the tables of such a file describe."""
+        told = dict(told)
+        lists: dict[str, Any] = {}
+        for key, kind in (("settings", Setting), ("methods", Method)):
+            rows = told.get(key)
+            if not isinstance(rows, list) or not rows:
+                raise InvalidOption(f"{where} needs at least one [[{key}]]")
+            lists[key] = tuple(
+                made(kind, row, f"{where}, [[{key}]] {i + 1}") for i, row in enumerate(rows)
+            )
+        lists["methods"] = tuple(one for method in lists["methods"] for one in _variants(method))
+        if "primary" in told:
+            made(Primary, told["primary"], f"{where}, [primary]")
+        study = made(cls, told | lists | {"name": name}, where)
+        study._check(where)  # noqa: SLF001 - its own
+        return study
+
+    def _check(self, where: str) -> None:
+        for label, names in (
+            ("name", [setting.name for setting in self.settings]),
+            ("label", [method.label for method in self.methods]),
+        ):
+            slugs = [slug(name) for name in names]
+            if twice := [name for name, s in zip(names, slugs, strict=True) if slugs.count(s) > 1]:
+                raise InvalidOption(
+                    f"{where}: two have the {label} {twice[-1]!r} (or one that looks so)"
+                )
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise InvalidOption(f"{where}: seeds must be different numbers from 0, at least one")
+        for key in ("budget", "points"):
+            if getattr(self, key) < 1:
+                raise InvalidOption(f"{where}: {key} must be at least 1")
+        known = [setting.name for setting in self.settings]
+        self._check_rows(known, where)
+        if self.primary:
+            labels = [method.label for method in self.methods]
+            for key, names in (("setting", known), ("method", labels), ("against", labels)):
+                if self.primary[key] not in names:
+                    raise InvalidOption(f"{where}: {unknown(key, self.primary[key], names)}")
+
+    def _check_rows(self, known: Sequence[str], where: str) -> None:
+        for setting in self.settings:
+            here = f"{where}, setting {setting.name!r}"
+            if setting.part not in PARTS:
+                raise InvalidOption(f"{here}: {unknown('part', setting.part, PARTS)}")
+            if not setting.draws:
+                raise InvalidOption(f"{here}: draws must hold at least one number")
+            for key in ("train_users", "validation_users", "test_users"):
+                if getattr(setting, key) < 1:
+                    raise InvalidOption(f"{here}: {key} must be at least 1")
+        for method in self.methods:
+            here = f"{where}, method {method.label!r}"
+            if others := [name for name in method.settings if name not in known]:
+                raise InvalidOption(f"{here}: {unknown('setting', others[0], known)}")
+            if others := [name for name in method.parts if name not in PARTS]:
+                raise InvalidOption(f"{here}: {unknown('part', others[0], PARTS)}")
+            self._check_config(method, here)
+
+    @staticmethod
+    def _check_config(method: Method, where: str) -> None:
+        if method.method == "recommender":
+            name = method.config.get("name", "")
+            if name not in RECOMMENDERS or set(method.config) - {"name", "config"}:
+                raise InvalidOption(
+                    f"{where}: a recommender's config holds a name, one of "
+                    f"{', '.join(RECOMMENDERS)}, and perhaps its own config; got "
+                    f"{dict(method.config)}"
+                )
+            return
+        if method.method not in METHODS:
+            raise InvalidOption(f"{where}: {unknown('method', method.method, METHODS)}")
+        allowed = options(method.method)
+        for key in method.config:
+            if key not in allowed:
+                raise InvalidOption(f"{where}: {unknown('option', key, allowed)}")
+
+    def cells(self, only: Sequence[str] = ()) -> list[Cell]:
+        """All runs, the first seed's first, so that what is finished is balanced.
+
+        Parameters
+        ----------
+        only : sequence of str
+            Patterns of SETTING/METHOD, with ``*`` and ``?``; a name alone is either.
+
+        Raises
+        ------
+        InvalidOption
+            For a pattern that nothing matches.
+        """
+        cells = [
+            Cell(self, setting, method, seed)
+            for index, seed in enumerate(self.seeds)
+            for setting in self.settings
+            for method in self.methods
+            if method.runs_in(setting)
+            and index < (method.seeds or len(self.seeds))
+            # One draw more would be the same draw again.
+            and (index < len(setting.draws) or len(setting.draws) > 1 or _varies(method))
+        ]
+        for pattern in only:
+            if not any(cell.matches(pattern) for cell in cells):
+                raise InvalidOption(
+                    f"--only {pattern!r} matches nothing: settings are "
+                    f"{', '.join(s.name for s in self.settings)}; methods "
+                    f"{', '.join(m.label for m in self.methods)}"
+                )
+        return [cell for cell in cells if not only or any(cell.matches(p) for p in only)]
+
+
+def _variants(method: Method) -> list[Method]:
+    """The methods that a table of the file stands for."""
+    if not method.variants:
+        return [method]
+    return [
+        dataclasses.replace(
+            method,
+            label=method.label.replace("{}", name),
+            config={**method.config, **more},
+            variants={},
+        )
+        for name, more in method.variants.items()
+    ]
+
+
+def _varies(method: Method) -> bool:
+    """Whether another seed in the same draw is another run."""
+    return method.method not in ("manual", "enumerate_all", "llmrank", "merged_fixed")

@@ -1,0 +1,314 @@
+"""One problem of a study: whose prompts are chosen, who answers, and what the answers cost.
+
+A prompt method need not walk: it names a *cell* (level of the history, role, reasoning, output) for
+a user and asks. `Users.ask` answers from a table where there is one, and counts in the currency
+that all methods share: calls of the model, those among them that were new, and tokens. What no
+table can hold (rewritten sentences, candidates in another order) is put to the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env import RPPEnv, Step
+from rpp_env.errors import InvalidOption
+from rpp_env.metrics import ndcg
+from rpp_env.prompts import Prompt
+from rpp_env.rewriting import Rewrite, check_rewritten
+
+__all__ = ["Asked", "Counted", "Ledger", "Problem", "Users"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_BATCH = 512
+_MOST_SHOWN = 51
+
+
+@dataclass
+class Ledger:
+    """What was asked so far.
+
+    Attributes
+    ----------
+    calls : int
+        Prompts.
+    unique : int
+        Prompts that had not been asked before: what a cache leaves to pay for.
+    tokens : int
+        Of prompts and replies, the repeated ones too.
+    """
+
+    calls: int = 0
+    unique: int = 0
+    tokens: int = 0
+    _cells: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool), repr=False)
+    _texts: set[int] = field(default_factory=set, repr=False)
+
+    def count(self, keys: Ints, tokens: Ints) -> None:
+        """Count questions that are told apart by a number."""
+        self._pay(tokens)
+        if len(keys) and keys.max() >= len(self._cells):
+            grown = np.zeros(max(2 * len(self._cells), int(keys.max()) + 1), bool)
+            grown[: len(self._cells)] = self._cells
+            self._cells = grown
+        new = np.unique(keys)
+        self.unique += int((~self._cells[new]).sum())
+        self._cells[new] = True
+
+    def count_texts(self, texts: Sequence[str], tokens: Ints) -> None:
+        """Count questions that are told apart by their text."""
+        self._pay(tokens)
+        before = len(self._texts)
+        self._texts.update(map(hash, texts))
+        self.unique += len(self._texts) - before
+
+    def _pay(self, tokens: Ints) -> None:
+        self.calls += len(tokens)
+        self.tokens += int(tokens.sum())
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answers to N questions.
+
+    Attributes
+    ----------
+    orders : (N, K) uint8 array
+        Positions of the candidates as the task has them, best first.
+    ranks, named, tokens : (N,) int64 arrays
+        Rank of the target from 1 (0: not named), candidates named, tokens of prompt and reply.
+    """
+
+    orders: NDArray[np.uint8]
+    ranks: Ints
+    named: Ints
+    tokens: Ints
+
+    @property
+    def rewards(self) -> Floats:
+        """(N,) NDCG@10."""
+        return np.asarray(ndcg(self.ranks), np.float64)
+
+
+@dataclass(frozen=True)
+class Users:
+    """Tasks of some users, and who answers.
+
+    Attributes
+    ----------
+    env : RPPEnv
+        That replays a table, or asks the model. It is what policies play.
+    live : RPPEnv
+        The same tasks and the model itself; the same object where there is no table.
+    ledger : Ledger
+        What `ask` and `Counted` environments over these users have asked.
+    """
+
+    env: RPPEnv
+    live: RPPEnv
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def __post_init__(self) -> None:
+        if self.env.tasks.digest != self.live.tasks.digest:
+            raise InvalidOption("env and live must be about the same tasks")
+
+    def __len__(self) -> int:
+        return len(self.env.tasks)
+
+    def uncounted(self) -> Users:
+        """The same users with a ledger of their own."""
+        return replace(self, ledger=Ledger())
+
+    def environment(self, *, rewrite: Rewrite | None = None, **options: Any) -> RPPEnv:
+        """A fresh environment of these users; `options` as the constructor of `RPPEnv` takes them.
+
+        With `rewrite` it asks the model itself, since no table holds rewritten prompts.
+        """
+        env = self.env if rewrite is None else self.live
+        return RPPEnv(
+            env.tasks,
+            rules=env.rules,
+            book=env.book,
+            embeddings=env.embeddings,
+            recommender=env.recommender,
+            table=env.table,
+            rewrite=rewrite,
+            **options,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Numbers of levels, roles, reasonings and outputs: what a cell is an index into."""
+        roles, _, reasonings, outputs = self.env.book.sizes
+        return self.env.rules.max_level + 1, roles, reasonings, outputs
+
+    @property
+    def cells(self) -> int:
+        """How many there are."""
+        return int(np.prod(self.shape))
+
+    def cell(self, level: int, role: int, reasoning: int, output: int) -> int:
+        """The index of a cell."""
+        return int(np.ravel_multi_index((level, role, reasoning, output), self.shape))
+
+    @cached_property
+    def observations(self) -> NDArray[np.float32]:
+        """(T, d): what is seen of each user before anything is asked."""
+        seen, _ = self.env.reset(seed=0, options={"users": np.arange(len(self))})
+        return np.ascontiguousarray(seen[:, 0])
+
+    @cached_property
+    def rewards(self) -> Floats:
+        """(T, cells) NDCG@10 of every cell: full information, from a table only; not counted."""
+        if self.env.table is None:
+            raise InvalidOption("every cell's reward is known from a complete table only")
+        return np.asarray(self.env.table.rewards().reshape(len(self), -1), np.float64)
+
+    def shown(self, rows: Ints, cells: Ints) -> Ints:
+        """(N,) history items that these cells show to these users."""
+        level = np.unravel_index(cells, self.shape)[0]
+        return np.asarray(
+            self.env.rules.items_shown(level, self.env.tasks.history_lengths[rows]), np.int64
+        )
+
+    def ask(
+        self,
+        rows: Ints,
+        cells: Ints,
+        *,
+        rewrite: Rewrite | None = None,
+        orders: Ints | None = None,
+    ) -> Asked:
+        """Ask about tasks `rows`, with one cell each.
+
+        Parameters
+        ----------
+        rows, cells : (N,) int64 arrays
+        rewrite : callable, optional
+            Changes the sentences before they are asked.
+        orders : (N, K) int64 array, optional
+            Another order of the candidates for each question. Answers are told in the tasks' own.
+        """
+        rows, cells = np.asarray(rows, np.int64), np.asarray(cells, np.int64)
+        level, *sentences = np.unravel_index(cells, self.shape)
+        table = self.env.table
+        if table is not None and rewrite is None and orders is None:
+            sizes = self.shape
+            sentence = np.ravel_multi_index(tuple(sentences), sizes[1:])
+            answer = table.lookup(rows, np.asarray(level), np.asarray(sentence))
+            rank, named, _, asked, said = answer.numbers.T.astype(np.int64)
+            found = Asked(answer.order, rank, named, asked + said)
+            self.ledger.count(self._keys(rows, cells), found.tokens)
+            return found
+        parts = [
+            self._put(
+                rows[i : i + _BATCH],
+                cells[i : i + _BATCH],
+                rewrite,
+                None if orders is None else orders[i : i + _BATCH],
+            )
+            for i in range(0, len(rows), _BATCH)
+        ]
+        return Asked(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("orders", "ranks", "named", "tokens")
+            )
+        )
+
+    def prompts(self, rows: Ints, cells: Ints) -> list[Prompt]:
+        """The questions themselves."""
+        level, role, reasoning, output = np.unravel_index(cells, self.shape)
+        actions = np.stack([role, np.zeros_like(level), reasoning, output], axis=1)
+        choices = self.live.book.choose(actions)
+        tasks = [self.live.tasks.task(row) for row in rows.tolist()]
+        shown = self.shown(rows, cells).tolist()
+        return [Prompt(t, c, n) for t, c, n in zip(tasks, choices, shown, strict=True)]
+
+    def _put(self, rows: Ints, cells: Ints, rewrite: Rewrite | None, orders: Ints | None) -> Asked:
+        prompts = self.prompts(rows, cells)
+        if orders is not None:
+            prompts = [
+                replace(p, task=replace(p.task, candidates=_taken(p.task.candidates, order)))
+                for p, order in zip(prompts, orders, strict=True)
+            ]
+        if rewrite is not None:
+            rewritten = list(rewrite(prompts))
+            check_rewritten(rewritten, prompts)
+            prompts = rewritten
+        recommender = self.live.recommender
+        assert recommender is not None
+        rankings = recommender.rank(prompts)
+        said = np.array([ranking.order for ranking in rankings], np.int64)
+        if orders is not None:
+            said = np.take_along_axis(orders, said, axis=1)
+        named = np.array([ranking.named for ranking in rankings], np.int64)
+        tokens = np.array([r.prompt_tokens + r.completion_tokens for r in rankings], np.int64)
+        if rewrite is None and orders is None:
+            self.ledger.count(self._keys(rows, cells), tokens)
+        else:
+            self.ledger.count_texts([prompt.text for prompt in prompts], tokens)
+        place = (said == self.live.tasks.position[rows, None]).argmax(axis=1)
+        return Asked(said.astype(np.uint8), np.where(place < named, place + 1, 0), named, tokens)
+
+    def _keys(self, rows: Ints, cells: Ints) -> Ints:
+        # Levels that show a short history whole are one prompt.
+        _, *sentences = np.unravel_index(cells, self.shape)
+        return _key(rows, self.shown(rows, cells), sentences, self.shape)
+
+
+def _key(rows: Ints, shown: Ints, sentences: Sequence[Any], shape: tuple[int, ...]) -> Ints:
+    _, roles, reasonings, outputs = shape
+    role, reasoning, output = sentences
+    key = rows * _MOST_SHOWN + shown
+    return np.asarray(((key * roles + role) * reasonings + reasoning) * outputs + output, np.int64)
+
+
+def _taken(candidates: tuple[str, ...], order: Ints) -> tuple[str, ...]:
+    return tuple(candidates[i] for i in order)
+
+
+class Counted:
+    """An environment as trainers take it, whose questions are counted in the ledger of its users.
+
+    Everything else is the environment's own.
+    """
+
+    def __init__(self, env: RPPEnv, users: Users) -> None:
+        self._env, self._users = env, users
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def step(self, actions: Ints) -> Step:
+        """See `RPPEnv.step`."""
+        step = self._env.step(actions)
+        infos = step.infos
+        tokens = infos["prompt_tokens"] + infos["completion_tokens"]
+        said = step.actions[:, [0, 2, 3]].T
+        keys = _key(step.rows, infos["shown"], list(said), self._users.shape)
+        self._users.ledger.count(keys, tokens)
+        return step
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is fitted on, and whom it is scored on.
+
+    Attributes
+    ----------
+    train, validation, test : Users
+        Methods see rewards of `train` alone; of the others nothing but observations, and those
+        only when they are played.
+    """
+
+    train: Users
+    validation: Users
+    test: Users

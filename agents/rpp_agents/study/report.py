@@ -1,0 +1,340 @@
+"""What a study found: tables in Markdown, JSON lines, pictures, and one page to look around in.
+
+=================  ==============================================================================
+file               holds
+=================  ==============================================================================
+report.md          the tables
+results.jsonl      a line for each fitted method; no users
+plots/*.png, svg   scores, learning curves, sweeps
+index.html         everything in one page: `rpp_agents.study.page`
+=================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rpp_agents.study.plan import PARTS, Setting, Study
+from rpp_agents.study.results import Results, Row
+from rpp_env.data.folders import whole_file
+from rpp_env.errors import InvalidOption
+from rpp_env.intervals import Estimate
+from rpp_env.metrics import chance_ndcg
+
+__all__ = ["chance", "table", "write_report"]
+
+
+HOW_TO_READ = (
+    "NDCG@10 on test users that no method was fitted on. *score* is what a method is compared "
+    "by: the mean over its calls (never the best of them), or the one order that its calls are "
+    "merged to by Borda count; *first* and *last* are single calls, *merged* all calls merged. "
+    "*minus fixed* compares with the best prompt for everybody, chosen by asking all 1,575 "
+    "prompts about all train users; *minus rival* with the same prompt asked as often as the "
+    "multi-step methods ask, in other orders of the candidates, and merged. *clear* is yes "
+    "where the latter is not 0 after Holm's correction over all methods of the table. *gain* "
+    "is the share of what the supervised policy (which is told all answers about the train "
+    "users) gains over the best fixed prompt; where that is not clearly above 0 there is none. "
+    "In brackets: 95% intervals over draws, runs and users together."
+)
+"""Under every report's head."""
+
+
+TIES = (
+    "For {count} of the test users several items carry the last time, and which of them is the "
+    "target hangs on how the source breaks ties."
+)
+
+
+def write_report(study: Study, out: Path, *, page_users: bool = True) -> Path:
+    """Write everything about what is finished.
+
+    Parameters
+    ----------
+    study : Study
+    out : Path
+        Its folder.
+    page_users : bool
+        Show single users of made worlds on the page; those of real data never are.
+
+    Returns
+    -------
+    Path
+        Of ``report.md``.
+
+    Raises
+    ------
+    InvalidOption
+        Where no cell is finished.
+    """
+    from rpp_agents.study.page import write_page
+    from rpp_agents.study.pictures import draw_all
+    from rpp_agents.study.show import page_data
+
+    results = Results.read(study, out)
+    if not results.cells:
+        raise InvalidOption(f"no cell of this study is finished in {out}: run it first")
+    pictures = draw_all(results, out / "plots")
+    with whole_file(out / "results.jsonl") as file:
+        file.write(_lines(results).encode())
+    write_page(page_data(results, out, users=page_users), out / "index.html")
+    # Last: that it is there says that all is.
+    with whole_file(out / "report.md") as file:
+        text = markdown(results, [path.relative_to(out) for path in pictures])
+        file.write(text.encode())
+    return out / "report.md"
+
+
+def _lines(results: Results) -> str:
+    rows = []
+    for cell, found in results.cells:
+        told = {k: x for k, x in found.items() if k not in ("scores", "prompts", "unsure")}
+        scores = {
+            column: round(sum(values) / len(values), 6)
+            for column, values in found["scores"].items()
+        }
+        row = {"setting": cell.setting.name, "method": cell.method.label, "draw": cell.draw}
+        rows.append(
+            row | {"seed": cell.seed, "users": len(found["scores"]["score"])} | scores | told
+        )
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+# Markdown
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def markdown(results: Results, pictures: Sequence[Path]) -> str:
+    """The report."""
+    study = results.study
+    done, planned = len(results.cells), results.planned
+    state = "" if done == planned else f" **Not complete: {done} of {planned} runs.**"
+    text = [
+        f"# {study.title}",
+        (
+            f"Study `{study.name}`: {len(results.settings)} settings, {len(study.methods)} "
+            f"methods, {len(study.seeds)} seeds.{state}"
+        ),
+        *_primary(results),
+        HOW_TO_READ,
+    ]
+    for part, title in PARTS.items():
+        settings = results.part(part)
+        if not settings:
+            continue
+        text.append(f"## {title}")
+        if len(settings) > 1 or part not in ("main", "models"):
+            text.append(_overview(results, settings))
+        for setting in settings:
+            if part in ("main", "models", "time"):
+                text += _setting(results, setting)
+        if part == "main":
+            text += _patterns(results, settings)
+            text += _costs(results, settings)
+            text += _redrawn(results)
+            text += _sure(results, settings)
+        text += [f"![{path.stem}]({path})" for path in pictures if path.stem.startswith(f"{part}-")]
+    return "\n\n".join(text) + "\n"
+
+
+def _primary(results: Results) -> list[str]:
+    study = results.study
+    if not study.primary:
+        return []
+    told = study.primary
+    asked = (
+        f"**Primary contrast, named before the run:** {told['method']} minus {told['against']} on "
+        f"{told['setting']}; the smallest difference that matters: {study.smallest:g} NDCG@10."
+    )
+    if results.primary is None:
+        return [f"{asked} Not finished yet."]
+    found = results.primary[3]
+    return [f"{asked} **Found: {found}.** {verdict(found, study.smallest)}"]
+
+
+def verdict(found: Estimate, smallest: float) -> str:
+    """What an interval says beside the smallest difference that matters."""
+    if found.low >= smallest:
+        return "Above 0, and the whole interval matters."
+    if found.low > 0:
+        return "Above 0; whether it is large enough to matter is not settled."
+    if found.high < 0:
+        return "Below 0: it is worse."
+    if found.high < smallest:
+        return "Not told apart from 0, and too small to matter whatever it is."
+    return "Not told apart from 0; a difference that matters is not excluded."
+
+
+def chance(setting: Setting) -> float:
+    """NDCG@10 of a random order."""
+    return chance_ndcg(int(setting.options.get("num_candidates", 20)))
+
+
+def _intro(results: Results, setting: Setting) -> str:
+    draws = {cell.draw for cell, _ in results.cells if cell.setting == setting}
+    fixed = "worlds" if "data_seed" in setting.problem(0) else "draws of the candidates"
+    budget = setting.budget or results.study.budget
+    return (
+        f"{setting.dataset}, {setting.model} ({setting.rank_by}); {setting.train_users:,} train "
+        f"and {results.users(setting):,} test users, {len(draws)} {fixed}, "
+        f"{int(setting.options.get('num_candidates', 20))} candidates "
+        f"({setting.options.get('negatives', 'uniform')}); {budget:,} calls of training. "
+        f"Chance: {chance(setting):.3f}."
+    )
+
+
+def _setting(results: Results, setting: Setting) -> list[str]:
+    rows = results.rows(setting, results.tabled(setting))
+    gap = results.gap(setting)
+    text = [f"### {setting.name}", _intro(results, setting)]
+    if gap is not None:
+        said = "" if results.has_gap(setting) else ", not clearly above 0: no gains are told"
+        text.append(f"Supervised policy minus best fixed prompt: {gap}{said}.")
+    head = ["method", "score", "minus fixed", "minus rival", "clear", "gain"]
+    text.append(table([*head, "first", "last", "merged"], [_row(row) for row in rows]))
+    return text
+
+
+def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
+    """RPP-Ro, RPP-Hi, RPP-Re, RPP-Ou: the other three agents on the manual prompt."""
+    text: list[str] = []
+    for setting in settings:
+        tabled = set(results.tabled(setting))
+        labels = [m.label for m in results.methods(setting) if m.label not in tabled]
+        if labels:
+            head = ["method", "score", "minus fixed", "minus rival", "clear"]
+            rows = [_row(row)[:5] for row in results.rows(setting, labels)]
+            text += [f"On {setting.name}:", table(head, rows)]
+    if text:
+        said = "One agent chooses; the other three stay on the manual prompt."
+        text = ["### One pattern at a time", said, *text]
+    return text
+
+
+def _row(row: Row) -> list[str]:
+    several = row.cost["calls"] > 1
+    return [
+        row.method.label,
+        str(row.scores["score"]),
+        _signed(row.minus_fixed),
+        _signed(row.minus_rival),
+        "" if row.minus_rival is None else "yes" if row.clear else "no",
+        ""
+        if row.gain is None
+        else f"{row.gain.value:.2f} [{row.gain.low:.2f}, {row.gain.high:.2f}]",
+        *(f"{row.scores[c].value:.3f}" if several else "" for c in ("first", "last", "merged")),
+    ]
+
+
+def _signed(value: Estimate | None) -> str:
+    if value is None:
+        return ""
+    return f"{value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
+
+
+def _overview(results: Results, settings: Sequence[Setting]) -> str:
+    labels = [
+        method.label
+        for method in results.study.methods
+        if any(method.label in results.tabled(setting) for setting in settings)
+    ]
+    rows = [["chance", *(f"{chance(setting):.3f}" for setting in settings)]]
+    for label in labels:
+        cells = [
+            str(results.score(setting, label)) if results.runs(setting, label) else ""
+            for setting in settings
+        ]
+        rows.append([label, *cells])
+    return table(["method", *(setting.name for setting in settings)], rows)
+
+
+def _costs(results: Results, settings: Sequence[Setting]) -> list[str]:
+    said = (
+        "Means over runs. *unique*: what a cache leaves to pay for. *different*: distinct "
+        "questions about a test user. *seconds* are of training on this machine, answers from "
+        "tables except where prompts are rewritten or reordered, and say little of a real model's."
+    )
+    text = ["### Calls and time", said]
+    setting = settings[0]
+    rows = []
+    for method in results.methods(setting):
+        cost = results.cost(setting, method.label)
+        rows.append(
+            [
+                method.label,
+                f"{cost['training calls']:,.0f}",
+                f"{cost['unique']:,.0f}",
+                f"{cost['calls']:g}",
+                f"{cost['different']:.1f}",
+                f"{cost['tokens']:,.0f}",
+                f"{cost['seconds']:,.1f}",
+            ]
+        )
+    head = ["method", "training calls", "unique", "calls per test user", "different"]
+    text.append(f"On {setting.name}:")
+    text.append(table([*head, "tokens per test user", "seconds"], rows))
+    return text
+
+
+def _redrawn(results: Results) -> list[str]:
+    if not results.redrawn:
+        return []
+    head = ["setting", "users", "best fixed", "hindsight", "what survives"]
+    rows = []
+    for name, found in results.redrawn.items():
+        told = {key: Estimate(*x) for key, x in found["estimates"].items()}
+        rows.append(
+            [
+                name,
+                f"{found['users']:,}",
+                str(told["fixed"]),
+                str(told["hindsight"]),
+                str(told["survives"]),
+                _signed(told["hindsight minus fixed"]),
+                _signed(told["survives minus fixed"]),
+            ]
+        )
+    said = (
+        "*hindsight* is every test user's best prompt, known from the answer; *what survives* is "
+        "the same prompt for the same user and target when the other candidates and their order "
+        "are drawn again. What is lost was luck with the candidates; what is left may still be "
+        "luck with the one target."
+    )
+    return [
+        "### How much of hindsight is luck",
+        said,
+        table([*head, "hindsight minus fixed", "survives minus fixed"], rows),
+    ]
+
+
+def _sure(results: Results, settings: Sequence[Setting]) -> list[str]:
+    text = []
+    for setting in settings:
+        if count := results.unsure(setting):
+            sure = results.only_sure()
+            rows = [
+                [
+                    method.label,
+                    str(results.score(setting, method.label)),
+                    str(sure.score(setting, method.label)),
+                ]
+                for method in results.methods(setting)
+            ]
+            text += [
+                f"### {setting.name} without ties",
+                TIES.format(count=count),
+                table(["method", "all", "without them"], rows),
+            ]
+    return text
+
+
+def rounded(value: float) -> float | None:
+    """A number for JSON; None for what is none."""
+    return round(value, 4) if math.isfinite(value) else None

@@ -1,0 +1,352 @@
+"""What `rpp_agents.study.page` is given: tables, curves, choices, and single users of made worlds.
+
+Users of real data are never shown: most of their terms forbid it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rpp_agents.study.pictures import LINES, learners
+from rpp_agents.study.plan import PARTS, Cell, Setting
+from rpp_agents.study.report import chance, rounded, verdict
+from rpp_agents.study.results import Results
+from rpp_agents.study.work import open_problem
+from rpp_env.data import KNOWN
+from rpp_env.data.movieworld import LEVELS
+from rpp_env.intervals import Estimate
+from rpp_env.metrics import ndcg
+from rpp_env.patterns import AGENTS, PatternBook
+from rpp_env.prompts import Prompt
+from rpp_env.rewriting import open_rewriter
+from rpp_env.rules import RULES
+
+__all__ = ["page_data"]
+
+_VIEWS = ("manual", "enumerate_all", "rpp")
+"""Methods whose prompts the user browser shows: before, and after."""
+_MOST_VIEWS = 6
+
+
+_WHAT = (
+    "A frozen recommender ranks a user's candidates; methods differ in the prompt that it is given "
+    "for this user. Scores are NDCG@10 of what the user really chose next, on users that no method "
+    "was fitted on. The best of several calls is never reported."
+)
+_STAND_IN = (
+    "Intervals are 95%, over draws, runs and users together. The embedded model is a stand-in for "
+    "a language model, made so that prompts matter: it says how methods compare, and nothing about "
+    "real language models."
+)
+
+
+def page_data(results: Results, out: Path, *, users: bool = True) -> dict[str, Any]:
+    """Everything that the page shows, as `write_page` takes it."""
+    return {
+        "title": results.study.title,
+        "about": [_WHAT, _STAND_IN],
+        "primary": _primary(results),
+        "tables": _tables(results),
+        "curves": [
+            _curve(results, setting)
+            for setting in results.settings
+            if learners(results, setting) and setting.part in ("main", "models")
+        ],
+        "choices": _choices(results),
+        "users": _users(results, out) if users else [],
+    }
+
+
+def _primary(results: Results) -> dict[str, Any] | None:
+    if results.primary is None:
+        return None
+    setting, method, against, found = results.primary
+    return {
+        "text": f"{method} minus {against}, {setting.name}, NDCG@10",
+        "estimate": _interval(found),
+        "smallest": results.study.smallest,
+        "verdict": verdict(found, results.study.smallest),
+    }
+
+
+def _interval(found: Estimate | None) -> list[float | None] | None:
+    if found is None:
+        return None
+    return [rounded(found.value), rounded(found.low), rounded(found.high)]
+
+
+def _column(name: str, kind: str, said: str = "") -> dict[str, str]:
+    return {"name": name, "kind": kind, "help": said}
+
+
+def _tables(results: Results) -> list[dict[str, Any]]:
+    found = []
+    for part, title in PARTS.items():
+        settings = results.part(part)
+        if len(settings) > 1:
+            found.append(_overview(results, part, title, settings))
+        if part in ("main", "models", "time"):
+            found += [_setting(results, setting) for setting in settings]
+    return found
+
+
+def _overview(
+    results: Results, part: str, title: str, settings: Sequence[Setting]
+) -> dict[str, Any]:
+    labels = [
+        method
+        for method in results.study.methods
+        if any(results.runs(setting, method.label) for setting in settings)
+    ]
+    rows = [
+        [m.label, m.family]
+        + [
+            _interval(results.score(s, m.label)) if results.runs(s, m.label) else None
+            for s in settings
+        ]
+        for m in labels
+    ]
+    return {
+        "id": part,
+        "title": title,
+        "note": "NDCG@10 on test users.",
+        "columns": [_column("method", "text"), _column("family", "text")]
+        + [_column(s.name, "interval", f"chance {chance(s):.3f}") for s in settings],
+        "rows": rows,
+    }
+
+
+def _setting(results: Results, setting: Setting) -> dict[str, Any]:
+    several = "only of methods that ask several times"
+    columns = [
+        _column("method", "text"),
+        _column("family", "text"),
+        _column("score", "interval", "NDCG@10: mean over the calls, or of the merged order"),
+        _column("minus fixed", "interval", "minus the best prompt for everybody"),
+        _column("minus rival", "interval", "minus that prompt at as many calls, merged"),
+        _column("clear", "text", "the last not 0 after Holm's correction"),
+        _column("gain", "interval", "share of what the supervised policy gains"),
+        _column("first", "number", several),
+        _column("last", "number", several),
+        _column("merged", "number", several),
+        _column("training calls", "count"),
+        _column("unique", "count", "what a cache leaves to pay for"),
+        _column("calls per user", "number"),
+        _column("tokens per user", "count"),
+    ]
+    rows = []
+    labels = results.tabled(setting)
+    patterns = [m.label for m in results.methods(setting) if m.label not in labels]
+    for row in [*results.rows(setting, labels), *results.rows(setting, patterns)]:
+        calls = row.cost["calls"]
+        rows.append(
+            [
+                row.method.label,
+                row.method.family,
+                _interval(row.scores["score"]),
+                _interval(row.minus_fixed),
+                _interval(row.minus_rival),
+                "" if row.minus_rival is None else "yes" if row.clear else "no",
+                _interval(row.gain),
+                *(
+                    rounded(row.scores[c].value) if calls > 1 else None
+                    for c in ("first", "last", "merged")
+                ),
+                rounded(row.cost["training calls"]),
+                rounded(row.cost["unique"]),
+                rounded(calls),
+                rounded(row.cost["tokens"]),
+            ]
+        )
+    return {
+        "id": f"setting-{setting.name}",
+        "title": setting.name,
+        "note": f"{setting.dataset}, {setting.model}; {setting.train_users:,} train and "
+        f"{results.users(setting):,} test users. Chance {chance(setting):.3f}.",
+        "columns": columns,
+        "rows": rows,
+    }
+
+
+def _curve(results: Results, setting: Setting) -> dict[str, Any]:
+    lines = [{"name": "chance", "value": chance(setting)}]
+    for method in LINES:
+        label = results.label_of(setting, method)
+        if label is not None:
+            lines.append({"name": label, "value": results.score(setting, label).value})
+    series = []
+    for label in learners(results, setting):
+        calls, scores = results.curve(setting, label)
+        several = len(scores) > 1
+        series.append(
+            {
+                "name": label,
+                "x": calls.round(),
+                "y": scores.mean(axis=0).round(4),
+                "low": scores.min(axis=0) if several else None,
+                "high": scores.max(axis=0) if several else None,
+            }
+        )
+    return {
+        "id": f"curve-{setting.name}",
+        "title": f"{setting.name}: score against calls (bands: all runs)",
+        "xlabel": "calls of the model in training",
+        "ylabel": "NDCG@10, test users",
+        "log": False,
+        "lines": lines,
+        "series": series,
+    }
+
+
+def _choices(results: Results) -> list[dict[str, Any]]:
+    found = []
+    for setting in results.part("main"):
+        # What was learned first, what is the same for everybody last.
+        for method in sorted(results.methods(setting), key=lambda m: m.method != "rpp"):
+            runs = [r["choices"] for _, r in results.runs(setting, method.label)]
+            runs = [choice for choice in runs if choice["shares"]]
+            if not runs:
+                continue
+            counts = np.array([choice["counts"] for choice in runs], np.float64)
+            total = np.maximum(counts.sum(axis=0), 1)
+            parts = []
+            for agent in AGENTS:
+                # Users of all draws together.
+                shares = np.array([choice["shares"][agent] for choice in runs])
+                mean = (shares * counts[:, :, None]).sum(axis=0) / total[:, None]
+                parts.append(
+                    {
+                        "agent": agent,
+                        "options": _sentences(setting)[agent],
+                        "shares": mean.round(4),
+                    }
+                )
+            found.append(
+                {
+                    "setting": setting.name,
+                    "method": method.label,
+                    "kinds": runs[0]["kinds"],
+                    "counts": counts.sum(axis=0).astype(int),
+                    "parts": parts,
+                }
+            )
+    return found
+
+
+def _sentences(setting: Setting) -> dict[str, list[str]]:
+    """The options of each agent, in words."""
+    rules = RULES["RPP-v0"]
+    known = KNOWN.get(setting.dataset.lower())
+    domain = str(setting.options.get("domain") or (known.domain if known else "movies"))
+    book = PatternBook.load(domain, history=tuple(map(str, rules.history_options)))
+    count = str(setting.options.get("num_candidates", rules.num_candidates))
+
+    def said(text: str) -> str:
+        return text.replace("{k}", count)
+
+    return {
+        "role_playing": [said(text) or "(no role)" for text in book.role_playing],
+        "history_records": [f"{n} item{'s' if n > 1 else ''}" for n in rules.rungs],
+        "reasoning_guidance": [said(text) for text in book.reasoning_guidance],
+        "output_format": [said(f"{o.text} {o.contract}") for o in book.output_format],
+    }
+
+
+# Users
+
+
+def _users(results: Results, out: Path) -> list[dict[str, Any]]:
+    """The first test users of made worlds, with the prompts that some methods gave them."""
+    found = []
+    for setting in results.part("main"):
+        if setting.dataset.lower() not in LEVELS or setting.model != "embedded":
+            continue
+        chosen = [
+            (cell, result)
+            for method in results.methods(setting)
+            if method.method in _VIEWS and "only" not in method.config
+            for cell, result in results.runs(setting, method.label)[:1]
+            if result["prompts"] and cell.draw == setting.draws[0]
+        ][:_MOST_VIEWS]
+        if chosen:
+            found += _browsed(setting, chosen, out)
+    return found
+
+
+def _browsed(
+    setting: Setting, chosen: Sequence[tuple[Cell, dict[str, Any]]], out: Path
+) -> list[dict[str, Any]]:
+    test = open_problem(chosen[0][0], out).test
+    tasks, dataset = test.live.tasks, test.live.tasks.dataset
+    count = min(len(result["prompts"]) for _, result in chosen)
+    kinds = dataset.habits[tasks.users] if dataset.habits is not None else np.zeros(len(tasks), int)
+    names = dataset.habit_names or ("all users",)
+    shown: list[dict[str, Any]] = [
+        {
+            "setting": setting.name,
+            "user": tasks.task(row).user,
+            "kind": names[int(kinds[row])],
+            "history": tasks.task(row).history,
+            "candidates": tasks.task(row).candidates,
+            "target": int(tasks.position[row]),
+            "views": [],
+        }
+        for row in range(count)
+    ]
+    recommender = test.live.recommender
+    assert recommender is not None
+    for cell, result in chosen:
+        last = np.array([steps[-1] for steps in result["prompts"][:count]])
+        actions = last.copy()
+        actions[:, 1] = 0  # how many items is said by what is shown
+        choices = test.live.book.choose(actions)
+        prompts = [
+            Prompt(tasks.task(row), choice, int(last[row, 1])) for row, choice in enumerate(choices)
+        ]
+        rewrite = open_rewriter(cell.method.config.get("rewrite"))
+        if rewrite is not None:
+            prompts = list(rewrite(prompts))
+        for row, (prompt, ranking) in enumerate(
+            zip(prompts, recommender.rank(prompts), strict=True)
+        ):
+            rank = ranking.rank(int(tasks.position[row]))
+            shown[row]["views"].append(
+                {
+                    "method": cell.method.label,
+                    "step": len(result["prompts"][row]),
+                    "paragraphs": _paragraphs(prompt),
+                    "reply": ranking.text,
+                    "order": list(ranking.order),
+                    "named": ranking.named,
+                    "rank": rank,
+                    "ndcg": rounded(float(ndcg(rank))),
+                }
+            )
+    return shown
+
+
+def _paragraphs(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt's text, cut where its parts meet."""
+    choice, count = prompt.choice, str(len(prompt.task.candidates))
+    told = {
+        "role_playing": choice.role,
+        "reasoning_guidance": choice.reasoning,
+        "output_format": choice.output,
+        "contract": choice.contract,
+    }
+    filled = {text.replace("{k}", count): part for part, text in told.items() if text}
+    paragraphs = []
+    lists = iter(("history_records", "candidates") if prompt.shown else ("candidates",))
+    for paragraph in prompt.text.split("\n\n"):
+        lines = paragraph.split("\n")
+        if paragraph in filled:
+            paragraphs.append({"part": filled[paragraph], "text": paragraph})
+        elif all(line in filled for line in lines):
+            paragraphs += [{"part": filled[line], "text": line} for line in lines]
+        else:
+            paragraphs.append({"part": next(lists), "text": paragraph})
+    return paragraphs

@@ -1,0 +1,631 @@
+"""The study: what is asked and counted, how orders are merged, and a whole one, once killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rpp_env
+from rpp_agents.cli import main
+from rpp_agents.jobs import unfinished
+from rpp_agents.study import Study, jobs_of, make_tables, run_cells
+from rpp_agents.study.methods import METHODS, method, options
+from rpp_agents.study.methods.fixed import MANUAL, best_of_all
+from rpp_agents.study.methods.trained import OnlyAgent
+from rpp_agents.study.players import Asking, Played, Playing, borda
+from rpp_agents.study.problem import Counted, Problem, Users
+from rpp_agents.study.report import verdict, write_report
+from rpp_agents.study.results import Results
+from rpp_env.baselines import Fixed, Random
+from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.intervals import Estimate
+from rpp_env.metrics import ndcg
+from rpp_env.patterns import AGENTS
+
+WORLD = {"dataset": "movieworld", "data_seed": 41, "num_users": 400, "num_items": 100}
+WORLD |= {"fractions": (0.5, 0.2, 0.3)}
+
+
+def users(split: str, count: int) -> Users:
+    live = rpp_env.RPPEnv.make(split=split, max_users=count, **WORLD)
+    table = rpp_env.tabulate(live)
+    return Users(rpp_env.RPPEnv.make(model=table, split=split, max_users=count, **WORLD), live)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Problem:
+    return Problem(users("train", 20), users("validation", 6), users("test", 12))
+
+
+@pytest.fixture
+def problem(whole: Problem) -> Problem:
+    return Problem(whole.train.uncounted(), whole.validation.uncounted(), whole.test.uncounted())
+
+
+def fit(problem: Problem, name: str, budget: int = 2000, seed: int = 0, **config: Any) -> Any:
+    return method(name)(problem, seed=seed, budget=budget, watch=lambda *_: None, **config)
+
+
+# ---- asking and counting ----
+
+
+def test_a_table_and_the_model_answer_alike(problem: Problem) -> None:
+    asked = problem.train
+    alone = Users(asked.live, asked.live)
+    rng = np.random.default_rng(0)
+    rows, cells = rng.integers(len(asked), size=200), rng.integers(asked.cells, size=200)
+    left, right = asked.ask(rows, cells), alone.ask(rows, cells)
+    for name in ("orders", "ranks", "named", "tokens"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    for name in ("calls", "unique", "tokens"):
+        assert getattr(asked.ledger, name) == getattr(alone.ledger, name)
+
+
+def test_a_cell_is_what_the_environment_asks(problem: Problem) -> None:
+    """A fixed prompt that needs no walking: the same ranks by asking and by playing."""
+    test = problem.test
+    rules = test.env.rules
+    plan = Fixed.prompt(rules, level=rules.start, role=2, reasoning=4, output=1)
+    played = Playing(plan).play(test, 0)
+    cell = test.cell(rules.start, 2, 4, 1)
+    asked = test.ask(np.arange(len(test)), np.full(len(test), cell))
+    np.testing.assert_array_equal(played.ranks, np.tile(asked.ranks[:, None], (1, 5)))
+    np.testing.assert_array_equal(played.orders[:, 3], asked.orders)
+    np.testing.assert_array_equal(played.tokens[:, 0], asked.tokens)
+
+
+def test_calls_are_counted_and_repeats_are_not_unique(problem: Problem) -> None:
+    train = problem.train
+    rows = np.arange(10)
+    first = train.ask(rows, np.full(10, 7))
+    train.ask(rows, np.full(10, 7))
+    assert (train.ledger.calls, train.ledger.unique) == (20, 10)
+    assert train.ledger.tokens == 2 * first.tokens.sum()
+    # A short history is shown whole on several rungs: one prompt.
+    short = int(train.env.tasks.history_lengths.argmin())
+    length = int(train.env.tasks.history_lengths[short])
+    levels = [i for i, n in enumerate(train.env.rules.rungs) if n >= length]
+    before = train.ledger.unique
+    cells = np.array([train.cell(level, 1, 0, 0) for level in levels])
+    train.ask(np.full(len(cells), short), cells)
+    assert train.ledger.unique == before + (1 if levels else 0)
+
+
+def test_reordered_candidates_are_told_in_the_tasks_order(problem: Problem) -> None:
+    test = problem.test
+    rows, cells = np.arange(len(test)), np.full(len(test), 30)
+    plain = test.ask(rows, cells)
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.tile(np.arange(20), (len(rows), 1)), axis=1)
+    other = test.ask(rows, cells, orders=orders)
+    # The embedded model looks at titles, not places: what it says stays the same but for ties.
+    assert (plain.orders[:, 0] == other.orders[:, 0]).mean() > 0.9
+    position = test.env.tasks.position
+    for row, order, rank in zip(rows, other.orders, other.ranks, strict=True):
+        assert rank == 0 or order[rank - 1] == position[row]
+
+
+def test_playing_is_counted_as_asking_is(problem: Problem) -> None:
+    train = problem.train
+    env = Counted(train.environment(num_envs=len(train)), train)
+    env.reset(seed=0, options={"users": np.arange(len(train))})
+    env.step(np.tile([1, 2, 3, 0], (len(train), 1)))
+    assert (train.ledger.calls, train.ledger.unique) == (len(train), len(train))
+    cell = train.cell(train.env.rules.start, 1, 3, 0)
+    asked = train.ask(np.arange(len(train)), np.full(len(train), cell))
+    assert train.ledger.unique == len(train)
+    assert train.ledger.tokens == 2 * asked.tokens.sum()
+
+
+def test_tasks_must_agree(problem: Problem) -> None:
+    with pytest.raises(InvalidOption, match="same tasks"):
+        Users(problem.train.env, problem.test.live)
+
+
+# ---- merging ----
+
+
+def random_orders(rng: np.random.Generator, count: int, calls: int, K: int) -> Any:
+    return rng.permuted(np.tile(np.arange(K), (count, calls, 1)), axis=2)
+
+
+def ranks_of(orders: Any, target: Any, named: Any) -> Any:
+    place = (orders == target[:, None, None]).argmax(axis=2)
+    return np.where(place < named, place + 1, 0)
+
+
+def test_borda_is_what_its_definition_says() -> None:
+    rng = np.random.default_rng(0)
+    orders, target = random_orders(rng, 40, 3, 6), rng.integers(6, size=40)
+    named = rng.integers(0, 7, size=(40, 3))
+    ranks = ranks_of(orders, target, named)
+    found = borda(orders, named, ranks)
+    for i in range(40):
+        points = np.zeros(6)
+        for order, count in zip(orders[i], named[i], strict=True):
+            for place, candidate in enumerate(order[:count]):
+                points[candidate] += 6 - place
+        first = {c: place for place, c in enumerate(orders[i, 0])}
+        merged = sorted(range(6), key=lambda c: (-points[c], first[c]))
+        expected = merged.index(target[i]) + 1 if ranks[i].any() else 0
+        assert found[i] == expected
+
+
+def test_one_order_merged_is_itself() -> None:
+    rng = np.random.default_rng(1)
+    orders, target = random_orders(rng, 30, 1, 8), rng.integers(8, size=30)
+    named = np.full((30, 1), 8)
+    ranks = ranks_of(orders, target, named)
+    np.testing.assert_array_equal(borda(orders, named, ranks), ranks[:, 0])
+    tripled = np.repeat(orders, 3, axis=1)
+    same = borda(tripled, np.full((30, 3), 8), np.repeat(ranks, 3, axis=1))
+    np.testing.assert_array_equal(same, ranks[:, 0])
+
+
+def test_scores_are_means_or_merged_and_never_the_best() -> None:
+    orders = np.array([[[0, 1, 2], [1, 0, 2]]], np.uint8)
+    ranks = np.array([[1, 2]])
+    played = Played(orders, ranks, np.full((1, 2), 3), ranks, np.zeros((1, 2, 4), np.int64))
+    assert played.scores["score"][0] == pytest.approx(ndcg(ranks).mean())
+    assert played.scores["first"][0] == 1.0
+    assert played.scores["last"][0] == pytest.approx(1 / np.log2(3))
+    merged = Played(orders, ranks, np.full((1, 2), 3), ranks, played.prompts, merge=True)
+    assert merged.scores["score"][0] == merged.scores["merged"][0] == 1.0  # a tie: the first order
+
+
+# ---- methods ----
+
+
+def test_oracle_echo_and_silence() -> None:
+    """Reward code, tested as everywhere: an oracle scores 1, an echo chance, a silent model 0."""
+
+    class Scripted:
+        def __init__(self, said: str) -> None:
+            self.said = said
+
+        def rank(self, prompts: Any) -> list[rpp_env.Ranking]:
+            found = []
+            for prompt in prompts:
+                K, at = len(prompt.task.candidates), prompt.task.position
+                order = list(range(K))
+                if self.said == "oracle":
+                    order = [at, *(i for i in order if i != at)]
+                found.append(rpp_env.Ranking(tuple(order), 0 if self.said == "silent" else K))
+            return found
+
+    for said, low, high in (("oracle", 1, 1), ("echo", 0.12, 0.34), ("silent", 0, 0)):
+        env = rpp_env.RPPEnv.make(model=Scripted(said), split="test", max_users=100, **WORLD)
+        scripted = Users(env, env)
+        for calls, reorder in ((1, False), (5, True)):
+            player = Asking(
+                lambda users, _, calls=calls: np.zeros((len(users), calls), int),
+                reorder=reorder,
+                merge=True,
+            )
+            score = player.play(scripted, 0).scores["score"].mean()
+            assert low <= score <= high, (said, calls)
+
+
+def test_the_manual_prompt_is_the_one_that_is_told(problem: Problem) -> None:
+    player = fit(problem, "manual")
+    played = player.play(problem.test, 0)
+    wanted = [MANUAL["role"], MANUAL["shown"], MANUAL["reasoning"], MANUAL["output"]]
+    lengths = problem.test.env.tasks.history_lengths
+    assert (played.prompts[lengths >= 5, 0] == wanted).all()
+    assert problem.train.ledger.calls == 0
+
+
+def test_the_best_fixed_prompt_is_the_best(problem: Problem) -> None:
+    means = problem.train.rewards.mean(axis=0)
+    cell = best_of_all(problem.train)
+    assert means[cell] == means.max()
+    assert problem.train.ledger.calls == len(problem.train) * problem.train.cells
+
+
+def test_enumerate_keeps_its_budget_and_finds_something_good(problem: Problem) -> None:
+    calls: list[int] = []
+    player = method("enumerate")(
+        problem, seed=0, budget=9000, watch=lambda asked, _: calls.append(asked)
+    )
+    assert problem.train.ledger.calls <= 9000
+    assert all(a <= b for a, b in pairwise(calls))
+    cell = int(player.choose(problem.test, np.random.default_rng(0))[0, 0])
+    means = problem.train.rewards.mean(axis=0)
+    assert (means > means[cell]).mean() < 0.1
+    fit(problem, "enumerate", budget=300)  # fewer calls than prompts: some are never tried
+
+
+def test_merging_several_prompts_is_chosen_on_train_users(problem: Problem) -> None:
+    player = fit(problem, "merged_best")
+    chosen = player.choose(problem.test, np.random.default_rng(0))
+    assert (chosen == chosen[0]).all()
+    assert chosen.shape == (len(problem.test), 5)
+    means = problem.train.rewards.mean(axis=0)
+    assert means[chosen[0, 0]] == means.max()
+    on_train = player.play(problem.train, 0).scores["score"].mean()
+    assert on_train >= means.max() - 1e-9
+
+
+def test_merged_random_is_seeded(problem: Problem) -> None:
+    player = fit(problem, "merged_random")
+    one, two, three = (player.play(problem.test, seed).ranks for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, two)
+    assert (one != three).any()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_only_one_agent_chooses(problem: Problem, agent: str) -> None:
+    train = problem.train
+    env = OnlyAgent(train.environment(num_envs=len(train)), agent)
+    index = AGENTS.index(agent)
+    assert env.nvec.tolist() == [train.env.nvec[index]]
+    seen, _ = env.reset(seed=0, options={"users": np.arange(len(train))})
+    assert seen.shape == (len(train), 1, env.observation_width)
+    rng = Random(env.nvec, seed=0)
+    shown = []
+    for _ in range(env.max_cycles):
+        actions, _ = rng.act(seen)
+        step = env.step(actions)
+        seen = step.observations
+        joint = step.actions
+        np.testing.assert_array_equal(joint[:, index], actions[:, 0])
+        for part, column in (("role", 0), ("reasoning", 2), ("output", 3)):
+            if column != index:
+                assert (joint[:, column] == MANUAL[part]).all()
+        shown.append(step.infos["shown"])
+    if agent != "history_records":
+        lengths = train.env.tasks.history_lengths
+        np.testing.assert_array_equal(shown[-1], np.minimum(lengths, MANUAL["shown"]))
+
+
+def test_rpp_plus_rewrites_and_asks_the_model(problem: Problem) -> None:
+    player = fit(problem, "rpp", budget=400, rewrite="embedded", num_envs=16)
+    assert problem.train.live.calls["prompts"] == 0  # an environment of its own
+    assert problem.train.ledger.calls >= 400
+    played = player.play(problem.test, 0)
+    assert played.ranks.shape == (len(problem.test), 5)
+    assert problem.test.ledger.calls == 5 * len(problem.test)
+
+
+def test_a_trainer_learns_and_is_counted(problem: Problem) -> None:
+    points: list[tuple[int, float]] = []
+
+    def watch(calls: int, player: Any) -> None:
+        points.append((calls, player.play(problem.train.uncounted(), 0).scores["score"].mean()))
+
+    method("rpp")(
+        problem, seed=0, budget=6000, watch=watch, num_envs=20, options={"learning_rate": 8e-3}
+    )
+    assert problem.train.ledger.calls == points[-1][0] >= 6000
+    random = fit(problem, "random").play(problem.train.uncounted(), 0).scores["score"].mean()
+    assert points[-1][1] > random + 0.05  # on the users that it was trained on
+    assert problem.test.ledger.calls == problem.validation.ledger.calls == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_one_signature(name: str) -> None:
+    assert callable(method(name))
+    assert {"seed", "budget", "watch"}.isdisjoint(options(name))
+
+
+def test_mistakes_of_a_trainer_get_a_sentence(problem: Problem) -> None:
+    with pytest.raises(InvalidOption, match="trainer 'mapo' is unknown"):
+        fit(problem, "rpp", trainer="mapo")
+    with pytest.raises(InvalidOption, match="only='role' is no agent"):
+        fit(problem, "rpp", only="role")
+    with pytest.raises(InvalidOption, match="method 'enum' is unknown"):
+        method("enum")
+
+
+# ---- the file ----
+
+SETTING: dict[str, Any] = {
+    "name": "tiny",
+    "draws": [41, 42],
+    "train_users": 20,
+    "validation_users": 6,
+    "test_users": 16,
+    "options": {"num_users": 400, "num_items": 100, "fractions": [0.5, 0.2, 0.3]},
+}
+METHOD = {"label": "Manual", "method": "manual"}
+FILE: dict[str, Any] = {"seeds": [0, 1], "settings": [SETTING], "methods": [METHOD]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"settings": []}, r"at least one \[\[settings\]\]"),
+        ({"seed": 1}, "key 'seed' is not known; did you mean 'seeds'"),
+        ({"seeds": []}, "different numbers from 0"),
+        ({"budget": 0}, "budget must be at least 1"),
+        ({"settings": [{**SETTING, "part": "mainn"}]}, "did you mean 'main'"),
+        ({"settings": [{**SETTING, "draws": []}]}, "at least one number"),
+        ({"settings": [{**SETTING, "test_users": 0}]}, "test_users must be at least 1"),
+        ({"settings": [SETTING, SETTING]}, "two have the name 'tiny'"),
+        ({"methods": [METHOD, METHOD]}, "two have the label 'Manual'"),
+        ({"methods": [{**METHOD, "method": "enumerat"}]}, "did you mean 'enumerate"),
+        ({"methods": [{**METHOD, "config": {"calls": 3}}]}, "option 'calls' is not known"),
+        ({"methods": [{**METHOD, "settings": ["small"]}]}, "setting 'small' is not known"),
+        ({"methods": [{**METHOD, "parts": ["user"]}]}, "did you mean 'users'"),
+        ({"methods": [{**METHOD, "method": "recommender"}]}, "holds a name, one of pop"),
+        ({"primary": {"setting": "tiny", "method": "Manual"}}, "'against' is missing"),
+        ({"primary": {"setting": "t", "method": "Manual", "against": "Manual"}}, "setting 't'"),
+    ],
+)
+def test_mistakes_in_a_file_get_a_sentence(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        Study.parse(FILE | changes, "x")
+
+
+def test_seeds_play_the_draws_in_turn_and_twice_the_same_is_once() -> None:
+    study = Study.parse(FILE | {"seeds": [0, 1, 2]}, "x")
+    assert [cell.draw for cell in study.cells()] == [41, 42, 41]
+    alone = FILE | {"settings": [{**SETTING, "draws": [41]}]}
+    assert len(Study.parse(alone, "x").cells()) == 1  # nothing in it hangs on the seed
+    learns = alone | {"methods": [{"label": "RPP", "method": "rpp"}]}
+    assert len(Study.parse(learns, "x").cells()) == 2
+
+
+def test_variants_are_methods_of_their_own() -> None:
+    row = {"label": "RPP-{}", "method": "rpp", "config": {"trainer": "iql"}}
+    row["variants"] = {"Ro": {"only": "role_playing"}, "Hi": {"only": "history_records"}}
+    study = Study.parse(FILE | {"methods": [row]}, "x")
+    assert [m.label for m in study.methods] == ["RPP-Ro", "RPP-Hi"]
+    assert study.methods[1].config == {"trainer": "iql", "only": "history_records"}
+
+
+@pytest.mark.parametrize("name", ["smoke", "prompts"])
+def test_shipped_studies_are_sound(name: str) -> None:
+    study = Study.load(name)
+    cells = study.cells()
+    assert len({cell.file for cell in cells}) == len(cells)
+    assert study.primary
+
+
+# ---- a whole one ----
+
+METHODS_OF_ALL: list[dict[str, Any]] = [
+    METHOD,
+    {"label": "Random", "method": "random"},
+    {"label": "fixed", "method": "enumerate_all"},
+    {"label": "merged", "method": "merged_fixed"},
+    {"label": "Enumerate", "method": "enumerate"},
+    {"label": "supervised", "method": "supervised"},
+    {
+        "label": "RPP (MAPPO)",
+        "family": "RPP",
+        "method": "rpp",
+        "config": {"num_envs": 16},
+    },
+    {
+        "label": "RPP-Ro",
+        "family": "one pattern",
+        "method": "rpp",
+        "config": {"num_envs": 16, "only": "role_playing"},
+    },
+    {"label": "Pop", "method": "recommender", "config": {"name": "pop"}},
+]
+WHOLE = FILE | {
+    "methods": METHODS_OF_ALL,
+    "budget": 800,
+    "points": 3,
+    "primary": {"setting": "tiny", "method": "RPP (MAPPO)", "against": "merged"},
+}
+
+
+def as_toml(value: Any) -> str:
+    """What these tests need of it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    return json.dumps(value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study, killed when it had finished a cell and run to its end; and one that ran through."""
+    folder = tmp_path_factory.mktemp("study")
+    file = folder / "tiny.toml"
+    file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in WHOLE.items()))
+    killed, straight = folder / "killed", folder / "straight"
+    told = ["study", str(file), "--processes", "1", "--out"]
+    code = f"from rpp_agents.cli import main; main({[*told, str(killed)]!r})"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as running:
+        while running.poll() is None and len(list(killed.glob("cells/**/*.json"))) < 3:
+            time.sleep(0.02)
+        assert running.poll() is None
+        running.kill()
+    done = {path: path.stat().st_mtime_ns for path in killed.glob("cells/**/*.json")}
+    assert 3 <= len(done) < 18
+    assert main([*told, str(killed)]) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    assert main([*told, str(straight)]) == 0
+    return killed, straight
+
+
+def results(path: Path) -> Any:
+    found = json.loads(path.read_text())
+    found.get("training", {}).pop("seconds", None)
+    return found
+
+
+def test_a_killed_study_ends_with_the_same_files(finished: tuple[Path, Path]) -> None:
+    killed, straight = finished
+    files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in finished]
+    assert files[0] == files[1]
+    for name in files[0]:
+        if name.suffix == ".json":
+            assert results(killed / name) == results(straight / name), name
+    # Seconds are all that may differ in a report.
+    left, right = (
+        re.sub(r"\| [\d,.]+ \|$", "|", (f / "report.md").read_text(), flags=re.MULTILINE)
+        for f in finished
+    )
+    assert left == right
+
+
+def test_a_finished_study_asks_nothing_and_writes_nothing(finished: tuple[Path, Path]) -> None:
+    folder = finished[0]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    began = time.process_time()
+    assert main(["study", str(folder / "tiny.toml"), "--out", str(folder)]) == 0
+    assert time.process_time() - began < 5
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_report_says_what_was_found(finished: tuple[Path, Path]) -> None:
+    folder = finished[0]
+    text = (folder / "report.md").read_text()
+    study = Study.load(folder / "tiny.toml")
+    found = Results.read(study, folder)
+    setting = study.settings[0]
+    cell = json.loads((folder / "cells/tiny/manual/s0.json").read_text())
+    other = json.loads((folder / "cells/tiny/manual/s1.json").read_text())
+    mean = np.mean([np.mean(c["scores"]["score"]) for c in (cell, other)])
+    assert found.score(setting, "Manual").value == pytest.approx(mean)
+    assert f"| Manual | {found.score(setting, 'Manual')} |" in text
+    assert "Primary contrast, named before the run:** RPP (MAPPO) minus merged" in text
+    assert "Not complete" not in text
+    assert "### One pattern at a time" in text
+    main_table = text.partition("### One pattern")[0]
+    assert "RPP-Ro" not in main_table
+    assert "How much of hindsight is luck" in text
+    for name in ("index.html", "results.jsonl", "plots/main-tiny-scores.png"):
+        assert (folder / name).stat().st_size > 500
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 18
+    assert all("scores" not in row and "prompts" not in row for row in rows)
+
+
+def test_the_page_holds_prompts_of_made_users(finished: tuple[Path, Path]) -> None:
+    from rpp_agents.study.show import page_data
+
+    folder = finished[0]
+    found = Results.read(Study.load(folder / "tiny.toml"), folder)
+    data = page_data(found, folder)
+    assert len(data["users"]) == 16
+    user = data["users"][0]
+    assert [view["method"] for view in user["views"]] == ["Manual", "fixed", "RPP (MAPPO)"]
+    for view in user["views"]:
+        parts = [paragraph["part"] for paragraph in view["paragraphs"]]
+        assert parts[-1] == "contract"
+        assert {"history_records", "candidates", "reasoning_guidance"} <= set(parts)
+        if view["rank"]:
+            assert view["order"][view["rank"] - 1] == user["target"]
+            assert user["candidates"][user["target"]] in view["reply"] or "[" in view["reply"]
+    # What is shown is what was scored.
+    scores = json.loads((folder / "cells/tiny/manual/s0.json").read_text())["scores"]["last"]
+    shown = [user["views"][0]["ndcg"] for user in data["users"]]
+    np.testing.assert_allclose(shown, scores, atol=1e-4)
+    assert page_data(found, folder, users=False)["users"] == []
+
+
+def test_shares_of_choices_are_shares(finished: tuple[Path, Path]) -> None:
+    for name in ("rpp-mappo", "manual", "random"):
+        found = json.loads((finished[0] / f"cells/tiny/{name}/s0.json").read_text())["choices"]
+        counts = np.array(found["counts"])
+        assert counts.sum() == 16
+        for shares in found["shares"].values():
+            np.testing.assert_allclose(np.sum(shares, axis=1), counts > 0, atol=1e-3)
+
+
+def test_other_users_are_not_compared(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = finished[1]
+    path = folder / "cells/tiny/random/s0.json"
+    kept = path.read_text()
+    path.write_text(re.sub(r'"whose": "\w+"', '"whose": "others"', kept))
+    with pytest.raises(InvalidData, match="scored different users"):
+        Results.read(Study.load(folder / "tiny.toml"), folder)
+    path.write_text(kept)
+
+
+def test_other_options_are_refused(finished: tuple[Path, Path]) -> None:
+    study = Study.parse(WHOLE | {"budget": 900}, "tiny")
+    with pytest.raises(InvalidOption, match="budget was 800 and is 900"):
+        unfinished(study.cells(), finished[0])
+
+
+def test_a_failed_cell_is_named_and_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {"label": "RPP", "method": "rpp", "config": {"options": {"learning_rat": 1}}}
+    file = tmp_path / "bad.toml"
+    told = FILE | {"methods": [METHOD, bad], "seeds": [0]}
+    file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in told.items()))
+    with pytest.raises(SystemExit) as ended:
+        main(["study", str(file), "--out", str(tmp_path / "out"), "--processes", "1"])
+    assert ended.value.code == 1
+    assert "1 failed" in capsys.readouterr().out
+    failed = (tmp_path / "out/cells/tiny/rpp/s0.failed.txt").read_text()
+    assert "learning_rat" in failed
+    assert "Not complete: 1 of 2" in (tmp_path / "out/report.md").read_text()
+
+
+def test_the_command_lists_and_refuses(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished[0]
+    assert main(["study", str(folder / "tiny.toml"), "--out", str(folder), "--dry-run"]) == 0
+    assert "19 of 19 are finished" in capsys.readouterr().out
+    assert main(["report", str(folder)]) == 0
+    assert "index.html" in capsys.readouterr().out
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds 0 TOML files" in capsys.readouterr().err
+    assert main(["study", "nothing"]) == 2
+    assert "there is no study 'nothing'" in capsys.readouterr().err
+    with pytest.raises(InvalidOption, match="no cell of this study"):
+        write_report(Study.load("smoke"), tmp_path)
+
+
+def test_tables_serve_settings_that_differ_in_train_users(tmp_path: Path) -> None:
+    few = {**SETTING, "name": "few", "train_users": 5, "part": "users"}
+    told = FILE | {"settings": [SETTING, few], "seeds": [0]}
+    study = Study.parse(told | {"methods": [{"label": "f", "method": "enumerate_all"}]}, "x")
+    make_tables(study.cells(), tmp_path)
+    assert len(list((tmp_path / "tables").glob("*.rpptable"))) == 3
+    found = {o.job.file: o.found for o in run_cells(jobs_of(study.cells()), tmp_path)}
+    training = found["cells/few/f/s0.json"]["training"]
+    assert training["calls"] == 5 * 7 * 5 * 9 * 5
+    # Among the users of the larger one.
+    assert found["cells/tiny/f/s0.json"]["training"]["calls"] == 4 * training["calls"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.05, 0.03, 0.07), "the whole interval matters"),
+        ((0.05, 0.01, 0.09), "not settled"),
+        ((-0.05, -0.09, -0.01), "worse"),
+        ((0.0, -0.01, 0.01), "too small to matter"),
+        ((0.02, -0.01, 0.05), "not excluded"),
+    ],
+)
+def test_verdicts(interval: tuple[float, float, float], said: str) -> None:
+    assert said in verdict(Estimate(*interval), 0.02)
+
+
+def test_no_page_of_ours_holds_titles_of_ml_1m() -> None:
+    """Its terms forbid more than aggregates: nothing under docs/ may name its films."""
+    try:
+        titles = rpp_env.load_dataset("ml-1m").titles
+    except rpp_env.errors.RPPError:
+        pytest.skip("ml-1m is not here: RPP_ENV_DATA says where it lies")
+    docs = Path(__file__).parents[2] / "docs"
+    text = "\n".join(
+        path.read_text(encoding="utf-8", errors="ignore").casefold()
+        for path in docs.rglob("*")
+        if path.suffix in (".md", ".html", ".json", ".jsonl", ".svg", ".toml")
+    )
+    # Of long ones only: short titles are words ("Heat", "Fargo").
+    found = [t for t in titles if len(t) >= 14 and t.casefold() in text]
+    assert not found

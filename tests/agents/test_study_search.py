@@ -1,0 +1,356 @@
+"""The methods of a study that write prompts of their own: GrIPS' edits, and LLMRank's three."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import astuple, replace
+from functools import cache
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rpp_agents.study.methods import options
+from rpp_agents.study.methods.fixed import manual_cell
+from rpp_agents.study.methods.grips import (
+    Instruction,
+    _Draft,
+    _Editor,
+    _Paraphrases,
+    grips,
+    phrases,
+)
+from rpp_agents.study.methods.llmrank import PROMPTS, llmrank
+from rpp_agents.study.players import Asking
+from rpp_agents.study.problem import Problem, Users
+from rpp_env import RPPEnv
+from rpp_env.data import Dataset, load_dataset
+from rpp_env.errors import InvalidOption
+from rpp_env.models import Request, ScriptedModel, oracle
+from rpp_env.patterns import DOMAINS, PatternBook
+from rpp_env.prompts import Prompt, as_messages
+
+USERS = 25
+SPLITS = ("train", "validation", "test")
+RUINOUS = "one per line"
+
+
+class Unseen:
+    """Stands for users whom nobody may look at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"looked at {name}")
+
+
+@cache
+def dataset(domain: str = "movies") -> Dataset:
+    return replace(load_dataset("movieworld", num_users=250, num_items=150), domain=domain)
+
+
+def environment(split: str, model: Any = "embedded", domain: str = "movies") -> RPPEnv:
+    # What is fitted is kept for the next one over the same dataset.
+    return RPPEnv.make(dataset(domain), model, split, max_users=USERS)
+
+
+@cache
+def truth() -> ScriptedModel:
+    tasks = [environment(split).tasks for split in SPLITS]
+    return oracle(part.task(row) for part in tasks for row in range(len(part)))
+
+
+def knows(text: str) -> str:
+    """The target in the first place."""
+    return truth().complete([Request(as_messages(text))])[0].text
+
+
+def problem_of(answer: Callable[[str], str]) -> SimpleNamespace:
+    """A problem with a model that answers so, and the texts that it is asked."""
+    asked: list[str] = []
+
+    def heard(text: str) -> str:
+        asked.append(text)
+        return answer(text)
+
+    model = ScriptedModel(heard)
+    users = [Users(env, env) for env in (environment(split, model) for split in SPLITS)]
+    return SimpleNamespace(asked=asked, problem=Problem(*users))
+
+
+def planted() -> SimpleNamespace:
+    """A model that says nothing where it reads a certain phrase, else the truth."""
+    return problem_of(lambda text: "" if RUINOUS in text else knows(text))
+
+
+def search(problem: Problem, **config: Any) -> tuple[Asking, list[int]]:
+    calls: list[int] = []
+    known: dict[str, Any] = {"seed": 0, "budget": 1500, "score_users": 5}
+    player = grips(problem, watch=lambda n, player: calls.append(n), **(known | config))
+    return player, calls
+
+
+def instruction(player: Asking) -> Instruction:
+    assert isinstance(player.rewrite, Instruction)
+    return player.rewrite
+
+
+# ---------------------------------------------------------------- GrIPS
+
+
+@pytest.mark.parametrize("edits", [1, 2])
+def test_grips_finds_the_phrase_that_ruins_the_answer_and_uses_its_own_words_on_others(
+    edits: int,
+) -> None:
+    made = planted()
+    player, calls = search(made.problem, edits=edits, patience=10)
+    assert RUINOUS not in instruction(player).output
+    played = player.play(made.problem.test, 0)
+    assert played.scores["score"].mean() == 1.0
+    assert (played.prompts == -1).all()
+    assert (played.ranks.shape, player.own_words) == ((USERS, 1), True)
+    ledger = made.problem.train.ledger
+    assert ledger.calls == ledger.unique == calls[-1] <= 1500  # nothing was paid for twice
+    assert calls == sorted(calls)
+
+
+@pytest.mark.parametrize("budget", [0, 9, 10, 33, 300])
+def test_grips_stays_within_its_budget_and_asks_train_users_only(budget: int) -> None:
+    made = planted()
+    problem = Problem(made.problem.train, Unseen(), Unseen())  # type: ignore[arg-type]
+    _, calls = search(problem, budget=budget, edits=2, patience=100)
+    asked = problem.train.ledger.calls
+    assert asked == len(made.asked) <= budget
+    assert calls[-1:] == ([asked] if budget >= 10 else [])
+    assert asked == (0 if budget < 10 else budget // 5 * 5)
+
+
+def test_grips_scores_one_sample_of_users_and_sees_nobody_else() -> None:
+    made = planted()
+    search(made.problem, budget=200, patience=100)
+    shown = {text.split("candidate films:")[1].split("\n\n")[0] for text in made.asked}
+    assert len(shown) == 5
+    assert len(made.asked) == 200
+
+
+def test_grips_follows_from_its_seed() -> None:
+    made = [planted() for _ in range(3)]
+    found = [
+        search(m.problem, seed=seed, budget=300) for m, seed in zip(made, (0, 0, 1), strict=True)
+    ]
+    assert instruction(found[0][0]) == instruction(found[1][0])
+    assert made[0].asked == made[1].asked != made[2].asked
+
+
+def test_grips_ends_when_its_patience_does() -> None:
+    made = problem_of(knows)  # nothing is better than the truth
+    player, calls = search(made.problem, patience=3)
+    assert calls == [30, 55, 80]
+    manual = PatternBook.load("movies")
+    assert instruction(player) == Instruction(
+        "", manual.reasoning_guidance[3], manual.output_format[0].text
+    )
+
+
+def test_edits_lose_no_phrase_and_bring_back_what_was_deleted() -> None:
+    said = ("You rank films, gladly.", "Think step by step! Rank them by taste.", "One per line.")
+    same = _Paraphrases(ScriptedModel(lambda text: text[text.index("PHRASE:") :]), 0)
+    editor = _Editor(np.random.default_rng(0), same)
+    start = draft = _Draft(tuple(map(phrases, said)))
+    assert start.instruction == Instruction(*said)
+
+    def held(draft: _Draft) -> Counter[str]:
+        return Counter([*(words for words, _ in chain(*draft.parts)), *draft.deleted])
+
+    fewest = most = len(held(start))
+    for _ in range(500):
+        before, draft = draft, editor.edited(draft, 1)
+        assert held(draft) == held(start)
+        most = max(most, len(draft.deleted))
+        fewest = min(fewest, len(draft.deleted))
+        for text in astuple(draft.instruction):
+            assert text == " ".join(text.split())
+            assert text[:1] not in [*".,!"] or not text
+            assert not re.search(r"[.,!]{2}| [.,!]", text)
+        assert abs(len(before.deleted) - len(draft.deleted)) < 2
+    assert (fewest, most) == (0, len(held(start)))  # all of them were away at once, and came back
+
+
+def test_an_instruction_may_be_emptied() -> None:
+    # The fewer words, the better: everything is deleted that can be.
+    book = PatternBook.load("movies")
+    start = len(f"{book.reasoning_guidance[3]} {book.output_format[0].text}".split())
+
+    def answer(text: str) -> str:
+        words = len(text.split("candidate films:")[1].split("\n\n", 1)[-1].split())
+        first, *others = knows(text).splitlines()
+        place = min(max(words - 5, 0) * 10 // start, 9)
+        return "\n".join([*others[:place], first, *others[place:]])
+
+    made = problem_of(answer)
+    player, _ = search(made.problem, budget=20_000, patience=60)
+    left = instruction(player)
+    assert len(f"{left.role} {left.reasoning} {left.output}".split()) <= 3
+    empty = replace(player, rewrite=Instruction("", "", ""))
+    played = empty.play(made.problem.test, 0)
+    assert (played.ranks == 1).all()
+    prompts = empty.rewrite(made.problem.train.prompts(np.arange(1), np.array([0])))  # type: ignore[misc]
+    assert prompts[0].text.split("\n\n")[-1] == "Format of each line: <rank>. <title>"
+
+
+def test_other_words_come_from_the_model_that_is_named() -> None:
+    questions: list[str] = []
+
+    def answer(text: str) -> str:
+        questions.append(text)
+        return '**Phrase:** "Kindly oblige."'
+
+    made = problem_of(lambda text: knows(text) if "Kindly oblige" in text else "")
+    player, _ = search(made.problem, paraphraser=ScriptedModel(answer), patience=20)
+    found = instruction(player)
+    assert "Kindly oblige" in f"{found.reasoning} {found.output}"
+    assert "oblige.." not in f"{found.reasoning} {found.output}"
+    assert "PHRASE: " in questions[0]
+    assert "{k}" in "".join(questions)
+
+
+@pytest.mark.parametrize("reply", ["", "PHRASE:", "PHRASE: . ", "no label"])
+def test_what_the_paraphraser_says_is_never_an_error(reply: str) -> None:
+    made = planted()
+    player, _ = search(made.problem, paraphraser=ScriptedModel(lambda _: reply), patience=10)
+    assert player.play(made.problem.test, 0).scores["score"].mean() == 1.0
+
+
+def test_the_embedded_paraphraser_finds_other_words() -> None:
+    others = re.compile("Rank the|I would like you to rank the")
+    made = problem_of(lambda text: knows(text) if others.search(text) else "")
+    player, _ = search(made.problem, patience=20)
+    assert others.search(" ".join(astuple(instruction(player))))
+
+
+@pytest.mark.parametrize(
+    "config", [{"score_users": 0}, {"candidates": 0}, {"edits": 0}, {"patience": 0}]
+)
+def test_grips_refuses_numbers_below_one(config: dict[str, int]) -> None:
+    problem = Problem(Unseen(), Unseen(), Unseen())  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="at least 1"):
+        search(problem, **config)
+
+
+def test_phrases_are_the_clauses_of_a_text() -> None:
+    text = (
+        "Please rank the {k} candidate films by the likelihood that I will watch them next. "
+        "Think step by step."
+    )
+    assert phrases(text) == (
+        ("Please rank the {k} candidate films", ""),
+        ("by the likelihood", ""),
+        ("that I will watch them next", "."),
+        ("Think step by step", "."),
+    )
+    assert phrases("") == phrases(" . ") == ()
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_phrases_lose_nothing(domain: str) -> None:
+    book = PatternBook.load(domain)
+    outputs = (output.text for output in book.output_format)
+    for text in chain(book.role_playing, book.reasoning_guidance, outputs):
+        assert " ".join(words + mark for words, mark in phrases(text)) == text
+
+
+# ---------------------------------------------------------------- LLMRank
+
+
+def guided(users: Users, **config: Any) -> list[Prompt]:
+    def unwatched(*_: Any) -> None:
+        raise AssertionError("nothing is trained")
+
+    problem = Problem(users, Unseen(), Unseen())  # type: ignore[arg-type]
+    player = llmrank(problem, seed=0, budget=0, watch=unwatched, **config)
+    assert player.own_words
+    cells = player.choose(users, np.random.default_rng(0))
+    assert cells.shape == (len(users), 1)
+    assert player.rewrite is not None
+    return list(player.rewrite(users.prompts(np.arange(len(users)), cells[:, 0])))
+
+
+def users_in(domain: str) -> Users:
+    env = environment("train", domain=domain)
+    return Users(env, env)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_llmrank_names_the_last_item_shown_and_no_candidate(domain: str) -> None:
+    users = users_in(domain)
+    book = PatternBook.load(domain)
+    for name in PROMPTS:
+        for prompt in guided(users, prompt=name):
+            said = prompt.choice.reasoning
+            paragraphs = prompt.text.split("\n\n")
+            assert paragraphs[2] == said  # role is left out
+            assert (prompt.task.history[-1] in said) == (name != "sequential")
+            plain = said.replace(prompt.task.history[-1], "it")
+            assert not any(title in plain for title in prompt.task.candidates)
+            assert f"rank the 20 candidate {book.candidates_lead.split()[-1][:-1]} " in said
+            assert "{" not in said
+            assert prompt.shown == min(20, len(prompt.task.history))
+    users.ask(np.arange(5), np.zeros(5, np.int64), rewrite=lambda prompts: prompts)
+    assert users.ledger.calls == 5  # what is above was none of it
+
+
+def test_llmrank_says_what_it_promises() -> None:
+    users = users_in("movies")
+    title = users.env.tasks.task(0).history[-1]
+    rank = (
+        "rank the 20 candidate films by the likelihood that I will watch them next, according to "
+        "my viewing history. Think step by step."
+    )
+    said = {name: guided(users, prompt=name)[0].choice.reasoning for name in PROMPTS}
+    assert said == {
+        "sequential": f"Please {rank}",
+        "recency": f"Please {rank} Note that the film that I watched most recently is {title}.",
+        "examples": (
+            "Had I asked you for another film before I watched the last one in my viewing history, "
+            f"you should have recommended {title}. Now that I have watched {title}, please {rank}"
+        ),
+    }
+
+
+def test_llmrank_plays_test_users_and_counts_what_it_asks() -> None:
+    made = problem_of(knows)
+    for name in PROMPTS:
+        player = llmrank(made.problem, seed=0, budget=0, watch=lambda *_: None, prompt=name)
+        played = player.play(made.problem.test, 0)
+        assert played.scores["score"].mean() == 1.0
+        assert (played.prompts == -1).all()
+    assert made.problem.test.ledger.calls == 3 * USERS
+    assert made.problem.train.ledger.calls == 0
+
+
+def test_one_item_is_no_example() -> None:
+    users = users_in("movies")
+    examples = guided(users, prompt="examples", shown=1)
+    recency = guided(users, prompt="recency", shown=1)
+    assert [p.text for p in examples] == [p.text for p in recency]
+
+
+@pytest.mark.parametrize("config", [{"prompt": "bootstrapping"}, {"shown": 50}])
+def test_llmrank_refuses_what_it_does_not_know(config: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match="llmrank knows no"):
+        guided(users_in("movies"), **config)
+
+
+def test_the_options_of_both_are_told() -> None:
+    assert options("llmrank") == {"prompt": "sequential", "shown": 20}
+    assert options("grips")["patience"] == 2
+
+
+def test_both_show_the_manual_prompt_otherwise() -> None:
+    users = users_in("movies")
+    manual = users.prompts(np.arange(1), np.array([manual_cell(users)]))[0]
+    guided_ = guided(users, shown=5)[0]
+    assert replace(guided_, choice=manual.choice) == manual
+    assert guided_.choice.output == manual.choice.output
