@@ -30,8 +30,8 @@ def run(
     search, bandits, trainers, recommenders without prompts) and seeds:
 
         rpp-env study smoke                      # a tiny one, in a minute or two
-        rpp-env study movieworld --dry-run       # what a published one runs
-        rpp-env study movieworld --out runs/study --only 'movieworld/RPP*'
+        rpp-env study prompts --dry-run          # what the published one runs
+        rpp-env study prompts --out runs/study --only 'ml-1m/*'
         rpp-env report runs/study                # tables, plots and the page again
 
     Each fitted method is a cell with a file of its own. Stopped at any moment, the same command
@@ -40,7 +40,7 @@ def run(
     Parameters
     ----------
     study
-        The name of a shipped study (smoke, movieworld, ml-1m, lastfm, games, llama), or the path of
+        The name of a shipped study (smoke, prompts, llama), or the path of
         a TOML file.
     out
         Where everything goes; runs/study-NAME by default.
