@@ -28,7 +28,7 @@ from rpp_env.data.folders import cache_dir, whole_file
 from rpp_env.data.splits import Interactions
 from rpp_env.errors import InvalidOption, MissingExtra
 
-__all__ = ["Embeddings", "fit_embeddings"]
+__all__ = ["Embeddings", "fit_embeddings", "normalised_graph"]
 
 _VERSION = 1
 """Part of every cache key: raise it when a change here moves the numbers."""
@@ -213,7 +213,7 @@ def _lightgcn(interactions: Interactions, dim: int, seed: int) -> NDArray[np.flo
     users = np.repeat(np.arange(len(lengths)), lengths)
     items = interactions.items.astype(np.int64)
     touched = np.unique(users * interactions.num_items + items)
-    graph = _graph(users, items + len(lengths), len(lengths) + interactions.num_items)
+    graph = normalised_graph(users, items + len(lengths), len(lengths) + interactions.num_items)
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -255,7 +255,7 @@ def _lightgcn(interactions: Interactions, dim: int, seed: int) -> NDArray[np.flo
     return fitted
 
 
-def _graph(users: NDArray[np.int64], items: NDArray[np.int64], nodes: int) -> Any:
+def normalised_graph(users: NDArray[np.int64], items: NDArray[np.int64], nodes: int) -> Any:
     """The symmetric, degree-normalised adjacency of users and items, as a sparse matrix."""
     from scipy import sparse
 

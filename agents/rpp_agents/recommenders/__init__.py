@@ -1,0 +1,142 @@
+"""Recommenders that need no language model, fitted on all histories without the targets.
+
+| name | what it knows |
+|---|---|
+| ``pop`` | how often an item was chosen |
+| ``itemknn`` | which items the same users chose (cosine; implicit) |
+| ``bm25`` | which titles share words with the latest ones (bm25s) |
+| ``bpr`` | a vector per user and item (BPR-MF; implicit) |
+| ``lightgcn`` | the same, spread over the graph of users and items (PyTorch Geometric) |
+| ``sasrec`` | the order of the history (self-attention) |
+
+::
+
+    scorer = fit("sasrec", dataset)
+    scores = scorer.scores(make_tasks(dataset, users))         # (T, K)
+    env = RPPEnv.make(dataset, model=ScoringRecommender(scorer))
+
+They read a user's whole history, where an environment shows 50 items of it at most.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rpp_agents.recommenders.base import (
+    Progress,
+    Scorer,
+    ScoringRecommender,
+    Vectors,
+    earlier,
+    target_ranks,
+    validation_ndcg,
+    validation_tasks,
+)
+from rpp_agents.recommenders.classic import (
+    BM25,
+    BM25Config,
+    ItemKNN,
+    ItemKNNConfig,
+    PopConfig,
+    Popularity,
+)
+from rpp_agents.recommenders.factors import BPRConfig, LightGCNConfig
+from rpp_agents.recommenders.factors import fit as _fit_factors
+from rpp_agents.recommenders.sasrec import Config as SASRecConfig
+from rpp_agents.recommenders.sasrec import SASRec, SASRecScorer
+from rpp_agents.recommenders.sasrec import fit as _fit_sasrec
+from rpp_env.data import Dataset
+from rpp_env.errors import InvalidOption
+
+__all__ = [
+    "CONFIGS",
+    "NAMES",
+    "BM25Config",
+    "BPRConfig",
+    "ItemKNNConfig",
+    "LightGCNConfig",
+    "PopConfig",
+    "SASRec",
+    "SASRecConfig",
+    "SASRecScorer",
+    "Scorer",
+    "ScoringRecommender",
+    "Vectors",
+    "fit",
+    "target_ranks",
+]
+
+NAMES = {
+    "pop": "Pop",
+    "itemknn": "ItemKNN",
+    "bm25": "BM25",
+    "bpr": "BPR-MF",
+    "lightgcn": "LightGCN",
+    "sasrec": "SASRec",
+}
+"""From names to labels."""
+
+CONFIGS: dict[str, Any] = {
+    "pop": PopConfig(),
+    "itemknn": ItemKNNConfig(),
+    "bm25": BM25Config(),
+    "bpr": BPRConfig(),
+    "lightgcn": LightGCNConfig(),
+    "sasrec": SASRecConfig(),
+}
+"""Each one's defaults; `dataclasses.replace` changes them."""
+
+_UNTRAINED: dict[str, Any] = {"pop": Popularity, "itemknn": ItemKNN, "bm25": BM25}
+
+
+def fit(
+    name: str,
+    dataset: Dataset,
+    config: Any = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Scorer:
+    """Fit a recommender on the histories of all users; no target is ever looked at.
+
+    A user's last item is the target and is cut off. The item before it is for validation: those
+    that train do so on what is left, and keep the weights of the epoch that ranks it best among 99
+    random others; they are not fitted again with it. Those that do not train are fitted on all
+    but the target, and once more on what is left for their `Scorer.validation`.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    dataset : Dataset
+    config : dataclass, optional
+        Of the kind that `CONFIGS` has for that name; else that one.
+    seed : int
+        Of first weights, samples and orders; at least 0. The validation tasks are always the same.
+    progress : callable, optional
+        Is told of every epoch.
+
+    Raises
+    ------
+    InvalidOption
+        For an unknown name, another recommender's config, or a dataset too small to choose on.
+    MissingExtra
+        Where the library is not installed: ``pip install 'rpp-env[agents,study]'``.
+    """
+    if name not in NAMES:
+        raise InvalidOption(f"recommender {name!r} is unknown; choose {', '.join(NAMES)}")
+    if seed < 0:
+        raise InvalidOption(f"seed must be at least 0, not {seed}")
+    config = CONFIGS[name] if config is None else config
+    if type(config) is not type(CONFIGS[name]):
+        raise InvalidOption(
+            f"{name} takes a {type(CONFIGS[name]).__name__}, not {type(config).__name__}"
+        )
+    if name == "sasrec":
+        return _fit_sasrec(dataset, config, seed, progress)
+    if name not in _UNTRAINED:
+        return _fit_factors(dataset, config, seed, progress)
+    before = earlier(dataset)
+    scorer: Scorer = _UNTRAINED[name](dataset, config)
+    scorer.validation = validation_ndcg(_UNTRAINED[name](before, config), validation_tasks(before))
+    return scorer

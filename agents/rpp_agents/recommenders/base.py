@@ -1,0 +1,266 @@
+"""What a scoring recommender is, what it may learn from, and how its epochs are chosen.
+
+Nothing here sees a target. A dataset's last items are cut off first (`known`); training cuts off
+one more item per user and is judged by it (`earlier`).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.data import (
+    Dataset,
+    Interactions,
+    TaskSet,
+    UserSplit,
+    make_tasks,
+    training_interactions,
+)
+from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
+from rpp_env.metrics import ndcg
+from rpp_env.prompts import Prompt
+from rpp_env.task import Ranking, RankingTask
+
+__all__ = [
+    "Patience",
+    "Progress",
+    "Scorer",
+    "ScoringRecommender",
+    "Vectors",
+    "chosen_matrix",
+    "earlier",
+    "keep_best",
+    "known",
+    "target_ranks",
+    "validation_ndcg",
+    "validation_tasks",
+]
+
+Array = NDArray[np.float32]
+State = TypeVar("State")
+Progress = Callable[[Mapping[str, float]], None]
+"""Is told of every epoch: ``epoch``, ``validation`` (NDCG@10), ``seconds`` since the start."""
+
+_CANDIDATES, _USERS = 100, 2000
+"""Validation ranks the held-out item among 99 others, for at most 2,000 users."""
+
+
+class Scorer(ABC):
+    """A fitted recommender: how well does each candidate go with a user's whole history?
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Whose users and items the rows are.
+
+    Attributes
+    ----------
+    validation : float
+        NDCG@10 of the second-last items among 99 sampled others; what options are chosen by.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.validation = float("nan")
+
+    @abstractmethod
+    def score(self, users: NDArray[np.int64], items: NDArray[np.int32]) -> Array:
+        """(T, K) float32: what users, (T,) rows, would give items, (T, K) rows; more is better.
+
+        A row's scores do not depend on the other rows.
+        """
+
+    def scores(self, tasks: TaskSet) -> Array:
+        """(T, K) float32: the scores of every task's candidates, as they are shown.
+
+        The history is the user's whole sequence without the target, also where the task keeps less.
+
+        Raises
+        ------
+        InvalidData
+            Where the tasks are of other users or items than those that this was fitted on.
+        """
+        ours, theirs = self.dataset, tasks.dataset
+        if ours.user_tokens != theirs.user_tokens or ours.item_tokens != theirs.item_tokens:
+            raise InvalidData(
+                f"fitted on {ours.name} ({ours.num_users} users, {ours.num_items} items), but "
+                f"the tasks are of {theirs.name} ({theirs.num_users} users, "
+                f"{theirs.num_items} items); fit on the dataset that the tasks are made of"
+            )
+        return self.score(tasks.users, tasks.candidates)
+
+
+class Vectors(Scorer):
+    """Scores are products of a user's and an item's vector.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    users : (num_users, d) float32 array
+    items : (num_items, d) float32 array
+    """
+
+    def __init__(self, dataset: Dataset, users: Array, items: Array) -> None:
+        super().__init__(dataset)
+        self.users, self.items = users, items
+
+    def score(self, users: NDArray[np.int64], items: NDArray[np.int32]) -> Array:
+        # Not a matrix product: its rounding would depend on the size of the batch.
+        scores: Array = np.einsum("td,tkd->tk", self.users[users], self.items[items])
+        return scores
+
+
+class ScoringRecommender:
+    """A scorer as a `Recommender`: it looks at who asks for what, and reads no sentence.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._users = {token: row for row, token in enumerate(scorer.dataset.user_tokens)}
+
+    def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+        """Rank the candidates of every prompt by score; of equals, the one shown first.
+
+        Raises
+        ------
+        InvalidTask
+            For a user or a title that the dataset does not hold.
+        """
+        rankings = []
+        for prompt in prompts:
+            user, items = self._rows(prompt.task)
+            order = np.argsort(-self.scorer.score(user, items)[0], kind="stable")
+            rankings.append(Ranking(tuple(order.tolist()), len(order)))
+        return rankings
+
+    def _rows(self, task: RankingTask) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        dataset = self.scorer.dataset
+        if task.user not in self._users:
+            raise InvalidTask(f"no user {task.user!r} in {dataset.name}, which this was fitted on")
+        try:
+            items = [dataset.title_index[title] for title in task.candidates]
+        except KeyError as error:
+            raise InvalidTask(
+                f"user {task.user!r}: no title {error.args[0]!r} in {dataset.name}, which this "
+                "was fitted on"
+            ) from None
+        return np.array([self._users[task.user]]), np.array([items], dtype=np.int32)
+
+
+def known(dataset: Dataset) -> Interactions:
+    """All users' histories without their targets; the i-th is user row i's."""
+    none = np.zeros(0, dtype=np.int64)
+    return training_interactions(dataset, UserSplit(np.arange(dataset.num_users), none, none))
+
+
+def chosen_matrix(histories: Interactions) -> Any:
+    """Users x items, sparse float32 rows: 1 where a user chose an item, however often."""
+    from scipy import sparse
+
+    ones = np.ones(len(histories.items), dtype=np.float32)
+    shape = (len(histories.indptr) - 1, histories.num_items)
+    matrix = sparse.csr_matrix((ones, histories.items, histories.indptr), shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def earlier(dataset: Dataset) -> Dataset:
+    """The dataset before every user's last choice: the second-last items are its targets."""
+    before = known(dataset)
+    return replace(dataset, indptr=before.indptr, items=before.items, default_split=None)
+
+
+def validation_tasks(dataset: Dataset, seed: int = 0) -> TaskSet:
+    """Tasks of up to 2,000 users of an `earlier` dataset, with up to 100 candidates each.
+
+    Raises
+    ------
+    InvalidOption
+        Where nobody has two items or more, or somebody has touched the whole catalogue.
+    """
+    users = np.flatnonzero(dataset.lengths >= 2)
+    count = min(_CANDIDATES, dataset.num_items - int(dataset.lengths.max()) + 1)
+    if not len(users) or count < 2:
+        raise InvalidOption(
+            f"{dataset.name} is too small to choose epochs on: some user needs three items or "
+            f"more, and no user may have touched all but one of the {dataset.num_items} items"
+        )
+    users = np.random.default_rng([seed, 0x7A1]).permutation(users)[:_USERS]
+    return make_tasks(dataset, np.sort(users), num_candidates=count, seed=seed)
+
+
+def target_ranks(scorer: Scorer, tasks: TaskSet) -> NDArray[np.int64]:
+    """(T,) int64: the targets' ranks from 1; of equal scores, the one shown first is better."""
+    order = np.argsort(-scorer.scores(tasks), axis=1, kind="stable")
+    ranks: NDArray[np.int64] = (order == tasks.position[:, None]).argmax(axis=1) + 1
+    return ranks
+
+
+def validation_ndcg(scorer: Scorer, tasks: TaskSet) -> float:
+    """Mean NDCG@10 over the tasks."""
+    return float(ndcg(target_ranks(scorer, tasks), 10).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """When training stops."""
+
+    epochs: int = 100
+    """Epochs at most."""
+    patience: int = 5
+    """Epochs without a better validation score after which training stops."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.patience) < 1:
+            raise InvalidOption(
+                f"epochs and patience must be at least 1, not {self.epochs} and {self.patience}"
+            )
+
+
+def keep_best(
+    training: Iterable[State],
+    judge: Callable[[State], float],
+    stop: Patience,
+    progress: Progress | None,
+) -> tuple[State, float]:
+    """Train epoch by epoch, and give back what was best on validation, with its score.
+
+    It is not fitted again on the validation items: what is reported is what was chosen. The
+    second-last item of a history is therefore input (SASRec) or unused (BPR-MF, LightGCN), but
+    never taught.
+
+    Parameters
+    ----------
+    training : iterable
+        Each step of it trains for one epoch and gives a copy of what was learned.
+    judge : callable
+        The validation score of that.
+    stop : Patience
+    progress : Progress, optional
+    """
+    began = time.perf_counter()
+    states = zip(range(1, stop.epochs + 1), training, strict=False)
+    best, kept, found = -np.inf, None, 0
+    for epoch, state in states:
+        value = judge(state)
+        if progress is not None:
+            seconds = time.perf_counter() - began
+            progress({"epoch": epoch, "validation": value, "seconds": seconds})
+        if value > best:
+            best, kept, found = value, state, epoch
+        elif epoch - found >= stop.patience:
+            break
+    assert kept is not None
+    return kept, float(best)
