@@ -114,6 +114,7 @@ def test_a_method_beats_the_best_fixed_cell_within_its_budget(name: str, world: 
     problem = counted(world[0])
     player, looks = fitted(name, problem)
     assert 0.9 * BUDGET < problem.train.ledger.calls <= BUDGET
+    assert problem.train.ledger.unique == problem.train.ledger.calls  # nothing is asked twice
     assert problem.validation.ledger.calls == problem.test.ledger.calls == 0
     assert looks == sorted(set(looks))
     assert looks[-1] <= BUDGET

@@ -138,6 +138,12 @@ class Method:
     seeds: int | None = None
     """How many of the study's seeds, where it shall differ; such as 1 of what is slow."""
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The config with the method's own defaults."""
+        defaults = {} if self.method == "recommender" else options(self.method)
+        return defaults | dict(self.config)
+
     def runs_in(self, setting: Setting) -> bool:
         """Whether it is run there."""
         if self.settings:
@@ -183,7 +189,7 @@ class Cell:
         return plain(
             setting
             | {"draw": self.draw, "seed": self.seed, "budget": self.budget}
-            | {"method": self.method.method, "config": dict(self.method.config)}
+            | {"method": self.method.method, "config": self.method.resolved}
             | {"points": self.study.points}
         )
 
