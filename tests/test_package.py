@@ -105,6 +105,16 @@ def test_wheel_holds_the_sentences_and_the_type_markers(wheel: list[str]) -> Non
     assert sentences | {"rpp_env/py.typed", "rpp_agents/py.typed"} <= set(wheel)
 
 
+def test_wheel_holds_the_benches_the_studies_and_their_page(wheel: list[str]) -> None:
+    shipped = {
+        f"rpp_agents/{folder}/{path.name}"
+        for folder in ("benches", "studies")
+        for path in ROOT.glob(f"agents/rpp_agents/{folder}/*.toml")
+    }
+    assert {"rpp_agents/studies/prompts.toml", "rpp_agents/benches/movieworld.toml"} <= shipped
+    assert shipped | {"rpp_agents/study/page.html"} <= set(wheel)
+
+
 # ---- the import ----
 
 

@@ -497,6 +497,9 @@ def test_the_report_says_what_was_found(finished: tuple[Path, Path]) -> None:
     assert "Primary contrast, named before the run:** RPP (MAPPO) minus merged" in text
     assert "Not complete" not in text
     assert "### One pattern at a time" in text
+    pattern = next(row for row in text.splitlines() if row.startswith("| RPP-Ro |"))
+    difference = found.minus(setting, "RPP-Ro", "RPP (MAPPO)")
+    assert f"{difference.value:+.3f} [" in pattern.split("|")[-2]
     main_table = text.partition("### One pattern")[0]
     assert "RPP-Ro" not in main_table
     assert "How much of hindsight is luck" in text

@@ -136,6 +136,7 @@ def markdown(results: Results, pictures: Sequence[Path]) -> str:
             if part in ("main", "models", "time"):
                 text += _setting(results, setting)
         if part == "main":
+            text += _rewritten(results, settings)
             text += _patterns(results, settings)
             text += _costs(results, settings)
             text += _redrawn(results)
@@ -202,6 +203,21 @@ def _setting(results: Results, setting: Setting) -> list[str]:
     return text
 
 
+def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
+    """RPP+ minus RPP, trainer by trainer."""
+    rows = []
+    for setting in settings:
+        for method in results.methods(setting):
+            plain = results.counterpart(setting, method, "rewrite")
+            if plain is not None:
+                difference = _signed(results.minus(setting, method.label, plain))
+                rows.append([f"{setting.name}: {method.label} minus {plain}", difference])
+    if not rows:
+        return []
+    said = "At equal calls of the recommender; the rewriter's own calls come on top."
+    return ["### RPP+ against RPP", said, table(["", "NDCG@10"], rows)]
+
+
 def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
     """RPP-Ro, RPP-Hi, RPP-Re, RPP-Ou: the other three agents on the manual prompt."""
     text: list[str] = []
@@ -209,13 +225,21 @@ def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
         tabled = set(results.tabled(setting))
         labels = [m.label for m in results.methods(setting) if m.label not in tabled]
         if labels:
-            head = ["method", "score", "minus fixed", "minus rival", "clear"]
-            rows = [_row(row)[:5] for row in results.rows(setting, labels)]
+            head = ["method", "score", "minus fixed", "minus rival", "clear", "minus all four"]
+            rows = [
+                [*_row(row)[:5], _signed(_minus_all_four(results, setting, row))]
+                for row in results.rows(setting, labels)
+            ]
             text += [f"On {setting.name}:", table(head, rows)]
     if text:
         said = "One agent chooses; the other three stay on the manual prompt."
         text = ["### One pattern at a time", said, *text]
     return text
+
+
+def _minus_all_four(results: Results, setting: Setting, row: Row) -> Estimate | None:
+    whole = results.counterpart(setting, row.method, "only")
+    return None if whole is None else results.minus(setting, row.method.label, whole)
 
 
 def _row(row: Row) -> list[str]:

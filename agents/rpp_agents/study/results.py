@@ -128,11 +128,16 @@ class Results:
 
     def unsure(self, setting: Setting) -> int:
         """How many test users' last item is a tie."""
-        return max((len(r["unsure"]) for _, r in self.cells if _.setting == setting), default=0)
+        return max(
+            (len(found["unsure"]) for cell, found in self.cells if cell.setting == setting),
+            default=0,
+        )
 
     def users(self, setting: Setting) -> int:
         """How many test users there are."""
-        return max(len(r["scores"]["score"]) for c, r in self.cells if c.setting == setting)
+        return max(
+            len(found["scores"]["score"]) for cell, found in self.cells if cell.setting == setting
+        )
 
     def label_of(self, setting: Setting, method: str) -> str | None:
         """The label of the first method of this kind that is finished there."""
@@ -178,6 +183,20 @@ class Results:
         """One method's score (or another column) minus another's score, for the same users."""
         return self.resampled(setting).estimate(
             lambda means: means[left, column] - means[right, "score"]
+        )
+
+    def counterpart(self, setting: Setting, method: Method, key: str) -> str | None:
+        """The label of the same method without `key` in its config, if it is finished there."""
+        if key not in method.config:
+            return None
+        plain = {k: x for k, x in method.config.items() if k != key}
+        return next(
+            (
+                other.label
+                for other in self.methods(setting)
+                if (other.method, dict(other.config)) == (method.method, plain)
+            ),
+            None,
         )
 
     def gap(self, setting: Setting) -> Estimate | None:
