@@ -16,7 +16,17 @@ from typing import Any, TypeVar
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import InvalidOption
 
-__all__ = ["made", "matches", "plain", "read_toml", "short", "slug", "unknown", "world_option"]
+__all__ = [
+    "made",
+    "matches",
+    "nameless",
+    "plain",
+    "read_toml",
+    "short",
+    "slug",
+    "unknown",
+    "world_option",
+]
 
 
 def read_toml(which: str | Path, presets: Path, what: str) -> tuple[dict[str, Any], Path]:
@@ -37,9 +47,14 @@ def read_toml(which: str | Path, presets: Path, what: str) -> tuple[dict[str, An
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidOption(f"{path} is not TOML: {error}") from error
-    if "name" in told:
-        raise InvalidOption(f"{path}: a {what} is called as its file is; leave out 'name'")
     return told, path
+
+
+def nameless(told: Mapping[str, Any], what: str, where: str) -> dict[str, Any]:
+    """A copy of the tables of a file, which must not say what it is called."""
+    if "name" in told:
+        raise InvalidOption(f"{where}: a {what} is called as its file is; leave out 'name'")
+    return dict(told)
 
 
 def world_option(dataset: str, world: int) -> dict[str, Any]:

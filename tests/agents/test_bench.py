@@ -470,13 +470,13 @@ def test_a_job_that_kills_its_process_fails_alone(
         def __exit__(self, *_: object) -> None:
             pass
 
-        def submit(self, do: Any, job: Any, folder: Path) -> Future[Any]:
+        def submit(self, do: Any, job: Any, folder: Path, find: Any) -> Future[Any]:
             future: Future[Any] = Future()
             self.broken |= job is killer
             if self.broken:
                 future.set_exception(BrokenProcessPool())
             else:
-                future.set_result(do(job, folder))
+                future.set_result(do(job, folder, find))
             return future
 
     monkeypatch.setattr(many, "_pool", Pool)

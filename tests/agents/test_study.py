@@ -345,6 +345,7 @@ FILE: dict[str, Any] = {"seeds": [0, 1], "settings": [SETTING], "methods": [METH
     [
         ({"settings": []}, r"at least one \[\[settings\]\]"),
         ({"seed": 1}, "key 'seed' is not known; did you mean 'seeds'"),
+        ({"name": "x"}, "leave out 'name'"),
         ({"seeds": []}, "different numbers from 0"),
         ({"budget": 0}, "budget must be at least 1"),
         ({"settings": [{**SETTING, "part": "mainn"}]}, "did you mean 'main'"),

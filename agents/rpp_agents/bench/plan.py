@@ -43,7 +43,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rpp_agents import TRAINERS
-from rpp_agents.plans import made, matches, plain, read_toml, short, slug, unknown
+from rpp_agents.plans import made, matches, nameless, plain, read_toml, short, slug, unknown
 from rpp_env.errors import InvalidOption
 from rpp_env.rules import RULES
 
@@ -260,7 +260,7 @@ class Bench:
     @classmethod
     def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "the bench") -> Bench:
         """The bench that the tables of such a file describe."""
-        told = dict(told)
+        told = nameless(told, "bench", where)
         lists: dict[str, Any] = {}
         for key, kind in (("environments", Environment), ("algorithms", Algorithm)):
             rows = told.get(key)

@@ -42,7 +42,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rpp_agents.plans import made, matches, plain, read_toml, short, slug, unknown, world_option
+from rpp_agents.plans import (
+    made,
+    matches,
+    nameless,
+    plain,
+    read_toml,
+    short,
+    slug,
+    unknown,
+    world_option,
+)
 from rpp_agents.study.methods import METHODS, options
 from rpp_env.errors import InvalidOption
 
@@ -228,7 +238,7 @@ class Study:
     @classmethod
     def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "the study") -> Study:
         """The study that the tables of such a file describe."""
-        told = dict(told)
+        told = nameless(told, "study", where)
         lists: dict[str, Any] = {}
         for key, kind in (("settings", Setting), ("methods", Method)):
             rows = told.get(key)
