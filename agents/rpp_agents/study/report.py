@@ -200,6 +200,9 @@ def _setting(results: Results, setting: Setting) -> list[str]:
         text.append(f"Supervised policy minus best fixed prompt: {gap}{said}.")
     head = ["method", "score", "minus fixed", "minus rival", "clear", "gain"]
     text.append(table([*head, "first", "last", "merged"], [_row(row) for row in rows]))
+    most = max(row.runs for row in rows)
+    if fewer := [f"{row.method.label} {row.runs}" for row in rows if row.runs < most]:
+        text.append(f"Of {most} runs there are fewer of: {', '.join(fewer)}.")
     return text
 
 

@@ -219,11 +219,11 @@ class Results:
 
         def share(means: Mapping[Key, Floats]) -> Floats:
             # Of the means over draws: a single draw's gap may be next to nothing.
-            top, base, mine = (
-                np.nanmean(means[name, "score"], axis=1, keepdims=True)  # type: ignore[index]
-                for name in (reference, fixed, label)
-            )
-            return np.asarray((mine - base) / np.where(top > base, top - base, np.nan))
+            top, base, mine = (means[str(name), "score"] for name in (reference, fixed, label))
+            there = ~np.isnan(top + base + mine)
+            gap = np.where(there, top - base, 0).sum(axis=1, keepdims=True)
+            gained = np.where(there, mine - base, 0).sum(axis=1, keepdims=True)
+            return np.asarray(gained / np.where(gap > 0, gap, np.nan))
 
         return self.resampled(setting).estimate(share)
 
