@@ -20,7 +20,7 @@ def run(
 ) -> None:
     """Write the tables, plots and page of a study again, from what is finished in its folder.
 
-        rpp-env report runs/study-movieworld
+        rpp-env report runs/study-prompts
 
     Parameters
     ----------

@@ -340,8 +340,8 @@ class Study:
             if not any(cell.matches(pattern) for cell in cells):
                 raise InvalidOption(
                     f"--only {pattern!r} matches nothing: settings are "
-                    f"{', '.join(s.name for s in self.settings)}; methods "
-                    f"{', '.join(m.label for m in self.methods)}"
+                    f"{'; '.join(s.name for s in self.settings)}. Methods: "
+                    f"{'; '.join(m.label for m in self.methods)}"
                 )
         return [cell for cell in cells if not only or any(cell.matches(p) for p in only)]
 
