@@ -35,7 +35,8 @@ def run(
         rpp-env report runs/study                # tables, plots and the page again
 
     Each fitted method is a cell with a file of its own. Stopped at any moment, the same command
-    goes on with what is missing, and asks nothing twice. docs/study-protocol.md explains file and report.
+    goes on with what is missing, and asks nothing twice. docs/study-protocol.md explains file and
+    report.
 
     Parameters
     ----------
