@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from rpp_agents.runs import read_progress
 from rpp_env.errors import InvalidOption, MissingExtra
 
-__all__ = ["learning_curve", "smooth"]
+__all__ = ["figure", "learning_curve", "plain", "smooth"]
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 TRAINING, VALIDATION = "#2563eb", "#d9480f"
@@ -164,3 +165,27 @@ def _short(value: float) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
+
+
+def figure(width: float, height: float, dpi: int = 130) -> Any:
+    """An empty matplotlib figure of so many inches.
+
+    Raises
+    ------
+    MissingExtra
+        Without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "agents") from error
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def plain(axes: Any) -> None:
+    """The look of all our axes: a pale grid, small ticks, two spines."""
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from rpp_agents.bench.plan import Environment
 from rpp_agents.plans import slug
-from rpp_agents.plots import GRID, INK, MUTED, TRAINING, VALIDATION
+from rpp_agents.plots import INK, TRAINING, VALIDATION, plain
+from rpp_agents.plots import figure as new_figure
 from rpp_agents.statistics import hierarchical, iqm, stratified_bootstrap
-from rpp_env.errors import MissingExtra
 
 if TYPE_CHECKING:
     from rpp_agents.bench.report import Results
@@ -40,26 +40,10 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
     return pictures
 
 
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "agents") from error
-    return Figure(figsize=(width, height), dpi=130, layout="constrained")
-
-
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def _steps(axes: Any, last: float) -> None:
@@ -99,7 +83,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Path:
     labels = results.algorithms(environment)
     columns = min(4, len(labels))
     rows = math.ceil(len(labels) / columns)
-    figure = _figure(max(2.7 * columns, 5.5), 2.2 * rows + 1.0)
+    figure = new_figure(max(2.7 * columns, 5.5), 2.2 * rows + 1.0)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     heights = _heights(results, environment)
     middles: dict[str, NDArray[np.float64]] = {}
@@ -138,7 +122,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Path:
         if against in middles and label != against:
             axes.plot(points, middles[against], color=VALIDATION, linewidth=1.1)
         axes.set_title(label, fontsize=9, color=INK, loc="left")
-        _plain(axes)
+        plain(axes)
         _steps(axes, points[-1])
     panels[0].set_ylim(floor - 0.06 * (ceiling - floor), ceiling + 0.06 * (ceiling - floor))
     _finish(panels, len(labels), columns, "environment steps")
@@ -174,7 +158,7 @@ def _finals(results: Results, path: Path) -> Path:
     labels = [a.label for a in results.bench.algorithms if a.label in named]
     columns = min(3, len(environments))
     rows = math.ceil(len(environments) / columns)
-    figure = _figure(3.4 * columns + 1.2, (0.26 * len(labels) + 0.7) * rows + 0.6)
+    figure = new_figure(3.4 * columns + 1.2, (0.26 * len(labels) + 0.7) * rows + 0.6)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     rng = np.random.default_rng(0)
     for environment, axes in zip(environments, panels, strict=False):
@@ -194,7 +178,7 @@ def _finals(results: Results, path: Path) -> Path:
                 found.value, row, marker="|", color=VALIDATION, markersize=9, markeredgewidth=2
             )
         axes.set_title(environment.name, fontsize=9, color=INK, loc="left")
-        _plain(axes)
+        plain(axes)
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     _finish(panels, len(environments), columns, f"NDCG@10 at the end, {results.bench.split} users")
@@ -232,7 +216,7 @@ def _improvement(results: Results, path: Path) -> list[Path]:
     rows = {label: estimate for label, estimate in found.items() if estimate is not None}
     if not rows:
         return []
-    figure = _figure(6.5, 0.3 * len(rows) + 1.5)
+    figure = new_figure(6.5, 0.3 * len(rows) + 1.5)
     axes = figure.add_subplot()
     axes.axvline(0.5, color=INK, linewidth=0.9, linestyle=(0, (5, 2)))
     several = len(environments) > 1
@@ -259,7 +243,7 @@ def _improvement(results: Results, path: Path) -> list[Path]:
         fontsize=9,
         color=INK,
     )
-    _plain(axes)
+    plain(axes)
     return [_save(figure, path)]
 
 
@@ -285,7 +269,7 @@ def _overall(results: Results, path: Path) -> list[Path]:
         return []
     columns = min(4, len(curves))
     rows_of_panels = math.ceil(len(curves) / columns)
-    figure = _figure(max(2.7 * columns, 5.5), 2.2 * rows_of_panels + 0.9)
+    figure = new_figure(max(2.7 * columns, 5.5), 2.2 * rows_of_panels + 0.9)
     panels = figure.subplots(
         rows_of_panels, columns, sharex=True, sharey=True, squeeze=False
     ).ravel()
@@ -299,7 +283,7 @@ def _overall(results: Results, path: Path) -> list[Path]:
         if against in curves and label != against:
             axes.plot(points, [e.value for e in curves[against]], color=VALIDATION, linewidth=1.1)
         axes.set_title(label, fontsize=9, color=INK, loc="left")
-        _plain(axes)
+        plain(axes)
         if alike:
             _steps(axes, points[-1])
     lowest = min(e.low for curve in curves.values() for e in curve[1:] or curve)

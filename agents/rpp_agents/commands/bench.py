@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.bench import Bench, Cell, Levels, jobs_of, make_tables, run_cells, unfinished
-from rpp_agents.bench.plan import Table
-from rpp_agents.commands.console import columns
+from rpp_agents.commands.console import columns, end, work_off
+from rpp_agents.jobs import Outcome
 from rpp_env.errors import InvalidOption
 
 __all__ = ["run"]
@@ -68,7 +66,18 @@ def run(
     failed: list[str] = []
     if not report and left:
         try:
-            failed = _work(left, folder, processes, len(jobs))
+            failed = work_off(
+                left,
+                len(jobs),
+                make_tables=lambda tell: make_tables(
+                    left,
+                    folder,
+                    processes=processes,
+                    tell=lambda table, done, users: tell(table.file, done, users),
+                ),
+                run=lambda: run_cells(left, folder, processes=processes),
+                said=_said,
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"stopped; the same command goes on from what is finished in {folder}"
@@ -79,11 +88,7 @@ def run(
             raise InvalidOption(f"no cell of this bench is finished in {folder}: run it first")
     else:
         print(f"report: {write_report(chosen, folder)}")
-    if failed:
-        print(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
-        print("\n".join(f"  {name}" for name in failed))
-        print("The same command runs them again.")
-        raise SystemExit(1)
+    end(failed, folder)
 
 
 def _list(cells: Sequence[Cell], left: Sequence[Cell | Levels]) -> None:
@@ -104,65 +109,9 @@ def _list(cells: Sequence[Cell], left: Sequence[Cell | Levels]) -> None:
     print(f"\n{done} of {len(cells)} cells are finished; {steps:,} steps of training are left")
 
 
-def _work(left: Sequence[Cell | Levels], folder: Path, processes: int, total: int) -> list[str]:
-    """Tables, then cells; the names of those that failed."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Remaining(),
-        console=console,
-        # The time left is guessed from the whole bench's speed: a cell takes minutes.
-        speed_estimate_period=7 * 86_400,
-        disable=not console.is_terminal,
-    )
-
-    def say(line: str) -> None:
-        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    failed = []
-    with bar:
-        tables: dict[str, object] = {}
-
-        def tell(table: Table, done: int, users: int) -> None:
-            if table.file not in tables:
-                tables[table.file] = bar.add_task(f"table {table.file}", total=users)
-            bar.update(tables[table.file], completed=done)  # type: ignore[arg-type]
-
-        began = time.perf_counter()
-        made = make_tables(left, folder, processes=processes, tell=tell)
-        if made:
-            say(f"{len(made)} tables made in {time.perf_counter() - began:.0f} s")
-        for task in tables.values():
-            bar.remove_task(task)  # type: ignore[arg-type]
-        task = bar.add_task("cells", total=total, completed=total - len(left))
-        began, done = time.perf_counter(), total - len(left)
-        for outcome in run_cells(left, folder, processes=processes):
-            done += 1
-            passed = time.perf_counter() - began
-            ahead = passed / (done - total + len(left)) * (total - done)
-            if outcome.found is None:
-                failed.append(outcome.job.name)
-                said = f"FAILED: {outcome.error.strip().splitlines()[-1]}"
-            elif "score" in outcome.found:
-                took = outcome.found["seconds"]
-                said = f"NDCG@10 {outcome.found['score']:.3f}, trained in {took:.0f} s"
-            else:
-                scores = outcome.found["scores"].items()
-                said = ", ".join(f"{name} {score:.3f}" for name, score in scores)
-            say(f"[{done}/{total}] {outcome.job.name}: {said}; about {_time(ahead)} left")
-            bar.update(task, completed=done)
-    sys.stderr.flush()
-    return failed
-
-
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+def _said(outcome: Outcome) -> str:
+    assert outcome.found is not None
+    if "score" in outcome.found:
+        took = outcome.found["seconds"]
+        return f"NDCG@10 {outcome.found['score']:.3f}, trained in {took:.0f} s"
+    return ", ".join(f"{name} {score:.3f}" for name, score in outcome.found["scores"].items())

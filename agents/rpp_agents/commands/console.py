@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rpp_agents.jobs import Job, Outcome
 from rpp_env.errors import InvalidData
 
-__all__ = ["columns", "find_policy", "progress", "size"]
+__all__ = ["columns", "end", "find_policy", "progress", "size", "work_off"]
 
 
 @contextmanager
@@ -79,3 +80,90 @@ def find_policy(path: Path) -> Path:
             "options), and it will leave its policy there"
         )
     raise InvalidData(f"{path} is neither a policy's file nor the folder of a run that has one")
+
+
+def work_off(
+    left: Sequence[Job],
+    total: int,
+    *,
+    make_tables: Callable[[Callable[[str, int, int], None]], Sequence[Path]],
+    run: Callable[[], Iterator[Outcome]],
+    said: Callable[[Outcome], str],
+) -> list[str]:
+    """Make tables, run what is left, and tell how it goes; the names of what failed.
+
+    Parameters
+    ----------
+    left : sequence of Job
+        What is to be run, of `total`.
+    make_tables : callable
+        Makes them; is given what to call with a table's name, its finished tasks and all.
+    run : callable
+        Runs `left`.
+    said : callable
+        What to say of something that was found.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Remaining(),
+        console=console,
+        # The time left is guessed from the speed of everything so far: a cell takes minutes.
+        speed_estimate_period=7 * 86_400,
+        disable=not console.is_terminal,
+    )
+
+    def say(line: str) -> None:
+        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    failed = []
+    with bar:
+        tables: dict[str, Any] = {}
+
+        def tell(name: str, done: int, users: int) -> None:
+            if name not in tables:
+                tables[name] = bar.add_task(f"table {name}", total=users)
+            bar.update(tables[name], completed=done)
+
+        began = time.perf_counter()
+        if made := make_tables(tell):
+            say(f"{len(made)} tables made in {time.perf_counter() - began:.0f} s")
+        for task in tables.values():
+            bar.remove_task(task)
+        task = bar.add_task("cells", total=total, completed=total - len(left))
+        began, done = time.perf_counter(), total - len(left)
+        for outcome in run():
+            done += 1
+            passed = time.perf_counter() - began
+            ahead = passed / (done - total + len(left)) * (total - done)
+            if outcome.found is None:
+                failed.append(outcome.job.name)
+                told = f"FAILED: {outcome.error.strip().splitlines()[-1]}"
+            else:
+                told = said(outcome)
+            say(f"[{done}/{total}] {outcome.job.name}: {told}; about {_time(ahead)} left")
+            bar.update(task, completed=done)
+    sys.stderr.flush()
+    return failed
+
+
+def end(failed: Sequence[str], folder: Path) -> None:
+    """Say what failed, and end with 1 where something did."""
+    if failed:
+        print(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
+        print("\n".join(f"  {name}" for name in failed))
+        print("The same command runs them again.")
+        raise SystemExit(1)
+
+
+def _time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from rpp_agents.commands.console import columns
-from rpp_agents.jobs import unfinished
+from rpp_agents.commands.console import columns, end, work_off
+from rpp_agents.jobs import Outcome, unfinished
 from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cells
 
 __all__ = ["run"]
@@ -63,7 +62,18 @@ def run(
     failed: list[str] = []
     if left:
         try:
-            failed = _work(left, folder, processes, len(jobs))
+            failed = work_off(
+                left,
+                len(jobs),
+                make_tables=lambda tell: make_tables(
+                    [job for job in left if isinstance(job, Cell)],
+                    folder,
+                    processes=processes,
+                    tell=tell,
+                ),
+                run=lambda: run_cells(left, folder, processes=processes),
+                said=_said,
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"stopped; the same command goes on from what is finished in {folder}"
@@ -75,11 +85,7 @@ def run(
         write_report(chosen, folder)
     print(f"report: {folder / 'report.md'}")
     print(f"page: {folder / 'index.html'}")
-    if failed:
-        print(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
-        print("\n".join(f"  {name}" for name in failed))
-        print("The same command runs them again.")
-        raise SystemExit(1)
+    end(failed, folder)
 
 
 def keep_study(which: str, folder: Path) -> None:
@@ -98,58 +104,8 @@ def _list(jobs: Sequence[Cell | Redrawn], left: Sequence[Cell | Redrawn]) -> Non
     print(f"\n{len(jobs) - len(left)} of {len(jobs)} are finished")
 
 
-def _work(left: Sequence[Cell | Redrawn], folder: Path, processes: int, total: int) -> list[str]:
-    """Tables, then cells; the names of those that failed."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Remaining(),
-        console=console,
-        speed_estimate_period=7 * 86_400,
-        disable=not console.is_terminal,
-    )
-
-    def say(line: str) -> None:
-        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    failed = []
-    with bar:
-        tables: dict[str, Any] = {}
-
-        def tell(name: str, done: int, users: int) -> None:
-            if name not in tables:
-                tables[name] = bar.add_task(f"table {name}", total=users)
-            bar.update(tables[name], completed=done)
-
-        began = time.perf_counter()
-        cells = [job for job in left if isinstance(job, Cell)]
-        made = make_tables(cells, folder, processes=processes, tell=tell)
-        if made:
-            say(f"{len(made)} tables made in {time.perf_counter() - began:.0f} s")
-        for task in tables.values():
-            bar.remove_task(task)
-        task = bar.add_task("cells", total=total, completed=total - len(left))
-        began, done = time.perf_counter(), total - len(left)
-        for outcome in run_cells(left, folder, processes=processes):
-            done += 1
-            passed = time.perf_counter() - began
-            ahead = passed / (done - total + len(left)) * (total - done)
-            say(f"[{done}/{total}] {outcome.job.name}: {_said(outcome)}; {ahead / 60:.0f} min left")
-            if outcome.found is None:
-                failed.append(outcome.job.name)
-            bar.update(task, completed=done)
-    return failed
-
-
-def _said(outcome: Any) -> str:
-    if outcome.found is None:
-        return f"FAILED: {outcome.error.strip().splitlines()[-1]}"
+def _said(outcome: Outcome) -> str:
+    assert outcome.found is not None
     if isinstance(outcome.job, Redrawn):
         survives, *_ = outcome.found["estimates"]["survives minus fixed"]
         return f"{survives:+.3f} of hindsight survives"

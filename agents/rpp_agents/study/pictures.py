@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from rpp_agents.plans import slug
-from rpp_agents.plots import GRID, INK, MUTED
+from rpp_agents.plots import INK, MUTED, plain
+from rpp_agents.plots import figure as new_figure
 from rpp_agents.study.plan import Setting
 from rpp_agents.study.results import Results
-from rpp_env.errors import MissingExtra
 from rpp_env.metrics import chance_ndcg
 
 __all__ = ["COLOURS", "LINES", "draw_all"]
@@ -48,14 +48,6 @@ def learners(results: Results, setting: Setting) -> list[str]:
     return [label for label in results.tabled(setting) if len(results.curve(setting, label)[0]) > 1]
 
 
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "agents") from error
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
-
-
 def _save(figure: Any, path: Path) -> Path:
     from matplotlib import rc_context
 
@@ -66,12 +58,11 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _plain(axes: Any) -> None:
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _legend(figure: Any, axes: Any, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False
+    )
 
 
 def _levels(results: Results, setting: Setting, axes: Any, *, along: str) -> None:
@@ -90,7 +81,7 @@ def _scores(results: Results, setting: Setting, path: Path) -> Path:
     """Every method's score with its interval, best at the top within its family."""
     methods = list(results.methods(setting))
     families = list(dict.fromkeys(method.family for method in methods))
-    figure = _figure(7.5, 0.24 * len(methods) + 1.3)
+    figure = new_figure(7.5, 0.24 * len(methods) + 1.3)
     axes = figure.subplots()
     ordered = sorted(
         methods,
@@ -106,23 +97,17 @@ def _scores(results: Results, setting: Setting, path: Path) -> Path:
         axes.plot([found.value], [row], "o", color=colour, markersize=4.5)
     axes.set_yticks(range(len(ordered)), [method.label for method in ordered])
     axes.set_ylim(len(ordered) - 0.4, -0.6)
-    _plain(axes)
+    plain(axes)
     _levels(results, setting, axes, along="y")
     axes.set_xlabel("NDCG@10, test users", fontsize=8, color=INK)
     axes.set_title(setting.name, fontsize=10, color=INK, loc="left")
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=7,
-        frameon=False,
-    )
+    _legend(figure, axes, 4)
     return _save(figure, path)
 
 
 def _curves(results: Results, setting: Setting, path: Path) -> Path:
     """Score against calls of the model, all methods that learn step by step in one plot."""
-    figure = _figure(7.5, 4.6)
+    figure = new_figure(7.5, 4.6)
     axes = figure.subplots()
     for i, label in enumerate(learners(results, setting)):
         calls, scores = results.curve(setting, label)
@@ -133,20 +118,14 @@ def _curves(results: Results, setting: Setting, path: Path) -> Path:
             axes.fill_between(
                 calls, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.08, linewidth=0
             )
-    _plain(axes)
+    plain(axes)
     _levels(results, setting, axes, along="x")
     axes.set_xlabel("calls of the model in training", fontsize=8, color=INK)
     axes.set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
     axes.set_title(
         f"{setting.name}: score against calls (bands: all runs)", fontsize=10, color=INK, loc="left"
     )
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=7,
-        frameon=False,
-    )
+    _legend(figure, axes, 4)
     return _save(figure, path)
 
 
@@ -155,7 +134,7 @@ def _splits(results: Results, setting: Setting, path: Path) -> Path:
     labels = learners(results, setting)
     columns = min(4, len(labels))
     rows = -(-len(labels) // columns)
-    figure = _figure(2.4 * columns + 0.4, 1.9 * rows + 0.8)
+    figure = new_figure(2.4 * columns + 0.4, 1.9 * rows + 0.8)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for label, axes in zip(labels, panels, strict=False):
         for i, split in enumerate(("train", "validation", "test")):
@@ -164,18 +143,12 @@ def _splits(results: Results, setting: Setting, path: Path) -> Path:
                 calls, scores.mean(axis=0), color=COLOURS[(0, 4, 1)[i]], linewidth=1.4, label=split
             )
         axes.set_title(label, fontsize=8, color=INK, loc="left")
-        _plain(axes)
+        plain(axes)
     for axes in panels[len(labels) :]:
         axes.set_axis_off()
     figure.supxlabel("calls of the model in training", fontsize=8, color=INK)
     figure.supylabel("NDCG@10", fontsize=8, color=INK)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        fontsize=7,
-        frameon=False,
-    )
+    _legend(figure, panels[0], 3)
     return _save(figure, path)
 
 
@@ -189,7 +162,7 @@ def sweep_value(setting: Setting, what: str) -> int:
 def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path) -> Path:
     """Scores along a sweep, a panel for each dataset."""
     datasets = list(dict.fromkeys(setting.dataset for setting in settings))
-    figure = _figure(3.6 * len(datasets) + 0.6, 3.8)
+    figure = new_figure(3.6 * len(datasets) + 0.6, 3.8)
     panels = figure.subplots(1, len(datasets), squeeze=False)[0]
     labels = [
         m.label
@@ -232,13 +205,7 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
             fontsize=8,
             color=INK,
         )
-        _plain(axes)
+        plain(axes)
     panels[0].set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=7,
-        frameon=False,
-    )
+    _legend(figure, panels[0], 4)
     return _save(figure, path)
