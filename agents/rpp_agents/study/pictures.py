@@ -36,10 +36,9 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
     for part, label in (("users", "train_users"), ("candidates", "num_candidates")):
         settings = results.part(part)
         if settings:
-            # The main table's setting is one point of the sweep.
-            mine = {setting.dataset for setting in settings}
-            settings += [s for s in results.part("main") if s.dataset in mine]
-            pictures.append(_sweep(results, settings, label, folder / f"{part}-sweep.png"))
+            pictures.append(
+                _sweep(results, results.beside(settings), label, folder / f"{part}-sweep.png")
+            )
     return pictures
 
 
@@ -162,12 +161,12 @@ def sweep_value(setting: Setting, what: str) -> int:
 def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path) -> Path:
     """Scores along a sweep, a panel for each dataset."""
     datasets = list(dict.fromkeys(setting.dataset for setting in settings))
-    figure = new_figure(3.6 * len(datasets) + 0.6, 3.8)
+    figure = new_figure(max(3.9 * len(datasets), 6.5), 4.2)
     panels = figure.subplots(1, len(datasets), squeeze=False)[0]
     labels = [
         m.label
         for m in results.study.methods
-        if any(results.runs(setting, m.label) for setting in settings)
+        if any(results.runs(s, m.label) for s in settings if s.part != "main")
     ]
     for dataset, axes in zip(datasets, panels, strict=True):
         mine = sorted(
@@ -190,7 +189,9 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
                 label=label,
             )
         at = sorted({sweep_value(s, what) for s in mine})
-        axes.set_xticks(at)
+        axes.set_xscale("log")
+        axes.set_xticks(at, [f"{x:,}" for x in at])
+        axes.minorticks_off()
         ks = [int(s.options.get("num_candidates", 20)) for s in mine]
         axes.plot(
             [sweep_value(s, what) for s in mine],
@@ -207,5 +208,5 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
         )
         plain(axes)
     panels[0].set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
-    _legend(figure, panels[0], 4)
+    _legend(figure, panels[0], 3)
     return _save(figure, path)

@@ -61,6 +61,7 @@ __all__ = [
     "PARTS",
     "PRESETS",
     "RECOMMENDERS",
+    "SWEEPS",
     "Cell",
     "Method",
     "Primary",
@@ -80,6 +81,9 @@ PARTS: dict[str, str] = {
     "time": "Later users",
 }
 """Parts of a report, in its order."""
+
+SWEEPS = ("users", "candidates", "negatives")
+"""Parts that vary one thing; the main settings of the same data stand beside them."""
 
 ONE_PATTERN = "one pattern"
 """The family of methods that stand in a table of their own."""

@@ -272,14 +272,15 @@ def _overview(results: Results, settings: Sequence[Setting]) -> str:
         for method in results.study.methods
         if any(method.label in results.tabled(setting) for setting in settings)
     ]
-    rows = [["chance", *(f"{chance(setting):.3f}" for setting in settings)]]
+    columns = results.beside(settings)
+    rows = [["chance", *(f"{chance(setting):.3f}" for setting in columns)]]
     for label in labels:
         cells = [
             str(results.score(setting, label)) if results.runs(setting, label) else ""
-            for setting in settings
+            for setting in columns
         ]
         rows.append([label, *cells])
-    return table(["method", *(setting.name for setting in settings)], rows)
+    return table(["method", *(setting.name for setting in columns)], rows)
 
 
 def _costs(results: Results, settings: Sequence[Setting]) -> list[str]:

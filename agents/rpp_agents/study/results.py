@@ -7,7 +7,7 @@ and the users. Where all draws have the same users, one draw of users serves the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.jobs import kept
 from rpp_agents.statistics import Resampled, hierarchical, holm
-from rpp_agents.study.plan import ONE_PATTERN, Cell, Method, Setting, Study
+from rpp_agents.study.plan import ONE_PATTERN, SWEEPS, Cell, Method, Setting, Study
 from rpp_agents.study.work import Redrawn
 from rpp_env.errors import InvalidData
 from rpp_env.evaluation import SMALLEST_GAP
@@ -112,6 +112,11 @@ class Results:
     def part(self, name: str) -> list[Setting]:
         """The settings of a part of the report, with a finished cell."""
         return [setting for setting in self.settings if setting.part == name]
+
+    def beside(self, settings: Sequence[Setting]) -> list[Setting]:
+        """The main settings of the same data, for settings that vary one thing; then these."""
+        data = {setting.dataset for setting in settings if setting.part in SWEEPS}
+        return [s for s in self.part("main") if s.dataset in data] + list(settings)
 
     def methods(self, setting: Setting) -> list[Method]:
         """Those with a finished cell there, in the study's order."""

@@ -87,7 +87,7 @@ def _tables(results: Results) -> list[dict[str, Any]]:
     found = []
     for part, title in PARTS.items():
         settings = results.part(part)
-        if len(settings) > 1:
+        if len(results.beside(settings)) > 1:
             found.append(_overview(results, part, title, settings))
         if part in ("main", "models", "time"):
             found += [_setting(results, setting) for setting in settings]
@@ -102,11 +102,12 @@ def _overview(
         for method in results.study.methods
         if any(results.runs(setting, method.label) for setting in settings)
     ]
+    columns = results.beside(settings)
     rows = [
         [m.label, m.family]
         + [
             _interval(results.score(s, m.label)) if results.runs(s, m.label) else None
-            for s in settings
+            for s in columns
         ]
         for m in labels
     ]
@@ -115,7 +116,7 @@ def _overview(
         "title": title,
         "note": "NDCG@10 on test users.",
         "columns": [_column("method", "text"), _column("family", "text")]
-        + [_column(s.name, "interval", f"chance {chance(s):.3f}") for s in settings],
+        + [_column(s.name, "interval", f"chance {chance(s):.3f}") for s in columns],
         "rows": rows,
     }
 
