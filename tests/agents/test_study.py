@@ -348,7 +348,7 @@ FILE: dict[str, Any] = {"seeds": [0, 1], "settings": [SETTING], "methods": [METH
         ({"name": "x"}, "leave out 'name'"),
         ({"seeds": []}, "different numbers from 0"),
         ({"budget": 0}, "budget must be at least 1"),
-        ({"settings": [{**SETTING, "part": "mainn"}]}, "did you mean 'main'"),
+        ({"settings": [{**SETTING, "part": "maine"}]}, "did you mean 'main'"),
         ({"settings": [{**SETTING, "draws": []}]}, "at least one number"),
         ({"settings": [{**SETTING, "test_users": 0}]}, "test_users must be at least 1"),
         ({"settings": [SETTING, SETTING]}, "two have the name 'tiny'"),
