@@ -18,7 +18,9 @@ def run(
     /,
     users: bool = True,
 ) -> None:
-    """Write the tables, plots and page of a study again, from what is finished in its folder.
+    """Write a study's tables, plots and page again.
+
+    From what is finished in its folder:
 
         rpp-env report runs/study-prompts
 

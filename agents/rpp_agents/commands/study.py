@@ -23,7 +23,7 @@ def run(
     only: tuple[str, ...] = (),
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Compare ways to choose prompts, at equal calls of the model; resumes.
+    """Compare ways to choose prompts at equal calls of the model; resumes.
 
     A study is a file that names settings (datasets, recommenders, candidates), methods (by hand,
     search, bandits, trainers, recommenders without prompts) and seeds:
