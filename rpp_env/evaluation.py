@@ -27,7 +27,7 @@ of NDCG@10, printed beside NDCG@10 itself, and only where the denominator is cle
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +44,9 @@ from rpp_env.metrics import hit, mrr, ndcg
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
+    from rpp_env.step import Step
 
-__all__ = ["Report", "Scores", "evaluate"]
+__all__ = ["Report", "Scores", "episodes", "evaluate"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -353,6 +354,26 @@ def _check_apart(train: RPPEnv, env: RPPEnv) -> None:
         )
 
 
+def episodes(
+    policy: Policy, env: RPPEnv, *, size: int, greedy: bool = True, seed: int = 0
+) -> Iterator[tuple[Ints, int, Step]]:
+    """Play every task once, `size` at a time: task rows, the step from 0, and what it gave back.
+
+    Whoever plays begins with the same `seed`: rules that reorder candidates do so alike for all.
+    """
+    for begin in range(0, len(env.tasks), size):
+        rows = np.arange(begin, min(begin + size, len(env.tasks)))
+        observations, _ = env.reset(seed if begin == 0 else None, {"users": rows})
+        memory = None
+        for t in range(env.max_cycles):
+            actions, memory = policy.act(
+                observations, env.action_masks(), greedy=greedy, memory=memory
+            )
+            step = env.step(actions)
+            observations = step.observations
+            yield rows, t, step
+
+
 def _played(
     policy: Policy,
     env: RPPEnv,
@@ -366,21 +387,11 @@ def _played(
     infos = ("rank", "named", "prompt_tokens", "completion_tokens", "masked_actions", "shown")
     numbers = {key: np.zeros((tasks, steps), np.int64) for key in infos}
     prompts = np.zeros((tasks, steps, 4), np.int64)
-    for begin in range(0, tasks, size):
-        rows = np.arange(begin, min(begin + size, tasks))
-        # Every line begins with the same seed: rules that reorder candidates do so alike for all.
-        observations, _ = env.reset(seed if begin == 0 else None, {"users": rows})
-        memory = None
-        for t in range(steps):
-            actions, memory = policy.act(
-                observations, env.action_masks(), greedy=greedy, memory=memory
-            )
-            step = env.step(actions)
-            observations = step.observations
-            for key, values in numbers.items():
-                values[rows, t] = step.infos[key]
-            prompts[rows, t] = step.actions
-        if progress is not None:
+    for rows, t, step in episodes(policy, env, size=size, greedy=greedy, seed=seed):
+        for key, values in numbers.items():
+            values[rows, t] = step.infos[key]
+        prompts[rows, t] = step.actions
+        if progress is not None and t == steps - 1:
             progress(line, int(rows[-1]) + 1, tasks)
     prompts[..., 1] = numbers["shown"]  # what the history agent's choices came to
     new = np.ones((tasks, steps), bool)

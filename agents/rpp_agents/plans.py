@@ -9,24 +9,36 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import InvalidOption
 
 __all__ = [
+    "check_different",
     "made",
     "matches",
     "nameless",
     "plain",
     "read_toml",
+    "selected",
     "short",
     "slug",
     "unknown",
     "world_option",
 ]
+
+
+Made = TypeVar("Made")
+
+
+class _Cell(Protocol):
+    def matches(self, pattern: str) -> bool: ...
+
+
+Matched = TypeVar("Matched", bound=_Cell)
 
 
 def read_toml(which: str | Path, presets: Path, what: str) -> tuple[dict[str, Any], Path]:
@@ -67,6 +79,27 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower().replace("+", "-plus-")).strip("-")
 
 
+def check_different(names: Sequence[str], what: str, where: str) -> None:
+    """Refuse names of which two are, or look as files, the same."""
+    slugs = [slug(name) for name in names]
+    if twice := [name for name, s in zip(names, slugs, strict=True) if slugs.count(s) > 1]:
+        raise InvalidOption(f"{where}: two have the {what} {twice[-1]!r} (or one that looks so)")
+
+
+def selected(cells: Sequence[Matched], only: Sequence[str], there: str) -> list[Matched]:
+    """The cells that one of the patterns `only` means; all without patterns.
+
+    Raises
+    ------
+    InvalidOption
+        For a pattern that means none, with what is `there`.
+    """
+    for pattern in only:
+        if not any(cell.matches(pattern) for cell in cells):
+            raise InvalidOption(f"--only {pattern!r} matches nothing: {there}")
+    return [cell for cell in cells if not only or any(cell.matches(p) for p in only)]
+
+
 def matches(left: str, right: str, pattern: str) -> bool:
     """Whether LEFT/RIGHT, or one of the two alone, is what a pattern with ``*`` and ``?`` says."""
     left, right, pattern = left.lower(), right.lower(), pattern.lower()
@@ -89,7 +122,6 @@ def short(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-Made = TypeVar("Made")
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "bool": (bool, "true or false"),
     "int": (int, "a whole number"),

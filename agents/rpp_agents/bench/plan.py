@@ -43,7 +43,18 @@ from typing import Any, Literal
 import numpy as np
 
 from rpp_agents import TRAINERS
-from rpp_agents.plans import made, matches, nameless, plain, read_toml, short, slug, unknown
+from rpp_agents.plans import (
+    check_different,
+    made,
+    matches,
+    nameless,
+    plain,
+    read_toml,
+    selected,
+    short,
+    slug,
+    unknown,
+)
 from rpp_env.errors import InvalidOption
 from rpp_env.rules import RULES
 
@@ -301,11 +312,7 @@ class Bench:
             ("name", [environment.name for environment in self.environments]),
             ("label", [algorithm.label for algorithm in self.algorithms]),
         ):
-            slugs = [slug(name) for name in names]
-            if twice := [name for name, s in zip(names, slugs, strict=True) if slugs.count(s) > 1]:
-                raise InvalidOption(
-                    f"{where}: two have the {label} {twice[-1]!r} (or one that looks so)"
-                )
+            check_different(names, label, where)
         for environment in self.environments:
             if environment.total_steps is not None and environment.total_steps < 1:
                 raise InvalidOption(f"{where}: {environment.name}'s total_steps must be at least 1")
@@ -372,14 +379,12 @@ class Bench:
             for algorithm in self.algorithms
             if environment.name in (algorithm.environments or [environment.name])
         ]
-        for pattern in only:
-            if not any(cell.matches(pattern) for cell in cells):
-                raise InvalidOption(
-                    f"--only {pattern!r} matches nothing: environments are "
-                    f"{', '.join(e.name for e in self.environments)}; algorithms "
-                    f"{', '.join(a.label for a in self.algorithms)}"
-                )
-        chosen = [cell for cell in cells if not only or any(cell.matches(p) for p in only)]
+        there = (
+            f"environments are "
+            f"{', '.join(e.name for e in self.environments)}; algorithms "
+            f"{', '.join(a.label for a in self.algorithms)}"
+        )
+        chosen = selected(cells, only, there)
         for algorithm in {cell.algorithm.label: cell.algorithm for cell in chosen}.values():
             _config(algorithm, total_steps=self.total_steps, seed=0)
         return chosen

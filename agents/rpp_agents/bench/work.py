@@ -33,6 +33,7 @@ from rpp_agents.plans import world_option
 from rpp_env import RPPEnv
 from rpp_env.baselines import Policy, Random, search_fixed
 from rpp_env.diagnose import fit_reference
+from rpp_env.evaluation import episodes
 from rpp_env.metrics import chance_ndcg
 from rpp_env.table import RewardTable, tabulate
 
@@ -156,17 +157,8 @@ def play_everyone(policy: Policy, env: RPPEnv) -> Floats:
     """(U, S) rewards of every user at every step, played greedily once; draws are averaged."""
     tasks = len(env.tasks)
     rewards = np.empty((tasks, env.max_cycles))
-    for begin in range(0, tasks, _BATCH):
-        rows = np.arange(begin, min(begin + _BATCH, tasks))
-        observations, _ = env.reset(0 if begin == 0 else None, {"users": rows})
-        memory = None
-        for t in range(env.max_cycles):
-            actions, memory = policy.act(
-                observations, env.action_masks(), greedy=True, memory=memory
-            )
-            step = env.step(actions)
-            observations = step.observations
-            rewards[rows, t] = step.rewards
+    for rows, t, step in episodes(policy, env, size=_BATCH):
+        rewards[rows, t] = step.rewards
     _, user = np.unique(env.tasks.users, return_inverse=True)
     count = np.bincount(user)
     by_step = [np.bincount(user, weights=column) / count for column in rewards.T]

@@ -202,8 +202,13 @@ def validation_tasks(dataset: Dataset, seed: int = 0) -> TaskSet:
 
 
 def target_ranks(scorer: Scorer, tasks: TaskSet) -> NDArray[np.int64]:
-    """(T,) int64: the targets' ranks from 1; of equal scores, the one shown first is better."""
-    order = np.argsort(-scorer.scores(tasks), axis=1, kind="stable")
+    """(T,) int64: the targets' ranks from 1, as `ranks_by` has them."""
+    return ranks_by(scorer.scores(tasks), tasks)
+
+
+def ranks_by(scores: Array, tasks: TaskSet) -> NDArray[np.int64]:
+    """(T,) int64: the targets' ranks by (T, K) scores; of equal ones the one shown first wins."""
+    order = np.argsort(-scores, axis=1, kind="stable")
     ranks: NDArray[np.int64] = (order == tasks.position[:, None]).argmax(axis=1) + 1
     return ranks
 

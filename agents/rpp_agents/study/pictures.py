@@ -13,7 +13,6 @@ from rpp_agents.plots import INK, MUTED, plain
 from rpp_agents.plots import figure as new_figure
 from rpp_agents.study.plan import Setting
 from rpp_agents.study.results import Results
-from rpp_env.metrics import chance_ndcg
 
 __all__ = ["COLOURS", "LINES", "draw_all"]
 
@@ -33,7 +32,7 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
         if setting.part in ("main", "models") and learners(results, setting):
             pictures.append(_curves(results, setting, folder / f"{name}-curves.png"))
             pictures.append(_splits(results, setting, folder / f"{name}-splits.png"))
-    for part, label in (("users", "train_users"), ("candidates", "num_candidates")):
+    for part, label in (("users", "train_users"), ("candidates", "candidates")):
         settings = results.part(part)
         if settings:
             pictures.append(
@@ -67,8 +66,7 @@ def _legend(figure: Any, axes: Any, columns: int) -> None:
 def _levels(results: Results, setting: Setting, axes: Any, *, along: str) -> None:
     """Chance, random, best fixed and supervised as lines."""
     draw = axes.axhline if along == "x" else axes.axvline
-    K = int(setting.options.get("num_candidates", 20))
-    draw(chance_ndcg(K), color=MUTED, linewidth=1, label="chance")
+    draw(setting.chance, color=MUTED, linewidth=1, label="chance")
     for method, dashes in LINES.items():
         label = results.label_of(setting, method)
         if label is not None:
@@ -153,8 +151,6 @@ def _splits(results: Results, setting: Setting, path: Path) -> Path:
 
 def sweep_value(setting: Setting, what: str) -> int:
     """The number that a sweep varies."""
-    if what == "num_candidates":
-        return int(setting.options.get("num_candidates", 20))
     return int(getattr(setting, what))
 
 
@@ -192,17 +188,16 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
         axes.set_xscale("log")
         axes.set_xticks(at, [f"{x:,}" for x in at])
         axes.minorticks_off()
-        ks = [int(s.options.get("num_candidates", 20)) for s in mine]
         axes.plot(
             [sweep_value(s, what) for s in mine],
-            [chance_ndcg(k) for k in ks],
+            [s.chance for s in mine],
             color=MUTED,
             linewidth=1,
             label="chance",
         )
         axes.set_title(dataset, fontsize=9, color=INK, loc="left")
         axes.set_xlabel(
-            {"train_users": "train users", "num_candidates": "candidates"}[what],
+            what.replace("_", " "),
             fontsize=8,
             color=INK,
         )

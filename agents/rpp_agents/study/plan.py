@@ -43,11 +43,13 @@ from pathlib import Path
 from typing import Any
 
 from rpp_agents.plans import (
+    check_different,
     made,
     matches,
     nameless,
     plain,
     read_toml,
+    selected,
     short,
     slug,
     unknown,
@@ -55,12 +57,13 @@ from rpp_agents.plans import (
 )
 from rpp_agents.study.methods import METHODS, options
 from rpp_env.errors import InvalidOption
+from rpp_env.metrics import chance_ndcg
+from rpp_env.rules import RULES
 
 __all__ = [
     "ONE_PATTERN",
     "PARTS",
     "PRESETS",
-    "RECOMMENDERS",
     "SWEEPS",
     "Cell",
     "Method",
@@ -87,9 +90,6 @@ SWEEPS = ("users", "candidates", "negatives")
 
 ONE_PATTERN = "one pattern"
 """The family of methods that stand in a table of their own."""
-
-RECOMMENDERS = ("pop", "itemknn", "bm25", "bpr", "lightgcn", "sasrec")
-"""Recommenders that read no prompt: ``config = { name = "sasrec" }`` of method "recommender"."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,16 @@ class Setting:
     budget: int | None = None
     """Where it shall differ from the study's."""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> int:
+        """Candidates of a task."""
+        return int(self.options.get("num_candidates", RULES["RPP-v0"].num_candidates))
+
+    @property
+    def chance(self) -> float:
+        """NDCG@10 of a random order."""
+        return chance_ndcg(self.candidates)
 
     def problem(self, draw: int) -> dict[str, Any]:
         """Options of `RPPEnv.make` that say which tasks these are."""
@@ -263,11 +273,7 @@ class Study:
             ("name", [setting.name for setting in self.settings]),
             ("label", [method.label for method in self.methods]),
         ):
-            slugs = [slug(name) for name in names]
-            if twice := [name for name, s in zip(names, slugs, strict=True) if slugs.count(s) > 1]:
-                raise InvalidOption(
-                    f"{where}: two have the {label} {twice[-1]!r} (or one that looks so)"
-                )
+            check_different(names, label, where)
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise InvalidOption(f"{where}: seeds must be different numbers from 0, at least one")
         for key in ("budget", "points"):
@@ -302,11 +308,13 @@ class Study:
     @staticmethod
     def _check_config(method: Method, where: str) -> None:
         if method.method == "recommender":
+            from rpp_agents.recommenders import NAMES
+
             name = method.config.get("name", "")
-            if name not in RECOMMENDERS or set(method.config) - {"name", "config"}:
+            if name not in NAMES or set(method.config) - {"name", "config"}:
                 raise InvalidOption(
                     f"{where}: a recommender's config holds a name, one of "
-                    f"{', '.join(RECOMMENDERS)}, and perhaps its own config; got "
+                    f"{', '.join(NAMES)}, and perhaps its own config; got "
                     f"{dict(method.config)}"
                 )
             return
@@ -340,14 +348,12 @@ class Study:
             # One draw more would be the same draw again.
             and (index < len(setting.draws) or len(setting.draws) > 1 or _varies(method))
         ]
-        for pattern in only:
-            if not any(cell.matches(pattern) for cell in cells):
-                raise InvalidOption(
-                    f"--only {pattern!r} matches nothing: settings are "
-                    f"{'; '.join(s.name for s in self.settings)}. Methods: "
-                    f"{'; '.join(m.label for m in self.methods)}"
-                )
-        return [cell for cell in cells if not only or any(cell.matches(p) for p in only)]
+        there = (
+            f"settings are "
+            f"{'; '.join(s.name for s in self.settings)}. Methods: "
+            f"{'; '.join(m.label for m in self.methods)}"
+        )
+        return selected(cells, only, there)
 
 
 def _variants(method: Method) -> list[Method]:

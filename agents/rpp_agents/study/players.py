@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from rpp_agents.study.problem import Users
 from rpp_env.baselines import Policy
+from rpp_env.evaluation import episodes
 from rpp_env.metrics import ndcg
 from rpp_env.rewriting import Rewrite
 
-__all__ = ["Asking", "Played", "Player", "Playing", "borda"]
+__all__ = ["Asking", "Played", "Player", "Playing", "borda", "borda_points"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -91,15 +92,20 @@ def borda(orders: NDArray[Any], named: Ints, ranks: Ints) -> Ints:
         Of the target, from 1; 0 where it is not named.
     """
     count, _, K = orders.shape
-    place = np.argsort(orders, axis=2)  # of each candidate in each order, from 0
-    points = np.where(place < named[..., None], K - place, 0).sum(axis=1)  # (T, K)
-    total = points * K + (K - 1 - place[:, 0])  # the first order breaks ties
+    points = borda_points(orders, named).sum(axis=1)  # (T, K)
+    total = points * K + (K - 1 - np.argsort(orders[:, 0]))  # the first order breaks ties
     found = ranks > 0
     call = found.argmax(axis=1)  # some call that names the target
     rows = np.arange(count)
     target = orders[rows, call, np.maximum(ranks[rows, call] - 1, 0)]
     better = (total > total[rows, target][:, None]).sum(axis=1)
     return np.where(found.any(axis=1), better + 1, 0)
+
+
+def borda_points(orders: NDArray[Any], named: Ints) -> Ints:
+    """(..., K) what each candidate earns from orders (..., K), of which `named` (...) count."""
+    place = np.argsort(orders, axis=-1)  # of each candidate, from 0
+    return np.where(place < named[..., None], orders.shape[-1] - place, 0)
 
 
 class Player(Protocol):
@@ -187,21 +193,13 @@ class Playing:
         orders = np.empty((tasks, steps, K), np.uint8)
         ranks, named, tokens, shown = np.empty((4, tasks, steps), np.int64)
         prompts = np.empty((tasks, steps, 4), np.int64)
-        for begin in range(0, tasks, _BATCH):
-            rows = np.arange(begin, min(begin + _BATCH, tasks))
-            observations, _ = env.reset(seed if begin == 0 else None, {"users": rows})
-            memory = None
-            for t in range(steps):
-                actions, memory = policy.act(
-                    observations, env.action_masks(), greedy=self.greedy, memory=memory
-                )
-                step = env.step(actions)
-                observations = step.observations
-                infos = step.infos
-                ranks[rows, t], named[rows, t] = infos["rank"], infos["named"]
-                tokens[rows, t] = infos["prompt_tokens"] + infos["completion_tokens"]
-                shown[rows, t] = infos["shown"]
-                prompts[rows, t] = step.actions
-                orders[rows, t] = step.orders
+        played = episodes(policy, env, size=_BATCH, greedy=self.greedy, seed=seed)
+        for rows, t, step in played:
+            infos = step.infos
+            ranks[rows, t], named[rows, t] = infos["rank"], infos["named"]
+            tokens[rows, t] = infos["prompt_tokens"] + infos["completion_tokens"]
+            shown[rows, t] = infos["shown"]
+            prompts[rows, t] = step.actions
+            orders[rows, t] = step.orders
         prompts[..., 1] = shown
         return Played(orders, ranks, named, tokens, prompts)

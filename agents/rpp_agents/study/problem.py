@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env import RPPEnv, Step
+from rpp_env.data.candidates import MAX_HISTORY
 from rpp_env.errors import InvalidOption
 from rpp_env.metrics import ndcg
 from rpp_env.prompts import Prompt
 from rpp_env.rewriting import Rewrite, check_rewritten
 
-__all__ = ["Asked", "Counted", "Ledger", "Problem", "Users"]
+__all__ = ["Asked", "Counted", "Ledger", "Problem", "Users", "remade"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BATCH = 512
-_MOST_SHOWN = 51
 
 
 @dataclass
@@ -131,17 +131,7 @@ class Users:
 
         With `rewrite` it asks the model itself, since no table holds rewritten prompts.
         """
-        env = self.env if rewrite is None else self.live
-        return RPPEnv(
-            env.tasks,
-            rules=env.rules,
-            book=env.book,
-            embeddings=env.embeddings,
-            recommender=env.recommender,
-            table=env.table,
-            rewrite=rewrite,
-            **options,
-        )
+        return remade(self.env if rewrite is None else self.live, rewrite=rewrite, **options)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -264,10 +254,16 @@ class Users:
         return _key(rows, self.shown(rows, cells), sentences, self.shape)
 
 
+def remade(env: RPPEnv, **changes: Any) -> RPPEnv:
+    """A fresh environment of the same parts but for some, named as the constructor names them."""
+    names = ("tasks", "rules", "book", "embeddings", "recommender", "table")
+    return RPPEnv(**{name: getattr(env, name) for name in names} | changes)
+
+
 def _key(rows: Ints, shown: Ints, sentences: Sequence[Any], shape: tuple[int, ...]) -> Ints:
     _, roles, reasonings, outputs = shape
     role, reasoning, output = sentences
-    key = rows * _MOST_SHOWN + shown
+    key = rows * (MAX_HISTORY + 1) + shown
     return np.asarray(((key * roles + role) * reasonings + reasoning) * outputs + output, np.int64)
 
 

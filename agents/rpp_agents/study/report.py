@@ -22,9 +22,8 @@ from rpp_agents.study.results import Results, Row
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
 from rpp_env.intervals import Estimate
-from rpp_env.metrics import chance_ndcg
 
-__all__ = ["chance", "table", "write_report"]
+__all__ = ["table", "write_report"]
 
 
 HOW_TO_READ = (
@@ -173,11 +172,6 @@ def verdict(found: Estimate, smallest: float) -> str:
     return "Not told apart from 0; a difference that matters is not excluded."
 
 
-def chance(setting: Setting) -> float:
-    """NDCG@10 of a random order."""
-    return chance_ndcg(int(setting.options.get("num_candidates", 20)))
-
-
 def _intro(results: Results, setting: Setting) -> str:
     draws = {cell.draw for cell, _ in results.cells if cell.setting == setting}
     fixed = "worlds" if "data_seed" in setting.problem(0) else "draws of the candidates"
@@ -185,9 +179,9 @@ def _intro(results: Results, setting: Setting) -> str:
     return (
         f"{setting.dataset}, {setting.model} ({setting.rank_by}); {setting.train_users:,} train "
         f"and {results.users(setting):,} test users, {len(draws)} {fixed}, "
-        f"{int(setting.options.get('num_candidates', 20))} candidates "
+        f"{setting.candidates} candidates "
         f"({setting.options.get('negatives', 'uniform')}); {budget:,} calls of training. "
-        f"Chance: {chance(setting):.3f}."
+        f"Chance: {setting.chance:.3f}."
     )
 
 
@@ -273,7 +267,7 @@ def _overview(results: Results, settings: Sequence[Setting]) -> str:
         if any(method.label in results.tabled(setting) for setting in settings)
     ]
     columns = results.beside(settings)
-    rows = [["chance", *(f"{chance(setting):.3f}" for setting in columns)]]
+    rows = [["chance", *(f"{setting.chance:.3f}" for setting in columns)]]
     for label in labels:
         cells = [
             str(results.score(setting, label)) if results.runs(setting, label) else ""

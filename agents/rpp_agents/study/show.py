@@ -13,7 +13,7 @@ import numpy as np
 
 from rpp_agents.study.pictures import LINES, learners
 from rpp_agents.study.plan import PARTS, Cell, Setting
-from rpp_agents.study.report import chance, rounded, verdict
+from rpp_agents.study.report import rounded, verdict
 from rpp_agents.study.results import Results
 from rpp_agents.study.work import open_problem
 from rpp_env.data import KNOWN
@@ -116,7 +116,7 @@ def _overview(
         "title": title,
         "note": "NDCG@10 on test users.",
         "columns": [_column("method", "text"), _column("family", "text")]
-        + [_column(s.name, "interval", f"chance {chance(s):.3f}") for s in columns],
+        + [_column(s.name, "interval", f"chance {s.chance:.3f}") for s in columns],
         "rows": rows,
     }
 
@@ -167,14 +167,14 @@ def _setting(results: Results, setting: Setting) -> dict[str, Any]:
         "id": f"setting-{setting.name}",
         "title": setting.name,
         "note": f"{setting.dataset}, {setting.model}; {setting.train_users:,} train and "
-        f"{results.users(setting):,} test users. Chance {chance(setting):.3f}.",
+        f"{results.users(setting):,} test users. Chance {setting.chance:.3f}.",
         "columns": columns,
         "rows": rows,
     }
 
 
 def _curve(results: Results, setting: Setting) -> dict[str, Any]:
-    lines = [{"name": "chance", "value": chance(setting)}]
+    lines = [{"name": "chance", "value": setting.chance}]
     for method in LINES:
         label = results.label_of(setting, method)
         if label is not None:
@@ -244,7 +244,7 @@ def _sentences(setting: Setting) -> dict[str, list[str]]:
     known = KNOWN.get(setting.dataset.lower())
     domain = str(setting.options.get("domain") or (known.domain if known else "movies"))
     book = PatternBook.load(domain, history=tuple(map(str, rules.history_options)))
-    count = str(setting.options.get("num_candidates", rules.num_candidates))
+    count = str(setting.candidates)
 
     def said(text: str) -> str:
         return text.replace("{k}", count)

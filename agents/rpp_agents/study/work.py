@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -31,7 +31,7 @@ from rpp_agents.plans import plain, short, slug
 from rpp_agents.study.methods import method
 from rpp_agents.study.plan import Cell, Setting, Study
 from rpp_agents.study.players import Played, Player
-from rpp_agents.study.problem import Problem, Users
+from rpp_agents.study.problem import Problem, Users, remade
 from rpp_env import RPPEnv
 from rpp_env.data.folders import whole_file
 from rpp_env.intervals import estimate
@@ -70,19 +70,21 @@ def tables_of(cells: Sequence[Cell]) -> list[tuple[Setting, int, str, int]]:
             continue  # reads no prompts
         setting, draw = cell.setting, cell.draw
         for split in SPLITS if setting.tables else ("train",):
-            users = _largest(cell.study, setting, draw, split)
-            found[setting.table(draw, split, users)] = (setting, draw, split, users)
+            file, users = _table_of(cell.study, setting, draw, split)
+            found[file] = (setting, draw, split, users)
     return list(found.values())
 
 
-def _largest(study: Study, mine: Setting, draw: int, split: str) -> int:
-    return max(
+def _table_of(study: Study, mine: Setting, draw: int, split: str) -> tuple[str, int]:
+    """The file that a setting replays, and its users: the most that any such setting has."""
+    users = max(
         users_of(other, split)
         for other in study.settings
         if draw in other.draws
         and (other.problem(0), other.model, other.rank_by)
         == (mine.problem(0), mine.model, mine.rank_by)
     )
+    return mine.table(draw, split, users), users
 
 
 def make_tables(
@@ -140,6 +142,16 @@ def _live(setting: Setting, draw: int, split: str, users: int, out: Path) -> RPP
     )
 
 
+def _replay(study: Study, setting: Setting, draw: int, split: str, out: Path) -> RPPEnv:
+    """The table of a split."""
+    return RPPEnv.make(
+        model=_table(out / _table_of(study, setting, draw, split)[0]),
+        split=split,
+        max_users=users_of(setting, split),
+        **setting.problem(draw),
+    )
+
+
 @lru_cache(maxsize=6)
 def _table(path: Path) -> RewardTable:
     return RewardTable.load(path)
@@ -153,21 +165,9 @@ def open_problem(cell: Cell, out: Path) -> Problem:
         live = _live(setting, cell.draw, split, users, out)
         env = live
         if setting.tables or split == "train":
-            table = _table(
-                out
-                / setting.table(cell.draw, split, _largest(cell.study, setting, cell.draw, split))
-            )
-            env = RPPEnv.make(
-                model=table, split=split, max_users=users, **setting.problem(cell.draw)
-            )
+            env = _replay(cell.study, setting, cell.draw, split, out)
             # The same embeddings, and not only equal ones.
-            live = RPPEnv(
-                live.tasks,
-                rules=live.rules,
-                book=live.book,
-                embeddings=env.embeddings,
-                recommender=live.recommender,
-            )
+            live = remade(live, embeddings=env.embeddings)
         parts[split] = Users(env, live)
     return Problem(**parts)
 
@@ -205,6 +205,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     if cell.method.method == "recommender":
         return _recommend(cell, out)
     problem = open_problem(cell, out)
+    watched = {split: _first(getattr(problem, split), _CURVE_USERS) for split in SPLITS}
     curve: list[dict[str, float]] = []
     paused = 0.0
     at = [cell.budget * (i + 1) / cell.study.points for i in range(cell.study.points - 1)]
@@ -214,7 +215,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
         if len(curve) >= len(at) or calls < at[len(curve)]:
             return
         began = time.perf_counter()
-        point = {"calls": calls} | _point(player, problem, cell.seed)
+        point = {"calls": calls} | _point(player, watched, cell.seed)
         while len(curve) < len(at) and calls >= at[len(curve)]:
             curve.append(point)
         paused += time.perf_counter() - began
@@ -226,7 +227,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     spent = problem.train.ledger
     test = problem.test.uncounted()
     played = player.play(test, cell.seed)
-    curve.append({"calls": spent.calls} | _point(player, problem, cell.seed))
+    curve.append({"calls": spent.calls} | _point(player, watched, cell.seed))
     return {
         "training": {"calls": spent.calls, "unique": spent.unique, "tokens": spent.tokens}
         | {"seconds": round(seconds, 2)},
@@ -245,31 +246,24 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     }
 
 
-def _point(player: Player, problem: Problem, seed: int) -> dict[str, float]:
-    """Mean scores of the first users of each split."""
-    found = {}
-    for split in SPLITS:
-        users = getattr(problem, split)
-        some = _first(users, _CURVE_USERS)
-        found[split] = round(float(player.play(some, seed).scores["score"].mean()), 5)
-    return found
+def _point(player: Player, watched: Mapping[str, Users], seed: int) -> dict[str, float]:
+    """Mean scores by split."""
+    return {
+        split: round(float(player.play(users, seed).scores["score"].mean()), 5)
+        for split, users in watched.items()
+    }
 
 
 def _first(users: Users, count: int) -> Users:
+    """The first users, with a ledger of their own."""
     if len(users) <= count:
         return users.uncounted()
     rows = np.arange(count)
     tasks = users.live.tasks.subset(rows)
 
     def cut(env: RPPEnv) -> RPPEnv:
-        return RPPEnv(
-            tasks,
-            rules=env.rules,
-            book=env.book,
-            embeddings=env.embeddings,
-            recommender=env.recommender,
-            table=None if env.table is None else env.table.subset(rows),
-        )
+        table = None if env.table is None else env.table.subset(rows)
+        return remade(env, tasks=tasks, table=table)
 
     return Users(cut(users.env), cut(users.live))
 
@@ -336,6 +330,8 @@ def _unsure(env: RPPEnv) -> list[int]:
 
 
 def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
+    from rpp_agents.recommenders.base import ranks_by
+
     users = users_of(cell.setting, "test")
     env = RPPEnv.make(split="test", max_users=users, **cell.setting.problem(cell.draw))
     tasks = env.tasks
@@ -344,8 +340,7 @@ def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     # One row of `every` for each user; several tasks of a user have the same one.
     row = np.unique(tasks.users, return_inverse=True)[1]
-    orders = np.argsort(-every[row[:, None], tasks.candidates], axis=1, kind="stable")
-    ranks = (orders == tasks.position[:, None]).argmax(axis=1) + 1
+    ranks = ranks_by(every[row[:, None], tasks.candidates], tasks)
     scores = np.asarray(ndcg(ranks), np.float64).round(5).tolist()
     return {
         "training": {"calls": 0, "unique": 0, "tokens": 0, "seconds": round(seconds, 2)},
@@ -424,13 +419,7 @@ def _redraw(job: Redrawn, out: Path) -> dict[str, Any]:
     env = RPPEnv.make(model=setting.model, split="test", max_users=users, **told)
     rewards = tabulate(env).rewards().reshape(len(env.tasks), -1)
     by_draw = rewards.reshape(-1, job.DRAWS, rewards.shape[1])  # a user's draws lie side by side
-    most = _largest(job.study, setting, draw, "train")
-    train = RPPEnv.make(
-        model=_table(out / setting.table(draw, "train", most)),
-        split="train",
-        max_users=setting.train_users,
-        **setting.problem(draw),
-    )
+    train = _replay(job.study, setting, draw, "train", out)
     assert train.table is not None
     told_apart = train.table.rewards().reshape(len(train.table), -1)
     fixed = int(told_apart.mean(axis=0, dtype=np.float64).argmax())

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.study.methods import Watch
-from rpp_agents.study.players import Asking
+from rpp_agents.study.players import Asking, borda_points
 from rpp_agents.study.problem import Problem, Users
 
 __all__ = [
@@ -130,8 +130,7 @@ def merged_best(
     points = np.empty((users.cells, len(rows), K), np.int16)
     for cell in range(users.cells):
         asked = users.ask(rows, np.full(len(rows), cell))
-        place = np.argsort(asked.orders, axis=1)
-        points[cell] = np.where(place < asked.named[:, None], K - place, 0)
+        points[cell] = borda_points(asked.orders, asked.named)
     targets = users.env.tasks.position
     total = np.zeros((len(rows), K), np.int16)
     chosen: list[int] = []
