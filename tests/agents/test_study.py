@@ -17,7 +17,7 @@ import pytest
 import rpp_env
 from rpp_agents.cli import main
 from rpp_agents.jobs import unfinished
-from rpp_agents.study import Study, jobs_of, make_tables, run_cells
+from rpp_agents.study import Study, jobs_of, make_tables, run_cells, work
 from rpp_agents.study.methods import METHODS, method, options
 from rpp_agents.study.methods.fixed import MANUAL, best_of_all
 from rpp_agents.study.methods.trained import OnlyAgent
@@ -495,6 +495,9 @@ def test_the_report_says_what_was_found(finished: tuple[Path, Path]) -> None:
     mean = np.mean([np.mean(c["scores"]["score"]) for c in (cell, other)])
     assert found.score(setting, "Manual").value == pytest.approx(mean)
     assert f"| Manual | {found.score(setting, 'Manual')} |" in text
+    ahead = found.score(setting, "fixed").value - mean
+    assert found.minus(setting, "fixed", "Manual").value == pytest.approx(ahead)
+    assert abs(ahead) > 0.01  # or its sign would not show
     assert "Primary contrast, named before the run:** RPP (MAPPO) minus merged" in text
     assert "Not complete" not in text
     assert "### One pattern at a time" in text
@@ -541,6 +544,38 @@ def test_shares_of_choices_are_shares(finished: tuple[Path, Path]) -> None:
         assert counts.sum() == 16
         for shares in found["shares"].values():
             np.testing.assert_allclose(np.sum(shares, axis=1), counts > 0, atol=1e-3)
+
+
+def test_users_whose_last_item_is_a_tie_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "tied"
+    folder.mkdir()
+    rows = [f"u{u}\ti{i}\t{i}" for u in range(20) for i in range(u, u + 5)]
+    head = "user_id:token\titem_id:token\ttimestamp:float"
+    (folder / "tied.inter").write_text("\n".join([head, *rows]) + "\n")
+    titles = [f"i{i}\tFilm {chr(65 + i)}" for i in range(24)]
+    items = "\n".join(["item_id:token\ttitle:token_seq", *titles])
+    (folder / "tied.item").write_text(items + "\n")
+    env = rpp_env.RPPEnv.make(str(folder), split="test", num_candidates=5)
+    assert work._unsure(env) == []  # nothing is known of ties
+    # The last item is the one that stands last, but of every second user.
+    last = [f"u{u}\ti{u + 4 - u % 2}" for u in range(20)]
+    path = folder / "tied.last_timestamp.tsv"
+    path.write_text("\n".join(["user_id:token\titem_id:token", *last]) + "\n")
+    tokens = [env.tasks.dataset.user_tokens[user] for user in env.tasks.users]
+    odd = [row for row, token in enumerate(tokens) if int(token[1:]) % 2]
+    assert work._unsure(env) == odd
+    assert 0 < len(odd) < len(tokens)
+
+
+def test_ties_are_left_out(finished: tuple[Path, Path]) -> None:
+    found = Results.read(Study.load(finished[0] / "tiny.toml"), finished[0])
+    setting, (_, first) = found.settings[0], found.runs(found.settings[0], "Manual")[0]
+    kept = [0, 2, 3]
+    first["unsure"] = [i for i in range(16) if i not in kept]
+    alone = Results(found.study, [c for c in found.cells if c[1] is first], {}, 1)
+    scores = np.array(first["scores"]["score"])
+    assert alone.score(setting, "Manual").value == pytest.approx(scores.mean())
+    assert alone.only_sure().score(setting, "Manual").value == pytest.approx(scores[kept].mean())
 
 
 def test_other_users_are_not_compared(finished: tuple[Path, Path], tmp_path: Path) -> None:
