@@ -373,4 +373,6 @@ def _variants(method: Method) -> list[Method]:
 
 def _varies(method: Method) -> bool:
     """Whether another seed in the same draw is another run."""
-    return method.method not in ("manual", "enumerate_all", "llmrank", "merged_fixed")
+    if method.method == "recommender":
+        return method.config["name"] not in ("pop", "itemknn", "bm25")
+    return method.method not in ("manual", "enumerate_all", "llmrank", "merged_best")
