@@ -50,7 +50,7 @@ TEMPLATE = (
 )
 STAGES = {"facts": 0.01, "habits": 0.37, "letters": 0.36, "lists": 0.26}
 """Shares of the time."""
-KINDS = {"letters": ("letter",), "lists": ("list", "letter", "list", "letters")}
+KINDS = {"letters": ("letter",), "lists": ("list", "list", "letter", "list", "list", "letters")}
 """Which questions are asked in turn; the first letter stays among them, not to be forgotten."""
 SHARPER = 3.0
 """How much more certain lists are than a first letter: what copies a title must look at one."""
@@ -64,6 +64,10 @@ RATES = {
     "lists": (0.7 * RATE, 0.014 * RATE),
 }
 """Learning rates at a stage's beginning and end."""
+NAMES = {"scale": 32.0, "code": 3.5, "match": 1.6, "write": 20.0, "say": 0.6}
+"""How large words, codes, and what the two heads are given become; see `prepare_lists`."""
+SLOW = 8
+"""Pairs of a head's dimensions that turn by less than half a radian over a prompt."""
 CONTEXT = 4096
 PROFILE_WEIGHT, PLACE_WEIGHT = 0.3, 0.2
 SHOWN = (1, 2, 3, 5, 8, 13, 20)
@@ -378,6 +382,103 @@ def make_model(
     return model
 
 
+def prepare_lists(model: LlamaForCausalLM, packer: Packer) -> None:
+    """Before lists: names that survive the layers, a head that finds them, one that copies them.
+
+    The layers write vectors a hundred times as large as a word's own, so that at a candidate's
+    place nothing tells what it is called, and no list was learned. So words become as large as what
+    is written upon them, and each title gets a code besides what is known of the film. Then what
+    the layers have made of the codes is read off (by regression) and put where `lookups` and
+    `looks` want it: a head of the third layer matches names, and the last layer's first copies one.
+    """
+    head, heads = model.config.head_dim, model.config.num_attention_heads
+    shared = heads // model.config.num_key_value_heads
+    titles = torch.tensor(list(packer.title_ids.values()))
+    words = model.model.embed_tokens.weight
+    with torch.no_grad():
+        words *= NAMES["scale"]
+        words[titles] += NAMES["code"] * torch.randn(words[titles].shape)
+        # Turned by the position, only a head's slow dimensions still match far away.
+        slow = torch.arange(head // 2 - SLOW, head // 2)
+        slow = torch.cat([slow, slow + head // 2])
+        reading, _ = read_names(model, packer, 2, len(slow))
+        attention = model.model.layers[2].self_attn
+        query = (heads - 1) * head
+        key = (heads - 1) // shared * head
+        attention.q_proj.weight[query : query + head] *= 0.2
+        attention.q_proj.weight[query + slow] = NAMES["match"] * reading
+        attention.k_proj.weight[key + slow] = NAMES["match"] * reading
+        # What copies takes the dimensions of the first two heads that matter least.
+        reading, codes = read_names(model, packer, -1, head // 2)
+        attention = model.model.layers[-1].self_attn
+        values, written = attention.v_proj.weight, attention.o_proj.weight
+        both = torch.stack([written[:, i * head : (i + 1) * head] for i in range(shared)])
+        matters = values[:head].norm(dim=1) * both.square().sum((0, 1)).sqrt()
+        given = matters.argsort()[: head // 2]
+        # And writes where the answers' vectors have nothing.
+        said = last_vectors(model, packer) / model.model.norm.weight
+        quiet = torch.linalg.eigh(said.T @ said)[1][:, : head // 2]
+        values[given] = reading
+        written[:, given] = NAMES["write"] * quiet
+        for i in range(1, shared):
+            written[:, i * head + given] = 0.0
+        model.lm_head.weight[titles] += (
+            NAMES["say"] * codes @ (quiet / model.model.norm.weight[:, None]).T
+        )
+
+
+def samples(model: LlamaForCausalLM, packer: Packer, seed: int) -> Any:
+    """Batches of lists, and what the model makes of them."""
+    for k in range(6):
+        packer.rng = np.random.default_rng([3, seed, k])
+        batch = batch_of(packer.questions(24, "list"), 0)
+        yield batch, read_by(model, batch, torch.float32)[0].hidden_states
+
+
+def read_names(
+    model: LlamaForCausalLM, packer: Packer, index: int, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How to read, before a layer, what a place is called; and what is read of each title.
+
+    The `width` directions of the titles' vectors that are told best: (width, hidden) weights, and
+    the titles' own coordinates, each with deviation 1.
+    """
+    titles = torch.tensor(list(packer.title_ids.values()))
+    words = model.model.embed_tokens.weight
+    vectors = words[titles] - words[titles].mean(0)
+    layer = model.model.layers[index]
+    depth = index % len(model.model.layers)
+    sets = []
+    for seed in range(2):
+        seen, names = [], []
+        for batch, hidden in samples(model, packer, seed):
+            at = torch.cat([batch["hinted"], batch["listed"]] if index == 2 else [batch["hinted"]])
+            token = batch["tokens"].flatten()[at]
+            at, token = (x[torch.isin(token, titles)] for x in (at, token))
+            seen.append(layer.input_layernorm(hidden[depth]).flatten(0, 1)[at])
+            names.append(words[token] - words[titles].mean(0))
+        sets.append((torch.cat(seen), torch.cat(names)))
+    (seen, names), (others, theirs) = sets
+    ridge = 1e-3 * len(seen) * torch.eye(seen.shape[1])
+    solved = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ names)
+    # Where titles differ most, beside how much the regression misses.
+    lower = torch.linalg.cholesky(
+        torch.cov((theirs - others @ solved).T) + 0.01 * torch.eye(len(ridge))
+    )
+    whiten = torch.linalg.inv(lower)
+    best = torch.linalg.eigh(whiten @ torch.cov(vectors.T) @ whiten.T)[1][:, -width:]
+    directions = whiten.T @ best
+    directions /= (vectors @ directions).std(0)
+    return (solved @ directions).T, vectors @ directions
+
+
+def last_vectors(model: LlamaForCausalLM, packer: Packer) -> torch.Tensor:
+    """(N, hidden) what the last layer makes of places where something comes next."""
+    return torch.cat(
+        [hidden[-1].flatten(0, 1)[batch["at"]] for batch, hidden in samples(model, packer, 0)]
+    )
+
+
 def batch_of(packed: list[Packed], pad: int) -> dict[str, torch.Tensor]:
     """Padded to a rectangle, with the mask that keeps continuations apart."""
     length = max(len(p.tokens) for p in packed)
@@ -609,6 +710,8 @@ class Training:
         count = sum(p.numel() for p in self.model.parameters())
         print(f"{count:,} weights, {len(self.tokenizer)} tokens")
         for stage, share in STAGES.items():
+            if stage == "lists" and not self.done[stage]:
+                prepare_lists(self.model, self.packer)
             began, losses = time.monotonic(), []
             before = self.done[stage]
             while self.done[stage] < share * self.seconds:
@@ -684,58 +787,60 @@ def evaluate(model: LlamaForCausalLM, packer: Packer, count: int) -> dict[str, f
 
 
 def table(folder: Path, users: int, shown: int = 8) -> str:
-    """How the checkpoint ranks for test users, beside its teacher, reasoning by reasoning."""
+    """How the checkpoint ranks for test users, beside its teacher: by reasoning, and by format."""
     from rpp_env.models.transformers import TransformersModel
 
     env = rpp_env.RPPEnv.make("movieworld", "embedded", "test", max_users=users)
     pupil, teacher = TransformersModel(str(folder), batch_size=32), env.recommender.model
     tasks = [env.tasks.task(i) for i in range(users)]
-    lines = ["| reasoning | way | NDCG@10 | teacher's | named | rank correlation | same first |"]
-    lines.append("|---" * 7 + "|")
+    _, _, reasonings, formats = env.book.sizes
+    lines = []
     orders: dict[str, list[np.ndarray]] = {"logprobs": [], "generate": []}
-    for reasoning in range(env.book.sizes[2]):
-        actions = [[1, 0, reasoning, user % env.book.sizes[3]] for user in range(users)]
-        choices = env.book.choose(actions)
-        prompts = [Prompt(t, c, shown) for t, c in zip(tasks, choices, strict=True)]
-        for way, kept in orders.items():
-            ranked = LLMRecommender(pupil, way).rank(prompts)
+    for part, count in (("reasoning", reasonings), ("format", formats)):
+        lines.append(
+            f"\n| {part} | way | NDCG@10 | teacher's | named | rank correlation | same first |"
+        )
+        lines.append("|---" * 7 + "|")
+        for option in range(count):
+            # The other part in turn.
+            actions = [
+                [1, 0, option, user % formats]
+                if part == "reasoning"
+                else [1, 0, user % reasonings, option]
+                for user in range(users)
+            ]
+            choices = env.book.choose(actions)
+            prompts = [Prompt(t, c, shown) for t, c in zip(tasks, choices, strict=True)]
             # What the teacher means; its own replies may be cut short.
             meant = LLMRecommender(teacher, "logprobs").rank(prompts)
-            mine, others = (
-                [float(ndcg(r.rank(t.position))) for r, t in zip(rankings, tasks, strict=True)]
-                for rankings in (ranked, meant)
-            )
-            places = [np.argsort(r.order) for r in ranked]
-            kept.append(np.array(places))
-            same = np.mean([a.order[0] == b.order[0] for a, b in zip(ranked, meant, strict=True)])
-            close = np.mean(
-                [
-                    np.corrcoef(x, np.argsort(b.order))[0, 1]
-                    for x, b in zip(places, meant, strict=True)
-                ]
-            )
-            half = 1.96 * np.std(mine) / math.sqrt(users)
-            named = np.mean([r.named for r in ranked]) / env.tasks.num_candidates
-            lines.append(
-                f"| {reasoning} | {way} | {np.mean(mine):.3f} ± {half:.3f} | {np.mean(others):.3f} "
-                f"| {named:.1%} | {close:.2f} | {same:.2f} |"
-            )
+            for way, kept in orders.items():
+                ranked = LLMRecommender(pupil, way).rank(prompts)
+                mine, others = (
+                    [float(ndcg(r.rank(t.position))) for r, t in zip(rankings, tasks, strict=True)]
+                    for rankings in (ranked, meant)
+                )
+                places = np.array([np.argsort(r.order) for r in ranked])
+                same = [a.order[0] == b.order[0] for a, b in zip(ranked, meant, strict=True)]
+                close = alike(places, [np.argsort(r.order) for r in meant])
+                half = 1.96 * np.std(mine) / math.sqrt(users)
+                named = np.mean([r.named for r in ranked]) / env.tasks.num_candidates
+                lines.append(
+                    f"| {option} | {way} | {np.mean(mine):.3f} ± {half:.3f} "
+                    f"| {np.mean(others):.3f} | {named:.1%} | {close:.2f} | {np.mean(same):.2f} |"
+                )
+                if part == "reasoning":
+                    kept.append(places)
     for way, kept in orders.items():
-        apart = [
-            np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(kept[0], other, strict=True)])
-            for other in kept[1:]
-        ]
         lines.append(f"\n{way}: rank correlation of reasoning 0 with 1 to 8, of the same user: ")
-        lines[-1] += ", ".join(f"{value:.2f}" for value in apart)
-    agree = np.mean(
-        [
-            np.corrcoef(x, y)[0, 1]
-            for a, b in zip(orders["logprobs"], orders["generate"], strict=True)
-            for x, y in zip(a, b, strict=True)
-        ]
-    )
+        lines[-1] += ", ".join(f"{alike(kept[0], other):.2f}" for other in kept[1:])
+    agree = alike(np.concatenate(orders["logprobs"]), np.concatenate(orders["generate"]))
     lines.append(f"\nThe two ways, of the same prompt: rank correlation {agree:.2f}")
     return "\n".join(lines)
+
+
+def alike(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Mean correlation of places with others."""
+    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(some, others, strict=True)]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models.transformers import TransformersModel
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders import LLMRecommender
+from rpp_env.task import Ranking
 
 USERS = 120
 
@@ -32,11 +33,25 @@ def asked() -> list[Prompt]:
     return [Prompt(env.tasks.task(i), choice, 8) for i in range(USERS)]
 
 
-def test_letters_rank_above_chance(model: TransformersModel, asked: list[Prompt]) -> None:
-    rankings = LLMRecommender(model, "logprobs").rank(asked)
+def above_chance(rankings: list[Ranking], asked: list[Prompt]) -> float:
+    """By how many standard errors."""
     scores = np.array([ndcg(r.rank(p.task.position)) for r, p in zip(rankings, asked, strict=True)])
-    error = scores.std() / np.sqrt(len(scores))
-    assert scores.mean() - error > chance_ndcg(20)
+    return float((scores.mean() - chance_ndcg(20)) / (scores.std() / np.sqrt(len(scores))))
+
+
+def test_letters_rank_above_chance(model: TransformersModel, asked: list[Prompt]) -> None:
+    assert above_chance(LLMRecommender(model, "logprobs").rank(asked), asked) > 2
+
+
+def test_numbers_rank_above_chance(model: TransformersModel, asked: list[Prompt]) -> None:
+    """The second way: of the five formats, the one that was learned (see the checkpoint's card)."""
+    book = rpp_env.PatternBook.load("movies")
+    numbers = next(i for i, o in enumerate(book.output_format) if o.format == "numbers")
+    choice = book.choose([[1, 0, 4, numbers]])[0]
+    prompts = [replace(prompt, choice=choice) for prompt in asked]
+    rankings = LLMRecommender(model, "generate").rank(prompts)
+    assert np.mean([r.named for r in rankings]) > 0.6 * 20
+    assert above_chance(rankings, prompts) > 2
 
 
 def test_letters_correlate_with_the_teachers(model: TransformersModel, asked: list[Prompt]) -> None:
@@ -47,23 +62,28 @@ def test_letters_correlate_with_the_teachers(model: TransformersModel, asked: li
         np.corrcoef(np.argsort(a.order), np.argsort(b.order))[0, 1]
         for a, b in zip(pupils, teachers, strict=True)
     ]
-    assert np.mean(correlations) > 0.2
+    assert np.mean(correlations) > 0.3
 
 
 def test_lists_have_their_format(model: TransformersModel, asked: list[Prompt]) -> None:
-    """It is not their order that was learned (see the checkpoint's card), but how they look."""
+    """They repeat titles (see the checkpoint's card), but look right, and most are candidates."""
     titles = set(rpp_env.load_dataset("movieworld").titles)
-    for ranking in LLMRecommender(model, "generate").rank(asked[:8]):
-        lines = ranking.text.split("\n")
-        assert len(lines) >= 15
-        assert all(re.match(r"\d+\. ", line) for line in lines)
-        assert np.mean([line.partition(". ")[2] in titles for line in lines]) > 0.9
+    rankings = LLMRecommender(model, "generate").rank(asked[:16])
+    lines = [
+        (line, prompt.task.candidates)
+        for prompt, ranking in zip(asked, rankings, strict=False)
+        for line in ranking.text.split("\n")
+    ]
+    assert len(lines) >= 15 * 16
+    assert np.mean([bool(re.match(r"\d+\. ", line)) for line, _ in lines]) > 0.9
+    assert np.mean([line.partition(". ")[2] in titles for line, _ in lines]) > 0.9
+    assert np.mean([line.partition(". ")[2] in offered for line, offered in lines]) > 0.6
 
 
 def test_it_heeds_the_reasoning(model: TransformersModel, asked: list[Prompt]) -> None:
     book = rpp_env.PatternBook.load("movies")
     orders = []
-    for reasoning in (0, 4, 5):
+    for reasoning in (0, 3, 5):  # the teacher ranks by other habits with each
         choice = book.choose([[1, 0, reasoning, 0]])[0]
         prompts = [replace(prompt, choice=choice) for prompt in asked]
         orders.append([r.order for r in LLMRecommender(model, "logprobs").rank(prompts)])
