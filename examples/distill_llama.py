@@ -429,7 +429,7 @@ def prepare_lists(model: LlamaForCausalLM, packer: Packer) -> None:
 
 def samples(model: LlamaForCausalLM, packer: Packer, seed: int) -> Any:
     """Batches of lists, and what the model makes of them."""
-    for k in range(6):
+    for k in range(1 if "RPP_ENV_FAST" in os.environ else 6):
         packer.rng = np.random.default_rng([3, seed, k])
         batch = batch_of(packer.questions(24, "list"), 0)
         yield batch, read_by(model, batch, torch.float32)[0].hidden_states

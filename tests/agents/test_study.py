@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rpp_agents.study import Study, jobs_of, make_tables, run_cells, work
 from rpp_agents.study.methods import METHODS, method, options
 from rpp_agents.study.methods.fixed import MANUAL, best_of_all
 from rpp_agents.study.methods.trained import OnlyAgent
+from rpp_agents.study.plan import PRESETS
 from rpp_agents.study.players import Asking, Played, Playing, borda
 from rpp_agents.study.problem import Counted, Problem, Users
 from rpp_agents.study.report import verdict, write_report
@@ -384,7 +386,30 @@ def test_variants_are_methods_of_their_own() -> None:
     assert study.methods[1].config == {"trainer": "iql", "only": "history_records"}
 
 
-@pytest.mark.parametrize("name", ["smoke", "prompts"])
+def test_in_one_draw_another_seed_runs_again_only_what_it_changes() -> None:
+    rows = [
+        {"label": name, "method": name}
+        for name in ("manual", "enumerate_all", "merged_best", "merged_fixed", "random", "linucb")
+    ]
+    rows += [
+        {"label": name, "method": "recommender", "config": {"name": name}}
+        for name in ("pop", "itemknn", "bm25", "bpr")
+    ]
+    (setting,) = FILE["settings"]
+    study = Study.parse(
+        FILE | {"settings": [setting | {"draws": [5]}], "seeds": [0, 1], "methods": rows}, "x"
+    )
+    runs = Counter(cell.method.label for cell in study.cells())
+    assert {label for label, count in runs.items() if count == 2} == {
+        "merged_fixed",  # its later calls are reordered by the seed
+        "random",
+        "linucb",
+        "bpr",
+    }
+    assert set(runs.values()) == {1, 2}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.toml")))
 def test_shipped_studies_are_sound(name: str) -> None:
     study = Study.load(name)
     cells = study.cells()

@@ -40,7 +40,7 @@ def run(
     Parameters
     ----------
     study
-        The name of a shipped study (smoke, prompts, llama), or the path of
+        The name of a shipped study (smoke, prompts, llama, tuning), or the path of
         a TOML file.
     out
         Where everything goes; runs/study-NAME by default.
