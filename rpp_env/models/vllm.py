@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,9 @@ class VLLMModel:
             self._engine: Any = vllm.LLM(model=os.fspath(path_or_id), **settings)
         except (ValueError, TypeError, OSError) as error:
             raise InvalidOption(f"vLLM cannot load {path_or_id}: {error}") from error
+        # A process that multiprocessing started waits for its children before it ends, and the
+        # engine is one that does not end by itself.
+        Finalize(self, self._engine.llm_engine.engine_core.shutdown, exitpriority=1)
         self._process = os.getpid()
         config = self._engine.model_config
         self.context_length: int = config.max_model_len

@@ -206,6 +206,8 @@ def test_holms_correction_by_hand() -> None:
     assert holm([sure(0.04), sure(0.01), sure(0.03)]) == [False, True, False]
     assert holm([Estimate(0.1, 0.1, 0.1), Estimate(0.0, 0.0, 0.0)]) == [True, False]
     assert holm([]) == []
+    # Rounding, not a difference.
+    assert holm([Estimate(1e-17, 0.9e-17, 1.1e-17)]) == [False]
 
 
 def test_the_seed_decides() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -194,9 +195,13 @@ def _setting(results: Results, setting: Setting) -> list[str]:
         text.append(f"Supervised policy minus best fixed prompt: {gap}{said}.")
     head = ["method", "score", "minus fixed", "minus rival", "clear", "gain"]
     text.append(table([*head, "first", "last", "merged"], [_row(row) for row in rows]))
-    most = max(row.runs for row in rows)
-    if fewer := [f"{row.method.label} {row.runs}" for row in rows if row.runs < most]:
-        text.append(f"Of {most} runs there are fewer of: {', '.join(fewer)}.")
+    planned = Counter(c.method.label for c in results.study.cells() if c.setting == setting)
+    if fewer := [
+        f"{row.method.label} {row.runs} of {planned[row.method.label]}"
+        for row in rows
+        if row.runs < planned[row.method.label]
+    ]:
+        text.append(f"Not all runs are there: {', '.join(fewer)}.")
     return text
 
 
