@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +279,21 @@ def test_transformers_is_sent_to_other_processes_and_an_engine_is_not(both: Any)
     assert copy.id == plain.id
     with pytest.raises(InvalidOption, match="another process"):
         pickle.dumps(engine)
+
+
+def kept(checkpoint: str) -> str:
+    """Make an engine that nobody closes."""
+    globals()["engine of this process"] = model = VLLMModel(checkpoint, max_model_len=256)
+    return model.id
+
+
+def test_an_engine_ends_with_its_process(checkpoint: Path, engine: VLLMModel) -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        name = pool.submit(kept, str(checkpoint)).result()
+        (process,) = pool._processes.values()
+    # The pool waited for its process, which waited for the engine; it would wait for ever.
+    assert name == engine.id
+    assert process.exitcode == 0
 
 
 def test_no_checkpoint_no_model(tmp_path: Path) -> None:

@@ -373,6 +373,5 @@ def _variants(method: Method) -> list[Method]:
 
 def _varies(method: Method) -> bool:
     """Whether another seed in the same draw is another run."""
-    if method.method == "recommender":
-        return method.config["name"] not in ("pop", "itemknn", "bm25")
-    return method.method not in ("manual", "enumerate_all", "llmrank", "merged_best")
+    fixed = ("manual", "enumerate_all", "llmrank", "merged_best", "recommender")
+    return method.method not in fixed

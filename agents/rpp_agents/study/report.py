@@ -136,6 +136,7 @@ def markdown(results: Results, pictures: Sequence[Path]) -> str:
             if part in ("main", "models", "time"):
                 text += _setting(results, setting)
         if part == "main":
+            text += _merged(results, settings)
             text += _rewritten(results, settings)
             text += _patterns(results, settings)
             text += _costs(results, settings)
@@ -203,6 +204,30 @@ def _setting(results: Results, setting: Setting) -> list[str]:
     ]:
         text.append(f"Not all runs are there: {', '.join(fewer)}.")
     return text
+
+
+def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
+    """The rival's calls are merged to one order; so are those of whoever else makes several."""
+    rows = []
+    for setting in settings:
+        rival = results.rival(setting)
+        best = results.label_of(setting, "merged_best")
+        for row in results.rows(setting, results.tabled(setting)):
+            label = row.method.label
+            if rival is None or row.cost["calls"] <= 1 or label in (rival, best):
+                continue
+            apart = [results.minus(setting, label, rival, "merged")]
+            if best is not None:
+                apart.append(results.minus(setting, label, best, "merged"))
+            rows.append([setting.name, label, *map(_signed, apart), *[""] * (2 - len(apart))])
+    if not rows:
+        return []
+    said = (
+        "*score* is the mean over single calls where a method is not merged by itself. Here all "
+        "of its calls are merged, as the rivals' are. Without a correction over methods."
+    )
+    head = ["setting", "method", "merged, minus rival", "merged, minus best five merged"]
+    return ["### Merged on both sides", said, table(head, rows)]
 
 
 def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
