@@ -528,6 +528,20 @@ def test_the_report_says_what_was_found(finished: tuple[Path, Path]) -> None:
     pattern = next(row for row in text.splitlines() if row.startswith("| RPP-Ro |"))
     difference = found.minus(setting, "RPP-Ro", "RPP (MAPPO)")
     assert f"{difference.value:+.3f} [" in pattern.split("|")[-2]
+    # The rival is merged by itself; beside it, so is who else makes several calls.
+    sides = {
+        (name, column): np.mean(
+            [
+                np.mean(json.loads(path.read_text())["scores"][column])
+                for path in sorted((folder / "cells" / "tiny" / name).glob("*.json"))
+            ]
+        )
+        for name, column in (("rpp-mappo", "merged"), ("merged", "score"))
+    }
+    both = float(sides["rpp-mappo", "merged"] - sides["merged", "score"])
+    rows_of = text.partition("### Merged on both sides")[2].splitlines()
+    row = next(line for line in rows_of if line.startswith("| tiny | RPP (MAPPO) |"))
+    assert f"| {both:+.3f} [" in row
     main_table = text.partition("### One pattern")[0]
     assert "RPP-Ro" not in main_table
     assert "How much of hindsight is luck" in text
