@@ -401,7 +401,7 @@ def prepare_lists(model: LlamaForCausalLM, packer: Packer) -> None:
         # Turned by the position, only a head's slow dimensions still match far away.
         slow = torch.arange(head // 2 - SLOW, head // 2)
         slow = torch.cat([slow, slow + head // 2])
-        reading, _ = read_names(model, packer, 2, len(slow))
+        reading, _ = read_names(model, packer, 2, ("hinted", "listed"), len(slow))
         attention = model.model.layers[2].self_attn
         query = (heads - 1) * head
         key = (heads - 1) // shared * head
@@ -409,8 +409,9 @@ def prepare_lists(model: LlamaForCausalLM, packer: Packer) -> None:
         attention.q_proj.weight[query + slow] = NAMES["match"] * reading
         attention.k_proj.weight[key + slow] = NAMES["match"] * reading
         # What copies takes the dimensions of the first two heads that matter least.
-        reading, codes = read_names(model, packer, -1, head // 2)
-        attention = model.model.layers[-1].self_attn
+        last = model.config.num_hidden_layers - 1
+        reading, codes = read_names(model, packer, last, ("hinted",), head // 2)
+        attention = model.model.layers[last].self_attn
         values, written = attention.v_proj.weight, attention.o_proj.weight
         both = torch.stack([written[:, i * head : (i + 1) * head] for i in range(shared)])
         matters = values[:head].norm(dim=1) * both.square().sum((0, 1)).sqrt()
@@ -436,27 +437,27 @@ def samples(model: LlamaForCausalLM, packer: Packer, seed: int) -> Any:
 
 
 def read_names(
-    model: LlamaForCausalLM, packer: Packer, index: int, width: int
+    model: LlamaForCausalLM, packer: Packer, index: int, places: Sequence[str], width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How to read, before a layer, what a place is called; and what is read of each title.
+    """How to read, before a layer, what `places` are called; and what is read of each title.
 
     The `width` directions of the titles' vectors that are told best: (width, hidden) weights, and
     the titles' own coordinates, each with deviation 1.
     """
     titles = torch.tensor(list(packer.title_ids.values()))
     words = model.model.embed_tokens.weight
-    vectors = words[titles] - words[titles].mean(0)
+    middle = words[titles].mean(0)
+    vectors = words[titles] - middle
     layer = model.model.layers[index]
-    depth = index % len(model.model.layers)
     sets = []
     for seed in range(2):
         seen, names = [], []
         for batch, hidden in samples(model, packer, seed):
-            at = torch.cat([batch["hinted"], batch["listed"]] if index == 2 else [batch["hinted"]])
+            at = torch.cat([batch[place] for place in places])
             token = batch["tokens"].flatten()[at]
             at, token = (x[torch.isin(token, titles)] for x in (at, token))
-            seen.append(layer.input_layernorm(hidden[depth]).flatten(0, 1)[at])
-            names.append(words[token] - words[titles].mean(0))
+            seen.append(layer.input_layernorm(hidden[index]).flatten(0, 1)[at])
+            names.append(words[token] - middle)
         sets.append((torch.cat(seen), torch.cat(names)))
     (seen, names), (others, theirs) = sets
     ridge = 1e-3 * len(seen) * torch.eye(seen.shape[1])

@@ -88,7 +88,8 @@ class VLLMModel:
             raise InvalidOption(f"vLLM cannot load {path_or_id}: {error}") from error
         # A process that multiprocessing started waits for its children before it ends, and the
         # engine is one that does not end by itself.
-        Finalize(self, self._engine.llm_engine.engine_core.shutdown, exitpriority=1)
+        stop = self._engine.llm_engine.engine_core.shutdown
+        self._stop = Finalize(self, stop, exitpriority=1)
         self._process = os.getpid()
         config = self._engine.model_config
         self.context_length: int = config.max_model_len
@@ -154,7 +155,7 @@ class VLLMModel:
 
     def close(self) -> None:
         """Stop the engine's processes and free its memory; it answers no more."""
-        self._engine.llm_engine.engine_core.shutdown()
+        self._stop()
 
     def _sampling(self, request: Request) -> Any:
         from vllm import SamplingParams

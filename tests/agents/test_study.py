@@ -701,6 +701,6 @@ def test_no_page_of_ours_holds_titles_of_ml_1m() -> None:
     for path in docs.rglob("*"):
         if path.suffix in (".md", ".html", ".json", ".jsonl", ".svg", ".toml"):
             text = path.read_text(encoding="utf-8", errors="ignore").casefold()
-            # Short titles are words ("Heat"); of the long ones a few are phrases that anybody uses.
-            found = [t for t in titles if len(t) >= 14 and t.casefold() in text]
-            assert len(found) < 3, (path.name, len(found))
+            # Short titles are words ("Heat"); of the long ones this one is a phrase of ours.
+            found = {t for t in titles if len(t) >= 14 and t.casefold() in text}
+            assert found <= {"Before and After"}, (path.name, len(found))

@@ -68,16 +68,17 @@ def test_letters_correlate_with_the_teachers(model: TransformersModel, asked: li
 def test_lists_have_their_format(model: TransformersModel, asked: list[Prompt]) -> None:
     """They repeat titles (see the checkpoint's card), but look right, and most are candidates."""
     titles = set(rpp_env.load_dataset("movieworld").titles)
-    rankings = LLMRecommender(model, "generate").rank(asked[:16])
-    lines = [
-        (line, prompt.task.candidates)
-        for prompt, ranking in zip(asked, rankings, strict=False)
-        for line in ranking.text.split("\n")
-    ]
-    assert len(lines) >= 15 * 16
-    assert np.mean([bool(re.match(r"\d+\. ", line)) for line, _ in lines]) > 0.9
-    assert np.mean([line.partition(". ")[2] in titles for line, _ in lines]) > 0.9
-    assert np.mean([line.partition(". ")[2] in offered for line, offered in lines]) > 0.6
+    offered = []
+    for prompt, ranking in zip(
+        asked[:8], LLMRecommender(model, "generate").rank(asked[:8]), strict=True
+    ):
+        lines = ranking.text.split("\n")
+        assert len(lines) >= 15
+        assert all(re.match(r"\d+\. ", line) for line in lines)
+        said = [line.partition(". ")[2] for line in lines]
+        assert np.mean([title in titles for title in said]) > 0.9
+        offered += [title in prompt.task.candidates for title in said]
+    assert np.mean(offered) > 0.6
 
 
 def test_it_heeds_the_reasoning(model: TransformersModel, asked: list[Prompt]) -> None:

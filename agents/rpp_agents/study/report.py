@@ -210,16 +210,17 @@ def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
     """The rival's calls are merged to one order; so are those of whoever else makes several."""
     rows = []
     for setting in settings:
-        rival = results.rival(setting)
-        best = results.label_of(setting, "merged_best")
-        for row in results.rows(setting, results.tabled(setting)):
-            label = row.method.label
-            if rival is None or row.cost["calls"] <= 1 or label in (rival, best):
+        rivals = [results.rival(setting), results.label_of(setting, "merged_best")]
+        if rivals[0] is None:
+            continue
+        for label in results.tabled(setting):
+            if label in rivals or results.cost(setting, label)["calls"] <= 1:
                 continue
-            apart = [results.minus(setting, label, rival, "merged")]
-            if best is not None:
-                apart.append(results.minus(setting, label, best, "merged"))
-            rows.append([setting.name, label, *map(_signed, apart), *[""] * (2 - len(apart))])
+            apart = [
+                None if rival is None else results.minus(setting, label, rival, "merged")
+                for rival in rivals
+            ]
+            rows.append([setting.name, label, *map(_signed, apart)])
     if not rows:
         return []
     said = (
