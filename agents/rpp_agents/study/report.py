@@ -389,5 +389,5 @@ def _sure(results: Results, settings: Sequence[Setting]) -> list[str]:
 
 
 def rounded(value: float) -> float | None:
-    """A number for JSON; None for what is none."""
-    return round(value, 4) if math.isfinite(value) else None
+    """A number for JSON, finer than the page shows, or it would be rounded twice; else None."""
+    return round(value, 6) if math.isfinite(value) else None
