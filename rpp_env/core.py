@@ -219,7 +219,7 @@ class RPPEnv:
         rules : Rules or str
             The id of rules, or rules of your own.
         max_users : int, optional
-            Play only this many users of the split, drawn once and for all (not by `seed`).
+            Play only this many users of the split, drawn by the option `user_seed` (not by `seed`).
         max_cycles : int, optional
             Steps of an episode, where they shall differ from the rules'.
         rewrite : str or callable, optional

@@ -58,6 +58,8 @@ class Options:
     """Tasks per user, each with candidates and an order of its own."""
     task_seed: int = 0
     """Of candidates and orders; apart from `seed`, so that all seeds play the same tasks."""
+    user_seed: int = 0
+    """Of which users `max_users` takes."""
     embeddings: Literal["svd", "lightgcn"] | Embeddings = "svd"
     """How the embeddings of the observations are fitted, or embeddings that were."""
     dim: int = 32
@@ -124,8 +126,9 @@ def assemble(
     if max_users is not None:
         if max_users < 1:
             raise InvalidOption(f"max_users must be at least 1, not {max_users}")
-        # Always the same users, and each number's among the next one's.
-        rows = np.sort(np.random.default_rng(0).permutation(rows)[:max_users])
+        # The same users for all seeds of the environment, each number's among the next one's.
+        rng = np.random.default_rng(chosen.user_seed)
+        rows = np.sort(rng.permutation(rows)[:max_users])
     tasks = _tasks(
         data,
         interactions,

@@ -368,6 +368,17 @@ def test_max_users_are_always_the_same_ones() -> None:
         make(1, max_users=0)
 
 
+def test_another_user_seed_takes_other_users_of_the_split() -> None:
+    def rows(count: int | None, user_seed: int) -> set[int]:
+        return set(make(1, max_users=count, user_seed=user_seed).tasks.users.tolist())
+
+    whole = rows(None, 0)
+    assert rows(9, 0) != rows(9, 1)
+    assert rows(5, 1) < rows(9, 1) < whole
+    assert rows(9, 0) == set(make(1, max_users=9).tasks.users.tolist())
+    assert rows(None, 1) == whole
+
+
 # ---- actions ----
 
 

@@ -18,15 +18,17 @@ import pytest
 import rpp_env
 from rpp_agents.cli import main
 from rpp_agents.jobs import unfinished
+from rpp_agents.recommenders import BPRConfig
 from rpp_agents.study import Study, jobs_of, make_tables, run_cells, work
 from rpp_agents.study.methods import METHODS, method, options
-from rpp_agents.study.methods.fixed import MANUAL, best_of_all
+from rpp_agents.study.methods.fixed import MANUAL, _rounds, best_of_all
 from rpp_agents.study.methods.trained import OnlyAgent
-from rpp_agents.study.plan import PRESETS
-from rpp_agents.study.players import Asking, Played, Playing, borda
+from rpp_agents.study.plan import PRESETS, Setting
+from rpp_agents.study.players import Asking, Played, Playing, asking_best, borda
 from rpp_agents.study.problem import Counted, Problem, Users
 from rpp_agents.study.report import verdict, write_report
 from rpp_agents.study.results import Results
+from rpp_agents.study.work import Redrawn
 from rpp_env.baselines import Fixed, Random
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.intervals import Estimate
@@ -173,6 +175,27 @@ def test_one_order_merged_is_itself() -> None:
     np.testing.assert_array_equal(same, ranks[:, 0])
 
 
+def test_the_best_cells_are_asked_in_their_order(problem: Problem) -> None:
+    test = problem.test
+
+    def rewards(users: Users) -> Any:
+        return users.rewards
+
+    best = asking_best(rewards).choose(test, np.random.default_rng(0))
+    assert (best[:, 0] == test.rewards.argmax(axis=1)).all()
+    five = asking_best(rewards, 5)
+    cells = five.choose(test, np.random.default_rng(0))
+    assert (cells[:, :1] == best).all()
+    values = np.take_along_axis(test.rewards, cells, axis=1)
+    assert (np.diff(values) <= 0).all()
+    assert (values[:, -1] == np.sort(test.rewards, axis=1)[:, -5]).all()
+    played = five.play(test, 0)
+    np.testing.assert_array_equal(played.scores["score"], played.scores["merged"])
+    assert not asking_best(rewards).play(test, 0).merge
+    with pytest.raises(InvalidOption, match="calls=0"):
+        asking_best(rewards, 0)
+
+
 def test_scores_are_means_or_merged_and_never_the_best() -> None:
     orders = np.array([[[0, 1, 2], [1, 0, 2]]], np.uint8)
     ranks = np.array([[1, 2]])
@@ -244,6 +267,30 @@ def test_enumerate_keeps_its_budget_and_finds_something_good(problem: Problem) -
     means = problem.train.rewards.mean(axis=0)
     assert (means > means[cell]).mean() < 0.1
     fit(problem, "enumerate", budget=300)  # fewer calls than prompts: some are never tried
+
+
+@pytest.mark.parametrize(
+    ("cells", "users", "budget"),
+    [
+        (1575, 500, 40_000),
+        (1575, 100, 40_000),
+        (1575, 2000, 40_000),
+        (1575, 120, 9_600),
+        (84, 9, 84),
+    ],
+)
+def test_halving_spends_its_budget(cells: int, users: int, budget: int) -> None:
+    plan = _rounds(cells, users, budget)
+    sizes = [cells]
+    while len(sizes) < len(plan):
+        sizes.append(-(-sizes[-1] // 4))
+    spent = sum(size * fresh for size, fresh in zip(sizes, plan, strict=True))
+    assert 0.98 * budget <= spent <= budget
+    assert plan[0] >= 1
+    assert min(plan) >= 0
+    assert sum(plan) <= users
+    # Where everything can be paid for, everything is asked at once.
+    assert _rounds(cells, users, cells * users + 1)[0] == users
 
 
 def test_merging_several_prompts_is_chosen_on_train_users(problem: Problem) -> None:
@@ -414,6 +461,50 @@ def test_shipped_studies_are_sound(name: str) -> None:
     cells = study.cells()
     assert len({cell.file for cell in cells}) == len(cells)
     assert study.primary
+
+
+def test_draws_of_a_real_dataset_have_train_users_of_their_own() -> None:
+    real = Setting("real", "ml-1m", draws=(0, 1, 2))
+    assert [real.problem(draw, "train").get("user_seed", 0) for draw in (0, 1, 2)] == [0, 1, 2]
+    assert all("user_seed" not in real.problem(draw, "test") for draw in (0, 1, 2))
+    made = Setting("made", draws=(1, 2))  # other worlds have other users anyway
+    assert "user_seed" not in made.problem(2, "train")
+    # What is fitted on them hangs on them; what is fitted on all histories does not.
+    rows = [
+        {"label": "Manual", "method": "manual"},
+        {"label": "Pop", "method": "recommender", "config": {"name": "pop"}},
+    ]
+    told = {"settings": [{"name": "real", "dataset": "ml-1m", "draws": [0, 1]}], "methods": rows}
+    cells = Study.parse(FILE | told | {"seeds": [0, 1]}, "x").cells()
+    asked = {(cell.method.label, cell.draw): cell.asked.get("user_seed", 0) for cell in cells}
+    assert asked == {("Manual", 0): 0, ("Manual", 1): 1, ("Pop", 0): 0, ("Pop", 1): 0}
+
+
+def test_a_recommender_is_kept_under_its_whole_config() -> None:
+    told = {"label": "BPR", "method": "recommender", "config": {"name": "bpr"}}
+    study = Study.parse(FILE | {"methods": [told]}, "x")
+    resolved = study.methods[0].resolved
+    assert resolved["config"]["dim"] == BPRConfig().dim
+    other = told | {"config": {"name": "bpr", "config": {"dim": 7}}}
+    study = Study.parse(FILE | {"methods": [other]}, "x")
+    assert study.methods[0].resolved["config"] == resolved["config"] | {"dim": 7}
+
+
+@pytest.mark.parametrize("rank_by", ["generate", "logprobs"])
+def test_luck_is_measured_the_way_that_the_setting_ranks(rank_by: str, tmp_path: Path) -> None:
+    setting = {**SETTING, "rank_by": rank_by}
+    study = Study.parse(FILE | {"settings": [setting], "seeds": [0], "methods": [METHOD]}, "x")
+    jobs = jobs_of(study.cells())
+    make_tables(study.cells(), tmp_path)
+    (redrawn,) = [o.found for o in run_cells(jobs, tmp_path) if isinstance(o.job, Redrawn)]
+    assert redrawn is not None
+    (given,) = study.settings
+    env = rpp_env.RPPEnv.make(
+        split="test", max_users=16, draws=3, rank_by=rank_by, **given.problem(41)
+    )
+    rewards = rpp_env.tabulate(env).rewards().reshape(len(env.tasks), -1)
+    wanted = rewards.reshape(-1, 3, rewards.shape[1]).max(axis=2).mean()
+    assert redrawn["estimates"]["hindsight"][0] == pytest.approx(wanted, abs=1e-6)
 
 
 # ---- a whole one ----

@@ -143,6 +143,23 @@ def test_what_is_watched_does_not_change_afterwards(name: str, world: Any) -> No
         assert (cells_of(player, problem.test) == cells).all()
 
 
+@pytest.mark.parametrize("name", ["linucb", "neural_bandit", "supervised"])
+def test_several_calls_begin_with_the_one(name: str, world: Any) -> None:
+    problem = counted(world[0])
+    one, five = (
+        method(name)(
+            counted(world[0]), seed=0, budget=600, watch=lambda *_: None, calls=n, **OPTIONS[name]
+        )
+        for n in (1, 5)
+    )
+    cells = cells_of(five, problem.test)
+    assert cells.shape == (len(problem.test), 5)
+    assert (cells[:, :1] == cells_of(one, problem.test)).all()
+    assert all(len(set(row)) == 5 for row in cells.tolist())
+    assert five.merge
+    assert not one.merge
+
+
 def test_groups_are_the_planted_kinds(world: Any) -> None:
     problem = counted(world[0])
     kinds = {split: (side > 0).astype(int) for split, side in world[1].items()}

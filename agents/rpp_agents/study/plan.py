@@ -17,7 +17,7 @@
     dataset = "movieworld"
     part = "main"                  # in which table of the report it stands; see PARTS
     model = "embedded"             # who ranks, as RPPEnv.make names it
-    draws = [2, 3, 4, 5, 6]        # movieworld: seeds of the world; else draws of the candidates
+    draws = [2, 3, 4, 5, 6]        # of worlds; of real data: of candidates and train users
     train_users = 500
     validation_users = 200
     test_users = 1500
@@ -133,15 +133,22 @@ class Setting:
         """NDCG@10 of a random order."""
         return chance_ndcg(self.candidates)
 
-    def problem(self, draw: int) -> dict[str, Any]:
-        """Options of `RPPEnv.make` that say which tasks these are."""
+    def problem(self, draw: int, split: str = "test") -> dict[str, Any]:
+        """Options of `RPPEnv.make` that say which tasks these are.
+
+        A made world has other users in every draw. Of a real dataset each draw has train users of
+        its own, and the test users are the same, with other candidates.
+        """
         # TOML has lists, options are tuples.
         told = {k: tuple(x) if isinstance(x, list) else x for k, x in self.options.items()}
-        return {"dataset": self.dataset, **told, **world_option(self.dataset, draw)}
+        told = {"dataset": self.dataset, **told, **world_option(self.dataset, draw)}
+        if split == "train" and "task_seed" in told and draw:
+            told["user_seed"] = draw
+        return told
 
     def table(self, draw: int, split: str, users: int) -> str:
         """File of the answers about so many users of a split, from the study's folder."""
-        told = (self.problem(draw), self.model, self.rank_by, users)
+        told = (self.problem(draw, split), self.model, self.rank_by, users)
         name = f"{slug(Path(self.dataset).name)}-{split}-d{draw}-{users}"
         return f"tables/{name}-{short(told)}.rpptable"
 
@@ -165,8 +172,10 @@ class Method:
     @property
     def resolved(self) -> dict[str, Any]:
         """The config with the method's own defaults."""
-        defaults = {} if self.method == "recommender" else options(self.method)
-        return defaults | dict(self.config)
+        config = dict(self.config)
+        if self.method == "recommender":
+            return config | {"config": recommender_options(config["name"], config.get("config"))}
+        return options(self.method) | config
 
     def runs_in(self, setting: Setting) -> bool:
         """Whether it is run there."""
@@ -212,10 +221,19 @@ class Cell:
             del setting[key]
         return plain(
             setting
+            | self._train_users
             | {"draw": self.draw, "seed": self.seed, "budget": self.budget}
             | {"method": self.method.method, "config": self.method.resolved}
             | {"points": self.study.points}
         )
+
+    @property
+    def _train_users(self) -> dict[str, Any]:
+        """Which they are, for whoever is fitted on them."""
+        told = self.setting.problem(self.draw, "train")
+        if self.method.method == "recommender" or "user_seed" not in told:
+            return {}
+        return {"user_seed": told["user_seed"]}
 
     def matches(self, pattern: str) -> bool:
         """Whether ``--only`` with this pattern means it."""
@@ -354,6 +372,13 @@ class Study:
             f"{'; '.join(m.label for m in self.methods)}"
         )
         return selected(cells, only, there)
+
+
+def recommender_options(name: str, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config of a recommender, with its own defaults."""
+    from rpp_agents.recommenders import CONFIGS
+
+    return dataclasses.asdict(dataclasses.replace(CONFIGS[name], **(told or {})))
 
 
 def _variants(method: Method) -> list[Method]:

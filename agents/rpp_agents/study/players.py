@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from rpp_agents.study.problem import Users
 from rpp_env.baselines import Policy
+from rpp_env.errors import InvalidOption
 from rpp_env.evaluation import episodes
 from rpp_env.metrics import ndcg
 from rpp_env.rewriting import Rewrite
 
-__all__ = ["Asking", "Played", "Player", "Playing", "borda", "borda_points"]
+__all__ = ["Asking", "Played", "Player", "Playing", "asking_best", "borda", "borda_points"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -106,6 +107,18 @@ def borda_points(orders: NDArray[Any], named: Ints) -> Ints:
     """(..., K) what each candidate earns from orders (..., K), of which `named` (...) count."""
     place = np.argsort(orders, axis=-1)  # of each candidate, from 0
     return np.where(place < named[..., None], orders.shape[-1] - place, 0)
+
+
+def asking_best(values: Callable[[Users], NDArray[Any]], calls: int = 1) -> Asking:
+    """Asks the `calls` cells of highest value (T, cells), best first, and merges the answers."""
+    if calls < 1:
+        raise InvalidOption(f"calls={calls}: give 1 or more")
+
+    def choose(users: Users, _: np.random.Generator) -> Ints:
+        found = values(users)
+        return np.asarray(np.argsort(-found, axis=1, kind="stable")[:, :calls], np.int64)
+
+    return Asking(choose, merge=calls > 1)
 
 
 class Player(Protocol):

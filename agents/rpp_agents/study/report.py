@@ -176,7 +176,8 @@ def verdict(found: Estimate, smallest: float) -> str:
 
 def _intro(results: Results, setting: Setting) -> str:
     draws = {cell.draw for cell, _ in results.cells if cell.setting == setting}
-    fixed = "worlds" if "data_seed" in setting.problem(0) else "draws of the candidates"
+    made = "data_seed" in setting.problem(0)
+    fixed = "worlds" if made else "draws of candidates and train users"
     budget = setting.budget or results.study.budget
     return (
         f"{setting.dataset}, {setting.model} ({setting.rank_by}); {setting.train_users:,} train "

@@ -15,7 +15,7 @@ from rpp_agents.study.pictures import LINES, learners
 from rpp_agents.study.plan import PARTS, Cell, Setting
 from rpp_agents.study.report import rounded, verdict
 from rpp_agents.study.results import Results
-from rpp_agents.study.work import open_problem
+from rpp_agents.study.work import live_of, users_of
 from rpp_env.data import KNOWN
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.intervals import Estimate
@@ -281,8 +281,8 @@ def _users(results: Results, out: Path) -> list[dict[str, Any]]:
 def _browsed(
     setting: Setting, chosen: Sequence[tuple[Cell, dict[str, Any]]], out: Path
 ) -> list[dict[str, Any]]:
-    test = open_problem(chosen[0][0], out).test
-    tasks, dataset = test.live.tasks, test.live.tasks.dataset
+    env = live_of(setting, setting.draws[0], "test", users_of(setting, "test"), out)
+    tasks, dataset = env.tasks, env.tasks.dataset
     count = min(len(result["prompts"]) for _, result in chosen)
     kinds = dataset.habits[tasks.users] if dataset.habits is not None else np.zeros(len(tasks), int)
     names = dataset.habit_names or ("all users",)
@@ -298,13 +298,13 @@ def _browsed(
         }
         for row in range(count)
     ]
-    recommender = test.live.recommender
+    recommender = env.recommender
     assert recommender is not None
     for cell, result in chosen:
         last = np.array([steps[-1] for steps in result["prompts"][:count]])
         actions = last.copy()
         actions[:, 1] = 0  # how many items is said by what is shown
-        choices = test.live.book.choose(actions)
+        choices = env.book.choose(actions)
         prompts = [
             Prompt(tasks.task(row), choice, int(last[row, 1])) for row, choice in enumerate(choices)
         ]

@@ -38,7 +38,17 @@ from rpp_env.intervals import estimate
 from rpp_env.metrics import ndcg
 from rpp_env.table import RewardTable, tabulate
 
-__all__ = ["SPLITS", "Redrawn", "jobs_of", "make_tables", "open_problem", "run_cells", "tables_of"]
+__all__ = [
+    "SPLITS",
+    "Redrawn",
+    "jobs_of",
+    "live_of",
+    "make_tables",
+    "open_problem",
+    "run_cells",
+    "tables_of",
+    "users_of",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -119,7 +129,7 @@ def make_tables(
         # A server, or an engine in this process, is asked from one.
         several = setting.model == "embedded" and users >= _WORTH_A_PROCESS
         tabulate(
-            _live(setting, draw, split, users, out),
+            live_of(setting, draw, split, users, out),
             path,
             processes=processes if several else 1,
             progress=None if tell is None else _telling(tell, path.stem),
@@ -132,14 +142,13 @@ def _telling(tell: Callable[[str, int, int], None], name: str) -> Callable[[int,
     return lambda done, users: tell(name, done, users)
 
 
-def _live(setting: Setting, draw: int, split: str, users: int, out: Path) -> RPPEnv:
-    """The model itself."""
+def live_of(setting: Setting, draw: int, split: str, users: int, out: Path, **more: Any) -> RPPEnv:
+    """The model itself; `more` options as `RPPEnv.make` takes them."""
     options: dict[str, Any] = {"rank_by": setting.rank_by} if setting.rank_by != "generate" else {}
     if setting.recording:
         options["recording"] = str(out / setting.recording)
-    return RPPEnv.make(
-        model=setting.model, split=split, max_users=users, **options, **setting.problem(draw)
-    )
+    options |= setting.problem(draw, split) | more
+    return RPPEnv.make(model=setting.model, split=split, max_users=users, **options)
 
 
 def _replay(study: Study, setting: Setting, draw: int, split: str, out: Path) -> RPPEnv:
@@ -148,7 +157,7 @@ def _replay(study: Study, setting: Setting, draw: int, split: str, out: Path) ->
         model=_table(out / _table_of(study, setting, draw, split)[0]),
         split=split,
         max_users=users_of(setting, split),
-        **setting.problem(draw),
+        **setting.problem(draw, split),
     )
 
 
@@ -162,7 +171,7 @@ def open_problem(cell: Cell, out: Path) -> Problem:
     parts = {}
     for split in SPLITS:
         setting, users = cell.setting, users_of(cell.setting, split)
-        live = _live(setting, cell.draw, split, users, out)
+        live = live_of(setting, cell.draw, split, users, out)
         env = live
         if setting.tables or split == "train":
             env = _replay(cell.study, setting, cell.draw, split, out)
@@ -358,14 +367,13 @@ def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
     """(users, items) of the test users: fitted once for all draws of the candidates, and kept."""
     from rpp_agents.recommenders import CONFIGS, fit
 
-    name, told = cell.method.config["name"], dict(cell.method.config.get("config", {}))
+    name, told = cell.method.config["name"], cell.method.resolved["config"]
     dataset, rows = env.tasks.dataset, np.unique(env.tasks.users)
     digest = short([dataset.digest, name, told, rows.tolist()])
     path = out / "scores" / f"{slug(dataset.name)}-{name}-{digest}.npy"
     if path.exists():
         return np.asarray(np.load(path, allow_pickle=False))
-    config = dataclasses.replace(CONFIGS[name], **told)
-    scorer = fit(name, dataset, config, seed=0)
+    scorer = fit(name, dataset, type(CONFIGS[name])(**told), seed=0)
     items = np.arange(dataset.num_items, dtype=np.int32)
     found = np.concatenate(
         [
@@ -415,8 +423,7 @@ class Redrawn:
 def _redraw(job: Redrawn, out: Path) -> dict[str, Any]:
     setting, draw = job.setting, job.setting.draws[0]
     users = min(job.MOST, setting.test_users)
-    told = setting.problem(draw) | {"draws": job.DRAWS}
-    env = RPPEnv.make(model=setting.model, split="test", max_users=users, **told)
+    env = live_of(setting, draw, "test", users, out, draws=job.DRAWS)
     rewards = tabulate(env).rewards().reshape(len(env.tasks), -1)
     by_draw = rewards.reshape(-1, job.DRAWS, rewards.shape[1])  # a user's draws lie side by side
     train = _replay(job.study, setting, draw, "train", out)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from rpp_agents.networks import StackedLinear
 from rpp_agents.study.methods import Watch
-from rpp_agents.study.players import Asking
+from rpp_agents.study.players import Asking, asking_best
 from rpp_agents.study.problem import Problem, Users
 
 __all__ = ["Context", "Crossed", "LinearPosterior", "Towers", "linucb", "neural_bandit"]
@@ -242,6 +242,7 @@ def linucb(
     ridge: float = 1.0,
     user_ridge: float = 1.0,
     batch: int = 64,
+    calls: int = 1,
 ) -> Asking:
     """LinUCB (Li et al. 2010, A contextual-bandit approach) over whole prompts.
 
@@ -267,6 +268,9 @@ def linucb(
         Penalties of the weights and of the train users' own intercepts.
     batch : int
         Users in a round.
+    calls : int
+        Cells that it asks about a user when it is fitted, the best by their means; the answers are
+        merged.
     """
     users = problem.train
     rng = np.random.default_rng(seed)
@@ -277,9 +281,7 @@ def linucb(
 
     def player() -> Asking:
         weights = posterior.mean
-        return Asking(
-            lambda them, _: crossed.means(weights, context(them.observations)).argmax(1)[:, None]
-        )
+        return asking_best(lambda them: crossed.means(weights, context(them.observations)), calls)
 
     looks, unasked = _Looks(budget), _Unasked(users)
     for rows in _rounds(len(users), batch, budget, rng):
@@ -372,6 +374,7 @@ def neural_bandit(
     minibatch: int = 256,
     learning_rate: float = 1e-3,
     weight_decay: float = 1.0,
+    calls: int = 1,
 ) -> Asking:
     """A neural bandit: an ensemble of two-tower networks (`Towers`), trained on all that was asked.
 
@@ -393,6 +396,8 @@ def neural_bandit(
         Gradient steps after a round, and answers in each, drawn for each network by itself.
     learning_rate, weight_decay : float
         Of AdamW.
+    calls : int
+        As `linucb` takes it.
     """
     users = problem.train
     rng = np.random.default_rng(seed)
@@ -427,14 +432,14 @@ def neural_bandit(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         if looks.due(len(rows)):
-            watch(looks.calls, _best_mean(copy.deepcopy(net), see))
-    return _best_mean(net, see)
+            watch(looks.calls, _best_mean(copy.deepcopy(net), see, calls))
+    return _best_mean(net, see, calls)
 
 
-def _best_mean(net: Towers, see: Callable[[Users], Tensor]) -> Asking:
-    def choose(users: Users, _: np.random.Generator) -> Ints:
+def _best_mean(net: Towers, see: Callable[[Users], Tensor], calls: int) -> Asking:
+    def mean(users: Users) -> NDArray[np.float32]:
         with torch.no_grad():
-            best: Ints = net(see(users)).mean(0).argmax(1).numpy()
-        return best[:, None]
+            found: NDArray[np.float32] = net(see(users)).mean(0).numpy()
+        return found
 
-    return Asking(choose)
+    return asking_best(mean, calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 import numpy as np
@@ -78,27 +79,48 @@ def halving(users: Users, rows: Ints, seed: int, budget: int, watch: Watch | Non
     """The best cell for tasks `rows` by successive halving, in `budget` calls or fewer.
 
     All cells are asked of the same few users, the better quarter of more of them, and so on; at the
-    end nothing is left but the best by all that was seen of it.
+    end nothing is left but the best by all that was seen of it. Rounds get equal shares of the
+    budget, and where users run out in the later ones, the earlier ones get theirs.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(rows)
     left = rng.permutation(users.cells)[:budget]
     total, asked, calls = np.zeros(users.cells), 0, 0
-    rounds = max(1, math.ceil(math.log(len(left), 4)))
-    for i in range(rounds):
-        share = (budget - calls) // (rounds - i) // len(left)
-        fresh = min(max(share, 1 if not asked else 0), len(order) - asked)
+    plan = _rounds(len(left), len(order), budget)
+    while plan:
+        fresh = plan.pop(0)
         if fresh:
             who = np.repeat(order[asked : asked + fresh], len(left))
             rewards = users.ask(who, np.tile(left, fresh)).rewards.reshape(fresh, -1)
             total[left] += rewards.sum(axis=0)
             asked += fresh
             calls += rewards.size
-        keep = max(1, math.ceil(len(left) / 4)) if i < rounds - 1 else 1
+        keep = math.ceil(len(left) / 4) if plan else 1
         left = left[np.argsort(-total[left], kind="stable")[:keep]]
         if watch is not None:
             watch(calls, constant(int(left[0])))
     return int(left[0])
+
+
+def _rounds(cells: int, users: int, budget: int) -> list[int]:
+    """How many new users each round of halving asks: the largest equal shares that can be paid."""
+    sizes = [cells]
+    while sizes[-1] > 4:
+        sizes.append(math.ceil(sizes[-1] / 4))
+
+    def plan(share: int) -> list[int]:
+        found: list[int] = []
+        for size in sizes:
+            least = 0 if found else 1  # each cell is asked once
+            found.append(min(max(share // size, least), users - sum(found)))
+        return found
+
+    def cost(share: int) -> int:
+        return sum(size * fresh for size, fresh in zip(sizes, plan(share), strict=True))
+
+    # The cost rises with the share: bisect, as far as everything asked about everybody.
+    shares = range(cells * users + 1)
+    return plan(bisect.bisect_right(shares, budget, key=cost) - 1)
 
 
 def merged_fixed(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.study.methods import Watch
 from rpp_agents.study.methods.fixed import best_of_all, halving
-from rpp_agents.study.players import Asking
+from rpp_agents.study.players import Asking, asking_best
 from rpp_agents.study.problem import Problem, Users
 from rpp_env.diagnose import fit_reference
 from rpp_env.errors import InvalidOption
@@ -80,6 +80,7 @@ def supervised(
     components: int = 16,
     members: int = 8,
     portfolio: int = 20,
+    calls: int = 1,
 ) -> Asking:
     """The best cell by a model that was fitted on every answer: what the others' budget is not.
 
@@ -94,6 +95,8 @@ def supervised(
         As `fit_reference` takes them.
     portfolio : int
         Cells that it may ask.
+    calls : int
+        How many of them it asks about a user, the best first; the answers are merged.
 
     Raises
     ------
@@ -110,4 +113,10 @@ def supervised(
 
     often = np.bincount(predict(users).argmax(axis=1), minlength=users.cells)
     kept = often.argsort(kind="stable")[::-1][:portfolio]
-    return Asking(lambda users, _: kept[predict(users)[:, kept].argmax(axis=1)][:, None])
+    outside = np.ones(users.cells, bool)
+    outside[kept] = False
+
+    def values(users: Users) -> NDArray[np.float32]:
+        return np.where(outside, -np.inf, predict(users))
+
+    return asking_best(values, min(calls, portfolio))
