@@ -45,6 +45,11 @@ class Job(Protocol):
         """What it depends on, as JSON has it."""
         ...
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the ``config`` in it is where nothing is said, as JSON has it."""
+        ...
+
 
 J = TypeVar("J", bound=Job)
 Work = Callable[[Any, Path], dict[str, Any]]
@@ -71,7 +76,7 @@ def kept(job: Job, out: Path) -> dict[str, Any] | None:
         raise InvalidData(
             f"{path} holds no finished run ({error}): delete it to run it again"
         ) from (error)
-    differ = _differences(before, job.asked)
+    differ = _differences(before, job.asked, {"config": job.defaults})
     if differ:
         raise InvalidOption(
             f"{job.name} was run with other options ({'; '.join(differ)}): give another --out, put "
@@ -103,14 +108,18 @@ def _finished(job: Job, out: Path) -> bool:
     return True
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
     found: list[str] = []
     for key in sorted({*before, *now}):
-        if prefix == "config." and not (key in before and key in now):
+        usual = defaults.get(key)
+        if prefix and key not in before and key in defaults and now[key] == usual:
             continue  # a field that is newer than the run: its default changes nothing
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{key}.")
+            inner = usual if isinstance(usual, Mapping) else {}
+            found += _differences(old, new, inner, f"{prefix}{key}.")
         elif old != new:
             found.append(f"{prefix}{key} was {old!r} and is {new!r}")
     return found

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import fnmatch
 import hashlib
+import importlib
 import json
 import re
 import tomllib
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from rpp_agents import TRAINERS
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import InvalidOption
 
@@ -26,6 +28,7 @@ __all__ = [
     "selected",
     "short",
     "slug",
+    "trainer_config",
     "unknown",
     "world_option",
 ]
@@ -166,6 +169,29 @@ def made(kind: type[Made], told: Mapping[str, Any], where: str, hidden: Iterable
                 raise InvalidOption(f"{where}: {name} must be {words}, not {value!r}")
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def trainer_config(trainer: str, told: Mapping[str, Any], where: str, **fixed: Any) -> Any:
+    """A trainer's Config from a table, with `fixed` fields where it has them.
+
+    Raises
+    ------
+    InvalidOption
+        For a trainer or a field that does not exist, or a value that is not allowed.
+    """
+    if trainer not in TRAINERS:
+        raise InvalidOption(f"{where}: {unknown('trainer', trainer, TRAINERS)}")
+    kind = importlib.import_module(f"rpp_agents.{trainer}").Config
+    known = [one.name for one in dataclasses.fields(kind)]
+    for key in told:
+        if key not in known:
+            raise InvalidOption(f"{where}: {unknown('option', key, sorted(known))}")
+    # TOML has lists, configs hold tuples.
+    values = {k: tuple(x) if isinstance(x, list) else x for k, x in told.items()}
+    try:
+        return kind(**values, **{key: x for key, x in fixed.items() if key in known})
+    except (TypeError, InvalidOption) as error:
+        raise InvalidOption(f"{where}: {error}") from error
 
 
 def unknown(what: str, key: str, known: Iterable[str]) -> str:

@@ -195,18 +195,20 @@ def interval(value: float, found: Floats) -> Estimate:
 def holm(estimates: Sequence[Estimate]) -> list[bool]:
     """Which differences are not 0 when so many are looked at, at 5% by Holm's step-down rule.
 
-    Each p-value is that of a normal distribution as wide as the bootstrap interval.
+    Each p-value is that of a normal distribution as wide as the bootstrap interval. A difference
+    that is NaN was not looked at.
     """
     from scipy.stats import norm
 
     spread = [(e.high - e.low) / (2 * norm.ppf(0.975)) for e in estimates]
-    p = [
+    p = {
         # Sums of the same numbers in another order differ by less, and mean nothing.
-        2 * norm.sf(abs(e.value) / s) if s > 1e-9 else float(abs(e.value) < 1e-9)
-        for e, s in zip(estimates, spread, strict=True)
-    ]
-    clear = [False] * len(p)
-    for rank, i in enumerate(np.argsort(p, kind="stable").tolist()):
+        i: 2 * norm.sf(abs(e.value) / s) if s > 1e-9 else float(abs(e.value) < 1e-9)
+        for i, (e, s) in enumerate(zip(estimates, spread, strict=True))
+        if not np.isnan(e.value)
+    }
+    clear = [False] * len(estimates)
+    for rank, i in enumerate(sorted(p, key=p.__getitem__)):
         if not p[i] <= 0.05 / (len(p) - rank):
             break
         clear[i] = True

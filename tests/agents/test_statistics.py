@@ -205,6 +205,10 @@ def test_holms_correction_by_hand() -> None:
     # 0.03 fails against 0.05 / 2, and whatever is above it falls with it.
     assert holm([sure(0.04), sure(0.01), sure(0.03)]) == [False, True, False]
     assert holm([Estimate(0.1, 0.1, 0.1), Estimate(0.0, 0.0, 0.0)]) == [True, False]
+    # What was not compared is not clear, and is not counted.
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    assert holm([sure(0.02), nothing, sure(0.03)]) == [True, False, True]
+    assert holm([sure(0.02), sure(0.9), sure(0.03)]) == [False, False, False]
     assert holm([]) == []
     # Rounding, not a difference.
     assert holm([Estimate(1e-17, 0.9e-17, 1.1e-17)]) == [False]

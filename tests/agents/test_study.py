@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ import rpp_env
 from rpp_agents.cli import main
 from rpp_agents.jobs import unfinished
 from rpp_agents.recommenders import BPRConfig
-from rpp_agents.study import Study, jobs_of, make_tables, run_cells, work
-from rpp_agents.study.methods import METHODS, method, options
+from rpp_agents.study import Study, jobs_of, make_tables, run_cells, show, work
+from rpp_agents.study.methods import METHODS, VERSIONS, method, options
 from rpp_agents.study.methods.fixed import MANUAL, _rounds, best_of_all
 from rpp_agents.study.methods.trained import OnlyAgent
 from rpp_agents.study.plan import PRESETS, Setting
-from rpp_agents.study.players import Asking, Played, Playing, asking_best, borda
+from rpp_agents.study.players import Asking, Played, Playing, Unasked, asking_best, borda
 from rpp_agents.study.problem import Counted, Problem, Users
 from rpp_agents.study.report import verdict, write_report
 from rpp_agents.study.results import Results
@@ -33,7 +35,9 @@ from rpp_env.baselines import Fixed, Random
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
-from rpp_env.patterns import AGENTS
+from rpp_env.models.embedded import EmbeddedModel
+from rpp_env.patterns import AGENTS, PatternBook
+from rpp_env.rules import RULES
 
 WORLD = {"dataset": "movieworld", "data_seed": 41, "num_users": 400, "num_items": 100}
 WORLD |= {"fractions": (0.5, 0.2, 0.3)}
@@ -345,6 +349,28 @@ def test_rpp_plus_rewrites_and_asks_the_model(problem: Problem) -> None:
     assert problem.test.ledger.calls == 5 * len(problem.test)
 
 
+def test_a_prompt_that_shows_a_whole_history_is_asked_once(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = problem.train
+    lengths = train.env.tasks.history_lengths.copy()
+    short = 3
+    lengths[short] = 6  # as if this history were short
+    monkeypatch.setattr(type(train.env.tasks), "history_lengths", property(lambda _: lengths))
+    unasked = Unasked(train)
+    values = np.random.default_rng(0).random((1, train.cells))
+    levels = len(set(train.shown(np.full(7, short), np.arange(7) * train.cells // 7).tolist()))
+    rows = np.array([short])
+    asked = [int(unasked.best(rows, values)[0]) for _ in range(levels * train.cells // 7)]
+    keys = train._keys(np.full(len(asked), short), np.array(asked))
+    assert len(set(keys.tolist())) == len(asked)  # every prompt, and each once
+    # Several calls are different prompts as well.
+    five = asking_best(lambda users: np.tile(values, (len(users), 1)), 5)
+    cells = five.choose(train, np.random.default_rng(0))
+    for row in range(len(train)):
+        assert len(set(train._keys(np.full(5, row), cells[row]).tolist())) == 5
+
+
 def test_a_trainer_learns_and_is_counted(problem: Problem) -> None:
     points: list[tuple[int, float]] = []
 
@@ -367,7 +393,7 @@ def test_every_method_has_one_signature(name: str) -> None:
 
 
 def test_mistakes_of_a_trainer_get_a_sentence(problem: Problem) -> None:
-    with pytest.raises(InvalidOption, match="trainer 'mapo' is unknown"):
+    with pytest.raises(InvalidOption, match="trainer 'mapo' is not known"):
         fit(problem, "rpp", trainer="mapo")
     with pytest.raises(InvalidOption, match="only='role' is no agent"):
         fit(problem, "rpp", only="role")
@@ -397,6 +423,32 @@ FILE: dict[str, Any] = {"seeds": [0, 1], "settings": [SETTING], "methods": [METH
         ({"name": "x"}, "leave out 'name'"),
         ({"seeds": []}, "different numbers from 0"),
         ({"budget": 0}, "budget must be at least 1"),
+        ({"settings": [{**SETTING, "options": {"draws": 5}}]}, "option 'draws' is not known"),
+        ({"settings": [{**SETTING, "options": {"observe": "private"}}]}, "'observe' is not known"),
+        (
+            {"methods": [{"label": "x", "method": "rpp", "config": {"trainer": "mapo"}}]},
+            "method 'x': trainer 'mapo' is not known; did you mean 'mappo'",
+        ),
+        (
+            {"methods": [{"label": "x", "method": "rpp", "config": {"options": {"gama": 1}}}]},
+            "method 'x': option 'gama' is not known; did you mean 'gamma'",
+        ),
+        (
+            {"methods": [{"label": "x", "method": "rpp", "config": {"options": {"seed": 1}}}]},
+            "seed is the study's own",
+        ),
+        (
+            {
+                "methods": [
+                    {
+                        "label": "x",
+                        "method": "recommender",
+                        "config": {"name": "bpr", "config": {"dims": 1}},
+                    }
+                ]
+            },
+            "option 'dims' is not known; did you mean 'dim'",
+        ),
         ({"settings": [{**SETTING, "part": "maine"}]}, "did you mean 'main'"),
         ({"settings": [{**SETTING, "draws": []}]}, "at least one number"),
         ({"settings": [{**SETTING, "test_users": 0}]}, "test_users must be at least 1"),
@@ -666,6 +718,19 @@ def test_the_page_holds_prompts_of_made_users(finished: tuple[Path, Path]) -> No
     assert page_data(found, folder, users=False)["users"] == []
 
 
+def test_the_pages_sentences_are_those_of_the_settings_rules_and_book(tmp_path: Path) -> None:
+    told = show._sentences(Setting("x", options={"rules": "RPPBandit-v0"}))
+    assert told["history_records"] == [
+        f"{n} item{'s' if n > 1 else ''}" for n in RULES["RPPBandit-v0"].rungs
+    ]
+    source = (Path(rpp_env.__file__).parent / "patterns" / "movies.toml").read_text()
+    own = tmp_path / "own.toml"
+    own.write_text(source.replace(PatternBook.load("movies").role_playing[1], "Be brief."))
+    assert show._sentences(Setting("x", options={"book": str(own)}))["role_playing"][1] == (
+        "Be brief."
+    )
+
+
 def test_shares_of_choices_are_shares(finished: tuple[Path, Path]) -> None:
     for name in ("rpp-mappo", "manual", "random"):
         found = json.loads((finished[0] / f"cells/tiny/{name}/s0.json").read_text())["choices"]
@@ -721,12 +786,96 @@ def test_other_options_are_refused(finished: tuple[Path, Path]) -> None:
     study = Study.parse(WHOLE | {"budget": 900}, "tiny")
     with pytest.raises(InvalidOption, match="budget was 800 and is 900"):
         unfinished(study.cells(), finished[0])
+    # An option that the run left at its default is an option, too.
+    for label, config, said in (
+        ("supervised", {"calls": 5}, "config.calls was 1 and is 5"),
+        (
+            "RPP (MAPPO)",
+            {"num_envs": 16, "options": {"gamma": 0.5}},
+            "config.options.gamma was 0.95",
+        ),
+    ):
+        rows = [m | {"config": config} if m["label"] == label else m for m in METHODS_OF_ALL]
+        study = Study.parse(WHOLE | {"methods": rows}, "tiny")
+        with pytest.raises(InvalidOption, match=said):
+            unfinished(study.cells(), finished[0])
+
+
+def test_a_method_that_was_changed_is_another_one(
+    finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.parse(WHOLE, "tiny")
+    assert not unfinished(study.cells(), finished[0])
+    monkeypatch.setitem(VERSIONS, "random", 2)
+    with pytest.raises(InvalidOption, match="version was 1 and is 2"):
+        unfinished(study.cells(), finished[0])
+
+
+def test_settings_without_data_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RPP_ENV_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    absent = {"name": "real", "dataset": "lastfm"}
+    told = FILE | {"settings": [{**SETTING, "draws": [41]}, absent]}
+    file, out = tmp_path / "x.toml", tmp_path / "out"
+    file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in told.items()))
+    options = [str(file), "--out", str(out), "--processes", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main(["study", *options])
+    assert ended.value.code == 1
+    assert "left out: real: dataset 'lastfm' is not here" in capsys.readouterr().err
+    assert (out / "cells/tiny/manual/s0.json").is_file()
+    assert (out / "report.md").is_file()
+    assert main(["study", *options, "--only", "tiny"]) == 0
+    assert main(["study", *options, "--only", "real"]) == 2
+
+
+def test_an_old_report_is_written_again(tmp_path: Path) -> None:
+    told = FILE | {"settings": [{**SETTING, "draws": [41]}], "seeds": [0]}
+    file, out = tmp_path / "x.toml", tmp_path / "out"
+
+    def run(**changes: Any) -> int:
+        rows = (told | changes).items()
+        file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in rows))
+        assert main(["study", str(file), "--out", str(out), "--processes", "1"]) == 0
+        return (out / "report.md").stat().st_mtime_ns
+
+    first = run()
+    assert run() == first
+    second = run(title="Another title")  # nothing is left to run
+    assert second > first
+    assert "Another title" in (out / "report.md").read_text()
+    (cell,) = out.glob("cells/*/*/*.json")
+    os.utime(cell, ns=(second + 10**9, second + 10**9))  # as if killed before the report
+    assert run(title="Another title") > second
+
+
+def test_tables_of_another_model_are_refused(
+    finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Study.parse(WHOLE, "tiny").cells()[0]
+    work.open_problem(cell, finished[0])
+    monkeypatch.setattr(EmbeddedModel, "id", property(lambda self: "embedded-2"))
+    with pytest.raises(InvalidOption, match=r"hold answers of .*embedded-2"):
+        work.open_problem(cell, finished[0])
+
+
+def test_books_and_rules_without_the_manual_prompt_get_a_sentence() -> None:
+    book = PatternBook.load("movies")
+    book = replace(book, reasoning_guidance=book.reasoning_guidance[:3])
+    live = rpp_env.RPPEnv.make(split="train", max_users=5, book=book, **WORLD)
+    train = Users(live, live)
+    few = Problem(train, train, train)
+    for name, config in (("manual", {}), ("llmrank", {}), ("rpp", {"only": "role_playing"})):
+        with pytest.raises(InvalidOption, match=r"the manual prompt is .* the book has"):
+            fit(few, name, **config)
 
 
 def test_a_failed_cell_is_named_and_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = {"label": "RPP", "method": "rpp", "config": {"options": {"learning_rat": 1}}}
+    bad = {"label": "RPP", "method": "rpp", "config": {"num_envs": 0}}
     file = tmp_path / "bad.toml"
     told = FILE | {"methods": [METHOD, bad], "seeds": [0]}
     file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in told.items()))
@@ -735,7 +884,7 @@ def test_a_failed_cell_is_named_and_run_again(
     assert ended.value.code == 1
     assert "1 failed" in capsys.readouterr().out
     failed = (tmp_path / "out/cells/tiny/rpp/s0.failed.txt").read_text()
-    assert "learning_rat" in failed
+    assert "num_envs" in failed
     assert "Not complete: 1 of 2" in (tmp_path / "out/report.md").read_text()
 
 
@@ -773,8 +922,10 @@ def test_tables_serve_settings_that_differ_in_train_users(tmp_path: Path) -> Non
     [
         ((0.05, 0.03, 0.07), "the whole interval matters"),
         ((0.05, 0.01, 0.09), "not settled"),
+        ((0.005, 0.001, 0.01), "Above 0, and too small"),
         ((-0.05, -0.09, -0.01), "worse"),
-        ((0.0, -0.01, 0.01), "too small to matter"),
+        ((0.0, -0.01, 0.01), "Not told apart from 0, and too small to matter"),
+        ((-0.09, -0.2, 0.01), "an advantage that matters is excluded"),
         ((0.02, -0.01, 0.05), "not excluded"),
     ],
 )

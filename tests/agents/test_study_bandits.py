@@ -250,9 +250,18 @@ def test_the_posterior_is_ridge_regression(paired: int) -> None:
     assert crossed.squares(posterior.covariance, z) == pytest.approx(widths)
 
 
+def test_a_context_of_few_users_stays_small() -> None:
+    seen = np.random.default_rng(0).normal(size=(5, 30))
+    context = Context(seen, 8)
+    assert context(seen).shape == (5, 5)  # four components and the constant
+    assert np.abs(context(np.random.default_rng(1).normal(size=(50, 30)))).max() < 10
+    with pytest.raises(InvalidOption, match="2 train users or more"):
+        Context(seen[:1], 8)
+
+
 def test_a_context_has_a_constant_and_components_of_deviation_one() -> None:
     seen = np.random.default_rng(0).standard_normal((40, 6)) * np.arange(6)  # one says nothing
     context = Context(seen, 3)(seen)
     assert (context[:, 0] == 1).all()
     assert context[:, 1:].std(axis=0, ddof=1) == pytest.approx(1.0)
-    assert Context(seen[:4], 8)(seen).shape == (40, 5)
+    assert Context(seen[:4], 8)(seen).shape == (40, 4)  # around their mean, 4 users have 3

@@ -34,7 +34,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +41,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rpp_agents import TRAINERS
 from rpp_agents.plans import (
     check_different,
     made,
@@ -53,6 +51,7 @@ from rpp_agents.plans import (
     selected,
     short,
     slug,
+    trainer_config,
     unknown,
 )
 from rpp_env.errors import InvalidOption
@@ -163,6 +162,11 @@ class Levels:
         """What it depends on."""
         return plain(self.environment.problem | self.bench.users | {"world": self.world})
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """They have no config."""
+        return {}
+
     def table(self, split: str) -> Table:
         """The answers of these users, with the bench's other rules on the same data."""
         return self.bench.table(self.environment, self.world, split)
@@ -223,6 +227,11 @@ class Cell:
             "config": {key: x for key, x in config.items() if key not in _HOW_NOT_WHAT},
         }
         return plain(told)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The trainer's own Config."""
+        return plain(dataclasses.asdict(type(self.config)()))
 
     def matches(self, pattern: str) -> bool:
         """Whether ``--only`` with this pattern means it."""
@@ -409,20 +418,10 @@ class Bench:
 def _config(algorithm: Algorithm, **given: Any) -> Any:
     """The Config of the algorithm's trainer."""
     where = f"algorithm {algorithm.label!r}"
-    if algorithm.trainer not in TRAINERS:
-        raise InvalidOption(f"{where}: {unknown('trainer', algorithm.trainer, TRAINERS)}")
-    kind = importlib.import_module(f"rpp_agents.{algorithm.trainer}").Config
-    known = {one.name for one in dataclasses.fields(kind)}
     for key in algorithm.config:
         if key in _SET_BY_THE_BENCH:
             raise InvalidOption(
                 f"{where}: {key} is the bench's own, the same for all; leave it out"
             )
-        if key not in known:
-            raise InvalidOption(f"{where}: {unknown('option', key, sorted(known))}")
-    overrides = {k: tuple(x) if isinstance(x, list) else x for k, x in algorithm.config.items()}
-    fixed = {key: x for key, x in _HOW_NOT_WHAT.items() if key in known}
-    try:
-        return kind(**{**fixed, **overrides, **given})
-    except (TypeError, InvalidOption) as error:
-        raise InvalidOption(f"{where}: {error}") from error
+    fixed = {key: x for key, x in _HOW_NOT_WHAT.items() if key not in algorithm.config}
+    return trainer_config(algorithm.trainer, algorithm.config, where, **{**fixed, **given})

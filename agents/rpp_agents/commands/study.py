@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from rpp_agents.commands.console import columns, end, work_off
 from rpp_agents.jobs import Outcome, unfinished
 from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cells
+from rpp_env.data import load_dataset
+from rpp_env.data.movieworld import LEVELS
+from rpp_env.errors import UnknownDataset
 
 __all__ = ["run"]
 
@@ -23,7 +27,7 @@ def run(
     only: tuple[str, ...] = (),
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Compare ways to choose prompts at equal calls of the model; resumes.
+    """Compare ways to choose prompts, counted in calls of the model; resumes.
 
     A study is a file that names settings (datasets, recommenders, candidates), methods (by hand,
     search, bandits, trainers, recommenders without prompts) and seeds:
@@ -33,7 +37,8 @@ def run(
         rpp-env study prompts --out runs/study --only 'ml-1m/*'
         rpp-env report runs/study                # tables, plots and the page again
 
-    Each fitted method is a cell with a file of its own. Stopped at any moment, the same command
+    Each fitted method is a cell with a file of its own. Settings whose data is not here are left
+    out, and said. Stopped at any moment, the same command
     goes on with what is missing, and asks nothing twice. docs/study-protocol.md explains file and
     report.
 
@@ -59,6 +64,12 @@ def run(
     if dry_run:
         _list(jobs, left)
         return
+    absent = _absent(left)
+    jobs, left = ([j for j in many if j.setting.name not in absent] for many in (jobs, left))
+    for name, why in absent.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    if not jobs:
+        raise UnknownDataset("none of these settings' data is here")
     failed: list[str] = []
     if left:
         try:
@@ -78,24 +89,58 @@ def run(
             raise KeyboardInterrupt(
                 f"stopped; the same command goes on from what is finished in {folder}"
             ) from None
-    if left or not (folder / "report.md").is_file():
+    if keep_study(study, folder) or left or _is_old(folder / "report.md", jobs, folder):
         from rpp_agents.study.report import write_report
 
-        keep_study(study, folder)
         write_report(chosen, folder)
     print(f"report: {folder / 'report.md'}")
     print(f"page: {folder / 'index.html'}")
     end(failed, folder)
+    if absent:
+        raise SystemExit(1)
 
 
-def keep_study(which: str, folder: Path) -> None:
-    """Keep the study's file with what it found, so that `rpp-env report` needs the folder alone."""
+def keep_study(which: str, folder: Path) -> bool:
+    """Keep the study's file with what it found, so that `rpp-env report` needs the folder alone.
+
+    False where it is there already.
+    """
     from rpp_agents.study import PRESETS
     from rpp_env.data.folders import whole_file
 
     path = Path(which) if which.endswith(".toml") else PRESETS / f"{which}.toml"
-    with whole_file(folder / f"{path.stem}.toml") as file:
-        file.write(path.read_bytes())
+    told, kept = path.read_bytes(), folder / f"{path.stem}.toml"
+    if kept.is_file() and kept.read_bytes() == told:
+        return False
+    with whole_file(kept) as file:
+        file.write(told)
+    return True
+
+
+def _is_old(report: Path, jobs: Sequence[Cell | Redrawn], folder: Path) -> bool:
+    """Whether something was found after the report was written, as by a command that was killed."""
+    if not report.is_file():
+        return True
+    written = report.stat().st_mtime_ns
+    files = [folder / job.file for job in jobs]
+    return any(file.is_file() and file.stat().st_mtime_ns > written for file in files)
+
+
+def _absent(jobs: Sequence[Cell | Redrawn]) -> dict[str, str]:
+    """Settings whose data is not here, and what to do about it."""
+    why: dict[tuple[str, Any], str] = {}
+    found: dict[str, str] = {}
+    for setting in {job.setting.name: job.setting for job in jobs}.values():
+        place = setting.dataset, setting.options.get("root")
+        if place not in why and setting.dataset.lower() not in LEVELS:
+            try:
+                load_dataset(*place)
+                why[place] = ""
+            except UnknownDataset as error:
+                why[place] = str(error)
+        if why.get(place):
+            found[setting.name] = why[place]
+    return found
 
 
 def _list(jobs: Sequence[Cell | Redrawn], left: Sequence[Cell | Redrawn]) -> None:

@@ -52,12 +52,14 @@ from rpp_agents.plans import (
     selected,
     short,
     slug,
+    trainer_config,
     unknown,
     world_option,
 )
-from rpp_agents.study.methods import METHODS, options
+from rpp_agents.study.methods import METHODS, VERSIONS, options
 from rpp_env.errors import InvalidOption
 from rpp_env.metrics import chance_ndcg
+from rpp_env.parts import Options
 from rpp_env.rules import RULES
 
 __all__ = [
@@ -90,6 +92,12 @@ SWEEPS = ("users", "candidates", "negatives")
 
 ONE_PATTERN = "one pattern"
 """The family of methods that stand in a table of their own."""
+
+
+_OPTIONS = {field.name for field in dataclasses.fields(Options)} | {"rules", "max_cycles"}
+_OPTIONS -= {"data_seed", "task_seed", "user_seed", "draws"}  # follow from the draw
+_OPTIONS -= {"rank_by", "recording", "generation"}  # are the setting's own
+"""What a setting may say of its problem. What agents see is the same for all methods."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +180,14 @@ class Method:
     @property
     def resolved(self) -> dict[str, Any]:
         """The config with the method's own defaults."""
-        config = dict(self.config)
+        config, where = dict(self.config), f"method {self.label!r}"
         if self.method == "recommender":
-            return config | {"config": recommender_options(config["name"], config.get("config"))}
-        return options(self.method) | config
+            told = config.get("config", {})
+            return config | {"config": _recommender_options(config["name"], told, where)}
+        config = options(self.method) | config
+        if self.method == "rpp":
+            config["options"] = _trainer_options(config["trainer"], config["options"] or {}, where)
+        return config
 
     def runs_in(self, setting: Setting) -> bool:
         """Whether it is run there."""
@@ -224,8 +236,15 @@ class Cell:
             | self._train_users
             | {"draw": self.draw, "seed": self.seed, "budget": self.budget}
             | {"method": self.method.method, "config": self.method.resolved}
+            | {"version": VERSIONS.get(self.method.method, 1)}
             | {"points": self.study.points}
         )
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The method's own config."""
+        which = {k: x for k, x in self.method.config.items() if k in ("name", "trainer")}
+        return plain(dataclasses.replace(self.method, config=which).resolved)
 
     @property
     def _train_users(self) -> dict[str, Any]:
@@ -308,6 +327,9 @@ class Study:
     def _check_rows(self, known: Sequence[str], where: str) -> None:
         for setting in self.settings:
             here = f"{where}, setting {setting.name!r}"
+            for key in setting.options:
+                if key not in _OPTIONS:
+                    raise InvalidOption(f"{here}: {unknown('option', key, sorted(_OPTIONS))}")
             if setting.part not in PARTS:
                 raise InvalidOption(f"{here}: {unknown('part', setting.part, PARTS)}")
             if not setting.draws:
@@ -335,6 +357,7 @@ class Study:
                     f"{', '.join(NAMES)}, and perhaps its own config; got "
                     f"{dict(method.config)}"
                 )
+            _recommender_options(name, method.config.get("config", {}), where)
             return
         if method.method not in METHODS:
             raise InvalidOption(f"{where}: {unknown('method', method.method, METHODS)}")
@@ -342,6 +365,9 @@ class Study:
         for key in method.config:
             if key not in allowed:
                 raise InvalidOption(f"{where}: {unknown('option', key, allowed)}")
+        if method.method == "rpp":
+            told = allowed | dict(method.config)
+            _trainer_options(told["trainer"], told["options"] or {}, where)
 
     def cells(self, only: Sequence[str] = ()) -> list[Cell]:
         """All runs, the first seed's first, so that what is finished is balanced.
@@ -374,11 +400,31 @@ class Study:
         return selected(cells, only, there)
 
 
-def recommender_options(name: str, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The config of a recommender, with its own defaults."""
     from rpp_agents.recommenders import CONFIGS
 
-    return dataclasses.asdict(dataclasses.replace(CONFIGS[name], **(told or {})))
+    default = CONFIGS[name]
+    known = [field.name for field in dataclasses.fields(default)]
+    for key in told:
+        if key not in known:
+            raise InvalidOption(f"{where}: {unknown('option', key, known)}")
+    try:
+        return dataclasses.asdict(dataclasses.replace(default, **told))
+    except (TypeError, InvalidOption) as error:
+        raise InvalidOption(f"{where}: {error}") from error
+
+
+def _trainer_options(trainer: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The Config of a trainer, with its own defaults and without what the study sets."""
+    from rpp_agents.study.methods.trained import SET_BY_THE_STUDY
+
+    ours = ("total_steps", "seed", *SET_BY_THE_STUDY)
+    for key in told:
+        if key in ours:
+            raise InvalidOption(f"{where}: {key} is the study's own; leave it out")
+    found = dataclasses.asdict(trainer_config(trainer, told, where))
+    return {key: x for key, x in found.items() if key not in ours}
 
 
 def _variants(method: Method) -> list[Method]:

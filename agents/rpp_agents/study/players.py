@@ -24,7 +24,16 @@ from rpp_env.evaluation import episodes
 from rpp_env.metrics import ndcg
 from rpp_env.rewriting import Rewrite
 
-__all__ = ["Asking", "Played", "Player", "Playing", "asking_best", "borda", "borda_points"]
+__all__ = [
+    "Asking",
+    "Played",
+    "Player",
+    "Playing",
+    "Unasked",
+    "asking_best",
+    "borda",
+    "borda_points",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -109,14 +118,36 @@ def borda_points(orders: NDArray[Any], named: Ints) -> Ints:
     return np.where(place < named[..., None], orders.shape[-1] - place, 0)
 
 
+class Unasked:
+    """Chooses prompts that a user was not asked yet; any for one who was asked all of them.
+
+    Cells that differ in a level that shows a short history whole are one prompt.
+    """
+
+    def __init__(self, users: Users) -> None:
+        levels, *_ = users.shape
+        level = np.arange(users.cells).reshape(levels, -1)[:, 0]
+        self._shown = np.stack([users.shown(np.arange(len(users)), c) for c in level[:, None]], 1)
+        self._asked = np.zeros((len(users), levels, users.cells // levels), bool)
+
+    def best(self, rows: Ints, values: NDArray[Any]) -> Ints:
+        """(B,) the cell of highest value (B, cells) for each of `rows`, which then is asked."""
+        asked = self._asked[rows].reshape(len(rows), -1)
+        cells: Ints = np.where(asked, -np.inf, values).argmax(1)
+        level, sentences = np.divmod(cells, self._asked.shape[2])
+        same = self._shown[rows] == self._shown[rows, level][:, None]
+        self._asked[rows, :, sentences] |= same
+        return cells
+
+
 def asking_best(values: Callable[[Users], NDArray[Any]], calls: int = 1) -> Asking:
-    """Asks the `calls` cells of highest value (T, cells), best first, and merges the answers."""
+    """Asks the `calls` prompts of highest value (T, cells), best first, and merges the answers."""
     if calls < 1:
         raise InvalidOption(f"calls={calls}: give 1 or more")
 
     def choose(users: Users, _: np.random.Generator) -> Ints:
-        found = values(users)
-        return np.asarray(np.argsort(-found, axis=1, kind="stable")[:, :calls], np.int64)
+        found, unasked, rows = values(users), Unasked(users), np.arange(len(users))
+        return np.stack([unasked.best(rows, found) for _ in range(calls)], axis=1)
 
     return Asking(choose, merge=calls > 1)
 
@@ -183,30 +214,27 @@ class Asking:
 
 @dataclass(frozen=True)
 class Playing:
-    """Plays an episode with a policy, greedily unless told otherwise.
+    """Plays an episode with a policy, greedily.
 
     Attributes
     ----------
-    policy : Policy or callable
-        A callable makes one from the users and the seed.
+    policy : Policy
     env : callable, optional
         From users to the environment that is played (with rewriting, or with other agents held
         fixed); theirs by default.
     """
 
-    policy: Policy | Callable[[Users, int], Policy]
+    policy: Policy
     env: Callable[[Users], Any] | None = None
-    greedy: bool = True
 
     def play(self, users: Users, seed: int) -> Played:
         """See `Player`."""
         env = users.env if self.env is None else self.env(users)
-        policy = self.policy if isinstance(self.policy, Policy) else self.policy(users, seed)
         tasks, steps, K = len(users), env.max_cycles, users.env.tasks.num_candidates
         orders = np.empty((tasks, steps, K), np.uint8)
         ranks, named, tokens, shown = np.empty((4, tasks, steps), np.int64)
         prompts = np.empty((tasks, steps, 4), np.int64)
-        played = episodes(policy, env, size=_BATCH, greedy=self.greedy, seed=seed)
+        played = episodes(self.policy, env, size=_BATCH, greedy=True, seed=seed)
         for rows, t, step in played:
             infos = step.infos
             ranks[rows, t], named[rows, t] = infos["rank"], infos["named"]

@@ -31,7 +31,7 @@ HOW_TO_READ = (
     "NDCG@10 on test users that no method was fitted on. *score* is what a method is compared "
     "by: the mean over its calls (never the best of them), or the one order that its calls are "
     "merged to by Borda count; *first* and *last* are single calls, *merged* all calls merged. "
-    "*minus fixed* compares with the best prompt for everybody, chosen by asking all 1,575 "
+    "*minus fixed* compares with the best prompt for everybody, chosen by asking all "
     "prompts about all train users; *minus rival* with the same prompt asked as often as the "
     "multi-step methods ask, in other orders of the candidates, and merged. *clear* is yes "
     "where the latter is not 0 after Holm's correction over all methods of the table. *gain* "
@@ -165,12 +165,16 @@ def verdict(found: Estimate, smallest: float) -> str:
     """What an interval says beside the smallest difference that matters."""
     if found.low >= smallest:
         return "Above 0, and the whole interval matters."
+    if found.low > 0 and found.high < smallest:
+        return "Above 0, and too small to matter."
     if found.low > 0:
         return "Above 0; whether it is large enough to matter is not settled."
     if found.high < 0:
         return "Below 0: it is worse."
-    if found.high < smallest:
+    if max(-found.low, found.high) < smallest:
         return "Not told apart from 0, and too small to matter whatever it is."
+    if found.high < smallest:
+        return "Not told apart from 0; an advantage that matters is excluded."
     return "Not told apart from 0; a difference that matters is not excluded."
 
 
@@ -180,8 +184,9 @@ def _intro(results: Results, setting: Setting) -> str:
     fixed = "worlds" if made else "draws of candidates and train users"
     budget = setting.budget or results.study.budget
     return (
-        f"{setting.dataset}, {setting.model} ({setting.rank_by}); {setting.train_users:,} train "
-        f"and {results.users(setting):,} test users, {len(draws)} {fixed}, "
+        f"{setting.dataset}, {setting.model} ({setting.rank_by}); "
+        f"{results.train_users(setting):,} train and {results.users(setting):,} test users, "
+        f"{len(draws)} {fixed}, "
         f"{setting.candidates} candidates "
         f"({setting.options.get('negatives', 'uniform')}); {budget:,} calls of training. "
         f"Chance: {setting.chance:.3f}."

@@ -144,9 +144,33 @@ class Results:
             len(found["scores"]["score"]) for cell, found in self.cells if cell.setting == setting
         )
 
+    def train_users(self, setting: Setting) -> int:
+        """How many users methods were fitted on: fewer than asked for where there are no more."""
+        return (
+            max(
+                (
+                    found["training"].get("users", 0)
+                    for cell, found in self.cells
+                    if cell.setting == setting
+                ),
+                default=0,
+            )
+            or setting.train_users
+        )
+
     def label_of(self, setting: Setting, method: str) -> str | None:
-        """The label of the first method of this kind that is finished there."""
-        return next((m.label for m in self.methods(setting) if m.method == method), None)
+        """The label of the first method of this kind that is finished there.
+
+        The supervised policy is the reference with one call, not with several merged ones.
+        """
+        return next(
+            (
+                m.label
+                for m in self.methods(setting)
+                if m.method == method and (method != "supervised" or m.resolved["calls"] == 1)
+            ),
+            None,
+        )
 
     def fixed(self, setting: Setting) -> str | None:
         """The best fixed prompt, of all that were tried on everybody."""
@@ -240,6 +264,8 @@ class Results:
             None if rival in (None, m.label) else self.minus(setting, m.label, str(rival))
             for m in chosen
         ]
+        # Where the two have no draw in common yet, there is no difference.
+        apart = [None if x is None or np.isnan(x.value) else x for x in apart]
         compared = [x for x in apart if x is not None]
         clear = iter(holm(compared))
         return [

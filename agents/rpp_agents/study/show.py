@@ -20,10 +20,10 @@ from rpp_env.data import KNOWN
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
+from rpp_env.parts import as_rules
 from rpp_env.patterns import AGENTS, PatternBook
 from rpp_env.prompts import Prompt
 from rpp_env.rewriting import open_rewriter
-from rpp_env.rules import RULES
 
 __all__ = ["page_data"]
 
@@ -37,8 +37,9 @@ _WHAT = (
     "for this user. Scores are NDCG@10 of what the user really chose next, on users that no method "
     "was fitted on. The best of several calls is never reported."
 )
+_INTERVALS = "Intervals are 95%, over draws, runs and users together."
 _STAND_IN = (
-    "Intervals are 95%, over draws, runs and users together. The embedded model is a stand-in for "
+    "The embedded model is a stand-in for "
     "a language model, made so that prompts matter: it says how methods compare, and nothing about "
     "real language models."
 )
@@ -46,9 +47,10 @@ _STAND_IN = (
 
 def page_data(results: Results, out: Path, *, users: bool = True) -> dict[str, Any]:
     """Everything that the page shows, as `write_page` takes it."""
+    stands_in = any(setting.model == "embedded" for setting in results.settings)
     return {
         "title": results.study.title,
-        "about": [_WHAT, _STAND_IN],
+        "about": [_WHAT, _INTERVALS, *([_STAND_IN] if stands_in else [])],
         "primary": _primary(results),
         "tables": _tables(results),
         "curves": [
@@ -166,8 +168,9 @@ def _setting(results: Results, setting: Setting) -> dict[str, Any]:
     return {
         "id": f"setting-{setting.name}",
         "title": setting.name,
-        "note": f"{setting.dataset}, {setting.model}; {setting.train_users:,} train and "
-        f"{results.users(setting):,} test users. Chance {setting.chance:.3f}.",
+        "note": f"{setting.dataset}, {setting.model}; {results.train_users(setting):,} train and "
+        f"{results.users(setting):,} test users. Chance {setting.chance:.3f}. Holm's correction is "
+        "made once over the methods of the main table, and once over single patterns.",
         "columns": columns,
         "rows": rows,
     }
@@ -240,10 +243,11 @@ def _choices(results: Results) -> list[dict[str, Any]]:
 
 def _sentences(setting: Setting) -> dict[str, list[str]]:
     """The options of each agent, in words."""
-    rules = RULES["RPP-v0"]
+    rules = as_rules(setting.options.get("rules", "RPP-v0"))
     known = KNOWN.get(setting.dataset.lower())
-    domain = str(setting.options.get("domain") or (known.domain if known else "movies"))
-    book = PatternBook.load(domain, history=tuple(map(str, rules.history_options)))
+    domain = setting.options.get("domain") or (known.domain if known else "movies")
+    which = str(setting.options.get("book") or domain)
+    book = PatternBook.load(which, history=tuple(map(str, rules.history_options)))
     count = str(setting.candidates)
 
     def said(text: str) -> str:

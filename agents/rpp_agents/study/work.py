@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -34,6 +35,7 @@ from rpp_agents.study.players import Played, Player
 from rpp_agents.study.problem import Problem, Users, remade
 from rpp_env import RPPEnv
 from rpp_env.data.folders import whole_file
+from rpp_env.errors import InvalidOption
 from rpp_env.intervals import estimate
 from rpp_env.metrics import ndcg
 from rpp_env.table import RewardTable, tabulate
@@ -175,10 +177,25 @@ def open_problem(cell: Cell, out: Path) -> Problem:
         env = live
         if setting.tables or split == "train":
             env = _replay(cell.study, setting, cell.draw, split, out)
+            _check_model(env, live)
             # The same embeddings, and not only equal ones.
             live = remade(live, embeddings=env.embeddings)
         parts[split] = Users(env, live)
     return Problem(**parts)
+
+
+def _check_model(env: RPPEnv, live: RPPEnv) -> None:
+    """A table of another model than the one that is asked beside it is not to be compared."""
+    assert env.table is not None
+    before = env.table.provenance["model"]
+    now = getattr(getattr(live.recommender, "model", None), "id", None)
+    # Digests are of fitted numbers, whose last bits may differ from machine to machine.
+    names = [re.sub(r"\b[0-9a-f]{16}\b", "", str(name)) for name in (before, now)]
+    if now is not None and names[0] != names[1]:
+        raise InvalidOption(
+            f"the study's tables hold answers of {before}, and what no table holds would be asked "
+            f"of {now}: give another --out, or delete the tables and the cells"
+        )
 
 
 # One cell
@@ -239,7 +256,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     curve.append({"calls": spent.calls} | _point(player, watched, cell.seed))
     return {
         "training": {"calls": spent.calls, "unique": spent.unique, "tokens": spent.tokens}
-        | {"seconds": round(seconds, 2)},
+        | {"seconds": round(seconds, 2), "users": len(np.unique(problem.train.env.tasks.users))},
         "testing": {
             "calls": played.ranks.shape[1],
             "different": round(test.ledger.unique / len(test), 4),
@@ -413,11 +430,16 @@ class Redrawn:
     def asked(self) -> dict[str, Any]:
         """What it depends on."""
         return plain(
-            self.setting.problem(self.setting.draws[0])
+            self.setting.problem(self.setting.draws[0], "train")
             | {"model": self.setting.model, "rank_by": self.setting.rank_by}
             | {"users": min(self.MOST, self.setting.test_users), "draws": self.DRAWS}
             | {"train_users": self.setting.train_users}
         )
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """It has no config."""
+        return {}
 
 
 def _redraw(job: Redrawn, out: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 from rpp_agents.study.players import Player
 from rpp_env.errors import InvalidOption
 
-__all__ = ["METHODS", "Fit", "Watch", "method"]
+__all__ = ["METHODS", "VERSIONS", "Fit", "Watch", "method", "options"]
 
 Watch = Callable[[int, Player], None]
 """Called with the training calls so far, and the player as it is now."""
@@ -44,6 +44,9 @@ METHODS: dict[str, str] = {
     "rpp": "trained",
 }
 """Methods, and the modules that hold them."""
+
+VERSIONS = {"enumerate": 2, "groups": 2, "linucb": 2, "neural_bandit": 2}
+"""Of methods that were changed after runs of theirs had been kept; 1 for all others."""
 
 
 def method(name: str) -> Fit:

@@ -4,7 +4,7 @@ The obvious rivals of four agents. In each round a batch of train users is met, 
 of them; a cell is asked for each, and its reward learned from. Fitted, they ask the cell with the
 best expected reward, once.
 
-No train user is asked the same cell twice. A bandit that is paid for its answers would do little
+No train user is asked the same prompt twice. A bandit that is paid for its answers would do little
 else after a while, but at temperature 0 a repeated question says nothing, and here nobody is paid
 before the end.
 
@@ -35,8 +35,9 @@ from torch import Tensor, nn
 
 from rpp_agents.networks import StackedLinear
 from rpp_agents.study.methods import Watch
-from rpp_agents.study.players import Asking, asking_best
+from rpp_agents.study.players import Asking, Unasked, asking_best
 from rpp_agents.study.problem import Problem, Users
+from rpp_env.errors import InvalidOption
 
 __all__ = ["Context", "Crossed", "LinearPosterior", "Towers", "linucb", "neural_bandit"]
 
@@ -56,19 +57,6 @@ def _rounds(tasks: int, batch: int, budget: int, rng: np.random.Generator) -> It
         budget -= len(order)
         for start in range(0, len(order), batch):
             yield order[start : start + batch]
-
-
-class _Unasked:
-    """Chooses cells that a user was not asked yet; any cell for one who was asked all of them."""
-
-    def __init__(self, users: Users) -> None:
-        self._asked = np.zeros((len(users), users.cells), bool)
-
-    def best(self, rows: Ints, values: NDArray[Any]) -> Ints:
-        """(B,) the cell of highest value (B, cells) for each of `rows`, which then is asked."""
-        cells: Ints = np.where(self._asked[rows], -np.inf, values).argmax(1)
-        self._asked[rows, cells] = True
-        return cells
 
 
 class _Looks:
@@ -97,7 +85,12 @@ class Context:
     observations : (T, d) array
         Of train users.
     dim : int
-        Components; fewer where the observations have fewer.
+        Components; fewer where the observations have fewer, or the users are too few to tell.
+
+    Raises
+    ------
+    InvalidOption
+        For a single user: nothing tells what differs.
     """
 
     def __init__(self, observations: NDArray[Any], dim: int) -> None:
@@ -105,7 +98,10 @@ class Context:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        dim = min(dim, *observations.shape)
+        if len(observations) < 2:
+            raise InvalidOption("a bandit needs 2 train users or more, to tell what differs")
+        # Around their mean, n users have n - 1 dimensions.
+        dim = min(dim, len(observations) - 1, observations.shape[1])
         principal = PCA(dim, whiten=True, svd_solver="full")
         self._transform = make_pipeline(StandardScaler(), principal).fit(observations).transform
 
@@ -283,7 +279,7 @@ def linucb(
         weights = posterior.mean
         return asking_best(lambda them: crossed.means(weights, context(them.observations)), calls)
 
-    looks, unasked = _Looks(budget), _Unasked(users)
+    looks, unasked = _Looks(budget), Unasked(users)
     for rows in _rounds(len(users), batch, budget, rng):
         if looks.calls:
             z = seen[rows]
@@ -413,7 +409,7 @@ def neural_bandit(
     optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=weight_decay)
     who, what = np.zeros(budget, np.int64), np.zeros(budget, np.int64)
     paid = np.zeros(budget, np.float32)
-    looks, unasked = _Looks(budget), _Unasked(users)
+    looks, unasked = _Looks(budget), Unasked(users)
     for rows in _rounds(len(users), batch, budget, rng):
         done, now = looks.calls, slice(looks.calls, looks.calls + len(rows))
         with torch.no_grad():

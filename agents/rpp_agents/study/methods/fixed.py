@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rpp_agents.study.methods import Watch
 from rpp_agents.study.players import Asking, borda_points
 from rpp_agents.study.problem import Problem, Users
+from rpp_env.errors import InvalidOption
 
 __all__ = [
     "MANUAL",
@@ -34,9 +35,21 @@ one title a line. It is what the paper's other agents stand on where one pattern
 
 
 def manual_cell(users: Users) -> int:
-    """The cell of `MANUAL`."""
-    level = users.env.rules.rungs.index(MANUAL["shown"])
-    return users.cell(level, MANUAL["role"], MANUAL["reasoning"], MANUAL["output"])
+    """The cell of `MANUAL`.
+
+    Raises
+    ------
+    InvalidOption
+        Where the rules or the book have no such prompt.
+    """
+    rungs, (_, *sizes) = users.env.rules.rungs, users.shape
+    told = [MANUAL[part] for part in ("role", "reasoning", "output")]
+    if MANUAL["shown"] not in rungs or any(i >= n for i, n in zip(told, sizes, strict=True)):
+        raise InvalidOption(
+            f"the manual prompt is {MANUAL}; these rules show {', '.join(map(str, rungs))} items, "
+            f"and the book has {sizes} roles, reasonings and outputs"
+        )
+    return users.cell(rungs.index(MANUAL["shown"]), *told)
 
 
 def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:
@@ -142,10 +155,10 @@ def merged_fixed(
 def merged_best(
     problem: Problem, *, seed: int, budget: int, watch: Watch, calls: int = 5
 ) -> Asking:
-    """The set of fixed prompts whose merged orders are best for the train users.
+    """The five fixed prompts whose merged orders are best for the train users.
 
-    Chosen greedily, one after the other, from all answers about them. What five calls buy without
-    knowing anything of the user.
+    Chosen greedily, one after the other, from all answers about them; one that is chosen twice
+    counts twice. What five calls buy without knowing anything of the user.
     """
     users = problem.train
     rows, K = np.arange(len(users)), users.env.tasks.num_candidates

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rpp_agents.study.methods import Watch
-from rpp_agents.study.methods.fixed import MANUAL
+from rpp_agents.study.methods.fixed import MANUAL, manual_cell
 from rpp_agents.study.players import Asking
 from rpp_agents.study.problem import Problem
 from rpp_env.errors import InvalidOption
@@ -116,6 +116,7 @@ def llmrank(
             raise InvalidOption(
                 f"llmrank knows no {value!r}; choose {', '.join(map(str, allowed))}"
             )
+    manual_cell(users)  # is there, but for the items shown
     cell = users.cell(rungs.index(shown), MANUAL["role"], MANUAL["reasoning"], MANUAL["output"])
     return Asking(
         lambda users, _: np.full((len(users), 1), cell), rewrite=Guidance(prompt), own_words=True

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents import TRAINERS
+from rpp_agents.plans import trainer_config
 from rpp_agents.policy import Policy
 from rpp_agents.study.methods import Watch
-from rpp_agents.study.methods.fixed import MANUAL
+from rpp_agents.study.methods.fixed import MANUAL, manual_cell
 from rpp_agents.study.players import Playing
 from rpp_agents.study.problem import Counted, Problem, Users
 from rpp_env import RPPEnv, Step
@@ -21,9 +21,12 @@ from rpp_env.errors import InvalidOption
 from rpp_env.patterns import AGENTS
 from rpp_env.rewriting import open_rewriter
 
-__all__ = ["OnlyAgent", "rpp"]
+__all__ = ["SET_BY_THE_STUDY", "OnlyAgent", "rpp"]
 
 Ints = NDArray[np.int64]
+
+SET_BY_THE_STUDY: dict[str, Any] = {"evaluations": 0, "threads": 1, "tensorboard": False}
+"""Fields of a trainer's Config that are the same for all runs, beside budget and seed."""
 
 
 def rpp(
@@ -62,10 +65,13 @@ def rpp(
     InvalidOption
         For an unknown trainer or agent.
     """
-    if trainer not in TRAINERS:
-        raise InvalidOption(f"trainer {trainer!r} is unknown; choose {', '.join(TRAINERS)}")
+    config = trainer_config(
+        trainer, options or {}, "rpp", total_steps=budget, seed=seed, **SET_BY_THE_STUDY
+    )
     if only is not None and only not in AGENTS:
         raise InvalidOption(f"only={only!r} is no agent; choose {', '.join(AGENTS)}")
+    if only is not None:
+        manual_cell(problem.train)  # the others' prompt is there
     module = import_module(f"rpp_agents.{trainer}")
     rewriter = open_rewriter(rewrite)
 
@@ -77,14 +83,6 @@ def rpp(
     def told(row: Mapping[str, float], policy: Policy) -> None:
         watch(int(row["steps"]), Playing(policy, environment))
 
-    config = module.Config(
-        total_steps=budget,
-        seed=seed,
-        evaluations=0,
-        threads=1,
-        tensorboard=False,
-        **(options or {}),
-    )
     policy = module.train(
         environment(problem.train, seed=seed), config, callbacks=[told], progress=False
     )
