@@ -30,7 +30,7 @@ COMMANDS = {
     "serve": "Print or run vLLM's command for a model, and check the server that it starts.",
     "data": "List the datasets that are here, or download one.",
     "bench": "Compare algorithms over seeds and tasks, with intervals; resumes.",
-    "study": "Compare ways to choose prompts at equal calls of the model; resumes.",
+    "study": "Compare ways to choose prompts, by the calls of the model that they take; resumes.",
     "report": "Write a study's tables, plots and page again.",
     "doctor": "Say what is installed, which data are found, and what the caches hold.",
 }

@@ -27,7 +27,7 @@ def run(
     only: tuple[str, ...] = (),
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Compare ways to choose prompts, counted in calls of the model; resumes.
+    """Compare ways to choose prompts, by the calls of the model that they take; resumes.
 
     A study is a file that names settings (datasets, recommenders, candidates), methods (by hand,
     search, bandits, trainers, recommenders without prompts) and seeds:
@@ -38,9 +38,8 @@ def run(
         rpp-env report runs/study                # tables, plots and the page again
 
     Each fitted method is a cell with a file of its own. Settings whose data is not here are left
-    out, and said. Stopped at any moment, the same command
-    goes on with what is missing, and asks nothing twice. docs/study-protocol.md explains file and
-    report.
+    out, and named. Stopped at any moment, the same command goes on with what is missing.
+    docs/study-protocol.md explains file and report.
 
     Parameters
     ----------
