@@ -21,6 +21,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 LINES = {"random": (0, (1, 1.5)), "enumerate_all": (0, (5, 2)), "supervised": (0, (5, 1.5, 1, 1.5))}
 """Methods that stand as level lines behind the learning curves, and how they are dashed."""
 
+_MOST_BANDS = 10
+"""Curves beyond which their bands hide each other."""
+
 
 def draw_all(results: Results, folder: Path) -> list[Path]:
     """Draw everything that there is something to draw for; the PNG files, each with an SVG."""
@@ -106,12 +109,14 @@ def _curves(results: Results, setting: Setting, path: Path) -> Path:
     """Score against calls of the model, all methods that learn step by step in one plot."""
     figure = new_figure(7.5, 4.6)
     axes = figure.subplots()
-    for i, label in enumerate(learners(results, setting)):
-        calls, scores = results.curve(setting, label)
+    curves = [(label, *results.curve(setting, label)) for label in learners(results, setting)]
+    # In the legend as they end, the best first; a method keeps its colour from setting to setting.
+    for i in sorted(range(len(curves)), key=lambda i: -curves[i][2][:, -1].mean()):
+        label, calls, scores = curves[i]
         style = ("-", "--", ":")[i // len(COLOURS) % 3]
         colour = COLOURS[i % len(COLOURS)]
         axes.plot(calls, scores.mean(axis=0), style, color=colour, linewidth=1.6, label=label)
-        if len(scores) > 1:
+        if len(scores) > 1 and len(curves) <= _MOST_BANDS:
             axes.fill_between(
                 calls, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.08, linewidth=0
             )
@@ -120,7 +125,11 @@ def _curves(results: Results, setting: Setting, path: Path) -> Path:
     axes.set_xlabel("calls of the model in training", fontsize=8, color=INK)
     axes.set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
     axes.set_title(
-        f"{setting.name}: score against calls (bands: all runs)", fontsize=10, color=INK, loc="left"
+        f"{setting.name}: score against calls, mean of the runs"
+        + (" (bands: all of them)" if len(curves) <= _MOST_BANDS else ""),
+        fontsize=10,
+        color=INK,
+        loc="left",
     )
     _legend(figure, axes, 4)
     return _save(figure, path)

@@ -181,7 +181,8 @@ def verdict(found: Estimate, smallest: float) -> str:
 def _intro(results: Results, setting: Setting) -> str:
     draws = {cell.draw for cell, _ in results.cells if cell.setting == setting}
     made = "data_seed" in setting.problem(0)
-    fixed = "worlds" if made else "draws of candidates and train users"
+    several = "" if len(draws) == 1 else "s"
+    fixed = f"world{several}" if made else f"draw{several} of candidates and train users"
     budget = setting.budget or results.study.budget
     return (
         f"{setting.dataset}, {setting.model} ({setting.rank_by}); "
