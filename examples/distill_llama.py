@@ -48,9 +48,10 @@ TEMPLATE = (
     "{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-STAGES = {"facts": 0.01, "habits": 0.37, "letters": 0.36, "lists": 0.26}
+STAGES = {"facts": 0.01, "habits": 0.37, "letters": 0.36, "lists": 0.13, "repeats": 0.13}
 """Shares of the time."""
-KINDS = {"letters": ("letter",), "lists": ("list", "list", "letter", "list", "list", "letters")}
+_LISTS = ("list", "list", "letter", "list", "list", "letters")
+KINDS = {"letters": ("letter",), "lists": _LISTS, "repeats": _LISTS}
 """Which questions are asked in turn; the first letter stays among them, not to be forgotten."""
 SHARPER = 3.0
 """How much more certain lists are than a first letter: what copies a title must look at one."""
@@ -61,11 +62,14 @@ RATES = {
     "facts": (RATE, 0.3 * RATE),
     "habits": (RATE, 0.3 * RATE),
     "letters": (0.7 * RATE, 0.2 * RATE),
-    "lists": (0.7 * RATE, 0.014 * RATE),
+    "lists": (0.7 * RATE, 0.14 * RATE),
+    "repeats": (0.45 * RATE, 0.014 * RATE),
 }
 """Learning rates at a stage's beginning and end."""
 NAMES = {"scale": 32.0, "code": 3.5, "match": 1.6, "write": 20.0, "say": 0.6}
 """How large words, codes, and what the two heads are given become; see `prepare_lists`."""
+GONE = {"look": 12.0, "write": 2.0}
+"""How sharply a head looks at what was named, and how loudly it says so; see `prepare_repeats`."""
 SLOW = 8
 """Pairs of a head's dimensions that turn by less than half a radian over a prompt."""
 CONTEXT = 4096
@@ -357,8 +361,8 @@ def make_model(
     config = LlamaConfig(
         vocab_size=8 * math.ceil(len(tokenizer) / 8),
         hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=5,
+        intermediate_size=432,
+        num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
@@ -428,11 +432,70 @@ def prepare_lists(model: LlamaForCausalLM, packer: Packer) -> None:
         )
 
 
-def samples(model: LlamaForCausalLM, packer: Packer, seed: int) -> Any:
+def prepare_repeats(model: LlamaForCausalLM, packer: Packer) -> None:
+    """When names are found: a head of the fourth layer that adds up what was named.
+
+    That a title was named is known from the third layer on. One layer and the last one were too few
+    to learn what is gone. So two heads of the fourth look at all that an answer has named, and
+    write its places where lists of letters, which learn this sooner, have them already.
+    """
+    layer, last = model.model.layers[3], model.config.num_hidden_layers - 1
+    head, places = model.config.head_dim, 20
+    shared = model.config.num_attention_heads // model.config.num_key_value_heads
+    found: dict[str, list[torch.Tensor]] = {
+        name: [] for name in ("all", "is", "at", "place", "asks")
+    }
+    known: dict[str, list[torch.Tensor]] = {"gone": [], "vector": []}
+    with torch.no_grad():
+        for kind in ("letters", "list"):
+            for batch, hidden in samples(model, packer, 0, kind):
+                seen = layer.input_layernorm(hidden[3]).flatten(0, 1)
+                named = torch.zeros(len(seen))
+                named[batch["listed"]] = 1.0
+                words = batch["tokens"].flatten() > 0
+                rows = torch.arange(len(batch["tokens"]))[:, None] * batch["tokens"].shape[1]
+                asked = batch["liked"].sum(-1) > 0
+                asks = (rows + batch["from"])[asked]
+                found["all"].append(seen[words])
+                found["is"].append(named[words])
+                found["at"].append(seen[batch["listed"]])
+                found["place"].append(F.one_hot(batch["listed place"], places).float())
+                found["asks"].append(seen[asks])
+                if kind == "letters":
+                    known["gone"].append((batch["liked"][asked] == 0).float())
+                    known["vector"].append(hidden[last].flatten(0, 1)[asks])
+        at = {name: torch.cat(parts) for name, parts in (found | known).items()}
+        place = solve(at["at"], at["place"])
+        is_named = solve(at["all"], at["is"][:, None])[:, 0]
+        always = solve(at["asks"], torch.ones(len(at["asks"]), 1))[:, 0]
+        constant = torch.ones(len(at["gone"]), 1)
+        written = torch.linalg.lstsq(torch.cat([at["gone"], constant], 1), at["vector"]).solution
+        attention, slow = layer.self_attn, [head // 2 - 2, head // 2 - 1]
+        size = math.sqrt(GONE["look"] * math.sqrt(head) / len(slow))
+        for i in range(shared):
+            attention.q_proj.weight[i * head : (i + 1) * head] *= 0.3
+            attention.q_proj.weight[[i * head + pair for pair in slow]] = size * always
+            attention.o_proj.weight[:, i * head : i * head + places] = 0.0
+        attention.k_proj.weight[slow] = size * is_named
+        attention.v_proj.weight[:places] = place.T
+        attention.o_proj.weight[:, :places] = GONE["write"] * written[:places].T
+
+
+PREPARED = {"lists": prepare_lists, "repeats": prepare_repeats}
+"""What is done to the weights before a stage."""
+
+
+def solve(seen: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """(hidden, width) weights of a regression without an intercept."""
+    ridge = 1e-3 * len(seen) * torch.eye(seen.shape[1])
+    return torch.linalg.solve(seen.T @ seen + ridge, seen.T @ wanted)
+
+
+def samples(model: LlamaForCausalLM, packer: Packer, seed: int, kind: str = "list") -> Any:
     """Batches of lists, and what the model makes of them."""
     for k in range(1 if "RPP_ENV_FAST" in os.environ else 6):
         packer.rng = np.random.default_rng([3, seed, k])
-        batch = batch_of(packer.questions(24, "list"), 0)
+        batch = batch_of(packer.questions(24, kind), 0)
         yield batch, read_by(model, batch, torch.float32)[0].hidden_states
 
 
@@ -460,11 +523,10 @@ def read_names(
             names.append(words[token] - middle)
         sets.append((torch.cat(seen), torch.cat(names)))
     (seen, names), (others, theirs) = sets
-    ridge = 1e-3 * len(seen) * torch.eye(seen.shape[1])
-    solved = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ names)
+    solved = solve(seen, names)
     # Where titles differ most, beside how much the regression misses.
     lower = torch.linalg.cholesky(
-        torch.cov((theirs - others @ solved).T) + 0.01 * torch.eye(len(ridge))
+        torch.cov((theirs - others @ solved).T) + 0.01 * torch.eye(len(solved))
     )
     whiten = torch.linalg.inv(lower)
     best = torch.linalg.eigh(whiten @ torch.cov(vectors.T) @ whiten.T)[1][:, -width:]
@@ -589,12 +651,12 @@ def loss_of(
         habits = read(0, 3, batch["hinted"])
         profile = read(1, 2, batch["hinted"])
         place = read(2, 3, batch["hinted"])
-        weights = read(3, 4, batch["ended"])
+        weights = read(3, 5, batch["ended"])
         named = read(4, 3, batch["listed"])
         rows = torch.arange(len(batch["tokens"]))[:, None] * batch["tokens"].shape[1]
         gone = read(5, 4, rows + batch["from"])
-        looked = looks(model, said.hidden_states[4], batch)
-        title = read(6, 4, batch["hinted"])
+        looked = looks(model, said.hidden_states[5], batch)
+        title = read(6, 5, batch["hinted"])
         found = lookups(model, said.hidden_states[2], batch)
     logs = logits.float().log_softmax(-1).gather(1, batch["ids"])
     chances = batch["chances"]
@@ -711,8 +773,8 @@ class Training:
         count = sum(p.numel() for p in self.model.parameters())
         print(f"{count:,} weights, {len(self.tokenizer)} tokens")
         for stage, share in STAGES.items():
-            if stage == "lists" and not self.done[stage]:
-                prepare_lists(self.model, self.packer)
+            if stage in PREPARED and not self.done[stage]:
+                PREPARED[stage](self.model, self.packer)
             began, losses = time.monotonic(), []
             before = self.done[stage]
             while self.done[stage] < share * self.seconds:
@@ -763,6 +825,9 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
     half.load_state_dict(model.state_dict())
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    words = folder / "tokenizer.json"
+    short = json.dumps(json.loads(words.read_text()), ensure_ascii=False, separators=(",", ":"))
+    words.write_text(short)  # half as large without its blanks
 
 
 @torch.no_grad()
