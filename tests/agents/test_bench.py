@@ -312,6 +312,10 @@ def test_more_seeds_and_algorithms_change_no_finished_cell(out: Path, trainer: T
     del found["asked"]["config"]["huber"]
     path.write_text(json.dumps(found))
     assert kept(more.cells()[0], out) is not None
+    # At another value it would be another run.
+    other = bench(algorithms=[{**MAPPO, "config": {**MAPPO.get("config", {}), "huber": 3.0}}])
+    with pytest.raises(InvalidOption, match=r"config\.huber was None and is 3\.0"):
+        kept(other.cells()[0], out)
 
 
 def test_a_damaged_file_says_which(out: Path) -> None:

@@ -543,11 +543,21 @@ def test_a_recommender_is_kept_under_its_whole_config() -> None:
 
 
 @pytest.mark.parametrize("rank_by", ["generate", "logprobs"])
-def test_luck_is_measured_the_way_that_the_setting_ranks(rank_by: str, tmp_path: Path) -> None:
+def test_luck_is_measured_the_way_that_the_setting_ranks(
+    rank_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setting = {**SETTING, "rank_by": rank_by}
     study = Study.parse(FILE | {"settings": [setting], "seeds": [0], "methods": [METHOD]}, "x")
     jobs = jobs_of(study.cells())
     make_tables(study.cells(), tmp_path)
+    asked: list[str] = []
+
+    def tabulate(env: rpp_env.RPPEnv) -> Any:
+        asked.append(env.recommender.rank_by)
+        return rpp_env.tabulate(env)
+
+    # Both ways earn alike in this small world.
+    monkeypatch.setattr(work, "tabulate", tabulate)
     (redrawn,) = [o.found for o in run_cells(jobs, tmp_path) if isinstance(o.job, Redrawn)]
     assert redrawn is not None
     (given,) = study.settings
@@ -557,6 +567,8 @@ def test_luck_is_measured_the_way_that_the_setting_ranks(rank_by: str, tmp_path:
     rewards = rpp_env.tabulate(env).rewards().reshape(len(env.tasks), -1)
     wanted = rewards.reshape(-1, 3, rewards.shape[1]).max(axis=2).mean()
     assert redrawn["estimates"]["hindsight"][0] == pytest.approx(wanted, abs=1e-6)
+    assert redrawn["estimates"]["random"][0] == pytest.approx(rewards.mean(), abs=1e-6)
+    assert asked == [rank_by]
 
 
 # ---- a whole one ----

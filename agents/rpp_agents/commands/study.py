@@ -12,7 +12,7 @@ import tyro
 from rpp_agents.commands.console import columns, end, work_off
 from rpp_agents.jobs import Outcome, unfinished
 from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cells
-from rpp_env.data import load_dataset
+from rpp_env.data.files import find_dataset
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import UnknownDataset
 
@@ -133,7 +133,7 @@ def _absent(jobs: Sequence[Cell | Redrawn]) -> dict[str, str]:
         place = setting.dataset, setting.options.get("root")
         if place not in why and setting.dataset.lower() not in LEVELS:
             try:
-                load_dataset(*place)
+                find_dataset(*place)
                 why[place] = ""
             except UnknownDataset as error:
                 why[place] = str(error)

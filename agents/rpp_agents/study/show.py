@@ -39,9 +39,8 @@ _WHAT = (
 )
 _INTERVALS = "Intervals are 95%, over draws, runs and users together."
 _STAND_IN = (
-    "The embedded model is a stand-in for "
-    "a language model, made so that prompts matter: it says how methods compare, and nothing about "
-    "real language models."
+    "The embedded model is a stand-in for a language model, made so that prompts matter: it says "
+    "how methods compare, and nothing about real language models."
 )
 
 
