@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +17,16 @@ from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.rules import Rules
 
-__all__ = ["Batch", "Fixed", "Policy", "Random", "fixed_prompts", "load_baseline", "search_fixed"]
+__all__ = [
+    "Batch",
+    "Fixed",
+    "Policy",
+    "Random",
+    "fixed_prompts",
+    "halving",
+    "load_baseline",
+    "search_fixed",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -227,9 +237,8 @@ def search_fixed(
 ) -> tuple[Fixed, float]:
     """The fixed prompt with the highest mean reward over the episode's steps, on `env`'s users.
 
-    From a reward table (``env.table``) the answer is exact: every prompt, every user. Otherwise by
-    successive halving: all candidates play the same few users, the better quarter plays more of
-    them, and so on, so that most of the budget goes to the prompts that are worth it.
+    From a reward table (``env.table``) the answer is exact: every prompt, every user. Otherwise it
+    is found by `halving`, which spends the budget as far as there are users.
 
     Give it training users: the choice is part of training.
 
@@ -276,7 +285,20 @@ def search_fixed(
         raise InvalidOption(
             f"budget={budget} episodes cannot try {len(plans)} candidates once each"
         )
-    return _halving(env, candidates, plans, budget, seed)
+    tasks = getattr(env, "tasks", None)
+    order = None if tasks is None else np.random.default_rng(seed).permutation(len(tasks))
+    env.reset(seed=seed)
+    size = env.num_envs
+
+    def ask(start: int, stop: int, left: Ints) -> Floats:
+        # The same users for every candidate: what differs between users cancels out.
+        who = None if order is None else np.repeat(order[start:stop], len(left))
+        return _episodes(env, plans[np.tile(left, stop - start)], who, size).reshape(-1, len(left))
+
+    users = budget if order is None else len(order)
+    best, mean = halving(ask, np.arange(len(plans)), users, budget)
+    env.reset(seed=seed)  # as many rows as it was made for
+    return candidates[best], mean
 
 
 def _planned_means(means: Floats, rules: Rules, plans: Ints) -> Floats:
@@ -300,33 +322,78 @@ def _legal(env: Batch, seed: int) -> list[list[int]]:
     return [np.flatnonzero(row).tolist() for row in every]
 
 
-def _halving(
-    env: Batch, candidates: Sequence[Fixed], plans: Ints, budget: int, seed: int
-) -> tuple[Fixed, float]:
-    tasks = getattr(env, "tasks", None)
-    users = None if tasks is None else np.random.default_rng(seed).permutation(len(tasks))
-    env.reset(seed=seed)
-    size = env.num_envs
-    rounds = max(1, math.ceil(math.log(len(plans), 4)))
-    left = np.arange(len(plans))
-    total, played = np.zeros(len(plans)), 0
-    for i in range(rounds):
-        share = budget // (rounds - i) // len(left)
-        fresh = max(share, 1 if played == 0 else 0)
-        if users is not None:
-            fresh = min(fresh, len(users) - played)
+def halving(
+    ask: Callable[[int, int, Ints], Floats],
+    candidates: Ints,
+    users: int,
+    budget: int,
+    watch: Callable[[int, int], None] | None = None,
+) -> tuple[int, float]:
+    """Find the candidate with the highest mean reward by successive halving, within a budget.
+
+    All candidates are tried on the same few users, the better quarter of them on more users, and
+    so on until one is left. Rounds get equal shares of the budget; where users run out in the later
+    rounds, the earlier ones get their shares.
+
+    Parameters
+    ----------
+    ask : callable
+        ``ask(start, stop, left)`` returns the rewards (stop - start, len(left)) of the users number
+        `start` to `stop` - 1 under the candidates `left`.
+    candidates : (C,) ints
+        What to choose from; of equal ones the first wins.
+    users : int
+        How many there are to be tried on.
+    budget : int
+        Pairs of a user and a candidate to ask for at most. With fewer than C, only the first
+        `budget` candidates are tried.
+    watch : callable, optional
+        Called after every round with the pairs asked for so far and the best candidate.
+
+    Returns
+    -------
+    (int, float)
+        The best candidate, and its mean reward over the users it was tried on.
+    """
+    left = np.asarray(candidates, np.int64)[:budget]
+    total = dict.fromkeys(left.tolist(), 0.0)
+    tried = asked = 0
+    rounds = _rounds(len(left), users, budget)
+    for i, fresh in enumerate(rounds):
         if fresh:
-            # The same users for every candidate: what differs between users cancels out.
-            pairs = np.tile(left, fresh)
-            who = None if users is None else np.repeat(users[played : played + fresh], len(left))
-            rewards = _episodes(env, plans[pairs], who, size).reshape(fresh, len(left))
-            total[left] += rewards.sum(axis=0)
-            played += fresh
-            budget -= rewards.size
-        keep = max(1, math.ceil(len(left) / 4)) if i < rounds - 1 else 1
-        left = left[np.argsort(-total[left], kind="stable")[:keep]]
-    env.reset(seed=seed)  # as many rows as it was made for
-    return candidates[int(left[0])], float(total[left[0]] / played)
+            sums = ask(tried, tried + fresh, left).sum(axis=0)
+            for candidate, earned in zip(left.tolist(), sums.tolist(), strict=True):
+                total[candidate] += earned
+            tried += fresh
+            asked += fresh * len(left)
+        keep = math.ceil(len(left) / 4) if i < len(rounds) - 1 else 1
+        scores = np.array([total[candidate] for candidate in left.tolist()])
+        left = left[np.argsort(-scores, kind="stable")[:keep]]
+        if watch is not None:
+            watch(asked, int(left[0]))
+    best = int(left[0])
+    return best, total[best] / tried
+
+
+def _rounds(candidates: int, users: int, budget: int) -> list[int]:
+    """New users of each round of `halving`: the largest equal shares that the budget pays for."""
+    sizes = [candidates]
+    while sizes[-1] > 4:
+        sizes.append(math.ceil(sizes[-1] / 4))
+
+    def plan(share: int) -> list[int]:
+        found: list[int] = []
+        for size in sizes:
+            least = 0 if found else 1  # each candidate is tried once
+            found.append(min(max(share // size, least), users - sum(found)))
+        return found
+
+    def cost(share: int) -> int:
+        return sum(size * fresh for size, fresh in zip(sizes, plan(share), strict=True))
+
+    # The cost rises with the share: bisect, up to all candidates tried on all users.
+    shares = range(candidates * users + 1)
+    return plan(bisect.bisect_right(shares, budget, key=cost) - 1)
 
 
 def _episodes(env: Batch, plans: Ints, users: Ints | None, size: int) -> Floats:

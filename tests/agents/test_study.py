@@ -23,7 +23,7 @@ from rpp_agents.jobs import unfinished
 from rpp_agents.recommenders import BPRConfig
 from rpp_agents.study import Study, jobs_of, make_tables, run_cells, show, work
 from rpp_agents.study.methods import METHODS, VERSIONS, method, options
-from rpp_agents.study.methods.fixed import MANUAL, _rounds, best_of_all
+from rpp_agents.study.methods.fixed import MANUAL, best_of_all
 from rpp_agents.study.methods.trained import OnlyAgent
 from rpp_agents.study.plan import PRESETS, Setting
 from rpp_agents.study.players import Asking, Played, Playing, Unasked, asking_best, borda
@@ -271,30 +271,6 @@ def test_enumerate_keeps_its_budget_and_finds_something_good(problem: Problem) -
     means = problem.train.rewards.mean(axis=0)
     assert (means > means[cell]).mean() < 0.1
     fit(problem, "enumerate", budget=300)  # fewer calls than prompts: some are never tried
-
-
-@pytest.mark.parametrize(
-    ("cells", "users", "budget"),
-    [
-        (1575, 500, 40_000),
-        (1575, 100, 40_000),
-        (1575, 2000, 40_000),
-        (1575, 120, 9_600),
-        (84, 9, 84),
-    ],
-)
-def test_halving_spends_its_budget(cells: int, users: int, budget: int) -> None:
-    plan = _rounds(cells, users, budget)
-    sizes = [cells]
-    while len(sizes) < len(plan):
-        sizes.append(-(-sizes[-1] // 4))
-    spent = sum(size * fresh for size, fresh in zip(sizes, plan, strict=True))
-    assert 0.98 * budget <= spent <= budget
-    assert plan[0] >= 1
-    assert min(plan) >= 0
-    assert sum(plan) <= users
-    # Where everything can be paid for, everything is asked at once.
-    assert _rounds(cells, users, cells * users + 1)[0] == users
 
 
 def test_merging_several_prompts_is_chosen_on_train_users(problem: Problem) -> None:

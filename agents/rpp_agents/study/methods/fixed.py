@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.study.methods import Watch
 from rpp_agents.study.players import Asking, borda_points
 from rpp_agents.study.problem import Problem, Users
+from rpp_env.baselines import halving
 from rpp_env.errors import InvalidOption
 
 __all__ = [
@@ -18,13 +16,13 @@ __all__ = [
     "constant",
     "enumerate",
     "enumerate_all",
-    "halving",
     "manual",
     "manual_cell",
     "merged_best",
     "merged_fixed",
     "merged_random",
     "random",
+    "search",
 ]
 
 Ints = NDArray[np.int64]
@@ -85,55 +83,23 @@ def best_of_all(users: Users) -> int:
 
 def enumerate(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:  # noqa: A001
     """Enumerate within the budget, by successive halving."""
-    return constant(halving(problem.train, np.arange(len(problem.train)), seed, budget, watch))
+    return constant(search(problem.train, np.arange(len(problem.train)), seed, budget, watch))
 
 
-def halving(users: Users, rows: Ints, seed: int, budget: int, watch: Watch | None = None) -> int:
-    """The best cell for tasks `rows` by successive halving, in `budget` calls or fewer.
-
-    All cells are asked of the same few users, the better quarter of more of them, and so on; at the
-    end nothing is left but the best by all that was seen of it. Rounds get equal shares of the
-    budget, and where users run out in the later ones, the earlier ones get theirs.
-    """
+def search(users: Users, rows: Ints, seed: int, budget: int, watch: Watch | None = None) -> int:
+    """The best cell for tasks `rows` by `rpp_env.baselines.halving`, in `budget` calls or fewer."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(rows)
-    left = rng.permutation(users.cells)[:budget]
-    total, asked, calls = np.zeros(users.cells), 0, 0
-    plan = _rounds(len(left), len(order), budget)
-    while plan:
-        fresh = plan.pop(0)
-        if fresh:
-            who = np.repeat(order[asked : asked + fresh], len(left))
-            rewards = users.ask(who, np.tile(left, fresh)).rewards.reshape(fresh, -1)
-            total[left] += rewards.sum(axis=0)
-            asked += fresh
-            calls += rewards.size
-        keep = math.ceil(len(left) / 4) if plan else 1
-        left = left[np.argsort(-total[left], kind="stable")[:keep]]
+
+    def ask(start: int, stop: int, left: Ints) -> NDArray[np.float64]:
+        who = np.repeat(order[start:stop], len(left))
+        return users.ask(who, np.tile(left, stop - start)).rewards.reshape(-1, len(left))
+
+    def say(calls: int, cell: int) -> None:
         if watch is not None:
-            watch(calls, constant(int(left[0])))
-    return int(left[0])
+            watch(calls, constant(cell))
 
-
-def _rounds(cells: int, users: int, budget: int) -> list[int]:
-    """How many new users each round of halving asks: the largest equal shares that can be paid."""
-    sizes = [cells]
-    while sizes[-1] > 4:
-        sizes.append(math.ceil(sizes[-1] / 4))
-
-    def plan(share: int) -> list[int]:
-        found: list[int] = []
-        for size in sizes:
-            least = 0 if found else 1  # each cell is asked once
-            found.append(min(max(share // size, least), users - sum(found)))
-        return found
-
-    def cost(share: int) -> int:
-        return sum(size * fresh for size, fresh in zip(sizes, plan(share), strict=True))
-
-    # The cost rises with the share: bisect, as far as everything asked about everybody.
-    shares = range(cells * users + 1)
-    return plan(bisect.bisect_right(shares, budget, key=cost) - 1)
+    return halving(ask, rng.permutation(users.cells), len(order), budget, say)[0]
 
 
 def merged_fixed(

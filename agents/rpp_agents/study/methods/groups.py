@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.study.methods import Watch
-from rpp_agents.study.methods.fixed import best_of_all, halving
+from rpp_agents.study.methods.fixed import best_of_all, search
 from rpp_agents.study.players import Asking, asking_best
 from rpp_agents.study.problem import Problem, Users
 from rpp_env.diagnose import fit_reference
@@ -62,7 +62,7 @@ def groups(
     before = users.ledger.calls
     for i, group in enumerate(order.tolist()):
         rows = np.flatnonzero(member == group)
-        cells[order[i:] if i == 0 else group] = halving(users, rows, seed, int(shares[group]))
+        cells[order[i:] if i == 0 else group] = search(users, rows, seed, int(shares[group]))
         watch(users.ledger.calls - before, _nearest(nearest, cells.copy()))
     return _nearest(nearest, cells)
 
