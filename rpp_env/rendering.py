@@ -1,7 +1,8 @@
 """What a step looks like to a person: the prompt, the reply, and where the target landed.
 
 Each agent has a colour, in which its choice and its part of the prompt are written. Colours are
-plain ANSI codes; with the environment variable ``NO_COLOR`` there are none.
+plain ANSI codes; with the environment variable ``NO_COLOR`` there are none. Nothing else in a
+picture can steer a terminal: ids, titles and replies go through `rpp_env.text.printable`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from rpp_env.errors import InvalidOption
 from rpp_env.patterns import AGENTS
 from rpp_env.prompts import Prompt
+from rpp_env.text import printable
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -46,7 +48,9 @@ def show(env: RPPEnv, mode: str | None) -> str | None:
     picture = render(env)
     if mode == "ansi":
         return picture
-    sys.stdout.write(picture)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    # A terminal that knows no frames and bars gets their names.
+    sys.stdout.write(picture.encode(encoding, "backslashreplace").decode(encoding))
     return None
 
 
@@ -64,10 +68,11 @@ def render(env: RPPEnv, user: int = 0) -> str:
     step = env.last_step
     if step is None:
         task = env.tasks.task(int(env.playing[user]))
+        last = printable(task.history[-1])
         return "\n".join(
             [
-                _rule(paint, f"{env.rules.id}  user {task.user}  nothing asked yet"),
-                f"{len(task.history)} items of history, the last one {task.history[-1]!r}",
+                _rule(paint, f"{env.rules.id}  user {printable(task.user)}  nothing asked yet"),
+                f"{len(task.history)} items of history, the last one {last!r}",
                 f"{len(task.candidates)} candidates",
                 "",
             ]
@@ -84,13 +89,14 @@ def render(env: RPPEnv, user: int = 0) -> str:
     sent = (prompt.choice.role, shown, prompt.choice.reasoning, prompt.choice.output)
     K = str(len(task.candidates))
     when = f"step {step.clock[user]} of {env.max_cycles}"
-    lines = [_rule(paint, f"{env.rules.id}  user {task.user}  {when}")]
+    lines = [_rule(paint, f"{env.rules.id}  user {printable(task.user)}  {when}")]
     for agent, action, said, new in zip(AGENTS, actions, options, sent, strict=True):
         rows = [(f"{agent:<20}{action}  ", said)]
         if new and new != said:  # an empty one is the role that there is not
             rows.append((f"{'rewritten':>20}   ", new))
         lines += [
-            paint(left, BOLD) + paint(text.replace("{k}", K), COLOURS[agent]) for left, text in rows
+            paint(left, BOLD) + paint(printable(text.replace("{k}", K)), COLOURS[agent])
+            for left, text in rows
         ]
     title = "prompt"
     if env.rewrite is not None:
@@ -113,7 +119,7 @@ def _prompt(paint: _Paint, prompt: Prompt) -> str:
     """The text as it was sent, its parts in the colours of their agents, the target marked."""
     choice, K = prompt.choice, str(len(prompt.task.candidates))
     part = {
-        sentence.replace("{k}", K): COLOURS[agent]
+        printable(sentence.replace("{k}", K)): COLOURS[agent]
         for sentence, agent in (
             (choice.role, "role_playing"),
             (choice.history_lead, "history_records"),
@@ -122,11 +128,11 @@ def _prompt(paint: _Paint, prompt: Prompt) -> str:
         )
     }
     painted = []
-    for paragraph in prompt.text.split("\n\n"):
+    for paragraph in printable(prompt.text).split("\n\n"):
         lines = paragraph.split("\n")
         colour = part.get(lines[0])
         if colour is None:  # the candidates, which no agent touches
-            mark = f". {prompt.task.target}"
+            mark = f". {printable(prompt.task.target)}"
             lines = [paint(line, TARGET) if line.endswith(mark) else line for line in lines]
         else:
             lines = [paint(line, colour) for line in lines]
@@ -138,16 +144,16 @@ def _reply(paint: _Paint, ranking: Ranking, task: RankingTask) -> str:
     if not ranking.text.strip():
         return paint("(nothing was said)", FAINT)
     # A title that goes on is another one: "The River" is not "The River II".
-    title = re.compile(rf"(?<!\w){re.escape(task.target)}(?!\s?\w)")
+    title = re.compile(rf"(?<!\w){re.escape(printable(task.target))}(?!\s?\w)")
     number = str(task.position + 1)
     return "\n".join(
         paint(line, TARGET) if title.search(line) or line.strip() == number else line
-        for line in ranking.text.rstrip("\n").split("\n")
+        for line in printable(ranking.text).rstrip("\n").split("\n")
     )
 
 
 def _verdict(paint: _Paint, infos: dict[str, float], prompt: Prompt, reward: float) -> str:
-    target, K = prompt.task.target, len(prompt.task.candidates)
+    target, K = printable(prompt.task.target), len(prompt.task.candidates)
     place = f"was ranked {infos['rank']} of {K}" if infos["rank"] else "was not named"
     said = "all candidates named" if infos["named"] == K else f"{infos['named']} of {K} named"
     if infos["trimmed"]:

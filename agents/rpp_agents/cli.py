@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rpp_agents.commands.console import say
 from rpp_env import __version__
 from rpp_env.errors import InvalidOption, MissingExtra, RPPError
 
@@ -51,6 +52,10 @@ Every verb has its own help: rpp-env train --help
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr, sys.stdin):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a letter, or bytes that are none, end no command.
+            stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
     if not sys.stdout.isatty():
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # so that a log can be followed
@@ -59,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(given)
         sys.stdout.flush()
     except RPPError as error:
-        print("rpp-env:", " ".join(str(error).split()), file=sys.stderr)
+        say("rpp-env:", " ".join(str(error).split()), error=True)
         return 2
     except KeyboardInterrupt as interrupt:
-        print("\nrpp-env:", str(interrupt) or "stopped", file=sys.stderr)
+        say("\nrpp-env:", str(interrupt) or "stopped", error=True)
         return 130
     except BrokenPipeError:  # `rpp-env ... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> None:
     if not given or given[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {verb:<10}{said}" for verb, said in COMMANDS.items())
-        print(f"usage: rpp-env VERB [options]\n\nverbs:\n{verbs}\n\n{EXAMPLES}", end="")
+        say(f"usage: rpp-env VERB [options]\n\nverbs:\n{verbs}\n\n{EXAMPLES}", end="")
         return
     verb, *options = given
     if verb == "--version":
-        print(f"rpp-env {__version__}")
+        say(f"rpp-env {__version__}")
         return
     if verb not in COMMANDS:
         close = difflib.get_close_matches(verb, COMMANDS, 1)

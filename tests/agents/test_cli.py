@@ -7,6 +7,7 @@ import io
 import json
 import pkgutil
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from rpp_agents.cli import COMMANDS, main
 from rpp_agents.commands import console
 from rpp_agents.commands import play as play_module
 from rpp_agents.world import World
+from rpp_env import Ranking
 from rpp_env.data import cache_dir
+from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.table import RewardTable
 
 TRAIN = (
@@ -110,6 +113,52 @@ def test_what_the_user_can_mend_is_one_line(rpp: Any, words: str, said: str) -> 
     assert err.startswith("rpp-env: ")
     assert err.count("\n") == 1
     assert said in err
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\rgone\u202e\u2028\ud800"
+
+
+def test_an_error_cannot_steer_the_terminal(rpp: Any) -> None:
+    code, _, err = rpp("play", "--user", HOSTILE)
+    assert code == 2
+    assert not set(err) & set(HOSTILE) - set("]0;owned[2J31mgone")
+    assert r"\x1b]0;owned" in err
+
+
+def test_nothing_printed_can_steer_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii", errors="backslashreplace")
+    monkeypatch.setattr("sys.stdout", out)
+    console.say(HOSTILE, console.columns([[HOSTILE, 1]]))
+    with pytest.raises(SystemExit):
+        console.end([HOSTILE], tmp_path)
+    out.flush()
+    assert not set(written.getvalue()) - set(range(32, 127)) - {10}
+
+
+def test_a_reply_cannot_steer_the_terminal(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reply(self: Any, prompts: Sequence[Any]) -> list[Ranking]:
+        count = len(prompts[0].task.candidates)
+        return [Ranking(tuple(range(count)), count, f"1. {HOSTILE}\n\n2. \x1b[8m") for _ in prompts]
+
+    monkeypatch.setattr(LLMRecommender, "rank", reply)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    code, out, err = rpp("play", "random", "--steps", "1")
+    assert code == 0, err
+    assert r"1. \x1b]0;owned\x07\x1b[2J\x9b31m\rgone\u202e\u2028\ud800" in out
+    assert r"2. \x1b[8m" in out
+    assert not set(out) & set(HOSTILE) - set("]0;owned[2J31mgone")
+
+
+def test_bytes_that_are_no_text_are_no_choice(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = io.TextIOWrapper(io.BytesIO(b"\xff\x1b[2J\n1 1 1 1\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    code, out, err = rpp("play", "--steps", "1")
+    assert code == 0, err
+    assert "has no option" in out
+    assert "\x1b" not in out
 
 
 def test_our_own_mistakes_show_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

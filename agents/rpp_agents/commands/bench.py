@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.bench import Bench, Cell, Levels, jobs_of, make_tables, run_cells, unfinished
-from rpp_agents.commands.console import columns, end, work_off
+from rpp_agents.commands.console import columns, end, say, work_off
 from rpp_agents.jobs import Outcome
 from rpp_env.errors import InvalidOption
 
@@ -87,7 +87,7 @@ def run(
         if report:
             raise InvalidOption(f"no cell of this bench is finished in {folder}: run it first")
     else:
-        print(f"report: {write_report(chosen, folder)}")
+        say(f"report: {write_report(chosen, folder)}")
     end(failed, folder)
 
 
@@ -103,10 +103,10 @@ def _list(cells: Sequence[Cell], left: Sequence[Cell | Levels]) -> None:
         )
         for cell in cells
     ]
-    print(columns(rows, indent=""))
+    say(columns(rows, indent=""))
     done = sum(row[0] == "done" for row in rows)
     steps = sum(cell.total_steps for cell in cells if cell.file in missing)
-    print(f"\n{done} of {len(cells)} cells are finished; {steps:,} steps of training are left")
+    say(f"\n{done} of {len(cells)} cells are finished; {steps:,} steps of training are left")
 
 
 def _said(outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""What the verbs have in common: bars of progress, aligned columns, saved policies."""
+"""What the commands share: output to the terminal, progress bars, aligned columns, policies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,43 @@ from typing import Any
 
 from rpp_agents.jobs import Job, Outcome
 from rpp_env.errors import InvalidData
+from rpp_env.text import printable
 
-__all__ = ["columns", "end", "find_policy", "progress", "size", "work_off"]
+__all__ = ["columns", "end", "find_policy", "progress", "say", "size", "work_off"]
+
+
+def say(
+    *parts: object,
+    end: str = "\n",
+    error: bool = False,
+    painted: bool = False,
+    flush: bool = False,
+) -> None:
+    """Print for a person. Everything that a command prints goes through here.
+
+    Parameters
+    ----------
+    *parts : object
+        Texts, with a blank between them. They may hold words from outside (ids, replies, error
+        messages of servers, file names): whatever could steer the terminal is written out.
+    end : str
+        What follows the last part.
+    error : bool
+        Whether it goes to the error output.
+    painted : bool
+        The parts hold colours of our own, and their words have been through `printable` already.
+    flush : bool
+        Whether it is shown at once.
+    """
+    texts = parts if painted else map(printable, parts)
+    print(*texts, end=end, file=sys.stderr if error else sys.stdout, flush=flush)
+
+
+def _description(text: str) -> str:
+    """A bar's description, which rich would read for markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
 
 
 @contextmanager
@@ -36,7 +71,7 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
         transient=True,
         disable=not console.is_terminal,
     )
-    task = bar.add_task(label, total=None)
+    task = bar.add_task(_description(label), total=None)
     began, last = time.perf_counter(), [0, 0]
 
     def tell(done: int, total: int) -> None:
@@ -47,12 +82,12 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
         yield tell
     seconds = time.perf_counter() - began
     done = f"{last[1]:,} {unit} in {seconds:.1f} s" if last[1] else "kept from an earlier time"
-    print(f"{label}: {done}", file=sys.stderr)
+    say(f"{label}: {done}", error=True)
 
 
 def columns(rows: Sequence[Sequence[Any]], indent: str = "  ") -> str:
     """Rows of texts, each column as wide as it must be."""
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return "\n".join(
         (indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))).rstrip()
@@ -119,8 +154,9 @@ def work_off(
         disable=not console.is_terminal,
     )
 
-    def say(line: str) -> None:
-        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def above(line: str) -> None:
+        text = printable(line)
+        bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     failed = []
     with bar:
@@ -128,12 +164,12 @@ def work_off(
 
         def tell(name: str, done: int, users: int) -> None:
             if name not in tables:
-                tables[name] = bar.add_task(f"table {name}", total=users)
+                tables[name] = bar.add_task(_description(f"table {name}"), total=users)
             bar.update(tables[name], completed=done)
 
         began = time.perf_counter()
         if made := make_tables(tell):
-            say(f"{len(made)} tables made in {time.perf_counter() - began:.0f} s")
+            above(f"{len(made)} tables made in {time.perf_counter() - began:.0f} s")
         for task in tables.values():
             bar.remove_task(task)
         task = bar.add_task("cells", total=total, completed=total - len(left))
@@ -147,7 +183,7 @@ def work_off(
                 told = f"FAILED: {outcome.error.strip().splitlines()[-1]}"
             else:
                 told = said(outcome)
-            say(f"[{done}/{total}] {outcome.job.name}: {told}; about {_time(ahead)} left")
+            above(f"[{done}/{total}] {outcome.job.name}: {told}; about {_time(ahead)} left")
             bar.update(task, completed=done)
     sys.stderr.flush()
     return failed
@@ -156,9 +192,9 @@ def work_off(
 def end(failed: Sequence[str], folder: Path) -> None:
     """Say what failed, and end with 1 where something did."""
     if failed:
-        print(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
-        print("\n".join(f"  {name}" for name in failed))
-        print("The same command runs them again.")
+        say(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
+        say("\n".join(f"  {name}" for name in failed))
+        say("The same command runs them again.")
         raise SystemExit(1)
 
 

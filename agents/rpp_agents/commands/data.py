@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rpp_agents.commands.console import columns, size
+from rpp_agents.commands.console import columns, say, size
 from rpp_env.data import KNOWN
 from rpp_env.data.download import SOURCES, get
 from rpp_env.data.files import find_dataset
@@ -40,13 +40,13 @@ def run(
     if action == "list":
         if name is not None:
             raise InvalidOption(f"list takes no name: rpp-env data get {name}")
-        print(columns(datasets(root), indent=""))
+        say(columns(datasets(root), indent=""))
         return
     if name is None:
         raise InvalidOption(f"which one? rpp-env data get {' | '.join(SOURCES)}")
 
     def accept(terms: str) -> bool:
-        print(terms)
+        say(terms)
         if yes:
             return True
         if not sys.stdin.isatty():
@@ -54,7 +54,7 @@ def run(
         return input("Download on these terms? [y/N] ").strip().lower() in ("y", "yes")
 
     folder = get(name, root, accept=accept)
-    print(f"{name} is in {folder}")
+    say(f"{name} is in {folder}")
 
 
 def datasets(root: Path | None = None) -> list[tuple[str, str, str]]:

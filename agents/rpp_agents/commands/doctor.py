@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import rpp_env
-from rpp_agents.commands.console import columns, size
+from rpp_agents.commands.console import columns, say, size
 from rpp_agents.commands.data import datasets
 from rpp_env.data import cache_dir
 
@@ -40,26 +40,26 @@ LIBRARIES = {
 def run() -> None:
     """Say what is installed, which data are found, and what the caches hold."""
     where = Path(rpp_env.__file__).parent
-    print(f"rpp_env {rpp_env.__version__} in {where}")
-    print(f"Python {sys.version.split()[0]} on {platform.platform()}")
+    say(f"rpp_env {rpp_env.__version__} in {where}")
+    say(f"Python {sys.version.split()[0]} on {platform.platform()}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{cores} cores; {_accelerator()}")
+    say(f"{cores} cores; {_accelerator()}")
 
-    print("\nlibraries")
+    say("\nlibraries")
     rows = []
     for extra, names in LIBRARIES.items():
         missing = f"missing: pip install 'rpp-env[{extra}]'" if extra else "missing"
         rows += [(name, _version(name) or missing, extra and f"extra {extra}") for name in names]
-    print(columns(rows))
+    say(columns(rows))
 
-    print(f"\ndata (RPP_ENV_DATA is {os.environ.get('RPP_ENV_DATA') or 'not set'})")
-    print(columns(datasets()))
+    say(f"\ndata (RPP_ENV_DATA is {os.environ.get('RPP_ENV_DATA') or 'not set'})")
+    say(columns(datasets()))
 
     cache = cache_dir()
-    print(f"\ncaches in {cache}")
+    say(f"\ncaches in {cache}")
     kept = sorted(cache.iterdir()) if cache.is_dir() else []
     held = [(x.name, f"{size(x) / 1e6:,.1f} MB", _count(x)) for x in kept]
-    print(columns(held) if held else "  nothing yet; it is safe to delete at any time")
+    say(columns(held) if held else "  nothing yet; it is safe to delete at any time")
 
 
 def _version(name: str) -> str | None:

@@ -11,12 +11,13 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from rpp_agents.commands.console import find_policy
+from rpp_agents.commands.console import find_policy, say
 from rpp_agents.world import World
 from rpp_env import AGENTS, RPPEnv
 from rpp_env.baselines import Policy, Random
 from rpp_env.errors import InvalidOption
 from rpp_env.rendering import COLOURS, render
+from rpp_env.text import printable
 
 __all__ = ["run"]
 
@@ -55,9 +56,9 @@ def run(
     env = world.env(split, num_envs=1, max_cycles=steps, seed=seed)
     player = _player(who, env, seed)
     observations, _ = env.reset(seed, {} if user is None else {"users": [user]})
-    print(render(env))
+    say(render(env), painted=True)
     if isinstance(player, _Hand):
-        print(player.menu())
+        say(player.menu(), painted=True)
     rewards: list[float] = []
     tokens, memory = 0, None
     while len(rewards) < env.max_cycles:
@@ -66,16 +67,16 @@ def run(
                 observations, env.action_masks(), greedy=True, memory=memory
             )
         except EOFError:
-            print("\nno more choices")
+            say("\nno more choices")
             break
         step = env.step(actions)
         observations = step.observations
         rewards.append(float(step.rewards[0]))
         tokens += int(step.infos["prompt_tokens"][0] + step.infos["completion_tokens"][0])
-        print("\n" + render(env))
+        say("\n" + render(env), painted=True)
     if rewards:
         each = ", ".join(f"{reward:.3f}" for reward in rewards)
-        print(
+        say(
             f"{len(rewards)} of {env.max_cycles} steps: NDCG@10 {np.mean(rewards):.3f} in the mean "
             f"({each}); {len(rewards)} calls, {tokens:,} tokens"
         )
@@ -119,7 +120,7 @@ class _Hand:
         for agent, options in zip(AGENTS, self._options, strict=True):
             lines.append(agent)
             for i, text in enumerate(options):
-                line = f"  {i}  {text}"
+                line = f"  {i}  {printable(text)}"
                 lines.append(f"\x1b[{COLOURS[agent]}m{line}\x1b[0m" if coloured else line)
         return "\n".join(lines)
 
@@ -138,13 +139,13 @@ class _Hand:
         most = len(self._options[agent]) - 1
         while True:
             if not self._words:
-                print(f"{AGENTS[agent]} [0-{most}, ? for the options, q]: ", end="", flush=True)
+                say(f"{AGENTS[agent]} [0-{most}, ? for the options, q]: ", end="", flush=True)
                 line = sys.stdin.readline()
                 if not line:
                     raise EOFError
                 self._words = line.replace(",", " ").split()
                 if not sys.stdin.isatty():
-                    print(line.strip())  # so that a piped game reads like a typed one
+                    say(line.strip())  # so that a piped game reads like a typed one
                 if not self._words and self._last:
                     return self._last[agent]
                 if not self._words:
@@ -153,9 +154,9 @@ class _Hand:
             if word in ("q", "quit"):
                 raise EOFError
             if word == "?":
-                print(self.menu())
+                say(self.menu(), painted=True)
             elif word.isdecimal() and int(word) <= most:
                 return int(word)
             else:
                 self._words = []
-                print(f"{AGENTS[agent]} has no option {word!r}: type 0 to {most}")
+                say(f"{AGENTS[agent]} has no option {word!r}: type 0 to {most}")

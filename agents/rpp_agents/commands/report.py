@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from rpp_agents.commands.console import say
 from rpp_agents.study import Study
 from rpp_env.errors import InvalidOption
 
@@ -39,5 +40,5 @@ def run(
             f"{folder} holds {len(told)} TOML files, and a study's folder holds one: give a folder "
             "that `rpp-env study` wrote"
         )
-    print(f"report: {write_report(Study.load(told[0]), folder, page_users=users)}")
-    print(f"page: {folder / 'index.html'}")
+    say(f"report: {write_report(Study.load(told[0]), folder, page_users=users)}")
+    say(f"page: {folder / 'index.html'}")

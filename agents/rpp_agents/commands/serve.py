@@ -19,6 +19,7 @@ from typing import IO, Annotated, Any, Literal
 
 import tyro
 
+from rpp_agents.commands.console import say
 from rpp_env.errors import InvalidOption, ModelUnavailable
 from rpp_env.models.base import Generation, LanguageModel
 from rpp_env.models.names import open_model
@@ -98,7 +99,7 @@ def run(
     if check_url is not None:
         if model or start_it:
             raise InvalidOption("--check asks a server that runs: it takes no model and no --start")
-        print(check(check_url, open_model(check_url)))
+        say(check(check_url, open_model(check_url)))
         return
     if not model:
         raise InvalidOption(
@@ -117,17 +118,17 @@ def run(
     served = words[words.index("--served-model-name") + 1]
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/v1#{served}"  # noqa: S104 - compared
     assigned = [f"{key}={value}" for key, value in environment.items()]
-    print(shlex.join([*assigned, *words]))
+    say(shlex.join([*assigned, *words]))
     if not start_it:
-        print(f"\nthen, to see whether it answers: rpp-env serve --check '{url}'")
-        print(f"and to be ranked by it:          --model '{url}'")
+        say(f"\nthen, to see whether it answers: rpp-env serve --check '{url}'")
+        say(f"and to be ranked by it:          --model '{url}'")
         return
     process = start([_executable(words[0]), *words[1:]], environment)
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         wait(process, url, patience)
-        print(check(url, open_model(url)))
-        print("\nserving until Ctrl-C", flush=True)
+        say(check(url, open_model(url)))
+        say("\nserving until Ctrl-C", flush=True)
         code = process.wait()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the server is stopped") from None

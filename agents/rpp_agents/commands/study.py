@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from rpp_agents.commands.console import columns, end, work_off
+from rpp_agents.commands.console import columns, end, say, work_off
 from rpp_agents.jobs import Outcome, unfinished
 from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cells
 from rpp_env.data.files import find_dataset
@@ -66,7 +65,7 @@ def run(
     absent = _absent(left)
     jobs, left = ([j for j in many if j.setting.name not in absent] for many in (jobs, left))
     for name, why in absent.items():
-        print(f"left out: {name}: {why}", file=sys.stderr)
+        say(f"left out: {name}: {why}", error=True)
     if not jobs:
         raise UnknownDataset("none of these settings' data is here")
     failed: list[str] = []
@@ -92,8 +91,8 @@ def run(
         from rpp_agents.study.report import write_report
 
         write_report(chosen, folder)
-    print(f"report: {folder / 'report.md'}")
-    print(f"page: {folder / 'index.html'}")
+    say(f"report: {folder / 'report.md'}")
+    say(f"page: {folder / 'index.html'}")
     end(failed, folder)
     if absent:
         raise SystemExit(1)
@@ -144,8 +143,8 @@ def _absent(jobs: Sequence[Cell | Redrawn]) -> dict[str, str]:
 
 def _list(jobs: Sequence[Cell | Redrawn], left: Sequence[Cell | Redrawn]) -> None:
     missing = {job.file for job in left}
-    print(columns([("left" if j.file in missing else "done", j.name) for j in jobs], indent=""))
-    print(f"\n{len(jobs) - len(left)} of {len(jobs)} are finished")
+    say(columns([("left" if j.file in missing else "done", j.name) for j in jobs], indent=""))
+    say(f"\n{len(jobs) - len(left)} of {len(jobs)} are finished")
 
 
 def _said(outcome: Outcome) -> str:

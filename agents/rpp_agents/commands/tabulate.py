@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from rpp_agents.commands.console import progress
+from rpp_agents.commands.console import progress, say
 from rpp_agents.world import World
 from rpp_env.table import tabulate
 
@@ -57,5 +57,5 @@ def run(
             f"stopped; the same command goes on from what lies in {out}.parts"
         ) from None
     answers = table.named.size
-    print(f"{out}: {answers:,} answers of {len(table):,} tasks, {out.stat().st_size / 1e6:,.1f} MB")
-    print(f"replay it with --model table:{out}")
+    say(f"{out}: {answers:,} answers of {len(table):,} tasks, {out.stat().st_size / 1e6:,.1f} MB")
+    say(f"replay it with --model table:{out}")

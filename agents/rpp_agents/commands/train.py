@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from rpp_agents import TRAINERS
+from rpp_agents.commands.console import say
 from rpp_agents.commands.evaluate import scored
 from rpp_agents.plots import learning_curve
 from rpp_agents.training import RunConfig
@@ -32,7 +33,7 @@ def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     """
     if not options or options[0].startswith("-"):
         if set(options) & {"-h", "--help"}:
-            print(_overview())
+            say(_overview())
             raise SystemExit(0)
         raise InvalidOption(
             f"say first which algorithm is to learn ({', '.join(TRAINERS)}), as in "
@@ -143,7 +144,7 @@ def run(
             raise KeyboardInterrupt(
                 f"stopped; the same command goes on from the last checkpoint in {folder}"
             ) from None
-        print(f"\nseed {seed}: the policy is {folder / 'policy.safetensors'}; evaluating it")
+        say(f"\nseed {seed}: the policy is {folder / 'policy.safetensors'}; evaluating it")
         report = scored(
             policy,
             world,
@@ -157,13 +158,13 @@ def run(
         report.save(folder / "report.json")
         (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
         _draw([folder], folder / "learning_curve.png", label, report)
-        print("\n" + report.markdown())
+        say("\n" + report.markdown())
         reports.append(report)
     if seeds:
         _draw(folders, whole / "learning_curve.png", label, reports[0])
         for seed, report in zip(seeds, reports, strict=True):
-            print(f"seed {seed}: {report.verdict}")
-    print(f"everything is in {whole}; the curve is {whole / 'learning_curve.png'}")
+            say(f"seed {seed}: {report.verdict}")
+    say(f"everything is in {whole}; the curve is {whole / 'learning_curve.png'}")
 
 
 def _draw(folders: list[Path], path: Path, label: str, report: Report) -> None:
