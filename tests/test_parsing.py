@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from rpp_env import parsing
 from rpp_env.errors import InvalidOption
-from rpp_env.parsing import FORMATS, parse_ranking, write_ranking
+from rpp_env.parsing import FORMATS, lines, lists, parse_ranking, write_ranking
+from rpp_env.parsing.lists import read_leniently
+from rpp_env.parsing.titles import _title_keys, key_of, places_of, titles_of
 from rpp_env.task import Ranking
 
 FILMS = (
@@ -278,23 +280,23 @@ def test_the_fast_way_and_the_slow_way_agree(monkeypatch: pytest.MonkeyPatch) ->
     order = shuffled(len(FILMS))
     replies = [write_ranking(order, FILMS, form) for form in FORMATS]
     fast = [parse_ranking(reply, FILMS) for reply in replies]
-    monkeypatch.setattr(parsing, "_read_exactly", lambda *_: None)
-    monkeypatch.setattr(parsing, "_read_nearly_exactly", lambda *_: None)
+    monkeypatch.setattr(parsing, "read_exactly", lambda *_: None)
+    monkeypatch.setattr(parsing, "read_nearly_exactly", lambda *_: None)
     assert [parse_ranking(reply, FILMS) for reply in replies] == fast
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_preamble_or_a_cut_is_read_as_it_would_be_line_by_line(form: str) -> None:
-    titles = parsing._titles(FILMS)
+    titles = titles_of(FILMS)
     whole = write_ranking(shuffled(len(FILMS)), FILMS, form)
     heads = ("", "Sure!\n\n", "I liked Alien, Up and It.\nHere you are:\n", "It.\n", "3, 1, 2.\n")
     replies = [head + whole[:cut] for head in heads for cut in range(1, len(whole) + 1)]
     quick = 0
     for reply in map(str.strip, replies):
-        order = parsing._read_nearly_exactly(reply, FILMS)
+        order = parsing.read_nearly_exactly(reply, FILMS)
         if order is not None:
             quick += 1
-            assert order == parsing._read_leniently(reply, titles), reply
+            assert order == read_leniently(reply, titles), reply
     if form in ("numbered", "template"):
         assert quick > len(replies) / 3
     assert named(f"Sure:\n{whole}") == [FILMS[i] for i in shuffled(len(FILMS))]
@@ -400,16 +402,16 @@ def test_a_megabyte_of_anything_is_read_in_time(kind: str) -> None:
 
 def test_spelling_is_compared_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
-    closest = parsing._closest
+    closest = lists._closest
 
     def counted(key: str, left: dict[int, str], cut_off: bool) -> int | None:
         compared.append(len(left))
         return closest(key, left, cut_off)
 
-    monkeypatch.setattr(parsing, "_closest", counted)
+    monkeypatch.setattr(lists, "_closest", counted)
     named("\n".join(f"{i}. Some misspelt tilte {i}" for i in range(1, 500)))
     # Each line is compared as a whole and without what may be a description.
-    assert 0 < sum(compared) <= 2 * parsing._COMPARISONS
+    assert 0 < sum(compared) <= 2 * lists._COMPARISONS
 
 
 def test_a_list_at_either_end_of_an_endless_reply_is_found() -> None:
@@ -420,6 +422,6 @@ def test_a_list_at_either_end_of_an_endless_reply_is_found() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    kept = ("_places", "_titles", "_key", "_title_keys", "_numeric_words", "_read_again")
-    for cache in (getattr(parsing, name) for name in kept):
+    kept = (places_of, titles_of, key_of, _title_keys)
+    for cache in (*kept, lists._numeric_words, lines._read_again):
         assert cache.cache_info().maxsize is not None
