@@ -1,4 +1,4 @@
-"""A2C: the learner of the RPP paper, corrected; and as it was released, for comparison.
+"""A2C: the learner of the RPP paper, corrected or as released.
 
 =================  ==========================================================================
 actors             decentralised, one network each

@@ -1,4 +1,4 @@
-"""Autoregressive PPO: the agents choose one after the other, each knowing what was chosen before.
+"""Autoregressive PPO: the agents choose in turn, each seeing the choices before it.
 
 A rival of MAPPO that tells whether a problem needs agents that act by themselves. The joint policy
 is a product of conditional ones, P(a1) P(a2 | a1) P(a3 | a1, a2) ..., so any distribution over

@@ -12,28 +12,28 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rpp_agents.commands.console import say
 from rpp_env import __version__
 from rpp_env.errors import InvalidOption, MissingExtra, RPPError
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "parse"]
 
 COMMANDS = {
-    "demo": "Train on the embedded world and show what was learned, in a few minutes.",
+    "demo": "Train MAPPO on movieworld and compare it with the baselines.",
     "play": "Play one user's episode: by hand, at random, or by a saved policy.",
-    "train": "Train the four agents, evaluate them, and keep everything in a folder.",
-    "evaluate": "Compare a trained policy with the baselines, on users that it has not seen.",
-    "diagnose": "Say how much a task has to gain, and how much the agents need each other.",
-    "tabulate": "Ask for every answer once, and write the table that replays them.",
-    "serve": "Print or run vLLM's command for a model, and check the server that it starts.",
-    "data": "List the datasets that are here, or download one.",
-    "bench": "Compare algorithms over seeds and tasks, with intervals; resumes.",
-    "study": "Compare ways to choose prompts, by the calls of the model that they take; resumes.",
-    "report": "Write a study's tables, plots and page again.",
-    "doctor": "Say what is installed, which data are found, and what the caches hold.",
+    "train": "Train the four agents and evaluate them; resumable.",
+    "evaluate": "Compare a trained policy with the baselines on held-out users.",
+    "diagnose": "Measure what personal prompts can gain and how the agents interact.",
+    "tabulate": "Ask the model for every answer once and save them in a table.",
+    "serve": "Print or run the vLLM command for a model; check a server.",
+    "data": "List the datasets found here, or download one.",
+    "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
+    "study": "Compare ways of choosing prompts by their model calls; resumable.",
+    "report": "Write a study's tables, plots and HTML page again.",
+    "doctor": "Show versions, the datasets found and the caches.",
 }
 """Verbs, and what each does."""
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(line_buffering=True)  # so that a log can be followed
         os.environ.setdefault("NO_COLOR", "1")
     try:
-        _run(given)
+        parse(given)()
         sys.stdout.flush()
     except RPPError as error:
         say("rpp-env:", " ".join(str(error).split()), error=True)
@@ -74,32 +74,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(given: list[str]) -> None:
+def parse(given: Sequence[str]) -> Callable[[], None]:
+    """Read a command line, without running it: the verb with its options.
+
+    Raises
+    ------
+    InvalidOption
+        Where there is no such verb.
+    SystemExit
+        For ``--help``, which is printed, and for options that there are not.
+    """
     if not given or given[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {verb:<10}{said}" for verb, said in COMMANDS.items())
-        say(f"usage: rpp-env VERB [options]\n\nverbs:\n{verbs}\n\n{EXAMPLES}", end="")
-        return
+        return _print_help
     verb, *options = given
     if verb == "--version":
-        say(f"rpp-env {__version__}")
-        return
+        return functools.partial(say, f"rpp-env {__version__}")
     if verb not in COMMANDS:
         close = difflib.get_close_matches(verb, COMMANDS, 1)
         meant = f"did you mean {close[0]!r}? " if close else ""
         raise InvalidOption(f"there is no verb {verb!r}: {meant}verbs are {', '.join(COMMANDS)}")
     try:
         import rich  # noqa: F401 - asked for here, once for all verbs
-        import tyro
+        import tyro  # noqa: F401
     except ImportError as error:
         raise MissingExtra(f"{error.name}, which the command needs,", "agents") from error
+    from rpp_agents.commands.options import read
+
+    prog = f"rpp-env {verb}"
     module = importlib.import_module(f"rpp_agents.commands.{verb}")
     run = module.run
     if verb == "train":
         run, options = module.chosen(options)
+        prog += f" {run.args[0]}"
     if verb in ("evaluate", "play"):
         from rpp_agents.world import World
 
         # A run knows in which world it was trained.
         worlds = [World.load(Path(word)) for word in options if (Path(word) / World.FILE).is_file()]
         run = functools.partial(run, world=worlds[0]) if worlds else run
-    tyro.cli(run, prog=f"rpp-env {verb}", args=options)
+    return read(run, prog, options)
+
+
+def _print_help() -> None:
+    verbs = "\n".join(f"  {verb:<10}{said}" for verb, said in COMMANDS.items())
+    say(f"usage: rpp-env VERB [options]\n\nverbs:\n{verbs}\n\n{EXAMPLES}", end="")

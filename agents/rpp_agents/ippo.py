@@ -1,4 +1,4 @@
-"""IPPO: MAPPO with a critic for each agent, which sees that agent's own observation alone.
+"""IPPO: MAPPO with a critic per agent, on that agent's observation.
 
 All else is `rpp_agents.mappo`, whose page says what that is. Where every agent observes the whole
 state, as in RPP-v0 with ``observe="shared"``, the two differ by little: IPPO's critics also see the

@@ -1,4 +1,4 @@
-"""IQL: every agent learns by itself what its own actions are worth.
+"""IQL: independent Q-learning; each agent has Q-values of its own.
 
 =================  ==========================================================================
 networks           one for each agent, or with ``shared=True`` one for all, which sees the

@@ -1,4 +1,4 @@
-"""QMIX: the team's value is a function of the agents' values that grows with each of them.
+"""QMIX: the team's Q-value is a monotonic mix of the agents' Q-values.
 
 =================  ==========================================================================
 mixer              two layers over the agents' values, ELU between them; their weights and biases

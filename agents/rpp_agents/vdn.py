@@ -1,4 +1,4 @@
-"""VDN: the sum of the agents' values is the team's value, and only that is learnt from rewards.
+"""VDN: the team's Q-value is the sum of the agents' Q-values.
 
 All else is `rpp_agents.iql`, whose page says what that is. Each agent's network finds out by itself
 which share of the team's value is due to what it sees and does. The reward is the team's; where

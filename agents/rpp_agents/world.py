@@ -1,4 +1,4 @@
-"""Which problem: options that all verbs of the command share, kept beside the runs they made."""
+"""The environment that a command plays: options that verbs share, saved beside each run."""
 
 from __future__ import annotations
 
@@ -24,39 +24,38 @@ __all__ = ["World"]
 
 @dataclass(frozen=True)
 class World:
-    """Which problem is played."""
+    """The environment: dataset, model and rules."""
 
     FILE: ClassVar[str] = "world.json"
 
     dataset: str = "movieworld"
-    """A name that `rpp-env data list` knows, or the path of a folder of atomic files."""
+    """Dataset: a name from `rpp-env data list`, or the path of a folder of atomic files."""
     model: str = "embedded"
-    """Who ranks: "embedded"; "table:PATH" to replay a table; a language model on a server such as
-    http://HOST:8000/v1#NAME, or in this process, vllm:ID or hf:ID; "recording:PATH" to replay its
-    answers."""
+    """Model that ranks: "embedded"; a language model on a server (http://HOST:8000/v1#NAME) or in
+    this process (vllm:ID, hf:ID); "table:PATH" or "recording:PATH" to replay answers."""
     rank_by: RankBy = "generate"
-    """How a language model is asked: for a list in words, or for letters."""
+    """What a language model is asked for: a list in words (generate) or letters (the others)."""
     recording: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Keep a language model's answers here; what it holds is not asked again."""
+    """File that keeps every reply of a language model; what it holds is not asked for again."""
     rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
-    """Id of the rules."""
+    """Rules of an episode."""
     rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Who rewrites the chosen sentences for each user (RPP+): "embedded", or a language model such
-    as http://HOST:8000/v1#NAME; nobody by default. Rewritten prompts cannot be tabulated."""
+    """Language model that rewrites the chosen sentences for each user (RPP+), such as
+    http://HOST:8000/v1#NAME, or "embedded"; none by default. Excludes tables."""
     observe: Literal["shared", "private"] = "shared"
-    """Whether all agents see the same, or each what its own choice needs."""
+    """What an agent observes: everything (shared), or what its own choice needs (private)."""
     ranking: Literal["mean", "sequence"] = "mean"
-    """How the last ranking is observed; A2C's recurrent network reads a sequence."""
+    """How the last ranking is observed: as the mean of its items, or item by item (for a GRU)."""
     data_seed: Annotated[int | None, tyro.conf.arg(metavar="SEED")] = None
-    """Which movieworld: the seed that it is made by."""
+    """Seed that movieworld is generated from; by default that of the published world."""
     candidates: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    """Candidates of a task, where they shall differ from the rules'."""
+    """Number of candidates per task; by default that of the rules."""
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
-    """How candidates besides the target are drawn."""
+    """How the candidates other than the target are drawn."""
     selection: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """File of retrieved candidates, for --negatives retrieved."""
+    """File of retrieved candidates, for `--negatives retrieved`."""
     root: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder that holds the datasets; else $RPP_ENV_DATA, else the cache."""
+    """Folder that holds the datasets; by default $RPP_ENV_DATA, or else the cache."""
 
     def env(self, split: str, **options: Any) -> RPPEnv:
         """An environment of these users; `options` as `RPPEnv.make` takes them."""
@@ -144,4 +143,4 @@ class World:
         try:
             return cls(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError) as error:
-            raise InvalidData(f"{path} says no world: {error}") from error
+            raise InvalidData(f"{path} is not a valid {cls.FILE}: {error}") from error

@@ -25,33 +25,34 @@ def run(
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Compare algorithms over seeds and tasks, with intervals; resumes.
+    """Compare algorithms over seeds, worlds and tasks; resumable.
 
     A bench is a file that names environments, algorithms, training seeds and worlds:
 
-        rpp-env bench smoke                      # a tiny one, in under a minute
-        rpp-env bench movieworld --dry-run       # what the published one runs
-        rpp-env bench movieworld --out runs/movieworld --only movieworld/MAPPO 'hard*/*'
-        rpp-env bench my.toml --report           # tables and plots of what is finished
+        rpp-env bench smoke                    # a tiny one, in under a minute
+        rpp-env bench movieworld --dry-run     # what the published one runs
+        rpp-env bench movieworld --only movieworld/MAPPO 'hard*/*'
+        rpp-env bench my.toml --report         # tables and plots of what there is
 
-    Each training run is a cell with a file of its own. Stopped at any moment, the same command goes
-    on with what is missing, and runs nothing twice. docs/benchmark.md explains file and report.
+    Each training run is saved in a file of its own. When stopped, the same command runs what is
+    missing and nothing twice. docs/benchmark.md explains the file and the report.
 
     Parameters
     ----------
     bench
-        The name of a shipped bench (movieworld, smoke, tuning), or the path of a TOML file.
+        Name of a shipped bench (movieworld, movieworld-all, movieworld-private, smoke, tuning), or
+        the path of a TOML file.
     out
-        Where everything goes; runs/bench-NAME by default.
+        Folder for everything; by default runs/bench-NAME.
     processes
-        Runs that are trained side by side, each with one thread.
+        Training runs at the same time, with one thread each.
     only
-        Run only these cells: ENVIRONMENT/ALGORITHM, or one of the two; * and ? stand for anything.
-        The report is about all that is finished.
+        Runs to make: ENVIRONMENT/ALGORITHM, or one of the two, with * and ? as wildcards; by
+        default all. The report is always about everything that is finished.
     dry_run
-        List the cells and which are finished, and run nothing.
+        List all runs and whether they are finished, and run nothing.
     report
-        Run nothing; write the report of what is finished.
+        Write the report of what is finished, and run nothing.
     """
     from rpp_agents.bench.report import write_report
 

@@ -19,23 +19,23 @@ __all__ = ["datasets", "run"]
 
 def run(
     action: Annotated[Literal["list", "get"], tyro.conf.Positional],
-    name: Annotated[str | None, tyro.conf.arg(metavar="NAME"), tyro.conf.Positional] = None,
+    name: Annotated[str | None, tyro.conf.arg(metavar="[NAME]"), tyro.conf.Positional] = None,
     /,
     root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """List the datasets that are here, or download one.
+    """List the datasets found here, or download one.
 
     Parameters
     ----------
     action
-        What to do.
+        list, or get to download a dataset.
     name
-        Which dataset to get: ml-1m or ml-latest-small.
+        Dataset to download: ml-1m or ml-latest-small.
     root
-        Folder that holds the datasets' folders; else the cache.
+        Folder that holds the datasets; by default $RPP_ENV_DATA, or else the cache.
     yes
-        Accept the terms without being asked.
+        Accept the terms of use without a question.
     """
     if action == "list":
         if name is not None:

@@ -29,26 +29,27 @@ def run(
     processes: int = 2,
     total_steps: int = STEPS,
 ) -> None:
-    """Train on the embedded world and show what was learned, in a few minutes.
+    """Train MAPPO on movieworld and compare it with the baselines.
 
-    Needs no GPU, no key and no download. The last line says the gain: how much of what the
-    observations allow was learned, over the single best prompt for everybody.
+    Takes a few minutes on a laptop and needs no GPU, no API key and no download. The last line of
+    the output is the gain: 0 is the best single prompt for everybody, and 1 is what a supervised
+    reference makes of the same observations.
 
     Parameters
     ----------
     dataset
-        Which world: movieworld, movieworld-hard, movieworld-drift, or a dataset that is here.
+        Dataset: movieworld, movieworld-hard, movieworld-drift, or a real one found here.
     seed
-        Of the training.
+        Training seed.
     out
-        Where curve, report and policy go. What lies there from an earlier demo is replaced.
+        Folder for the curve, the report and the policy; replaces an earlier demo's files there.
     train_users
-        Training users to tabulate for the best fixed prompt and the observable reference; the table
-        stays in the cache.
+        Training users whose answers are tabulated, for the best fixed prompt and the observable
+        reference; the table is cached.
     processes
-        Processes that tabulate.
+        Processes that build the table.
     total_steps
-        Steps of training.
+        Training steps; one step is one user's prompt.
     """
     began = time.perf_counter()
     # The networks are small: several threads would only wait for each other on a busy machine.

@@ -23,26 +23,26 @@ def run(
     seed: int = 0,
     out: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
 ) -> None:
-    """Say how much a task has to gain, and how much the agents need each other.
+    """Measure what personal prompts can gain and how the agents interact.
 
-    Every answer is asked for once; the tables stay in the cache folder.
+    Asks the model for every answer once; the tables are cached.
 
     Parameters
     ----------
     world
-        Which problem.
+        The environment.
     split
-        Whose users are scored: test or validation.
+        Users to score: test or validation.
     train_users
-        Training users to tabulate: what is chosen is chosen for them.
+        Number of training users, on which prompts are chosen and the reference is fitted.
     users
-        Users to score.
+        Number of users to score.
     processes
-        Processes that compute the answers.
+        Processes that build the tables.
     seed
-        Of the bootstrap and of the reference's networks.
+        Seed of the bootstrap and of the reference's networks.
     out
-        Write all numbers here, too.
+        File for all numbers.
     """
     envs = []
     for part, count in (("train", train_users), (split, users)):

@@ -38,7 +38,7 @@ LIBRARIES = {
 
 
 def run() -> None:
-    """Say what is installed, which data are found, and what the caches hold."""
+    """Show versions, the datasets found and the caches."""
     where = Path(rpp_env.__file__).parent
     say(f"rpp_env {rpp_env.__version__} in {where}")
     say(f"Python {sys.version.split()[0]} on {platform.platform()}")

@@ -30,31 +30,31 @@ def run(
     seed: int = 0,
     out: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
 ) -> None:
-    """Compare a trained policy with the baselines, on users that it has not seen.
+    """Compare a trained policy with the baselines on held-out users.
 
-    Of a run's folder it plays the policy in the world where it was trained.
+    Given a run folder, the policy is evaluated in the environment that it was trained in.
 
     Parameters
     ----------
     policy
-        Folder of a run, or the file of a policy.
+        Run folder or policy file.
     world
-        Which problem.
+        The environment.
     split
-        Whose users: test or validation.
+        Users to evaluate on: test or validation.
     max_users
-        Only so many of them; all by default.
+        Number of users; by default all of the split.
     train_users
-        Tabulate so many training users (kept in the cache): the best fixed prompt is then exact,
-        and the observable reference and the gain are given. 0: neither.
+        Number of training users to tabulate (cached), for an exact best fixed prompt, the
+        observable reference and the gain. With 0 the prompt is searched for, and there is no gain.
     budget
-        Without a table: episodes of training users to play in search of the best fixed prompt.
+        Episodes that the search for the best fixed prompt plays, without a table.
     processes
-        Processes that tabulate.
+        Processes that build the table.
     seed
-        Of the random choices, the search and the bootstrap.
+        Seed of the random baseline, of the search and of the bootstrap.
     out
-        Write all numbers here, too.
+        File for all numbers.
     """
     player = load_policy(find_policy(policy))
     env = world.env(split, max_users=max_users, num_envs=512)

@@ -24,7 +24,7 @@ __all__ = ["run"]
 
 def run(
     who: Annotated[
-        str, tyro.conf.arg(metavar="hand|random|RUN_DIR|POLICY"), tyro.conf.Positional
+        str, tyro.conf.arg(metavar="[hand|random|RUN_DIR|POLICY]"), tyro.conf.Positional
     ] = "hand",
     /,
     world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
@@ -35,23 +35,24 @@ def run(
 ) -> None:
     """Play one user's episode: by hand, at random, or by a saved policy.
 
-    By hand, type an option's number for each agent, or all four at once (1 4 7 2); an empty line
-    repeats the last choice, q ends. Numbers may also be piped in.
+    By hand, type the number of an option for each agent, or all four at once (1 4 7 2). The numbers
+    are the actions of the environment and count from 0. An empty line repeats the last choice, and
+    q ends the game. Numbers may also be piped in.
 
     Parameters
     ----------
     who
-        Who chooses.
+        The player.
     world
-        Which problem.
+        The environment.
     user
-        Whose episode: a user's token in the dataset; drawn by the seed by default.
+        The user, by the token in the dataset; by default drawn at random.
     steps
-        Length of the episode, where it shall differ from the rules'.
+        Episode length; by default that of the rules.
     split
-        Where the user is: train, validation or test.
+        Split of the user: train, validation or test.
     seed
-        Who is drawn, and of random choices.
+        Seed for drawing the user and for random choices.
     """
     env = world.env(split, num_envs=1, max_cycles=steps, seed=seed)
     player = _player(who, env, seed)

@@ -19,18 +19,18 @@ def run(
     /,
     users: bool = True,
 ) -> None:
-    """Write a study's tables, plots and page again.
+    """Write a study's tables, plots and HTML page again.
 
-    From what is finished in its folder:
+    Reports whatever is finished in the folder:
 
         rpp-env report runs/study-prompts
 
     Parameters
     ----------
     folder
-        What `rpp-env study` wrote; it holds the study's own TOML file.
+        Folder that `rpp-env study` wrote; it holds the study's TOML file.
     users
-        Show single users of movieworld on the page. Users of real data are never shown.
+        Show individual users of movieworld on the page; users of real data are never shown.
     """
     from rpp_agents.study.report import write_report
 

@@ -47,7 +47,7 @@ Device = Literal["auto", "gpu", "cpu"]
 
 
 def run(
-    model: Annotated[str, tyro.conf.arg(metavar="FOLDER|HUB_ID"), tyro.conf.Positional] = "",
+    model: Annotated[str, tyro.conf.arg(metavar="[FOLDER|HUB_ID]"), tyro.conf.Positional] = "",
     /,
     start_it: Annotated[bool, tyro.conf.arg(name="start"), tyro.conf.FlagCreatePairsOff] = False,
     check_url: Annotated[str | None, tyro.conf.arg(name="check", metavar="URL#NAME")] = None,
@@ -60,41 +60,39 @@ def run(
     vllm: Annotated[str, tyro.conf.arg(metavar="'OPTIONS'")] = "",
     patience: float = 1200.0,
 ) -> None:
-    """Print or run vLLM's command for a model, and check the server that it starts.
+    """Print or run the vLLM command for a model; check a server.
 
-    "rpp-env serve meta-llama/Llama-2-7b-chat-hf" prints the command, to be run where the GPU is.
+    The server's address is then what --model takes:
 
-    With --start it is run here, is asked one question, and serves until Ctrl-C.
-
-    "rpp-env serve --check http://HOST:8000/v1#NAME" asks a server that runs already.
-
-    Whatever takes --model then takes http://HOST:8000/v1#NAME.
+        rpp-env serve meta-llama/Llama-2-7b-chat-hf           # print the command
+        rpp-env serve meta-llama/Llama-2-7b-chat-hf --start   # run it until Ctrl-C
+        rpp-env serve --check 'http://HOST:8000/v1#NAME'      # check one that runs
+        rpp-env train mappo --model 'http://HOST:8000/v1#NAME'
 
     Parameters
     ----------
     model
-        A folder with a checkpoint, or a model's name on the Hugging Face hub.
+        Folder of a checkpoint, or a model's name on the Hugging Face hub.
     start_it
-        Run the command, check the server, and serve until Ctrl-C.
+        Run the command here, check the server once, and serve until Ctrl-C.
     check_url
-        Only check the server that runs there: one question, its answer, its speed.
+        Check a running server: its answer to a question, its speed, how it can rank.
     name
-        Name under which it is served; the last part of `model` by default.
+        Name that the model is served under; by default the last part of the model's name.
     host
-        Where the server listens: 0.0.0.0 lets other machines in (set VLLM_API_KEY then).
+        Address to listen on; 0.0.0.0 admits other machines (then set VLLM_API_KEY).
     port
-        At which port.
+        Port to listen on.
     device
-        Where vLLM runs: auto takes a GPU where the machine has one.
+        Device that vLLM runs on; auto takes a GPU if there is one.
     dtype
-        Of weights and arithmetic: the checkpoint's own on a GPU, float32 on a CPU, by default.
+        Number format of the weights; by default the checkpoint's own on a GPU, float32 on a CPU.
     max_model_len
-        Tokens of prompt and reply together: 4096, or less where the checkpoint in the folder has
-        less, by default.
+        Tokens of prompt and reply together; by default 4096, or less if the checkpoint has less.
     vllm
-        More options for vLLM, in quotes: --vllm '--tensor-parallel-size 2'
+        More options for vLLM, as one quoted word: --vllm '--tensor-parallel-size 2'
     patience
-        Seconds that it may take until the server answers (a 7B model is loaded in minutes).
+        Seconds to wait for the server to start; a 7B model takes minutes to load.
     """
     if check_url is not None:
         if model or start_it:

@@ -26,7 +26,7 @@ def run(
     only: tuple[str, ...] = (),
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Compare ways to choose prompts, by the calls of the model that they take; resumes.
+    """Compare ways of choosing prompts by their model calls; resumable.
 
     A study is a file that names settings (datasets, recommenders, candidates), methods (by hand,
     search, bandits, trainers, recommenders without prompts) and seeds:
@@ -36,24 +36,23 @@ def run(
         rpp-env study prompts --out runs/study --only 'ml-1m/*'
         rpp-env report runs/study                # tables, plots and the page again
 
-    Each fitted method is a cell with a file of its own. Settings whose data is not here are left
-    out, and named. Stopped at any moment, the same command goes on with what is missing.
-    docs/study-protocol.md explains file and report.
+    Each fitted method is saved in a file of its own. Settings whose data is not found are named and
+    left out. When stopped, the same command runs what is missing. docs/study-protocol.md explains
+    the file and the report.
 
     Parameters
     ----------
     study
-        The name of a shipped study (smoke, prompts, llama, tuning), or the path of
-        a TOML file.
+        Name of a shipped study (llama, prompts, smoke, tuning), or the path of a TOML file.
     out
-        Where everything goes; runs/study-NAME by default.
+        Folder for everything; by default runs/study-NAME.
     processes
-        Cells that are fitted side by side, each with one thread.
+        Methods fitted at the same time, with one thread each.
     only
-        Run only these cells: SETTING/METHOD, or one of the two; * and ? stand for anything.
-        The report is about all that is finished.
+        Runs to make: SETTING/METHOD, or one of the two, with * and ? as wildcards; by default all.
+        The report is always about everything that is finished.
     dry_run
-        List the cells and which are finished, and run nothing.
+        List all runs and whether they are finished, and run nothing.
     """
     chosen = Study.load(study)
     folder = out or Path("runs") / f"study-{chosen.name}"

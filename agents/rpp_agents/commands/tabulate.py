@@ -24,25 +24,25 @@ def run(
     processes: int = 2,
     samples: int = 1,
 ) -> None:
-    """Ask for every answer once, and write the table that replays them.
+    """Ask the model for every answer once and save them in a table.
 
-    Stopped, it goes on where it was when the same command is given again.
+    When stopped, the same command continues where it was.
 
     Parameters
     ----------
     out
-        The table's file.
+        File of the table.
     world
-        Which problem.
+        The environment.
     split
-        Whose users: train, validation or test.
+        Users to tabulate: train, validation or test.
     max_users
-        Only so many of them; all by default.
+        Number of users; by default all of the split.
     shown
-        Numbers of history items to ask for, so that one table serves several rules; the rules' own
-        by default. `1 2 3 5 8 10 13 20` serves RPP-v0 and RPPBandit-v0.
+        Lengths of the history to ask for, by default those of the rules;
+        `1 2 3 5 8 10 13 20` makes one table for both RPP-v0 and RPPBandit-v0.
     processes
-        Processes that compute the answers.
+        Processes that ask the model.
     samples
         Answers per prompt, for models that sample.
     """

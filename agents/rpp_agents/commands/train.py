@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import tyro
 from rpp_agents import TRAINERS
 from rpp_agents.commands.console import say
 from rpp_agents.commands.evaluate import scored
+from rpp_agents.commands.options import details, wrapped
 from rpp_agents.plots import learning_curve
 from rpp_agents.training import RunConfig
 from rpp_agents.world import World
@@ -57,12 +57,15 @@ def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 
 def _overview() -> str:
     """The help of the verb itself: which algorithms there are."""
-    pages = {name: importlib.import_module(f"rpp_agents.{name}").__doc__ or "" for name in TRAINERS}
-    said = "\n".join(f"  {name:<16}{page.splitlines()[0]}" for name, page in pages.items())
-    whole = inspect.cleandoc(run.__doc__ or "").partition("\n\nParameters")[0]
+    lines = []
+    for name in TRAINERS:
+        page = importlib.import_module(f"rpp_agents.{name}").__doc__ or ""
+        lines.append(f"  {name:<16}{page.splitlines()[0].partition(': ')[2]}")
+    summary, more = details(run)
     return (
-        f"usage: rpp-env train ALGORITHM [options]\n\n{whole}\n\nalgorithms:\n{said}\n\n"
-        "Each has options of its own: rpp-env train mappo --help"
+        f"usage: rpp-env train ALGORITHM [options]\n\n{wrapped(summary)}\n\nalgorithms:\n"
+        + "\n".join(lines)
+        + f"\n\n{wrapped(more)}\n\nEach algorithm has its own options: rpp-env train mappo --help"
     )
 
 
@@ -82,38 +85,39 @@ def run(
     budget: int = 40_000,
     processes: int = 2,
 ) -> None:
-    """Train the four agents, evaluate them, and keep everything in a folder.
+    """Train the four agents and evaluate them; resumable.
 
-    In the folder: policy, checkpoint, progress as CSV and for TensorBoard, learning curve, report.
-    A run that was stopped goes on when the same command is given again.
+    The run folder holds the policy, a checkpoint, progress as CSV and for TensorBoard, the learning
+    curve and the report. When stopped, the same command continues from the last checkpoint.
 
     Parameters
     ----------
     algorithm
-        Who learns.
+        The algorithm.
     world
-        Which problem.
+        The environment.
     config
-        Every number of the trainer.
+        Options of the algorithm.
     run_dir
-        Where the run is kept; by default runs/ALGORITHM-DATASET-SEED.
+        Folder of the run; by default runs/ALGORITHM-DATASET-SEED.
     seeds
-        Train once with each, in folders seed-0, seed-1 ... of the run's folder.
+        Train once with each seed, in the subfolders seed-0, seed-1 ... of the run's folder.
     num_envs
-        Users that are played at once.
+        Users played at the same time.
     max_users
-        Train on so many users only.
+        Number of users to train on; by default all.
     eval_users
-        Evaluate on so many users only.
+        Number of users to evaluate on; by default all.
     final
-        Evaluate on the test users: once, when everything is decided. Else on validation users.
+        Evaluate on the test users: once, when everything is decided; by default on the
+        validation users.
     train_users
-        Tabulate so many training users for an exact best fixed prompt, the observable reference and
-        the gain (see `rpp-env evaluate`). 0: the prompt is searched for, and there is no gain.
+        Number of training users to tabulate (cached), for an exact best fixed prompt, the
+        observable reference and the gain. With 0 the prompt is searched for, and there is no gain.
     budget
-        Without a table: episodes to play in search of the best fixed prompt.
+        Episodes that the search for the best fixed prompt plays, without a table.
     processes
-        Processes that tabulate.
+        Processes that build the table.
     """
     if train_users:
         world.check_tables()  # now, and not when the policy is trained
