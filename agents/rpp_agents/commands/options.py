@@ -13,6 +13,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 import docstring_parser
 import tyro
 
+from rpp_agents.commands.console import say
+
 __all__ = ["details", "read", "wrapped"]
 
 WIDEST = 100
@@ -62,7 +64,7 @@ def read(run: Callable[..., None], prog: str, words: Sequence[str]) -> Callable[
         )
     except SystemExit as stopped:
         if not stopped.code and more:
-            print(f"\n{wrapped(more)}")
+            say(f"\n{wrapped(more)}")
         raise
     return read
 
