@@ -12,6 +12,7 @@
     ├── MissingExtra (ImportError)      an optional dependency is not installed
     ├── TableMismatch (ValueError)      a reward table that answers another question
     ├── MissingRecording (LookupError)  an answer is not in the recording, and nobody to ask
+    ├── WriteFailed (OSError)           a file that cannot be written: a full disk, no rights
     ├── RecordingFailed (OSError)       a recording that cannot be written: a full disk, no rights
     ├── ModelUnavailable (ConnectionError)  a model that is gone, or refuses; keeps its answers
     └── BrokenContract (RuntimeError)   a model, recommender or encoder gave back the wrong thing
@@ -39,6 +40,7 @@ __all__ = [
     "ResetNeeded",
     "TableMismatch",
     "UnknownDataset",
+    "WriteFailed",
 ]
 
 
@@ -83,6 +85,10 @@ class TableMismatch(RPPError, ValueError):
 
 class MissingRecording(RPPError, LookupError):
     """An answer that is not in the recording, and no model to ask for it."""
+
+
+class WriteFailed(RPPError, OSError):
+    """A file that cannot be written; what was there before is kept."""
 
 
 class RecordingFailed(RPPError, OSError):

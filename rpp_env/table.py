@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_env.data.folders import whole_file
+from rpp_env.data.folders import drop_unfinished, whole_file
 from rpp_env.embeddings import Embeddings
 from rpp_env.errors import InvalidOption, TableMismatch
 from rpp_env.metrics import ndcg
@@ -374,12 +374,15 @@ def tabulate(
     provenance = _provenance(env, tasks, numbers, samples)
     parts = None
     if path is not None:
+        parts = Path(f"{path}.parts")
+        drop_unfinished(Path(path))
         if Path(path).exists():
             table = RewardTable.load(path)
             if table.provenance != provenance:
                 raise TableMismatch(f"{path} holds other answers: choose another path or delete it")
+            # Of a call that was killed between the two.
+            shutil.rmtree(parts, ignore_errors=True)
             return table
-        parts = Path(f"{path}.parts")
         _open_parts(parts, provenance)
     chunks = [range(s, min(s + _CHUNK, len(tasks))) for s in range(0, len(tasks), _CHUNK)]
     made: dict[int, dict[str, NDArray[Any]]] = {}

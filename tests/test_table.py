@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from power_cut import Disk, restore
 
 from rpp_env import RULES, InvalidOption, Prompt, Ranking, RPPEnv, Rules, TableMismatch
 from rpp_env.metrics import ndcg
@@ -152,6 +153,64 @@ rpp_env.table.tabulate(make(Killed()), {str(path)!r})
     for name in ("orders", "named", "completion", "prompt", "trimmed", "keys"):
         assert (getattr(table, name) == getattr(whole, name)).all(), name
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_power_cut_loses_no_answer_that_was_reported(tmp_path: Path) -> None:
+    done = 0
+
+    def progress(tasks: int, _: int) -> None:
+        nonlocal done
+        done = tasks
+
+    folder = tmp_path / "at work"
+    folder.mkdir()
+    disk = Disk(folder, note=lambda: done)
+    with disk.watch():
+        whole = tabulate(make(Counting(), max_users=20), folder / "t.rpptable", progress=progress)
+    assert {said for _, said in disk.cuts} == {0, 8, 16, 20}
+    for i, (state, said) in enumerate(disk.cuts):
+        left = restore(state, tmp_path / str(i))
+        rest = Counting()
+        table = tabulate(make(rest, max_users=20), left / "t.rpptable")
+        assert len(rest.asked) <= (20 - said) * 56
+        for name in ("orders", "named", "completion", "prompt", "trimmed", "positions", "keys"):
+            assert (getattr(table, name) == getattr(whole, name)).all(), name
+        assert [path.name for path in left.iterdir()] == ["t.rpptable"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_ends_a_tabulation_in_a_sentence(tmp_path: Path, processes: int) -> None:
+    script = f"""
+import resource
+from test_table import Counting, make
+from rpp_env.errors import WriteFailed
+from rpp_env.table import tabulate
+
+if __name__ == "__main__":
+    env = make(Counting())
+    # A part fits, and the table does not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        tabulate(env, {str(tmp_path / "t.rpptable")!r}, processes={processes})
+    except WriteFailed as error:
+        print(error)
+"""
+    file = tmp_path.parent / f"{tmp_path.name}.py"
+    file.write_text(script)
+    ended = subprocess.run(
+        [sys.executable, str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "t.rpptable cannot be written: File too large; what was there before is kept" in (
+        ended.stdout
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["t.rpptable.parts"]
+    rest = Counting()
+    tabulate(make(rest), tmp_path / "t.rpptable")
+    assert rest.calls == 0
 
 
 def test_tables_of_train_validation_and_test_users_are_apart() -> None:

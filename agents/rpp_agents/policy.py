@@ -7,7 +7,6 @@ cannot get out of step, and nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +19,7 @@ from torch import Tensor
 from rpp_agents.networks import Actor, QNetwork, TeamActor
 from rpp_env import baselines
 from rpp_env.baselines import load_baseline
+from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption
 
 __all__ = ["NetworkPolicy", "Policy", "QPolicy", "load_policy", "read_tensors", "write_tensors"]
@@ -232,26 +232,19 @@ def write_tensors(
 ) -> None:
     """Write tensors with a JSON header to one safetensors file, whole or not at all.
 
-    The file is written beside its place, flushed to the disk and moved there: whoever is killed
-    while writing leaves the old file.
+    Raises
+    ------
+    WriteFailed
+        If the file cannot be written; an older one stays as it was.
     """
     from safetensors.torch import save
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         metadata={"rpp_agents": json.dumps(about)},
     )
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(Path(path)) as file:
+        file.write(content)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -19,6 +19,7 @@ import io
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,14 +31,16 @@ from torch import Tensor
 
 from rpp_agents.policy import Policy, read_tensors, write_tensors
 from rpp_agents.rollout import BatchedEnv
-from rpp_env.errors import InvalidData, InvalidOption, MissingExtra
+from rpp_env.data.folders import drop_unfinished, whole_file, writing
+from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
 
 if TYPE_CHECKING:
     from rpp_agents.training import RunConfig
 
 __all__ = ["Run", "read_progress"]
 
-CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.csv"
+CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
+PROGRESS, CONFIG = "progress.csv", "config.json"
 FREE_TO_CHANGE = ("threads", "device", "tensorboard")
 """Options that say how a run is computed, not what it computes: a resumed run may change them."""
 
@@ -143,18 +146,20 @@ class Run:
     def __enter__(self) -> Self:
         self._rows: io.TextIOWrapper | None = None
         self._writer: Any = None
+        self._hook = threading.excepthook
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(".*.safetensors.*.part"):  # of one that was killed
-                left.unlink()
+            for name in (CHECKPOINT, POLICY, PROGRESS, CONFIG):
+                drop_unfinished(self.folder / name)
             _replace_text(
-                self.folder / "config.json",
+                self.folder / CONFIG,
                 json.dumps({"algorithm": self.name, **self._about["config"]}, indent=2) + "\n",
             )
             self._forget_later_rows(self.folder / PROGRESS)
-            self._rows = (self.folder / PROGRESS).open("a", newline="", encoding="utf-8")
-            if self._tensorboard:
-                self._writer = _summary_writer(self.folder / "tensorboard", self.steps)
+            with writing(self.folder):
+                if self._tensorboard:
+                    threading.excepthook = _without_traceback
+                    self._writer = _summary_writer(self.folder / "tensorboard", self.steps)
+                self._rows = (self.folder / PROGRESS).open("a", newline="", encoding="utf-8")
         self._bar, self._task = _bar(self.name, self.iterations, self.iteration, self._progress)
         self._bar.start()
         self._began = time.perf_counter() - self.seconds
@@ -168,10 +173,16 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
-        if self._rows is not None:
-            self._rows.close()
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            with writing(self.folder or Path()):
+                for opened in (self._rows, self._writer):
+                    if opened is not None:
+                        opened.close()
+        except WriteFailed:
+            if error is None:  # else it is the same once more: the disk is full
+                raise
+        finally:
+            threading.excepthook = self._hook
         if isinstance(error, KeyboardInterrupt) and self.folder is not None:
             error.add_note(
                 f"resume=True with run_dir={str(self.folder)!r} goes on from the last checkpoint"
@@ -189,16 +200,8 @@ class Run:
             "steps_per_second": played / max(passed, 1e-9),
             **row,
         }
-        if self._rows is not None:
-            writer = csv.DictWriter(self._rows, list(full))
-            if self._rows.tell() == 0:
-                writer.writeheader()
-            writer.writerow({key: "" if math.isnan(x) else f"{x:.9g}" for key, x in full.items()})
-            self._rows.flush()
-        if self._writer is not None:
-            for key, value in full.items():
-                if not math.isnan(value):
-                    self._writer.add_scalar(key, value, self.steps)
+        with writing(self.folder or Path()):
+            self._write(full)
         self._bar.update(
             self._task,
             advance=1,
@@ -210,9 +213,24 @@ class Run:
         )
         return full
 
+    def _write(self, row: Mapping[str, float]) -> None:
+        if self._rows is not None:
+            writer = csv.DictWriter(self._rows, list(row))
+            if self._rows.tell() == 0:
+                writer.writeheader()
+            writer.writerow({key: "" if math.isnan(x) else f"{x:.9g}" for key, x in row.items()})
+            self._rows.flush()
+        if self._writer is not None:
+            for key, value in row.items():
+                if not math.isnan(value):
+                    self._writer.add_scalar(key, value, self.steps)
+
     def save(self, tensors: Mapping[str, Tensor], rng: np.random.Generator) -> None:
         """Write the checkpoint, whole or not at all; the one before it is replaced."""
         if self.folder is not None:
+            if self._rows is not None:
+                with writing(self.folder / PROGRESS):
+                    os.fsync(self._rows.fileno())  # a checkpoint never knows more than its rows
             about = self._about | {
                 "iteration": self.iteration,
                 "steps": self.steps,
@@ -226,10 +244,10 @@ class Run:
         if self.folder is not None:
             from rpp_agents.plots import learning_curve
 
-            policy.save(self.folder / "policy.safetensors")
-            learning_curve(
-                [self.folder], self.folder / "learning_curve.png", label=self.name, lines=lines
-            )
+            policy.save(self.folder / POLICY)
+            picture = self.folder / "learning_curve.png"
+            with writing(picture):
+                learning_curve([self.folder], picture, label=self.name, lines=lines)
 
     def _forget_later_rows(self, path: Path) -> None:
         """Drop the rows after the checkpoint: those iterations will be played again."""
@@ -272,9 +290,8 @@ def _difference(before: Any, now: Any) -> str:
 
 
 def _replace_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def _summary_writer(folder: Path, steps: int) -> Any:
@@ -284,6 +301,12 @@ def _summary_writer(folder: Path, steps: int) -> Any:
         raise MissingExtra("tensorboard (or pass tensorboard=False)", "agents") from error
     # What a killed run wrote after its checkpoint is struck out: it will be played again.
     return SummaryWriter(str(folder), purge_step=steps + 1)
+
+
+def _without_traceback(arguments: threading.ExceptHookArgs) -> None:
+    """`threading.excepthook` for TensorBoard's thread: its writer raises a full disk's error."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)
 
 
 def _bar(name: str, total: int, done: int, shown: bool) -> tuple[Any, Any]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["cache_dir", "whole_file"]
+from rpp_env.errors import RPPError, WriteFailed
+
+__all__ = ["cache_dir", "drop_unfinished", "whole_file", "writing"]
+
+_UNFINISHED = ".part"
+"""How the names of files end that are still being written."""
 
 
 def cache_dir() -> Path:
@@ -32,14 +39,87 @@ def cache_dir() -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside `path` for writing; it takes `path`'s place only if all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all, even if the power fails.
+
+    What is written goes to a file beside `path`. When the block ends well, that file is synced to
+    the disk, takes the place of `path`, and the folder is synced: from then on it is safe to delete
+    what the file replaces. After an error `path` is as it was before. Folders are made as needed.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    file
+        Binary, for writing, reading and seeking.
+
+    Raises
+    ------
+    WriteFailed
+        If the system refuses: a full disk, no permission, a folder that is a file.
+    """
     # Not tempfile.mkstemp: others could not read the file then, whatever the umask says.
-    beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
+    with writing(path):
+        _make_folder(path.parent)
+        try:
+            with beside.open("x+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses in this block into a `WriteFailed` that names `path`."""
     try:
-        with beside.open("xb") as file:
-            yield file
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
+        yield
+    except RPPError:
         raise
+    except OSError as error:
+        raise WriteFailed(
+            f"{path} cannot be written: {error.strerror or error}; what was there before is kept"
+        ) from error
+
+
+def drop_unfinished(path: Path) -> None:
+    """Delete what killed writers of `path` left beside it; call it only where nobody else writes.
+
+    Raises
+    ------
+    WriteFailed
+        If the system refuses.
+    """
+    with writing(path):
+        for left in path.parent.glob(f".{glob.escape(path.name)}-*{_UNFINISHED}"):
+            left.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        if folder.exists():
+            raise NotADirectoryError(f"{folder} is a file and no folder")
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can."""
+    if os.name == "nt":  # cannot open folders
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(number)

@@ -230,7 +230,8 @@ def at(row, policy):
 if sys.argv[3] == "writing":
     plain, calls = os.fsync, []
     def fsync(file):
-        calls.append(file)
+        if "checkpoint" in os.readlink(f"/proc/self/fd/{file}"):
+            calls.append(file)
         wait() if len(calls) == 3 else plain(file)
     os.fsync = fsync
 mappo.train(Contextual(64, noise=0.1), SMALL, run_dir=sys.argv[2], progress=False,
@@ -268,7 +269,8 @@ def test_ctrl_c_at_any_moment_leaves_a_checkpoint_that_loads(
 
     def interrupting(function: Any) -> Any:
         def wrapped(*args: Any, **options: Any) -> Any:
-            calls.append(call)
+            if call != "save" or "checkpoint" in str(Path(f"/proc/self/fd/{args[0]}").readlink()):
+                calls.append(call)
             if len(calls) == count:
                 signal.raise_signal(signal.SIGINT)
             return function(*args, **options)

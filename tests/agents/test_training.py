@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
+import itertools
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from power_cut import Disk, restore
 
 import rpp_agents
 import rpp_env
 from rpp_agents import a2c, iql, load_policy, mappo, search_fixed
 from rpp_agents.policy import read_tensors, write_tensors
+from rpp_agents.runs import read_progress
 from rpp_agents.training import RunConfig, check_numbers
-from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption, WriteFailed
 
 SMALL: dict[str, Any] = {
     "total_steps": 64 * 5 * 4,
@@ -243,7 +250,7 @@ def test_a_checkpoint_without_moments_is_refused(toys: SimpleNamespace, tmp_path
 def test_what_a_killed_run_left_half_written_is_cleared_away(
     toys: SimpleNamespace, tmp_path: Path
 ) -> None:
-    left = tmp_path / ".checkpoint.safetensors.4242.part"
+    left = tmp_path / ".checkpoint.safetensors-4242-0a1b2c3d.part"
     left.write_bytes(b"half")
     mappo.train(
         toys.Contextual(4),
@@ -270,3 +277,112 @@ def test_a_damaged_policy_of_values_gets_a_sentence(
     write_tensors(tmp_path / "q.safetensors", tensors, about)
     with pytest.raises(InvalidData, match="another version"):
         load_policy(tmp_path / "q.safetensors")
+
+
+def test_after_a_power_cut_a_run_goes_on_as_if_there_had_been_none(
+    toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    config = mappo.Config(
+        total_steps=60, checkpoint_every=1, hidden=(8,), threads=1, tensorboard=False
+    )
+
+    def train(folder: Path, **options: Any) -> Any:
+        env = toys.Contextual(4, users=20)
+        return mappo.train(env, config, run_dir=folder, progress=False, **options)
+
+    def rows(folder: Path) -> list[list[str]]:
+        lines = (folder / "progress.csv").read_text().splitlines()
+        at = [i for i, key in enumerate(lines[0].split(",")) if not key.startswith("seconds")]
+        at = [i for i in at if lines[0].split(",")[i] != "steps_per_second"]
+        return [[line.split(",")[i] for i in at] for line in lines]
+
+    root = tmp_path / "at work"
+    root.mkdir()
+    reached = 0
+
+    def progress(row: Any, _: Any) -> None:
+        nonlocal reached
+        reached = int(row["iteration"])
+
+    disk = Disk(root, note=lambda: reached)
+    with disk.watch():
+        train(root / "run", callbacks=[progress])
+    assert reached == 3
+    whole = read_tensors(root / "run" / "checkpoint.safetensors")[0]
+    for i, (state, said) in enumerate(disk.cuts):
+        left = restore(state, tmp_path / str(i)) / "run"
+        if said:  # its checkpoint is safe
+            assert read_tensors(left / "checkpoint.safetensors")[1]["iteration"] >= said
+        train(left, resume=True)
+        again = read_tensors(left / "checkpoint.safetensors")[0]
+        assert all(torch.equal(whole[key], again[key]) for key in whole)
+        assert rows(left) == rows(root / "run")
+        assert not list(left.glob(".*"))
+
+
+@pytest.mark.parametrize(("kilobytes", "reached"), [(2, None), (120, 0)])
+def test_a_full_disk_ends_a_run_in_a_sentence_and_a_checkpoint_that_loads(
+    tmp_path: Path, kilobytes: int, reached: int | None
+) -> None:
+    """No checkpoint fits; only the first one does, which holds no moments yet."""
+    file = tmp_path / "script.py"
+    file.write_text(f"""
+import resource
+import rpp_env
+from rpp_agents import mappo
+from rpp_env.errors import WriteFailed
+
+env = rpp_env.RPPEnv.make(num_users=60, num_items=100, num_envs=4)
+limit = {kilobytes * 1000}
+try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    mappo.train(
+        env,
+        mappo.Config(total_steps=60, checkpoint_every=1, hidden=(16,)),
+        run_dir={str(tmp_path / "run")!r},
+        progress=False,
+    )
+except WriteFailed as error:
+    print(error)
+""")
+    ended = subprocess.run(
+        [sys.executable, str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "checkpoint.safetensors cannot be written: File too large; what was" in ended.stdout
+    assert not ended.stderr
+    kept = tmp_path / "run" / "checkpoint.safetensors"
+    assert kept.exists() == (reached is not None)
+    if reached is not None:
+        assert read_tensors(kept)[1]["iteration"] == reached
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("after", [0, 2, 30])
+def test_a_disk_that_is_full_for_tensorboard_ends_a_run_in_a_sentence(
+    toys: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    after: int,
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    real, written = RecordWriter.write, itertools.count()
+
+    def write(self: Any, data: bytes) -> None:
+        if next(written) >= after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", write)
+    config = mappo.Config(total_steps=80, checkpoint_every=1, hidden=(8,))
+    with pytest.raises(WriteFailed, match="run cannot be written: No space left on device"):
+        mappo.train(toys.Contextual(4), config, run_dir=tmp_path / "run", progress=False)
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.undo()
+    mappo.train(toys.Contextual(4), config, run_dir=tmp_path / "run", resume=True, progress=False)
+    assert len(read_progress(tmp_path / "run")["steps"]) == 4

@@ -1,0 +1,89 @@
+"""Writing files: whole or not at all, through errors, kills and power cuts."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from power_cut import Disk
+
+from rpp_env.data.folders import drop_unfinished, whole_file
+from rpp_env.errors import WriteFailed
+
+
+def write(path: Path, content: bytes) -> None:
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def test_a_file_is_the_old_or_the_new_one_after_a_power_cut(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    write(path, b"old")
+    done = False
+    disk = Disk(tmp_path, note=lambda: done)
+    with disk.watch():
+        write(path, b"new")
+        done = True
+    assert len(disk.cuts) > 4
+    for state, said in disk.cuts:
+        assert state["kept"] in ((b"new",) if said else (b"old", b"new"))
+    assert any(state["kept"] == b"old" for state, _ in disk.cuts)
+
+
+def test_new_folders_are_there_after_a_power_cut(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    with disk.watch():
+        write(tmp_path / "a" / "b" / "kept", b"new")
+        wanted = {"a": None, "a/b": None, "a/b/kept": b"new"}
+        assert disk.now() == (wanted, wanted, wanted)
+
+
+def test_what_is_deleted_after_a_write_is_safely_replaced(tmp_path: Path) -> None:
+    """As a table replaces its parts: at no moment is there neither."""
+    write(tmp_path / "part", b"answers")
+    disk = Disk(tmp_path)
+    with disk.watch():
+        write(tmp_path / "table", b"answers")
+        (tmp_path / "part").unlink()
+    for state, _ in disk.cuts:
+        assert b"answers" in state.values()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_refused_write_is_a_sentence_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "kept"
+    write(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(WriteFailed, match=r"kept cannot be written: No space left on device"):
+        write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(WriteFailed, match=r"runs is a file and no folder"):
+        write(tmp_path / "runs" / "first" / "report.json", b"")
+
+
+def test_an_error_of_ours_keeps_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "kept"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_writers_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    left = [".kept-12-0a.part", ".kept-999-1f.part"]
+    other = [".kept2-12-0a.part", "kept", ".kept-notes"]
+    for name in left + other:
+        (tmp_path / name).touch()
+    drop_unfinished(tmp_path / "kept")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(other)
