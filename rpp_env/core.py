@@ -13,7 +13,8 @@ its distribution is.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +30,17 @@ from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
 from rpp_env.rules import Rules
-from rpp_env.step import COUNTS, METRICS, Answer, Answers, Moment, Scene, Solo, Step
+from rpp_env.step import (
+    COUNTS,
+    IDENTIFIERS,
+    METRICS,
+    Answer,
+    Answers,
+    Moment,
+    Scene,
+    Solo,
+    Step,
+)
 from rpp_env.task import RankingTask
 
 if TYPE_CHECKING:
@@ -39,7 +50,7 @@ if TYPE_CHECKING:
     from rpp_env.models.base import LanguageModel
     from rpp_env.table import RewardTable
 
-__all__ = ["COUNTS", "METRICS", "RPPEnv", "Step"]
+__all__ = ["COUNTS", "IDENTIFIERS", "METRICS", "RPPEnv", "Step"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -77,8 +88,9 @@ class RPPEnv:
         options does not have means ``a % n``, and is counted in ``infos["masked_actions"]``.
     agent_names : {"roles", "index"}
         `AGENTS`, or ``agent_0`` to ``agent_3`` for libraries that group agents by name.
-    seed : int
-        What the first `reset` uses if it is not given one.
+    seed : int, optional
+        Used by the first `reset` if that is not given one. Without either, the first reset draws a
+        seed at random, as Gymnasium's environments do; see `np_random_seed`.
 
     Raises
     ------
@@ -105,7 +117,7 @@ class RPPEnv:
         num_envs: int = 256,
         padded_actions: bool = False,
         agent_names: Literal["roles", "index"] = "roles",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.rules = rules = as_rules(rules)
         if (recommender is None) == (table is None):
@@ -145,7 +157,7 @@ class RPPEnv:
         self.rewrite = rewrite
         self.encoder = HashedNGrams() if encoder is None else encoder
         self.padded_actions = padded_actions
-        self.seed = seed
+        self.seed = None if seed is None else _as_seed(seed)
         self.agents: tuple[str, ...] = (
             AGENTS if agent_names == "roles" else tuple(f"agent_{i}" for i in range(len(AGENTS)))
         )
@@ -168,7 +180,12 @@ class RPPEnv:
             [rules.next_level(np.full_like(moves, level), moves) for level in levels]
         )
         self._moves: list[list[int]] = self._next_level.tolist()
-        self._scene = Scene(self.observer, rules, np.ascontiguousarray(tasks.candidates))
+        self._scene = Scene(
+            self.observer,
+            rules,
+            np.ascontiguousarray(tasks.candidates),
+            np.asarray(tasks.users, np.int64),
+        )
         self._items_shown = rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
         self._lengths = tasks.history_lengths
         self._positions = np.asarray(tasks.position, dtype=np.int64)
@@ -178,6 +195,7 @@ class RPPEnv:
         )
         self._calls = dict.fromkeys(("batches", "prompts", "prompt_tokens", "completion_tokens"), 0)
         self._rng: np.random.Generator | None = None
+        self._seed: int | None = None
         self._moment: Moment | None = None
         self._solo: Solo | None = None  # where play is after `step_one`, until arrays are needed
         self._last: Step | None = None
@@ -199,7 +217,7 @@ class RPPEnv:
         ranking: Literal["mean", "sequence"] = "mean",
         padded_actions: bool = False,
         agent_names: Literal["roles", "index"] = "roles",
-        seed: int = 0,
+        seed: int | None = None,
         **options: Any,
     ) -> RPPEnv:
         """Make an environment from names.
@@ -288,6 +306,20 @@ class RPPEnv:
         """The same of a state, which begins as an observation that hides nothing."""
         return self.observer.layout["step"]
 
+    identifiers = IDENTIFIERS
+    """Infos that name something, so that trainers do not average them."""
+
+    @property
+    def np_random_seed(self) -> int:
+        """Seed of the episodes being played: ``reset(seed=env.np_random_seed)`` repeats them.
+
+        The one that was last given to `reset`, else the constructor's, else one drawn at random.
+        Before the first reset it is the seed that this reset will use.
+        """
+        if self._seed is None:
+            self._seed = secrets.randbits(63) if self.seed is None else self.seed
+        return self._seed
+
     @property
     def playing(self) -> Ints:
         """(B,) task rows of the users at play; a copy."""
@@ -319,19 +351,26 @@ class RPPEnv:
         ----------
         seed : int, optional
             Starts the order of the users (and, under the paper's rules, of their candidates) anew.
-            Without it the walk through the users goes on.
+            Without it the walk through the users goes on; the first reset then uses the
+            constructor's seed or draws one (`np_random_seed`).
         options : mapping, optional
             ``"users"``: who plays, as task rows (int) or user tokens (str; a user's first draw).
             Any number, and the batch takes that size.
             ``"reset_mask"``: (B,) bool, begin only these users' episodes anew; the others go on.
-            Other keys are ignored, as PettingZoo asks.
 
         Returns
         -------
         (observations, infos)
-            (B, n, d) float32, and the keys of `Step.infos`, zeros for the users who begin.
+            (B, n, d) float32, and the keys of `Step.infos`: who plays, and zeros for the users who
+            begin.
+
+        Raises
+        ------
+        InvalidOption
+            For options that are unknown or wrong, and for a seed that is no integer of 0 or more.
         """
-        options = options or {}
+        options = known_options(options)
+        seed = None if seed is None else _as_seed(seed)
         mask = self._mask(options.get("reset_mask"))
         users = options.get("users")
         count = self._count if mask is None else int(mask.sum())
@@ -341,7 +380,7 @@ class RPPEnv:
                 f"reset_mask begins {count} episodes, but {len(chosen)} users are named"
             )
         if seed is not None or self._rng is None:
-            self._start(self.seed if seed is None else seed)
+            self._start(self.np_random_seed if seed is None else seed)
         rows = self._next(count) if chosen is None else chosen
         zeros = np.zeros(len(rows), np.int64)
         visit = self._visited(rows) if self._several else zeros
@@ -494,8 +533,8 @@ class RPPEnv:
                 seen[row] = seen.get(row, 0) + 1
         return visit
 
-    def _rows(self, users: Sequence[int | str]) -> Ints:
-        if isinstance(users, str) or not len(users):
+    def _rows(self, users: Any) -> Ints:
+        if not named_users(users):
             raise InvalidOption(
                 f"users must be a sequence of task rows or user tokens, not {users!r}"
             )
@@ -650,6 +689,45 @@ class RPPEnv:
         task = self.tasks.task(0)
         texts = [Prompt(task, c, 1).instructions for c in self.book.choose(grid.reshape(-1, 4))]
         return encode(self.encoder, texts)
+
+
+RESET_OPTIONS = ("users", "reset_mask")
+"""What `RPPEnv.reset` understands."""
+
+
+def known_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The options of a reset, or InvalidOption where one of them would have no effect."""
+    if options is None:
+        return {}
+    # PettingZoo's conformance suite resets with {"options": 1} and expects that nothing happens.
+    if unknown := [name for name in options if name not in (*RESET_OPTIONS, "options")]:
+        known = " and ".join(map(repr, RESET_OPTIONS))
+        raise InvalidOption(f"reset option {unknown[0]!r} is unknown; there are {known}")
+    return options
+
+
+def named_users(users: Any) -> int:
+    """How many users an option names; 0 where it is no sequence."""
+    if isinstance(users, str) or not isinstance(users, Collection):
+        return 0
+    return 0 if isinstance(users, np.ndarray) and users.ndim == 0 else len(users)
+
+
+def check_one_user(options: Mapping[str, Any] | None) -> None:
+    """Refuse reset options that name several users, for the environments that play one."""
+    if (count := named_users(known_options(options).get("users"))) > 1:
+        raise InvalidOption(f"this environment has one user; options name {count}")
+
+
+def _as_seed(seed: Any) -> int:
+    """`seed`, or InvalidOption where no generator of random numbers can begin with it."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InvalidOption(f"a seed is an integer of 0 or more, or None; got {seed!r}")
+    return number
 
 
 def _ended(vectors: NDArray[Any]) -> Floats:

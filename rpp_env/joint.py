@@ -7,6 +7,7 @@ of the model per step.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -16,11 +17,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rpp_env.core import RPPEnv, Step
+from rpp_env.core import RPPEnv, Step, check_one_user, known_options, named_users
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
 from rpp_env.recommenders.base import Recommender
-from rpp_env.rendering import RENDER_MODES, check_render_mode, render, show
+from rpp_env.rendering import RENDER_MODES, check_render_mode, picture, render, show
 from rpp_env.table import RewardTable
 
 __all__ = ["JointEnv", "JointVectorEnv"]
@@ -45,12 +46,12 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
     ----------
     dataset, model, split, **options
         As `RPPEnv.make` takes them.
-    render_mode : {"ansi", "human"}, optional
-        Give the picture of a step as text, or write it to the terminal at every step.
+    render_mode : {"ansi", "human", "rgb_array"}, optional
+        Return a step as text, write it to the terminal at every step, or return its picture.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - as gymnasium has it
-        "render_modes": RENDER_MODES,
+        "render_modes": list(RENDER_MODES),
         "render_fps": 1,
     }
 
@@ -65,23 +66,29 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
     ) -> None:
         if "num_envs" in options:
             raise InvalidOption("num_envs: gymnasium.make plays one user, gymnasium.make_vec many")
+        self.metadata = copy.deepcopy(self.metadata)  # wrappers append to its lists
         self.render_mode = check_render_mode(render_mode)
         self.core = RPPEnv.make(dataset, model, split, num_envs=1, **options)
         self.observation_space, self.action_space = _spaces(self.core)
 
     @property
+    def np_random_seed(self) -> int:
+        """See `RPPEnv.np_random_seed`."""
+        return self.core.np_random_seed
+
+    @property
     def last_step(self) -> Step | None:
-        """The last step of the core, with its prompt and what was said."""
+        """The last step of the core, with its prompt and the reply."""
         return self.core.last_step
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
         """Begin an episode; ``options={"users": [who]}`` names the user (a task row or token)."""
-        super().reset(seed=seed)
-        users = (options or {}).get("users")
-        if users is not None and len(users) != 1:
-            raise InvalidOption(f"this environment has one user; options name {len(users)}")
+        check_one_user(options)
+        # Gymnasium's own generator, which nothing here uses, begins with the seed of the users.
+        unseeded = seed is None and self._np_random is None
+        super().reset(seed=self.np_random_seed if unseeded else seed)
         _, infos = self.core.reset(seed, options)
         return self.core.state()[0], {name: values.item() for name, values in infos.items()}
 
@@ -103,8 +110,16 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
         """(sum of actions,) bool: the agents' masks side by side, as MaskablePPO takes them."""
         return _flat_masks(self.core)
 
-    def render(self) -> str | None:
-        """The last step as a text, returned (``"ansi"``) or written out (``"human"``)."""
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """The last step as text (``"ansi"``: returned, ``"human"``: written) or as a picture.
+
+        The picture (``"rgb_array"``) is `rpp_env.rendering.SIZE` pixels, uint8 (H, W, 3).
+
+        Raises
+        ------
+        ResetNeeded
+            Before the first reset.
+        """
         return show(self.core, self.render_mode)
 
 
@@ -122,11 +137,14 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
         step; the last observation and info are ``infos["final_obs"]`` and ``infos["final_info"]``.
         ``NEXT_STEP``: the next step ignores the actions and begins it (half of the calls under
         `RPPBandit-v0`). ``DISABLED``: `reset` with ``options={"reset_mask": mask}`` begins it.
-    render_mode : {"ansi"}, optional
-        Only so that `render` gives one text a user.
+    render_mode : {"ansi", "rgb_array"}, optional
+        `render` returns one text, or one picture, for each user.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012 - as gymnasium has it
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as gymnasium has it
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self,
@@ -146,9 +164,9 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
             raise InvalidOption(
                 f"autoreset_mode must be one of {modes}, not {autoreset_mode!r}"
             ) from None
-        self.render_mode = check_render_mode(render_mode, ("ansi",))
+        self.render_mode = check_render_mode(render_mode, self.metadata["render_modes"])
         self.core = RPPEnv.make(dataset, model, split, num_envs=num_envs, **options)
-        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.metadata = copy.deepcopy(self.metadata) | {"autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = _spaces(self.core)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -156,8 +174,13 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
         self._over = False
 
     @property
+    def np_random_seed(self) -> int:
+        """See `RPPEnv.np_random_seed`."""
+        return self.core.np_random_seed
+
+    @property
     def last_step(self) -> Step | None:
-        """The last step of the core, with its prompts and what was said."""
+        """The last step of the core, with its prompts and the replies."""
         return self.core.last_step
 
     def reset(
@@ -171,11 +194,13 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
             Where ``"users"`` names another number than `num_envs`, and for ``"reset_mask"`` under
             NEXT_STEP, where all users begin together.
         """
-        super().reset(seed=seed)
-        options = options or {}
+        options = dict(known_options(options))
+        # Gymnasium's own generator, which nothing here uses, begins with the seed of the users.
+        unseeded = seed is None and self._np_random is None
+        super().reset(seed=self.np_random_seed if unseeded else seed)
         users, mask = options.get("users"), options.get("reset_mask")
-        if mask is None and users is not None and len(users) != self.num_envs:
-            raise InvalidOption(f"{len(users)} users are named for num_envs={self.num_envs}")
+        if mask is None and (count := named_users(users)) not in (0, self.num_envs):
+            raise InvalidOption(f"{count} users are named for num_envs={self.num_envs}")
         if mask is not None and self.autoreset_mode is AutoresetMode.NEXT_STEP:
             raise InvalidOption("reset_mask needs autoreset_mode DISABLED or SAME_STEP")
         _, infos = self.core.reset(seed, options)
@@ -214,10 +239,19 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
         """(num_envs, sum of actions) bool, as MaskablePPO takes them."""
         return np.tile(_flat_masks(self.core), (self.num_envs, 1))
 
-    def render(self) -> tuple[str, ...] | None:
-        """The last step of every user as a text."""
+    def render(self) -> tuple[str, ...] | tuple[NDArray[np.uint8], ...] | None:
+        """The last step of every user, as texts or as pictures.
+
+        Raises
+        ------
+        ResetNeeded
+            Before the first reset.
+        """
         if self.render_mode is None:
+            show(self.core, None)
             return None
+        if self.render_mode == "rgb_array":
+            return tuple(picture(self.core, user) for user in range(self.num_envs))
         return tuple(render(self.core, user) for user in range(self.num_envs))
 
 

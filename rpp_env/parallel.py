@@ -8,7 +8,8 @@ observations           ``Box(-1, 1, (152,), float32)``, see `rpp_env.observation
 reward                 NDCG@10 of the user's next item, in [0, 1], the same for all agents
 end                    truncated after `max_cycles` steps; terminated where that is 1
 state                  ``state()``, ``state_space``: ``Box(-1, 1, (167,), float32)``
-render modes           ``"ansi"`` and ``"human"``
+infos                  numbers, the same keys at reset and step; ``user`` says who plays
+render modes           ``"ansi"``, ``"human"`` and ``"rgb_array"``
 =====================  ===========================================================================
 
 With ``padded_actions=True`` all agents have nine actions; ``infos[agent]["action_mask"]`` (int8,
@@ -20,6 +21,7 @@ Versions: v0, first release.
 
 from __future__ import annotations
 
+import copy
 import operator
 from typing import Any, cast
 
@@ -27,10 +29,11 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Space
 from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils.conversions import parallel_to_aec
+from pettingzoo.utils.conversions import parallel_to_aec_wrapper
+from pettingzoo.utils.wrappers import OrderEnforcingWrapper
 from pettingzoo.utils.wrappers.base_parallel import BaseParallelWrapper
 
-from rpp_env.core import RPPEnv, Step
+from rpp_env.core import RPPEnv, Step, check_one_user
 from rpp_env.errors import InvalidAction, InvalidOption
 from rpp_env.models.base import LanguageModel
 from rpp_env.recommenders.base import Recommender
@@ -50,13 +53,18 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
     ----------
     core : RPPEnv
         With ``num_envs=1``.
-    render_mode : {"ansi", "human"}, optional
-        Give the picture of a step as text, or write it to the terminal at every step.
+    render_mode : {"ansi", "human", "rgb_array"}, optional
+        Return a step as text, write it to the terminal at every step, or return its picture.
+
+    Attributes
+    ----------
+    observation_spaces, action_spaces : dict of str to Space
+        What `observation_space` and `action_space` give for each agent.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - PettingZoo declares it as an instance's
         "name": "rpp_v0",
-        "render_modes": RENDER_MODES,
+        "render_modes": list(RENDER_MODES),
         "render_fps": 1,
         "is_parallelizable": True,
     }
@@ -67,40 +75,44 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
                 f"a parallel environment has one user; this core plays {core.num_envs}"
             )
         self.core = core
+        self.metadata = copy.deepcopy(self.metadata)  # wrappers append to its lists
         self.render_mode = check_render_mode(render_mode)
         self.max_cycles = core.max_cycles
         self.possible_agents = list(core.agents)
         self.agents: list[str] = []
         self.state_space = Box(-1.0, 1.0, (core.state_width,), np.float32)
-        self._observation_spaces: dict[str, Space[Observation]] = {
+        self.observation_spaces: dict[str, Space[Observation]] = {
             agent: Box(-1.0, 1.0, (core.observation_width,), np.float32)
             for agent in self.possible_agents
         }
-        self._action_spaces: dict[str, Space[Any]] = {
+        self.action_spaces: dict[str, Space[Any]] = {
             agent: Discrete(int(n))
             for agent, n in zip(self.possible_agents, core.nvec, strict=True)
         }
 
     def observation_space(self, agent: str) -> Space[Observation]:
         """The same object at every call."""
-        return self._observation_spaces[agent]
+        return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Space[int]:
         """The same object at every call."""
-        return self._action_spaces[agent]
+        return self.action_spaces[agent]
+
+    @property
+    def np_random_seed(self) -> int:
+        """See `RPPEnv.np_random_seed`."""
+        return self.core.np_random_seed
 
     @property
     def last_step(self) -> Step | None:
-        """The last step of the core, with its prompt and what was said."""
+        """The last step of the core, with its prompt and the reply."""
         return self.core.last_step
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Observation], Infos]:
         """Begin an episode; ``options={"users": [who]}`` names the user (a task row or token)."""
-        users = (options or {}).get("users")
-        if users is not None and len(users) != 1:
-            raise InvalidOption(f"a parallel environment has one user; options name {len(users)}")
+        check_one_user(options)
         observations, infos = self.core.reset(seed, options)
         self.agents = self.possible_agents[:]
         return self._split(observations[0]), self._infos({k: v.item() for k, v in infos.items()})
@@ -108,7 +120,25 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
     def step(
         self, actions: dict[str, int]
     ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], Infos]:
-        """One action of every agent; after the last step nobody is left in `agents`."""
+        """One action of every agent; after the last step nobody is left in `agents`.
+
+        Where nobody is left, or nobody began, ``step({})`` returns five empty dictionaries, as
+        PettingZoo's environments do.
+
+        Raises
+        ------
+        InvalidAction
+            For actions that are missing, unknown, or of agents that do not exist.
+        ResetNeeded
+            For actions before the first reset and after the last step.
+        """
+        if not actions and not self.agents:
+            return {}, {}, {}, {}, {}
+        if unknown := actions.keys() - self.action_spaces.keys():
+            raise InvalidAction(
+                f"step() got an action from {min(unknown, key=str)!r}, which is no agent; "
+                f"the agents are {', '.join(self.possible_agents)}"
+            )
         solo = self.core.step_one([self._action(actions, agent) for agent in self.possible_agents])
         over, bandit = solo.over, self.core.rules.bandit
         if over:
@@ -128,8 +158,16 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
         state: Observation = self.core.state()[0]
         return state
 
-    def render(self) -> str | None:
-        """The last step as a text, returned (``"ansi"``) or written out (``"human"``)."""
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """The last step as text (``"ansi"``: returned, ``"human"``: written) or as a picture.
+
+        The picture (``"rgb_array"``) is `rpp_env.rendering.SIZE` pixels, uint8 (H, W, 3).
+
+        Raises
+        ------
+        ResetNeeded
+            Before the first reset.
+        """
         return show(self.core, self.render_mode)
 
     def close(self) -> None:
@@ -159,7 +197,8 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
 class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
     """Observations ``{"observation": vector, "action_mask": int8}``, for libraries that look there.
 
-    Without `padded_actions` the masks are all ones.
+    RLlib's action-masking modules and Tianshou read masks from there. Without `padded_actions` the
+    masks are all ones.
     """
 
     def __init__(self, env: ParallelEnv[str, Observation, int]) -> None:
@@ -171,7 +210,7 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
                 env.possible_agents, core.action_masks(), core.nvec, strict=True
             )
         }
-        self._spaces = {
+        self.observation_spaces: dict[str, Space[Any]] = {
             agent: Dict(
                 {
                     "observation": env.observation_space(agent),
@@ -181,9 +220,9 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
             for agent, mask in self._masks.items()
         }
 
-    def observation_space(self, agent: str) -> Dict:
+    def observation_space(self, agent: str) -> Space[Any]:
         """The same object at every call."""
-        return self._spaces[agent]
+        return self.observation_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -210,6 +249,20 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
         }
 
 
+class RPPAECEnv(parallel_to_aec_wrapper[str, Observation, int]):
+    """The agents of an `RPPParallelEnv` one after the other; `env` makes one from names."""
+
+    @property
+    def np_random_seed(self) -> int:
+        """See `RPPEnv.np_random_seed`."""
+        return cast("RPPParallelEnv", self.env).np_random_seed
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last step of the core, with its prompt and the reply."""
+        return cast("RPPParallelEnv", self.env).last_step
+
+
 def parallel_env(
     dataset: str | Any = "movieworld",
     model: str | LanguageModel | Recommender | RewardTable = "embedded",
@@ -224,7 +277,7 @@ def parallel_env(
     ----------
     dataset, model, split, **options
         As `RPPEnv.make` takes them (``rules="RPPBandit-v0"``, ``max_cycles=3``, ...).
-    render_mode : {"ansi", "human"}, optional
+    render_mode : {"ansi", "human", "rgb_array"}, optional
         How `render` shows a step.
     """
     return RPPParallelEnv(RPPEnv.make(dataset, model, split, **_one_user(options)), render_mode)
@@ -240,11 +293,12 @@ def raw_env(
 ) -> AECEnv[str, Observation, int]:
     """The agents one after the other: a PettingZoo `AECEnv` around `parallel_env`."""
     made = parallel_env(dataset, model, split, render_mode=render_mode, **options)
-    return cast("AECEnv[str, Observation, int]", parallel_to_aec(cast("Any", made)))
+    aec: Any = RPPAECEnv(cast("Any", made))
+    return cast("AECEnv[str, Observation, int]", OrderEnforcingWrapper(aec))
 
 
 env = raw_env
-"""The same: `parallel_to_aec` already enforces the order of calls, and illegal actions raise."""
+"""The same: the order of calls is enforced already, and illegal actions raise."""
 
 
 def _one_user(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What a step looks like to a person: the prompt, the reply, and where the target landed.
 
-Each agent has a colour, in which its choice and its part of the prompt are written. Colours are
-plain ANSI codes; with the environment variable ``NO_COLOR`` there are none. Nothing else in a
-picture can steer a terminal: ids, titles and replies go through `rpp_env.text.printable`.
+Each agent has a colour, in which its choice and its part of the prompt are written. As text,
+colours are plain ANSI codes; with the environment variable ``NO_COLOR`` there are none. Nothing
+else in it can steer a terminal: ids, titles and replies go through `rpp_env.text.printable`. As a
+picture, the same lines are drawn on a page of fixed size, so that wrappers can record videos.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rpp_env.errors import InvalidOption
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.errors import InvalidOption, MissingExtra, ResetNeeded
 from rpp_env.patterns import AGENTS
 from rpp_env.prompts import Prompt
 from rpp_env.text import printable
@@ -22,14 +30,29 @@ if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
     from rpp_env.task import Ranking, RankingTask
 
-__all__ = ["RENDER_MODES", "check_render_mode", "render", "show"]
+__all__ = ["RENDER_MODES", "SIZE", "check_render_mode", "picture", "render", "show"]
 
-RENDER_MODES = ["ansi", "human"]
-"""``"ansi"`` returns a text, ``"human"`` writes it to the terminal."""
+RENDER_MODES = ("ansi", "human", "rgb_array")
+"""``"ansi"`` returns a text, ``"human"`` writes it to the terminal, ``"rgb_array"`` draws it."""
+
+SIZE = (1280, 960)
+"""Width and height of a picture in pixels: even numbers, as video codecs want them."""
 
 COLOURS = dict(zip(AGENTS, (35, 36, 33, 32), strict=True))  # magenta, cyan, yellow, green
 BOLD, FAINT, TARGET = "1", "2", "1;7"
 WIDTH = 88
+
+Span = tuple[str, int | str | None]
+"""A text and the ANSI code that it is written in."""
+Line = list[Span]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title and what stands below it."""
+
+    title: str
+    lines: list[Line]
 
 
 def check_render_mode(mode: str | None, allowed: Sequence[str] = RENDER_MODES) -> str | None:
@@ -41,16 +64,25 @@ def check_render_mode(mode: str | None, allowed: Sequence[str] = RENDER_MODES) -
     return mode
 
 
-def show(env: RPPEnv, mode: str | None) -> str | None:
-    """The last step of the first user: returned (``"ansi"``), written out (``"human"``), or not."""
+def show(env: RPPEnv, mode: str | None) -> str | NDArray[np.uint8] | None:
+    """The last step of the first user: returned (``"ansi"``, ``"rgb_array"``) or written out.
+
+    Raises
+    ------
+    ResetNeeded
+        Before the first reset.
+    """
     if mode is None:
+        _check_begun(env)
         return None
-    picture = render(env)
+    if mode == "rgb_array":
+        return picture(env)
+    text = render(env)
     if mode == "ansi":
-        return picture
+        return text
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     # A terminal that knows no frames and bars gets their names.
-    sys.stdout.write(picture.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     return None
 
 
@@ -63,20 +95,38 @@ def render(env: RPPEnv, user: int = 0) -> str:
         After a reset. Before the first step the task alone is shown.
     user : int
         Place in the batch.
+
+    Raises
+    ------
+    ResetNeeded
+        Before the first reset.
     """
     paint = _plain if "NO_COLOR" in os.environ else _paint
+    lines = []
+    for section in _sections(env, user):
+        lines.append(_rule(paint, section.title))
+        lines += ["".join(paint(text, code) for text, code in line) for line in section.lines]
+    return "\n".join([*lines, ""])
+
+
+def _check_begun(env: RPPEnv) -> None:
+    if not len(env.playing):
+        raise ResetNeeded("render() before the first reset(): call reset() to begin")
+
+
+def _sections(env: RPPEnv, user: int) -> list[Section]:
+    """What there is to show: the choices, the prompt, the reply, the reward; first only a task."""
+    _check_begun(env)
     step = env.last_step
     if step is None:
         task = env.tasks.task(int(env.playing[user]))
         last = printable(task.history[-1])
-        return "\n".join(
-            [
-                _rule(paint, f"{env.rules.id}  user {printable(task.user)}  nothing asked yet"),
-                f"{len(task.history)} items of history, the last one {last!r}",
-                f"{len(task.candidates)} candidates",
-                "",
-            ]
+        about = (
+            f"{len(task.history)} items of history, the last one {last!r}",
+            f"{len(task.candidates)} candidates",
         )
+        title = f"{env.rules.id}  user {printable(task.user)}  nothing asked yet"
+        return [Section(title, [[(text, None)] for text in about])]
     infos = {name: values[user].item() for name, values in step.infos.items()}
     task = env.tasks.task(int(step.rows[user]))
     (choice,) = env.book.choose(step.actions[user : user + 1])
@@ -89,33 +139,32 @@ def render(env: RPPEnv, user: int = 0) -> str:
     sent = (prompt.choice.role, shown, prompt.choice.reasoning, prompt.choice.output)
     K = str(len(task.candidates))
     when = f"step {step.clock[user]} of {env.max_cycles}"
-    lines = [_rule(paint, f"{env.rules.id}  user {printable(task.user)}  {when}")]
+    choices: list[Line] = []
     for agent, action, said, new in zip(AGENTS, actions, options, sent, strict=True):
         rows = [(f"{agent:<20}{action}  ", said)]
         if new and new != said:  # an empty one is the role that there is not
             rows.append((f"{'rewritten':>20}   ", new))
-        lines += [
-            paint(left, BOLD) + paint(printable(text.replace("{k}", K)), COLOURS[agent])
+        choices += [
+            [(left, BOLD), (printable(text.replace("{k}", K)), COLOURS[agent])]
             for left, text in rows
         ]
-    title = "prompt"
+    asked = "prompt"
     if env.rewrite is not None:
-        title += f"  {infos['rewritten']} rewritten, {infos['rewrite_fallbacks']} rewrites refused"
-    lines += [_rule(paint, title), _prompt(paint, prompt)]
+        asked += f"  {infos['rewritten']} rewritten, {infos['rewrite_fallbacks']} rewrites refused"
     if ranking is None:
-        lines.append(_rule(paint, "replayed from a table, which keeps orders and no words"))
+        reply = Section("replayed from a table, which keeps orders and no words", [])
     else:
         cost = f"{ranking.prompt_tokens} + {ranking.completion_tokens} tokens"
-        lines += [_rule(paint, f"reply  {cost}"), _reply(paint, ranking, prompt.task)]
-    lines += [
-        _rule(paint, "what it was worth"),
-        _verdict(paint, infos, prompt, step.rewards[user]),
-        "",
+        reply = Section(f"reply  {cost}", _reply(ranking, prompt.task))
+    return [
+        Section(f"{env.rules.id}  user {printable(task.user)}  {when}", choices),
+        Section(asked, _prompt(prompt)),
+        reply,
+        Section("what it was worth", _verdict(infos, prompt, step.rewards[user])),
     ]
-    return "\n".join(lines)
 
 
-def _prompt(paint: _Paint, prompt: Prompt) -> str:
+def _prompt(prompt: Prompt) -> list[Line]:
     """The text as it was sent, its parts in the colours of their agents, the target marked."""
     choice, K = prompt.choice, str(len(prompt.task.candidates))
     part = {
@@ -127,43 +176,49 @@ def _prompt(paint: _Paint, prompt: Prompt) -> str:
             (choice.output, "output_format"),
         )
     }
-    painted = []
+    painted: list[Line] = []
     for paragraph in printable(prompt.text).split("\n\n"):
         lines = paragraph.split("\n")
         colour = part.get(lines[0])
-        if colour is None:  # the candidates, which no agent touches
-            mark = f". {printable(prompt.task.target)}"
-            lines = [paint(line, TARGET) if line.endswith(mark) else line for line in lines]
-        else:
-            lines = [paint(line, colour) for line in lines]
-        painted.append("\n".join(lines))
-    return "\n\n".join(painted)
+        mark = f". {printable(prompt.task.target)}"
+        for line in lines:
+            # No agent touches the candidates.
+            target = TARGET if line.endswith(mark) else None
+            painted.append([(line, target if colour is None else colour)])
+        painted.append([])
+    return painted[:-1]
 
 
-def _reply(paint: _Paint, ranking: Ranking, task: RankingTask) -> str:
+def _reply(ranking: Ranking, task: RankingTask) -> list[Line]:
     if not ranking.text.strip():
-        return paint("(nothing was said)", FAINT)
+        return [[("(nothing was said)", FAINT)]]
     # A title that goes on is another one: "The River" is not "The River II".
     title = re.compile(rf"(?<!\w){re.escape(printable(task.target))}(?!\s?\w)")
     number = str(task.position + 1)
-    return "\n".join(
-        paint(line, TARGET) if title.search(line) or line.strip() == number else line
+    return [
+        [(line, TARGET if title.search(line) or line.strip() == number else None)]
         for line in printable(ranking.text).rstrip("\n").split("\n")
-    )
+    ]
 
 
-def _verdict(paint: _Paint, infos: dict[str, float], prompt: Prompt, reward: float) -> str:
+def _verdict(infos: dict[str, float], prompt: Prompt, reward: float) -> list[Line]:
     target, K = printable(prompt.task.target), len(prompt.task.candidates)
     place = f"was ranked {infos['rank']} of {K}" if infos["rank"] else "was not named"
     said = "all candidates named" if infos["named"] == K else f"{infos['named']} of {K} named"
     if infos["trimmed"]:
         said += f", {infos['trimmed']} history items left out to fit"
     filled = round(20 * reward)
-    bar = paint("█" * filled, COLOURS["output_format"]) + paint("░" * (20 - filled), FAINT)
-    return (
-        f"{paint(target, TARGET)}, shown as number {prompt.task.position + 1}, {place}; {said}\n"
-        f"NDCG@10 {paint(f'{reward:.3f}', BOLD)}  {bar}"
-    )
+    where = f", shown as number {prompt.task.position + 1}, {place}; {said}"
+    return [
+        [(target, TARGET), (where, None)],
+        [
+            ("NDCG@10 ", None),
+            (f"{reward:.3f}", BOLD),
+            ("  ", None),
+            ("█" * filled, COLOURS["output_format"]),
+            ("░" * (20 - filled), FAINT),
+        ],
+    ]
 
 
 class _Paint:
@@ -172,8 +227,10 @@ class _Paint:
     def __init__(self, coloured: bool) -> None:
         self.coloured = coloured
 
-    def __call__(self, text: str, code: int | str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.coloured and text else text
+    def __call__(self, text: str, code: int | str | None) -> str:
+        if code is None or not self.coloured or not text:
+            return text
+        return f"\x1b[{code}m{text}\x1b[0m"
 
 
 _paint, _plain = _Paint(True), _Paint(False)
@@ -181,3 +238,150 @@ _paint, _plain = _Paint(True), _Paint(False)
 
 def _rule(paint: _Paint, title: str) -> str:
     return paint(f"── {title} {'─' * max(3, WIDTH - len(title) - 4)}", FAINT)
+
+
+# The picture
+
+_FONT_SIZE, _LINE, _MARGIN = 13, 17, 20
+_PAPER, _INK, _GREY, _RULE = "#ffffff", "#1f2430", "#6b7280", "#cbd5e1"
+_ON_PAPER = {
+    None: _INK,
+    BOLD: _INK,
+    FAINT: _GREY,
+    TARGET: _PAPER,
+    COLOURS["role_playing"]: "#a21caf",
+    COLOURS["history_records"]: "#0e7490",
+    COLOURS["reasoning_guidance"]: "#a16207",
+    COLOURS["output_format"]: "#15803d",
+}
+
+
+def picture(env: RPPEnv, user: int = 0) -> NDArray[np.uint8]:
+    """The last step of one user as a picture: the prompt on the left, the rest on the right.
+
+    Lines that are too long are wrapped; where a part has more lines than fit, it says how many are
+    left out. Scripts that DejaVu Sans Mono lacks, such as Chinese, appear as boxes.
+
+    Parameters
+    ----------
+    env, user
+        As `render` takes them.
+
+    Returns
+    -------
+    uint8 (H, W, 3)
+        RGB, of the size `SIZE`.
+
+    Raises
+    ------
+    ResetNeeded
+        Before the first reset.
+    MissingExtra
+        Without matplotlib, whose font is used, and Pillow, which comes with it.
+    """
+    head, *rest = _sections(env, user)
+    fonts = _fonts()
+    from PIL import Image, ImageDraw
+
+    width, height = SIZE
+    column = (width - 3 * _MARGIN) // 2
+    sheet = Image.new("RGB", SIZE, _PAPER)
+    page = _Page(ImageDraw.Draw(sheet), fonts, column)
+    left, right = _MARGIN, 2 * _MARGIN + column
+    top, bottom = _MARGIN, height - _MARGIN
+    if not rest:
+        page.write(head, left, top, bottom)
+    else:
+        prompt, reply, worth = rest
+        page.write(prompt, left, top, bottom)
+        foot = bottom - page.height(worth)
+        below = page.write(head, right, top, foot)
+        page.write(reply, right, below + _LINE, foot - _LINE)
+        page.write(worth, right, foot, bottom)
+    return np.array(sheet)
+
+
+@lru_cache
+def _fonts() -> tuple[Any, Any]:
+    """Plain and bold letters of one width."""
+    try:
+        import matplotlib as mpl
+        from PIL import ImageFont
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "agents") from error
+    folder = Path(mpl.get_data_path(), "fonts", "ttf")
+    plain, bold = (
+        ImageFont.truetype(folder / name, _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+        for name in ("DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf")
+    )
+    return plain, bold
+
+
+class _Page:
+    """Writes sections onto a picture, in columns of letters of one width."""
+
+    def __init__(self, draw: Any, fonts: tuple[Any, Any], width: int) -> None:
+        self.draw, self.width = draw, width
+        self.plain, self.bold = fonts
+        self.advance: float = self.plain.getlength("m")
+        self.columns = int(width // self.advance)
+
+    def height(self, section: Section) -> int:
+        """Pixels that a section takes where nothing is left out."""
+        return _LINE * (1 + sum(1 for _ in self.wrapped(section.lines)))
+
+    def write(self, section: Section, x: int, y: int, bottom: int) -> int:
+        """Write a section from `y` down to `bottom` at most; where it ends."""
+        self.draw.text((x, y), section.title, font=self.bold, fill=_GREY)
+        after = x + self.advance * (len(section.title) + 1)
+        middle = y + _LINE // 2
+        if after < x + self.width:
+            self.draw.line((after, middle, x + self.width, middle), fill=_RULE)
+        y += _LINE
+        lines, room = list(self.wrapped(section.lines)), (bottom - y) // _LINE
+        if len(lines) > room:
+            kept = max(0, room - 1)
+            lines = [*lines[:kept], [(f"... {len(lines) - kept} more lines", FAINT)]]
+        for line in lines:
+            at: float = x
+            for text, code in line:
+                font = self.bold if code in (BOLD, TARGET) else self.plain
+                if code == TARGET:
+                    box = (at, y, at + self.advance * _columns(text), y + _LINE - 1)
+                    self.draw.rectangle(box, fill=_INK)
+                self.draw.text((at, y), text, font=font, fill=_ON_PAPER[code])
+                at += self.advance * _columns(text)
+            y += _LINE
+        return y
+
+    def wrapped(self, lines: Sequence[Line]) -> Iterator[Line]:
+        """The same lines, none longer than a column is wide; they break between words."""
+        for line in lines:
+            row: Line = []
+            used = 0
+            for text, code in line:
+                for word in self.words(text):
+                    if used + _columns(word) > self.columns:
+                        yield row
+                        row, used = [], 0
+                        if word.isspace():
+                            continue
+                    row.append((word, code))
+                    used += _columns(word)
+            yield row
+
+    def words(self, text: str) -> Iterator[str]:
+        """Words and the spaces between them, none wider than a column."""
+        # Line breaks inside a text, and letters that cannot be drawn, become spaces.
+        drawn = "".join(letter if letter.isprintable() else " " for letter in text)
+        for word in re.findall(r"\s+|\S+", drawn):
+            if _columns(word) <= self.columns:
+                yield word
+            else:
+                size = self.columns // 2  # in letters of two places
+                yield from (word[i : i + size] for i in range(0, len(word), size))
+
+
+def _columns(text: str) -> int:
+    """How many letters wide a text is; those of East Asia take two places."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

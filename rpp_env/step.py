@@ -21,7 +21,18 @@ from rpp_env.prompts import Prompt
 from rpp_env.rules import Rules
 from rpp_env.task import Ranking
 
-__all__ = ["COUNTS", "METRICS", "NUMBERS", "Answer", "Answers", "Moment", "Scene", "Solo", "Step"]
+__all__ = [
+    "COUNTS",
+    "IDENTIFIERS",
+    "METRICS",
+    "NUMBERS",
+    "Answer",
+    "Answers",
+    "Moment",
+    "Scene",
+    "Solo",
+    "Step",
+]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -38,7 +49,9 @@ COUNTS = (
     "rewritten",
     "rewrite_fallbacks",
 )
-_KEYS = (*METRICS, *COUNTS)
+IDENTIFIERS = ("user",)
+"""Infos that name something: their numbers have no order, and their mean has no meaning."""
+_KEYS = (*METRICS, *COUNTS, *IDENTIFIERS)
 _REWARD = METRICS.index("ndcg@10")
 _NO_ORDER = np.zeros(0, np.int64)
 
@@ -79,11 +92,14 @@ class Scene:
     rules : Rules
     candidates : (T, K) int32 array
         Item rows of the tasks' candidates.
+    users : (T,) int64 array
+        Each task's user, as a row of the dataset's `user_tokens`.
     """
 
     observer: Observer
     rules: Rules
     candidates: NDArray[np.int32]
+    users: Ints
 
     @cached_property
     def metrics(self) -> NDArray[np.float64]:
@@ -186,18 +202,20 @@ class Moment:
         return self.scene.observer.state(self.shared, self.actions)
 
     def infos(self) -> dict[str, NDArray[Any]]:
-        """(B,) arrays, fresh: `METRICS` and `COUNTS`; zeros before a user's first step."""
+        """(B,) arrays, fresh: `METRICS`, `COUNTS` (zeros before a user's first step), the user."""
         count, answer = len(self.rows), self.answer
+        users = self.scene.users.take(self.rows)
         if answer is None:
             return {
                 **{name: np.zeros(count) for name in METRICS},
                 **{name: np.zeros(count, np.int64) for name in COUNTS},
+                "user": users,
             }
         rank, named, trimmed, asked, said = np.ascontiguousarray(answer.numbers.T, np.int64)
         masked = np.zeros(count, np.int64) if self.masked is None else self.masked.copy()
         edited = np.zeros((count, 2), np.int64) if self.edited is None else self.edited
         counts = (rank, named, self.wanted - trimmed, asked, said, trimmed, masked)
-        values = (*self.scene.metrics.take(rank, axis=1), *counts, *edited.T.copy())
+        values = (*self.scene.metrics.take(rank, axis=1), *counts, *edited.T.copy(), users)
         return dict(zip(_KEYS, values, strict=True))
 
     def begun(self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, start: int) -> Moment:
@@ -351,7 +369,7 @@ class Solo:
         shown = self.wanted - trimmed
         counts = (rank, named, shown, asked, said, trimmed, self.masked, *self.edited)
         metrics = self.scene.metrics_by_rank[rank]
-        return dict(zip(_KEYS, (*metrics, *counts), strict=True))
+        return dict(zip(_KEYS, (*metrics, *counts, self.scene.users.item(self.row)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -396,7 +414,8 @@ class Step:
         Metrics of the ranking (labels: no policy should read them), ``rank`` of the target (0: not
         named), candidates ``named``, history items ``shown``, tokens, history items ``trimmed`` to
         fit the model's context, ``masked_actions`` (choices that ``a % n`` had to map), sentences
-        that were ``rewritten``, and ``rewrite_fallbacks`` (whose rewrites were of no use).
+        that were ``rewritten``, ``rewrite_fallbacks`` (whose rewrites were of no use), and the
+        ``user``, a row of ``env.tasks.dataset.user_tokens``.
         """
         return self._moment.infos()
 

@@ -29,7 +29,7 @@ from rpp_env import (
     TableMismatch,
     UnknownDataset,
 )
-from rpp_env.core import COUNTS, METRICS
+from rpp_env.core import COUNTS, IDENTIFIERS, METRICS
 from rpp_env.data import UserSplit, training_interactions
 from rpp_env.embeddings import fit_embeddings
 from rpp_env.metrics import ndcg
@@ -75,11 +75,11 @@ def test_what_reset_and_step_give() -> None:
     assert env.state().shape == (4, env.state_width)
     assert step.rewards.dtype == np.float64
     assert step.rewards.shape == step.terminated.shape == step.truncated.shape == (4,)
-    assert list(infos) == list(step.infos) == [*METRICS, *COUNTS]
+    assert list(infos) == list(step.infos) == [*METRICS, *COUNTS, *IDENTIFIERS]
     for name in infos:
         assert infos[name].shape == step.infos[name].shape == (4,)
         assert infos[name].dtype == step.infos[name].dtype
-        assert not infos[name].any()
+        assert name in IDENTIFIERS or not infos[name].any()
     assert env.agents == AGENTS
     assert env.nvec.tolist() == [5, 5, 9, 5]
 
@@ -319,8 +319,9 @@ def test_a_mask_resets_some_and_lets_the_others_go_on() -> None:
     assert np.array_equal(env.state()[~mask], state[~mask])
     assert np.array_equal(observations[~mask, 0, :135], state[~mask, :135])
     for name in begun:
-        assert not begun[name][mask].any()
         assert np.array_equal(begun[name][~mask], infos[name][~mask])
+        if name not in IDENTIFIERS:
+            assert not begun[name][mask].any()
     step = env.step([PLAIN] * 4)
     assert step.clock.tolist() == [1, 2, 1, 2]
     assert step.infos["shown"].tolist() == [3, 8, 3, 8]
@@ -356,8 +357,19 @@ def test_masks_that_make_no_sense_are_refused() -> None:
         env.reset(options={"reset_mask": np.array([1, 0, 0, 0], bool), "users": [1, 2]})
 
 
-def test_unknown_reset_options_are_ignored() -> None:
-    make().reset(seed=0, options={"options": 1})
+@pytest.mark.parametrize("wrong", ["user", "reset_masks", "seed", ""])
+def test_unknown_reset_options_are_refused(wrong: str) -> None:
+    env = make()
+    with pytest.raises(InvalidOption, match=f"{wrong!r} is unknown; there are 'users' and 'reset_"):
+        env.reset(seed=0, options={wrong: [1]})
+    assert env.last_step is None
+    env.reset(seed=0, options={"options": 1})  # what PettingZoo's conformance suite does
+
+
+@pytest.mark.parametrize("users", [3, "u00001", [], None.__class__, np.array(2)])
+def test_users_that_are_no_sequence_are_refused(users: Any) -> None:
+    with pytest.raises(InvalidOption, match="users must be a sequence"):
+        make().reset(options={"users": users})
 
 
 def test_max_users_are_always_the_same_ones() -> None:

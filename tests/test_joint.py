@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
 from rpp_env import InvalidAction, InvalidOption, JointEnv, JointVectorEnv, ResetNeeded, RPPEnv
+from rpp_env.core import IDENTIFIERS
 from rpp_env.models import Reply, Request, ScriptedModel, echo
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100}
@@ -75,8 +76,10 @@ def test_pictures() -> None:
     pictures = many.render()
     assert pictures is not None
     assert len(set(pictures)) == 3
-    assert vector().render() is None
-    with pytest.raises(InvalidOption, match="one of ansi, not 'human'"):
+    silent = vector()
+    silent.reset()
+    assert silent.render() is None
+    with pytest.raises(InvalidOption, match="one of ansi, rgb_array, not 'human'"):
         vector(render_mode="human")
 
 
@@ -131,8 +134,9 @@ def test_same_step() -> None:
             assert infos["_final_info"].all()
             for name, values in step.infos.items():
                 assert np.array_equal(infos["final_info"][name], values)
-                assert not infos[name].any()
+                assert name in IDENTIFIERS or not infos[name].any()
             core.reset()
+            assert np.array_equal(infos["user"], core.tasks.users[core.playing])
         assert np.array_equal(observations, core.state())
 
 

@@ -15,10 +15,12 @@ from rpp_env import (
     ActionMaskInObservation,
     InvalidAction,
     InvalidOption,
+    JointEnv,
+    JointVectorEnv,
     ResetNeeded,
     ScriptedModel,
 )
-from rpp_env.core import COUNTS, METRICS
+from rpp_env.core import COUNTS, IDENTIFIERS, METRICS
 from rpp_env.models import echo, silent
 from rpp_env.parallel import RPPParallelEnv
 from rpp_env.patterns import AGENTS
@@ -50,7 +52,7 @@ def test_an_episode() -> None:
     for _ in range(5):
         assert env.agents == list(AGENTS)
         assert set(observations) == set(infos) == set(AGENTS)
-        assert list(infos[AGENTS[0]]) == [*METRICS, *COUNTS]
+        assert list(infos[AGENTS[0]]) == [*METRICS, *COUNTS, *IDENTIFIERS]
         observations, rewards, terminated, truncated, infos = env.step(ACTIONS)
         assert len(set(rewards.values())) == 1
         assert all(type(reward) is float for reward in rewards.values())
@@ -241,12 +243,92 @@ def test_human_is_written_out_at_every_step(capsys: pytest.CaptureFixture[str]) 
     assert plain(capsys.readouterr().out) == out
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before reset", "after the end"])
+def test_no_actions_of_nobody_are_a_step_of_nobody(begun: bool) -> None:
+    env = make(rules="RPPBandit-v0")
+    if begun:
+        env.reset()
+        env.step(ACTIONS)
+    assert env.step({}) == ({}, {}, {}, {}, {})
+    assert env.agents == []
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.step(ACTIONS)
+
+
+def test_no_actions_of_agents_at_play_are_refused() -> None:
+    env = make()
+    env.reset()
+    with pytest.raises(InvalidAction, match="'role_playing' gave None"):
+        env.step({})
+
+
+def test_actions_of_agents_that_do_not_exist_are_refused() -> None:
+    env = make(ScriptedModel(lambda _: pytest.fail("asked")))
+    env.reset(seed=0)
+    for name in ("role", "agent_0", 3):
+        actions: Any = {**ACTIONS, name: 0}
+        with pytest.raises(InvalidAction, match=f"{name!r}, which is no agent; .*role_playing, hi"):
+            env.step(actions)
+
+
+def test_spaces_are_public_by_name() -> None:
+    env = make(padded_actions=True)
+    for face in (env, ActionMaskInObservation(env)):
+        assert list(face.observation_spaces) == list(face.action_spaces) == list(AGENTS)
+        for agent in AGENTS:
+            assert face.observation_spaces[agent] is face.observation_space(agent)
+            assert face.action_spaces[agent] is face.action_space(agent)
+
+
+def test_nobody_shares_lists_of_metadata() -> None:
+    one, joint, many = (
+        make(),
+        JointEnv(model=echo(), **SMALL),
+        JointVectorEnv(model=echo(), **SMALL),
+    )
+    for env in (one, joint, many):
+        env.metadata["render_modes"].append("added")
+    for fresh in (make(), JointEnv(model=echo(), **SMALL), JointVectorEnv(model=echo(), **SMALL)):
+        assert "added" not in fresh.metadata["render_modes"]
+        assert "added" not in type(fresh).metadata["render_modes"]
+    RPPParallelEnv.metadata["render_modes"].append("added")
+    try:
+        assert "added" not in JointEnv.metadata["render_modes"]
+    finally:
+        RPPParallelEnv.metadata["render_modes"].remove("added")
+
+
+def test_the_infos_say_who_plays() -> None:
+    env = make(max_cycles=2)
+    for row in (5, 2):
+        _, infos = env.reset(options={"users": [row]})
+        for _ in range(2):
+            users = {info["user"] for info in infos.values()}
+            assert users == {int(env.core.tasks.users[row])}
+            assert all(type(user) is int for user in users)
+            *_, infos = env.step(ACTIONS)
+
+
+@pytest.mark.parametrize("mode", [None, "ansi", "human", "rgb_array"])
+def test_there_is_nothing_to_render_before_the_first_reset(mode: str | None) -> None:
+    many = mode if mode != "human" else None
+    for env in (
+        make(render_mode=mode),
+        JointEnv(model=echo(), render_mode=mode, **SMALL),
+        JointVectorEnv(2, model=echo(), render_mode=many, **SMALL),
+    ):
+        with pytest.raises(ResetNeeded, match=r"render\(\) before the first reset"):
+            env.render()
+
+
 def test_without_a_mode_nothing_is_rendered() -> None:
     env = make()
     env.reset()
     assert env.render() is None
-    with pytest.raises(InvalidOption, match="render_mode must be None or one of ansi, human"):
-        make(render_mode="rgb_array")
+    with pytest.raises(
+        InvalidOption, match="render_mode must be None or one of ansi, human, rgb_array"
+    ):
+        make(render_mode="rgb")
 
 
 def test_an_environment_can_be_sent_to_another_process() -> None:

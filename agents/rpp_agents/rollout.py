@@ -26,6 +26,7 @@ __all__ = [
     "Rollout",
     "Transition",
     "clock_columns",
+    "info_means",
     "play",
     "reset_ended",
     "stop_the_clock",
@@ -73,7 +74,8 @@ class BatchedEnv(Protocol):
 
     An environment may have an attribute ``clock``, a slice: the columns of an observation that tell
     the time and nothing else. They are all that a state-blind policy sees. ``state_clock`` are
-    those of the state.
+    those of the state. Infos named in an attribute ``identifiers`` say who or what is played; they
+    are not averaged.
     """
 
     @property
@@ -95,6 +97,12 @@ class BatchedEnv(Protocol):
     def step(self, actions: NDArray[np.int64]) -> Transition: ...
     def state(self) -> NDArray[np.float32]: ...
     def action_masks(self) -> NDArray[np.int8]: ...
+
+
+def info_means(env: BatchedEnv, infos: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """The mean of each info over the batch, without those that identify something."""
+    identifiers = getattr(env, "identifiers", ())
+    return {key: float(np.mean(x)) for key, x in infos.items() if key not in identifiers}
 
 
 def clock_columns(env: BatchedEnv) -> list[int]:
@@ -232,8 +240,8 @@ class Collector:
             rewards[t] = self._paid(step.rewards)
             terminated[t] = step.terminated
             ended[t] = step.terminated | step.truncated
-            for key, values in step.infos.items():
-                infos.setdefault(key, []).append(float(np.mean(values)))
+            for key, mean in info_means(env, step.infos).items():
+                infos.setdefault(key, []).append(mean)
             observations = reset_ended(env, step.observations, ended[t])
             if central and ended[t].any():
                 state = env.state()

@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from rpp_agents.networks import MASKED, FeatureNorm, QNetwork
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.replay import Replay
-from rpp_agents.rollout import BatchedEnv, clock_columns, reset_ended, stop_the_clock
+from rpp_agents.rollout import (
+    BatchedEnv,
+    clock_columns,
+    info_means,
+    reset_ended,
+    stop_the_clock,
+)
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption, ResetNeeded
 
@@ -241,7 +247,7 @@ class ValueLearner:
         if self.config.normalize_rewards:
             self.reward_norm.update(self._tensor(rewards))
         self._observations = reset_ended(env, step.observations, step.terminated | step.truncated)
-        infos = {f"info/{key}": float(np.mean(value)) for key, value in step.infos.items()}
+        infos = {f"info/{key}": mean for key, mean in info_means(env, step.infos).items()}
         return {"reward": float(paid.mean()), **infos}
 
     def learn(self) -> dict[str, Tensor]:

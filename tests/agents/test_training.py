@@ -167,6 +167,18 @@ def test_every_field_of_every_config_is_explained(algorithm: Any) -> None:
             assert len(said) > 15, name
 
 
+def test_who_played_is_not_averaged(algorithm: Any) -> None:
+    rows: list[Any] = []
+    algorithm.train(
+        rpp_env.RPPEnv.make(num_users=120, num_items=100, num_envs=16),
+        replace(algorithm.Config(**SMALL), total_steps=80),
+        callbacks=[lambda row, _: rows.append(row)],
+        progress=False,
+    )
+    assert "info/rank" in rows[0]
+    assert "info/user" not in rows[0]
+
+
 def test_training_is_as_long_whatever_was_played_before(toys: SimpleNamespace) -> None:
     env = rpp_env.RPPEnv.make(num_users=120, num_items=100, num_envs=16)
     rows: list[float] = []
