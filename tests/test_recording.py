@@ -42,9 +42,13 @@ class Counting:
         before = sum(self.batches)
         self.batches.append(len(requests))
         return [
-            Reply(f"answer {before + i}", 7, i, "length", (0.1 * i, -1.5))
-            for i in range(len(requests))
+            Reply(f"answer {before + i}", 7, i, "length", logprobs(request.choices, i))
+            for i, request in enumerate(requests)
         ]
+
+
+def logprobs(choices: Sequence[str] | None, number: int) -> tuple[float, ...] | None:
+    return None if choices is None else tuple(-0.1 * (number + i) for i in range(len(choices)))
 
 
 def ask(text: str, **generation: Any) -> Request:
@@ -259,19 +263,20 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     recording = RecordingModel(path, Counting())
     kept = recording.complete([ask("a")])
-    pages = recording._database().execute("PRAGMA page_count").fetchone()[0]
-    recording._database().execute(f"PRAGMA max_page_count = {pages + 1}")
+    cursor = recording._file._opened()
+    pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+    cursor.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(RecordingFailed, match=r"disk is full.*recorded before is kept"):
         recording.complete([ask("x" * 100_000)])
     assert recording.complete([ask("a")]) == kept
-    recording._database().execute("PRAGMA max_page_count = 100000")
+    cursor.execute("PRAGMA max_page_count = 100000")
     assert len(recording.complete([ask("x" * 100_000)])) == 1
 
 
 def test_a_file_that_another_process_holds_is_an_error_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpp_env.models.recording.PATIENCE", 0.2)
+    monkeypatch.setattr("rpp_env.models.answer_file.PATIENCE", 0.2)
     path = tmp_path / "a.sqlite"
     RecordingModel(path, Counting()).complete([ask("a")])
     other = sqlite3.connect(path, isolation_level=None)

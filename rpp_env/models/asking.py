@@ -1,13 +1,23 @@
-"""What everyone does who asks a language model: count the replies, and see what fits."""
+"""Shared helpers for calling a language model: check the replies and the context budget."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from numbers import Real
+
+import numpy as np
 
 from rpp_env.errors import BrokenContract
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
 
-__all__ = ["Room", "ask"]
+__all__ = ["Room", "ask", "ask_unchecked", "flaw", "is_token_count"]
+
+ROUNDING = 1e-3
+"""How far above 0 rounding may put a log-probability."""
+MOST_TOKENS = 1 << 31
+BROKEN_OFF = frozenset({"abort", "error"})
+"""How a reply ends that a server did not finish: no answer, whatever its text is."""
 
 CHARACTERS_PER_TOKEN = 3
 """Cautious estimate for models that cannot count tokens (English text has about four)."""
@@ -16,12 +26,28 @@ TEMPLATE_TOKENS = 32
 
 
 def ask(model: LanguageModel, requests: Sequence[Request]) -> list[Reply]:
-    """The model's replies; it is not called where there is nothing to ask.
+    """Return the model's replies, checked; an empty batch never reaches the model.
 
     Raises
     ------
     BrokenContract
-        Where it gives back another number of replies than it was asked for.
+        If the number of replies differs from the number of requests, or a reply is no answer to its
+        request: see `flaw`.
+    """
+    replies = ask_unchecked(model, requests)
+    for request, reply in zip(requests, replies, strict=True):
+        if wrong := flaw(request, reply):
+            raise BrokenContract(f"model {model.id!r} {wrong}")
+    return replies
+
+
+def ask_unchecked(model: LanguageModel, requests: Sequence[Request]) -> list[Reply]:
+    """Return one reply per request, for callers that check each of them with `flaw`.
+
+    Raises
+    ------
+    BrokenContract
+        If the number of replies differs from the number of requests.
     """
     replies = model.complete(requests) if requests else []
     if len(replies) != len(requests):
@@ -30,6 +56,57 @@ def ask(model: LanguageModel, requests: Sequence[Request]) -> list[Reply]:
             "complete() must answer each one, in order"
         )
     return replies
+
+
+def flaw(request: Request, reply: object) -> str:
+    """Say why `reply` is no answer to `request`; empty where it is one.
+
+    What a model *writes* is never wrong: an empty text, a list that was cut off and a page of HTML
+    are answers. Wrong are other types than `Reply` has, negative counts of tokens, a reply that the
+    server broke off, and log-probabilities that are missing, not finite or above 0.
+    """
+    if not isinstance(reply, Reply):
+        return f"gave a {type(reply).__name__} where a Reply is due"
+    text: object = reply.text
+    finish: object = reply.finish_reason
+    if not isinstance(text, str) or not isinstance(finish, str):
+        return (
+            f"gave a reply whose text is a {type(text).__name__} and whose finish_reason is a "
+            f"{type(finish).__name__}: both must be str"
+        )
+    if finish in BROKEN_OFF:
+        return f"did not finish a reply (finish_reason={finish!r}): ask again"
+    if not is_token_count(reply.prompt_tokens) or not is_token_count(reply.completion_tokens):
+        return (
+            f"counted {reply.prompt_tokens!r:.40} prompt tokens and "
+            f"{reply.completion_tokens!r:.40} completion tokens: both must be integers from 0 to "
+            f"{MOST_TOKENS - 1:,}"
+        )
+    if request.choices is None:
+        return ""
+    found: object = reply.choice_logprobs
+    if not (
+        isinstance(found, Sequence)
+        and len(found) == len(request.choices)
+        and all(map(_is_logprob, found))
+    ):
+        return (
+            f"was asked for the log-probabilities of {len(request.choices)} letters and gave "
+            f"{repr(found)[:200]}: each must be there, finite and not above 0"
+        )
+    return ""
+
+
+def is_token_count(count: object) -> bool:
+    """Whether it is an integer that can be a number of tokens."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        return False
+    return 0 <= int(count) < MOST_TOKENS
+
+
+def _is_logprob(x: object) -> bool:
+    # Most are plain floats, which are recognised sooner than other real numbers.
+    return (type(x) is float or isinstance(x, Real)) and math.isfinite(x) and x <= ROUNDING
 
 
 class Room:

@@ -19,14 +19,13 @@ There are three ways to get a ranking out of a model:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from rpp_env.errors import BrokenContract, InvalidOption
+from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import Room, ask
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
 from rpp_env.parsing import parse_order
@@ -67,8 +66,8 @@ class LLMRecommender:
         For another `rank_by`, one that the model cannot serve, or a prompt that does not fit even
         with one history item.
     BrokenContract
-        Where the model gives back another number of replies than it was asked for, or no
-        log-probability for a letter.
+        If the model returns another number of replies than it was asked for, or a reply that is no
+        answer: `rpp_env.models.asking.flaw` lists what is checked.
     """
 
     def __init__(
@@ -174,16 +173,7 @@ class LLMRecommender:
             Request(messages, one, choices=tuple(choices))
             for messages, choices in zip(conversations, letters, strict=True)
         ]
-        replies = ask(self.model, requests)
-        for reply, choices in zip(replies, letters, strict=True):
-            found = reply.choice_logprobs or ()
-            if len(found) != len(choices) or not all(map(math.isfinite, found)):
-                raise BrokenContract(
-                    f"model {self.model.id!r} was asked for the log-probabilities of "
-                    f"{len(choices)} letters and gave {reply.choice_logprobs}: each must be there, "
-                    "and finite"
-                )
-        return replies
+        return ask(self.model, requests)
 
     # What fits
 

@@ -1,0 +1,874 @@
+"""The file of a recording: checked answers with checksums, for processes, threads and forks.
+
+The file is an SQLite database with a write-ahead log, flushed to the disk at every commit. SQLite
+sees to it that several processes can use it at once and that a kill loses nothing that was
+committed. `AnswerFile` adds what SQLite leaves to its callers:
+
+- **Forks.** No connection is inherited. SQLite keeps its locks in the memory of a process, so that
+  even a new connection of a child would rely on locks that its parent holds. Therefore all
+  connections are closed just before a fork, and each process opens its own when it needs one.
+- **Threads** take turns.
+- **Damage.** Every row has a checksum, which is compared whenever the row is read. A row that
+  cannot be found may be damaged as well, so before something is asked for again the whole file is
+  verified, once.
+- **Patience.** Whatever another process is doing with the file is waited for, opening included.
+
+=================  ========================================================================
+table ``answers``  key (sha256, see `key_of`), reply, checksum, model, turn, request
+table ``counts``   key (sha256 of model and text), tokens that the model counted, checksum
+table ``models``   id, what replaying needs to know of it, checksum
+``user_version``   of the layout: 2. Layout 1 had neither checksums nor turns
+=================  ========================================================================
+
+Replies, requests and notes on models are JSON.
+
+A checksum is the BLAKE2b digest (16 bytes) of the row's key and value. It finds accidents, not
+forgeries: anyone can compute it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from rpp_env.errors import InvalidData, InvalidOption, RecordingFailed
+from rpp_env.models.answers import (
+    LONGEST,
+    NOT_SO,
+    Answer,
+    checksum,
+    imported,
+    key_of,
+    read_lines,
+    turn_of,
+)
+
+__all__ = ["REMEDY", "AnswerFile"]
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+LAYOUT = 2
+APPLICATION = 0x52505041
+"""``application_id`` of a recording: "RPPA"."""
+SCHEMA = {
+    "answers": "CREATE TABLE answers (key TEXT PRIMARY KEY, reply TEXT NOT NULL, checksum BLOB NOT "
+    "NULL, model TEXT NOT NULL, turn INTEGER NOT NULL, request TEXT NOT NULL) WITHOUT ROWID",
+    "counts": "CREATE TABLE counts (key TEXT PRIMARY KEY, tokens INTEGER NOT NULL, checksum BLOB "
+    "NOT NULL) WITHOUT ROWID",
+    "models": "CREATE TABLE models (id TEXT PRIMARY KEY, about TEXT NOT NULL, checksum BLOB NOT "
+    "NULL) WITHOUT ROWID",
+}
+FIRST_SCHEMA = {
+    "answers": "CREATE TABLE answers (key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT "
+    "NULL, reply TEXT NOT NULL) WITHOUT ROWID",
+    "counts": "CREATE TABLE counts (key TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID",
+    "models": "CREATE TABLE models (id TEXT PRIMARY KEY, about TEXT NOT NULL) WITHOUT ROWID",
+}
+"""Of layout 1."""
+COLUMNS = {"counts": ("key", "tokens"), "models": ("id", "about")}
+PATIENCE = 60.0
+"""Seconds to wait for other processes that write."""
+SLICE = 0.5
+"""Seconds of waiting at a time: in between, Ctrl-C is heard and other threads have their turn."""
+AT_ONCE = 400
+"""Keys in one SELECT; SQLite allows 999 variables at least."""
+PAGE = 1000
+"""Rows that are read at a time where all are read."""
+BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+REMEDY = (
+    "`rpp-env recording check` lists what is damaged, and `rpp-env recording copy "
+    "--leave-out-damaged` saves the rest"
+)
+
+
+class _Damaged(InvalidData):
+    """Part of a file is not what was written; `what` is the sentence without path and remedy."""
+
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
+
+
+# --------------------------------------------------------------------------- processes and threads
+
+
+class _Process:
+    """What all files of this process share."""
+
+    lock = threading.RLock()
+    """Held by whoever uses a connection, and around a fork."""
+    files: ClassVar[weakref.WeakSet[AnswerFile]] = weakref.WeakSet()
+    forks = 0
+    """How often it has forked, for those who were in the middle of something."""
+
+
+def _before_fork() -> None:
+    _Process.lock.acquire()
+    _Process.forks += 1
+    for file in list(_Process.files):
+        # A connection that is in use at this moment (SQLite's own code has called whoever forks)
+        # cannot be closed. It stays the parent's, and the child will refuse to use it.
+        with suppress(sqlite3.Error):
+            file._disconnect()  # noqa: SLF001 - of this module
+
+
+def _after_fork() -> None:
+    # Not held where C code forks and calls Python's handlers in the child only.
+    with suppress(RuntimeError):
+        _Process.lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
+
+
+def _leak(connection: sqlite3.Connection) -> None:
+    """Never close it, not even at the end: it belongs to the process that this one came from."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+# --------------------------------------------------------------------------- the file
+
+
+class AnswerFile:
+    """The file of a recording; used by any number of processes and threads, and across forks.
+
+    It is opened when it is first needed, and again after `close`, a fork or pickling.
+
+    Parameters
+    ----------
+    path : path
+        Made where there is none, if `write` is true.
+    write : bool
+        Whether answers will be added. Otherwise nothing is written, and a file in a folder that
+        cannot be written is read as well.
+
+    Raises
+    ------
+    InvalidData
+        By all methods, if the file is no recording, of a newer layout, or damaged.
+    RecordingFailed
+        By all methods, if the file cannot be opened, read or written, or another process has held
+        it for longer than a minute.
+    """
+
+    lock = _Process.lock
+
+    def __init__(self, path: str | Path, *, write: bool) -> None:
+        self.__setstate__({"path": Path(path).absolute(), "write": write})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "write": self.write}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path: Path = state["path"]
+        self.write: bool = state["write"]
+        self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        self._process = 0
+        """Whose connection it is."""
+        self._layout = 0
+        self._frozen = False
+        """Whether the file is read without locks, for nobody here can write it."""
+        self._stamp: tuple[int, ...] | None = None
+        self._verified = False
+        _Process.files.add(self)
+
+    def __del__(self) -> None:
+        # At the interpreter's end anything may be gone already.
+        with suppress(Exception):
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; the next call opens it again."""
+        with _Process.lock:
+            self._disconnect()
+            self._verified = False
+
+    # Reading
+
+    def replies(self, keys: Iterable[str]) -> dict[str, str]:
+        """The replies that the file has of these keys, as JSON."""
+        wanted = list(dict.fromkeys(keys))
+
+        def read(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
+            rows: list[tuple[Any, ...]] = []
+            for start in range(0, len(wanted), AT_ONCE):
+                part = wanted[start : start + AT_ONCE]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, reply, {self._checksums} FROM answers WHERE key IN ({marks})"  # noqa: S608
+                rows += cursor.execute(query, part).fetchall()
+            return rows
+
+        return {
+            self._text(key): self._text(self._whole("answers", key, reply, written))
+            for key, reply, written in self._do(read)
+        }
+
+    def tokens(self, key: str) -> int | None:
+        """The number of tokens that was counted for this key; None where there is none."""
+        found = self._value("counts", key)
+        if found is not None and not found.isdecimal():
+            raise self._damaged(f"holds a token count that is none ({key})")
+        return None if found is None else int(found)
+
+    def about(self, model: str) -> dict[str, Any] | None:
+        """What replaying needs to know of a model; None where the file does not know it."""
+        found = self._value("models", model)
+        if found is None:
+            return None
+        try:
+            read = json.loads(found)
+            length, counts = read.get("context_length", 1), read.get("counts_tokens", False)
+            right = type(length) is int and length > 0 and isinstance(counts, bool)
+            right &= all(isinstance(name, str) for name in read.get("capabilities", []))
+        except NOT_SO:
+            right = False
+        if not right:
+            raise self._damaged(f"holds a note on model {model!r} that is none")
+        return dict(read)
+
+    def models(self) -> list[str]:
+        """Ids of the models that the file has answers of, sorted."""
+
+        def read(cursor: sqlite3.Cursor) -> list[tuple[Any]]:
+            query = "SELECT id FROM models ORDER BY 1"
+            if self._layout < LAYOUT:
+                query = "SELECT model FROM answers UNION SELECT id FROM models ORDER BY 1"
+            return cursor.execute(query).fetchall()
+
+        return [self._text(row[0]) for row in self._do(read)]
+
+    def count(self, model: str) -> int:
+        """How many answers of a model there are."""
+        query = "SELECT count(*) FROM answers WHERE model = ?"
+        return int(self._do(lambda cursor: cursor.execute(query, (model,)).fetchone())[0])
+
+    def answers(self) -> Iterator[Answer]:
+        """All answers in the order of their keys, each compared with its checksum and its key."""
+        for found in self._answers():
+            if isinstance(found, str):
+                raise self._damaged(found)
+            yield found
+
+    def problems(self, *, thorough: bool = True) -> Iterator[str]:
+        """What is damaged, a sentence each: SQLite's own check, every checksum and every key.
+
+        Parameters
+        ----------
+        thorough : bool
+            Also whether each reply answers its request: for files that somebody else has made.
+        """
+        try:
+            check = self._do(lambda cursor: cursor.execute("PRAGMA quick_check(20)").fetchall())
+            yield from (f"is damaged ({_shown(line)})" for (line,) in check if line != b"ok")
+            for found in self._answers():
+                if isinstance(found, str):
+                    yield found
+                elif thorough and (wrong := found.wrong()):
+                    yield f"holds an answer that is none ({found.key}): {wrong}"
+            for table in ("counts", "models"):
+                yield from (row for row in self._pairs(table) if isinstance(row, str))
+        except _Damaged as error:
+            yield error.what
+
+    def verify(self) -> None:
+        """Read the whole file, once, before something is asked for that it does not have.
+
+        An answer that is there and cannot be found, because its key is damaged, would be paid for
+        again.
+
+        Raises
+        ------
+        InvalidData
+            If any of it is damaged.
+        """
+        if self._verified:
+            return
+        for problem in self.problems(thorough=False):
+            raise self._damaged(problem)
+        self._verified = True
+
+    # Writing
+
+    def add(
+        self,
+        answers: Sequence[Answer],
+        counts: Mapping[str, int] | None = None,
+        about: Mapping[str, str] | None = None,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """Write all of this or nothing; how many answers are new. What is there already stays.
+
+        Parameters
+        ----------
+        answers : sequence of Answer
+        counts : mapping of str to int
+            Tokens by key.
+        about : mapping of str to str
+            What replaying needs to know of a model (JSON), by its id.
+        replace : bool
+            Replace what the file has about these models.
+        """
+
+        def write(cursor: sqlite3.Cursor) -> int:
+            new = self._insert(cursor, answers)
+            rows = [(key, n, checksum(key, str(n))) for key, n in (counts or {}).items()]
+            cursor.executemany("INSERT OR IGNORE INTO counts VALUES (?, ?, ?)", rows)
+            verb = "REPLACE" if replace else "IGNORE"
+            notes = [(id_, text, checksum(id_, text)) for id_, text in (about or {}).items()]
+            cursor.executemany(f"INSERT OR {verb} INTO models VALUES (?, ?, ?)", notes)  # noqa: S608
+            return new
+
+        return self._do(write, write=True)
+
+    def import_lines(self, path: str | Path, model: str | None = None) -> int:
+        """Add the answers of an export; how many are new. What is there already stays.
+
+        Parameters
+        ----------
+        path : path
+            JSON lines.
+        model : str, optional
+            Id of the model whose answers they must be; that of the first line by default.
+
+        Raises
+        ------
+        InvalidData
+            With the line, if one is no recorded answer, is damaged, is another model's, or
+            contradicts a line before it; then nothing is added.
+        """
+
+        def write(cursor: sqlite3.Cursor) -> int:
+            new, batch, only = 0, list[Answer](), model
+            replies: dict[str, bytes] = {}
+            for number, line in read_lines(Path(path)):
+                try:
+                    answer = imported(line)
+                    only = answer.model if only is None else only
+                    if answer.model != only:
+                        raise ValueError(f"it is an answer of {answer.model!r}, not of {only!r}")
+                    reply = checksum(answer.key, answer.reply)
+                    if replies.setdefault(answer.key, reply) != reply:
+                        raise ValueError("a line before it answers the same request differently")
+                except NOT_SO as error:
+                    raise InvalidData(
+                        f"{path}, line {number} is no recorded answer: {error}"
+                    ) from None
+                batch.append(answer)
+                if len(batch) == PAGE:
+                    new += self._insert(cursor, batch)
+                    batch.clear()
+            return new + self._insert(cursor, batch)
+
+        return self._do(write, write=True)
+
+    def copy(self, path: str | Path, *, leave_out_damaged: bool = False) -> tuple[int, int]:
+        """Copy everything into a new file, while others may go on writing this one.
+
+        What is still in the log (``-wal``) is taken along, and answers of layout 1 get checksums.
+
+        Parameters
+        ----------
+        path : path
+            Must not exist.
+        leave_out_damaged : bool
+            Copy what is whole; otherwise damage is an error.
+
+        Returns
+        -------
+        (int, int)
+            How many answers were copied, and how many damaged rows were left out.
+        """
+        target = Path(path).absolute()
+        if target.exists():
+            raise InvalidOption(f"{target} exists: choose another path for the copy")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copying-") as folder:
+            source = self._readable(Path(folder))
+            copied = AnswerFile(Path(folder) / target.name, write=True)
+            try:
+                found = source._copy_into(copied, leave_out_damaged)  # noqa: SLF001 - of this class
+            finally:
+                source.close()
+                copied.close()
+            _publish(copied.path, target)
+        return found
+
+    def _readable(self, folder: Path) -> AnswerFile:
+        """Return this file, or a copy with its log where they cannot be read in their place."""
+        try:
+            self.models()
+        except RecordingFailed:
+            if not self._has_log():
+                raise
+            real = os.path.realpath(self.path)
+            for end in ("", "-wal"):
+                shutil.copyfile(f"{real}{end}", folder / f"source{end}")
+            return AnswerFile(folder / "source", write=False)
+        return self
+
+    def _copy_into(self, target: AnswerFile, leave_out: bool) -> tuple[int, int]:
+        left_out = 0
+
+        def whole(rows: Iterable[T | str]) -> Iterator[T]:
+            nonlocal left_out
+            for row in rows:
+                if not isinstance(row, str):
+                    yield row
+                elif leave_out:
+                    left_out += 1
+                else:
+                    raise self._damaged(row)
+
+        checked = (
+            f"holds an answer that is none ({found.key}): {wrong}"
+            if isinstance(found, Answer) and (wrong := found.wrong())
+            else found
+            for found in self._answers()
+        )
+        copied, answers = 0, whole(checked)
+        while batch := list(islice(answers, PAGE)):
+            copied += target.add(batch)
+        target.add([], {key: int(n) for key, n in whole(self._pairs("counts"))})
+        target.add([], about=dict(whole(self._pairs("models"))), replace=True)
+        return copied, left_out
+
+    # Rows
+
+    @property
+    def _checksums(self) -> str:
+        return "checksum" if self._layout == LAYOUT else "NULL"
+
+    @staticmethod
+    def _insert(cursor: sqlite3.Cursor, answers: Sequence[Answer]) -> int:
+        before = cursor.connection.total_changes
+        cursor.executemany(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (a.key, a.reply, checksum(a.key, a.reply), a.model, a.turn, a.request)
+                for a in answers
+            ],
+        )
+        new = cursor.connection.total_changes - before
+        # Whose answers there are is looked up there: counting them would take long.
+        cursor.executemany(
+            "INSERT OR IGNORE INTO models VALUES (?, ?, ?)",
+            [(model, "{}", checksum(model, "{}")) for model in {a.model for a in answers}],
+        )
+        return new
+
+    def _value(self, table: str, wanted: str) -> str | None:
+        key, value = COLUMNS[table]
+
+        def read(cursor: sqlite3.Cursor) -> tuple[Any, Any] | None:
+            query = f"SELECT {value}, {self._checksums} FROM {table} WHERE {key} = ?"  # noqa: S608
+            found: tuple[Any, Any] | None = cursor.execute(query, (wanted,)).fetchone()
+            return found
+
+        row = self._do(read)
+        return None if row is None else self._text(self._whole(table, wanted.encode(), *row))
+
+    def _whole(self, table: str, key: Any, value: Any, written: Any) -> bytes:
+        """The value as it was written; an error where it does not fit its checksum."""
+        if table == "counts" and type(value) is int:
+            value = str(value).encode()
+        if (
+            not isinstance(key, bytes)
+            or not isinstance(value, bytes)
+            or (self._layout == LAYOUT and written != checksum(key, value))
+        ):
+            what = {"answers": "answer", "counts": "token count", "models": "note on the model"}
+            raise self._damaged(f"holds a damaged {what[table]} ({_shown(key)})")
+        return value
+
+    def _pairs(self, table: str) -> Iterator[tuple[str, str] | str]:
+        """All keys and values of a table, and a sentence for each damaged row."""
+        for row in self._rows(table, COLUMNS[table]):
+            if isinstance(row, str):
+                yield row
+                continue
+            try:
+                yield self._text(row[0]), self._text(self._whole(table, row[0], row[1], row[2]))
+            except _Damaged as error:
+                yield error.what
+
+    def _answers(self) -> Iterator[Answer | str]:
+        """All answers whose checksums and keys are right, and a sentence for each other one."""
+        old = self._do(lambda _: self._layout) < LAYOUT
+        columns = ("key", "reply", "model", "request", "0" if old else "turn")
+        for row in self._rows("answers", columns):
+            if isinstance(row, str):
+                yield row
+                continue
+            *values, turn, written = row
+            try:
+                self._whole("answers", values[0], values[1], written)
+                key, reply, model, request = map(self._text, values)
+                turn = turn_of(key, model, request) if old else turn
+                right = key == key_of(model, request, turn)
+            except _Damaged as error:
+                yield error.what
+                continue
+            except NOT_SO:
+                right = False
+            if right:
+                yield Answer(key, reply, model, turn, request)
+            else:
+                yield (
+                    f"holds a damaged answer ({_shown(values[0])}): its key is not the digest of "
+                    "its model, request and turn"
+                )
+
+    def _rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
+        """All rows of a table with their checksums; a sentence where a part cannot be read.
+
+        Behind such a part the rest is read from the other end.
+        """
+        last = None
+        try:
+            for row in self._walk(table, columns, "ASC"):
+                last = row[0]
+                yield row
+        except _Damaged as error:
+            yield error.what
+            with suppress(_Damaged):
+                for row in self._walk(table, columns, "DESC"):
+                    if last is not None and row[0] <= last:
+                        return
+                    yield row
+
+    def _walk(self, table: str, columns: Sequence[str], order: str) -> Iterator[tuple[Any, ...]]:
+        """The rows in the order of their keys, a page at a time."""
+        key, forward = columns[0], order == "ASC"
+        last: bytes | None = None
+        while True:
+
+            def read(cursor: sqlite3.Cursor, last: bytes | None = last) -> list[tuple[Any, ...]]:
+                # Each page begins with the last row of the one before it, so that none can hide
+                # between two pages.
+                where = (
+                    ""
+                    if last is None
+                    else f"WHERE {key} {'>=' if forward else '<='} CAST(? AS TEXT)"
+                )
+                cursor.execute(
+                    f"SELECT {', '.join(columns)}, {self._checksums} FROM {table} {where} "  # noqa: S608
+                    f"ORDER BY {key} {order} LIMIT {PAGE}",
+                    () if last is None else (last,),
+                )
+                return cursor.fetchall()
+
+            page = self._do(read)
+            fresh = page if last is None else page[1:]
+            found = last is None or (page and page[0][0] == last)
+            for row in fresh if found else ():
+                name = row[0]
+                found = isinstance(name, bytes) and (last is None or (name > last) == forward)
+                if not found:
+                    break
+                last = name
+                yield row
+            if not found:
+                raise self._damaged(f"holds {table} in a wrong order")
+            if len(page) < PAGE:
+                return
+
+    def _text(self, value: Any) -> str:
+        """What stands in a column of texts."""
+        try:
+            return str(value, "utf-8")
+        except (TypeError, UnicodeDecodeError):
+            raise self._damaged(f"holds a text that is none ({_shown(value)})") from None
+
+    def _damaged(self, what: str) -> _Damaged:
+        return _Damaged(f"{self.path} {what}: {REMEDY}", what)
+
+    # The connection
+
+    def _do(self, work: Callable[[sqlite3.Cursor], T], *, write: bool = False) -> T:
+        """Call `work` with the cursor of an open connection, in a transaction where it writes.
+
+        It is called again where another process holds the file, and where a fork in the middle of
+        it (by the handler of a signal) has closed the connection, in the child as in the parent.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            forks = _Process.forks
+            try:
+                with _Process.lock:
+                    cursor = self._opened()
+                    return _transacted(cursor, work) if write else work(cursor)
+            except sqlite3.ProgrammingError:
+                if forks == _Process.forks:
+                    raise
+            except sqlite3.Error as error:
+                if _code(error) not in BUSY or time.monotonic() > deadline:
+                    raise self._explained(error) from error
+                time.sleep(0.001)  # for other threads
+
+    def _opened(self) -> sqlite3.Cursor:
+        """The cursor of a connection that this process has opened."""
+        for file in (self,) if self._connection is not None else list(_Process.files):
+            file._refuse_inherited()  # noqa: SLF001 - of this class
+        if self._connection is not None and self._stamp != self._look():
+            frozen = self._frozen
+            self.close()
+            if not frozen:
+                raise RecordingFailed(
+                    f"{self.path} was deleted or replaced while it was open, and what was written "
+                    "to it until then went with it. The next call opens what is there now"
+                )
+        if self._connection is None:
+            self._open()
+        assert self._cursor is not None
+        return self._cursor
+
+    def _refuse_inherited(self) -> None:
+        if self._connection is not None and self._process != os.getpid():
+            raise RecordingFailed(
+                f"{self.path} was open when process {self._process} was forked without Python's "
+                f"knowledge, and cannot be used in its child {os.getpid()}: call close() before "
+                "the fork, fork by os.fork or multiprocessing, or start a new process instead"
+            )
+
+    def _disconnect(self) -> None:
+        connection, cursor = self._connection, self._cursor
+        if connection is not None and self._process != os.getpid():
+            _leak(connection)
+        elif connection is not None:
+            if cursor is not None:
+                cursor.close()  # first, or its statement keeps the file open
+            connection.close()
+        self._connection = self._cursor = None
+
+    def _open(self) -> None:
+        """Connect; make, migrate or refuse what is there."""
+        if self.write:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connect("rwc")
+        elif not self.path.is_file():
+            raise InvalidData(f"there is no recording {self.path}")
+        elif self._has_log() or _writable(Path(os.path.realpath(self.path))):
+            self._connect("rw")
+        else:
+            # SQLite cannot lock it, and need not: it is all there, and nobody here can change it.
+            self._connect("ro&immutable=1")
+
+    def _connect(self, mode: str) -> None:
+        self._connection = sqlite3.connect(
+            f"{self.path.as_uri()}?mode={mode}",
+            uri=True,
+            timeout=min(SLICE, PATIENCE),
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._process = os.getpid()
+        self._frozen = "immutable" in mode
+        try:
+            self._connection.text_factory = bytes  # whatever stands there
+            self._cursor = cursor = self._connection.cursor()
+            # What SQLite advises for files that others have made.
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+            for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+                cursor.execute(f"PRAGMA {setting}")
+            self._layout = _transacted(cursor, self._layout_of, "BEGIN")
+            if self.write:
+                self._prepare(cursor)
+            elif self._layout == 0:
+                raise InvalidData(f"{self.path} is empty: it holds no recording")  # noqa: TRY301
+            self._stamp = self._look()
+        except BaseException:
+            self._disconnect()
+            raise
+        if self._layout < LAYOUT:
+            logger.warning(
+                "%s was recorded by an older version, without checksums: its answers are read as "
+                "they are. `rpp-env recording copy` makes a recording with checksums of it.",
+                self.path,
+            )
+
+    def _prepare(self, cursor: sqlite3.Cursor) -> None:
+        """Make or migrate the file, in one transaction, and see whether it can be written."""
+        if self._layout < LAYOUT:
+            _transacted(cursor, self._migrate)
+            self._layout, self._verified = LAYOUT, True
+        # Writes nothing, and is refused where nothing can be written: before anything is paid for.
+        cursor.execute("DELETE FROM counts WHERE 0")
+        (mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
+        if mode != b"wal":
+            (mode,) = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
+        # A file system without shared memory keeps a rollback journal, whose deletion is to be on
+        # the disk as well.
+        cursor.execute(f"PRAGMA synchronous = {'FULL' if mode == b'wal' else 'EXTRA'}")
+
+    def _migrate(self, cursor: sqlite3.Cursor) -> None:
+        layout = self._layout_of(cursor)
+        if layout == LAYOUT:  # another process was faster
+            return
+        for table, statement in SCHEMA.items():
+            if layout:
+                cursor.execute(f"ALTER TABLE {table} RENAME TO first_{table}")
+            cursor.execute(statement)
+        if layout:
+            self._take_over(cursor)
+        for table in SCHEMA if layout else ():
+            cursor.execute(f"DROP TABLE first_{table}")
+        cursor.execute(f"PRAGMA application_id = {APPLICATION}")
+        cursor.execute(f"PRAGMA user_version = {LAYOUT}")
+
+    def _take_over(self, cursor: sqlite3.Cursor) -> None:
+        """Take over the rows of layout 1, but for what was never an answer (a NaN)."""
+        last = ""
+        query = "SELECT key, reply, model, request FROM first_answers WHERE key > ? ORDER BY key"
+        while rows := cursor.execute(f"{query} LIMIT {PAGE}", (last,)).fetchall():
+            batch = []
+            for row in rows:
+                key, reply, model, request = map(self._text, row)
+                answer = Answer(key, reply, model, turn_of(key, model, request), request)
+                if key != key_of(model, request, answer.turn):
+                    raise self._damaged(f"holds a damaged answer ({_shown(row[0])})")
+                batch += [] if answer.wrong() else [answer]
+            self._insert(cursor, batch)
+            last = self._text(rows[-1][0])
+        for key, n in cursor.execute("SELECT key, tokens FROM first_counts").fetchall():
+            row = (self._text(key), n, checksum(key, str(n)))
+            cursor.execute("INSERT INTO counts VALUES (?, ?, ?)", row)
+        for model, about in cursor.execute("SELECT id, about FROM first_models").fetchall():
+            row = (self._text(model), self._text(about), checksum(model, about))
+            cursor.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", row)
+
+    def _layout_of(self, cursor: sqlite3.Cursor) -> int:
+        """Which layout the file has; 0 where it is empty. Within a transaction.
+
+        Raises
+        ------
+        InvalidData
+            If it is another program's, or newer.
+        """
+        (version,) = cursor.execute("PRAGMA user_version").fetchone()
+        (application,) = cursor.execute("PRAGMA application_id").fetchone()
+        query = "SELECT name, sql FROM sqlite_master WHERE name NOT GLOB 'sqlite_*'"
+        found = dict(cursor.execute(query).fetchall())
+        layouts: tuple[tuple[int, int, int, dict[str, str]], ...] = (
+            (0, 0, 0, {}),
+            (1, 1, 0, FIRST_SCHEMA),
+            (LAYOUT, LAYOUT, APPLICATION, SCHEMA),
+        )
+        for layout, its_version, its_application, schema in layouts:
+            tables = {name.encode(): statement.encode() for name, statement in schema.items()}
+            if (version, application, found) == (its_version, its_application, tables):
+                return layout
+        if application == APPLICATION and version > LAYOUT:
+            raise InvalidData(
+                f"{self.path} was recorded by a newer version (its layout is {version}, and this "
+                f"one knows {LAYOUT}): update rpp-env"
+            )
+        raise InvalidData(
+            f"{self.path} is a database, but no recording of this version (its layout is "
+            f"{version}, not {LAYOUT}): give another path"
+        )
+
+    def _look(self) -> tuple[int, ...] | None:
+        """What changes when the file is replaced; and when it is written, if it is frozen."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 - half the time of Path's
+        except OSError:
+            return None
+        if not self._frozen:
+            return found.st_dev, found.st_ino
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, self._has_log()
+
+    def _has_log(self) -> bool:
+        """Whether answers lie in the log beside the file, and not yet in the file."""
+        try:
+            return Path(f"{os.path.realpath(self.path)}-wal").stat().st_size > 0
+        except OSError:
+            return False
+
+    def _explained(self, error: sqlite3.Error) -> Exception:
+        """SQLite's error as the package's."""
+        code = _code(error)
+        if code == sqlite3.SQLITE_TOOBIG:
+            return InvalidData(f"{self.path}: a value is larger than {LONGEST:,} bytes")
+        if code == sqlite3.SQLITE_NOTADB:
+            return InvalidData(f"{self.path} is no recording: {error}")
+        if not isinstance(error, sqlite3.OperationalError):
+            return self._damaged(f"is damaged ({error})")
+        remedy = "What was recorded before is kept"
+        if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+            remedy = "For recording, the file and its folder must be writable"
+            if not self.write and self._has_log():
+                remedy = (
+                    "Its last answers lie in the log beside it (-wal), which cannot be read where "
+                    "nothing can be written: `rpp-env recording copy` makes one file of both"
+                )
+        return RecordingFailed(f"{self.path} cannot be read or written: {error}. {remedy}")
+
+
+def _transacted(
+    cursor: sqlite3.Cursor, work: Callable[[sqlite3.Cursor], T], begin: str = "BEGIN IMMEDIATE"
+) -> T:
+    cursor.execute(begin)
+    try:
+        made = work(cursor)
+        cursor.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # a fork may have closed the connection
+            if cursor.connection.in_transaction:
+                cursor.execute("ROLLBACK")
+        raise
+    return made
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; -1 for errors of Python's module."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return -1 if code is None else code & 0xFF
+
+
+def _shown(key: Any) -> str:
+    """A key in a message."""
+    return key.decode("ascii", "backslashreplace")[:100] if isinstance(key, bytes) else repr(key)
+
+
+def _writable(path: Path) -> bool:
+    """Whether a file and its folder may be written by whoever this process acts as."""
+    options: Any = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    return all(os.access(place, os.W_OK, **options) for place in (path, path.parent))
+
+
+def _publish(path: Path, target: Path) -> None:
+    """Move a finished file to where it belongs, unless something is there by now."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        raise InvalidOption(f"{target} exists: choose another path for the copy") from None
+    except OSError:  # a file system without hard links
+        path.replace(target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,210 @@
+"""One recorded answer: what it depends on, its key, its checksum, and how it is read again.
+
+What is read may have been made by somebody else: each function says what is wrong with a row or a
+line that is no answer, and believes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rpp_env.errors import InvalidData
+from rpp_env.models.asking import MOST_TOKENS, flaw
+from rpp_env.models.base import Generation, Reply, Request
+
+__all__ = [
+    "Answer",
+    "checksum",
+    "key_of",
+    "read_lines",
+    "reply_of",
+    "reply_text",
+    "request_text",
+    "sampled",
+    "to_json",
+    "turn_of",
+]
+
+LONGEST = 1 << 26
+"""Bytes of a value or of an imported line, at most: 64 MiB."""
+MOST_TURNS = 10_000
+"""How far `turn_of` looks for the turn of an answer that comes without."""
+NOT_SO = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading JSON of another shape raises."""
+
+
+class Answer(NamedTuple):
+    """A row of the table ``answers``, apart from its checksum."""
+
+    key: str
+    reply: str
+    model: str
+    turn: int
+    request: str
+
+    def wrong(self) -> str:
+        """Say why this cannot be an answer to its request; empty where it can."""
+        try:
+            request = _request_of(json.loads(self.request))
+            if key_of(self.model, request_text(request), self.turn) != self.key:
+                return "its key is not the digest of its model, request and turn"
+            if (self.turn > 0) != sampled(request):
+                return "turns are counted from 1 where replies are sampled, and are 0 elsewhere"
+            reply_of(self.reply, request)
+        except NOT_SO as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+
+def sampled(request: Request) -> bool:
+    """Whether equal requests get different answers, so that each turn has a recording."""
+    return request.generation.temperature > 0 and request.generation.seed is None
+
+
+def request_text(request: Request) -> str:
+    """Everything but the model that an answer depends on, as JSON."""
+    return (
+        f'{{"choices":{to_json(request.choices)},"generation":{_generation(request.generation)},'
+        f'"grammar":{to_json(request.grammar)},"messages":{to_json(request.messages)}}}'
+    )
+
+
+def key_of(model: str, request: str, turn: int = 0) -> str:
+    """Digest of everything that an answer depends on: 64 hexadecimal digits.
+
+    Parameters
+    ----------
+    model : str
+        The model's id.
+    request : str
+        As `request_text` gives it.
+    turn : int
+        Which of several sampled answers, from 1; 0 where equal requests have one answer.
+    """
+    key = hashlib.sha256(f'{request[:-1]},"model":{to_json(model)}}}'.encode()).hexdigest()
+    return hashlib.sha256(f"{key}/{turn}".encode()).hexdigest() if turn else key
+
+
+def turn_of(key: str, model: str, request: str) -> int:
+    """The turn that makes this key; 0 where none does.
+
+    Layout 1 and the exports of its time did not keep it.
+    """
+    plain = key_of(model, request)
+    if key == plain:
+        return 0
+    turns = range(1, MOST_TURNS + 1)
+    digests = (hashlib.sha256(f"{plain}/{turn}".encode()).hexdigest() for turn in turns)
+    return next((turn for turn, digest in zip(turns, digests, strict=False) if digest == key), 0)
+
+
+def reply_text(reply: Reply) -> str:
+    """A reply as JSON, with plain numbers."""
+    return to_json(
+        {
+            "text": reply.text,
+            "prompt_tokens": int(reply.prompt_tokens),
+            "completion_tokens": int(reply.completion_tokens),
+            "finish_reason": reply.finish_reason,
+            "choice_logprobs": None
+            if reply.choice_logprobs is None
+            else [float(x) for x in reply.choice_logprobs],
+        }
+    )
+
+
+def reply_of(text: str, request: Request) -> Reply:
+    """The reply in a JSON text.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError, RecursionError
+        If it holds no reply, or none that answers `request`.
+    """
+    read = json.loads(text)
+    logprobs = read["choice_logprobs"]
+    if isinstance(logprobs, list):
+        read["choice_logprobs"] = tuple(logprobs)
+    reply = Reply(**read)
+    if wrong := flaw(request, reply):
+        raise ValueError(f"the model {wrong}")
+    return reply
+
+
+def _request_of(read: Any) -> Request:
+    """The request in parsed JSON; one of `NOT_SO` where there is none."""
+    if set(read) != {"choices", "generation", "grammar", "messages"}:
+        raise ValueError(f"these are not the fields of a request: {', '.join(map(str, read))}")
+    texts = [text for message in read["messages"] for pair in message.items() for text in pair]
+    choices, grammar = read["choices"], read["grammar"]
+    if not all(isinstance(text, str) for text in [*texts, *(choices or []), grammar or ""]):
+        raise TypeError("messages, choices and the grammar of a request must be texts")
+    generation = dict(read["generation"])
+    generation["stop"] = tuple(generation["stop"])
+    return Request(
+        messages=tuple(read["messages"]),
+        generation=Generation(**generation),
+        choices=None if choices is None else tuple(choices),
+        grammar=grammar,
+    )
+
+
+def imported(line: bytes) -> Answer:
+    """The answer in a line of an export; one of `NOT_SO` where there is none."""
+    read = json.loads(line.decode())
+    must, may = {"key", "model", "request", "reply"}, {"turn", "checksum"}
+    if not must <= set(read) <= must | may:
+        raise ValueError(
+            f"a line must have the fields {', '.join(sorted(must))}, and may have "
+            f"{' and '.join(sorted(may))}; this one has {', '.join(map(str, read))}"
+        )
+    key, model = read["key"], read["model"]
+    if not isinstance(key, str) or not isinstance(model, str):
+        raise TypeError("key and model must be texts")
+    model.encode()
+    request = _request_of(read["request"])
+    text = request_text(request)
+    turn = read.get("turn", turn_of(key, model, text))
+    if type(turn) is not int or not 0 <= turn < MOST_TOKENS:
+        raise ValueError("turn must be an integer from 0")
+    reply = to_json(read["reply"])
+    if "checksum" in read and read["checksum"] != checksum(key, reply).hex():
+        raise ValueError("its reply is damaged: the checksum is that of another one")
+    answer = Answer(key, reply_text(reply_of(reply, request)), model, turn, text)
+    if wrong := answer.wrong():
+        raise ValueError(wrong)
+    return answer
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, with their numbers."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LONGEST + 1):
+                number += 1
+                if len(line) > LONGEST:
+                    raise InvalidData(f"{path}, line {number} is longer than {LONGEST:,} bytes")
+                yield number, line
+    except OSError as error:
+        raise InvalidData(f"{path} cannot be read: {error.strerror}") from error
+
+
+to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+@lru_cache(maxsize=256)
+def _generation(generation: Generation) -> str:
+    return to_json(asdict(generation))
+
+
+def checksum(key: str | bytes, value: str | bytes) -> bytes:
+    """BLAKE2b digest of a row's key and value: 16 bytes."""
+    parts = (part.encode() if isinstance(part, str) else part for part in (key, value))
+    return hashlib.blake2b(b"\n".join(parts), digest_size=16).digest()
