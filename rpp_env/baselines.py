@@ -167,6 +167,15 @@ class Fixed:
         step = np.zeros(len(observations), np.int64) if memory is None else np.asarray(memory)
         return self.plan[np.minimum(step, len(self.plan) - 1)], step + 1
 
+    def described(self, rules: Rules) -> str:
+        """The prompt of the last step: its actions, from 0, and the items of history in it."""
+        level = np.array([rules.start])
+        for action in self.plan[:, 1]:
+            level = rules.next_level(level, action)
+        (shown,) = rules.items_shown(level, np.array([1 << 30])).tolist()
+        role, _, reasoning, output = self.plan[-1].tolist()
+        return f"role {role}, history of {shown}, reasoning {reasoning}, output {output}"
+
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
         _write(path, {"kind": "fixed", "plan": self.plan.tolist()})

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.baselines import Fixed
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption, MissingExtra
 from rpp_env.intervals import Estimate, Means, estimate
@@ -404,7 +405,8 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
     )[""]
     chance = chance_ndcg(scored.tasks.num_candidates)
     assert train.table is not None
-    level, role, reasoning, output = np.unravel_index(fixed, shape)
+    level, role, reasoning, output = map(int, np.unravel_index(fixed, shape))
+    prompt = Fixed.prompt(rules, level=level, role=role, reasoning=reasoning, output=output)
     return Diagnosis(
         about={
             "dataset": scored.tasks.dataset.name,
@@ -415,7 +417,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
             "train_users": len(fitted),
             "users": len(scores),
             "num_candidates": scored.tasks.num_candidates,
-            "best_fixed": f"level {level}, role {role}, reasoning {reasoning}, output {output}",
+            "best_fixed": prompt.described(rules),
         },
         lines={"chance": Estimate(chance, chance, chance), **lines},
         gaps=found,

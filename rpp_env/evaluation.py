@@ -160,14 +160,16 @@ class Report:
         if any(line["masked"].value > 0 for line in self.lines.values() if "masked" in line):
             costs["masked"] = "masked"
         others = {"ndcg@5": "NDCG@5", "ndcg@1": "NDCG@1", "hit@10": "hit@10", "mrr": "MRR"}
-        main = [["", "NDCG@10", *ends.values(), *costs.values()]]
-        more = [["", *others.values()]]
+        main = [["", "NDCG@10", *ends.values()]]
+        more, spent = [["", *others.values()]], [["", *costs.values()]]
         for name, line in self.lines.items():
             label = _LABELS.get(name, name)
             headline = _short(line, "ndcg@10") if name == "chance" else str(line["ndcg@10"])
-            main.append([label, headline, *(_short(line, m) for m in (*ends, *costs))])
+            main.append([label, headline, *(_short(line, metric) for metric in ends)])
             if "mrr" in line:
                 more.append([label, *(_short(line, metric) for metric in others)])
+            if "calls" in line:
+                spent.append([label, *(_short(line, metric) for metric in costs)])
         differences = [[f"{self.name} minus", "NDCG@10"]]
         differences += [[_LABELS.get(name, name), str(e)] for name, e in self.differences.items()]
         mean = "NDCG@10 is the mean over the steps, with a" if steps > 1 else "NDCG@10 has a"
@@ -175,7 +177,7 @@ class Report:
             f"{mean} 95% interval (bootstrap over users, paired in the differences). Calls of "
             "the model, different prompts among them, and tokens are per user."
         )
-        text = [intro, *map(_table, (main, more, differences)), self.verdict, notes]
+        text = [intro, *map(_table, (main, differences, more, spent)), self.verdict, notes]
         if "fixed_prompt" in about:
             how = f"; chosen {about['fixed_chosen']}" if "fixed_chosen" in about else ""
             text.append(f"Best fixed prompt: {about['fixed_prompt']}{how}.")
@@ -281,7 +283,7 @@ def evaluate(
         )
     if isinstance(fixed := chosen.get("fixed"), Fixed):
         about["fixed_plan"] = fixed.plan.tolist()
-        about["fixed_prompt"] = _described(env, fixed.plan)
+        about["fixed_prompt"] = fixed.described(env.rules)
     if "random" in chosen and chosen["random"] is None:
         chosen["random"] = _Drawn(env, seed)
     players: dict[str, Policy] = {**chosen, name: policy}
@@ -514,16 +516,6 @@ def _about(env: RPPEnv) -> dict[str, Any]:
         "candidates": env.tasks.num_candidates,
         "steps": env.max_cycles,
     }
-
-
-def _described(env: RPPEnv, plan: Ints) -> str:
-    """A fixed plan in words: what it shows in the end, and its three sentences' numbers."""
-    rules, level = env.rules, np.array([env.rules.start])
-    for action in plan[:, 1]:
-        level = rules.next_level(level, action)
-    (shown,) = rules.items_shown(level, np.array([1 << 30])).tolist()
-    role, _, reasoning, output = plan[-1].tolist()
-    return f"role {role}, history of {shown}, reasoning {reasoning}, output {output}"
 
 
 def _short(line: dict[str, Estimate], metric: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ SIZE = (1280, 960)
 
 COLOURS = dict(zip(AGENTS, (35, 36, 33, 32), strict=True))  # magenta, cyan, yellow, green
 BOLD, FAINT, TARGET = "1", "2", "1;7"
-WIDTH = 88
+WIDTH = 80
 
 Span = tuple[str, int | str | None]
 """A text and the ANSI code that it is written in."""
@@ -86,7 +87,7 @@ def show(env: RPPEnv, mode: str | None) -> str | NDArray[np.uint8] | None:
     return None
 
 
-def render(env: RPPEnv, user: int = 0) -> str:
+def render(env: RPPEnv, user: int = 0, width: int = WIDTH) -> str:
     """The last step of one user as a text that ends in a line break.
 
     Parameters
@@ -95,6 +96,8 @@ def render(env: RPPEnv, user: int = 0) -> str:
         After a reset. Before the first step the task alone is shown.
     user : int
         Place in the batch.
+    width : int
+        Columns that rules and choices fit into. Prompt and reply are shown as they were sent.
 
     Raises
     ------
@@ -104,8 +107,9 @@ def render(env: RPPEnv, user: int = 0) -> str:
     paint = _plain if "NO_COLOR" in os.environ else _paint
     lines = []
     for section in _sections(env, user):
-        lines.append(_rule(paint, section.title))
-        lines += ["".join(paint(text, code) for text, code in line) for line in section.lines]
+        lines.append(_rule(paint, section.title, width))
+        rows = (row for line in section.lines for row in _hung(line, width))
+        lines += ["".join(paint(text, code) for text, code in row) for row in rows]
     return "\n".join([*lines, ""])
 
 
@@ -236,8 +240,20 @@ class _Paint:
 _paint, _plain = _Paint(True), _Paint(False)
 
 
-def _rule(paint: _Paint, title: str) -> str:
-    return paint(f"── {title} {'─' * max(3, WIDTH - len(title) - 4)}", FAINT)
+def _rule(paint: _Paint, title: str, width: int) -> str:
+    return paint(f"── {title} {'─' * max(3, width - len(title) - 4)}", FAINT)
+
+
+def _hung(line: Line, width: int) -> list[Line]:
+    """A choice, broken between words so that it fits; any other line as it is."""
+    if len(line) != 2 or line[0][1] != BOLD:
+        return [line]
+    (left, _), (text, code) = line
+    parts = textwrap.wrap(text, max(width - len(left), 20), break_on_hyphens=False)
+    return [
+        [(left if i == 0 else " " * len(left), BOLD), (part, code)]
+        for i, part in enumerate(parts or [""])
+    ]
 
 
 # The picture

@@ -162,7 +162,7 @@ def test_bytes_that_are_no_text_are_no_choice(rpp: Any, monkeypatch: pytest.Monk
 
 
 def test_our_own_mistakes_show_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(play_module, "render", broken)
@@ -211,7 +211,7 @@ def test_a_game_can_be_piped(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = re.findall(r"^(?:role|history|reasoning|output)\w+ +(\d)  \S", out, re.MULTILINE)
     assert chosen == list("14421122")
     assert "\x1b" not in out
-    assert "2 of 5 steps: NDCG@10" in out
+    assert "2 of 5 steps: mean NDCG@10" in out
 
 
 def test_an_empty_line_repeats_a_choice(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:

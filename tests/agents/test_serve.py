@@ -137,10 +137,12 @@ def test_a_checkpoint_in_a_folder_says_how_long_it_is(tmp_path: Path) -> None:
 
 def test_printed_it_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "a/b c", "--device", "cpu", "--port", "81", "--host", "::"]) == 0
-    out = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    out = out.replace("\\\n", " ").splitlines()  # as a shell reads it
     words, environment = serve.command("a/b c", device="cpu", port=81, host="::")
     assert shlex.split(out[0]) == [*(f"{k}={v}" for k, v in environment.items()), *words]
-    assert "rpp-env serve --check 'http://127.0.0.1:81/v1#b c'" in out[2]
+    assert "rpp-env serve --check 'http://127.0.0.1:81/v1#b c'" in out[3]
 
 
 # ---- the check ----

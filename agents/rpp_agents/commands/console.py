@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rpp_agents.jobs import Job, Outcome
 from rpp_env.errors import InvalidData
 from rpp_env.text import printable
 
-__all__ = ["columns", "end", "find_policy", "progress", "say", "size", "work_off"]
+__all__ = ["columns", "end", "find_policy", "progress", "say", "show", "size", "work_off", "wrap"]
 
 
 def say(
@@ -24,6 +28,8 @@ def say(
     flush: bool = False,
 ) -> None:
     """Print for a person. Everything that a command prints goes through here.
+
+    On a terminal, lines that are longer than it are broken between words.
 
     Parameters
     ----------
@@ -39,8 +45,118 @@ def say(
     flush : bool
         Whether it is shown at once.
     """
-    texts = parts if painted else map(printable, parts)
-    print(*texts, end=end, file=sys.stderr if error else sys.stdout, flush=flush)
+    text = " ".join(map(str, parts) if painted else map(printable, parts))
+    stream = sys.stderr if error else sys.stdout
+    print(wrap(text) if stream.isatty() else text, end=end, file=stream, flush=flush)
+
+
+def wrap(text: str, width: int | None = None, indent: str = "  ") -> str:
+    """Break lines that are too long between words.
+
+    A word that is longer than a line stays whole (an address, a path), and so does everything in a
+    line that fits.
+
+    Parameters
+    ----------
+    text : str
+        May hold colours, which take no room.
+    width : int, optional
+        Columns of the terminal; by default those that it has.
+    indent : str
+        What the rest of a broken line begins with, behind the line's own indentation.
+    """
+    room = shutil.get_terminal_size().columns if width is None else width
+    lines = []
+    for line in text.split("\n"):
+        if _cells(line) <= room:
+            lines.append(line)
+            continue
+        row = line[: len(line) - len(line.lstrip(" "))]
+        further, begun = row + indent, False
+        for word in line.split():
+            if begun and _cells(row) + 1 + _cells(word) > room:
+                lines.append(row)
+                row, begun = further, False
+            row += f" {word}" if begun else word
+            begun = True
+        lines.append(row)
+    return "\n".join(lines)
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _cells(text: str) -> int:
+    """Columns that a text takes on a terminal: two for wide characters, none for accents."""
+    seen = _COLOUR.sub("", text)
+    if seen.isascii():
+        return len(seen)
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in seen
+    )
+
+
+def show(markdown: str) -> None:
+    """Print a report: on a terminal its tables are drawn, elsewhere it stays Markdown."""
+    if not sys.stdout.isatty():
+        say(markdown, end="")
+        return
+    for k, block in enumerate(markdown.strip("\n").split("\n\n")):
+        if k:
+            say()
+        lines = block.split("\n")
+        if len(lines) > 1 and all(line.startswith("|") for line in lines):
+            _draw_table(lines)
+        else:
+            say(wrap(printable(block), indent=""))
+
+
+def _draw_table(lines: Sequence[str]) -> None:
+    """Draw a Markdown table; one that is too wide as several, each with the first column.
+
+    Numbers and intervals are never broken.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    heads, rules, *rows = [
+        [printable(cell).strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        for line in lines
+    ]
+    console = Console()
+    columns = list(zip(heads, *rows, strict=True))
+    widths = [max(map(_cells, column)) for column in columns]
+    left = console.width - sum(width + 3 for width in widths[1:])
+    # The names are broken, into three lines at most, before the columns are parted.
+    first = min(widths[0], left if 3 * left >= widths[0] else console.width // 2)
+    for k, group in enumerate(_groups(widths[1:], console.width - first)):
+        if k:
+            say()
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for i in (0, *(i + 1 for i in group)):
+            whole = i > 0 and first + widths[i] + 3 <= console.width
+            justify: Literal["left", "right"] = "right" if rules[i].endswith(":") else "left"
+            widest = None if i else first
+            table.add_column(
+                Text(heads[i]), justify=justify, no_wrap=whole, overflow="fold", max_width=widest
+            )
+        for row in rows:
+            table.add_row(*(Text(row[i]) for i in (0, *(i + 1 for i in group))))
+        console.print(table, highlight=False)
+
+
+def _groups(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns that go into one table each: as few tables as fit, and alike in their columns."""
+    gap, total = 3, len(widths)
+    for count in range(1, total + 1):
+        ends = [round(total * (k + 1) / count) for k in range(count)]
+        groups = [list(range(a, b)) for a, b in itertools.pairwise([0, *ends])]
+        if all(sum(widths[i] + gap for i in group) <= room for group in groups):
+            return groups
+    return [[i] for i in range(total)]
 
 
 def _description(text: str) -> str:
@@ -86,13 +202,24 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
 
 
 def columns(rows: Sequence[Sequence[Any]], indent: str = "  ") -> str:
-    """Rows of texts, each column as wide as it must be."""
+    """Rows of texts, each column as wide as it must be.
+
+    On a terminal the last column is broken between words where it is too long.
+    """
     texts = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return "\n".join(
-        (indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))).rstrip()
-        for row in texts
-    )
+    widths = [max(map(_cells, column)) for column in zip(*texts, strict=True)]
+    before = len(indent) + sum(width + 2 for width in widths[:-1])
+    room = max(shutil.get_terminal_size().columns - before, 20) if sys.stdout.isatty() else None
+    lines = []
+    for *row, last in texts:
+        left = indent + "".join(
+            cell + " " * (width + 2 - _cells(cell))
+            for cell, width in zip(row, widths, strict=False)
+        )
+        for part in [last] if room is None else wrap(last, room).split("\n"):
+            lines.append((left + part).rstrip())
+            left = " " * before
+    return "\n".join(lines)
 
 
 def size(path: Path) -> int:
@@ -155,7 +282,7 @@ def work_off(
     )
 
     def above(line: str) -> None:
-        text = printable(line)
+        text = wrap(printable(line)) if console.is_terminal else printable(line)
         bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     failed = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rpp_agents import mappo
-from rpp_agents.commands.console import progress, say
+from rpp_agents.commands.console import progress, say, show
 from rpp_agents.commands.train import level_lines
 from rpp_agents.plots import learning_curve
 from rpp_agents.world import World
@@ -57,22 +57,23 @@ def run(
     world = World(dataset)
     train = world.env("train", num_envs=512, seed=seed)
     validation, test = world.env("validation", num_envs=512), world.env("test", num_envs=512)
+    counts = [f"{len(env.tasks):,}" for env in (train, validation, test)]
     say(
-        f"{dataset}: {len(train.tasks):,} users to train on, {len(validation.tasks):,} to validate,"
-        f" {len(test.tasks):,} to test. Four agents choose\none sentence each for every user; a "
-        f"frozen model reads the prompt and ranks {test.tasks.num_candidates} candidates;\n"
-        "they are paid by the rank of the item that the user really chose (NDCG@10).\n"
+        f"{dataset}: {counts[0]} training, {counts[1]} validation and {counts[2]} test users.\n"
+        "Four agents choose one sentence each for every user. A frozen model reads the\n"
+        f"prompt and ranks {test.tasks.num_candidates} candidates. The reward is the rank of the "
+        "item that the user\nreally chose (NDCG@10).\n"
     )
 
-    say(f"1. Every answer for {train_users:,} training users: the best prompt for everybody, and")
-    say("   a supervised model that says how much more the observations allow (the reference).")
+    say(f"1. Every answer for {train_users:,} training users: the best prompt for everybody,")
+    say("   and a supervised reference, which shows what the observations allow.")
     with progress("   tabulating", "users") as tell:
         table = world.tabulated("train", train_users, processes=processes, progress=tell)
     if table.table is None:
         raise InvalidOption(f"{dataset} has no table")
     reference = fit_reference(table, seed=seed)
 
-    say(f"\n2. MAPPO plays the {len(train.tasks):,} training users, {total_steps:,} steps.")
+    say(f"\n2. MAPPO trains on the {len(train.tasks):,} training users for {total_steps:,} steps.")
     folder = out / f"seed-{seed}"
     _forget(folder)
     world.save(folder)
@@ -87,7 +88,7 @@ def run(
     asked = train.calls["prompts"] + validation.calls["prompts"]
     say(f"   {asked:,} prompts answered in {seconds:.0f} s ({asked / seconds:,.0f} a second)")
 
-    say(f"\n3. The {len(test.tasks):,} test users, whom nobody has seen.\n")
+    say(f"\n3. The policy on the {len(test.tasks):,} held-out test users.\n")
     report = evaluate(
         policy,
         test,
@@ -96,13 +97,14 @@ def run(
         name="MAPPO",
         seed=seed,
     )
-    say(report.markdown())
+    show(report.markdown())
     learning_curve([folder], out / "curve.png", label="MAPPO", lines=level_lines(report))
     policy.save(out / "policy.safetensors")
     report.save(out / "report.json")
     (out / "report.md").write_text(report.markdown(), encoding="utf-8")
-    say(f"{out}: curve.png, report.md, report.json, policy.safetensors and the run's folder.")
-    say(f"Next: rpp-env play {folder}    {time.perf_counter() - began:.0f} s in all.")
+    say(f"{out} holds curve.png, report.md, report.json, policy.safetensors and the run.")
+    say(f"Next: rpp-env play {folder}")
+    say(f"Time: {time.perf_counter() - began:.0f} s")
     say(f"gain={report.gain}" if report.gain is not None else report.verdict)
 
 

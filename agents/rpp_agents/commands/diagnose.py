@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from rpp_agents.commands.console import progress, say
+from rpp_agents.commands.console import progress, show
 from rpp_agents.world import World
 from rpp_env.diagnose import diagnose
 
@@ -49,6 +49,6 @@ def run(
         with progress(f"tabulating {part} users") as tell:
             envs.append(world.tabulated(part, count, processes=processes, progress=tell))
     found = diagnose(*envs, seed=seed, split=split, negatives=world.negatives)
-    say(found.markdown(), end="")
+    show(found.markdown())
     if out is not None:
         found.save(out)

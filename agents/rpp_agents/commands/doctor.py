@@ -49,7 +49,7 @@ def run() -> None:
     rows = []
     for extra, names in LIBRARIES.items():
         missing = f"missing: pip install 'rpp-env[{extra}]'" if extra else "missing"
-        rows += [(name, _version(name) or missing, extra and f"extra {extra}") for name in names]
+        rows += [(name, extra and f"extra {extra}", _version(name) or missing) for name in names]
     say(columns(rows))
 
     say(f"\ndata (RPP_ENV_DATA is {os.environ.get('RPP_ENV_DATA') or 'not set'})")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from rpp_agents.commands.console import find_policy, progress, say
+from rpp_agents.commands.console import find_policy, progress, show
 from rpp_agents.policy import load_policy
 from rpp_agents.world import World
 from rpp_env import Report, RPPEnv, evaluate
@@ -68,7 +68,7 @@ def run(
         processes=processes,
         seed=seed,
     )
-    say(report.markdown(), end="")
+    show(report.markdown())
     if out is not None:
         report.save(out)
 

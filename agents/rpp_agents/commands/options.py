@@ -6,14 +6,13 @@ import dataclasses
 import functools
 import inspect
 import shutil
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_type_hints
 
 import docstring_parser
 import tyro
 
-from rpp_agents.commands.console import say
+from rpp_agents.commands.console import say, wrap
 
 __all__ = ["details", "read", "wrapped"]
 
@@ -80,15 +79,10 @@ def wrapped(text: str) -> str:
     """Paragraphs at the terminal's width; indented lines (examples) stay as they are."""
     width = min(shutil.get_terminal_size().columns, WIDEST)
     paragraphs = [
-        paragraph if paragraph.startswith(" ") else _fill(" ".join(paragraph.split()), width)
-        for paragraph in text.split("\n\n")
+        one if one.startswith(" ") else wrap(" ".join(one.split()), width, indent="")
+        for one in text.split("\n\n")
     ]
     return "\n\n".join(paragraphs)
-
-
-def _fill(text: str, width: int) -> str:
-    """Break `text` between words alone: options and addresses stay whole."""
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 _registry = tyro.constructors.ConstructorRegistry()

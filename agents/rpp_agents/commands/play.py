@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from rpp_agents.world import World
 from rpp_env import AGENTS, RPPEnv
 from rpp_env.baselines import Policy, Random
 from rpp_env.errors import InvalidOption
-from rpp_env.rendering import COLOURS, render
+from rpp_env.rendering import COLOURS, WIDTH, render
 from rpp_env.text import printable
 
 __all__ = ["run"]
@@ -57,7 +58,8 @@ def run(
     env = world.env(split, num_envs=1, max_cycles=steps, seed=seed)
     player = _player(who, env, seed)
     observations, _ = env.reset(seed, {} if user is None else {"users": [user]})
-    say(render(env), painted=True)
+    width = min(shutil.get_terminal_size().columns, WIDTH)
+    say(render(env, width=width), painted=True)
     if isinstance(player, _Hand):
         say(player.menu(), painted=True)
     rewards: list[float] = []
@@ -74,12 +76,12 @@ def run(
         observations = step.observations
         rewards.append(float(step.rewards[0]))
         tokens += int(step.infos["prompt_tokens"][0] + step.infos["completion_tokens"][0])
-        say("\n" + render(env), painted=True)
+        say("\n" + render(env, width=width), painted=True)
     if rewards:
         each = ", ".join(f"{reward:.3f}" for reward in rewards)
         say(
-            f"{len(rewards)} of {env.max_cycles} steps: NDCG@10 {np.mean(rewards):.3f} in the mean "
-            f"({each}); {len(rewards)} calls, {tokens:,} tokens"
+            f"{len(rewards)} of {env.max_cycles} steps: mean NDCG@10 {np.mean(rewards):.3f} "
+            f"({each}); {tokens:,} tokens"
         )
 
 

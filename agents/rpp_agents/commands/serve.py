@@ -116,10 +116,10 @@ def run(
     served = words[words.index("--served-model-name") + 1]
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/v1#{served}"  # noqa: S104 - compared
     assigned = [f"{key}={value}" for key, value in environment.items()]
-    say(shlex.join([*assigned, *words]))
+    say(_shell([*assigned, *words]))
     if not start_it:
-        say(f"\nthen, to see whether it answers: rpp-env serve --check '{url}'")
-        say(f"and to be ranked by it:          --model '{url}'")
+        say(f"\nCheck it when it runs:\n    rpp-env serve --check {shlex.quote(url)}")
+        say(f"Let it rank:\n    rpp-env train mappo --model {shlex.quote(url)}")
         return
     process = start([_executable(words[0]), *words[1:]], environment)
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -192,6 +192,18 @@ def check(url: str, model: LanguageModel) -> str:
     ]
     if len(ways) == 1:
         lines.append("            (no log-probabilities of letters, so neither of the other two)")
+    return "\n".join(lines)
+
+
+def _shell(words: Sequence[str]) -> str:
+    """A shell's command line; a long one goes on in further lines, which a shell reads as one."""
+    lines = [shlex.quote(words[0])]
+    for word in map(shlex.quote, words[1:]):
+        if len(lines[-1]) + 1 + len(word) + 2 > 80:
+            lines[-1] += " \\"
+            lines.append(f"    {word}")
+        else:
+            lines[-1] += f" {word}"
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from rpp_agents import TRAINERS
-from rpp_agents.commands.console import say
+from rpp_agents.commands.console import say, show
 from rpp_agents.commands.evaluate import scored
 from rpp_agents.commands.options import details, wrapped
 from rpp_agents.plots import learning_curve
@@ -162,7 +162,8 @@ def run(
         report.save(folder / "report.json")
         (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
         _draw([folder], folder / "learning_curve.png", label, report)
-        say("\n" + report.markdown())
+        say()
+        show(report.markdown())
         reports.append(report)
     if seeds:
         _draw(folders, whole / "learning_curve.png", label, reports[0])
