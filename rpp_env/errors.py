@@ -110,4 +110,14 @@ class ModelUnavailable(RPPError, ConnectionError):
 
 
 class BrokenContract(RPPError, RuntimeError):
-    """A model, recommender or encoder gave back the wrong number, order or kind of things."""
+    """A model, recommender or encoder gave back the wrong number, order or kind of things.
+
+    Attributes
+    ----------
+    answered : dict of int to Reply
+        Where a model's reply is at fault: its other replies, by their place among the requests.
+    """
+
+    def __init__(self, message: str, answered: Mapping[int, Any] | None = None) -> None:
+        super().__init__(message)
+        self.answered = dict(answered or {})

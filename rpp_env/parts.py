@@ -66,6 +66,8 @@ class Options:
     """Width of the embeddings."""
     book: PatternBook | str | None = None
     """The sentences, or a path to a TOML file of them; else the domain's."""
+    model_options: Mapping[str, Any] | None = None
+    """Options of a language model that is given by its name; see `open_model`."""
     rank_by: RankBy = "generate"
     """How a language model is asked; see `LLMRecommender`."""
     generation: Generation | None = None
@@ -166,8 +168,15 @@ def _recommender(
     rules: Rules,
     chosen: Options,
 ) -> Recommender:
-    if isinstance(model, str):
-        model = _embedded(data, interactions) if model == "embedded" else open_model(model)
+    if isinstance(model, str) and model != "embedded":
+        model = open_model(model, **(chosen.model_options or {}))
+    elif chosen.model_options:
+        raise InvalidOption(
+            "model_options are for a language model that is given by its name, such as "
+            "'http://127.0.0.1:8000/v1#NAME'"
+        )
+    elif isinstance(model, str):
+        model = _embedded(data, interactions)
     if isinstance(model, Recommender):
         _only_for_models(chosen, "a recommender")
         return model
@@ -182,9 +191,11 @@ def _recommender(
 
 
 def _only_for_models(chosen: Options, what: str) -> None:
-    if (chosen.rank_by, chosen.generation, chosen.recording) != ("generate", None, None):
+    given = (chosen.rank_by, chosen.generation, chosen.recording, chosen.model_options)
+    if given != ("generate", None, None, None):
         raise InvalidOption(
-            f"rank_by, generation and recording are for language models; {what} is given"
+            f"rank_by, generation, recording and model_options are for language models; {what} is "
+            "given"
         )
 
 

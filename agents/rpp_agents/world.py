@@ -16,6 +16,7 @@ from rpp_env import RPPEnv
 from rpp_env.data import cache_dir
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, TableMismatch
+from rpp_env.models.names import parse_options
 from rpp_env.recommenders.llm import RankBy
 from rpp_env.table import tabulate
 
@@ -33,6 +34,9 @@ class World:
     model: str = "embedded"
     """Model that ranks: "embedded"; a language model on a server (http://HOST:8000/v1#NAME) or in
     this process (vllm:ID, hf:ID); "table:PATH" or "recording:PATH" to replay answers."""
+    model_options: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None
+    """Options of a language model, as rpp_env.models.open_model takes them, such as
+    '{"request_options": {"temperature": null}}'."""
     rank_by: RankBy = "generate"
     """What a language model is asked for: a list in words (generate) or letters (the others)."""
     recording: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
@@ -60,6 +64,7 @@ class World:
     def env(self, split: str, **options: Any) -> RPPEnv:
         """An environment of these users; `options` as `RPPEnv.make` takes them."""
         named: dict[str, Any] = {
+            "model_options": parse_options(self.model_options),
             "rewrite": self.rewrite,
             "recording": self.recording,
             "data_seed": self.data_seed,
@@ -120,7 +125,9 @@ class World:
             path.unlink(missing_ok=True)
             shutil.rmtree(f"{path}.parts", ignore_errors=True)
             tabulate(live, path, processes=processes, progress=progress)
-        table = replace(self, model=f"table:{path}", rank_by="generate", recording=None)
+        table = replace(
+            self, model=f"table:{path}", rank_by="generate", recording=None, model_options=None
+        )
         return table.env(split, max_users=users)
 
     def check_tables(self) -> None:

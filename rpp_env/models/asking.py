@@ -9,9 +9,18 @@ from numbers import Real
 import numpy as np
 
 from rpp_env.errors import BrokenContract
-from rpp_env.models.base import Generation, LanguageModel, Reply, Request
+from rpp_env.models.base import NO_ANSWER, Generation, LanguageModel, Reply, Request
 
-__all__ = ["Room", "ask", "ask_unchecked", "flaw", "is_token_count"]
+__all__ = [
+    "MOST_TOKENS",
+    "ROUNDING",
+    "Room",
+    "ask",
+    "ask_unchecked",
+    "estimated_tokens",
+    "flaw",
+    "is_token_count",
+]
 
 ROUNDING = 1e-3
 """How far above 0 rounding may put a log-probability."""
@@ -21,6 +30,9 @@ BROKEN_OFF = frozenset({"abort", "error"})
 
 CHARACTERS_PER_TOKEN = 3
 """Cautious estimate for models that cannot count tokens (English text has about four)."""
+LATIN = "\u024f"
+"""The last character of the Latin alphabets. Tokenizers are fitted mostly to these; of Chinese,
+Japanese and Korean text, and of most other scripts, they make about one token of each character."""
 TEMPLATE_TOKENS = 32
 """Kept free for what a chat template adds around the prompt."""
 
@@ -82,7 +94,7 @@ def flaw(request: Request, reply: object) -> str:
             f"{reply.completion_tokens!r:.40} completion tokens: both must be integers from 0 to "
             f"{MOST_TOKENS - 1:,}"
         )
-    if request.choices is None:
+    if request.choices is None or (finish in NO_ANSWER and text == ""):
         return ""
     found: object = reply.choice_logprobs
     if not (
@@ -112,8 +124,8 @@ def _is_logprob(x: object) -> bool:
 class Room:
     """How long a prompt may be, besides its reply and what a chat template adds.
 
-    Where the model has a method ``count_tokens(text) -> int``, texts are measured with it; else one
-    token is taken for every three characters.
+    Where the model has a method ``count_tokens(text) -> int``, texts are measured with it; else by
+    `estimated_tokens`.
 
     Attributes
     ----------
@@ -125,7 +137,7 @@ class Room:
 
     def __init__(self, model: LanguageModel, generation: Generation) -> None:
         self.tokens = model.context_length - generation.max_tokens - TEMPLATE_TOKENS
-        self.count: Callable[[str], int] = getattr(model, "count_tokens", None) or _estimated
+        self.count: Callable[[str], int] = getattr(model, "count_tokens", None) or estimated_tokens
 
     def holds(self, text: str) -> bool:
         """Whether a prompt of this text fits."""
@@ -134,5 +146,7 @@ class Room:
         return size <= self.tokens or self.count(text) <= self.tokens
 
 
-def _estimated(text: str) -> int:
-    return -(-len(text) // CHARACTERS_PER_TOKEN)
+def estimated_tokens(text: str) -> int:
+    """Estimate tokens: one for three Latin characters, and one for each other character."""
+    others = 0 if text.isascii() else sum(character > LATIN for character in text)
+    return others - (others - len(text)) // CHARACTERS_PER_TOKEN

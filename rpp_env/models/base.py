@@ -9,10 +9,21 @@ from typing import Protocol, TypeGuard, runtime_checkable
 
 from rpp_env.errors import InvalidOption
 
-__all__ = ["Generation", "LanguageModel", "Message", "Reply", "Request", "is_language_model"]
+__all__ = [
+    "NO_ANSWER",
+    "Generation",
+    "LanguageModel",
+    "Message",
+    "Reply",
+    "Request",
+    "is_language_model",
+]
 
 Message = dict[str, str]
 """``{"role": "user", "content": ...}``, as chat servers take it."""
+NO_ANSWER = frozenset({"content_filter", "too_long", "no_answer"})
+"""`Reply.finish_reason` of a reply without text, and without log-probabilities, that names nothing
+because the model was not let answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,12 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str = "stop"
-    """``"stop"``, or ``"length"`` where the reply was cut off."""
+    """``"stop"``, or ``"length"`` where the reply was cut off.
+
+    With an empty text also those of `NO_ANSWER`: ``"content_filter"``; ``"too_long"``, where the
+    model refuses the prompt as longer than its context; and ``"no_answer"``, where a server gave an
+    error in place of an answer, which it may give another time, so that it is not to be kept.
+    """
     choice_logprobs: tuple[float, ...] | None = None
     """Of `Request.choices`, in their order: finite, and comparable with each other."""
 

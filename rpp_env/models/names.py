@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import json
 from functools import lru_cache
+from typing import Any
 
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
 
-__all__ = ["FORMS", "open_model"]
+__all__ = ["FORMS", "open_model", "parse_options"]
 
 FORMS = {
     "http://HOST:PORT/v1#NAME": "a model that a server offers, OpenAI's way (https:// too)",
@@ -16,20 +20,27 @@ FORMS = {
     "recording:FILE": "the answers in a file, and no model behind it",
 }
 """How a model is named, and what is meant."""
+OPTIONS = """give one such as '{"timeout": 60}' or '{"request_options": {"temperature": null}}'"""
 
 
-def open_model(name: str) -> LanguageModel:
-    """The language model of that name.
+def open_model(name: str, **options: Any) -> LanguageModel:
+    """Open the language model of that name.
 
     Parameters
     ----------
     name : str
         In one of the `FORMS`, such as ``"http://127.0.0.1:8000/v1#meta-llama/Llama-2-7b-chat-hf"``.
+    **options
+        Of the class that speaks to such a model: of `OpenAIModel` (``timeout``,
+        ``request_options`` ...), `VLLMModel`, `TransformersModel`, or ``id`` for a recording.
+        ``send_key=False`` says that the user has not named a server's address, but a file that may
+        be from somebody else: the server gets the key only where ``RPP_ENV_KEY_HOSTS`` lists its
+        host. Of models without a server ``send_key`` says nothing.
 
     Raises
     ------
     InvalidOption
-        For a name of no such form, and for a model that is not there.
+        For a name of no such form, options that it does not have, and a model that is not there.
     MissingExtra
         Without the libraries that this kind of model needs.
     ModelUnavailable
@@ -49,26 +60,60 @@ def open_model(name: str) -> LanguageModel:
             )
         from rpp_env.models.openai import OpenAIModel
 
-        return OpenAIModel(address, served)
+        _check_options(options, OpenAIModel)
+        return OpenAIModel(address, served, **options)
+    options.pop("send_key", None)
     if kind in {"vllm", "hf"} and rest:
-        return _loaded(kind, rest)
+        return _loaded(kind, rest, json.dumps(options, sort_keys=True))
     if kind == "recording" and rest:
         from rpp_env.models.recording import RecordingModel
 
-        return RecordingModel(rest)
+        _check_options(options, RecordingModel)
+        return RecordingModel(rest, **options)
     raise InvalidOption(
         f"model {name!r} is unknown; a model is named by {', '.join(FORMS)}; RPPEnv.make takes "
         "'embedded', 'table:PATH', or an object with complete(requests) or rank(prompts), too"
     )
 
 
+def parse_options(text: str | None) -> dict[str, Any] | None:
+    """Options of a model, out of the JSON object that a command line gives."""
+    if text is None:
+        return None
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise InvalidOption(f"model options are no JSON ({error}): {OPTIONS}") from error
+    if not isinstance(options, dict):
+        raise InvalidOption(f"model options are no JSON object: {OPTIONS}")
+    return options
+
+
+def _check_options(options: dict[str, Any], model: type) -> None:
+    """Refuse what the model's class does not take."""
+    if "api_key" in options:
+        # It would stand in world.json, in logs and in tracebacks.
+        raise InvalidOption("a key is no option: set OPENAI_API_KEY in the environment instead")
+    parameters = inspect.signature(model).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "api_key"]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise InvalidOption(
+                f"{model.__name__} has no option {name!r}"
+                f"{f' (do you mean {close[0]!r}?)' if close else ''}; it has {', '.join(known)}"
+            )
+
+
 @lru_cache(maxsize=2)
-def _loaded(kind: str, name: str) -> LanguageModel:
+def _loaded(kind: str, name: str, options: str) -> LanguageModel:
     """Weights are loaded once, for the environments of all splits and for who rewrites."""
+    given: dict[str, Any] = json.loads(options)
     if kind == "vllm":
         from rpp_env.models.vllm import VLLMModel
 
-        return VLLMModel(name)
+        return VLLMModel(name, **given)
     from rpp_env.models.transformers import TransformersModel
 
-    return TransformersModel(name)
+    _check_options(given, TransformersModel)
+    return TransformersModel(name, **given)

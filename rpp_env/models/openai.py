@@ -8,41 +8,85 @@ each form of conversation, and the first prompt of every request is checked: unl
 of that form are asked one by one, by ``/chat/completions``. So are all conversations where the
 server is another one.
 
-A question that was answered is never asked again, whatever happens to the others of its batch.
+A question that was answered is never asked again, whatever happens to the others of its batch. What
+a model says is never an error: a reply without text names nothing, and is counted.
 """
 
 from __future__ import annotations
 
+import difflib
+import json
+import logging
 import math
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
-from threading import Event
+from fnmatch import fnmatchcase
+from functools import lru_cache, partial
+from threading import Event, Lock
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from rpp_env.errors import BrokenContract, InvalidOption, ModelUnavailable
+from rpp_env.models.asking import ROUNDING, estimated_tokens, is_token_count
 from rpp_env.models.base import Generation, Message, Reply, Request
 from rpp_env.models.checkpoints import check_single, distinct
+from rpp_env.models.network import keeper, shorten
+from rpp_env.models.replies import error_of, first_alternatives, judged, letter, read_row
 from rpp_env.models.served import ServedChat, conversation, form
-from rpp_env.models.transport import Refused, Transport, side_by_side
+from rpp_env.models.transport import (
+    MAX_BODY,
+    QUOTED,
+    Refused,
+    Transport,
+    Trouble,
+    Unusable,
+    is_transient,
+    side_by_side,
+)
 
 __all__ = ["OpenAIModel"]
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 STARTUP = 10.0
 """Seconds of patience with a server that is not there when the model is made."""
+LISTING = 30.0
+"""Seconds for what a server says of itself."""
+PROBE_PATIENCE, PROBE = 2.0, 20.0
+"""Seconds of patience with a question that finds out what a server can do, and for its answer."""
+ERRORS = 16
+"""Errors in a row, sent in place of answers, after which they are no longer single answers'."""
 THREADS = 64
 """HTTP requests under way at most, where each carries one prompt."""
 DEFAULT_CONTEXT = 4096
 """Tokens, where neither server nor caller says: LLaMA-2's."""
 TOP = 20
 """Log-probabilities that a server other than vLLM gives at most."""
-PROBE: tuple[Message, ...] = ({"role": "user", "content": "Answer with one letter."},)
+QUESTION: tuple[Message, ...] = ({"role": "user", "content": "Answer with one letter."},)
+"""What is asked to find out what a server can do."""
+OURS = frozenset({"model", "messages", "prompt", "stream", "n", "logprobs", "top_logprobs"})
+"""Fields that `request_options` may not set: answers would be to other questions, or unreadable."""
+TEMPLATE = ("chat_template", "chat_template_kwargs")
+"""Fields of a question that change what the chat template writes."""
+EMPTY = {
+    "too_long": ("too_long", "refused as longer than the context"),
+    "filtered": ("content_filter", "refused by a content filter"),
+}
+"""What is returned and counted for refusals of a single question."""
+UNLISTED = (
+    "For a server that lists no models, or others than it takes, give model_options={'listed': "
+    "False} (on the command line: --model-options '{\"listed\": false}')."
+)
+_counting = Lock()
+
+
+class _Lacking(BrokenContract):
+    """Log-probabilities came, and not those of all choices."""
 
 
 class OpenAIModel:
@@ -60,13 +104,19 @@ class OpenAIModel:
     asked by token ids (``logprob_token_ids``, no option of the server needed); an older one, by
     masking all other tokens, for which it must be started with ``--max-logprobs 128
     --logprobs-mode processed_logprobs``; any other server can only be asked for its 20 most
-    probable tokens, and a choice that is not among them is an error.
+    probable tokens, of which those with one text are added up, and a choice that is not among them
+    is an error.
 
     **Grammars** are in xgrammar's EBNF (``root ::= "yes" | "no"``), sent as vLLM's
     ``structured_outputs``.
 
     **Messages are data**: where the server is vLLM, a special token of its tokenizer that occurs
     in one (``</s>`` in a title) gets a blank after its first character, so that it stays text.
+
+    **Replies are data**: one without text (a content filter, a refusal, thoughts that used up
+    ``max_tokens``) is an empty `Reply`, counted in `oddities`, with one warning for each kind. A
+    prompt that the server refuses as longer than its context is an empty reply with the
+    `Reply.finish_reason` ``"too_long"``, which `LLMRecommender` answers with a shorter prompt.
 
     Parameters
     ----------
@@ -84,22 +134,41 @@ class OpenAIModel:
     batch_size : int
         Prompts in one HTTP request to vLLM. What a lost request loses is as much.
     timeout : float
-        Seconds without a byte from the server, after which a request counts as lost. It must be
-        longer than the server takes for `concurrency` replies; a server that is gone is noticed
-        sooner.
+        Seconds from sending a request to the last byte of its reply, after which it counts as lost.
+        It must be longer than the server takes for `concurrency` replies; a server that is gone is
+        noticed sooner.
     patience : float
         Seconds for which a question is asked again after its first failure.
     api_key : str, optional
         Else the environment variable ``OPENAI_API_KEY``, if it is set. Not kept in pickles: a
         process that unpickles the model reads the variable.
+    send_key : bool
+        Whether the user has named this address. False for one that comes out of a file: then the
+        key goes there only if the environment variable ``RPP_ENV_KEY_HOSTS`` lists the host.
+    plain_http_key : bool
+        Let the key go to another machine over plain HTTP, which is refused otherwise.
+    listed : bool
+        Whether the server must list the model. False asks for no list: for servers without
+        ``/models``, or with other names in it.
+    max_tokens_field : str
+        What the server calls the limit of a reply: newer models of OpenAI's want
+        ``"max_completion_tokens"``.
+    request_options : mapping, optional
+        Fields of every question: a value sets the field, None leaves it out, as in
+        ``{"temperature": None, "reasoning_effort": "low"}``. They are part of the `id`.
+    max_body : int
+        Bytes of a reply at most, decompressed; 16 MiB by default.
 
     Attributes
     ----------
     id : str
-        Served name, weights (the ``root`` that vLLM tells; of a folder its name) and interface; not
-        where the server is.
+        Served name, weights (the ``root`` that vLLM reports; of a folder its name), interface and
+        request options; not where the server is.
     version : str or None
         vLLM's.
+    oddities : Counter of str
+        Replies that were odd, by kind: without text and why, with an error in place of an answer,
+        with impossible token counts, by another model.
 
     Raises
     ------
@@ -123,8 +192,14 @@ class OpenAIModel:
         timeout: float = 600.0,
         patience: float = 600.0,
         api_key: str | None = None,
+        send_key: bool = True,
+        plain_http_key: bool = False,
+        listed: bool = True,
+        max_tokens_field: str = "max_tokens",
+        request_options: Mapping[str, Any] | None = None,
+        max_body: int = MAX_BODY,
     ) -> None:
-        self._server = Transport(base_url, api_key=api_key, timeout=timeout, patience=patience)
+        key = keeper(api_key)
         del api_key  # out of sight of tracebacks that show local variables
         if api not in {"auto", "chat", "completions"}:
             raise InvalidOption(f"api must be 'auto', 'chat' or 'completions', not {api!r}")
@@ -133,24 +208,56 @@ class OpenAIModel:
                 "concurrency and batch_size must be at least 1, timeout above 0 and patience not "
                 f"negative; got {concurrency}, {batch_size}, {timeout} and {patience}"
             )
+        if max_body < 1 << 10:
+            raise InvalidOption(f"max_body must be at least 1,024 bytes, not {max_body}")
+        self.request_options = _checked_options(request_options or {})
+        self.max_tokens_field = max_tokens_field
+        self._server = Transport(
+            base_url,
+            timeout=timeout,
+            patience=patience,
+            key=key,
+            send_key=send_key,
+            plain_http_key=plain_http_key,
+            max_body=max_body,
+        )
         self.name = name
         self.concurrency = concurrency
         self.batch_size = batch_size
-        card = self._card()
+        card = self._card() if listed else {}
         self.version: str | None = None
         self._chat: ServedChat | None = None
         """Of a vLLM server."""
-        if card.get("owned_by") == "vllm" and self._tokenizes({"prompt": "a"}):
-            self._chat = ServedChat(self._server, name)
-            self.version = self._try("/version", None, lambda told: str(told.get("version")))
+        says_vllm = card.get("owned_by") == "vllm"
+        if says_vllm and not self._tokenizes({"prompt": "a"}):
+            logger.warning("%s has no /tokenize: prompts are sent one by one", base_url)
+        elif says_vllm:
+            options = self.request_options
+            template = {field: options[field] for field in TEMPLATE if field in options}
+            self._chat = ServedChat(self._server, name, template)
+            version = self._try("/version", None, lambda told: str(told.get("version")))
+            self.version = version and shorten(version, 40)
         if api == "auto":
-            without = self._chat and not self._tokenizes(conversation(PROBE))
-            api = "completions" if without else "chat"
+            api = "chat" if self._chat is None or self._has_template() else "completions"
         self.api = api
         self.context_length: int = _context(card.get("max_model_len"), context_length)
         root = _known_as(card.get("root"))
         self.id = f"openai-{api}:{name}" + (f"@{root}" if root not in {None, name} else "")
+        if self.request_options:
+            said = (f"{k}={json.dumps(v)}" for k, v in sorted(self.request_options.items()))
+            self.id += f" ({', '.join(said)})"
+        self.oddities: Counter[str] = Counter()
+        self._errors = 0
+        """In a row, sent in place of answers."""
+        self._error: ModelUnavailable | None = None
+        """The last one of them."""
         self._way: str | None = None
+        self._alone = False
+        """Whether lists of prompts have come back unusable."""
+        self._lost = 0
+        """Answers in a row that could not be verified."""
+        self._found: dict[str, bool | str] = {}
+        """Capabilities, or why it could not be found out whether they are there."""
         self._count()
 
     count_tokens: Callable[[str], int]
@@ -165,17 +272,43 @@ class OpenAIModel:
 
     def _count(self) -> None:
         if self._chat is not None:
-            self.count_tokens = lru_cache(maxsize=4096)(self._chat.count_tokens)
+            self.count_tokens = lru_cache(maxsize=4096)(self._counted)
 
-    @cached_property
+    def _counted(self, text: str) -> int:
+        if self._chat is not None and "counts" not in self._found:
+            try:
+                return self._chat.count_tokens(text)
+            except ModelUnavailable as error:
+                self._found["counts"] = False
+                logger.warning("tokens are estimated from now on, not counted: %s", error)
+        return estimated_tokens(text)
+
+    @property
     def capabilities(self) -> frozenset[str]:
         """``"choices"`` and ``"grammar"``, each where the server has just shown it.
 
-        vLLM is asked about all 52 letters, another server about 20.
+        The server is asked once. ``"choices"`` says that log-probabilities come back, from vLLM
+        those of all 52 letters.
+
+        Raises
+        ------
+        ModelUnavailable
+            Where it could not be found out; at once, if that was so before.
         """
-        chooses = self._settled() if self._chat else self._chooses(string.ascii_uppercase[:20])
-        shown = (("choices", chooses), ("grammar", self._chat is not None and self._obeys()))
-        return frozenset(name for name, works in shown if works)
+        probes = (("choices", self._chooses), ("grammar", self._obeys))
+        return frozenset(name for name, probe in probes if self._shown(name, probe))
+
+    def _shown(self, name: str, probe: Callable[[], bool]) -> bool:
+        if name not in self._found:
+            try:
+                self._found[name] = probe()
+            except ModelUnavailable as error:
+                self._found[name] = str(error)
+                raise
+        found = self._found[name]
+        if isinstance(found, str):
+            raise ModelUnavailable(found)
+        return found
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
@@ -190,7 +323,8 @@ class OpenAIModel:
             Where the server stays away, or refuses a question. `ModelUnavailable.answered` holds
             what was answered until then.
         BrokenContract
-            Where the server keeps a choice's log-probability to itself.
+            Where the server gives no log-probability for a choice, or an impossible one. Its
+            `answered` holds what was answered until then, too.
         InvalidOption
             For choices that are not single tokens; for a grammar, or an answer that is begun by the
             last message, where the server is not vLLM.
@@ -200,16 +334,21 @@ class OpenAIModel:
         asked = [self._cleaned(request) for request in distincts]
         answers: dict[int, Reply] = {}
         error = self._answer(asked, answers)
+        answers = {i: reply for i, reply in answers.items() if error is None or _is_answer(reply)}
+        if error is None and asked and not any(map(_is_answer, answers.values())):
+            error, answers = self._error, {}
         if error is None:
             return [answers[place] for place in places]
-        if not isinstance(error, ModelUnavailable):
+        if not isinstance(error, ModelUnavailable | BrokenContract):
             raise error
         kept = {i: answers[place] for i, place in enumerate(places) if place in answers}
-        raise type(error)(
+        raised = type(error)(
             f"{error} Answers that came: {len(kept)} of {len(requests)}; with a RecordingModel in "
             "front they are kept, and the same call goes on from there.",
             kept,
         )
+        raised.__dict__ |= {k: v for k, v in error.__dict__.items() if k != "answered"}
+        raise raised
 
     # A batch
 
@@ -241,41 +380,98 @@ class OpenAIModel:
         parts = []
         for members in groups.values():
             size = min(self.batch_size, len(members))
-            if size > 1 and self.api == "chat" and not self._chat.fills(asked[members[0]].messages):
+            by_chat = self.api == "chat"
+            if size > 1 and by_chat and not self._chat.fills(asked[members[0]].messages):
                 size = 1
+            size = 1 if self._alone else size
             parts += [members[at : at + size] for at in range(0, len(members), size)]
         return parts
 
-    def _ask(self, part: Sequence[Request], stop: Event | None = None) -> list[Reply] | None:
+    def _ask(
+        self,
+        part: Sequence[Request],
+        stop: Event | None = None,
+        patience: float | None = None,
+        timeout: float | None = None,
+    ) -> list[Reply] | None:
         """The replies of one HTTP request; None where each must be asked by itself."""
+        send = partial(self._server.ask, stop=stop, patience=patience, timeout=timeout)
         first = part[0].messages
         if self.api == "chat" and len(part) == 1:
             body = self._body(part, chat=True) | conversation(first)
             url = f"{self._server.base_url}/chat/completions"
-            return self._server.ask(url, body, read=partial(self._read_chat, part[0]), stop=stop)
+            try:
+                return [send(url, body, read=partial(self._read_chat, part[0]))]
+            except Refused as refused:
+                return [self._instead(refused, body)]
+            except Unusable as error:
+                return [self._failed(error, str(error))]
         body = self._body(part, chat=False)
         chat = self._chat if self.api == "chat" else None
         if chat is None:
             said = ([message["content"] for message in request.messages] for request in part)
-            body["prompt"] = ["\n\n".join(texts) for texts in said]
+            texts = ["\n\n".join(text) for text in said]
         elif chat.fills(first):
-            body["prompt"] = [chat.text(request.messages) for request in part]
+            texts = [chat.text(request.messages) for request in part]
         else:
             return None
+        body["prompt"] = texts
         if self._chat is not None:
             body |= {"add_special_tokens": chat is None, "return_token_ids": True}
         url, read = f"{self._server.base_url}/completions", partial(self._read_texts, part)
         try:
-            replies, tokens = self._server.ask(url, body, read=read, stop=stop)
-        except Refused:
+            replies, tokens = send(url, body, read=read)
+        except Refused as refused:
             # One that is too long spoils the request for all; asked alone, it alone is refused.
+            return [self._instead(refused, body)] if len(part) == 1 else None
+        except Unusable as error:
             if len(part) == 1:
-                raise
+                return [self._failed(error, str(error))]
+            self._alone = True
             return None
-        if chat is not None and tokens != chat.tokens(first, stop):
-            chat.distrust(first)
+        if len(part) > 1 and not self._verified(part, texts, tokens, stop):
             return None
         return replies
+
+    def _verified(
+        self,
+        part: Sequence[Request],
+        texts: Sequence[str],
+        tokens: Sequence[Any],
+        stop: Event | None,
+    ) -> bool:
+        """Whether each reply of a list answers the prompt in its place.
+
+        The server itself says what it makes of the first one's conversation, and of all that hold
+        tokens not seen before.
+        """
+        assert self._chat is not None
+        try:
+            for i, (request, text, ids) in enumerate(zip(part, texts, tokens, strict=True)):
+                if i > 0 and self._chat.spells(ids, text):
+                    continue
+                if self.api == "chat":
+                    right = self._chat.tokens(request.messages, stop)
+                else:
+                    right = self._chat.text_tokens(text, stop)
+                if ids != right:
+                    break
+            else:
+                self._lost = 0
+                return True
+            self._odd("replies that belong to other prompts of their list, asked again one by one")
+        except Refused:
+            pass
+        except ModelUnavailable:
+            # The next list may go better, if only this one came at a bad moment.
+            self._lost += 1
+            if self._lost < 2:
+                return False
+        if self.api == "chat":
+            self._chat.distrust(part[0].messages)
+        else:
+            self._alone = True
+        return False
 
     # Questions
 
@@ -285,12 +481,20 @@ class OpenAIModel:
         body: dict[str, Any] = {"model": self.name}
         if part[0].choices is not None:
             letters = {choice for request in part for choice in request.choices or ()}
-            return body | {"temperature": 0.0, "max_tokens": 1} | self._scoring(letters, chat=chat)
-        body |= {"temperature": drawn.temperature, "max_tokens": drawn.max_tokens}
-        body |= {"top_p": drawn.top_p} if drawn.temperature > 0 else {}
-        body |= {"seed": drawn.seed} if drawn.seed is not None else {}
-        body |= {"stop": list(drawn.stop)} if drawn.stop else {}
-        return body | ({"structured_outputs": {"grammar": grammar}} if grammar else {})
+            body |= {"temperature": 0.0, self.max_tokens_field: 1}
+            body |= self._scoring(letters, chat=chat)
+        else:
+            body |= {"temperature": drawn.temperature, self.max_tokens_field: drawn.max_tokens}
+            body |= {"top_p": drawn.top_p} if drawn.temperature > 0 else {}
+            body |= {"seed": drawn.seed} if drawn.seed is not None else {}
+            body |= {"stop": list(drawn.stop)} if drawn.stop else {}
+            body |= {"structured_outputs": {"grammar": grammar}} if grammar else {}
+        for field, value in self.request_options.items():
+            if value is None:
+                body.pop(field, None)
+            else:
+                body[field] = value
+        return body
 
     def _scoring(self, letters: Iterable[str], *, chat: bool) -> dict[str, Any]:
         """The fields that ask for log-probabilities of letters."""
@@ -308,64 +512,174 @@ class OpenAIModel:
 
     # Answers
 
-    def _read_chat(self, request: Request, told: Any) -> list[Reply]:
-        row = told["choices"][0]
-        scores: dict[str, float] = {}
-        if request.choices is not None:
-            top = row["logprobs"]["content"][0]["top_logprobs"]
-            scores = {entry["token"]: float(entry["logprob"]) for entry in top}
-        text = row["message"]["content"]
-        return [self._reply(request, row, "" if text is None else text, _usage(told), scores)]
+    def _read_chat(self, request: Request, told: Any) -> Reply:
+        self._note_model(told)
+        error = error_of(told)
+        if error is not None:
+            return self._in_place(*error)
+        rows = told.get("choices")
+        if not rows and ({"choices", "usage"} & set(told)):
+            # As some servers say that a filter has held back the reply, or the prompt.
+            self._odd("nothing in choices, as from a content filter")
+            return Reply("", *self._usage(told), finish_reason="content_filter")
+        return self._reply(request, rows[0], self._usage(told))
 
-    def _read_texts(self, part: Sequence[Request], told: Any) -> tuple[list[Reply], list[int]]:
-        """The replies, and the tokens of the first prompt."""
+    def _read_texts(self, part: Sequence[Request], told: Any) -> tuple[list[Reply], list[Any]]:
+        """The replies, and the tokens of each prompt."""
+        if len(part) == 1:
+            return [self._read_chat(part[0], told)], []
+        self._note_model(told)
+        error = error_of(told)
+        if error is not None:
+            code, words = error
+            if code is not None and is_transient(code):
+                raise Trouble(f"error {code} ({shorten(words, QUOTED)})")
+            raise self._server.refusal(self._server.base_url, code, words, words)
         rows = sorted(told["choices"], key=lambda row: int(row["index"]))
         if [row["index"] for row in rows] != list(range(len(part))):
             raise ValueError(f"{len(rows)} answers to {len(part)} prompts")
-        replies = []
-        for row, request in zip(rows, part, strict=True):
-            counts = _usage(told)
-            if len(part) > 1:
-                counts = len(row["prompt_token_ids"]), len(row["token_ids"])
-            scored = request.choices is not None
-            scores = row["logprobs"]["top_logprobs"][0] if scored else {}
-            replies.append(self._reply(request, row, row["text"], counts, scores))
-        return replies, rows[0].get("prompt_token_ids") or []
+        replies = [
+            self._reply(request, row, (len(row["prompt_token_ids"]), len(row["token_ids"])))
+            for row, request in zip(rows, part, strict=True)
+        ]
+        return replies, [row["prompt_token_ids"] for row in rows]
 
-    def _reply(
-        self,
-        request: Request,
-        row: Mapping[str, Any],
-        text: Any,
-        counts: tuple[int, int],
-        scores: Mapping[str, float],
-    ) -> Reply:
-        finish = row.get("finish_reason") or "stop"
-        if not isinstance(text, str) or finish in {"abort", "error"}:
+    def _reply(self, request: Request, row: Any, counts: tuple[int, int]) -> Reply:
+        said = read_row(row)
+        if said.finish == "abort":
             # A server that is going down hands out what it has.
-            raise ValueError(f"a reply that ended by {finish!r}")
-        if request.choices is None:
-            return Reply(text, *counts, finish_reason=str(finish))
-        logprobs = [self._score(choice, scores) for choice in request.choices]
-        pairs = zip(request.choices, logprobs, strict=True)
-        lacking = [choice for choice, value in pairs if value == -math.inf]
+            raise Trouble("a reply that ended by 'abort'")
+        if said.finish == "error":
+            raise ValueError("a reply that ended by 'error'")
+        self._errors = 0
+        if request.choices is None or said.finish == "content_filter":
+            if said.oddity:
+                self._odd(f"no text: {said.oddity}")
+            return Reply(said.text, *counts, finish_reason=said.finish)
+        scores = self._scores(row, request.choices)
+        lacking = [choice for choice in request.choices if choice not in scores]
         if lacking:
-            raise BrokenContract(
+            raise _Lacking(
                 f"{self._server.base_url} gave no log-probability for {', '.join(lacking)}, of "
                 f"{len(request.choices)} choices. {self._cannot()}"
             )
+        logprobs = [scores[choice] for choice in request.choices]
         return Reply.choosing(request.choices, logprobs, *counts)
 
-    def _score(self, choice: str, scores: Mapping[str, float]) -> float:
-        """The sum over all tokens that are this choice; -inf where one is not told."""
+    def _scores(self, row: Mapping[str, Any], choices: Sequence[str]) -> dict[str, float]:
+        """The log-probability of each choice for which the server gives one, over all its tokens.
+
+        Raises
+        ------
+        BrokenContract
+            Where it gives none at all, or impossible ones.
+        """
+        pairs = first_alternatives(row.get("logprobs"))
+        if pairs is None:
+            raise BrokenContract(
+                f"{self._server.base_url} leaves the log-probabilities out of its replies: take "
+                "vLLM, or rank by 'generate'"
+            )
+        impossible = [(token, value) for token, value in pairs if value > ROUNDING]
+        if impossible:
+            token, value = impossible[0]
+            raise BrokenContract(
+                f"{self._server.base_url} gave {token!r} a log-probability of {value:g}, and there "
+                "is none above 0: what it sends is something else, so rank by 'generate'"
+            )
+        found: dict[str, list[float]] = {}
         if self._chat is None:
-            values = [value for token, value in scores.items() if token.strip() == choice]
+            for token, value in pairs:
+                found.setdefault(letter(token), []).append(value)
         else:
-            ids = self._chat.choice_tokens([choice])[choice]
-            values = [scores.get(f"token_id:{token}", -math.inf) for token in ids]
-        if min(values, default=-math.inf) == -math.inf:
-            return -math.inf
-        return float(np.logaddexp.reduce(values))
+            given = dict(pairs)
+            for choice, ids in self._chat.choice_tokens(choices).items():
+                values = [given.get(f"token_id:{token}", -math.inf) for token in ids]
+                # All of its tokens, or the sum would be too small.
+                found[choice] = values if min(values, default=-math.inf) > -math.inf else []
+        sums = {text: np.logaddexp.reduce(values) for text, values in found.items() if values}
+        return {text: float(value) for text, value in sums.items() if value > -math.inf}
+
+    def _instead(self, refused: Refused, body: Mapping[str, Any]) -> Reply:
+        """An empty reply, where only this question is refused; else the error, with a remedy."""
+        verdict = judged(refused.status, refused.words)
+        if verdict in EMPTY:
+            self._odd(EMPTY[verdict][1], refused.words)
+            return Reply("", finish_reason=EMPTY[verdict][0])
+        named = _named_field(refused.words, body)
+        if named is None:
+            raise refused
+        option: dict[str, Any] = {"request_options": {named: None}}
+        if named == self.max_tokens_field and "max_completion_tokens" in refused.words:
+            option = {"max_tokens_field": "max_completion_tokens"}
+        raise Refused(
+            f"{refused} If it takes no {named}, give model_options={option} (on the command line: "
+            f"--model-options '{json.dumps(option)}')."
+        )
+
+    def _in_place(self, code: int | None, words: str) -> Reply:
+        """What an error comes to that was sent with the status 200 in place of an answer."""
+        if code is not None and is_transient(code):
+            raise Trouble(f"error {code} in place of an answer ({shorten(words, QUOTED)})")
+        verdict = judged(code, words)
+        if verdict in EMPTY:
+            self._odd(EMPTY[verdict][1], words)
+            return Reply("", finish_reason=EMPTY[verdict][0])
+        what = f"error {code or ''} in place of an answer ({shorten(words, QUOTED)})"
+        error = self._server.refusal(self._server.base_url, code, words, what)
+        if verdict == "hopeless":
+            raise error
+        return self._failed(error, words)
+
+    def _failed(self, error: ModelUnavailable, words: str) -> Reply:
+        """An empty reply to a question that the server answers with an error, time and again.
+
+        Others may still be answered; if none is, `complete` raises the error.
+        """
+        with _counting:
+            self._errors += 1
+            self._error = error
+        if self._errors > ERRORS:
+            raise error
+        self._odd("an error in place of an answer", words)
+        return Reply("", finish_reason="no_answer")
+
+    def _odd(self, kind: str, words: str = "") -> None:
+        """Count something odd; the first of its kind is a warning."""
+        with _counting:
+            self.oddities[kind] += 1
+            first = self.oddities[kind] == 1
+        if first:
+            logger.warning(
+                "%s, model %s: %s%s. More of this kind are counted in `oddities`.",
+                self._server.base_url,
+                self.name,
+                kind,
+                f" ({shorten(words, QUOTED)})" if words else "",
+            )
+
+    def _note_model(self, told: Any) -> None:
+        """Notice where another model has answered; a name with a version behind it is the same."""
+        named = told.get("model")
+        if isinstance(named, str) and named != self.name and not _same(named, self.name):
+            self._odd(f"a reply by {shorten(named, 80)!r}, which was not asked for")
+
+    def _usage(self, told: Mapping[str, Any]) -> tuple[int, int]:
+        usage = told.get("usage")
+        given = usage if isinstance(usage, Mapping) else {}
+        return self._tokens(given.get("prompt_tokens")), self._tokens(
+            given.get("completion_tokens")
+        )
+
+    def _tokens(self, count: Any) -> int:
+        """A number of tokens; 0 where there is none."""
+        if count is None:
+            return 0
+        count = int(count) if isinstance(count, float) and count.is_integer() else count
+        if is_token_count(count):
+            return int(count)
+        self._odd("token counts that are none, counted as 0", repr(count))
+        return 0
 
     def _cannot(self) -> str:
         if self._chat is not None:
@@ -384,27 +698,57 @@ class OpenAIModel:
         """What the server says of the model."""
         url = f"{self._server.base_url}/models"
         patience = min(self._server.patience, STARTUP)
-        cards = self._server.ask(url, read=_cards, patience=patience)
-        if self.name not in cards:
-            names = ", ".join(map(repr, list(cards)[:10])) + (" ..." if len(cards) > 10 else "")
-            raise InvalidOption(
-                f"{self._server.base_url} does not serve {self.name!r}, but {names or 'nothing'}: "
-                "give one of these, or start the server with another --served-model-name"
-            )
-        return cards[self.name]
+        timeout = min(self._server.timeout, LISTING)
+        try:
+            cards = self._server.ask(url, read=_cards, patience=patience, timeout=timeout)
+        except Refused as refused:
+            if refused.status not in {400, 404, 405, 501}:
+                raise
+            raise Refused(f"{refused} {UNLISTED}") from None
+        except Unusable as unusable:
+            raise Unusable(f"{unusable} {UNLISTED}") from None
+        if self.name in cards:
+            return cards[self.name]
+        for name, card in cards.items():
+            # Ollama's names without a version, and routers that take whatever matches.
+            if name == f"{self.name}:latest" or ("*" in name and fnmatchcase(self.name, name)):
+                return card
+        close = difflib.get_close_matches(self.name, cards, 1)
+        listed = ", ".join(shorten(repr(name), 100) for name in list(cards)[:10])
+        more = " ..." if len(cards) > 10 else ""
+        raise InvalidOption(
+            f"{self._server.base_url} does not serve {self.name!r}, but {listed or 'nothing'}"
+            f"{more}: give one of these{f' (do you mean {close[0]!r}?)' if close else ''}, or "
+            f"start the server with another --served-model-name. {UNLISTED}"
+        )
 
     def _try(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]) -> T | None:
         """What one of vLLM's own addresses says; None where the server lacks or refuses it."""
-        patience = min(self._server.patience, STARTUP)
         try:
-            url = f"{self._server.root_url}{path}"
-            return self._server.ask(url, body, read=read, patience=patience)
-        except Refused:
+            return self._server.ask(
+                f"{self._server.root_url}{path}",
+                body,
+                read=read,
+                patience=min(self._server.patience, PROBE_PATIENCE),
+                timeout=min(self._server.timeout, LISTING),
+            )
+        except ModelUnavailable:
             return None
 
     def _tokenizes(self, what: dict[str, Any]) -> bool:
         body = {"model": self.name, **what}
         return self._try("/tokenize", body, lambda told: len(told["tokens"])) is not None
+
+    def _has_template(self) -> bool:
+        """Whether there is a chat template, unless vLLM says that there is none."""
+        assert self._chat is not None
+        try:
+            self._chat.tokens(QUESTION)
+        except Refused as refused:
+            return "template" not in refused.words.lower()
+        except ModelUnavailable:
+            pass  # how it fills the template in is not seen, but the conversation may work
+        return True
 
     def _check(self, requests: Sequence[Request]) -> None:
         """Refuse what nobody could answer, and what this server cannot do."""
@@ -422,35 +766,66 @@ class OpenAIModel:
         check_single(self._chat.choice_tokens(letters))
         if letters and not self._settled():
             raise BrokenContract(
-                f"{self._server.base_url} does not tell the log-probabilities of chosen tokens. "
+                f"{self._server.base_url} does not give the log-probabilities of chosen tokens. "
                 f"{self._cannot()}"
             )
 
     def _settled(self) -> bool:
-        """Find out how this vLLM tells the log-probabilities of chosen tokens; whether it does."""
+        """Find out how this vLLM gives the log-probabilities of chosen tokens; whether it does."""
         if self._way is None:
             assert self._chat is not None
             tokens = self._chat.choice_tokens(string.ascii_letters)
             letters = [letter for letter, ids in tokens.items() if ids]
-            for self._way in ("ids", "mask"):
-                if letters and self._chooses(letters):
-                    break
-            else:
-                self._way = ""
+            found = ""
+            try:
+                for self._way in ("ids", "mask"):
+                    if letters and self._answers(letters):
+                        found = self._way
+                        break
+            except ModelUnavailable:
+                self._way = None
+                raise
+            self._way = found
         return self._way != ""
 
-    def _chooses(self, letters: Sequence[str]) -> bool:
-        try:
-            self._ask([Request(PROBE, Generation(max_tokens=1), choices=tuple(letters))])
-        except (Refused, BrokenContract):
-            return False
-        return True
+    def _chooses(self) -> bool:
+        """Whether log-probabilities of letters come back."""
+        return self._answers("A") if self._chat is None else self._settled()
+
+    def _answers(self, letters: Sequence[str]) -> bool:
+        """Whether a question for log-probabilities is answered with some; asked once or twice.
+
+        A server may refuse in so many words, leave them out, fail over them, or not answer at all.
+        In the last two cases it is asked the same without them, and then once more.
+        """
+        asked = Request(QUESTION, Generation(max_tokens=1), choices=tuple(letters))
+        for attempt in (1, 2):
+            try:
+                self._ask([asked], patience=PROBE_PATIENCE, timeout=PROBE)
+            except _Lacking:
+                return self._chat is None
+            except (Refused, Unusable, BrokenContract) as error:
+                why = str(error)
+            except ModelUnavailable as error:
+                why = str(error)
+                if attempt == 1:
+                    self._ask([replace(asked, choices=None)])
+                    continue
+            else:
+                return True
+            break
+        if self._chat is None:
+            logger.warning("no ranking by letters, only by rank_by='generate': %s", why)
+        return False
 
     def _obeys(self) -> bool:
+        if self._chat is None:
+            return False
         grammar = 'root ::= "yes" | "no"'
+        asked = Request(QUESTION, Generation(max_tokens=8), grammar=grammar)
         try:
-            replies = self._ask([Request(PROBE, Generation(max_tokens=8), grammar=grammar)])
-        except Refused:
+            replies = self._ask([asked], patience=PROBE_PATIENCE, timeout=PROBE)
+        except (Refused, Unusable):
             return False
         text = replies[0].text if replies else ""
         # Of the last character vLLM may hold back a part that the tokenizer wrote in bytes.
@@ -465,24 +840,61 @@ class OpenAIModel:
 
 
 def _context(served: Any, wanted: int | None) -> int:
-    if wanted is not None and (wanted < 1 or (isinstance(served, int) and wanted > served)):
-        raise InvalidOption(f"context_length must be 1 to {served or 'any'}; got {wanted}")
-    return wanted or (served if isinstance(served, int) and served > 0 else DEFAULT_CONTEXT)
+    known = served if type(served) is int and served > 0 else 0
+    if wanted is not None and (wanted < 1 or 0 < known < wanted):
+        raise InvalidOption(f"context_length must be 1 to {known or 'any'}; got {wanted}")
+    return wanted or known or DEFAULT_CONTEXT
 
 
-def _known_as(root: Any) -> Any:
+def _known_as(root: Any) -> str | None:
     """The weights' name; of a folder its own alone, for an id goes into tables that others read."""
-    local = isinstance(root, str) and (root.startswith(("/", "~", ".")) or "\\" in root)
+    if not isinstance(root, str):
+        return None
+    local = root.startswith(("/", "~", ".")) or "\\" in root
     return re.split(r"[/\\]", root.rstrip("/\\"))[-1] if local else root
+
+
+def _checked_options(options: Mapping[Any, Any]) -> dict[str, Any]:
+    """Fields of questions that the user sets."""
+    for field in options:
+        if not isinstance(field, str) or field in OURS:
+            raise InvalidOption(
+                f"request_options cannot set {field!r}: questions have their own "
+                f"{', '.join(sorted(OURS))}"
+            )
+    try:
+        return dict(json.loads(json.dumps(dict(options), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(f"request_options must be what JSON can hold: {error}") from error
+
+
+def _is_answer(reply: Reply) -> bool:
+    """Whether a reply is the model's, and no error that was sent in its place."""
+    return reply.finish_reason != "no_answer"
+
+
+def _same(named: str, wanted: str) -> bool:
+    """Whether two names may mean one model: with a version, or the folder, of the other."""
+    one, other = sorted((named.lower(), wanted.lower()), key=len)
+    return other.startswith(one) or other.rpartition("/")[2].startswith(one.rpartition("/")[2])
+
+
+def _named_field(words: str, body: Mapping[str, Any]) -> str | None:
+    """The field of a question that a refusal names; None where it names none that can be left out.
+
+    What may be any word of the language must stand in quotes, or be named as a place.
+    """
+    for field in sorted(set(body) - OURS, key=len, reverse=True):
+        word = re.escape(field)
+        plain = "_" in field or field == "temperature"
+        if re.search(rf"\b{word}\b" if plain else rf"['\"`.]{word}\b|\b{word}['\"`:]", words):
+            return field
+    return None
 
 
 # What servers tell. Each raises where it is not what was asked for, and is then asked again.
 
 
 def _cards(told: Any) -> dict[str, dict[str, Any]]:
-    return {str(card["id"]): dict(card) for card in told["data"]}
-
-
-def _usage(told: Any) -> tuple[int, int]:
-    usage = told.get("usage") or {}
-    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    cards = told if isinstance(told, list) else told["data"]
+    return {str(card["id"]): dict(card) for card in cards}

@@ -190,7 +190,7 @@ class RecordingModel:
         asked = list(requests.values())
         try:
             replies = dict(enumerate(ask_unchecked(self.model, asked)))
-        except ModelUnavailable as error:
+        except (ModelUnavailable, BrokenContract) as error:
             # What was answered before the model was lost is paid for.
             self._keep(rows, asked, error.answered)
             raise
@@ -201,8 +201,9 @@ class RecordingModel:
                 f"model {self.model.id!r} {flaws[0]}. It is not kept in {self.path}.{more}"
             )
         self._remember()
+        passed_on = {key: replies[i] for i, key in enumerate(requests) if not _lasts(replies[i])}
         # As they stand in the file: where another process was faster, its answer holds for both.
-        return self._read(requests)
+        return passed_on | self._read(requests)
 
     def _keep(
         self, rows: Sequence[Answer], requests: Sequence[Request], replies: dict[int, Any]
@@ -215,7 +216,7 @@ class RecordingModel:
             [
                 rows[i]._replace(reply=reply_text(reply))
                 for i, reply in replies.items()
-                if not flaws[i]
+                if not flaws[i] and _lasts(reply)
             ]
         )
         return [wrong for wrong in flaws.values() if wrong]
@@ -353,6 +354,11 @@ class RecordingModel:
 def request_key(model: str, request: Request) -> str:
     """The digest of everything that an answer depends on: 64 hexadecimal digits."""
     return key_of(model, request_text(request))
+
+
+def _lasts(reply: Any) -> bool:
+    """Whether a reply is worth keeping: no error that came in an answer's place."""
+    return not (isinstance(reply, Reply) and reply.finish_reason == "no_answer")
 
 
 def _missing(path: Path, model: str, missing: Sequence[Request]) -> str:

@@ -7,13 +7,14 @@ the tokens of letters, and keeps what a message says from being read as a specia
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Event
 from typing import Any
 
+from rpp_env.errors import ModelUnavailable
 from rpp_env.models.base import Message
 from rpp_env.models.checkpoints import broken_up
-from rpp_env.models.transport import Refused, Transport
+from rpp_env.models.transport import Refused, Transport, Unusable
 
 __all__ = ["Form", "ServedChat", "conversation", "form"]
 
@@ -22,6 +23,10 @@ Form = tuple[tuple[str, str, str], ...]
 may strip those, so that they belong to the form and not to the words."""
 SPECIAL = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
 """What may be one of the tokenizer's special tokens, such as ``</s>`` and ``[INST]``."""
+QUICK, PATIENCE = 30.0, 10.0
+"""Seconds for an answer that takes no model, and of patience with a server that gives none."""
+_UNSPOKEN = re.compile(r"[^A-Za-z0-9]+")
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class ServedChat:
@@ -33,18 +38,43 @@ class ServedChat:
         A vLLM server's.
     model : str
         The served name.
+    template : mapping
+        Fields of a request that change what its template writes, such as ``chat_template_kwargs``.
     """
 
-    def __init__(self, server: Transport, model: str) -> None:
+    def __init__(
+        self, server: Transport, model: str, template: Mapping[str, Any] | None = None
+    ) -> None:
         self.server = server
         self.model = model
+        self.template = dict(template or {})
         self._templates: dict[Form, tuple[str, ...] | None] = {}
         self._letters: dict[str, list[int]] = {}
         self._specials: dict[str, bool] = {}
+        self._pieces: dict[int, str] = {}
+        """Of tokens that have been seen: their letters and digits."""
 
     def tokens(self, messages: Sequence[Message], stop: Event | None = None) -> list[int]:
         """What the server itself makes of a conversation."""
-        return self._ask("/tokenize", conversation(messages), stop)[0]
+        return self._ask({**conversation(messages), **self.template}, stop)[0]
+
+    def text_tokens(self, text: str, stop: Event | None = None) -> list[int]:
+        """What the server itself makes of a text that stands alone."""
+        return self._ask({"prompt": text, "add_special_tokens": True}, stop)[0]
+
+    def spells(self, tokens: Sequence[int], text: str) -> bool:
+        """Whether tokens that are all known have the letters and digits of a text.
+
+        Where it is False nothing is known: a token may be new, or the tokenizer one that changes
+        letters. Then `tokens` or `text_tokens` says, and what it sees is known from then on.
+        """
+        try:
+            pieces = [self._pieces[token] for token in tokens]
+        except (KeyError, TypeError):
+            return False
+        said, wanted = "".join(pieces), _UNSPOKEN.sub("", text)
+        # A text that stands alone may have a token of the beginning in front.
+        return said == wanted or (bool(pieces) and said == pieces[0] + wanted)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text alone, without a template's."""
@@ -78,11 +108,14 @@ class ServedChat:
             for (role, before, after), mark in zip(shape, marks, strict=True)
         ]
         settings = {"temperature": 0.0, "max_tokens": 8, "return_prompt_text": True}
-        body = {"model": self.model, **settings, **conversation(messages)}
+        body = {"model": self.model, **settings, **conversation(messages), **self.template}
+        try:
+            tokens = self.tokens(messages)
+        except ModelUnavailable:
+            return None
         try:
             url = f"{self.server.base_url}/chat/completions"
             text = self.server.ask(url, body, read=_told_text)
-            tokens = self.tokens(messages)
             if text == "":
                 # An older vLLM. Not every tokenizer gives a text back as it was, hence the check.
                 url = f"{self.server.root_url}/detokenize"
@@ -95,7 +128,7 @@ class ServedChat:
             body = {"model": self.model, "prompt": text, **settings}
             if self.server.ask(url, body, read=_told_tokens) != tokens:
                 return None
-        except Refused:
+        except (Refused, Unusable):
             return None
         return tuple(re.split("|".join(map(re.escape, marks)), text))
 
@@ -112,7 +145,8 @@ class ServedChat:
             # As in the middle of a text: at its front some tokenizers add a blank of their own.
             tokens, names = self._tokenize(f" {' '.join(new)}\n" + "\n".join(new))
             bare = [name.strip(" \u0120\u2581") for name in names]
-            pairs = sorted(set(zip(tokens, bare, strict=True)))
+            # Without names nothing is found.
+            pairs = sorted(set(zip(tokens, bare, strict=False)))
             for letter in new:
                 self._letters[letter] = [token for token, name in pairs if name == letter]
         return {choice: self._letters[choice] for choice in wanted}
@@ -128,17 +162,35 @@ class ServedChat:
     def _is_special(self, word: str) -> bool:
         # Glued to letters, a word of the vocabulary falls to pieces; a special token does not.
         if word not in self._specials:
-            self._specials[word] = word in self._tokenize(f"a{word}a")[1]
+            try:
+                self._specials[word] = word in self._tokenize(f"a{word}a")[1]
+            except ModelUnavailable:
+                self._specials[word] = True  # a blank too many does no harm
         return self._specials[word]
 
     def _tokenize(self, text: str) -> tuple[list[int], list[str]]:
-        return self._ask("/tokenize", {"prompt": text, "add_special_tokens": False})
+        return self._ask({"prompt": text, "add_special_tokens": False})
 
     def _ask(
-        self, path: str, question: dict[str, Any], stop: Event | None = None
+        self, question: dict[str, Any], stop: Event | None = None
     ) -> tuple[list[int], list[str]]:
         body = {"model": self.model, "return_token_strs": True, **question}
-        return self.server.ask(f"{self.server.root_url}{path}", body, read=_tokens, stop=stop)
+        tokens, names = self.server.ask(
+            f"{self.server.root_url}/tokenize",
+            body,
+            read=_tokens,
+            stop=stop,
+            patience=min(PATIENCE, self.server.patience),
+            timeout=min(QUICK, self.server.timeout),
+        )
+        if len(names) == len(tokens):
+            new = set(tokens) - self._pieces.keys()
+            self._pieces.update(
+                (token, _spoken(name))
+                for token, name in zip(tokens, names, strict=True)
+                if token in new
+            )
+        return tokens, names
 
 
 def conversation(messages: Sequence[Message]) -> dict[str, Any]:
@@ -159,6 +211,12 @@ def form(messages: Sequence[Message]) -> Form:
     return tuple(found)
 
 
+def _spoken(piece: str) -> str:
+    """The letters and digits of a token, as the tokenizer writes it."""
+    byte = _BYTE.fullmatch(piece)
+    return _UNSPOKEN.sub("", chr(int(byte[1], 16)) if byte else piece)
+
+
 def _tokens(told: Any) -> tuple[list[int], list[str]]:
     return [int(token) for token in told["tokens"]], list(map(str, told["token_strs"] or ()))
 
@@ -170,7 +228,7 @@ def _told_text(told: Any) -> str | None:
     """
     message = told["choices"][0]["message"]
     thinks = message.get("reasoning") or message.get("reasoning_content")
-    if thinks or not isinstance(message["content"], str):
+    if thinks or not isinstance(message.get("content"), str):
         return None
     return str(told.get("prompt_text") or "")
 

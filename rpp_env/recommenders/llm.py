@@ -98,53 +98,65 @@ class LLMRecommender:
         """Rank the candidates of every prompt."""
         room = Room(self.model, self.generation)
         fitted = [self._fit(prompt, room) for prompt in prompts]
+        found: dict[int, Ranking] = {}
+        while todo := [i for i in range(len(prompts)) if i not in found]:
+            answers = self._answers([fitted[i][1] for i in todo], [prompts[i] for i in todo])
+            for i, ranking in zip(todo, answers, strict=True):
+                if ranking is None:
+                    fitted[i] = self._shorter(prompts[i], fitted[i][0])
+                else:
+                    trimmed = prompts[i].shown - fitted[i][0]
+                    found[i] = replace(ranking, trimmed=trimmed) if trimmed else ranking
+        return [found[i] for i in range(len(prompts))]
+
+    def _answers(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
+        """A ranking for each text; None where the model refuses it as longer than its context."""
         sampled = self.generation.temperature > 0
-        keys = [i if sampled else text for i, (_, text) in enumerate(fitted)]
-        questions = {
-            key: (text, prompt)
-            for key, (_, text), prompt in zip(keys, fitted, prompts, strict=True)
-        }
+        keys = [i if sampled else text for i, text in enumerate(texts)]
+        questions = dict(zip(keys, zip(texts, prompts, strict=True), strict=True))
         ways = {
             "generate": self._generate,
             "logprobs": self._by_logprobs,
             "structured": self._structured,
         }
-        texts = [text for text, _ in questions.values()]
-        asked = [prompt for _, prompt in questions.values()]
-        answers = dict(zip(questions, ways[self.rank_by](texts, asked), strict=True))
-        return [
-            replace(answers[key], trimmed=prompt.shown - shown)
-            if shown != prompt.shown
-            else answers[key]
-            for key, (shown, _), prompt in zip(keys, fitted, prompts, strict=True)
-        ]
+        asked = [text for text, _ in questions.values()]
+        answering = [prompt for _, prompt in questions.values()]
+        answers = dict(zip(questions, ways[self.rank_by](asked, answering), strict=True))
+        return [answers[key] for key in keys]
 
     # Three ways to rank
 
-    def _generate(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking]:
+    def _generate(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
         requests = [Request(as_messages(text), self.generation) for text in texts]
         replies = ask(self.model, requests)
-        rankings = []
+        rankings: list[Ranking | None] = []
         for reply, prompt in zip(replies, prompts, strict=True):
+            if reply.finish_reason == "too_long":
+                rankings.append(None)
+                continue
             order, named = parse_order(reply.text, prompt.task.candidates)
             rankings.append(_ranking(order, named, [reply], reply.text))
         return rankings
 
-    def _by_logprobs(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking]:
+    def _by_logprobs(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
         letters = [LETTERS[: len(prompt.task.candidates)] for prompt in prompts]
         replies = self._choose(list(map(as_messages, texts)), letters)
-        rankings = []
-        for reply in replies:
+        rankings: list[Ranking | None] = []
+        for reply, prompt in zip(replies, prompts, strict=True):
+            if reply.choice_logprobs is None:
+                rankings.append(_unranked(reply, prompt, [reply]))
+                continue
             # Stable: equal ones stay in the order in which the candidates were shown.
             order = np.argsort(-np.array(reply.choice_logprobs), kind="stable")
             rankings.append(_ranking(tuple(order.tolist()), len(order), [reply], reply.text))
         return rankings
 
-    def _structured(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking]:
+    def _structured(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
         left = [list(LETTERS[: len(prompt.task.candidates)]) for prompt in prompts]
         said: list[list[str]] = [[] for _ in prompts]
         cost: list[list[Reply]] = [[] for _ in prompts]
-        while todo := [i for i, letters in enumerate(left) if len(letters) > 1]:
+        ended: dict[int, Reply] = {}
+        while todo := [i for i, letters in enumerate(left) if len(letters) > 1 and i not in ended]:
             conversations = []
             for i in todo:
                 begun = "".join(f"{letter}\n" for letter in said[i])
@@ -152,12 +164,17 @@ class LLMRecommender:
                 conversations.append(as_messages(texts[i]) + (answer if begun else ()))
             replies = self._choose(conversations, ["".join(left[i]) for i in todo])
             for i, reply in zip(todo, replies, strict=True):
-                assert reply.choice_logprobs is not None
-                best = int(np.argmax(reply.choice_logprobs))
-                said[i].append(left[i].pop(best))
                 cost[i].append(reply)
-        rankings = []
-        for letters, rest, replies in zip(said, left, cost, strict=True):
+                if reply.choice_logprobs is None:
+                    ended[i] = reply
+                else:
+                    best = int(np.argmax(reply.choice_logprobs))
+                    said[i].append(left[i].pop(best))
+        rankings: list[Ranking | None] = []
+        for i, (letters, rest, replies) in enumerate(zip(said, left, cost, strict=True)):
+            if i in ended:
+                rankings.append(_unranked(ended[i], prompts[i], replies))
+                continue
             order = tuple(LETTERS.index(letter) for letter in [*letters, *rest])
             rankings.append(_ranking(order, len(order), replies, "\n".join([*letters, *rest])))
         return rankings
@@ -197,6 +214,28 @@ class LLMRecommender:
             f"{self.model.id!r} has besides {self.generation.max_tokens} for the reply: take a "
             "model with a longer context, fewer candidates or a smaller max_tokens"
         )
+
+    def _shorter(self, prompt: Prompt, shown: int) -> tuple[int, str]:
+        """As `_fit`, for a prompt that the model itself has just refused as too long.
+
+        Nobody knows by how much, and what is refused costs nothing: a third of the history goes.
+        """
+        if shown <= 1:
+            raise InvalidOption(
+                f"{self.model.id!r} refuses the prompt of user {prompt.task.user!r} as longer than "
+                f"its context, even with one history item and {self.generation.max_tokens} tokens "
+                "for the reply: take a model with a longer context, fewer candidates or a smaller "
+                "max_tokens"
+            )
+        shown = max(1, 2 * shown // 3)
+        return shown, self._text(replace(prompt, shown=shown))
+
+
+def _unranked(reply: Reply, prompt: Prompt, replies: list[Reply]) -> Ranking | None:
+    """What a prompt comes to whose letters the model was not let choose; None if it is too long."""
+    if reply.finish_reason == "too_long":
+        return None
+    return _ranking(tuple(range(len(prompt.task.candidates))), 0, replies, "")
 
 
 def _ranking(order: tuple[int, ...], named: int, replies: list[Reply], text: str) -> Ranking:

@@ -1,0 +1,311 @@
+"""The way to a server, as the user and the environment describe it: address, proxy, trust, key.
+
+Everything that the environment says is followed or refused in a sentence, and nothing of it is
+passed over: a proxy (``http_proxy``, ``https_proxy``, ``all_proxy``, in either case, and
+``no_proxy``), certificates (``SSL_CERT_FILE``, ``SSL_CERT_DIR``, ``REQUESTS_CA_BUNDLE``,
+``CURL_CA_BUNDLE``) and hosts that may have the key (``RPP_ENV_KEY_HOSTS``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies
+
+from rpp_env.errors import InvalidOption, MissingExtra
+
+__all__ = [
+    "KEY",
+    "KEY_HOSTS",
+    "Key",
+    "Proxy",
+    "certificates",
+    "checked_address",
+    "is_local",
+    "keeper",
+    "key_may_go",
+    "proxy_for",
+    "sendable",
+    "shorten",
+]
+
+KEY = "OPENAI_API_KEY"
+"""The environment variable that holds the key."""
+KEY_HOSTS = "RPP_ENV_KEY_HOSTS"
+"""The environment variable that lists hosts which may have the key, whoever names them."""
+CERTIFICATE_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Environment variables that name a file of trusted authorities; the first one that is set."""
+PROXIES = {"http", "https", "socks5", "socks5h"}
+"""Schemes of proxies that httpx speaks to."""
+
+Key = Callable[[], str]
+"""A function that knows the key; "" where there is none."""
+
+
+def shorten(text: str, length: int) -> str:
+    """`text` on one line, in printable characters only, and not longer than that."""
+    # Of a long text only the front is looked at: what comes from a server has any length.
+    front = text[: 8 * length]
+    front = " ".join("".join(c if c.isprintable() else " " for c in front).split())
+    cut = len(front) > length or len(text) > 8 * length
+    return f"{front[: length - 4]} ..." if cut else front
+
+
+# Addresses
+
+
+def checked_address(base_url: str) -> str:
+    """The address without a slash at its end.
+
+    Raises
+    ------
+    InvalidOption
+        For an address that is none, or that has a password in it.
+    """
+    if "@" in base_url:
+        raise InvalidOption(
+            "the server's address has a name or password in it, which would show in logs: set "
+            f"{KEY} instead"
+        )
+    try:
+        parts = urlsplit(base_url)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        (parts.hostname or "").encode("idna")  # raises for what no name server could look up
+    except ValueError:
+        fits = False
+    if not fits or parts.query or parts.fragment or not base_url.isprintable() or " " in base_url:
+        raise InvalidOption(
+            f"{shorten(base_url, 200)!r} is no address of a server: give one such as "
+            "'http://127.0.0.1:8000/v1'"
+        )
+    return base_url.rstrip("/")
+
+
+def is_local(host: str) -> bool:
+    """Whether a host is this machine, so that nothing leaves it on the way there."""
+    host = _bare(host)
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        address = getattr(address, "ipv4_mapped", None) or address
+        # 0.0.0.0 is what servers print that listen everywhere; to call it is to call oneself.
+        return address.is_loopback or address.is_unspecified
+    return False
+
+
+def _bare(host: str) -> str:
+    return host.strip("[]").partition("%")[0].rstrip(".").lower()
+
+
+# The key
+
+
+def keeper(api_key: str | None) -> Key:
+    """A function that knows the key, given or else in the environment."""
+
+    def tell() -> str:
+        return (os.environ.get(KEY, "") if api_key is None else api_key).strip()
+
+    return tell
+
+
+def sendable(key: Key) -> bool:
+    """Whether an HTTP header may hold the key."""
+    return key().isascii() and key().isprintable()
+
+
+def key_may_go(base_url: str, *, named: bool, plain_http: bool) -> bool:
+    """Whether the server at an address may have the key.
+
+    Parameters
+    ----------
+    base_url : str
+        The server's address.
+    named : bool
+        Whether the user has named it in this call, and no file that may be from somebody else.
+        Else the host must be listed in the environment variable ``RPP_ENV_KEY_HOSTS``: hosts with
+        commas between them, each with a port or for all of its ports, ``*.`` before a domain for
+        all hosts in it. ``http://`` before a host lets the key go there over plain HTTP.
+    plain_http : bool
+        Whether it may go over plain HTTP to another machine.
+
+    Raises
+    ------
+    InvalidOption
+        Where only plain HTTP is in the way.
+    """
+    address = urlsplit(base_url)
+    entries = [e for e in re.split(r"[,\s]+", os.environ.get(KEY_HOSTS, "")) if e]
+    listed = [entry for entry in entries if _lists(entry, address)]
+    if not (named or listed):
+        return False
+    safe = address.scheme == "https" or is_local(address.hostname or "")
+    if safe or plain_http or any(entry.startswith("http://") for entry in listed):
+        return True
+    place = f"{address.scheme}://{address.netloc}"
+    raise InvalidOption(
+        f"the key ({KEY}) would go to {place} over plain HTTP, where anyone on the way can read "
+        "it. Use https, or a tunnel to this machine (ssh -L 8000:localhost:8000 HOST); unset the "
+        f"variable if this server needs no key; or allow it: {KEY_HOSTS}={place} in the "
+        "environment, or plain_http_key=True among the model's options"
+    )
+
+
+def _lists(entry: str, address: SplitResult) -> bool:
+    """Whether an entry of the allow-list means the host at an address."""
+    try:
+        parts = urlsplit(entry if "://" in entry else f"//{entry}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in {"", "http", "https"} or "@" in entry:
+        raise InvalidOption(
+            f"{KEY_HOSTS} holds {shorten(entry, 80)!r}, which is no host: give hosts such as "
+            "'api.example.com', 'gpu.example.com:8000' or 'http://gpu.lan:8000', with commas "
+            "between them"
+        )
+    ours = address.port or (443 if address.scheme == "https" else 80)
+    if parts.scheme not in {"", address.scheme} or port not in {None, ours}:
+        return False
+    asked, host = _bare(address.hostname or ""), _bare(host)
+    return asked.endswith(host[1:]) if host.startswith("*.") else asked == host
+
+
+# Proxies
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The proxy on the way to a server."""
+
+    url: Callable[[], str]
+    """With the password that may be in it, and therefore not for printing."""
+    shown: str
+    """Without it, and where it was named."""
+
+
+def proxy_for(base_url: str) -> Proxy | None:
+    """The proxy that the environment names for an address; none on the way to this machine itself.
+
+    Raises
+    ------
+    InvalidOption
+        For a proxy that is none, or of a kind that cannot be spoken to.
+    MissingExtra
+        For a SOCKS proxy without the library that it needs.
+    """
+    address = urlsplit(base_url)
+    host = address.hostname or ""
+    found = getproxies()
+    kind = next((kind for kind in (address.scheme, "all") if found.get(kind, "").strip()), None)
+    if kind is None or is_local(host):
+        return None
+    port = address.port or (443 if address.scheme == "https" else 80)
+    if _bypassed(host, port, found.get("no", "")):
+        return None
+    return _proxy(found[kind].strip(), _variable(kind))
+
+
+def _proxy(value: str, variable: str) -> Proxy:
+    value = value if "://" in value else f"http://{value}"
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    shown = f"{parts.scheme}://{host}" + (f":{port}" if port else "") if host else "an address"
+    if not host or parts.scheme not in PROXIES:
+        raise InvalidOption(
+            f"{variable} names {shown} as proxy, which is of no kind that can be spoken to: give "
+            "http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT, unset it, or name the "
+            "server's host in NO_PROXY"
+        )
+    if parts.scheme.startswith("socks"):
+        if importlib.util.find_spec("socksio") is None:
+            raise MissingExtra(f"socksio, which the proxy {shown} ({variable}) needs,", "socks")
+        # Names are looked up by the proxy in both forms; httpx 0.27 knows the first one only.
+        value = value.replace("socks5h://", "socks5://", 1)
+    return Proxy(lambda: value, f"{shown} ({variable})")
+
+
+def _variable(kind: str) -> str:
+    """The variable that named a proxy, as it is spelled there."""
+    names = (f"{kind}_proxy", f"{kind}_proxy".upper())
+    return next((name for name in names if os.environ.get(name)), "the system's settings")
+
+
+def _bypassed(host: str, port: int, no_proxy: str) -> bool:
+    """Whether an entry of NO_PROXY means a host: by name, domain, address or network."""
+    host = _bare(host)
+    return any(_means(entry, host, port) for entry in re.split(r"[,\s]+", no_proxy) if entry)
+
+
+def _means(entry: str, host: str, port: int) -> bool:
+    if entry == "*":
+        return True
+    entry = entry.partition("://")[2] or entry
+    with suppress(ValueError):
+        network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+        with suppress(ValueError):
+            return ipaddress.ip_address(host) in network
+        return False
+    # An IPv6 address has a port only behind its brackets.
+    named, colon, wanted = entry.rpartition(":")
+    if colon and wanted.isdecimal() and (":" not in named or named.endswith("]")):
+        return int(wanted) == port and _means(named, host, port)
+    domain = _bare(entry.removeprefix("*").lstrip("."))
+    return domain != "" and (host == domain or host.endswith(f".{domain}"))
+
+
+# Certificates
+
+
+def certificates() -> ssl.SSLContext | None:
+    """Whom to trust where the environment says so; None where it does not.
+
+    Raises
+    ------
+    InvalidOption
+        For a file or folder that is not there, or holds no certificate.
+    """
+    variable = next((name for name in CERTIFICATE_FILES if os.environ.get(name)), None)
+    folders = os.environ.get("SSL_CERT_DIR")
+    if variable is None and not folders:
+        return None
+    # Checks certificates and host names, and trusts nobody yet.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if variable is not None:
+        _load(context, variable, Path(os.environ[variable]))
+    for folder in filter(None, (folders or "").split(os.pathsep)):
+        _load(context, "SSL_CERT_DIR", Path(folder))
+    return context
+
+
+def _load(context: ssl.SSLContext, variable: str, path: Path) -> None:
+    fault = "" if path.exists() else "which does not exist"
+    if not fault:
+        try:
+            folder = path.is_dir()
+            context.load_verify_locations(
+                cafile=None if folder else str(path), capath=str(path) if folder else None
+            )
+            if folder and not any(path.iterdir()):
+                fault = "which is empty"
+        except ssl.SSLError:
+            fault = "which holds no certificate in PEM format"
+        except OSError as error:
+            fault = f"which cannot be read ({error.strerror})"
+    if fault:
+        raise InvalidOption(
+            f"{variable} names {shorten(str(path), 200)!r}, {fault}: correct it, or unset it to "
+            "trust the usual authorities"
+        )
