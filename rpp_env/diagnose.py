@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from rpp_env.baselines import Fixed
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption, MissingExtra
-from rpp_env.intervals import Estimate, Means, estimate
+from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.metrics import chance_ndcg
 from rpp_env.patterns import AGENTS
 from rpp_env.rules import Rules
@@ -51,8 +51,6 @@ Ints = NDArray[np.int64]
 
 # A table's axes are levels, roles, reasonings, outputs; the agents come in another order.
 _AXES = {"role_playing": 1, "history_records": 0, "reasoning_guidance": 2, "output_format": 3}
-_CLEAR = 0.01
-"""A gap whose interval reaches below this is no denominator."""
 
 
 def episode_scores(rewards: Floats, rules: Rules) -> NDArray[np.float32]:
@@ -231,7 +229,8 @@ class Diagnosis:
         Differences of lines; and the observable gap as a share of the type gap, where there is one.
     agents : dict of dict of Estimate, float or None
         Per reference (``"observable"``, ``"type"``): what is left of its gap with one agent frozen
-        (None where there is no clear gap), and how far choosing agent by agent falls short.
+        (None without a gap, see `rpp_env.intervals.has_gap`), and how far choosing agent by agent
+        falls short.
     myopia : Estimate
         Planning against greedy choices, both on the observable reference's predictions.
     """
@@ -363,14 +362,14 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
         columns[f"{kind}: additive"] = flat[everyone, _argmax(_additive(want))]
     lines = estimate(columns, statistics, resamples=resamples, seed=seed)
     found = estimate(columns, gaps, resamples=resamples, seed=seed)
-    if "type" in wants and found["type reference minus best fixed prompt"].low > _CLEAR:
+    if has_gap(found.get("type reference minus best fixed prompt")):
         share = _ratio("observable reference", "best fixed prompt", "type reference")
         name = "observable gap / type gap"
         found |= estimate(columns, {name: share}, resamples=resamples, seed=seed)
     for kind, want in wants.items():
         gap = found[f"{kind} reference minus best fixed prompt"]
         top = f"{kind} reference"
-        if gap.low > _CLEAR:
+        if has_gap(gap):
             agents[kind].update(
                 estimate(
                     columns,
@@ -431,7 +430,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
 
 def _shown(value: Estimate | float | None) -> str:
     if value is None:
-        return "no clear gap"
+        return "no significant gap"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
@@ -453,7 +452,7 @@ def _difference(left: str, right: str) -> Callable[[Means], NDArray[np.float64]]
 
 
 def _ratio(score: str, low: str, high: str) -> Callable[[Means], NDArray[np.float64]]:
-    return lambda m: (m[score] - m[low]) / (m[high] - m[low])
+    return lambda m: gain(m[score], m[low], m[high])
 
 
 def _argmax(scores: Floats) -> Ints:

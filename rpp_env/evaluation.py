@@ -21,7 +21,8 @@ hindsight              each user's best actions, known only afterwards; where `e
 
     gain = (policy - fixed) / (reference - fixed)
 
-of NDCG@10, printed beside NDCG@10 itself, and only where the denominator is clearly above 0.
+of NDCG@10, printed beside NDCG@10 itself, and only where there is a gap to have a share of
+(`rpp_env.intervals.has_gap`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from rpp_env.baselines import Fixed, Policy, search_fixed
 from rpp_env.data.folders import whole_file
 from rpp_env.diagnose import hindsight_scores
 from rpp_env.errors import InvalidOption
-from rpp_env.intervals import Estimate, Means, estimate
+from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.metrics import hit, mrr, ndcg
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ __all__ = ["Report", "Scores", "episodes", "evaluate"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-SMALLEST_GAP = 0.005
-"""A denominator below this, or whose interval holds 0, is none: no gain is given."""
 
 _METRICS: dict[str, Callable[[Ints], Floats]] = {
     "ndcg@1": lambda ranks: ndcg(ranks, 1),
@@ -121,7 +119,7 @@ class Report:
     gap : Estimate or None
         NDCG@10 of the reference minus that of the best fixed prompt, where both were played.
     gain : Estimate or None
-        The policy's share of `gap`; None where `gap` is not clearly above 0.
+        The policy's share of `gap`; None without a gap (`rpp_env.intervals.has_gap`).
     """
 
     name: str
@@ -141,8 +139,8 @@ class Report:
             return f"{raw}; gain {self.gain} of what the observable reference gains."
         if self.gap is not None:
             return (
-                f"{raw}; no gain is given: the observable reference is not clearly better than the "
-                f"best fixed prompt here (difference {self.gap})."
+                f"{raw}; no gain is given: the observable reference is not significantly better "
+                f"than the best fixed prompt here (difference {self.gap})."
             )
         return f"{raw}."
 
@@ -458,18 +456,18 @@ def _report(
     rated = {"fixed", "reference"} <= set(scores)
     if rated:
         statistics["gap"] = minus("reference", "fixed")
-        statistics["gain"] = lambda means: (
-            minus(name, "fixed")(means) / minus("reference", "fixed")(means)
-        )
-    with np.errstate(divide="ignore", invalid="ignore"):  # a gap of 0 is said, not divided by
-        found_all = estimate(
-            {f"{line} {metric}": column for (line, metric), column in columns.items()},
-            statistics,
+    columns_by_name = {f"{line} {metric}": column for (line, metric), column in columns.items()}
+    found_all = estimate(columns_by_name, statistics, resamples=resamples, seed=seed)
+    gap = found_all.get("gap")
+    share = None
+    if has_gap(gap):
+        parts = [score(line) for line in (name, "fixed", "reference")]
+        share = estimate(
+            columns_by_name,
+            {"gain": lambda means: gain(*(part(means) for part in parts))},
             resamples=resamples,
             seed=seed,
-        )
-    gap = found_all.get("gap")
-    clear = gap is not None and gap.low > 0 and gap.value > SMALLEST_GAP
+        )["gain"]
     lines = {"chance": _chance(env.tasks.num_candidates, steps)}
     lines |= {
         line: {metric: found_all[f"{line} {metric}"] for owner, metric in columns if owner == line}
@@ -484,7 +482,7 @@ def _report(
         lines=lines,
         differences={line: found_all[f"minus {line}"] for line in others},
         gap=gap,
-        gain=found_all["gain"] if clear else None,
+        gain=share,
     )
 
 

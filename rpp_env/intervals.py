@@ -1,7 +1,8 @@
-"""Bootstrap intervals over users, paired: every column is resampled with the same users."""
+"""Numbers with intervals: paired bootstraps over users, and the gain over the best fixed prompt."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.errors import InvalidOption
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["SMALLEST_GAP", "Estimate", "estimate", "gain", "has_gap"]
 
 Means = dict[str, NDArray[np.float64]]
 
@@ -20,14 +21,48 @@ _DRAWN = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its 95% interval (percentile bootstrap)."""
+    """A number and its 95% interval."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return format(self)
+
+    def __format__(self, spec: str) -> str:
+        """Each number by `spec`, ``".3f"`` by default; without the interval where it is NaN."""
+        value, low, high = (format(x, spec or ".3f") for x in (self.value, self.low, self.high))
+        return value if math.isnan(self.low) else f"{value} [{low}, {high}]"
+
+
+SMALLEST_GAP = 0.005
+"""The smallest gap, in NDCG@10, that a gain is given of."""
+
+
+def gain(score: ArrayLike, fixed: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """(score - fixed) / (reference - fixed), of means over the same users.
+
+    Parameters
+    ----------
+    score, fixed, reference : arrays of one shape
+        Means of a policy, of the best fixed prompt, and of the observable reference.
+
+    Returns
+    -------
+    Array of that shape
+        NaN where the reference is not above the fixed prompt.
+    """
+    mine, low, top = (np.asarray(x, np.float64) for x in (score, fixed, reference))
+    return np.asarray((mine - low) / np.where(top > low, top - low, np.nan))
+
+
+def has_gap(gap: Estimate | None) -> bool:
+    """Whether reference minus fixed prompt is large and sure enough for a gain to be given.
+
+    It is where its interval lies above 0 and its value above `SMALLEST_GAP`.
+    """
+    return gap is not None and gap.low > 0 and gap.value > SMALLEST_GAP
 
 
 def estimate(
@@ -37,7 +72,10 @@ def estimate(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Functions of means over users, each with its interval.
+    """Functions of means over users, each with its percentile bootstrap interval.
+
+    Every column is resampled with the same users, so that differences are paired. Resamples in
+    which a statistic is NaN are left out of its interval.
 
     Parameters
     ----------
@@ -72,6 +110,6 @@ def estimate(
     whole = {name: column.mean(keepdims=True) for name, column in table.items()}
     estimates = {}
     for name, statistic in statistics.items():
-        low, high = np.percentile(statistic(resampled), [2.5, 97.5])
+        low, high = np.nanpercentile(statistic(resampled), [2.5, 97.5])
         estimates[name] = Estimate(float(statistic(whole)[0]), float(low), float(high))
     return estimates

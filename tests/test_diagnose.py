@@ -169,5 +169,5 @@ def test_a_gap_that_is_not_there_is_no_denominator() -> None:
     ]
     found = d.diagnose(*envs, resamples=100)
     assert found.agents["observable"]["gap left with role_playing frozen"] is None
-    assert "no clear gap" in found.markdown()
+    assert "no significant gap" in found.markdown()
     assert "NaN" not in json.dumps(found.to_json(), allow_nan=False)

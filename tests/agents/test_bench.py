@@ -705,7 +705,7 @@ def test_tasks_share_their_worlds(tmp_path: Path) -> None:
     invented(tmp_path, told, lambda cell: 0.2 if cell.world == 101 else 0.4)
     report = write_report(told, tmp_path).read_text()
     (row,) = [row for row in rows_of(report, "MAPPO") if len(row) == 6 and row[-1] == "12"]
-    assert row[1] == "0.500 [0.000, 1.000]"
+    assert row[1] == "0.500 [-5.853, 6.853]"  # t with one degree of freedom: 12.7 times 0.5
 
 
 def test_a_few_seeds_are_a_sketch(tmp_path: Path) -> None:

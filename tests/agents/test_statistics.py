@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy import stats
 
 from rpp_agents.statistics import (
-    Draws,
-    hierarchical,
+    Contrast,
+    Lines,
     holm,
-    improvement,
-    interval,
     iqm,
+    jackknife,
     optimality_gap,
     probability_of_improvement,
     stratified_bootstrap,
 )
 from rpp_env.errors import InvalidOption
-from rpp_env.intervals import Estimate
 
 # Five and four runs of two algorithms on three tasks, and what rliable 1.2.0 says of them
 # (numpy 2.4.6, 20,000 resamples; it needs pandas below 3).
@@ -59,12 +57,8 @@ def test_the_stratified_bootstrap_is_rliables(name: str, statistic: object) -> N
 
 
 def test_the_probability_of_improvement_is_rliables() -> None:
-    value, low, high = RLIABLE["improvement"]
+    value, _, _ = RLIABLE["improvement"]
     assert probability_of_improvement(list(OURS.T), list(THEIRS.T)) == pytest.approx(value)
-    draws = Draws(["w"], resamples=20_000)
-    ours, theirs = ([draws.scores({"w": x[:, None]}) for x in side.T] for side in (OURS, THEIRS))
-    found = interval(value, improvement(ours, theirs))
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
 
 
 def test_rliable_itself_where_it_is_installed() -> None:
@@ -84,27 +78,58 @@ def test_rliable_itself_where_it_is_installed() -> None:
     assert (found.low, found.high) == pytest.approx(intervals["ours"][:, 0], abs=0.01)
 
 
-def test_one_world_of_single_runs_leaves_users_alone() -> None:
-    users = np.random.default_rng(0).random(400)
-    found = hierarchical({"a": {7: users[None]}}).estimate(lambda means: means["a"])
-    assert found.value == pytest.approx(users.mean())
-    half = 1.96 * users.std() / np.sqrt(len(users))
-    assert (found.low, found.high) == pytest.approx(
-        (users.mean() - half, users.mean() + half), abs=0.15 * half
+def test_several_worlds_are_a_t_test_over_their_means() -> None:
+    rng = np.random.default_rng(0)
+    a = {world: rng.random((2, 30)) + 0.1 * world for world in range(5)}
+    b = {world: rng.random((3, 30)) for world in range(5)}
+    found = Lines({"a": a, "b": b}).minus("a", "b")
+    differences = [a[world].mean() - b[world].mean() for world in range(5)]
+    test = stats.ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(0.95)
+    assert (found.value, found.low, found.high, found.p) == pytest.approx(
+        (np.mean(differences), low, high, test.pvalue)
     )
 
 
-def test_worlds_and_runs_are_resampled_too() -> None:
-    # Users agree, so that all the spread is between two worlds: means are 0, 1/2 or 1.
-    worlds = {0: np.zeros((1, 5)), 1: np.ones((1, 5))}
-    resampled = hierarchical({"a": worlds}, resamples=4000)
-    means = resampled.drawn["a"].mean(axis=1)
-    shares = [float((means == x).mean()) for x in (0, 0.5, 1)]
-    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
-    # And between two runs of one world.
-    runs = hierarchical({"a": {0: np.array([[0.0] * 5, [1.0] * 5])}}, resamples=4000)
-    shares = [float((runs.drawn["a"][:, 0] == x).mean()) for x in (0, 0.5, 1)]
-    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+def test_one_world_of_single_runs_is_a_t_test_over_users() -> None:
+    users = np.random.default_rng(0).normal(0.1, 1, 400)
+    found = Lines({"a": {7: users[None]}}).mean("a")
+    test = stats.ttest_1samp(users, 0)
+    low, high = test.confidence_interval(0.95)
+    assert (found.low, found.high, found.p) == pytest.approx((low, high, test.pvalue))
+
+
+def test_runs_of_one_world_count_for_each_line() -> None:
+    # All users agree, so that only the runs differ: Welch's t test, one line's runs being equal.
+    runs = np.array([0.0, 0.1, 0.3])
+    lines = {"a": {0: np.repeat(runs[:, None], 5, axis=1)}, "b": {0: np.zeros((3, 5))}}
+    found = Lines(lines).minus("a", "b")
+    test = stats.ttest_ind(runs, np.zeros(3), equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    assert (found.value, found.low, found.high, found.p) == pytest.approx(
+        (runs.mean(), low, high, test.pvalue)
+    )
+
+
+def test_users_in_common_are_not_new_users_in_every_draw() -> None:
+    users = np.random.default_rng(2).random(30)
+    lines = {"a": dict.fromkeys(range(5), users[None])}
+    shared = Lines(lines, shared_users=True).mean("a")
+    alone = Lines({"a": {0: users[None]}}).mean("a")
+    assert (shared.low, shared.high) == pytest.approx((alone.low, alone.high))
+    # Worlds with users of their own that agree would say that the mean is certain.
+    apart = Lines(lines).mean("a")
+    assert (apart.low, apart.high) == (apart.value, apart.value)
+
+
+def test_draws_and_users_that_are_crossed_by_hand() -> None:
+    # Two draws, three users; no interaction: the variances of draws and users add up.
+    scores = np.array([[0.0], [0.2]]) + np.array([0.0, 0.3, 0.6])
+    found = Lines({"a": {0: scores[:1], 1: scores[1:]}}, shared_users=True).mean("a")
+    draws, users = np.var([0.3, 0.5], ddof=1) / 2, np.var([0.1, 0.4, 0.7], ddof=1) / 3
+    freedom = (draws + users) ** 2 / (draws**2 / 1 + users**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(draws + users)
+    assert (found.value, found.high - found.value) == pytest.approx((0.4, half))
 
 
 def test_what_users_and_worlds_share_cancels_in_differences() -> None:
@@ -114,124 +139,103 @@ def test_what_users_and_worlds_share_cancels_in_differences() -> None:
         "a": {world: base[world] + np.array([[0.1], [0.1]]) for world in base},
         "b": {world: base[world][None] for world in base},
     }
-    resampled = hierarchical(lines)
-    alone = resampled.estimate(lambda means: means["a"])
+    alone = Lines(lines).mean("a")
     assert alone.high - alone.low > 2
-    difference = resampled.estimate(lambda means: means["a"] - means["b"])
+    difference = Lines(lines).minus("a", "b")
     assert (difference.low, difference.value, difference.high) == pytest.approx((0.1, 0.1, 0.1))
-    # Training seeds are not common to two lines: their spread stays.
-    lines["a"] = {world: base[world] + np.array([[0.0], [0.2]]) for world in base}
-    spread = hierarchical(lines).estimate(lambda means: means["a"] - means["b"])
-    assert spread.low < 0.09
-    assert spread.high > 0.11
-
-
-def test_users_in_common_are_drawn_once_for_all_worlds() -> None:
-    users = np.random.default_rng(2).random(30)
-    lines = {"a": dict.fromkeys(range(5), users[None])}
-    for shared, equal in ((True, True), (False, False)):
-        drawn = hierarchical(lines, shared_users=shared, resamples=50).drawn["a"]
-        assert bool(np.allclose(drawn, drawn[:, :1])) is equal
-    # Five times the users would be five times as sure; these are the same users five times.
-    width = [
-        (found := hierarchical(lines, shared_users=shared).estimate(lambda m: m["a"])).high
-        - found.low
-        for shared in (True, False)
-    ]
-    assert width[0] / width[1] == pytest.approx(np.sqrt(5), rel=0.15)
+    assert difference.p == 0
+    same = Lines(lines).minus("a", "a")
+    assert (same.low, same.value, same.high, same.p) == (0, 0, 0, 1)
 
 
 def test_missing_worlds_are_left_out_of_a_comparison() -> None:
     lines = {
         "a": {0: np.full((1, 4), 1.0), 1: np.full((1, 4), 5.0)},
         "b": {0: np.full((2, 4), 0.5)},
+        "c": {2: np.full((1, 4), 0.5)},
     }
-    resampled = hierarchical(lines)
-    assert resampled.estimate(lambda means: means["a"]).value == 3
-    difference = resampled.estimate(lambda means: means["a"] - means["b"])
+    found = Lines(lines)
+    assert found.mean("a").value == 3
+    difference = found.minus("a", "b")
     assert (difference.low, difference.value, difference.high) == (0.5, 0.5, 0.5)
+    assert np.isnan(found.minus("a", "c").value)
+    assert np.isnan(found.minus("a", "c").p)
 
 
-def test_runs_are_compared_within_their_world() -> None:
-    # World 1 is easier for both: across worlds half of the comparisons would go the wrong way.
-    draws = Draws([0, 1])
-    ours = draws.scores({0: [[0.2], [0.3]], 1: [[0.8], [0.9]]})
-    theirs = draws.scores({0: [[0.1]], 1: [[0.7]], 2: [[9.0]]})
-    assert set(improvement([ours], [theirs])) == {1.0}
-    # Worlds that disagree make it unsure, though each has one run only.
-    split = improvement(
-        [draws.scores({0: [[1]], 1: [[0]]})], [draws.scores({0: [[0.5]], 1: [[0.5]]})]
-    )
-    assert interval(0.5, split) == Estimate(0.5, 0.0, 1.0)
+def test_the_gain_is_a_ratio_of_means_over_worlds() -> None:
+    lines = {
+        "fixed": {0: np.full((1, 4), 0.4), 1: np.full((1, 4), 0.5)},
+        "reference": {0: np.full((1, 4), 0.7), 1: np.full((1, 4), 0.6)},
+        "a": {0: np.full((1, 4), 0.5), 1: np.full((1, 4), 0.6)},
+    }
+    found = Lines(lines)
+    # (0.1 + 0.1) / (0.3 + 0.1), where a mean of the worlds' ratios would be (1/3 + 1) / 2.
+    assert found.gain("a", "fixed", "reference").value == pytest.approx(0.5)
+    one = found.gain("reference", "fixed", "reference")
+    assert (one.low, one.value, one.high) == pytest.approx((1, 1, 1))
+    none = found.gain("fixed", "fixed", "reference")
+    assert (none.low, none.value, none.high) == pytest.approx((0, 0, 0))
+    assert np.isnan(found.gain("a", "reference", "fixed").value)
 
 
-def test_tasks_share_the_worlds_that_are_drawn_and_runs_are_drawn_for_each() -> None:
-    draws = Draws(range(4), resamples=300)
-    line = {world: [[float(world)]] for world in range(4)}
-    one, two = draws.scores(line), draws.scores(line)
-    assert (one == two).all()
-    shares = [float((one == world).mean()) for world in range(4)]
-    assert shares == pytest.approx([0.25] * 4, abs=0.05)
-    runs = {world: [[0.0], [1.0], [2.0]] for world in range(4)}
-    one, two = draws.scores(runs), draws.scores(runs)
-    assert one.shape == (300, 4, 3)
-    assert not (one == two).all()
-    assert one.mean() == pytest.approx(1, abs=0.05)
+def test_the_interval_of_a_gain_is_the_jackknifes() -> None:
+    # Linearised by hand in one, by leaving worlds out in the other: alike where the gap is sure.
+    rng = np.random.default_rng(5)
+    means = {
+        line: {world: rng.normal(value, 0.004, (1, 1)) for world in range(8)}
+        for line, value in (("fixed", 0.4), ("reference", 0.6), ("a", 0.5))
+    }
+    found = Lines(means).gain("a", "fixed", "reference")
+
+    def share(worlds: tuple[int, ...]) -> float:
+        fixed, reference, a = (
+            np.mean([means[line][world] for world in worlds])
+            for line in ("fixed", "reference", "a")
+        )
+        return float((a - fixed) / (reference - fixed))
+
+    left_out = jackknife(share, range(8))
+    assert found.value == pytest.approx(left_out.value)
+    assert found.high - found.low == pytest.approx(left_out.high - left_out.low, rel=0.05)
 
 
-def test_who_has_the_same_users_gets_the_same_draw_of_them() -> None:
-    rng = np.random.default_rng(0)
-    users = rng.random((1, 40))
-    draws = Draws(["w"], resamples=4000)
-    one, shifted, others = (
-        draws.scores({"w": x}, {"w": whose})[:, 0, 0]
-        for x, whose in ((users, "a"), (users + 0.25, "a"), (users, "b"))
-    )
-    np.testing.assert_allclose(shifted - one, 0.25)
-    assert abs(np.corrcoef(one, others)[0, 1]) < 0.1
-    # And it is the bootstrap's: the standard error of a mean.
-    assert one.std() == pytest.approx(users.std() / np.sqrt(40), rel=0.05)
-    again = Draws(["w"], resamples=4000).scores({"w": users}, {"w": "b"})[:, 0, 0]
-    assert (again == others).all()  # whoever was drawn before
+def test_the_jackknife_of_a_mean_is_a_t_test() -> None:
+    values = {0: 0.1, 1: 0.4, 2: 0.35, 3: 0.2}
+    found = jackknife(lambda worlds: float(np.mean([values[w] for w in worlds])), list(values))
+    low, high = stats.ttest_1samp(list(values.values()), 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    alone = jackknife(lambda worlds: 0.5, [3])
+    assert alone.value == 0.5
+    assert str(alone) == "0.500"  # one world says nothing of others
 
 
 def test_holms_correction_by_hand() -> None:
-    def sure(p: float) -> Estimate:
-        z = float(norm.isf(p / 2))
-        return Estimate(z, z - 1.959964, z + 1.959964)
+    def sure(p: float) -> Contrast:
+        return Contrast(1.0, 0.5, 1.5, p)
 
     # 0.01 against 0.05 / 3, then 0.02 against 0.05 / 2, then 0.04 against 0.05.
     assert holm([sure(0.04), sure(0.01), sure(0.02)]) == [True, True, True]
     # 0.03 fails against 0.05 / 2, and whatever is above it falls with it.
     assert holm([sure(0.04), sure(0.01), sure(0.03)]) == [False, True, False]
-    assert holm([Estimate(0.1, 0.1, 0.1), Estimate(0.0, 0.0, 0.0)]) == [True, False]
-    # What was not compared is not clear, and is not counted.
-    nothing = Estimate(float("nan"), float("nan"), float("nan"))
-    assert holm([sure(0.02), nothing, sure(0.03)]) == [True, False, True]
+    # What was not compared is not significant, and is not counted.
+    assert holm([sure(0.02), sure(float("nan")), sure(0.03)]) == [True, False, True]
     assert holm([sure(0.02), sure(0.9), sure(0.03)]) == [False, False, False]
     assert holm([]) == []
-    # Rounding, not a difference.
-    assert holm([Estimate(1e-17, 0.9e-17, 1.1e-17)]) == [False]
+    # Rounding is no difference.
+    same = Lines({"a": {0: [[0.1 + 0.2]], 1: [[0.3]]}, "b": {0: [[0.3]], 1: [[0.3]]}})
+    assert holm([same.minus("a", "b")]) == [False]
 
 
 def test_the_seed_decides() -> None:
     scores = [np.random.default_rng(0).random(10)]
     assert stratified_bootstrap(iqm, scores, seed=1) == stratified_bootstrap(iqm, scores, seed=1)
     assert stratified_bootstrap(iqm, scores, seed=1) != stratified_bootstrap(iqm, scores, seed=2)
-    lines = {"a": {0: np.random.default_rng(0).random((3, 9))}}
-
-    def low(seed: int) -> float:
-        return hierarchical(lines, seed=seed).estimate(lambda means: means["a"]).low
-
-    assert low(1) == low(1) != low(2)
 
 
 def test_what_cannot_be_compared_says_so() -> None:
     with pytest.raises(InvalidOption, match="at least one task"):
         stratified_bootstrap(iqm, [[1.0], []])
-    with pytest.raises(InvalidOption, match="a run in the same world"):
-        Draws([])
     with pytest.raises(InvalidOption, match="cannot be paired"):
-        hierarchical({"a": {0: np.ones((1, 3))}, "b": {0: np.ones((1, 4))}})
+        Lines({"a": {0: np.ones((1, 3))}, "b": {0: np.ones((1, 4))}})
     with pytest.raises(InvalidOption, match="no users in common"):
-        hierarchical({"a": {0: np.ones((1, 3)), 1: np.ones((1, 4))}}, shared_users=True)
+        Lines({"a": {0: np.ones((1, 3)), 1: np.ones((1, 4))}}, shared_users=True)

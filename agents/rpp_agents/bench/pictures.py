@@ -13,7 +13,7 @@ from rpp_agents.bench.plan import Environment
 from rpp_agents.plans import slug
 from rpp_agents.plots import INK, TRAINING, VALIDATION, plain
 from rpp_agents.plots import figure as new_figure
-from rpp_agents.statistics import hierarchical, iqm, stratified_bootstrap
+from rpp_agents.statistics import Lines, iqm, stratified_bootstrap
 
 if TYPE_CHECKING:
     from rpp_agents.bench.report import Results
@@ -91,13 +91,13 @@ def _curves(results: Results, environment: Environment, path: Path) -> Path:
     low, high = np.inf, -np.inf
     for label, axes in zip(labels, panels, strict=False):
         by_world = _rows_of(results, environment, label)
-        found = hierarchical(
+        found = Lines(
             {
                 i: {w: scores[:, i : i + 1] for w, scores in by_world.items()}
                 for i in range(len(points))
             }
         )
-        estimates = [found.estimate(lambda means, i=i: means[i]) for i in range(len(points))]  # type: ignore[misc]
+        estimates = [found.mean(i) for i in range(len(points))]
         middles[label] = np.array([e.value for e in estimates])
         for scores in by_world.values():
             axes.plot(points, scores.T, color=TRAINING, alpha=0.35, linewidth=0.7)

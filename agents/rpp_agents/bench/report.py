@@ -15,9 +15,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,18 @@ from numpy.typing import NDArray
 from rpp_agents.bench.plan import Bench, Cell, Environment
 from rpp_agents.jobs import kept
 from rpp_agents.statistics import (
-    Draws,
-    Resampled,
-    hierarchical,
+    Contrast,
+    Lines,
     holm,
-    improvement,
-    interval,
     iqm,
+    jackknife,
     optimality_gap,
     probability_of_improvement,
     stratified_bootstrap,
 )
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData
-from rpp_env.evaluation import SMALLEST_GAP
-from rpp_env.intervals import Estimate, estimate
+from rpp_env.intervals import Estimate, gain, has_gap
 
 __all__ = ["LEVELS", "Results", "marl_eval", "write_report"]
 
@@ -131,11 +128,11 @@ class Results:
         return self._by_name.get((environment.name, label), [])
 
     @cached_property
-    def resampled(self) -> dict[str, Resampled[Key]]:
-        """Per environment, everything resampled together."""
-        return {environment.name: self._resample(environment) for environment in self.environments}
+    def lines(self) -> dict[str, Lines[Key]]:
+        """Per environment, all algorithms and level lines."""
+        return {environment.name: self._lines(environment) for environment in self.environments}
 
-    def _resample(self, environment: Environment) -> Resampled[Key]:
+    def _lines(self, environment: Environment) -> Lines[Key]:
         lines: dict[Key, dict[int, list[list[float]]]] = {}
         whose = set()
         for part in ("mean", "first", "last"):
@@ -144,65 +141,58 @@ class Results:
                     scores = lines.setdefault((label, part), {}).setdefault(cell.world, [])
                     scores.append(result["users"][part])
                     whose.add(result["whose"])
-            for (name, world), result in self.levels.items():
-                if name == environment.name:
-                    for line in LEVELS:
-                        scores = lines.setdefault((line, part), {}).setdefault(world, [])
-                        scores.append(result["users"][line][part])
+            for world, result in self._levels_of(environment).items():
+                for line in LEVELS:
+                    scores = lines.setdefault((line, part), {}).setdefault(world, [])
+                    scores.append(result["users"][line][part])
         worlds = {world for by_world in lines.values() for world in by_world}
         # Where all worlds have the same users, a world is a draw of their candidates.
-        return hierarchical(lines, shared_users=len(whose) == 1 and len(worlds) > 1)
+        return Lines(lines, shared_users=len(whose) == 1 and len(worlds) > 1)
 
-    def estimate(self, environment: Environment, label: str, part: str = "mean") -> Estimate:
+    def _levels_of(self, environment: Environment) -> dict[int, dict[str, Any]]:
+        return {world: x for (name, world), x in self.levels.items() if name == environment.name}
+
+    def estimate(self, environment: Environment, label: str, part: str = "mean") -> Contrast:
         """NDCG@10 of one line."""
-        return self.resampled[environment.name].estimate(lambda means: means[label, part])
+        return self.lines[environment.name].mean((label, part))
 
-    def minus(self, environment: Environment, left: str, right: str) -> Estimate:
+    def minus(self, environment: Environment, left: str, right: str) -> Contrast:
         """NDCG@10 of one line minus that of another, in the same worlds for the same users."""
-        return self.resampled[environment.name].estimate(
-            lambda means: means[left, "mean"] - means[right, "mean"]
-        )
+        return self.lines[environment.name].minus((left, "mean"), (right, "mean"))
 
     def has_gap(self, environment: Environment) -> bool:
-        """Whether the observable reference is clearly above the best fixed prompt, everywhere."""
+        """Whether gains are given: the reference is significantly above the best fixed prompt."""
         return environment in self.tasks
 
-    def _clear(self, environment: Environment) -> bool:
-        gaps = [
-            estimate(
-                {line: result["users"][line]["mean"] for line in ("reference", "fixed")},
-                {"gap": lambda means: means["reference"] - means["fixed"]},
-            )["gap"]
-            for (name, _), result in self.levels.items()
-            if name == environment.name
-        ]
-        worlds = {cell.world for cell, _ in self.cells if cell.environment.name == environment.name}
-        everywhere = len(gaps) == len(worlds)
-        return everywhere and all(gap.value > SMALLEST_GAP and gap.low > 0 for gap in gaps)
+    def gain(self, environment: Environment, label: str) -> Contrast:
+        """Share of the gap from best fixed prompt to reference: a ratio of means over worlds."""
+        sides = ((line, "mean") for line in (label, "fixed", "reference"))
+        return self.lines[environment.name].gain(*sides)
 
-    def gain(self, environment: Environment, label: str) -> Estimate:
-        """Share of the reference's gain over the best fixed prompt, per world, then their mean."""
+    def run_gain(self, cell: Cell, score: float, worlds: Collection[int] | None = None) -> float:
+        """The gain of a run with this score.
 
-        def share(means: Mapping[Key, Floats]) -> Floats:
-            gained = means[label, "mean"] - means["fixed", "mean"]
-            gap = means["reference", "mean"] - means["fixed", "mean"]
-            # A few resamples of few users may have no gap: they say nothing of its shares.
-            return gained / np.where(gap > 0, gap, np.nan)
-
-        return self.resampled[environment.name].estimate(share)
-
-    def run_gain(self, cell: Cell, score: float) -> float:
-        """The gain of a score of this cell's world; NaN without level lines."""
-        levels = self.levels.get((cell.environment.name, cell.world))
-        if levels is None:
+        What the run has more than the best fixed prompt of its world, as a share of the mean gap
+        over `worlds` (all by default): the mean of runs' gains is then the gain of their means.
+        NaN without level lines.
+        """
+        levels = self._levels_of(cell.environment)
+        if cell.world not in levels:
             return math.nan
-        fixed, reference = levels["scores"]["fixed"], levels["scores"]["reference"]
-        return float((score - fixed) / (reference - fixed)) if reference != fixed else math.nan
+        chosen = [x["scores"] for world, x in levels.items() if worlds is None or world in worlds]
+        gap = float(np.mean([x["reference"] - x["fixed"] for x in chosen]))
+        above = score - levels[cell.world]["scores"]["fixed"]
+        return float(gain(above, 0.0, gap))
 
     @cached_property
     def tasks(self) -> list[Environment]:
         """Environments whose scores can be normalised to a gain."""
-        return [environment for environment in self.environments if self._clear(environment)]
+        return [
+            environment
+            for environment in self.environments
+            if self._levels_of(environment)
+            and has_gap(self.minus(environment, "reference", "fixed"))
+        ]
 
     # Several tasks together
 
@@ -221,52 +211,28 @@ class Results:
             if all((e.name, label, world) in there for e in tasks for label in labels)
         )
 
-    def draws(self, worlds: tuple[int, ...]) -> Draws[int]:
-        """Worlds and users, drawn once for all that is compared in these worlds."""
-        if worlds not in self._draws:
-            self._draws[worlds] = Draws(worlds)
-        return self._draws[worlds]
-
-    @cached_property
-    def _draws(self) -> dict[tuple[int, ...], Draws[int]]:
-        return {}
-
-    def drawn(self, draws: Draws[int], environment: Environment, label: str) -> Floats:
-        """(N, W, R) scores of an algorithm's runs in every resample."""
-        runs: dict[int, list[list[float]]] = {}
-        whose: dict[int, str] = {}
-        for cell, result in self.runs(environment, label):
-            runs.setdefault(cell.world, []).append(result["users"]["mean"])
-            whose[cell.world] = result["whose"]
-        return draws.scores(runs, whose)
-
-    def drawn_gains(self, draws: Draws[int], tasks: Sequence[Environment], label: str) -> Floats:
-        """(N, M) gains of an algorithm's runs of all tasks in every resample."""
-        parts = []
-        for task in tasks:
-            levels = {world: x for (name, world), x in self.levels.items() if name == task.name}
-            whose = {world: x["whose"] for world, x in levels.items()}
-            fixed, reference = (
-                draws.scores({w: [x["users"][line]["mean"]] for w, x in levels.items()}, whose)
-                for line in ("fixed", "reference")
-            )
-            gap = reference - fixed
-            share = (self.drawn(draws, task, label) - fixed) / np.where(gap > 0, gap, np.nan)
-            parts.append(share.reshape(draws.resamples, -1))
-        return np.concatenate(parts, axis=1)
-
     def gains(
-        self, label: str, worlds: Sequence[int], point: int | None = None
+        self, label: str, worlds: Collection[int], point: int | None = None
     ) -> list[list[float]]:
         """Per task the gains of an algorithm's runs in these worlds, at the end or earlier."""
         return [
             [
-                self.run_gain(cell, result["score"] if point is None else result["scores"][point])
+                self.run_gain(
+                    cell, result["score"] if point is None else result["scores"][point], worlds
+                )
                 for cell, result in self.runs(task, label)
                 if cell.world in worlds
             ]
             for task in self.tasks
         ]
+
+    def over_tasks(
+        self, label: str, worlds: Sequence[int], statistic: Callable[[Floats], Floats]
+    ) -> Contrast:
+        """A statistic of the gains of all runs of all tasks, such as `iqm`."""
+        return jackknife(
+            lambda some: float(statistic(np.concatenate(self.gains(label, some)))), worlds
+        )
 
     def improvement(self, label: str, environments: Sequence[Environment]) -> Estimate | None:
         """Probability that a run beats one of ``against`` in the same task and world."""
@@ -274,17 +240,20 @@ class Results:
         worlds = self.common_worlds(sides, environments)
         if not worlds:
             return None
-        scores = [
-            [
-                [r["score"] for c, r in self.runs(environment, one) if c.world == world]
-                for environment in environments
-                for world in worlds
-            ]
-            for one in sides
-        ]
-        draws = self.draws(worlds)
-        ours, theirs = ([self.drawn(draws, e, one) for e in environments] for one in sides)
-        return interval(probability_of_improvement(*scores), improvement(ours, theirs))
+
+        def probability(some: Sequence[int]) -> float:
+            ours, theirs = (
+                [
+                    [r["score"] for c, r in self.runs(environment, one) if c.world == world]
+                    for environment in environments
+                    for world in some
+                ]
+                for one in sides
+            )
+            return probability_of_improvement(ours, theirs)
+
+        found = jackknife(probability, worlds)
+        return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def write_report(bench: Bench, out: Path) -> Path:
@@ -407,11 +376,11 @@ def _intro(results: Results) -> str:
         "them, by the greedy actions of the policy at the end of training (Q learners: epsilon 0)."
         + (f" **Fewer than {FEWEST_SEEDS} seeds: a sketch.**" if few else "")
         + "\n\n"
-        "NDCG@10 is the mean over an episode's steps. In brackets: 95% intervals that resample "
-        "worlds, training seeds within worlds, and users; in differences the worlds and users are "
-        "the same on both sides. Gain: (score - best fixed prompt) / (observable reference - best "
-        "fixed prompt), per world. Steps/s are steps of training in a second of one processor, "
-        "evaluations left out."
+        "NDCG@10 is the mean over an episode's steps. In brackets: 95% intervals by Student's t "
+        "over worlds, whose spread holds that of seeds and users; in differences the worlds "
+        "and users are the same on both sides. Gain: (score - best fixed prompt) / (observable "
+        "reference - best fixed prompt), of means over worlds. Steps/s are steps of training in a "
+        "second of one processor, evaluations left out."
     )
 
 
@@ -453,10 +422,10 @@ def _environment(results: Results, environment: Environment) -> list[str]:
         if gap:
             row.append(str(results.gain(environment, label)))
         if lines:
-            row += [_signed(results.minus(environment, label, x)) for x in ("random", "fixed")]
+            row += [f"{results.minus(environment, label, x):+.3f}" for x in ("random", "fixed")]
         if compare:
             same = label == against
-            row.append("" if same else _signed(results.minus(environment, label, against)))
+            row.append("" if same else f"{results.minus(environment, label, against):+.3f}")
         speed = np.mean([result["steps_per_second"] for _, result in runs])
         rows.append([*row, f"{speed:,.0f}", str(len(runs))])
     if lines:
@@ -467,7 +436,7 @@ def _environment(results: Results, environment: Environment) -> list[str]:
                 row.append(f"{results.gain(environment, line).value:.3f}")
             for other in ("random", "fixed"):
                 same = line == other
-                row.append("" if same else _signed(results.minus(environment, line, other)))
+                row.append("" if same else f"{results.minus(environment, line, other):+.3f}")
             rows.append(row + [""] * (len(header) - len(row)))
         chance = next(
             r["scores"]["chance"] for (n, _), r in results.levels.items() if n == environment.name
@@ -476,8 +445,8 @@ def _environment(results: Results, environment: Environment) -> list[str]:
     text = [_described(environment), _table(rows)]
     if lines and not gap:
         text.append(
-            "No gain is given: the observable reference is not clearly above the best fixed prompt "
-            f"in every world (difference {results.minus(environment, 'reference', 'fixed')})."
+            "No gain is given: the observable reference is not significantly above the best fixed "
+            f"prompt (difference {results.minus(environment, 'reference', 'fixed')})."
         )
     if not results.bench.tunes:
         text.append(_pairs(results, environment, labels))
@@ -492,24 +461,21 @@ def _described(environment: Environment) -> str:
     )
 
 
-def _signed(estimate: Estimate) -> str:
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
-
-
 def _pairs(results: Results, environment: Environment, labels: Sequence[str]) -> str:
     pairs = list(itertools.combinations(labels, 2))
     found = [results.minus(environment, left, right) for left, right in pairs]
     above: dict[str, list[str]] = {}
     count = 0
-    for (left, right), difference, clear in zip(pairs, found, holm(found), strict=True):
+    for (left, right), difference, significant in zip(pairs, found, holm(found), strict=True):
         count += difference.low > 0 or difference.high < 0
-        if clear:
+        if significant:
             higher, lower = (left, right) if difference.value > 0 else (right, left)
             above.setdefault(higher, []).append(lower)
-    clear_ones = sum(map(len, above.values()))
+    significant_ones = sum(map(len, above.values()))
     text = (
         f"The interval of the difference is without 0 for {count} of {len(pairs)} pairs of "
-        f"algorithms; {clear_ones} remain when Holm's correction allows for so many comparisons"
+        f"algorithms; {significant_ones} remain when Holm's correction allows for so many "
+        "comparisons"
     )
     rows = [f"- {label} is above {', '.join(above[label])}" for label in labels if label in above]
     return text + (":\n\n" + "\n".join(rows) if rows else ".")
@@ -518,7 +484,7 @@ def _pairs(results: Results, environment: Environment, labels: Sequence[str]) ->
 def _overall(results: Results) -> list[str]:
     tasks = results.tasks
     if len(tasks) < FEWEST_TASKS:
-        few = f"{len(tasks)} with a clear gain, of at least {FEWEST_TASKS}"
+        few = f"{len(tasks)} with a significant gap, of at least {FEWEST_TASKS}"
         return [f"There are too few tasks for aggregates over tasks: {few}."]
     rows = [
         ["algorithm", "IQM of the gain", "these worlds and users", "optimality gap", "mean", "runs"]
@@ -528,24 +494,24 @@ def _overall(results: Results) -> list[str]:
         if not worlds:
             continue
         gains = results.gains(algorithm.label, worlds)
-        together = np.concatenate(gains)
-        drawn = results.drawn_gains(results.draws(worlds), tasks, algorithm.label)
         narrow = stratified_bootstrap(iqm, gains)
+        over_tasks = partial(results.over_tasks, algorithm.label, worlds)
         rows.append(
             [
                 algorithm.label,
-                str(interval(float(iqm(together)), iqm(drawn))),
+                str(over_tasks(iqm)),
                 f"[{narrow.low:.3f}, {narrow.high:.3f}]",
-                str(interval(float(optimality_gap(together)), optimality_gap(drawn))),
-                str(interval(float(together.mean()), drawn.mean(axis=1))),
-                str(len(together)),
+                str(over_tasks(optimality_gap)),
+                str(over_tasks(np.mean)),
+                str(sum(map(len, gains))),
             ]
         )
     said = (
         f"Over {len(tasks)} tasks ({', '.join(task.name for task in tasks)}), of each run's gain "
-        "in its own world. Intervals resample worlds (the same ones in every task), the runs "
-        "within them, and users; beside the first, how sure it would be of these worlds and users "
-        "alone (Agarwal et al.'s stratified bootstrap: runs within each task)."
+        "over the best fixed prompt of its world. Intervals are by the jackknife over worlds (the "
+        "same ones in every task) with Student's t; beside the first, how sure it would be of "
+        "these worlds and users alone (Agarwal et al.'s stratified bootstrap: runs within each "
+        "task)."
     )
     return [said, _table(rows)]
 
@@ -562,21 +528,15 @@ def _improvements(results: Results) -> list[str]:
         groups += [environments] * (len(environments) > 1)
         found = [results.improvement(algorithm.label, group) for group in groups]
         if any(found):
-            rows.append([algorithm.label, *map(_brief, found)])
+            rows.append([algorithm.label, *("" if x is None else f"{x:.2f}" for x in found)])
     if len(rows) == 1:
         return [f"There is nothing to compare with {against}."]
     said = (
         f"The probability that a run scores higher than a run of {against} in the same world (ties "
-        "half). It says how often, not by how much. Intervals resample worlds (the same ones in "
-        "every task), the runs within them, and users."
+        "half). It says how often, not by how much. Intervals are by the jackknife over worlds "
+        "(the same ones in every task) with Student's t."
     )
     return [said, _table(rows)]
-
-
-def _brief(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _tuning(results: Results) -> str:

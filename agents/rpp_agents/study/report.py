@@ -33,11 +33,12 @@ HOW_TO_READ = (
     "merged to by Borda count; *first* and *last* are single calls, *merged* all calls merged. "
     "*minus fixed* compares with the best prompt for everybody, chosen by asking all "
     "prompts about all train users; *minus rival* with the same prompt asked as often as the "
-    "multi-step methods ask, in other orders of the candidates, and merged. *clear* is yes "
-    "where the latter is not 0 after Holm's correction over all methods of the table. *gain* "
-    "is the share of what the supervised policy (which is told all answers about the train "
-    "users) gains over the best fixed prompt; where that is not clearly above 0 there is none. "
-    "In brackets: 95% intervals over draws, runs and users together."
+    "multi-step methods ask, in other orders of the candidates, and merged. *significant* "
+    "is yes where the latter is not 0 after Holm's correction over all methods of the table. "
+    "*gain* is the share of what the supervised policy (which is fitted on all answers about the "
+    "train users) gains over the best fixed prompt; none is given where that is not significantly "
+    "above 0. "
+    "In brackets: 95% intervals by Student's t over draws, and over users where draws share them."
 )
 """Under every report's head."""
 
@@ -199,9 +200,9 @@ def _setting(results: Results, setting: Setting) -> list[str]:
     gap = results.gap(setting)
     text = [f"### {setting.name}", _intro(results, setting)]
     if gap is not None:
-        said = "" if results.has_gap(setting) else ", not clearly above 0: no gains are told"
-        text.append(f"Supervised policy minus best fixed prompt: {gap}{said}.")
-    head = ["method", "score", "minus fixed", "minus rival", "clear", "gain"]
+        none = "" if results.has_gap(setting) else ": not significant, so no gains are reported"
+        text.append(f"Supervised policy minus best fixed prompt: {gap}{none}.")
+    head = ["method", "score", "minus fixed", "minus rival", "significant", "gain"]
     text.append(table([*head, "first", "last", "merged"], [_row(row) for row in rows]))
     planned = Counter(c.method.label for c in results.study.cells() if c.setting == setting)
     if fewer := [
@@ -260,12 +261,12 @@ def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
         tabled = set(results.tabled(setting))
         labels = [m.label for m in results.methods(setting) if m.label not in tabled]
         if labels:
-            head = ["method", "score", "minus fixed", "minus rival", "clear", "minus all four"]
+            head = ["method", "score", "minus fixed", "minus rival", "significant"]
             rows = [
                 [*_row(row)[:5], _signed(_minus_all_four(results, setting, row))]
                 for row in results.rows(setting, labels)
             ]
-            text += [f"On {setting.name}:", table(head, rows)]
+            text += [f"On {setting.name}:", table([*head, "minus all four"], rows)]
     if text:
         said = "One agent chooses; the other three stay on the manual prompt."
         text = ["### One pattern at a time", said, *text]
@@ -284,18 +285,14 @@ def _row(row: Row) -> list[str]:
         str(row.scores["score"]),
         _signed(row.minus_fixed),
         _signed(row.minus_rival),
-        "" if row.minus_rival is None else "yes" if row.clear else "no",
-        ""
-        if row.gain is None
-        else f"{row.gain.value:.2f} [{row.gain.low:.2f}, {row.gain.high:.2f}]",
+        "" if row.minus_rival is None else "yes" if row.significant else "no",
+        "" if row.gain is None else f"{row.gain:.2f}",
         *(f"{row.scores[c].value:.3f}" if several else "" for c in ("first", "last", "merged")),
     ]
 
 
 def _signed(value: Estimate | None) -> str:
-    if value is None:
-        return ""
-    return f"{value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
+    return "" if value is None else f"{value:+.3f}"
 
 
 def _overview(results: Results, settings: Sequence[Setting]) -> str:

@@ -1,13 +1,12 @@
-"""What the finished cells of a study say of each other: means, differences, intervals.
+"""Means, differences and intervals of the finished runs of a study.
 
-Intervals are 95% percentile intervals of a hierarchical bootstrap: draws (of worlds, or of the
-candidates), runs within them, and users are drawn with replacement, and all methods share the draws
-and the users. Where all draws have the same users, one draw of users serves them all.
+Intervals are Student's t over draws (of worlds, or of the candidates and train users of real data),
+and over users too where all draws have the same ones: see `rpp_agents.statistics.Lines`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.jobs import kept
-from rpp_agents.statistics import Resampled, hierarchical, holm
+from rpp_agents.statistics import Contrast, Lines, holm
 from rpp_agents.study.plan import ONE_PATTERN, SWEEPS, Cell, Method, Setting, Study
 from rpp_agents.study.work import Redrawn
 from rpp_env.errors import InvalidData
-from rpp_env.evaluation import SMALLEST_GAP
-from rpp_env.intervals import Estimate
+from rpp_env.intervals import Estimate, has_gap
 
 __all__ = ["COLUMNS", "Results", "Row"]
 
@@ -45,7 +43,7 @@ class Row:
     """Its score minus that of the best fixed prompt."""
     minus_rival: Estimate | None
     """Minus that of the best fixed prompt at equal calls."""
-    clear: bool
+    significant: bool
     """Whether the latter is not 0 after Holm's correction over all methods of the setting."""
     gain: Estimate | None
     """Share of what the supervised policy gains over the best fixed prompt; None without a gap."""
@@ -181,13 +179,13 @@ class Results:
         return self.label_of(setting, "merged_fixed") or self.fixed(setting)
 
     @cached_property
-    def _resampled(self) -> dict[str, Resampled[Key]]:
+    def _lines(self) -> dict[str, Lines[Key]]:
         return {}
 
-    def resampled(self, setting: Setting) -> Resampled[Key]:
-        """All methods and columns of a setting, resampled together."""
-        if setting.name in self._resampled:
-            return self._resampled[setting.name]
+    def lines(self, setting: Setting) -> Lines[Key]:
+        """All methods and columns of a setting."""
+        if setting.name in self._lines:
+            return self._lines[setting.name]
         lines: dict[Key, dict[int, list[Floats]]] = {}
         whose = set()
         for label, runs in self._by_setting[setting.name].items():
@@ -200,19 +198,17 @@ class Results:
                     scores = np.asarray(result["scores"][column], np.float64)[keep]
                     lines.setdefault((label, column), {}).setdefault(cell.draw, []).append(scores)
         draws = {draw for by_draw in lines.values() for draw in by_draw}
-        found = hierarchical(lines, shared_users=len(whose) == 1 and len(draws) > 1)
-        self._resampled[setting.name] = found
+        found = Lines(lines, shared_users=len(whose) == 1 and len(draws) > 1)
+        self._lines[setting.name] = found
         return found
 
-    def score(self, setting: Setting, label: str, column: str = "score") -> Estimate:
+    def score(self, setting: Setting, label: str, column: str = "score") -> Contrast:
         """NDCG@10 of a method."""
-        return self.resampled(setting).estimate(lambda means: means[label, column])
+        return self.lines(setting).mean((label, column))
 
-    def minus(self, setting: Setting, left: str, right: str, column: str = "score") -> Estimate:
+    def minus(self, setting: Setting, left: str, right: str, column: str = "score") -> Contrast:
         """One method's score (or another column) minus another's score, for the same users."""
-        return self.resampled(setting).estimate(
-            lambda means: means[left, column] - means[right, "score"]
-        )
+        return self.lines(setting).minus((left, column), (right, "score"))
 
     def counterpart(self, setting: Setting, method: Method, key: str) -> str | None:
         """The label of the same method without `key` in its config, if it is finished there."""
@@ -228,7 +224,7 @@ class Results:
             None,
         )
 
-    def gap(self, setting: Setting) -> Estimate | None:
+    def gap(self, setting: Setting) -> Contrast | None:
         """The supervised policy minus the best fixed prompt."""
         reference, fixed = self.label_of(setting, "supervised"), self.fixed(setting)
         if reference is None or fixed is None:
@@ -236,25 +232,16 @@ class Results:
         return self.minus(setting, reference, fixed)
 
     def has_gap(self, setting: Setting) -> bool:
-        """Whether that is clearly above 0."""
-        gap = self.gap(setting)
-        return gap is not None and gap.low > 0 and gap.value > SMALLEST_GAP
+        """Whether gains are given."""
+        return has_gap(self.gap(setting))
 
-    def gain(self, setting: Setting, label: str) -> Estimate | None:
+    def gain(self, setting: Setting, label: str) -> Contrast | None:
         """Share of the gap that a method earns; None where there is none."""
-        if not self.has_gap(setting):
-            return None
         reference, fixed = self.label_of(setting, "supervised"), self.fixed(setting)
-
-        def share(means: Mapping[Key, Floats]) -> Floats:
-            # Of the means over draws: a single draw's gap may be next to nothing.
-            top, base, mine = (means[str(name), "score"] for name in (reference, fixed, label))
-            there = ~np.isnan(top + base + mine)
-            gap = np.where(there, top - base, 0).sum(axis=1, keepdims=True)
-            gained = np.where(there, mine - base, 0).sum(axis=1, keepdims=True)
-            return np.asarray(gained / np.where(gap > 0, gap, np.nan))
-
-        return self.resampled(setting).estimate(share)
+        if reference is None or fixed is None or not self.has_gap(setting):
+            return None
+        sides = ((name, "score") for name in (label, fixed, reference))
+        return self.lines(setting).gain(*sides)
 
     def rows(self, setting: Setting, labels: Iterable[str] | None = None) -> list[Row]:
         """The table of a setting."""
@@ -267,7 +254,7 @@ class Results:
         # Where the two have no draw in common yet, there is no difference.
         apart = [None if x is None or np.isnan(x.value) else x for x in apart]
         compared = [x for x in apart if x is not None]
-        clear = iter(holm(compared))
+        significant = iter(holm(compared))
         return [
             Row(
                 method,
@@ -276,7 +263,7 @@ class Results:
                 if fixed in (None, method.label)
                 else self.minus(setting, method.label, str(fixed)),
                 difference,
-                difference is not None and next(clear),
+                difference is not None and next(significant),
                 None if fixed == method.label else self.gain(setting, method.label),
                 self.cost(setting, method.label),
                 len(self.runs(setting, method.label)),
@@ -312,7 +299,7 @@ class Results:
         return calls, np.array([[p[split] for p in c[-points:]] for c in curves])
 
     @cached_property
-    def primary(self) -> tuple[Setting, str, str, Estimate] | None:
+    def primary(self) -> tuple[Setting, str, str, Contrast] | None:
         """The contrast that was named before the run, if both sides are finished."""
         told = self.study.primary
         if not told:

@@ -37,7 +37,7 @@ _WHAT = (
     "for this user. Scores are NDCG@10 of what the user really chose next, on users that no method "
     "was fitted on. The best of several calls is never reported."
 )
-_INTERVALS = "Intervals are 95%, over draws, runs and users together."
+_INTERVALS = "Intervals are 95%, by Student's t over draws, and over users where draws share them."
 _STAND_IN = (
     "The embedded model is a stand-in for a language model, made so that prompts matter: it says "
     "how methods compare, and nothing about real language models."
@@ -130,7 +130,7 @@ def _setting(results: Results, setting: Setting) -> dict[str, Any]:
         _column("score", "interval", "NDCG@10: mean over the calls, or of the merged order"),
         _column("minus fixed", "interval", "minus the best prompt for everybody"),
         _column("minus rival", "interval", "minus that prompt at as many calls, merged"),
-        _column("clear", "text", "the last not 0 after Holm's correction"),
+        _column("significant", "text", "the last is not 0 after Holm's correction"),
         _column("gain", "interval", "share of what the supervised policy gains"),
         _column("first", "number", several),
         _column("last", "number", several),
@@ -152,7 +152,7 @@ def _setting(results: Results, setting: Setting) -> dict[str, Any]:
                 _interval(row.scores["score"]),
                 _interval(row.minus_fixed),
                 _interval(row.minus_rival),
-                "" if row.minus_rival is None else "yes" if row.clear else "no",
+                "" if row.minus_rival is None else "yes" if row.significant else "no",
                 _interval(row.gain),
                 *(
                     rounded(row.scores[c].value) if calls > 1 else None
