@@ -19,6 +19,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
+from rpp_env.options import unknown
 from rpp_env.patterns import PatternBook, history_labels
 from rpp_env.recommenders.base import Recommender
 from rpp_env.recommenders.llm import LLMRecommender, RankBy
@@ -93,7 +94,7 @@ def as_rules(rules: Rules | str) -> Rules:
     if isinstance(rules, Rules):
         return rules
     if rules not in RULES:
-        raise InvalidOption(f"rules {rules!r} are unknown; choose {', '.join(RULES)} or give Rules")
+        raise InvalidOption(f"{unknown('rules', rules, RULES)}. Your own are given as Rules")
     return RULES[rules]
 
 
@@ -108,12 +109,9 @@ def assemble(
 ) -> Parts:
     """Load, fit and check all that `RPPEnv.make` was asked for."""
     known = {field.name for field in fields(Options)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InvalidOption(
-            f"unknown option {unknown[0]!r}; besides the environment's own there are "
-            f"{', '.join(sorted(known))}"
-        )
+    for key in options:
+        if key not in known:
+            raise InvalidOption(unknown("option", key, sorted(known)))
     chosen = Options(**options)
     data = _dataset(dataset, chosen)
     if rules == RULES["RPPPaper-v0"] and data.domain == "games":
@@ -169,7 +167,8 @@ def _recommender(
     chosen: Options,
 ) -> Recommender:
     if isinstance(model, str) and model != "embedded":
-        model = open_model(model, **(chosen.model_options or {}))
+        parts = {"dataset": data, "interactions": interactions}
+        model = open_model(model, parts, **(chosen.model_options or {}))
     elif chosen.model_options:
         raise InvalidOption(
             "model_options are for a language model that is given by its name, such as "

@@ -146,8 +146,6 @@ class Config(RunConfig):
         check_numbers(self, 0, "gru", "rollout_steps", "entropy", "entropy_end")
         check_numbers(self, 0, "learning_rate", "critic_learning_rate", "max_grad_norm", above=True)
         check_numbers(self, 0, "gae_lambda", highest=1)
-        if self.critic not in ("own", "central"):
-            raise InvalidOption(f"critic must be 'own' or 'central', not {self.critic!r}")
         if not self.hidden or min(self.hidden) < 1:
             raise InvalidOption(
                 f"hidden must name at least one width of 1 or more, not {self.hidden}"

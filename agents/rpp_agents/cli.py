@@ -6,18 +6,17 @@ options. Only the module that is asked for is imported.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rpp_agents.commands.console import say
 from rpp_env import __version__
 from rpp_env.errors import InvalidOption, MissingExtra, RPPError
+from rpp_env.options import unknown
 
 __all__ = ["COMMANDS", "main", "parse"]
 
@@ -90,9 +89,7 @@ def parse(given: Sequence[str]) -> Callable[[], None]:
     if verb == "--version":
         return functools.partial(say, f"rpp-env {__version__}")
     if verb not in COMMANDS:
-        close = difflib.get_close_matches(verb, COMMANDS, 1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        raise InvalidOption(f"there is no verb {verb!r}: {meant}verbs are {', '.join(COMMANDS)}")
+        raise InvalidOption(unknown("verb", verb, COMMANDS))
     try:
         import rich  # noqa: F401 - asked for here, once for all verbs
         import tyro  # noqa: F401
@@ -107,11 +104,11 @@ def parse(given: Sequence[str]) -> Callable[[], None]:
         run, options = module.chosen(options)
         prog += f" {run.args[0]}"
     if verb in ("evaluate", "play"):
-        from rpp_agents.world import World
+        from rpp_agents.world import run_world
 
-        # A run knows in which world it was trained.
-        worlds = [World.load(Path(word)) for word in options if (Path(word) / World.FILE).is_file()]
-        run = functools.partial(run, world=worlds[0]) if worlds else run
+        # A run keeps the world in which it was trained.
+        world = run_world(options)
+        run = run if world is None else functools.partial(run, world=world)
     return read(run, prog, options)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from rpp_agents.rollout import BatchedEnv
 from rpp_agents.training import check_numbers
 from rpp_env.baselines import Fixed, search_fixed
+from rpp_env.options import check_fields
 
 __all__ = ["Config", "train"]
 
@@ -34,6 +35,7 @@ class Config:
     """Which users are asked first."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_numbers(self, 1, "budget")
         check_numbers(self, 0, "seed")
 

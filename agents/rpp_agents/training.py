@@ -24,6 +24,7 @@ from rpp_agents.policy import Policy
 from rpp_agents.rollout import BatchedEnv, play
 from rpp_agents.runs import Run
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.options import check_fields
 
 __all__ = [
     "Callback",
@@ -67,12 +68,10 @@ class RunConfig:
     """Write TensorBoard files too, where there is a folder for the run."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
         check_numbers(self, 0, "evaluations", "threads", "seed")
         check_numbers(self, 0, "gamma", highest=1)
-        schedule = getattr(self, "schedule", "linear")
-        if schedule not in ("linear", "constant"):
-            raise InvalidOption(f"schedule must be 'linear' or 'constant', not {schedule!r}")
 
 
 def check_numbers(

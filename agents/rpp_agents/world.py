@@ -1,26 +1,34 @@
-"""The environment that a command plays: options that verbs share, saved beside each run."""
+"""The environment that a command plays: options that verbs share, saved beside each run.
+
+A run's ``world.json`` may come from somebody else. It is read as data: names of the package's own
+are followed, and what lies outside the folder (servers, paths, code) only where the user gives it
+again or confirms it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from rpp_agents.trust import Unconfirmed, confirm
 from rpp_env import RPPEnv
-from rpp_env.data import cache_dir
+from rpp_env.data import KNOWN, cache_dir
 from rpp_env.data.folders import whole_file
+from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import InvalidData, InvalidOption, TableMismatch
 from rpp_env.models.names import parse_options
+from rpp_env.options import made, read_small
 from rpp_env.recommenders.llm import RankBy
 from rpp_env.table import tabulate
 
-__all__ = ["World"]
+__all__ = ["World", "run_world"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,12 @@ class World:
     FILE: ClassVar[str] = "world.json"
 
     dataset: str = "movieworld"
-    """Dataset: a name from `rpp-env data list`, or the path of a folder of atomic files."""
+    """Dataset: a name from `rpp-env data list`, the path of a folder of atomic files, or
+    package.module:function."""
     model: str = "embedded"
     """Model that ranks: "embedded"; a language model on a server (http://HOST:8000/v1#NAME) or in
-    this process (vllm:ID, hf:ID); "table:PATH" or "recording:PATH" to replay answers."""
+    this process (vllm:ID, hf:ID); "table:PATH" or "recording:PATH" to replay answers; one of your
+    own, package.module:factory."""
     model_options: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None
     """Options of a language model, as rpp_env.models.open_model takes them, such as
     '{"request_options": {"temperature": null}}'."""
@@ -60,6 +70,8 @@ class World:
     """File of retrieved candidates, for `--negatives retrieved`."""
     root: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the datasets; by default $RPP_ENV_DATA, or else the cache."""
+    book: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
+    """Sentences that the agents choose among; by default those of the dataset's domain."""
 
     def env(self, split: str, **options: Any) -> RPPEnv:
         """An environment of these users; `options` as `RPPEnv.make` takes them."""
@@ -71,6 +83,7 @@ class World:
             "num_candidates": self.candidates,
             "selection": self.selection,
             "root": self.root,
+            "book": self.book,
         }
         return RPPEnv.make(
             self.dataset,
@@ -145,9 +158,75 @@ class World:
 
     @classmethod
     def load(cls, folder: Path) -> World:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InvalidData
+            For a file that is none, or holds an option that does not exist or is not allowed.
+        """
         path = folder / cls.FILE
         try:
-            return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError) as error:
+            return made(cls, json.loads(read_small(path)), str(path))
+        except (OSError, ValueError, RecursionError) as error:
             raise InvalidData(f"{path} is not a valid {cls.FILE}: {error}") from error
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What it names outside the package: options of the command, and servers, paths or code."""
+        found = {}
+        for name, own in _OWN.items():
+            value = getattr(self, name)
+            if value is not None and value.lower() not in own:
+                found[_option(name)] = value
+        return found
+
+    def unconfirmed(self) -> World:
+        """The world of a file, in which whatever lies outside is marked until it is confirmed."""
+        places = self.places
+        changes: dict[str, Any] = {
+            name: Unconfirmed(places[_option(name)]) for name in _OWN if _option(name) in places
+        }
+        return replace(self, **changes)
+
+    def confirmed(self, source: str, trusted: Sequence[str]) -> World:
+        """The world itself, once the user confirms what is still marked in it.
+
+        Raises
+        ------
+        InvalidOption
+            See `rpp_agents.trust.confirm`.
+        """
+        marked = {
+            name: value for name in _OWN if isinstance(value := getattr(self, name), Unconfirmed)
+        }
+        asked = {_option(name): value for name, value in marked.items()}
+        confirm(source, asked, trusted, "give these options yourself")
+        changes: dict[str, Any] = {name: str(value) for name, value in marked.items()}
+        return replace(self, **changes)
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def run_world(words: Sequence[str]) -> World | None:
+    """The world of the first word that is a run's folder, with what must be confirmed marked."""
+    for before, word in zip(("", *words), words, strict=False):
+        option = before.startswith("-") and "=" not in before
+        if not option and (Path(word) / World.FILE).is_file():
+            return World.load(Path(word)).unconfirmed()
+    return None
+
+
+_OWN: dict[str, frozenset[str]] = {
+    "dataset": frozenset({*KNOWN, *LEVELS}),
+    "model": frozenset({"embedded"}),
+    "model_options": frozenset(),
+    "rewrite": frozenset({"embedded"}),
+    "recording": frozenset(),
+    "selection": frozenset(),
+    "root": frozenset(),
+    "book": frozenset(),
+}
+"""Options that can name something outside, and the names that stand for the package's own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from rpp_env.data.candidates import (
     split_selection,
 )
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.files import KNOWN, find_dataset, read_dataset
+from rpp_env.data.files import KNOWN, MADE, find_dataset, read_dataset
 from rpp_env.data.folders import cache_dir
 from rpp_env.data.splits import Interactions, UserSplit, split_users, training_interactions
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.options import unknown
+from rpp_env.plugins import entry_points, is_code, make, resolve
 
 __all__ = [
     "KNOWN",
+    "MADE",
     "MAX_HISTORY",
     "Dataset",
     "Interactions",
@@ -34,8 +38,6 @@ __all__ = [
     "training_interactions",
 ]
 
-_MADE = ("movieworld", "movieworld-hard", "movieworld-drift")
-
 
 def load_dataset(name: str | Path, root: str | Path | None = None, **options: Any) -> Dataset:
     """Load a dataset by name, or from a folder of atomic files.
@@ -47,6 +49,7 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
         ``"ml-1m"``, ``"ml-100k"``, ``"ml-latest-small"``, ``"lastfm"``, ``"games"``, ``"beauty"``,
         ``"sports"`` and ``"toys"`` (upper or lower case) are folders of that name, looked up under
         `root`, else under the environment variable ``RPP_ENV_DATA``, else in the cache folder.
+        ``"package.module:function"``, or an entry point of ``rpp_env.datasets``, makes one.
         Anything else is the path of a folder.
     root : str or Path, optional
         The folder that holds the folders.
@@ -63,14 +66,20 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
     InvalidOption
         For options that the dataset does not have.
     """
-    made = str(name).lower() in _MADE
-    allowed = ("num_users", "num_items", "seed") if made else ("domain", "order")
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        raise InvalidOption(
-            f"dataset {str(name)!r} has no option {unknown[0]!r}; its options are "
-            f"{', '.join(allowed)}"
-        )
+    brought = _brought(str(name))
+    made = str(name).lower() in MADE
+    allowed: tuple[str, ...] = ("num_users", "num_items", "seed") if made else ("domain", "order")
+    if brought is not None:
+        allowed = tuple(inspect.signature(brought).parameters) if callable(brought) else ()
+        options |= {} if root is None else {"root": root}
+    for key in options:
+        if key not in allowed:
+            raise InvalidOption(f"dataset {str(name)!r}: {unknown('option', key, allowed)}")
+    if brought is not None:
+        dataset = make(brought, options)
+        if not isinstance(dataset, Dataset):
+            raise InvalidData(f"{name} must make a Dataset, and made a {type(dataset).__name__}")
+        return dataset
     if made:
         if root is not None:
             raise InvalidOption(f"dataset {str(name)!r} is made by a seed: root has no meaning")
@@ -78,3 +87,12 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
 
         return movieworld(str(name).lower(), **options)
     return read_dataset(find_dataset(name, root), **options)
+
+
+def _brought(name: str) -> Any:
+    """Others' code that makes the dataset of that name; None for the package's own, and folders."""
+    if name.lower() in (*MADE, *KNOWN) or Path(name).is_dir():
+        return None
+    if is_code(name) or name in entry_points("dataset"):
+        return resolve("dataset", name, {})
+    return None

@@ -14,8 +14,13 @@ from rpp_env.data.dataset import Dataset
 from rpp_env.data.folders import cache_dir
 from rpp_env.data.titles import clean_title, unique_titles
 from rpp_env.errors import InvalidData, UnknownDataset
+from rpp_env.options import unknown
+from rpp_env.plugins import entry_points
 
-__all__ = ["KNOWN", "Facts", "find_dataset", "read_dataset"]
+__all__ = ["KNOWN", "MADE", "Facts", "find_dataset", "read_dataset"]
+
+MADE = ("movieworld", "movieworld-hard", "movieworld-drift")
+"""Datasets that are made by a seed."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,8 @@ def find_dataset(name: str | Path, root: str | Path | None = None) -> Path:
             "to the folder that holds it, pass its path, or (ml-1m, ml-latest-small) run "
             f"`rpp-env data get {str(name).lower()}`"
         )
-    raise UnknownDataset(
-        f"no dataset and no folder {str(name)!r}; known names are movieworld, movieworld-hard, "
-        f"movieworld-drift, {', '.join(KNOWN)}"
-    )
+    names = [*MADE, *KNOWN, *entry_points("dataset")]
+    raise UnknownDataset(f"{unknown('dataset', str(name), names)}. No folder has that path, either")
 
 
 def read_dataset(folder: Path, *, domain: str | None = None, order: str | None = None) -> Dataset:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
+from rpp_env.options import unknown
+from rpp_env.plugins import entry_points, is_code, make, resolve
 
 __all__ = ["FORMS", "open_model", "parse_options"]
 
@@ -18,24 +20,32 @@ FORMS = {
     "vllm:ID": "a model in vLLM's engine, here: a folder, or a name on the Hugging Face hub",
     "hf:ID": "the same in transformers",
     "recording:FILE": "the answers in a file, and no model behind it",
+    "package.module:factory": "a model or recommender of your own, or a function that makes one",
 }
 """How a model is named, and what is meant."""
 OPTIONS = """give one such as '{"timeout": 60}' or '{"request_options": {"temperature": null}}'"""
 
 
-def open_model(name: str, **options: Any) -> LanguageModel:
+def open_model(
+    name: str, parts: Mapping[str, Any] | None = None, /, **options: Any
+) -> LanguageModel:
     """Open the language model of that name.
 
     Parameters
     ----------
     name : str
-        In one of the `FORMS`, such as ``"http://127.0.0.1:8000/v1#meta-llama/Llama-2-7b-chat-hf"``.
+        In one of the `FORMS`, such as ``"http://127.0.0.1:8000/v1#meta-llama/Llama-2-7b-chat-hf"``,
+        or an entry point of ``rpp_env.models``. Others' code may give a recommender instead.
+    parts : mapping, optional
+        What a factory of others may take by the names of its parameters: ``dataset``,
+        ``interactions``.
     **options
         Of the class that speaks to such a model: of `OpenAIModel` (``timeout``,
         ``request_options`` ...), `VLLMModel`, `TransformersModel`, or ``id`` for a recording.
         ``send_key=False`` says that the user has not named a server's address, but a file that may
         be from somebody else: the server gets the key only where ``RPP_ENV_KEY_HOSTS`` lists its
-        host. Of models without a server ``send_key`` says nothing.
+        host. Of models without a server ``send_key`` says nothing. A factory of others takes what
+        it has parameters for.
 
     Raises
     ------
@@ -70,9 +80,14 @@ def open_model(name: str, **options: Any) -> LanguageModel:
 
         _check_options(options, RecordingModel)
         return RecordingModel(rest, **options)
+    if is_code(name) or name in entry_points("model"):
+        found = resolve("model", name, {})
+        _check_options(options, found, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        model: LanguageModel = make(found, {**(parts or {}), **options})
+        return model
     raise InvalidOption(
-        f"model {name!r} is unknown; a model is named by {', '.join(FORMS)}; RPPEnv.make takes "
-        "'embedded', 'table:PATH', or an object with complete(requests) or rank(prompts), too"
+        f"{unknown('model', name, ['embedded', 'table:PATH', *FORMS, *entry_points('model')])}. "
+        "RPPEnv.make takes an object with complete(requests) or rank(prompts), too"
     )
 
 
@@ -89,20 +104,19 @@ def parse_options(text: str | None) -> dict[str, Any] | None:
     return options
 
 
-def _check_options(options: dict[str, Any], model: type) -> None:
-    """Refuse what the model's class does not take."""
+def _check_options(options: dict[str, Any], model: Any, *kinds: Any) -> None:
+    """Refuse what the model's class, or the factory that makes it, does not take."""
     if "api_key" in options:
         # It would stand in world.json, in logs and in tracebacks.
         raise InvalidOption("a key is no option: set OPENAI_API_KEY in the environment instead")
-    parameters = inspect.signature(model).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "api_key"]
+    parameters = inspect.signature(model).parameters.values() if callable(model) else ()
+    known = [
+        p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, *kinds) and p.name != "api_key"
+    ]
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            raise InvalidOption(
-                f"{model.__name__} has no option {name!r}"
-                f"{f' (do you mean {close[0]!r}?)' if close else ''}; it has {', '.join(known)}"
-            )
+            what = getattr(model, "__name__", type(model).__name__)
+            raise InvalidOption(f"{what}: {unknown('option', name, known)}")
 
 
 @lru_cache(maxsize=2)

@@ -33,6 +33,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption
+from rpp_env.options import read_small
+from rpp_env.plugins import make, resolve
 
 __all__ = ["AGENTS", "DOMAINS", "FORMATS", "Choice", "Output", "PatternBook", "history_labels"]
 
@@ -205,7 +207,9 @@ class PatternBook:
         Parameters
         ----------
         source : str or Path
-            One of `DOMAINS`, or the path of a TOML file (a string that ends in ``.toml``).
+            One of `DOMAINS`, the path of a TOML file (a string that ends in ``.toml``),
+            ``"package.module:attribute"`` or an entry point of ``rpp_env.books``: a path, a book,
+            or a function that gives one of the two.
         history : sequence of str
             Labels of what the history agent can do (`history_labels`); those of RPP-v0 by default.
 
@@ -217,16 +221,20 @@ class PatternBook:
             For a file that is missing or not as it should be; names the file and the key.
         """
         if isinstance(source, str) and not source.endswith(".toml"):
-            if source not in DOMAINS:
+            shipped = {name: Path(__file__).with_name(f"{name}.toml") for name in DOMAINS}
+            found = make(resolve("book", source, shipped), {"history": tuple(history)})
+            if isinstance(found, PatternBook):
+                return replace(found, history_records=tuple(history))
+            if not isinstance(found, str | Path):
                 raise InvalidOption(
-                    f"no sentences for domain {source!r}: choose one of {', '.join(DOMAINS)}, or "
-                    "give the path of a .toml file"
+                    f"book {source!r} must be a PatternBook or the path of a .toml file, not a "
+                    f"{type(found).__name__}"
                 )
-            path = Path(__file__).with_name(f"{source}.toml")
+            path = Path(found)
         else:
             path = Path(source)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(read_small(path).decode())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidData(f"{path}: cannot be read as TOML: {error}") from error
         _check_keys(path, "", table, _KEYS)

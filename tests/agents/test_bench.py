@@ -175,7 +175,9 @@ def test_mistakes_in_a_file_get_a_sentence(changes: dict[str, Any], said: str) -
 
 
 def test_files_that_are_none_get_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match=r"name one of movieworld, .*smoke, tuning, or a file"):
+    with pytest.raises(
+        InvalidOption, match=r"'nothing' is not known; .*here are movieworld, .*smoke, tuning"
+    ):
         Bench.load("nothing")
     (tmp_path / "x.toml").write_text("a = [")
     with pytest.raises(InvalidOption, match="is not TOML"):

@@ -373,7 +373,7 @@ def test_mistakes_of_a_trainer_get_a_sentence(problem: Problem) -> None:
         fit(problem, "rpp", trainer="mapo")
     with pytest.raises(InvalidOption, match="only='role' is no agent"):
         fit(problem, "rpp", only="role")
-    with pytest.raises(InvalidOption, match="method 'enum' is unknown"):
+    with pytest.raises(InvalidOption, match="method 'enum' is not known"):
         method("enum")
 
 
@@ -887,7 +887,7 @@ def test_the_command_lists_and_refuses(
     assert main(["report", str(tmp_path)]) == 2
     assert "holds 0 TOML files" in capsys.readouterr().err
     assert main(["study", "nothing"]) == 2
-    assert "there is no study 'nothing'" in capsys.readouterr().err
+    assert "study 'nothing' is not known" in capsys.readouterr().err
     with pytest.raises(InvalidOption, match="no cell of this study"):
         write_report(Study.load("smoke"), tmp_path)
 

@@ -114,7 +114,7 @@ def test_known_names_are_looked_up_in_any_case(
 
 
 def test_unknown_names_and_options_are_refused(making, tmp_path: Path) -> None:
-    with pytest.raises(UnknownDataset, match=r"known names are movieworld, .*ml-1m"):
+    with pytest.raises(UnknownDataset, match=r"'nowhere' is not known; .*movieworld, .*ml-1m"):
         load_dataset("nowhere")
     folder = making.folder(tmp_path, "a\t1\t1\t1\n")
     with pytest.raises(InvalidOption, match="no option 'num_users'; its options are domain, order"):

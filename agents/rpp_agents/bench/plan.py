@@ -43,7 +43,6 @@ import numpy as np
 
 from rpp_agents.plans import (
     check_different,
-    made,
     matches,
     nameless,
     plain,
@@ -51,10 +50,10 @@ from rpp_agents.plans import (
     selected,
     short,
     slug,
-    trainer_config,
-    unknown,
 )
+from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
+from rpp_env.options import made, unknown
 from rpp_env.rules import RULES
 
 __all__ = ["PRESETS", "Algorithm", "Bench", "Cell", "Environment", "Levels", "Table"]

@@ -19,7 +19,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from rpp_agents.bench.plan import Cell, Environment, Levels, Table
 from rpp_agents.jobs import Outcome, run_jobs
 from rpp_agents.plans import world_option
+from rpp_agents.trainers import find_trainer
 from rpp_env import RPPEnv
 from rpp_env.baselines import Policy, Random, search_fixed
 from rpp_env.diagnose import fit_reference
@@ -207,9 +207,9 @@ def _train(cell: Cell, out: Path) -> dict[str, Any]:
             played.append(int(row["steps"]))
         paused[:] += _clocks() - before
 
-    train, config = import_module(f"rpp_agents.{cell.algorithm.trainer}").train, cell.config
+    trainer, config = find_trainer(cell.algorithm.trainer), cell.config
     begun = _clocks()
-    policy = train(env, config, callbacks=[watch], progress=False)
+    policy = trainer.train(env, config, callbacks=[watch], progress=False)
     seconds, processor = _clocks() - begun - paused
     rewards = play_everyone(policy, test)
     missing = points - len(scores)  # more than one only where the trainer says no steps

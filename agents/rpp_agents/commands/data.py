@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from rpp_agents.commands.console import columns, say, size
-from rpp_env.data import KNOWN
+from rpp_env.data import KNOWN, MADE
 from rpp_env.data.download import SOURCES, get
 from rpp_env.data.files import find_dataset
 from rpp_env.errors import InvalidOption, UnknownDataset
@@ -59,10 +59,7 @@ def run(
 
 def datasets(root: Path | None = None) -> list[tuple[str, str, str]]:
     """Of every known dataset: its name, its domain, and where it is or how to get it."""
-    rows = [
-        (name, "movies", "made by a seed")
-        for name in ("movieworld", "movieworld-hard", "movieworld-drift")
-    ]
+    rows = [(name, "movies", "made by a seed") for name in MADE]
     for name, facts in KNOWN.items():
         try:
             folder = find_dataset(name, root)

@@ -29,6 +29,7 @@ def run(
     processes: int = 2,
     seed: int = 0,
     out: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
+    trust: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD ...")] = (),
 ) -> None:
     """Compare a trained policy with the baselines on held-out users.
 
@@ -55,7 +56,10 @@ def run(
         Seed of the random baseline, of the search and of the bootstrap.
     out
         File for all numbers.
+    trust
+        Servers, paths or code that a run folder names and that you confirm, word by word.
     """
+    world = world.confirmed(str(policy), trust)
     player = load_policy(find_policy(policy))
     env = world.env(split, max_users=max_users, num_envs=512)
     report = scored(

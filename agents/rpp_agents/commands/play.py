@@ -33,6 +33,7 @@ def run(
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     split: str = "test",
     seed: int = 0,
+    trust: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD ...")] = (),
 ) -> None:
     """Play one user's episode: by hand, at random, or by a saved policy.
 
@@ -54,7 +55,10 @@ def run(
         Split of the user: train, validation or test.
     seed
         Seed for drawing the user and for random choices.
+    trust
+        Servers, paths or code that a run folder names and that you confirm, word by word.
     """
+    world = world.confirmed(who, trust)
     env = world.env(split, num_envs=1, max_cycles=steps, seed=seed)
     player = _player(who, env, seed)
     observations, _ = env.reset(seed, {} if user is None else {"users": [user]})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from rpp_agents.commands.console import say, show
 from rpp_agents.commands.evaluate import scored
 from rpp_agents.commands.options import details, wrapped
 from rpp_agents.plots import learning_curve
+from rpp_agents.runs import PROGRESS
+from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
 from rpp_agents.world import World
 from rpp_env import Report
@@ -36,17 +37,11 @@ def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
             say(_overview())
             raise SystemExit(0)
         raise InvalidOption(
-            f"say first which algorithm is to learn ({', '.join(TRAINERS)}), as in "
-            "`rpp-env train mappo --seed 1`"
+            f"say first which algorithm is to learn ({', '.join(trainer_names())}, or "
+            "package.module:train), as in `rpp-env train mappo --seed 1`"
         )
     algorithm, *others = options
-    if algorithm not in TRAINERS:
-        close = difflib.get_close_matches(algorithm, TRAINERS, 1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        raise InvalidOption(
-            f"there is no algorithm {algorithm!r}: {meant}they are {', '.join(TRAINERS)}"
-        )
-    config = importlib.import_module(f"rpp_agents.{algorithm}").Config
+    config: Any = find_trainer(algorithm).config
     made = FunctionType(run.__code__, run.__globals__, run.__name__, run.__defaults__)
     made.__doc__ = run.__doc__
     flat: Any = tyro.conf.OmitArgPrefixes
@@ -57,16 +52,22 @@ def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 
 def _overview() -> str:
     """The help of the verb itself: which algorithms there are."""
-    lines = []
-    for name in TRAINERS:
-        page = importlib.import_module(f"rpp_agents.{name}").__doc__ or ""
-        lines.append(f"  {name:<16}{page.splitlines()[0].partition(': ')[2]}")
+    lines = [f"  {name:<16}{_summary(name)}" for name in trainer_names()]
     summary, more = details(run)
     return (
         f"usage: rpp-env train ALGORITHM [options]\n\n{wrapped(summary)}\n\nalgorithms:\n"
         + "\n".join(lines)
-        + f"\n\n{wrapped(more)}\n\nEach algorithm has its own options: rpp-env train mappo --help"
+        + f"\n\n{wrapped(more)}\n\nEach algorithm has its own options: rpp-env train mappo --help\n"
+        + "Name your own by package.module:train (docs/plugins.md)."
     )
+
+
+def _summary(name: str) -> str:
+    """The first line of a trainer's module, without its name."""
+    function = find_trainer(name).function
+    module = f"rpp_agents.{name}" if name in TRAINERS else function.__module__
+    line = (sys.modules[module].__doc__ or "").partition("\n")[0]
+    return line.partition(": ")[2] or line
 
 
 def run(
@@ -121,9 +122,8 @@ def run(
     """
     if train_users:
         world.check_tables()  # now, and not when the policy is trained
-    train: Any = importlib.import_module(f"rpp_agents.{algorithm}").train
-    label = TRAINERS[algorithm]
-    name = f"{algorithm}-{Path(world.dataset).name}"
+    trainer = find_trainer(algorithm)
+    name = f"{algorithm}-{Path(world.dataset).name}".replace(":", "-")
     whole = run_dir or Path("runs") / (name if seeds else f"{name}-{config.seed}")
     folders = [whole / f"seed-{seed}" for seed in seeds] or [whole]
     reports = []
@@ -137,7 +137,7 @@ def run(
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
         validation = world.env("validation", num_envs=512, max_users=eval_users)
         try:
-            policy = train(
+            policy = trainer.train(
                 env,
                 replace(config, seed=seed),
                 run_dir=folder,
@@ -148,12 +148,14 @@ def run(
             raise KeyboardInterrupt(
                 f"stopped; the same command goes on from the last checkpoint in {folder}"
             ) from None
+        if not trainer.takes("run_dir") and hasattr(policy, "save"):
+            policy.save(folder / "policy.safetensors")
         say(f"\nseed {seed}: the policy is {folder / 'policy.safetensors'}; evaluating it")
         report = scored(
             policy,
             world,
             world.env("test" if final else "validation", num_envs=512, max_users=eval_users),
-            name=label,
+            name=trainer.label,
             train_users=train_users,
             budget=budget,
             processes=processes,
@@ -161,19 +163,21 @@ def run(
         )
         report.save(folder / "report.json")
         (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
-        _draw([folder], folder / "learning_curve.png", label, report)
+        _draw([folder], folder / "learning_curve.png", trainer.label, report)
         say()
         show(report.markdown())
         reports.append(report)
     if seeds:
-        _draw(folders, whole / "learning_curve.png", label, reports[0])
+        _draw(folders, whole / "learning_curve.png", trainer.label, reports[0])
         for seed, report in zip(seeds, reports, strict=True):
             say(f"seed {seed}: {report.verdict}")
-    say(f"everything is in {whole}; the curve is {whole / 'learning_curve.png'}")
+    curve = whole / "learning_curve.png"
+    say(f"everything is in {whole}" + (f"; the curve is {curve}" if curve.is_file() else ""))
 
 
 def _draw(folders: list[Path], path: Path, label: str, report: Report) -> None:
-    learning_curve(folders, path, label=label, lines=level_lines(report))
+    if all((folder / PROGRESS).is_file() for folder in folders):  # a trainer may keep no rows
+        learning_curve(folders, path, label=label, lines=level_lines(report))
 
 
 def level_lines(report: Report) -> Mapping[str, float]:

@@ -20,6 +20,7 @@ They read a user's whole history, where an environment shows 50 items of it at m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rpp_agents.recommenders.base import (
@@ -47,6 +48,7 @@ from rpp_agents.recommenders.sasrec import SASRec, SASRecScorer
 from rpp_agents.recommenders.sasrec import fit as _fit_sasrec
 from rpp_env.data import Dataset
 from rpp_env.errors import InvalidOption
+from rpp_env.plugins import config_class, load_code, locate, make, resolve
 
 __all__ = [
     "CONFIGS",
@@ -55,6 +57,7 @@ __all__ = [
     "BPRConfig",
     "ItemKNNConfig",
     "LightGCNConfig",
+    "NoConfig",
     "PopConfig",
     "SASRec",
     "SASRecConfig",
@@ -62,9 +65,16 @@ __all__ = [
     "Scorer",
     "ScoringRecommender",
     "Vectors",
+    "default_config",
     "fit",
     "target_ranks",
 ]
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    """The options of a recommender that has none."""
+
 
 NAMES = {
     "pop": "Pop",
@@ -89,6 +99,21 @@ CONFIGS: dict[str, Any] = {
 _UNTRAINED: dict[str, Any] = {"pop": Popularity, "itemknn": ItemKNN, "bm25": BM25}
 
 
+def default_config(name: str) -> Any:
+    """The options of a recommender, as they are by default.
+
+    Raises
+    ------
+    InvalidOption
+        For a name that stands for no recommender.
+    """
+    if name in CONFIGS:
+        return CONFIGS[name]
+    code = locate("recommender", name, NAMES)
+    kind = config_class(load_code("recommender", code), code)
+    return NoConfig() if kind is None else kind()
+
+
 def fit(
     name: str,
     dataset: Dataset,
@@ -107,10 +132,11 @@ def fit(
     Parameters
     ----------
     name : str
-        One of `NAMES`.
+        One of `NAMES`, ``package.module:fit`` or an entry point of ``rpp_env.recommenders``: a
+        function ``fit(dataset, config=Config(), *, seed, progress)`` that gives a `Scorer`.
     dataset : Dataset
     config : dataclass, optional
-        Of the kind that `CONFIGS` has for that name; else that one.
+        Of the kind that `default_config` gives for that name; else that one.
     seed : int
         Of first weights, samples and orders; at least 0. The validation tasks are always the same.
     progress : callable, optional
@@ -123,15 +149,16 @@ def fit(
     MissingExtra
         Where the library is not installed: ``pip install 'rpp-env[agents,study]'``.
     """
-    if name not in NAMES:
-        raise InvalidOption(f"recommender {name!r} is unknown; choose {', '.join(NAMES)}")
+    default = default_config(name)
     if seed < 0:
         raise InvalidOption(f"seed must be at least 0, not {seed}")
-    config = CONFIGS[name] if config is None else config
-    if type(config) is not type(CONFIGS[name]):
-        raise InvalidOption(
-            f"{name} takes a {type(CONFIGS[name]).__name__}, not {type(config).__name__}"
-        )
+    config = default if config is None else config
+    if type(config) is not type(default):
+        raise InvalidOption(f"{name} takes a {type(default).__name__}, not {type(config).__name__}")
+    if name not in NAMES:
+        given = {"dataset": dataset, "config": config, "seed": seed, "progress": progress}
+        found: Scorer = make(resolve("recommender", name, {}), given)
+        return found
     if name == "sasrec":
         return _fit_sasrec(dataset, config, seed, progress)
     if name not in _UNTRAINED:

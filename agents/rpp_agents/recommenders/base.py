@@ -25,6 +25,7 @@ from rpp_env.data import (
 )
 from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
 from rpp_env.metrics import ndcg
+from rpp_env.options import check_fields
 from rpp_env.prompts import Prompt
 from rpp_env.task import Ranking, RankingTask
 
@@ -228,6 +229,7 @@ class Patience:
     """Epochs without a better validation score after which training stops."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.epochs, self.patience) < 1:
             raise InvalidOption(
                 f"epochs and patience must be at least 1, not {self.epochs} and {self.patience}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rpp_agents.recommenders.base import Array, Scorer, chosen_matrix, known
 from rpp_env.data import Dataset
 from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.options import check_fields
 
 __all__ = ["BM25", "BM25Config", "ItemKNN", "ItemKNNConfig", "PopConfig", "Popularity"]
 
@@ -31,6 +32,7 @@ class ItemKNNConfig:
     """Most similar items that each item keeps."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.neighbours < 1:
             raise InvalidOption(f"neighbours must be at least 1, not {self.neighbours}")
 
@@ -43,6 +45,7 @@ class BM25Config:
     """Latest titles of a history that make the query."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.history < 1:
             raise InvalidOption(f"history must be at least 1, not {self.history}")
 

@@ -25,7 +25,8 @@
 
     [[methods]]
     label = "RPP (MAPPO)"
-    method = "rpp"                 # one of rpp_agents.study.methods.METHODS, or "recommender"
+    method = "rpp"                 # one of rpp_agents.study.methods.METHODS, "recommender", or
+                                   # package.module:function
     family = "RPP"                 # what it stands beside in tables
     config = { trainer = "mappo", options = { learning_rate = 8e-3 } }
     parts = ["main", "users"]      # where it is run; by default everywhere
@@ -44,7 +45,6 @@ from typing import Any
 
 from rpp_agents.plans import (
     check_different,
-    made,
     matches,
     nameless,
     plain,
@@ -52,13 +52,13 @@ from rpp_agents.plans import (
     selected,
     short,
     slug,
-    trainer_config,
-    unknown,
     world_option,
 )
-from rpp_agents.study.methods import METHODS, VERSIONS, options
+from rpp_agents.study.methods import VERSIONS, options
+from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
 from rpp_env.metrics import chance_ndcg
+from rpp_env.options import made, unknown
 from rpp_env.parts import Options
 from rpp_env.rules import RULES
 
@@ -350,8 +350,8 @@ class Study:
         if method.method == "recommender":
             from rpp_agents.recommenders import NAMES
 
-            name = method.config.get("name", "")
-            if name not in NAMES or set(method.config) - {"name", "config"}:
+            name = method.config.get("name")
+            if not isinstance(name, str) or set(method.config) - {"name", "config"}:
                 raise InvalidOption(
                     f"{where}: a recommender's config holds a name, one of "
                     f"{', '.join(NAMES)}, and perhaps its own config; got "
@@ -359,9 +359,10 @@ class Study:
                 )
             _recommender_options(name, method.config.get("config", {}), where)
             return
-        if method.method not in METHODS:
-            raise InvalidOption(f"{where}: {unknown('method', method.method, METHODS)}")
-        allowed = options(method.method)
+        try:
+            allowed = options(method.method)
+        except InvalidOption as error:
+            raise InvalidOption(f"{where}: {error}") from error
         for key in method.config:
             if key not in allowed:
                 raise InvalidOption(f"{where}: {unknown('option', key, allowed)}")
@@ -402,17 +403,17 @@ class Study:
 
 def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The config of a recommender, with its own defaults."""
-    from rpp_agents.recommenders import CONFIGS
+    from rpp_agents.recommenders import default_config
 
-    default = CONFIGS[name]
+    try:
+        default = default_config(name)
+    except InvalidOption as error:
+        raise InvalidOption(f"{where}: {error}") from error
     known = [field.name for field in dataclasses.fields(default)]
     for key in told:
         if key not in known:
             raise InvalidOption(f"{where}: {unknown('option', key, known)}")
-    try:
-        return dataclasses.asdict(dataclasses.replace(default, **told))
-    except (TypeError, InvalidOption) as error:
-        raise InvalidOption(f"{where}: {error}") from error
+    return dataclasses.asdict(made(type(default), told, where))
 
 
 def _trainer_options(trainer: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -382,15 +382,15 @@ def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
 
 def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
     """(users, items) of the test users: fitted once for all draws of the candidates, and kept."""
-    from rpp_agents.recommenders import CONFIGS, fit
+    from rpp_agents.recommenders import default_config, fit
 
     name, told = cell.method.config["name"], cell.method.resolved["config"]
     dataset, rows = env.tasks.dataset, np.unique(env.tasks.users)
     digest = short([dataset.digest, name, told, rows.tolist()])
-    path = out / "scores" / f"{slug(dataset.name)}-{name}-{digest}.npy"
+    path = out / "scores" / f"{slug(dataset.name)}-{slug(name)}-{digest}.npy"
     if path.exists():
         return np.asarray(np.load(path, allow_pickle=False))
-    scorer = fit(name, dataset, type(CONFIGS[name])(**told), seed=0)
+    scorer = fit(name, dataset, type(default_config(name))(**told), seed=0)
     items = np.arange(dataset.num_items, dtype=np.int32)
     found = np.concatenate(
         [

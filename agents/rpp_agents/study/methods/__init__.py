@@ -13,13 +13,12 @@ The modules are imported when they are first asked for.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from rpp_agents.study.players import Player
-from rpp_env.errors import InvalidOption
+from rpp_env.plugins import resolve
 
 __all__ = ["METHODS", "VERSIONS", "Fit", "Watch", "method", "options"]
 
@@ -50,16 +49,15 @@ VERSIONS = {"enumerate": 2, "groups": 2, "linucb": 2, "neural_bandit": 2}
 
 
 def method(name: str) -> Fit:
-    """The function of that name.
+    """The function of that name: one of `METHODS`, ``package.module:function``, or an entry point.
 
     Raises
     ------
     InvalidOption
         Where there is none.
     """
-    if name not in METHODS:
-        raise InvalidOption(f"method {name!r} is unknown; choose {', '.join(METHODS)}")
-    found: Fit = getattr(importlib.import_module(f"{__name__}.{METHODS[name]}"), name)
+    known = {own: f"{__name__}.{module}:{own}" for own, module in METHODS.items()}
+    found: Fit = resolve("method", name, known)
     return found
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.plans import trainer_config
 from rpp_agents.policy import Policy
 from rpp_agents.study.methods import Watch
 from rpp_agents.study.methods.fixed import MANUAL, manual_cell
 from rpp_agents.study.players import Playing
 from rpp_agents.study.problem import Counted, Problem, Users
+from rpp_agents.trainers import find_trainer, trainer_config
 from rpp_env import RPPEnv, Step
 from rpp_env.errors import InvalidOption
 from rpp_env.patterns import AGENTS
@@ -47,7 +46,7 @@ def rpp(
     Parameters
     ----------
     trainer : str
-        One of `rpp_agents.TRAINERS`.
+        As `rpp_agents.trainers.find_trainer` takes it.
     options : mapping, optional
         Fields of its Config.
     num_envs : int
@@ -72,7 +71,6 @@ def rpp(
         raise InvalidOption(f"only={only!r} is no agent; choose {', '.join(AGENTS)}")
     if only is not None:
         manual_cell(problem.train)  # the others' prompt is there
-    module = import_module(f"rpp_agents.{trainer}")
     rewriter = open_rewriter(rewrite)
 
     def environment(users: Users, **more: Any) -> Any:
@@ -83,7 +81,7 @@ def rpp(
     def told(row: Mapping[str, float], policy: Policy) -> None:
         watch(int(row["steps"]), Playing(policy, environment))
 
-    policy = module.train(
+    policy = find_trainer(trainer).train(
         environment(problem.train, seed=seed), config, callbacks=[told], progress=False
     )
     return Playing(policy, environment)

@@ -1,0 +1,68 @@
+"""What somebody else's file may make this machine do: nothing outside itself, unless confirmed.
+
+A run's ``world.json``, a bench and a study are files that people share, and they name servers,
+paths and code. Whoever runs them says so by giving the same words again: the option itself,
+``--trust WORD ...``, or a yes on the terminal. ``docs/security.md`` lists what is promised.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from rpp_agents.commands.console import say
+from rpp_env.errors import InvalidOption
+
+__all__ = ["Unconfirmed", "confirm"]
+
+
+class Unconfirmed(str):
+    """A text of a file that names something outside it, before anybody has confirmed it."""
+
+    __slots__ = ()
+
+
+def confirm(source: str, places: Mapping[str, str], trusted: Sequence[str], remedy: str) -> None:
+    """Return if the user confirms everything that a file asks for.
+
+    Parameters
+    ----------
+    source : str
+        The file or folder, as the user named it.
+    places : mapping of str to str
+        What it asks for: where it says so, and the server, path or code.
+    trusted : sequence of str
+        What the user has confirmed on the command line, word by word.
+    remedy : str
+        What may be done instead, for the error.
+
+    Raises
+    ------
+    InvalidOption
+        For what is not confirmed; the message shows it all, and the option that confirms it.
+    """
+    left = {where: what for where, what in places.items() if what not in trusted}
+    if not left:
+        return
+    shown = ", ".join(f"{where} {_visible(what)}" for where, what in left.items())
+    asks = f"{_visible(source)} asks for what lies outside it: {shown}"
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        say(f"{asks}.", error=True)
+        say("Follow it, because you trust who made it? [y/N] ", end="", error=True, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+        raise InvalidOption(f"{asks}, which was not confirmed: {remedy}")
+    words = " ".join(dict.fromkeys(map(_visible, left.values())))
+    raise InvalidOption(
+        f"{asks}. Servers, paths and code that a file names are not followed by themselves: "
+        f"{remedy}, or add --trust {words} if you trust who made it"
+    )
+
+
+def _visible(text: str) -> str:
+    """As a shell takes it, on one line, with everything that a terminal would obey escaped."""
+    if text.isprintable():
+        return shlex.quote(text)
+    inside = text.encode("unicode_escape").decode().replace("'", "\\'")
+    return f"$'{inside}'"

@@ -1,0 +1,187 @@
+"""Parts that others bring, by name: trainers, models, recommenders, datasets, books, methods.
+
+Wherever such a part is named (a keyword, an option of the command, a TOML file), three forms mean
+something:
+
+- a name of the package's own, such as ``"mappo"``;
+- ``"package.module:attribute"``, which is imported;
+- the name of an entry point that an installed package declares in the group of its kind::
+
+      [project.entry-points."rpp_env.trainers"]
+      mine = "package.module:train"
+
+A name of the package's own comes first: no entry point replaces it. ``docs/plugins.md`` shows one
+of each kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Mapping
+from functools import reduce
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rpp_env.errors import InvalidOption
+from rpp_env.options import nearest, unknown
+
+__all__ = [
+    "Kind",
+    "config_class",
+    "entry_points",
+    "is_code",
+    "load_code",
+    "locate",
+    "make",
+    "resolve",
+]
+
+Kind = Literal["trainer", "model", "recommender", "dataset", "book", "method"]
+"""What can be brought; the entry points of trainers are the group ``rpp_env.trainers``."""
+
+_CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+_NOT_MODULES = frozenset({"http", "https", "vllm", "hf", "recording", "table", "checkpoint"})
+"""What stands before the colon in the names of models that are no code."""
+
+
+def is_code(name: object) -> bool:
+    """Whether a name has the form ``package.module:attribute``, so that using it runs code."""
+    if not isinstance(name, str) or _CODE.fullmatch(name) is None:
+        return False
+    return name.partition(":")[0] not in _NOT_MODULES
+
+
+def entry_points(kind: Kind) -> dict[str, str]:
+    """Names that installed packages declare for a kind, and the code that each stands for."""
+    assert kind in get_args(Kind)
+    found: dict[str, str] = {}
+    for point in metadata.entry_points(group=f"rpp_env.{kind}s"):
+        if found.setdefault(point.name, point.value) != point.value:
+            found[point.name] = ""  # two packages: neither is taken
+    return found
+
+
+def locate(kind: Kind, name: str, known: Mapping[str, Any]) -> Any:
+    """What a name stands for, before it is imported: the value in `known`, or code.
+
+    Raises
+    ------
+    InvalidOption
+        As `resolve` does for names.
+    """
+    if name in known:
+        return known[name]
+    if is_code(name):
+        return name
+    declared = entry_points(kind)
+    if declared.get(name):
+        return declared[name].split("[")[0].replace(" ", "")
+    if name in declared:
+        raise InvalidOption(
+            f"{kind} {name!r} is declared by two packages (entry points of rpp_env.{kind}s): "
+            "name the one that you mean by package.module:attribute"
+        )
+    raise InvalidOption(
+        f"{unknown(kind, name, [*known, *declared])}. One of your own is named by "
+        "package.module:attribute"
+    )
+
+
+def resolve(kind: Kind, name: str, known: Mapping[str, Any]) -> Any:
+    """What a name stands for.
+
+    Parameters
+    ----------
+    kind : Kind
+        What is named, for the group of entry points and for errors.
+    name : str
+        One of `known`, ``package.module:attribute``, or an entry point's name.
+    known : mapping
+        The package's own names. A value that `is_code` is imported, any other is returned as it is.
+
+    Raises
+    ------
+    InvalidOption
+        For a name that stands for nothing, with the nearest one that does; where the module cannot
+        be imported or lacks the attribute; where two packages declare the same entry point.
+    """
+    found = locate(kind, name, known)
+    return load_code(kind, found) if is_code(found) else found
+
+
+def make(thing: Any, parts: Mapping[str, Any]) -> Any:
+    """What a factory makes; an object that is no function or class is given back as it is.
+
+    Parameters
+    ----------
+    thing : object
+        A function or class that can be called without arguments, or with some of `parts`.
+    parts : mapping
+        Arguments by name; a factory is given those that it has parameters for.
+    """
+    if not (inspect.isroutine(thing) or inspect.isclass(thing)):
+        return thing
+    taken = inspect.signature(thing).parameters
+    return thing(**{name: part for name, part in parts.items() if name in taken})
+
+
+def config_class(function: Any, code: str) -> type | None:
+    """The dataclass of a function's options: what its parameter `config` is by default.
+
+    Else what that parameter is annotated as, or the ``Config`` of the module in `code`, which names
+    the function; None where there is none of them.
+    """
+    parameter = inspect.signature(function).parameters.get("config")
+    try:
+        annotated = typing.get_type_hints(function).get("config")
+    except (NameError, TypeError):  # names that exist for type checkers only
+        annotated = None
+    module = sys.modules.get(code.partition(":")[0])
+    default = None if parameter is None else type(parameter.default)
+    candidates = (default, annotated, getattr(module, "Config", None))
+    return next((one for one in candidates if dataclasses.is_dataclass(one)), None)  # type: ignore[return-value]
+
+
+def load_code(kind: Kind, name: str) -> Any:
+    """Import ``package.module:attribute``; a module may lie in the folder of the call.
+
+    Raises
+    ------
+    InvalidOption
+        Where there is no such module or attribute, or the module lacks something that it imports.
+    """
+    module_name, _, path = name.partition(":")
+    try:
+        module = _imported(module_name)
+    except ImportError as error:
+        raise InvalidOption(
+            f"{kind} {name!r}: cannot import {module_name} ({error}); install it, or run the "
+            "command in the folder that holds it"
+        ) from error
+    try:
+        return reduce(getattr, path.split("."), module)
+    except AttributeError as error:
+        close = nearest(path, [one for one in vars(module) if not one.startswith("_")])
+        meant = f"; did you mean {close!r}?" if close else ""
+        raise InvalidOption(f"{kind} {name!r}: {module_name} has no {path!r}{meant}") from error
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A command that was installed does not look into the folder where it is run. The end of the
+        # path, so that nothing in that folder is taken for a library; kept, for workers to find it.
+        here, top = str(Path.cwd()), name.partition(".")[0]
+        there = Path(here, top).is_dir() or Path(here, f"{top}.py").is_file()
+        if error.name != top or here in sys.path or not there:
+            raise
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)

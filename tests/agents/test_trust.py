@@ -1,0 +1,187 @@
+"""Folders and files of somebody else: what they ask for is not done by itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rpp_agents import trust
+from rpp_agents.cli import main
+from rpp_agents.world import World, run_world
+from rpp_env.baselines import Random
+from rpp_env.errors import InvalidData, InvalidOption
+
+NEVER = "http://127.0.0.1:9/v1#stolen"
+"""Nothing listens there; and nothing must try."""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A run's folder from somebody else, with a policy that plays."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    Random((5, 5, 9, 5), seed=0).save(folder / "policy.safetensors")
+    return folder
+
+
+def says(folder: Path, content: Any) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / World.FILE).write_text(text)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(*_: Any) -> None:
+        raise AssertionError("a server was asked")
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setattr("rpp_env.models.transport.Transport._once", send)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+
+OUTSIDE: dict[str, dict[str, Any]] = {
+    "a server": {"model": NEVER},
+    "a rewriting server": {"rewrite": NEVER},
+    "weights of a hub": {"model": "hf:somebody/something"},
+    "an engine": {"model": "vllm:/somewhere"},
+    "code": {"model": "os:abort"},
+    "code that makes a dataset": {"dataset": "os:abort"},
+    "code that rewrites": {"rewrite": "os:abort"},
+    "a table": {"model": "table:/etc/passwd"},
+    "a recording to read": {"model": "recording:/etc/passwd"},
+    "a recording to write": {"recording": "OUTSIDE/made.sqlite"},
+    "a data folder": {"root": "OUTSIDE"},
+    "a dataset's folder": {"dataset": "OUTSIDE"},
+    "a folder above": {"dataset": "../../.."},
+    "a selection": {"negatives": "retrieved", "selection": "/etc/passwd"},
+    "a book": {"book": "/etc/passwd.toml"},
+    "code that makes a book": {"book": "os:abort"},
+}
+
+
+@pytest.mark.parametrize("verb", ["play", "evaluate"])
+@pytest.mark.parametrize("asks", OUTSIDE)
+def test_a_folder_is_not_followed_outside_itself(
+    verb: str, asks: str, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    told = {key: value.replace("OUTSIDE", str(outside)) for key, value in OUTSIDE[asks].items()}
+    says(theirs, told)
+    assert main([verb, str(theirs)]) == 2
+    err = capsys.readouterr().err
+    assert "asks for what lies outside it" in err
+    key, value = list(told.items())[-1]
+    assert f"--{key} " in err
+    assert "--trust " in err
+    assert value in err
+    assert not list(outside.iterdir())
+
+
+def test_what_is_given_again_is_followed(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    says(theirs, {"model": NEVER, "dataset": "nowhere-at-all"})
+    assert main(["play", str(theirs), "--model", "embedded"]) == 2
+    err = capsys.readouterr().err
+    assert "--dataset nowhere-at-all" in err
+    assert NEVER not in err
+    assert main(["play", str(theirs), "--model=embedded", "--dataset", "movieworld"]) == 0
+    says(theirs, {"dataset": "nowhere-at-all"})
+    for more in (["--dataset", "nowhere-at-all"], ["--trust", "nowhere-at-all"]):
+        assert main(["play", str(theirs), *more]) == 2
+        assert "dataset 'nowhere-at-all' is not known" in capsys.readouterr().err
+    says(theirs, {"dataset": "nowhere-at-all", "model": NEVER})
+    assert main(["play", str(theirs), "--trust", "nowhere-at-all"]) == 2
+    err = capsys.readouterr().err
+    assert f"--model {trust._visible(NEVER)}" in err
+    assert "nowhere-at-all" not in err.partition("theirs")[2]
+
+
+@pytest.mark.parametrize(("answer", "said"), [("y\n", "is not known"), ("\n", "not confirmed")])
+def test_a_terminal_is_asked(
+    answer: str,
+    said: str,
+    theirs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    says(theirs, {"dataset": "nowhere-at-all"})
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["play", str(theirs)]) == 2
+    err = capsys.readouterr().err
+    assert "[y/N]" in err
+    assert said in err
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    with pytest.raises(InvalidOption) as error:
+        trust.confirm("x\x1b[2J", {"--model": "a\x1b]0;b\x07\u202e'c"}, (), "no")
+    assert str(error.value).isprintable()
+    assert r"$'a\x1b]0;b\x07\u202e\'c'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "5",
+        "null",
+        '"movieworld"',
+        "[" * 100_000,
+        '{"dataset": ' + "[" * 100_000,
+        '{"data_seed": ' + "9" * 5_000 + "}",
+        " " * (1 << 21),
+        "\x00",
+        '{"dataset": 5}',
+        '{"dataset": null}',
+        '{"dataset": ["movieworld"]}',
+        '{"observe": "all"}',
+        '{"rules": "RPP-v9"}',
+        '{"candidates": "20"}',
+        '{"candidates": 1e3}',
+        '{"data_seed": true}',
+        '{"model": {"url": "x"}}',
+        '{"places": {}}',
+        '{"__class__": "x"}',
+        '{"FILE": "/etc/passwd"}',
+        '{"datset": "movieworld"}',
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_a_damaged_world_is_one_line(
+    content: str, theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says(theirs, content)
+    for verb in ("play", "evaluate"):
+        assert main([verb, str(theirs)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("rpp-env: ")
+        assert err.count("\n") == 1
+        assert len(err) < 2_000
+    with pytest.raises((InvalidData, InvalidOption)):
+        World.load(theirs)
+
+
+def test_only_words_that_name_a_run_are_read_as_one(theirs: Path) -> None:
+    says(theirs, {"rules": "RPPBandit-v0"})
+    found = run_world(["--user", "u1", str(theirs)])
+    assert found is None or found.rules == "RPPBandit-v0"
+    assert run_world([str(theirs)]) == World(rules="RPPBandit-v0")
+    assert run_world(["--root", str(theirs)]) is None
+    assert run_world(["random"]) is None
+
+
+def test_a_folder_that_asks_for_nothing_is_played(theirs: Path) -> None:
+    says(theirs, {"dataset": "Movieworld", "rules": "RPPBandit-v0", "rewrite": "embedded"})
+    assert main(["play", str(theirs)]) == 0
