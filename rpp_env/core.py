@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.candidates import MAX_HISTORY
-from rpp_env.errors import BrokenContract, InvalidAction, InvalidOption, ResetNeeded
+from rpp_env.errors import InvalidAction, InvalidOption, ResetNeeded
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
 from rpp_env.parts import as_rules, assemble
 from rpp_env.patterns import AGENTS, Choice, PatternBook
 from rpp_env.prompts import Prompt
-from rpp_env.recommenders.base import Recommender
+from rpp_env.recommenders.base import Recommender, rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
 from rpp_env.rules import Rules
 from rpp_env.step import (
@@ -148,6 +148,8 @@ class RPPEnv:
                 f"the book has {book.sizes[1]} history records, but {rules.id} has "
                 f"{len(rules.history_options)} history options; give one label per option"
             )
+        if table is not None:
+            table.check(tasks, book, rules)
         self.tasks = tasks
         self.book = book
         self.embeddings = embeddings
@@ -171,8 +173,6 @@ class RPPEnv:
         self._limits = self.nvec.astype(np.uint64)
         self._most: list[int] = self.nvec.tolist()
         self._count = num_envs
-        if table is not None:
-            table.check(tasks, book, rules)
         # Does what is seen at a visit hang on how many there were before?
         self._several = rules.order == "step" if table is None else table.samples > 1
         levels, moves = np.arange(rules.max_level + 1), np.arange(len(rules.history_options))
@@ -624,14 +624,7 @@ class RPPEnv:
             rewritten = list(self.rewrite(list(prompts)))
             check_rewritten(rewritten, prompts)
             prompts = rewritten
-        rankings = list(self.recommender.rank(prompts))
-        K = self.tasks.num_candidates
-        if len(rankings) != len(prompts) or any(len(ranking.order) != K for ranking in rankings):
-            raise BrokenContract(
-                f"{type(self.recommender).__name__}.rank gave {len(rankings)} rankings for "
-                f"{len(prompts)} prompts of {K} candidates; it must give one per prompt, over all "
-                "candidates, in order"
-            )
+        rankings = rank_all(self.recommender, prompts, self.tasks.num_candidates)
         order = np.array([ranking.order for ranking in rankings], dtype=np.int64)
         if shuffled is not None:
             order = np.take_along_axis(shuffled, order, axis=1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +24,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.data.arrays import read_arrays, write_arrays
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.folders import cache_dir, whole_file
+from rpp_env.data.folders import cache_dir
 from rpp_env.data.splits import Interactions
-from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, RPPWarning, WriteFailed
 
 __all__ = ["Embeddings", "fit_embeddings", "normalised_graph"]
 
@@ -154,10 +156,8 @@ def _collaborative(
         )
         folder = cache_dir() / "embeddings" if cache is None else Path(cache)
         path = folder / f"{method}-{key[:32]}.npz"
-        if path.is_file():
-            with np.load(path, allow_pickle=False) as kept:
-                items: Array = kept["items"]
-                return items
+        if (kept := _cached(path, (interactions.num_items, dim))) is not None:
+            return kept
     vectors = (
         _svd(interactions, dim, seed) if method == "svd" else _lightgcn(interactions, dim, seed)
     )
@@ -165,9 +165,26 @@ def _collaborative(
     vectors[interactions.counts == 0] = 0.0
     items = _unit(vectors)
     if path is not None:
-        with whole_file(path) as file:
-            np.savez(file, items=items)
+        try:
+            write_arrays(path, {"items": items})
+        except WriteFailed as error:
+            message = f"{error}; the next environment fits its embeddings again"
+            warnings.warn(message, RPPWarning, stacklevel=3)
     return items
+
+
+def _cached(path: Path, shape: tuple[int, int]) -> Array | None:
+    """What an earlier call kept; None where it kept nothing that can be used."""
+    if not path.is_file():
+        return None
+    try:
+        kept, proven = read_arrays(path)
+    except InvalidData as error:
+        warnings.warn(f"{error}; the embeddings are fitted again", RPPWarning, stacklevel=4)
+        return None
+    items: Array | None = kept.get("items")
+    usable = proven and items is not None and items.shape == shape and items.dtype == np.float32
+    return items if usable else None
 
 
 def _svd(interactions: Interactions, dim: int, seed: int) -> NDArray[np.float64]:

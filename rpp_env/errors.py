@@ -36,6 +36,7 @@ __all__ = [
     "MissingRecording",
     "ModelUnavailable",
     "RPPError",
+    "RPPWarning",
     "RecordingFailed",
     "ResetNeeded",
     "TableMismatch",
@@ -46,6 +47,10 @@ __all__ = [
 
 class RPPError(Exception):
     """Base of all errors of this package."""
+
+
+class RPPWarning(UserWarning):
+    """Something was not as it should be, and the work goes on; the message says how."""
 
 
 class InvalidData(RPPError, ValueError):

@@ -19,37 +19,45 @@ array               shape, dtype        holds
 S answers are kept per prompt where the model samples (`samples`); a replay takes them in turn. One
 table serves all rules whose numbers of history items are among its own (`RewardTable.for_rules`). A
 file holds digests and positions, no titles and no sequences; it carries the embeddings, so that a
-replay observes what the live environment did, and its provenance as JSON. Nothing is unpickled.
+replay observes what the live environment did, its provenance as JSON, and a SHA-256 of itself.
+Files may come from somebody else: nothing is unpickled, and every number is checked on loading.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.data.arrays import read_arrays, write_arrays
 from rpp_env.data.folders import drop_unfinished, whole_file
 from rpp_env.embeddings import Embeddings
-from rpp_env.errors import InvalidOption, TableMismatch
+from rpp_env.errors import (
+    InvalidData,
+    InvalidOption,
+    RPPWarning,
+    TableMismatch,
+)
 from rpp_env.metrics import ndcg
 from rpp_env.patterns import PatternBook
 from rpp_env.prompts import Prompt
-from rpp_env.recommenders.base import Recommender
+from rpp_env.recommenders.base import Recommender, rank_all
 from rpp_env.rules import Rules
 from rpp_env.step import NUMBERS
 
@@ -62,7 +70,16 @@ __all__ = ["RewardTable", "tabulate"]
 Ints = NDArray[np.int64]
 
 _FORMAT = 1
-_ARRAYS = ("orders", "named", "completion", "prompt", "trimmed")
+_ANSWERS = ("orders", "named", "completion", "prompt", "trimmed")
+_ARRAYS = {
+    "orders": np.uint8,
+    "named": np.uint8,
+    "completion": np.uint16,
+    "prompt": np.uint16,
+    "trimmed": np.uint8,
+    "positions": np.uint8,
+    "keys": np.uint64,
+}
 _CHUNK = 8  # tasks asked at once: 12,600 prompts under RPP-v0
 
 
@@ -127,7 +144,7 @@ class RewardTable:
             return self
         index = [self.shown.index(number) for number in wanted]
         arrays = {}
-        for name in _ARRAYS:
+        for name in _ANSWERS:
             cells = getattr(self, name)
             levels = cells.reshape(len(self), self.sizes[0], -1, *cells.shape[2:])
             arrays[name] = levels.take(index, axis=1).reshape(len(self), -1, *cells.shape[2:])
@@ -216,6 +233,17 @@ class RewardTable:
                 "the draws, the candidates or their order differ; choose the table's with "
                 "`RewardTable.select`"
             )
+        wrong = np.count_nonzero(tasks.position != self.positions)
+        if wrong:
+            raise TableMismatch(
+                f"the targets of {wrong} of the {len(self)} tasks do not stand where the table says"
+            )
+        items = len(self.embeddings.items)
+        if items != tasks.dataset.num_items:
+            raise TableMismatch(
+                f"the table's embeddings are of {items} items, and the dataset has "
+                f"{tasks.dataset.num_items}"
+            )
 
     def select(self, tasks: TaskSet) -> tuple[TaskSet, RewardTable]:
         """What `tasks` and the table have in common, in the order of `tasks`.
@@ -241,52 +269,91 @@ class RewardTable:
     def subset(self, rows: Sequence[int] | Ints) -> RewardTable:
         """The table of these task rows alone, in this order."""
         index = np.asarray(rows, dtype=np.int64)
-        arrays = {name: getattr(self, name)[index] for name in (*_ARRAYS, "positions", "keys")}
+        arrays = {name: getattr(self, name)[index] for name in _ARRAYS}
         return RewardTable(
             **arrays, sizes=self.sizes, provenance=self.provenance, embeddings=self.embeddings
         )
 
     def save(self, path: str | Path) -> None:
-        """Write one file, whole or not at all."""
-        embeddings = {f"embeddings_{k}": getattr(self.embeddings, k) for k in _EMBEDDINGS}
-        arrays = {name: getattr(self, name) for name in (*_ARRAYS, "positions", "keys")}
-        with whole_file(Path(path)) as file:
-            np.savez(
-                file,
-                **arrays,
-                **embeddings,
-                sizes=np.array(self.sizes),
-                provenance=_as_bytes(self.provenance),
-            )
+        """Write one file with its digest, whole or not at all.
+
+        Raises
+        ------
+        WriteFailed
+            If the file cannot be written.
+        """
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
+        arrays |= {f"embeddings_{k}": getattr(self.embeddings, k) for k in _EMBEDDINGS}
+        arrays["sizes"] = np.array(self.sizes)
+        arrays["provenance"] = _as_bytes(self.provenance)
+        write_arrays(Path(path), arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> RewardTable:
-        """Read a table.
+        """Read a table, and check every number in it.
+
+        Files of versions before digests are read as well, with an `RPPWarning`.
 
         Raises
         ------
         TableMismatch
-            Where there is no such file, or it is no table of this version.
+            If there is no such file, if it is damaged, no table, or holds what no recommender can
+            have answered.
         """
         path = Path(path)
         if not path.is_file():
             raise TableMismatch(f"no table at {path}: make one with `rpp-env tabulate`")
         try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                kept = {name: file[name] for name in file.files}
-            provenance = json.loads(kept.pop("provenance").tobytes())
-            sizes = tuple(kept.pop("sizes").tolist())
-            embeddings = Embeddings(*(kept.pop(f"embeddings_{name}") for name in _EMBEDDINGS))
-            table = cls(**kept, sizes=sizes, provenance=provenance, embeddings=embeddings)
-            if len(table.shown) != sizes[0]:
-                raise ValueError(f"{sizes[0]} levels, but items shown are {table.shown}")  # noqa: TRY301
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-            raise TableMismatch(f"{path} is not a reward table: {error}") from error
-        if provenance.get("format") != _FORMAT:
+            kept, proven = read_arrays(path)
+            table = cls._from_arrays(kept)
+        except (InvalidData, ValueError) as error:
+            reason = str(error).removeprefix(f"{path} ")
             raise TableMismatch(
-                f"{path} has format {provenance.get('format')!r}; this version reads {_FORMAT}"
+                f"{path} is not a reward table that can be used ({reason}): delete it and make it "
+                "again with `rpp-env tabulate`"
+            ) from error
+        if not proven:
+            _warn(
+                f"{path} carries no digest: every number was checked for its range, and damage "
+                "within the range cannot be noticed; `RewardTable.load(path).save(path)` adds it"
             )
         return table
+
+    @classmethod
+    def _from_arrays(cls, kept: dict[str, NDArray[Any]]) -> RewardTable:
+        """What `save` put into a file; ValueError for anything else."""
+        names = {*_ARRAYS, "sizes", "provenance"}
+        names |= {f"embeddings_{name}" for name in _EMBEDDINGS}
+        if kept.keys() != names:
+            differ = sorted(kept.keys() ^ names)
+            raise ValueError(f"its arrays are not a table's: {', '.join(differ)}")
+        provenance = _from_bytes(kept.pop("provenance"))
+        if provenance.get("format") != _FORMAT:
+            raise ValueError(
+                f"it has format {provenance.get('format')!r}, and this version reads {_FORMAT}"
+            )
+        sizes, shown = kept.pop("sizes"), provenance.get("shown")
+        if sizes.shape != (4,) or sizes.dtype != np.int64 or not (sizes > 0).all():
+            raise ValueError("its sizes are not four numbers from 1")
+        if not _are_numbers(shown) or len(shown) != sizes[0]:
+            raise ValueError(f"{sizes[0]} levels, but items shown are {shown}")
+        tasks = kept["keys"].size
+        counts = [provenance.get("samples"), provenance.get("num_candidates")]
+        if not _are_numbers(counts) or not tasks:
+            raise ValueError(
+                f"it holds {counts[0]} answers about {counts[1]} candidates for {tasks} tasks"
+            )
+        embeddings = Embeddings(*(kept.pop(f"embeddings_{name}") for name in _EMBEDDINGS))
+        _check_embeddings(embeddings)
+        if provenance.get("embeddings") != embeddings.digest:
+            raise ValueError("its embeddings are not those that it names")
+        _check_answers(kept, tasks, sizes.tolist(), shown, *counts)
+        return cls(
+            **kept,
+            sizes=tuple(sizes.tolist()),
+            provenance=provenance,
+            embeddings=embeddings,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +381,76 @@ class Recorded:
 
 
 _EMBEDDINGS = ("items", "content", "popularity")
+
+
+def _are_numbers(given: Any) -> TypeGuard[list[int]]:
+    """Whether it is a list of whole numbers from 1."""
+    return isinstance(given, list) and all(
+        isinstance(number, int) and not isinstance(number, bool) and 0 < number < 1 << 31
+        for number in given
+    )
+
+
+def _check_embeddings(embeddings: Embeddings) -> None:
+    for name in _EMBEDDINGS:
+        array = getattr(embeddings, name)
+        wanted = 1 if name == "popularity" else 2
+        if array.dtype.kind != "f" or array.ndim != wanted or 0 in array.shape:
+            raise ValueError(f"the embeddings' {name} are {array.dtype} of shape {array.shape}")
+        if len(array) != len(embeddings.items):
+            raise ValueError(f"the embeddings' {name} are of {len(array)} items")
+        if not np.isfinite(array).all():
+            raise ValueError(f"the embeddings' {name} are not all finite")
+
+
+def _check_answers(
+    arrays: Mapping[str, NDArray[Any]],
+    tasks: int,
+    sizes: Sequence[int],
+    shown: Sequence[int],
+    samples: int,
+    candidates: int,
+) -> None:
+    """Refuse, by a ValueError, what no recommender can have answered about so many tasks."""
+    cells = math.prod(sizes)
+    shapes = {
+        "orders": (tasks, cells, samples, candidates),
+        "named": (tasks, cells, samples),
+        "completion": (tasks, cells, samples),
+        "prompt": (tasks, cells),
+        "trimmed": (tasks, cells),
+        "positions": (tasks,),
+        "keys": (tasks,),
+    }
+    for name, array in arrays.items():
+        if array.dtype != _ARRAYS[name] or array.shape != shapes[name]:
+            raise ValueError(
+                f"its {name} are {array.dtype} of shape {array.shape}, and must be "
+                f"{np.dtype(_ARRAYS[name])} of shape {shapes[name]}"
+            )
+    if not _permutations(arrays["orders"]):
+        raise ValueError("its orders are not all permutations of the candidates")
+    if arrays["named"].max() > candidates:
+        raise ValueError(f"it holds answers that name more than {candidates} candidates")
+    by_level = arrays["trimmed"].reshape(tasks, len(shown), -1).max(axis=(0, 2))
+    if (by_level > np.array(shown)).any():
+        raise ValueError("it holds prompts that lost more history items than were shown")
+    if "positions" in arrays and arrays["positions"].max() >= candidates:
+        raise ValueError("it holds targets outside of the candidates")
+
+
+def _permutations(orders: NDArray[np.uint8]) -> bool:
+    """Whether every row (the last axis) holds each of 0 to K - 1 once."""
+    rows = orders.reshape(-1, orders.shape[-1])
+    for start in range(0, len(rows), 1 << 13):  # bounds the memory
+        part = rows[start : start + (1 << 13)]
+        for low in range(0, rows.shape[1], 32):
+            # One bit for each number; numbers outside of this word are shifted out of it.
+            bits = np.left_shift(np.uint32(1), part - np.uint8(low), dtype=np.uint32)
+            wanted = (1 << min(32, rows.shape[1] - low)) - 1
+            if (np.bitwise_or.reduce(bits, axis=1) != wanted).any():
+                return False
+    return True
 
 
 def tabulate(
@@ -372,48 +509,45 @@ def tabulate(
     numbers = _numbers(env.rules, shown)
     tasks = env.tasks if rows is None else env.tasks.subset(rows)
     provenance = _provenance(env, tasks, numbers, samples)
-    parts = None
     if path is not None:
-        parts = Path(f"{path}.parts")
         drop_unfinished(Path(path))
         if Path(path).exists():
             table = RewardTable.load(path)
             if table.provenance != provenance:
                 raise TableMismatch(f"{path} holds other answers: choose another path or delete it")
             # Of a call that was killed between the two.
-            shutil.rmtree(parts, ignore_errors=True)
+            shutil.rmtree(f"{path}.parts", ignore_errors=True)
             return table
-        _open_parts(parts, provenance)
+    keys = _keys(tasks)
     chunks = [range(s, min(s + _CHUNK, len(tasks))) for s in range(0, len(tasks), _CHUNK)]
-    made: dict[int, dict[str, NDArray[Any]]] = {}
-    if parts is not None:
-        for i in range(len(chunks)):
-            if (part := parts / f"{i:06d}.npz").is_file():
-                with np.load(part, allow_pickle=False) as kept:
-                    made[i] = {name: kept[name] for name in _ARRAYS}
     job = _Job(tasks, env.book, numbers, env.recommender, samples)
+    made: dict[int, dict[str, NDArray[Any]]] = {}
+    parts = None
+    if path is not None:
+        parts = _Parts(Path(f"{path}.parts"), provenance, keys, job)
+        parts.begin()
+        made = {i: kept for i, rows in enumerate(chunks) if (kept := parts.load(i, rows))}
     done = sum(len(chunks[i]) for i in made)
     if progress is not None:
         progress(done, len(tasks))
     for i, answers in _work(job, {i: c for i, c in enumerate(chunks) if i not in made}, processes):
         if parts is not None:
-            with whole_file(parts / f"{i:06d}.npz") as file:
-                np.savez(file, **answers)  # type: ignore[arg-type]  # its stub knows no **
+            parts.save(i, chunks[i], answers)
         made[i] = answers
         done += len(chunks[i])
         if progress is not None:
             progress(done, len(tasks))
     table = RewardTable(
-        **{name: np.concatenate([made[i][name] for i in range(len(chunks))]) for name in _ARRAYS},
+        **{name: np.concatenate([made[i][name] for i in range(len(chunks))]) for name in _ANSWERS},
         positions=tasks.position.astype(np.uint8),
-        keys=_keys(tasks),
+        keys=keys,
         sizes=job.sizes,
         provenance=provenance,
         embeddings=env.embeddings,
     )
     if path is not None and parts is not None:
         table.save(path)
-        shutil.rmtree(parts)
+        parts.end()
     return table
 
 
@@ -445,8 +579,8 @@ class _Job:
             asked = np.unique(shown)
             prompts += [Prompt(task, choice, int(n)) for n in asked for choice in choices]
             cells.append((asked, np.searchsorted(asked, shown)))
-        answers = [self.recommender.rank(prompts) for _ in range(self.samples)]
         K = self.tasks.num_candidates
+        answers = [rank_all(self.recommender, prompts, K) for _ in range(self.samples)]
         orders = np.array([[r.order for r in said] for said in answers], dtype=np.uint8)
         numbers = np.array(
             [
@@ -454,9 +588,11 @@ class _Job:
                 for said in answers
             ]
         )
-        if numbers.max(initial=0) >= 1 << 16:
-            raise InvalidOption(f"a table keeps up to 65,535 tokens per text, not {numbers.max()}")
-        made: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
+        if not 0 <= numbers.min() <= numbers.max() < 1 << 16:
+            raise InvalidOption(
+                f"a table keeps 0 to 65,535 tokens per text, not {numbers.min()} to {numbers.max()}"
+            )
+        made: dict[str, list[NDArray[Any]]] = {name: [] for name in _ANSWERS}
         start = 0
         for asked, index in cells:
             end = start + len(asked) * len(choices)
@@ -475,7 +611,7 @@ class _Job:
 def _work(
     job: _Job, chunks: Mapping[int, Sequence[int]], processes: int
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """The arrays of every chunk, in order, by so many processes."""
+    """The arrays of every chunk, as they are finished, by so many processes."""
     if processes == 1 or len(chunks) < 2:
         for i, rows in chunks.items():
             yield i, job.run(rows)
@@ -487,7 +623,9 @@ def _work(
         initargs=(job,),
     ) as pool:
         try:
-            yield from zip(chunks, pool.map(_run, chunks.values()), strict=True)
+            running = {pool.submit(_run, rows): i for i, rows in chunks.items()}
+            for future in as_completed(running):
+                yield running[future], future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -586,18 +724,122 @@ def _keys(tasks: TaskSet) -> NDArray[np.uint64]:
     return keys
 
 
-def _open_parts(parts: Path, provenance: dict[str, Any]) -> None:
-    """Begin or resume a folder of parts."""
-    note = parts / "provenance.json"
-    if note.is_file():
-        if json.loads(note.read_text()) != provenance:
-            raise TableMismatch(
-                f"{parts} holds parts of another table: choose another path or delete that folder"
-            )
-        return
-    with whole_file(note) as file:
-        file.write(json.dumps(provenance, indent=1).encode())
+@dataclass(frozen=True)
+class _Parts:
+    """The folder of finished parts beside a table that is being made.
+
+    A part holds the answers about some tasks, these tasks' keys, and a digest of the provenance, so
+    that it is known for what it is wherever it lies.
+    """
+
+    folder: Path
+    provenance: dict[str, Any]
+    keys: NDArray[np.uint64]
+    job: _Job
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / "provenance.json"
+
+    @property
+    def _table(self) -> NDArray[np.uint8]:
+        """What says which table a part belongs to."""
+        sha = hashlib.sha256(_as_bytes(self.provenance).tobytes())
+        return np.frombuffer(sha.digest(), np.uint8)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npz"
+
+    def begin(self) -> None:
+        """Make the folder, or go on with it; `TableMismatch` if it is another table's."""
+        other = TableMismatch(
+            f"{self.folder} holds parts of another table: choose another path or delete that folder"
+        )
+        if self._note.is_file():
+            try:
+                noted = _from_bytes(np.frombuffer(self._note.read_bytes(), np.uint8))
+            except ValueError as error:
+                # The parts themselves say what they are.
+                if any(map(self._is_anothers, sorted(self.folder.glob("*.npz")))):
+                    raise other from None
+                _warn(f"{self._note} is damaged ({error}) and written again")
+            else:
+                if noted != self.provenance:
+                    raise other
+                return
+        with whole_file(self._note) as file:
+            file.write(json.dumps(self.provenance, indent=1).encode())
+
+    def _is_anothers(self, path: Path) -> bool:
+        try:
+            kept, proven = read_arrays(path)
+        except InvalidData:
+            return False
+        return proven and not np.array_equal(kept.get("table", []), self._table)
+
+    def load(self, number: int, rows: range) -> dict[str, NDArray[Any]] | None:
+        """The answers of a finished part; None where there is none, or none that can be used."""
+        path = self._file(number)
+        if not path.is_file():
+            return None
+        try:
+            kept, proven = read_arrays(path)
+            self._check(kept, proven, rows)
+        except (InvalidData, ValueError) as error:
+            reason = str(error).removeprefix(f"{path} ")
+            _warn(f"{path} cannot be used ({reason}): its tasks are asked again")
+            return None
+        if not proven:
+            _warn(f"{path} carries no digest: it was checked as far as it can be, and is used")
+        return {name: kept[name] for name in _ANSWERS}
+
+    def _check(self, kept: dict[str, NDArray[Any]], proven: bool, rows: range) -> None:
+        """Refuse, by a ValueError, a part that does not belong here."""
+        about = self._about(rows)
+        # Those of versions before digests hold the answers alone.
+        if proven or kept.keys() != set(_ANSWERS):
+            if kept.keys() != {*_ANSWERS, *about}:
+                raise ValueError("its arrays are not those of a part")
+            if not np.array_equal(kept["table"], about["table"]):
+                raise ValueError("it is a part of another table")
+            if not np.array_equal(kept["keys"], about["keys"]):
+                raise ValueError("its answers are about other tasks")
+        _check_answers(
+            {name: kept[name] for name in _ANSWERS},
+            len(rows),
+            self.job.sizes,
+            self.job.shown,
+            self.job.samples,
+            self.job.tasks.num_candidates,
+        )
+
+    def save(self, number: int, rows: range, answers: Mapping[str, NDArray[Any]]) -> None:
+        """Keep the answers about some tasks."""
+        write_arrays(self._file(number), {**answers, **self._about(rows)})
+
+    def _about(self, rows: range) -> dict[str, NDArray[Any]]:
+        """What a part says besides its answers."""
+        return {"keys": self.keys[rows], "table": self._table}
+
+    def end(self) -> None:
+        """Delete the folder, when the table has been written."""
+        shutil.rmtree(self.folder)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RPPWarning, stacklevel=3)
 
 
 def _as_bytes(value: dict[str, Any]) -> NDArray[np.uint8]:
     return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+
+
+def _from_bytes(content: NDArray[Any]) -> dict[str, Any]:
+    """What `_as_bytes` or a note wrote; ValueError for anything else."""
+    try:
+        value = json.loads(content.tobytes())
+    except RecursionError as error:
+        raise ValueError("its provenance is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"its provenance is {str(value)[:40]!r}")  # noqa: TRY004 - of a file
+    return value

@@ -23,7 +23,7 @@ from rpp_env.data import (
     training_interactions,
 )
 from rpp_env.embeddings import Embeddings, fit_embeddings
-from rpp_env.errors import InvalidOption, MissingExtra, UnknownDataset
+from rpp_env.errors import InvalidOption, MissingExtra, RPPWarning, UnknownDataset
 from rpp_env.metrics import ndcg
 
 METHODS = ["svd", "lightgcn"]
@@ -197,6 +197,31 @@ def test_the_cache_is_used_and_found_by_content(
     monkeypatch.setenv("RPP_ENV_CACHE", str(tmp_path / "own"))
     fit_embeddings(data, known)
     assert [p.name for p in (tmp_path / "own" / "embeddings").iterdir()] == [kept.name]
+
+
+def test_a_damaged_cache_is_fitted_again_and_said(
+    data: Dataset, split: UserSplit, tmp_path: Path
+) -> None:
+    known = training_interactions(data, split)
+    first = fit_embeddings(data, known, cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    content = kept.read_bytes()
+    for damaged in (b"", content[:300], content[:500] + b"x" + content[501:]):
+        kept.write_bytes(damaged)
+        with pytest.warns(RPPWarning, match=r"npz is damaged.*fitted again"):
+            assert same(first, fit_embeddings(data, known, cache=tmp_path))
+        assert kept.read_bytes() == content
+    np.savez(kept, items=np.zeros_like(first.items))  # of a version before digests: not believed
+    assert same(first, fit_embeddings(data, known, cache=tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    data: Dataset, split: UserSplit, tmp_path: Path
+) -> None:
+    known = training_interactions(data, split)
+    (tmp_path / "cache").touch()
+    with pytest.warns(RPPWarning, match="is a file and no folder.*fits its embeddings again"):
+        fit_embeddings(data, known, cache=tmp_path / "cache")
 
 
 def test_refusals(data: Dataset, split: UserSplit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import pytest
 from power_cut import Disk, restore
 
 from rpp_env import RULES, InvalidOption, Prompt, Ranking, RPPEnv, Rules, TableMismatch
+from rpp_env.data.arrays import write_arrays
+from rpp_env.errors import BrokenContract, RPPWarning
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo
 from rpp_env.patterns import PatternBook
 from rpp_env.patterns.book import history_labels
-from rpp_env.table import RewardTable, tabulate
+from rpp_env.table import RewardTable, _permutations, tabulate
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100, "num_envs": 4}
 
@@ -275,7 +278,8 @@ if __name__ == "__main__":
     file = tmp_path.parent / f"{tmp_path.name}.py"
     file.write_text(script)
     parent = subprocess.Popen(
-        [sys.executable, str(file)], env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        [sys.executable, str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
     try:
         wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
@@ -325,8 +329,268 @@ def test_a_file_whose_levels_are_not_those_it_names_is_refused(tmp_path: Path) -
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.rpptable"
     path.write_bytes(content)
-    with pytest.raises(TableMismatch, match=r"t\.rpptable is not a reward table"):
+    with pytest.raises(TableMismatch, match=r"t\.rpptable is not a reward table.*make it again"):
         RewardTable.load(path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> RewardTable:
+    return tabulate(make(Counting(), max_users=3))
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """A flip somewhere in each of 200 pieces of a file, and 60 truncations."""
+    rng = np.random.default_rng(0)
+    edges = np.linspace(0, len(content), 201).astype(int)
+    for begin, end in itertools.pairwise(edges.tolist()):
+        flipped = bytearray(content)
+        flipped[int(rng.integers(begin, end))] ^= 1 << int(rng.integers(8))
+        yield bytes(flipped)
+    yield from (content[: int(size)] for size in np.linspace(0, len(content) - 1, 60))
+
+
+def test_no_damage_of_a_table_goes_unnoticed(tmp_path: Path, small: RewardTable) -> None:
+    path = tmp_path / "t.rpptable"
+    small.save(path)
+    for content in damages(path.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(TableMismatch, match="delete it and make it again"):
+            RewardTable.load(path)
+
+
+def test_no_damage_of_a_part_goes_unnoticed(tmp_path: Path) -> None:
+    path, part = stopped(tmp_path)
+    whole = tabulate(make(Counting()))
+    env = make(Counting())
+    for content in list(damages(part.read_bytes()))[::10]:
+        part.write_bytes(content)
+        rest = Counting()
+        env.recommender = rest
+        with pytest.warns(RPPWarning, match=r"000000\.npz cannot be used \(.*asked again"):
+            table = tabulate(env, path)
+        assert rest.calls == 3  # two parts were kept, of five
+        assert (table.orders == whole.orders).all()
+        path.unlink()
+        stopped(tmp_path)
+
+
+def stopped(folder: Path) -> tuple[Path, Path]:
+    """A tabulation that was stopped after three of five parts: the table's path, its first part."""
+    path = folder / "t.rpptable"
+    with pytest.raises(KeyboardInterrupt):
+        tabulate(make(Counting(dies_after=3)), path)
+    return path, Path(f"{path}.parts") / "000000.npz"
+
+
+def test_swapped_parts_are_noticed_and_asked_again(tmp_path: Path) -> None:
+    path, first = stopped(tmp_path)
+    second = first.with_name("000001.npz")
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+    rest = Counting()
+    with pytest.warns(RPPWarning, match="its answers are about other tasks") as warned:
+        table = tabulate(make(rest), path)
+    assert len(warned) == 2
+    assert rest.calls == 4  # one part was kept
+    assert (table.orders == tabulate(make(Counting())).orders).all()
+
+
+def test_a_part_of_another_table_is_noticed(tmp_path: Path) -> None:
+    """Of the same tasks, from another model: only the provenance tells."""
+
+    class Other(Counting):
+        pass
+
+    path, first = stopped(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        tabulate(make(Other(dies_after=1)), tmp_path / "other")
+    first.write_bytes((tmp_path / "other.parts" / "000000.npz").read_bytes())
+    with pytest.warns(RPPWarning, match="part of another table"):
+        tabulate(make(Counting()), path)
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_damaged_note_costs_nothing(tmp_path: Path, note: bytes) -> None:
+    path, part = stopped(tmp_path)
+    part.with_name("provenance.json").write_bytes(note)
+    rest = Counting()
+    with pytest.warns(RPPWarning, match=r"provenance\.json is damaged .* written again"):
+        tabulate(make(rest), path)
+    assert rest.calls == 2
+
+
+def test_a_damaged_note_gives_no_other_table_away(tmp_path: Path) -> None:
+    path, part = stopped(tmp_path)
+    part.with_name("provenance.json").write_bytes(b"")
+    before = part.read_bytes()
+    with pytest.raises(TableMismatch, match="parts of another table"):
+        tabulate(make(Counting(), task_seed=1), path)
+    assert part.read_bytes() == before
+
+
+def test_parts_and_tables_of_versions_before_digests_are_read_and_said(tmp_path: Path) -> None:
+    path, first = stopped(tmp_path)
+    for part in first.parent.glob("*.npz"):
+        with np.load(part) as file:
+            kept = {name: file[name] for name in file.files if name not in ("keys", "table")}
+        np.savez(part, **kept)
+    rest = Counting()
+    with pytest.warns(RPPWarning, match="carries no digest") as warned:
+        table = tabulate(make(rest), path)
+    assert len(warned) == 3
+    assert rest.calls == 2
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files}
+    with path.open("wb") as opened:
+        np.savez(opened, **kept)
+    with pytest.warns(RPPWarning, match="carries no digest"):
+        again = RewardTable.load(path)
+    assert (again.orders == table.orders).all()
+    again.save(path)
+    RewardTable.load(path)
+
+
+def rewritten(table: RewardTable, name: str, change: Callable[[Any], Any]) -> RewardTable:
+    """A table with one array or one word of its provenance changed, and a digest that fits."""
+    if name in table.provenance:
+        return replace(table, provenance={**table.provenance, name: change(table.provenance[name])})
+    if name.startswith("embeddings_"):
+        inner = name.removeprefix("embeddings_")
+        changed = replace(
+            table.embeddings, **{inner: change(getattr(table.embeddings, inner).copy())}
+        )
+        return replace(
+            table,
+            embeddings=changed,
+            provenance={**table.provenance, "embeddings": changed.digest},
+        )
+    value = getattr(table, name)
+    return replace(
+        table, **{name: change(value.copy() if isinstance(value, np.ndarray) else value)}
+    )
+
+
+def put(value: Any, *index: Any) -> Callable[[Any], Any]:
+    def change(array: Any) -> Any:
+        array[index] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("orders", np.zeros_like, "not all permutations"),
+        ("orders", put(20, 1, 2, 0, 3), "not all permutations"),
+        ("orders", put(255, 2, 55, 0, 19), "not all permutations"),
+        ("orders", lambda x: x[..., :19], "orders are uint8 of shape"),
+        ("orders", lambda x: x.astype(np.int16), "orders are int16"),
+        ("orders", lambda x: x[:, :-1], "orders are uint8 of shape"),
+        ("named", put(21, 0, 0, 0), "name more than 20 candidates"),
+        ("named", lambda x: x[:2], "named are uint8 of shape"),
+        ("completion", lambda x: x.astype(np.float32), "completion are float32"),
+        ("prompt", lambda x: x.astype(np.int16), "prompt are int16"),
+        ("trimmed", put(2, 0, 0), "lost more history items than were shown"),
+        ("positions", put(20, 1), "targets outside"),
+        ("positions", lambda x: x[:0], "positions are uint8 of shape"),
+        ("keys", lambda x: x[:0], "for 0 tasks"),
+        ("keys", lambda x: x[:2], "of shape"),
+        ("sizes", lambda x: (7, 2, 2, 3), "of shape"),
+        ("sizes", lambda x: (7, -2, -2, 2), "four numbers from 1"),
+        ("sizes", lambda x: (7, 8), "four numbers from 1"),
+        ("shown", lambda x: [*x[:-1], "20"], "items shown are"),
+        ("shown", lambda x: 7, "items shown are 7"),
+        ("shown", lambda x: [True, *x[1:]], "items shown are"),
+        ("shown", lambda x: [-1, *x[1:]], "items shown are"),
+        ("samples", lambda x: "1", "holds 1 answers"),
+        ("samples", lambda x: 2, "of shape"),
+        ("num_candidates", lambda x: None, "about None candidates"),
+        ("format", lambda x: 2, "format 2, and this version reads 1"),
+        ("embeddings", lambda x: "0" * 64, "not those that it names"),
+        ("embeddings_items", put(np.nan, 3, 1), "items are not all finite"),
+        ("embeddings_content", put(np.inf, 3, 1), "content are not all finite"),
+        ("embeddings_popularity", put(-np.inf, 3), "popularity are not all finite"),
+        ("embeddings_items", lambda x: x[0], r"items are float32 of shape \(32,\)"),
+        ("embeddings_content", lambda x: x[:5], "content are of 5 items"),
+        ("embeddings_items", lambda x: x.astype(np.int64), "items are int64"),
+    ],
+)
+def test_what_no_recommender_can_have_answered_is_refused(
+    tmp_path: Path,
+    small: RewardTable,
+    name: str,
+    change: Callable[[Any], Any],
+    message: str,
+) -> None:
+    rewritten(small, name, change).save(tmp_path / "t.rpptable")
+    with pytest.raises(TableMismatch, match=message):
+        RewardTable.load(tmp_path / "t.rpptable")
+
+
+@pytest.mark.parametrize("candidates", [2, 31, 32, 33, 64, 65, 100])
+def test_permutations_are_told_from_others_whatever_their_length(candidates: int) -> None:
+    rng = np.random.default_rng(0)
+    orders = np.array([rng.permutation(candidates) for _ in range(200)], dtype=np.uint8)
+    assert _permutations(orders)
+    for _ in range(100):
+        row, column = int(rng.integers(200)), int(rng.integers(candidates))
+        wrong = orders.copy()
+        wrong[row, column] = (wrong[row, column] + rng.integers(1, 256)) % 256
+        assert not _permutations(wrong)
+
+
+def test_arrays_of_another_number_or_names_are_refused(tmp_path: Path, small: RewardTable) -> None:
+    path = tmp_path / "t.rpptable"
+    small.save(path)
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files}
+    for arrays in (kept | {"more": np.zeros(1)}, {k: x for k, x in kept.items() if k != "named"}):
+        write_arrays(path, arrays)
+        with pytest.raises(TableMismatch, match=r"its arrays are not a table's: (more|named)"):
+            RewardTable.load(path)
+    for provenance in (b"", b"[]", b"\xff", b"[" * 100_000, b"1" * 5000):
+        write_arrays(path, kept | {"provenance": np.frombuffer(provenance, np.uint8)})
+        with pytest.raises(TableMismatch, match=r"t\.rpptable is not a reward table"):
+            RewardTable.load(path)
+
+
+def test_targets_and_items_must_be_the_datasets(small: RewardTable) -> None:
+    env = make(small, max_users=3)
+    moved = rewritten(small, "positions", lambda x: (x + 1) % 20)
+    with pytest.raises(TableMismatch, match="targets of 3 of the 3 tasks do not stand where"):
+        tabulated(env, moved)
+    with pytest.raises(TableMismatch, match="targets of 3"):
+        make(moved, max_users=3)
+    few = replace(
+        small.embeddings,
+        items=small.embeddings.items[:90],
+        content=small.embeddings.content[:90],
+        popularity=small.embeddings.popularity[:90],
+    )
+    with pytest.raises(TableMismatch, match="embeddings are of 90 items, and the dataset has 100"):
+        make(replace(small, embeddings=few), max_users=3)
+
+
+def test_a_recommender_that_breaks_its_contract_makes_no_table(tmp_path: Path) -> None:
+    class Short(Counting):
+        def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+            return [Ranking((1, 0), 2) for _ in super().rank(prompts)]
+
+    class Few(Counting):
+        def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+            return super().rank(prompts)[1:]
+
+    for broken in (Short(), Few()):
+        with pytest.raises(BrokenContract, match="must give one per prompt, over all"):
+            tabulate(make(broken), tmp_path / type(broken).__name__)
+    negative = Counting()
+    negative.rank = lambda prompts: [  # type: ignore[method-assign]
+        Ranking(tuple(range(20)), 20, prompt_tokens=-1) for _ in prompts
+    ]
+    with pytest.raises(InvalidOption, match="0 to 65,535 tokens per text, not -1 to 20"):
+        tabulate(make(negative), tmp_path / "t.rpptable")
 
 
 def test_a_table_aligns_itself_with_other_orders_of_its_tasks() -> None:
