@@ -28,7 +28,7 @@ from rpp_env.options import made, read_small
 from rpp_env.recommenders.llm import RankBy
 from rpp_env.table import tabulate
 
-__all__ = ["World", "run_world"]
+__all__ = ["World", "WorldOptions", "run_world"]
 
 
 @dataclass(frozen=True)
@@ -230,3 +230,7 @@ _OWN: dict[str, frozenset[str]] = {
     "book": frozenset(),
 }
 """Options that can name something outside, and the names that stand for the package's own."""
+
+
+WorldOptions = Annotated[World, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="environment")]
+"""A `World` as the options of a verb; in the help they stand below this name."""

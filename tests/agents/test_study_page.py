@@ -462,7 +462,7 @@ def test_the_heat_map_shows_shares_and_sentences(visit: Visitor) -> None:
     cell = page.locator("[data-agent=reasoning_guidance] tbody tr").nth(1).locator("td").nth(5)
     cell.hover()
     readout = page.locator(".readout")
-    assert OPTIONS["reasoning_guidance"][5] in readout.inner_text()
+    assert f"reasoning 5: {OPTIONS['reasoning_guidance'][5]}" in readout.inner_text()  # the action
     assert "keeps to old genres" in readout.inner_text()
     cell.click()
     page.keyboard.press("ArrowRight")

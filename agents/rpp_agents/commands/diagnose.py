@@ -8,14 +8,14 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.commands.console import progress, show
-from rpp_agents.world import World
+from rpp_agents.world import World, WorldOptions
 from rpp_env.diagnose import diagnose
 
 __all__ = ["run"]
 
 
 def run(
-    world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
+    world: WorldOptions = World(),  # noqa: B008 - frozen
     split: str = "test",
     train_users: int = 2000,
     users: int = 2000,

@@ -9,7 +9,7 @@ import tyro
 
 from rpp_agents.commands.console import find_policy, progress, show
 from rpp_agents.policy import load_policy
-from rpp_agents.world import World
+from rpp_agents.world import World, WorldOptions
 from rpp_env import Report, RPPEnv, evaluate
 from rpp_env.baselines import Policy
 from rpp_env.diagnose import fit_reference
@@ -21,7 +21,7 @@ __all__ = ["run", "scored"]
 def run(
     policy: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR|POLICY"), tyro.conf.Positional],
     /,
-    world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
+    world: WorldOptions = World(),  # noqa: B008 - frozen
     split: str = "test",
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     train_users: int = 0,

@@ -13,7 +13,7 @@ import tyro
 from numpy.typing import NDArray
 
 from rpp_agents.commands.console import find_policy, say
-from rpp_agents.world import World
+from rpp_agents.world import World, WorldOptions
 from rpp_env import AGENTS, RPPEnv
 from rpp_env.baselines import Policy, Random
 from rpp_env.errors import InvalidOption
@@ -28,7 +28,7 @@ def run(
         str, tyro.conf.arg(metavar="[hand|random|RUN_DIR|POLICY]"), tyro.conf.Positional
     ] = "hand",
     /,
-    world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
+    world: WorldOptions = World(),  # noqa: B008 - frozen
     user: Annotated[str | None, tyro.conf.arg(metavar="TOKEN")] = None,
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     split: str = "test",

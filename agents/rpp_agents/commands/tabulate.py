@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.commands.console import progress, say
-from rpp_agents.world import World
+from rpp_agents.world import World, WorldOptions
 from rpp_env.table import tabulate
 
 __all__ = ["run"]
@@ -17,7 +17,7 @@ __all__ = ["run"]
 def run(
     out: Annotated[Path, tyro.conf.Positional],
     /,
-    world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
+    world: WorldOptions = World(),  # noqa: B008 - frozen
     split: str = "train",
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     shown: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (),

@@ -20,7 +20,7 @@ from rpp_agents.plots import learning_curve
 from rpp_agents.runs import PROGRESS
 from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
-from rpp_agents.world import World
+from rpp_agents.world import World, WorldOptions
 from rpp_env import Report
 from rpp_env.errors import InvalidOption
 
@@ -44,8 +44,10 @@ def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     config: Any = find_trainer(algorithm).config
     made = FunctionType(run.__code__, run.__globals__, run.__name__, run.__defaults__)
     made.__doc__ = run.__doc__
-    flat: Any = tyro.conf.OmitArgPrefixes
-    made.__annotations__ = run.__annotations__ | {"config": flat[config]}
+    named: Any = tyro.conf.arg(name=algorithm)  # the box of its options in the help
+    made.__annotations__ = run.__annotations__ | {
+        "config": Annotated[config, tyro.conf.OmitArgPrefixes, named]
+    }
     made.__kwdefaults__ = (run.__kwdefaults__ or {}) | {"config": config()}
     return functools.partial(made, algorithm), others
 
@@ -74,7 +76,7 @@ def run(
     algorithm: Annotated[str, tyro.conf.Positional],
     /,
     *,
-    world: tyro.conf.OmitArgPrefixes[World] = World(),  # noqa: B008 - frozen
+    world: WorldOptions = World(),  # noqa: B008 - frozen
     config: RunConfig,
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     seeds: tuple[int, ...] = (),
