@@ -306,6 +306,8 @@ class RPPEnv:
         """The same of a state, which begins as an observation that hides nothing."""
         return self.observer.layout["step"]
 
+    unit = "users"
+    """What is played, for the labels of learning curves."""
     identifiers = IDENTIFIERS
     """Infos that name something, so that trainers do not average them."""
 

@@ -261,7 +261,10 @@ def evaluate(
         For baselines that are unknown, for ``"fixed"`` without `train_env`, and for a `train_env`
         that shares users with `env` or has other rules or sentences.
     """
+    _check_users(env, "env")
     chosen = _baselines(baselines, name)
+    if train_env is not None:
+        _check_users(train_env, "train_env")
     if train_env is not None:
         _check_apart(train_env, env)
     elif chosen.get("fixed", policy) is None:
@@ -335,6 +338,21 @@ def _baselines(given: Sequence[str] | Mapping[str, Policy | None], name: str) ->
     if taken:
         raise InvalidOption(f"two lines of the report would be called {taken[0]!r}: rename yours")
     return chosen
+
+
+def _check_users(env: object, name: str) -> None:
+    """Refuse environments that have no users whose next items could be ranked."""
+    parts = ("tasks", "rules", "book", "num_envs")
+    if all(hasattr(env, part) for part in parts):
+        return
+    core = getattr(env, "core", None)
+    inside = all(hasattr(core, part) for part in parts)
+    raise InvalidOption(
+        f"{name} is a {type(env).__name__}; NDCG@10 is measured on the users of an rpp_env.RPPEnv"
+        + (f", such as {name}.core" if inside else "")
+        + ": make one by rpp_env.RPPEnv.make. For the rewards of other environments there is "
+        "rpp_agents.play"
+    )
 
 
 def _check_apart(train: RPPEnv, env: RPPEnv) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.runs import read_progress
+from rpp_agents.runs import read_progress, read_unit
 from rpp_env.errors import InvalidOption, MissingExtra
 
 __all__ = ["figure", "learning_curve", "plain", "smooth"]
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
-TRAINING, VALIDATION = "#2563eb", "#d9480f"
+TRAINING, VALIDATION, SAMPLED = "#2563eb", "#d9480f", "#0f766e"
 
 
 def learning_curve(
@@ -32,7 +32,8 @@ def learning_curve(
 
     One run: every iteration in a pale line, the smoothed curve over it. Several: each run's
     smoothed curve in a pale line, their mean, and a 95% interval of that mean (Student's t).
-    Evaluations on validation users are points; for several runs with the same interval.
+    Evaluations are points; for several runs with the same interval. The labels speak of users where
+    the runs were played by users (``unit`` in their ``config.json``).
 
     Parameters
     ----------
@@ -72,6 +73,8 @@ def learning_curve(
     figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     seeds = len(runs)
+    unit = read_unit(run_dirs[0])
+    of = "" if unit is None else f" {unit}"
     for row in raw if seeds == 1 else curves:
         axes.plot(steps, row, color=TRAINING, alpha=0.25, linewidth=0.8)
     centre, half = _interval(curves)
@@ -80,27 +83,33 @@ def learning_curve(
         centre,
         color=TRAINING,
         linewidth=2,
-        label=f"{label}, training users" + (f" ({seeds} seeds, 95% interval)" if seeds > 1 else ""),
+        label=f"{label}, training{of}" + (f" ({seeds} seeds, 95% interval)" if seeds > 1 else ""),
     )
     if seeds > 1:
         axes.fill_between(steps, centre - half, centre + half, color=TRAINING, alpha=0.15, lw=0)
 
-    scores = np.stack([run["eval_reward"][:shortest] for run in runs])
-    at = np.flatnonzero(~np.isnan(scores).any(axis=0))
-    if len(at):
-        middle, half = _interval(scores[:, at])
-        axes.errorbar(
-            steps[at],
-            middle,
-            yerr=half if seeds > 1 else None,
-            color=VALIDATION,
-            marker="o",
-            markersize=4.5,
-            linewidth=1.4,
-            capsize=2.5,
-            label=f"{label}, validation users (greedy)",
-            zorder=4,
-        )
+    for column, colour, how in (
+        ("eval_sampled", SAMPLED, "sampled"),
+        ("eval_reward", VALIDATION, "greedy"),
+    ):
+        if not all(column in run for run in runs):
+            continue
+        scores = np.stack([run[column][:shortest] for run in runs])
+        at = np.flatnonzero(~np.isnan(scores).any(axis=0))
+        if len(at):
+            middle, half = _interval(scores[:, at])
+            axes.errorbar(
+                steps[at],
+                middle,
+                yerr=half if seeds > 1 else None,
+                color=colour,
+                marker="o",
+                markersize=4.5,
+                linewidth=1.4,
+                capsize=2.5,
+                label=f"{label}, validation{of} ({how})",
+                zorder=4,
+            )
     styles = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
     for i, (name, height) in enumerate((lines or {}).items()):
         axes.axhline(

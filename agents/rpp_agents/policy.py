@@ -47,6 +47,10 @@ class NetworkPolicy:
 
     def __init__(self, actor: TeamActor, *, seed: int = 0) -> None:
         self.actor = actor
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin the sampling of ``greedy=False`` anew."""
         self._rng = np.random.default_rng(seed)
 
     def act(
@@ -125,6 +129,10 @@ class QPolicy:
     def __init__(self, network: QNetwork, *, epsilon: float = 0.0, seed: int = 0) -> None:
         self.network = network
         self.epsilon = epsilon
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin the random choices of ``greedy=False`` anew."""
         self._rng = np.random.default_rng(seed)
 
     def act(
@@ -196,6 +204,13 @@ def _inputs(
     network: TeamActor, observations: NDArray[np.float32], masks: NDArray[Any] | None
 ) -> tuple[Tensor, Tensor | None]:
     """Observations and masks as tensors, where the network is."""
+    shape = len(network.legal), network.description["width"]
+    if np.shape(observations)[-2:] != shape:
+        raise InvalidOption(
+            f"this policy reads observations of {shape[0]} agents with {shape[1]} numbers each, "
+            f"and got an array of shape {np.shape(observations)}: it was trained in an environment "
+            "of another shape"
+        )
     device = network.legal.device
     seen = torch.from_numpy(np.ascontiguousarray(observations, np.float32)).to(device)
     return seen, None if masks is None else torch.from_numpy(np.asarray(masks) != 0).to(device)

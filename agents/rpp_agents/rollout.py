@@ -1,9 +1,9 @@
 """Batches of environments, and what a trainer takes from them.
 
-`BatchedEnv` is what `rpp_env.RPPEnv` offers; `PettingZooBatch` gives the same face to any
-PettingZoo parallel environment. Neither resets by itself: the observations and the state after an
-episode's last step are the true final ones, and whoever steps calls
-``reset(options={"reset_mask": ended})``.
+`BatchedEnv` is what `rpp_env.RPPEnv` offers; `PettingZooBatch` offers the same for PettingZoo
+parallel environments with discrete actions and vector observations. Neither resets by itself: the
+observations and the state after an episode's last step are the true final ones, and the caller of
+`step` calls ``reset(options={"reset_mask": ended})``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_agents.pettingzoo_batch import PettingZooBatch
 from rpp_agents.policy import Policy
 from rpp_env.errors import BrokenContract, InvalidOption, ResetNeeded
 
@@ -25,12 +26,18 @@ __all__ = [
     "PettingZooBatch",
     "Rollout",
     "Transition",
+    "check_alike",
+    "check_batched",
+    "check_rewards",
     "clock_columns",
     "info_means",
     "play",
     "reset_ended",
     "stop_the_clock",
 ]
+
+_ENDLESS = 100
+"""An episode of so many times `max_cycles` has no end."""
 
 CriticInput = Literal["state", "observations"]
 """What a critic looks at: the team's state (MAPPO) or each agent's own observation (IPPO)."""
@@ -75,7 +82,9 @@ class BatchedEnv(Protocol):
     An environment may have an attribute ``clock``, a slice: the columns of an observation that tell
     the time and nothing else. They are all that a state-blind policy sees. ``state_clock`` are
     those of the state. Infos named in an attribute ``identifiers`` say who or what is played; they
-    are not averaged.
+    are not averaged. An attribute ``unit`` names what is played, in the plural: RPPEnv's is
+    "users". An environment with an attribute ``calls`` counts what a model was asked, and is
+    evaluated greedily only; others, which cost nothing, by sampled actions too.
     """
 
     @property
@@ -97,6 +106,46 @@ class BatchedEnv(Protocol):
     def step(self, actions: NDArray[np.int64]) -> Transition: ...
     def state(self) -> NDArray[np.float32]: ...
     def action_masks(self) -> NDArray[np.int8]: ...
+
+
+def check_batched(env: object, name: str) -> None:
+    """Refuse what is no `BatchedEnv`, before anything of it is used."""
+    parts = (
+        *("num_envs", "agents", "nvec", "observation_width", "state_width", "max_cycles"),
+        *("reset", "step", "state", "action_masks"),
+    )
+    missing = [part for part in parts if not hasattr(env, part)]
+    if missing:
+        raise InvalidOption(
+            f"{name} is a {type(env).__name__} without {missing[0]!r}: give a batch of "
+            "environments, such as an rpp_env.RPPEnv, or PettingZooBatch(make_env, num_envs=16) "
+            "for a PettingZoo parallel environment"
+        )
+
+
+def check_alike(env: BatchedEnv, eval_env: BatchedEnv) -> None:
+    """Refuse an `eval_env` that a policy trained in `env` cannot play."""
+    for what, shape in (
+        ("agents", lambda batch: len(batch.agents)),
+        ("actions", lambda batch: [int(size) for size in batch.nvec]),
+        ("numbers in an observation", lambda batch: int(batch.observation_width)),
+    ):
+        trained, played = shape(env), shape(eval_env)
+        if trained != played:
+            raise InvalidOption(
+                f"eval_env has {played} {what}, and env has {trained}: a policy only plays "
+                "environments of the shape that it was trained in"
+            )
+
+
+def check_rewards(rewards: NDArray[Any]) -> None:
+    """Refuse rewards, (B,) or (B, n), that nothing can be learnt from."""
+    wrong = ~(np.abs(rewards) <= np.finfo(np.float32).max)
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0][0])
+        raise BrokenContract(
+            f"environment {row} paid {rewards[row].tolist()}: rewards must be finite numbers"
+        )
 
 
 def info_means(env: BatchedEnv, infos: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -260,6 +309,7 @@ class Collector:
         )
 
     def _paid(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+        check_rewards(rewards)
         if rewards.ndim == 1:
             return rewards[:, None]
         return rewards.mean(axis=1, keepdims=True) if self.team_reward else rewards
@@ -284,7 +334,13 @@ def play(
     Returns
     -------
     float64 (episodes,)
+
+    Raises
+    ------
+    BrokenContract
+        For rewards that are not finite, and for an episode that does not end.
     """
+    longest = _ENDLESS * int(env.max_cycles)
     scores: list[NDArray[np.float64]] = []
     observations, _ = env.reset(seed=seed)
     while len(scores) * env.num_envs < episodes:
@@ -299,8 +355,14 @@ def play(
             )
             step = env.step(actions)
             rewards = np.asarray(step.rewards, np.float64).reshape(env.num_envs, -1).mean(axis=1)
+            check_rewards(rewards)
             total[running] += rewards[running]
             length[running] += 1
+            if length.max() > longest:
+                raise BrokenContract(
+                    f"an episode has not ended after {longest:,} steps, {_ENDLESS} times "
+                    "max_cycles: give PettingZooBatch the longest episode as max_cycles"
+                )
             ended = step.terminated | step.truncated
             running &= ~ended
             observations = step.observations
@@ -311,196 +373,3 @@ def play(
                     memory[ended] = 0
         scores.append(total / length)
     return np.concatenate(scores)
-
-
-# PettingZoo
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    observations: NDArray[np.float32]
-    rewards: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    infos: dict[str, NDArray[Any]]
-
-
-class PettingZooBatch:
-    """Several copies of a PettingZoo parallel environment as one `BatchedEnv`.
-
-    Observations are flattened and padded with zeros to the widest agent's, action counts to the
-    largest; masks hide the padding and whatever the environment forbids (``action_mask`` in a
-    dictionary observation or in the agent's info). Rewards stay per agent, (B, n). An agent that
-    has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices
-    teach nobody anything, but its rows still count where losses and advantages are averaged.
-    An episode ends when no agent is left, as a truncation if any of the last to leave was
-    truncated. The state is the environment's own ``state()``, or the observations side by side.
-
-    Parameters
-    ----------
-    make_env : callable
-        Makes one parallel environment.
-    num_envs : int
-        Copies.
-    seed : int
-        Seeds the first reset; copy i gets the i-th number drawn from it.
-    max_cycles : int, optional
-        Longest episode, for rollouts of one episode; by default the environment's ``max_cycles``,
-        or 128 where it has none.
-
-    Raises
-    ------
-    InvalidOption
-        For fewer than one copy, an environment that is not a parallel one, or actions other than
-        ``Discrete``.
-    """
-
-    def __init__(
-        self,
-        make_env: Callable[[], Any],
-        num_envs: int,
-        seed: int = 0,
-        *,
-        max_cycles: int | None = None,
-    ) -> None:
-        from gymnasium.spaces import Dict, Discrete
-        from gymnasium.spaces.utils import flatdim
-        from pettingzoo import ParallelEnv
-
-        if num_envs < 1:
-            raise InvalidOption(f"num_envs must be at least 1, not {num_envs}")
-        self._envs = [make_env() for _ in range(num_envs)]
-        env = self._envs[0]
-        if not isinstance(env, ParallelEnv):
-            raise InvalidOption(
-                f"make_env made a {type(env).__name__}, not a pettingzoo.ParallelEnv; AEC "
-                "environments become one by pettingzoo.utils.conversions.aec_to_parallel"
-            )
-        self.num_envs = num_envs
-        self.agents: tuple[str, ...] = tuple(env.possible_agents)
-        self._spaces = []
-        for agent in self.agents:
-            space = env.observation_space(agent)
-            self._spaces.append(
-                space["observation"]
-                if isinstance(space, Dict) and "action_mask" in space.spaces
-                else space
-            )
-        self._actions: list[Discrete] = []
-        for agent in self.agents:
-            space = env.action_space(agent)
-            if not isinstance(space, Discrete):
-                raise InvalidOption(
-                    f"agent {agent!r} acts in {space}; only Discrete can be trained"
-                )
-            self._actions.append(space)
-        self.nvec = np.array([space.n for space in self._actions], dtype=np.int64)
-        self._widths = [flatdim(space) for space in self._spaces]
-        self.observation_width = max(self._widths)
-        self.max_cycles = int(max_cycles or getattr(env.unwrapped, "max_cycles", None) or 128)
-        self._padding = np.arange(self.nvec.max()) < self.nvec[:, None]
-        self._first_seed: int | None = seed
-        self._over = np.ones(num_envs, np.bool_)
-        self._observations = np.zeros(
-            (num_envs, len(self.agents), self.observation_width), np.float32
-        )
-        self._masks = np.zeros((num_envs, *self._padding.shape), np.bool_)
-        env.reset(seed=seed)
-        try:
-            self.state_width = int(np.size(env.state()))
-            self._has_state = True
-        except (AttributeError, NotImplementedError):
-            self.state_width = sum(self._widths)
-            self._has_state = False
-
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-        """Begin episodes everywhere, or where ``options["reset_mask"]`` is True."""
-        options = dict(options or {})
-        chosen = np.asarray(options.pop("reset_mask", np.ones(self.num_envs)), np.bool_)
-        seed = self._first_seed if seed is None else seed
-        self._first_seed = None
-        seeds = (
-            [None] * self.num_envs
-            if seed is None
-            else np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
-        )
-        for i in np.flatnonzero(chosen).tolist():
-            observations, infos = self._envs[i].reset(seed=seeds[i], options=options or None)
-            self._take(i, observations, infos)
-            self._over[i] = False
-        return self._observations.copy(), {}
-
-    def step(self, actions: NDArray[np.int64]) -> _Step:
-        """Step every copy with actions (B, n), counted from 0."""
-        if self._over.any():
-            raise ResetNeeded(
-                f"environment {int(np.argmax(self._over))} has ended: call "
-                'reset(options={"reset_mask": ended}) before the next step'
-            )
-        rewards = np.zeros((self.num_envs, len(self.agents)))
-        terminated = np.zeros(self.num_envs, np.bool_)
-        truncated = np.zeros(self.num_envs, np.bool_)
-        for i, env in enumerate(self._envs):
-            alive = set(env.agents)
-            chosen = {
-                agent: int(space.start + action)
-                for agent, space, action in zip(self.agents, self._actions, actions[i], strict=True)
-                if agent in alive
-            }
-            observations, paid, terminations, truncations, infos = env.step(chosen)
-            self._take(i, observations, infos)
-            rewards[i] = [paid.get(agent, 0.0) for agent in self.agents]
-            if not env.agents:
-                truncated[i] = any(
-                    truncations.get(agent, False) and not terminations.get(agent, False)
-                    for agent in alive
-                )
-                terminated[i] = not truncated[i]
-                self._over[i] = True
-        return _Step(self._observations.copy(), rewards, terminated, truncated, {})
-
-    def state(self) -> NDArray[np.float32]:
-        """(B, s) float32."""
-        if self._has_state:
-            return np.stack([np.asarray(env.state(), np.float32).ravel() for env in self._envs])
-        return np.concatenate(
-            [self._observations[:, j, :width] for j, width in enumerate(self._widths)], axis=1
-        )
-
-    def action_masks(self) -> NDArray[np.int8]:
-        """(B, n, A) int8."""
-        return self._masks.astype(np.int8)
-
-    def close(self) -> None:
-        """Close every copy."""
-        for env in self._envs:
-            env.close()
-
-    def _take(self, i: int, observations: dict[str, Any], infos: dict[str, Any]) -> None:
-        from gymnasium.spaces.utils import flatten
-
-        self._observations[i] = 0
-        self._masks[i] = False
-        for j, agent in enumerate(self.agents):
-            if agent not in observations:
-                self._masks[i, j, 0] = True
-                continue
-            seen, mask = observations[agent], infos.get(agent, {}).get("action_mask")
-            if isinstance(seen, Mapping) and "action_mask" in seen:
-                seen, mask = seen["observation"], seen["action_mask"]
-            flat = np.asarray(flatten(self._spaces[j], seen), np.float32)
-            self._observations[i, j, : self._widths[j]] = flat
-            self._masks[i, j] = self._padding[j]
-            if mask is not None:
-                self._masks[i, j, : len(mask)] &= np.asarray(mask) != 0
-                if not self._masks[i, j].any():
-                    if agent in self._envs[i].agents:
-                        raise BrokenContract(
-                            f"agent {agent!r} was given a mask that allows no action"
-                        )
-                    self._masks[i, j] = self._padding[j]  # it has played its last step
-            if self._envs[i].agents and agent not in self._envs[i].agents:
-                # It has left, and the others go on.
-                self._masks[i, j] = np.arange(self._masks.shape[-1]) == 0

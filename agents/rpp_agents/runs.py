@@ -2,7 +2,7 @@
 
 ::
 
-    config.json                what was asked for
+    config.json                the trainer's options, and what is played ("users")
     progress.csv               one row an iteration
     tensorboard/               the same rows for TensorBoard
     checkpoint.safetensors     weights, moments, statistics; counters and random state in the header
@@ -37,7 +37,7 @@ from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
 if TYPE_CHECKING:
     from rpp_agents.training import RunConfig
 
-__all__ = ["Run", "read_progress"]
+__all__ = ["Run", "read_progress", "read_unit"]
 
 CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
 PROGRESS, CONFIG = "progress.csv", "config.json"
@@ -106,6 +106,7 @@ class Run:
                 "plays": "" if run_dir is None else _problem(env),
             },
         }
+        self._unit = getattr(env, "unit", None)
         self._progress = progress
         self._tensorboard = config.tensorboard
         if self.folder is None:
@@ -152,7 +153,10 @@ class Run:
                 drop_unfinished(self.folder / name)
             _replace_text(
                 self.folder / CONFIG,
-                json.dumps({"algorithm": self.name, **self._about["config"]}, indent=2) + "\n",
+                json.dumps(
+                    {"algorithm": self.name, **self._about["config"], "unit": self._unit}, indent=2
+                )
+                + "\n",
             )
             self._forget_later_rows(self.folder / PROGRESS)
             with writing(self.folder):
@@ -266,6 +270,15 @@ def read_progress(run_dir: str | Path) -> dict[str, np.ndarray[Any, np.dtype[np.
         rows = list(csv.DictReader(file))
     columns = rows[0] if rows else {}
     return {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
+
+
+def read_unit(run_dir: str | Path) -> str | None:
+    """What was played in a run, in the plural, such as "users"; None where it has no such name."""
+    try:
+        unit = json.loads((Path(run_dir) / CONFIG).read_bytes())["unit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a folder of an earlier version
+    return unit if isinstance(unit, str) else None
 
 
 def _problem(env: BatchedEnv) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rpp_agents.policy import Policy
-from rpp_agents.rollout import BatchedEnv, play
+from rpp_agents.rollout import BatchedEnv, check_alike, check_batched, play
 from rpp_agents.runs import Run
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import check_fields
@@ -172,7 +172,10 @@ class Train(Protocol[C_contra]):
             Folder for ``progress.csv``, TensorBoard files, checkpoints, the policy and the learning
             curve; nothing is written without it.
         eval_env : BatchedEnv, optional
-            Validation users, played greedily at ``config.evaluations`` points. Not `env` itself.
+            Validation users, played at ``config.evaluations`` points; not `env` itself. Column
+            ``eval_reward`` is the mean reward per step of the most probable actions,
+            ``eval_sampled`` that of sampled ones, in environments that ask no model. On problems of
+            others the two can be far apart.
         resume : bool
             Go on from the checkpoint in `run_dir` where there is one. On the CPU and with as many
             threads, the result is the uninterrupted run's, bit for bit.
@@ -192,7 +195,10 @@ class Train(Protocol[C_contra]):
         Raises
         ------
         InvalidOption
-            If `run_dir` holds a run and `resume` is False, or holds a different run.
+            If `run_dir` holds a run and `resume` is False, or holds a different run, and for an
+            `env` that is no batch or an `eval_env` of another shape.
+        BrokenContract
+            If the environment pays or shows what nobody can learn from, such as infinite rewards.
         InvalidData
             If the checkpoint in `run_dir` is damaged or no checkpoint.
         FloatingPointError
@@ -225,6 +231,10 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> Policy:
+        check_batched(env, "env")
+        if eval_env is not None:
+            check_batched(eval_env, "eval_env")
+            check_alike(env, eval_env)
         if env is eval_env:
             raise InvalidOption(
                 "eval_env is env itself, and playing the one would disturb the other: make another "
@@ -241,6 +251,10 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
         eval_at = {
             math.ceil(iterations * i / config.evaluations) for i in range(1, config.evaluations + 1)
         }
+        # By which actions: sampled ones too, where nobody is paid for an evaluation.
+        judged = {"eval_reward": True}
+        if eval_env is not None and not hasattr(eval_env, "calls"):
+            judged["eval_sampled"] = False
         with Run(run_dir, name, config, env, iterations, resume=resume, progress=progress) as run:
             if run.checkpoint is not None:
                 try:
@@ -260,7 +274,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                     at_work.reset(_segment_seed(config.seed, iteration))
                 row = {
                     "steps": float((iteration + 1) * at_work.steps),
-                    "eval_reward": math.nan,
+                    **dict.fromkeys(judged, math.nan),
                     **at_work.iterate(iteration / iterations),
                 }
                 lost = {k: x for k, x in row.items() if "loss" in k and not math.isfinite(x)}
@@ -270,10 +284,10 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                         "learning_rate"
                     )
                 if eval_env is not None and iteration + 1 in eval_at:
-                    scores = play(
-                        at_work.policy, eval_env, episodes=config.eval_episodes, seed=config.seed
-                    )
-                    row["eval_reward"] = float(scores.mean())
+                    row |= {
+                        column: _evaluated(at_work.policy, eval_env, config, greedy=greedy)
+                        for column, greedy in judged.items()
+                    }
                 row = run.record(row)
                 if (iteration + 1) % segment == 0 or iteration + 1 == iterations:
                     run.save(at_work.tensors(), at_work.rng)
@@ -284,6 +298,14 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
 
     train.__doc__ = (Train.__call__.__doc__ or "").replace("the agents of `env`", f"by {name}", 1)
     return train
+
+
+def _evaluated(policy: Policy, env: BatchedEnv, config: RunConfig, *, greedy: bool) -> float:
+    """Mean reward per step of the evaluation's episodes, the same ones every time."""
+    if not greedy and (reseed := getattr(policy, "reseed", None)) is not None:
+        reseed(config.seed)  # a resumed run then samples as one that was not stopped
+    scores = play(policy, env, episodes=config.eval_episodes, seed=config.seed, greedy=greedy)
+    return float(scores.mean())
 
 
 def _segment_seed(seed: int, iteration: int) -> int:

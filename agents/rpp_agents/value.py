@@ -29,6 +29,7 @@ from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.replay import Replay
 from rpp_agents.rollout import (
     BatchedEnv,
+    check_rewards,
     clock_columns,
     info_means,
     reset_ended,
@@ -228,6 +229,7 @@ class ValueLearner:
                 states["next_state"] = stop_the_clock(
                     states["next_state"], states["state"], cut, clock
                 )
+        check_rewards(np.asarray(step.rewards))
         paid = np.asarray(step.rewards, np.float32).reshape(env.num_envs, -1)
         rewards = paid.mean(axis=1, keepdims=True) if self.team else paid
         masks = env.action_masks() != 0

@@ -25,7 +25,7 @@ from rpp_agents import a2c, iql, load_policy, mappo, search_fixed
 from rpp_agents.policy import read_tensors, write_tensors
 from rpp_agents.runs import read_progress
 from rpp_agents.training import RunConfig, check_numbers
-from rpp_env.errors import InvalidData, InvalidOption, WriteFailed
+from rpp_env.errors import BrokenContract, InvalidData, InvalidOption, WriteFailed
 
 SMALL: dict[str, Any] = {
     "total_steps": 64 * 5 * 4,
@@ -135,13 +135,23 @@ def test_a_checkpoint_of_another_layout_is_refused(
 
 
 def test_divergence_is_an_error(toys: SimpleNamespace, algorithm: Any) -> None:
+    with pytest.raises(FloatingPointError, match="try a lower learning_rate"):
+        algorithm.train(
+            toys.Contextual(64), algorithm.Config(**SMALL, learning_rate=1e30), progress=False
+        )
+
+
+@pytest.mark.parametrize("paid", [np.inf, -np.inf, np.nan, 1e300])
+def test_rewards_that_are_not_finite_are_refused(
+    toys: SimpleNamespace, algorithm: Any, paid: float
+) -> None:
     class Broken(toys.Contextual):  # type: ignore[misc, name-defined]
         def step(self, actions: Any) -> Any:
             step = super().step(actions)
-            step.rewards[:] = np.inf
+            step.rewards[3] = paid
             return step
 
-    with pytest.raises(FloatingPointError, match="learning_rate"):
+    with pytest.raises(BrokenContract, match=r"environment 3 paid .*: rewards must be finite"):
         algorithm.train(Broken(64), algorithm.Config(**SMALL), progress=False)
 
 

@@ -1,0 +1,381 @@
+"""PettingZoo parallel environments as a batch that trainers take.
+
+What an environment of others shows, pays and allows is checked here, once: whatever a network could
+not learn from ends in one sentence that names the agent, what came and what is needed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.errors import BrokenContract, InvalidOption, ResetNeeded
+
+__all__ = ["MAX_WIDTH", "PettingZooBatch"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    observations: NDArray[np.float32]
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    infos: dict[str, NDArray[Any]]
+
+
+MAX_WIDTH = 4096
+"""Numbers in an observation that `PettingZooBatch` flattens without being asked to."""
+
+
+class PettingZooBatch:
+    """Several copies of a PettingZoo parallel environment as one `BatchedEnv`.
+
+    For environments with ``Discrete`` actions and vector observations, of any number of agents.
+    Observations are flattened and padded with zeros to the widest agent's, action counts to the
+    largest; masks hide the padding and whatever the environment forbids (``action_mask`` in a
+    dictionary observation or in the agent's info). Rewards stay per agent, (B, n). An agent that
+    has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices
+    teach nobody anything, but its rows still count where losses and advantages are averaged.
+    An agent has left once it was terminated or truncated, even if the environment goes on naming
+    it. An episode ends when no agent is left, as a truncation if any of the last to leave was
+    truncated. The state is the environment's own ``state()`` where that is a method that gives
+    numbers, or the observations side by side.
+
+    Parameters
+    ----------
+    make_env : callable
+        Makes one parallel environment, a new one at each call.
+    num_envs : int
+        Copies.
+    seed : int
+        Seeds the first reset; copy i gets the i-th number drawn from it.
+    max_cycles : int, optional
+        Longest episode, for rollouts of one episode; one that goes on is truncated there. By
+        default the environment's ``max_cycles``, or 128 where it has none, and only the
+        environment ends episodes.
+    max_width : int
+        Most numbers in an observation. Images have more: the networks here would read them as
+        vectors, without neighbours, at the cost of much memory.
+
+    Raises
+    ------
+    InvalidOption
+        For fewer than one copy, an environment that is not a parallel one, actions other than
+        ``Discrete``, and observations that are too wide or cannot be flattened.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], Any],
+        num_envs: int,
+        seed: int = 0,
+        *,
+        max_cycles: int | None = None,
+        max_width: int = MAX_WIDTH,
+    ) -> None:
+        from gymnasium.spaces import Dict, Discrete
+        from pettingzoo import ParallelEnv
+
+        if num_envs < 1:
+            raise InvalidOption(f"num_envs must be at least 1, not {num_envs}")
+        if max_cycles is not None and max_cycles < 1:
+            raise InvalidOption(f"max_cycles must be at least 1, not {max_cycles}")
+        env = make_env()
+        if not isinstance(env, ParallelEnv):
+            raise InvalidOption(
+                f"make_env made a {type(env).__name__}, not a pettingzoo.ParallelEnv; AEC "
+                "environments become one by pettingzoo.utils.conversions.aec_to_parallel"
+            )
+        self.num_envs = num_envs
+        possible = getattr(env, "possible_agents", None)
+        if not possible:
+            raise InvalidOption(
+                f"{env} names no possible_agents: a trainer must know all agents that can appear"
+            )
+        self.agents: tuple[str, ...] = tuple(possible)
+        self._spaces = []
+        self._actions: list[Discrete] = []
+        for agent in self.agents:
+            space = env.observation_space(agent)
+            if isinstance(space, Dict) and "action_mask" in space.spaces:
+                space = space["observation"]
+            self._spaces.append(space)
+            choices = env.action_space(agent)
+            if not isinstance(choices, Discrete):
+                raise InvalidOption(
+                    f"agent {agent!r} acts in {choices}; only Discrete can be trained"
+                )
+            self._actions.append(choices)
+        self.nvec = np.array([space.n for space in self._actions], dtype=np.int64)
+        self._widths = [
+            _width(agent, space, max_width)
+            for agent, space in zip(self.agents, self._spaces, strict=True)
+        ]
+        self.observation_width = max(self._widths)
+        self._limit = max_cycles
+        self.max_cycles = int(max_cycles or getattr(env.unwrapped, "max_cycles", None) or 128)
+        self._padding = np.arange(self.nvec.max()) < self.nvec[:, None]
+        self._first_seed: int | None = seed
+        self._over = np.ones(num_envs, np.bool_)
+        self._clock = np.zeros(num_envs, np.int64)
+        self._gone: list[set[str]] = [set() for _ in range(num_envs)]
+        # Nothing that takes memory was made before the widths were known.
+        self._envs = [env, *(make_env() for _ in range(num_envs - 1))]
+        if len(set(map(id, self._envs))) < num_envs:
+            raise InvalidOption(
+                "make_env gave the same environment twice: it must make a new one at each call"
+            )
+        self._observations = np.zeros(
+            (num_envs, len(self.agents), self.observation_width), np.float32
+        )
+        self._masks = np.zeros((num_envs, *self._padding.shape), np.bool_)
+        env.reset(seed=seed)
+        own = _own_state(env, max_width * len(self.agents))
+        self._has_state = own is not None
+        self.state_width = sum(self._widths) if own is None else len(own)
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+        """Begin episodes everywhere, or where ``options["reset_mask"]`` is True."""
+        options = dict(options or {})
+        chosen = np.asarray(options.pop("reset_mask", np.ones(self.num_envs)), np.bool_)
+        seed = self._first_seed if seed is None else seed
+        self._first_seed = None
+        seeds = (
+            [None] * self.num_envs
+            if seed is None
+            else np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
+        )
+        for i in np.flatnonzero(chosen).tolist():
+            given = self._envs[i].reset(seed=seeds[i], options=options or None)
+            observations, infos = _dictionaries("reset()", given, 2)
+            self._gone[i] = set()
+            self._take(i, observations, infos, absent=set())
+            self._over[i] = False
+            self._clock[i] = 0
+        return self._observations.copy(), {}
+
+    def step(self, actions: NDArray[np.int64]) -> _Step:
+        """Step every copy with actions (B, n), counted from 0."""
+        if self._over.any():
+            raise ResetNeeded(
+                f"environment {int(np.argmax(self._over))} has ended: call "
+                'reset(options={"reset_mask": ended}) before the next step'
+            )
+        rewards = np.zeros((self.num_envs, len(self.agents)))
+        terminated = np.zeros(self.num_envs, np.bool_)
+        truncated = np.zeros(self.num_envs, np.bool_)
+        self._clock += 1
+        for i, env in enumerate(self._envs):
+            alive, absent = set(env.agents), set(self._gone[i])
+            chosen = {
+                agent: int(space.start + action)
+                for agent, space, action in zip(self.agents, self._actions, actions[i], strict=True)
+                if agent in alive
+            }
+            given = _dictionaries("step()", env.step(chosen), 5)
+            observations, paid, terminations, truncations, infos = given
+            self._gone[i] |= {
+                agent
+                for agent in alive
+                if terminations.get(agent, False) or truncations.get(agent, False)
+            }
+            self._take(i, observations, infos, absent)
+            rewards[i] = self._paid(paid)
+            if not self._live(i):
+                truncated[i] = any(
+                    truncations.get(agent, False) and not terminations.get(agent, False)
+                    for agent in alive - absent
+                )
+                terminated[i] = not truncated[i]
+            elif self._clock[i] == self._limit:
+                truncated[i] = True
+        self._over = terminated | truncated
+        return _Step(self._observations.copy(), rewards, terminated, truncated, {})
+
+    def state(self) -> NDArray[np.float32]:
+        """(B, s) float32."""
+        if not self._has_state:
+            return np.concatenate(
+                [self._observations[:, j, :width] for j, width in enumerate(self._widths)], axis=1
+            )
+        states = [np.asarray(env.state(), np.float32).ravel() for env in self._envs]
+        for state in states:
+            if len(state) != self.state_width or not np.isfinite(state).all():
+                raise BrokenContract(
+                    f"state() gave {_described(state)}; it must give {self.state_width} finite "
+                    "numbers, as after the first reset"
+                )
+        return np.stack(states)
+
+    def action_masks(self) -> NDArray[np.int8]:
+        """(B, n, A) int8."""
+        return self._masks.astype(np.int8)
+
+    def close(self) -> None:
+        """Close every copy."""
+        for env in self._envs:
+            env.close()
+
+    def _live(self, i: int) -> set[str]:
+        """Who is still at play in copy `i`."""
+        return set(self._envs[i].agents) - self._gone[i]
+
+    def _paid(self, paid: dict[str, Any]) -> NDArray[np.float64]:
+        """(n,) what each agent was paid."""
+        given = [paid.get(agent, 0.0) for agent in self.agents]
+        try:
+            row = np.array(given, np.float64).reshape(len(given))
+            right = bool(np.isfinite(row).all())
+        except (TypeError, ValueError):
+            right = False
+        if not right:
+            raise BrokenContract(
+                f"rewards must be one finite number for each agent; the environment paid {paid}"
+            )
+        return row
+
+    def _take(
+        self, i: int, observations: dict[str, Any], infos: dict[str, Any] | None, absent: set[str]
+    ) -> None:
+        """Keep what the agents of copy `i` see and may do; `absent` left before this step."""
+        live = self._live(i)
+        if unknown := set(self._envs[i].agents) - set(self.agents):
+            raise BrokenContract(
+                f"agent {min(unknown, key=str)!r} is at play, but stands not in possible_agents: "
+                f"{', '.join(map(str, self.agents))}"
+            )
+        self._observations[i] = 0
+        self._masks[i] = False
+        for j, agent in enumerate(self.agents):
+            if agent not in observations or agent in absent:
+                if agent in live:
+                    raise BrokenContract(f"agent {agent!r} is at play, but was shown nothing")
+                self._masks[i, j, 0] = True
+                continue
+            seen = observations[agent]
+            mask = ((infos or {}).get(agent) or {}).get("action_mask")
+            if isinstance(seen, Mapping) and "action_mask" in seen:
+                seen, mask = seen["observation"], seen["action_mask"]
+            self._observations[i, j, : self._widths[j]] = self._flat(j, seen)
+            self._masks[i, j] = self._padding[j]
+            if mask is not None:
+                self._masks[i, j] &= self._allowed(j, mask)
+                if not self._masks[i, j].any():
+                    if agent in live:
+                        raise BrokenContract(
+                            f"agent {agent!r} was given a mask that allows no action"
+                        )
+                    self._masks[i, j] = self._padding[j]  # it has played its last step
+            if live and agent not in live:
+                # It has left, and the others go on.
+                self._masks[i, j] = np.arange(self._masks.shape[-1]) == 0
+
+    def _flat(self, j: int, seen: Any) -> NDArray[np.float32]:
+        """An observation of agent `j` as a vector."""
+        from gymnasium.spaces.utils import flatten
+
+        try:
+            flat = np.asarray(flatten(self._spaces[j], seen), np.float32)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise BrokenContract(
+                f"agent {self.agents[j]!r} was shown {seen!r:.200}, which is not in its "
+                f"observation space {self._spaces[j]}: {error}"
+            ) from error
+        if flat.shape != (self._widths[j],) or not np.isfinite(flat).all():
+            raise BrokenContract(
+                f"agent {self.agents[j]!r} was shown {_described(flat)}; its observation space "
+                f"{self._spaces[j]} has {self._widths[j]:,}, and all must be finite"
+            )
+        return flat
+
+    def _allowed(self, j: int, mask: Any) -> NDArray[np.bool_]:
+        """(A,) a mask of agent `j`, padded."""
+        given, count = np.asarray(mask), int(self.nvec[j])
+        if given.shape != (count,):
+            raise BrokenContract(
+                f"agent {self.agents[j]!r} has {count} actions, but its action_mask has the shape "
+                f"{given.shape}: one number for each action is needed"
+            )
+        allowed = np.zeros(self._masks.shape[-1], np.bool_)
+        allowed[:count] = given != 0
+        return allowed
+
+
+_UNNOTICED = 256
+"""Arrays of several axes with no more numbers, such as boards, are flattened without a word."""
+
+
+def _width(agent: str, space: Any, most: int) -> int:
+    """Numbers in a flattened observation, or a sentence where there are too many."""
+    from gymnasium.spaces.utils import flatdim
+
+    try:
+        width = int(flatdim(space))
+    except (NotImplementedError, ValueError) as error:
+        raise InvalidOption(
+            f"agent {agent!r} observes {space}, which is no vector of fixed width; wrap the "
+            "environment so that it shows one"
+        ) from error
+    shape = getattr(space, "shape", None) or (width,)
+    if width > most:
+        raise InvalidOption(
+            f"agent {agent!r} observes {width:,} numbers (shape {shape}), and the networks here "
+            f"are for vectors of at most {most:,}: make the observations smaller (for images "
+            "supersuit.color_reduction_v0 and supersuit.resize_v1, or features of your own), or "
+            f"give max_width={width} if you have the memory"
+        )
+    if len(shape) > 1 and width > _UNNOTICED:
+        warnings.warn(
+            f"agent {agent!r} observes arrays of shape {shape}: they are flattened to {width:,} "
+            "numbers, and the networks here see no neighbours in them",
+            stacklevel=4,
+        )
+    return width
+
+
+def _own_state(env: Any, most: int) -> NDArray[np.float32] | None:
+    """What the environment's ``state()`` gives, flattened; None where it has none of use."""
+    # Many environments keep their inner state in an attribute of that name.
+    if not (callable(getattr(env, "state", None)) and callable(getattr(env.unwrapped, "state", 0))):
+        return None
+    try:
+        state = env.state()
+    except (AttributeError, NotImplementedError):
+        return None
+    try:
+        flat = np.asarray(state, np.float32).ravel()
+        why = f"it has {flat.size:,} numbers" if flat.size > most else ""
+    except (TypeError, ValueError):
+        why = f"it is a {type(state).__name__} and no array of numbers"
+    if why:
+        warnings.warn(
+            f"the environment's state() is not used, because {why}: the observations side by side "
+            "take its place",
+            stacklevel=3,
+        )
+        return None
+    return flat
+
+
+def _dictionaries(call: str, given: Any, count: int) -> Any:
+    """What a PettingZoo environment returned, if it is as many dictionaries as there should be."""
+    if not isinstance(given, tuple) or len(given) != count:
+        came = f"{len(given)} values" if isinstance(given, tuple) else f"a {type(given).__name__}"
+        raise BrokenContract(
+            f"{call} of the environment returned {came}; a PettingZoo parallel environment returns "
+            f"a tuple of {count} dictionaries by agent"
+        )
+    return given
+
+
+def _described(numbers: NDArray[np.float32]) -> str:
+    """How many numbers there are, and the first that is not finite."""
+    wrong = numbers[~np.isfinite(numbers)]
+    return f"{numbers.size:,} numbers" + (f" with {wrong[0]} among them" if len(wrong) else "")
