@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.candidates import MAX_HISTORY
 from rpp_env.errors import InvalidAction, InvalidOption, ResetNeeded
+from rpp_env.models.asking import release
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
 from rpp_env.parts import as_rules, assemble
 from rpp_env.patterns import AGENTS, Choice, PatternBook
@@ -494,7 +495,9 @@ class RPPEnv:
         return self._at_play("state()").state()
 
     def close(self) -> None:
-        """Nothing to release; the frameworks call it."""
+        """Close the model's files and connections; the next step opens them again."""
+        release(self.recommender)
+        release(self.rewrite)
 
     def _settle(self) -> None:
         """Have the present as arrays."""

@@ -110,6 +110,10 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
         """(sum of actions,) bool: the agents' masks side by side, as MaskablePPO takes them."""
         return _flat_masks(self.core)
 
+    def close(self) -> None:
+        """Close the model's files and connections; the next step opens them again."""
+        self.core.close()
+
     def render(self) -> str | NDArray[np.uint8] | None:
         """The last step as text (``"ansi"``: returned, ``"human"``: written) or as a picture.
 
@@ -238,6 +242,10 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
     def action_masks(self) -> NDArray[np.bool_]:
         """(num_envs, sum of actions) bool, as MaskablePPO takes them."""
         return np.tile(_flat_masks(self.core), (self.num_envs, 1))
+
+    def close_extras(self, **_: Any) -> None:
+        """Close the model's files and connections; `close` calls it."""
+        self.core.close()
 
     def render(self) -> tuple[str, ...] | tuple[NDArray[np.uint8], ...] | None:
         """The last step of every user, as texts or as pictures.

@@ -171,7 +171,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
         return show(self.core, self.render_mode)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Close the model's files and connections; the next step opens them again."""
         self.core.close()
 
     def _action(self, actions: dict[str, int], agent: str) -> int:

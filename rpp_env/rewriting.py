@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from rpp_env.errors import BrokenContract, InvalidOption
-from rpp_env.models.asking import Room, ask
+from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
 from rpp_env.models.names import open_model
 from rpp_env.prompts import Prompt, as_messages
@@ -163,6 +163,10 @@ class LLMRewriter:
     def id(self) -> str:
         """Names the model, for reports."""
         return self.model.id
+
+    def release(self) -> None:
+        """Close the model's files and connections; the next call opens them again."""
+        release(self.model)
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The prompts with rewritten sentences."""

@@ -276,7 +276,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
 def test_a_file_that_another_process_holds_is_an_error_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpp_env.models.answer_file.PATIENCE", 0.2)
+    monkeypatch.setattr("rpp_env.models.database.PATIENCE", 0.2)
     path = tmp_path / "a.sqlite"
     RecordingModel(path, Counting()).complete([ask("a")])
     other = sqlite3.connect(path, isolation_level=None)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from rpp_env.errors import RPPError, WriteFailed
 
-__all__ = ["cache_dir", "drop_unfinished", "whole_file", "writing"]
+__all__ = ["cache_dir", "drop_unfinished", "make_folder", "whole_file", "writing"]
 
 _UNFINISHED = ".part"
 """How the names of files end that are still being written."""
@@ -62,7 +62,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     # Not tempfile.mkstemp: others could not read the file then, whatever the umask says.
     beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
     with writing(path):
-        _make_folder(path.parent)
+        make_folder(path.parent)
         try:
             with beside.open("x+b") as file:
                 yield file
@@ -102,11 +102,12 @@ def drop_unfinished(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and have their names on the disk."""
     if not folder.is_dir():
         if folder.exists():
             raise NotADirectoryError(f"{folder} is a file and no folder")
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
 

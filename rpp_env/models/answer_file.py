@@ -1,17 +1,7 @@
-"""The file of a recording: checked answers with checksums, for processes, threads and forks.
+"""The file of a recording: answers with checksums, in an SQLite database (`Database`).
 
-The file is an SQLite database with a write-ahead log, flushed to the disk at every commit. SQLite
-sees to it that several processes can use it at once and that a kill loses nothing that was
-committed. `AnswerFile` adds what SQLite leaves to its callers:
-
-- **Forks.** No connection is inherited. SQLite keeps its locks in the memory of a process, so that
-  even a new connection of a child would rely on locks that its parent holds. Therefore all
-  connections are closed just before a fork, and each process opens its own when it needs one.
-- **Threads** take turns.
-- **Damage.** Every row has a checksum, which is compared whenever the row is read. A row that
-  cannot be found may be damaged as well, so before something is asked for again the whole file is
-  verified, once.
-- **Patience.** Whatever another process is doing with the file is waited for, opening included.
+Every row has a checksum, which is compared whenever the row is read. A row that cannot be found may
+be damaged as well, so before something is asked for again the whole file is verified, once.
 
 =================  ========================================================================
 table ``answers``  key (sha256, see `key_of`), reply, checksum, model, turn, request
@@ -34,18 +24,15 @@ import os
 import shutil
 import sqlite3
 import tempfile
-import threading
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
+from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, RecordingFailed
 from rpp_env.models.answers import (
-    LONGEST,
     NOT_SO,
     Answer,
     checksum,
@@ -54,6 +41,7 @@ from rpp_env.models.answers import (
     read_lines,
     turn_of,
 )
+from rpp_env.models.database import Damaged, Database, transacted
 
 __all__ = ["REMEDY", "AnswerFile"]
 
@@ -79,128 +67,30 @@ FIRST_SCHEMA = {
 }
 """Of layout 1."""
 COLUMNS = {"counts": ("key", "tokens"), "models": ("id", "about")}
-PATIENCE = 60.0
-"""Seconds to wait for other processes that write."""
-SLICE = 0.5
-"""Seconds of waiting at a time: in between, Ctrl-C is heard and other threads have their turn."""
 AT_ONCE = 400
 """Keys in one SELECT; SQLite allows 999 variables at least."""
 PAGE = 1000
 """Rows that are read at a time where all are read."""
-BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 REMEDY = (
     "`rpp-env recording check` lists what is damaged, and `rpp-env recording copy "
     "--leave-out-damaged` saves the rest"
 )
 
 
-class _Damaged(InvalidData):
-    """Part of a file is not what was written; `what` is the sentence without path and remedy."""
+class AnswerFile(Database):
+    """The file of a recording; used by any number of processes and threads, and across forks."""
 
-    def __init__(self, message: str, what: str = "") -> None:
-        super().__init__(message)
-        self.what = what
-
-
-# --------------------------------------------------------------------------- processes and threads
-
-
-class _Process:
-    """What all files of this process share."""
-
-    lock = threading.RLock()
-    """Held by whoever uses a connection, and around a fork."""
-    files: ClassVar[weakref.WeakSet[AnswerFile]] = weakref.WeakSet()
-    forks = 0
-    """How often it has forked, for those who were in the middle of something."""
-
-
-def _before_fork() -> None:
-    _Process.lock.acquire()
-    _Process.forks += 1
-    for file in list(_Process.files):
-        # A connection that is in use at this moment (SQLite's own code has called whoever forks)
-        # cannot be closed. It stays the parent's, and the child will refuse to use it.
-        with suppress(sqlite3.Error):
-            file._disconnect()  # noqa: SLF001 - of this module
-
-
-def _after_fork() -> None:
-    # Not held where C code forks and calls Python's handlers in the child only.
-    with suppress(RuntimeError):
-        _Process.lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )
-
-
-def _leak(connection: sqlite3.Connection) -> None:
-    """Never close it, not even at the end: it belongs to the process that this one came from."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-# --------------------------------------------------------------------------- the file
-
-
-class AnswerFile:
-    """The file of a recording; used by any number of processes and threads, and across forks.
-
-    It is opened when it is first needed, and again after `close`, a fork or pickling.
-
-    Parameters
-    ----------
-    path : path
-        Made where there is none, if `write` is true.
-    write : bool
-        Whether answers will be added. Otherwise nothing is written, and a file in a folder that
-        cannot be written is read as well.
-
-    Raises
-    ------
-    InvalidData
-        By all methods, if the file is no recording, of a newer layout, or damaged.
-    RecordingFailed
-        By all methods, if the file cannot be opened, read or written, or another process has held
-        it for longer than a minute.
-    """
-
-    lock = _Process.lock
-
-    def __init__(self, path: str | Path, *, write: bool) -> None:
-        self.__setstate__({"path": Path(path).absolute(), "write": write})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "write": self.write}
+    remedy = REMEDY
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path: Path = state["path"]
-        self.write: bool = state["write"]
-        self._connection: sqlite3.Connection | None = None
-        self._cursor: sqlite3.Cursor | None = None
-        self._process = 0
-        """Whose connection it is."""
         self._layout = 0
-        self._frozen = False
-        """Whether the file is read without locks, for nobody here can write it."""
-        self._stamp: tuple[int, ...] | None = None
         self._verified = False
-        _Process.files.add(self)
-
-    def __del__(self) -> None:
-        # At the interpreter's end anything may be gone already.
-        with suppress(Exception):
-            self.close()
+        super().__setstate__(state)
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
-        with _Process.lock:
-            self._disconnect()
-            self._verified = False
+        super().close()
+        self._verified = False
 
     # Reading
 
@@ -286,7 +176,7 @@ class AnswerFile:
                     yield f"holds an answer that is none ({found.key}): {wrong}"
             for table in ("counts", "models"):
                 yield from (row for row in self._pairs(table) if isinstance(row, str))
-        except _Damaged as error:
+        except Damaged as error:
             yield error.what
 
     def verify(self) -> None:
@@ -410,7 +300,8 @@ class AnswerFile:
             finally:
                 source.close()
                 copied.close()
-            _publish(copied.path, target)
+            with whole_file(target) as file, copied.path.open("rb") as whole:
+                shutil.copyfileobj(whole, file)
         return found
 
     def _readable(self, folder: Path) -> AnswerFile:
@@ -508,7 +399,7 @@ class AnswerFile:
                 continue
             try:
                 yield self._text(row[0]), self._text(self._whole(table, row[0], row[1], row[2]))
-            except _Damaged as error:
+            except Damaged as error:
                 yield error.what
 
     def _answers(self) -> Iterator[Answer | str]:
@@ -525,7 +416,7 @@ class AnswerFile:
                 key, reply, model, request = map(self._text, values)
                 turn = turn_of(key, model, request) if old else turn
                 right = key == key_of(model, request, turn)
-            except _Damaged as error:
+            except Damaged as error:
                 yield error.what
                 continue
             except NOT_SO:
@@ -548,9 +439,9 @@ class AnswerFile:
             for row in self._walk(table, columns, "ASC"):
                 last = row[0]
                 yield row
-        except _Damaged as error:
+        except Damaged as error:
             yield error.what
-            with suppress(_Damaged):
+            with suppress(Damaged):
                 for row in self._walk(table, columns, "DESC"):
                     if last is not None and row[0] <= last:
                         return
@@ -599,106 +490,14 @@ class AnswerFile:
         except (TypeError, UnicodeDecodeError):
             raise self._damaged(f"holds a text that is none ({_shown(value)})") from None
 
-    def _damaged(self, what: str) -> _Damaged:
-        return _Damaged(f"{self.path} {what}: {REMEDY}", what)
+    # Layouts
 
-    # The connection
-
-    def _do(self, work: Callable[[sqlite3.Cursor], T], *, write: bool = False) -> T:
-        """Call `work` with the cursor of an open connection, in a transaction where it writes.
-
-        It is called again where another process holds the file, and where a fork in the middle of
-        it (by the handler of a signal) has closed the connection, in the child as in the parent.
-        """
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            forks = _Process.forks
-            try:
-                with _Process.lock:
-                    cursor = self._opened()
-                    return _transacted(cursor, work) if write else work(cursor)
-            except sqlite3.ProgrammingError:
-                if forks == _Process.forks:
-                    raise
-            except sqlite3.Error as error:
-                if _code(error) not in BUSY or time.monotonic() > deadline:
-                    raise self._explained(error) from error
-                time.sleep(0.001)  # for other threads
-
-    def _opened(self) -> sqlite3.Cursor:
-        """The cursor of a connection that this process has opened."""
-        for file in (self,) if self._connection is not None else list(_Process.files):
-            file._refuse_inherited()  # noqa: SLF001 - of this class
-        if self._connection is not None and self._stamp != self._look():
-            frozen = self._frozen
-            self.close()
-            if not frozen:
-                raise RecordingFailed(
-                    f"{self.path} was deleted or replaced while it was open, and what was written "
-                    "to it until then went with it. The next call opens what is there now"
-                )
-        if self._connection is None:
-            self._open()
-        assert self._cursor is not None
-        return self._cursor
-
-    def _refuse_inherited(self) -> None:
-        if self._connection is not None and self._process != os.getpid():
-            raise RecordingFailed(
-                f"{self.path} was open when process {self._process} was forked without Python's "
-                f"knowledge, and cannot be used in its child {os.getpid()}: call close() before "
-                "the fork, fork by os.fork or multiprocessing, or start a new process instead"
-            )
-
-    def _disconnect(self) -> None:
-        connection, cursor = self._connection, self._cursor
-        if connection is not None and self._process != os.getpid():
-            _leak(connection)
-        elif connection is not None:
-            if cursor is not None:
-                cursor.close()  # first, or its statement keeps the file open
-            connection.close()
-        self._connection = self._cursor = None
-
-    def _open(self) -> None:
-        """Connect; make, migrate or refuse what is there."""
+    def _check(self, cursor: sqlite3.Cursor) -> None:
+        self._layout = self._layout_of(cursor)
         if self.write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connect("rwc")
-        elif not self.path.is_file():
-            raise InvalidData(f"there is no recording {self.path}")
-        elif self._has_log() or _writable(Path(os.path.realpath(self.path))):
-            self._connect("rw")
-        else:
-            # SQLite cannot lock it, and need not: it is all there, and nobody here can change it.
-            self._connect("ro&immutable=1")
-
-    def _connect(self, mode: str) -> None:
-        self._connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}",
-            uri=True,
-            timeout=min(SLICE, PATIENCE),
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        self._process = os.getpid()
-        self._frozen = "immutable" in mode
-        try:
-            self._connection.text_factory = bytes  # whatever stands there
-            self._cursor = cursor = self._connection.cursor()
-            # What SQLite advises for files that others have made.
-            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
-            for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
-                cursor.execute(f"PRAGMA {setting}")
-            self._layout = _transacted(cursor, self._layout_of, "BEGIN")
-            if self.write:
-                self._prepare(cursor)
-            elif self._layout == 0:
-                raise InvalidData(f"{self.path} is empty: it holds no recording")  # noqa: TRY301
-            self._stamp = self._look()
-        except BaseException:
-            self._disconnect()
-            raise
+            return
+        if self._layout == 0:
+            raise InvalidData(f"{self.path} is empty: it holds no recording")
         if self._layout < LAYOUT:
             logger.warning(
                 "%s was recorded by an older version, without checksums: its answers are read as "
@@ -707,18 +506,12 @@ class AnswerFile:
             )
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
-        """Make or migrate the file, in one transaction, and see whether it can be written."""
+        """Make or migrate the file, in one transaction."""
         if self._layout < LAYOUT:
-            _transacted(cursor, self._migrate)
+            transacted(cursor, self._migrate)
             self._layout, self._verified = LAYOUT, True
         # Writes nothing, and is refused where nothing can be written: before anything is paid for.
         cursor.execute("DELETE FROM counts WHERE 0")
-        (mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
-        if mode != b"wal":
-            (mode,) = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
-        # A file system without shared memory keeps a rollback journal, whose deletion is to be on
-        # the disk as well.
-        cursor.execute(f"PRAGMA synchronous = {'FULL' if mode == b'wal' else 'EXTRA'}")
 
     def _migrate(self, cursor: sqlite3.Cursor) -> None:
         layout = self._layout_of(cursor)
@@ -787,88 +580,7 @@ class AnswerFile:
             f"{version}, not {LAYOUT}): give another path"
         )
 
-    def _look(self) -> tuple[int, ...] | None:
-        """What changes when the file is replaced; and when it is written, if it is frozen."""
-        try:
-            found = os.stat(self.path)  # noqa: PTH116 - half the time of Path's
-        except OSError:
-            return None
-        if not self._frozen:
-            return found.st_dev, found.st_ino
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, self._has_log()
-
-    def _has_log(self) -> bool:
-        """Whether answers lie in the log beside the file, and not yet in the file."""
-        try:
-            return Path(f"{os.path.realpath(self.path)}-wal").stat().st_size > 0
-        except OSError:
-            return False
-
-    def _explained(self, error: sqlite3.Error) -> Exception:
-        """SQLite's error as the package's."""
-        code = _code(error)
-        if code == sqlite3.SQLITE_TOOBIG:
-            return InvalidData(f"{self.path}: a value is larger than {LONGEST:,} bytes")
-        if code == sqlite3.SQLITE_NOTADB:
-            return InvalidData(f"{self.path} is no recording: {error}")
-        if not isinstance(error, sqlite3.OperationalError):
-            return self._damaged(f"is damaged ({error})")
-        remedy = "What was recorded before is kept"
-        if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
-            remedy = "For recording, the file and its folder must be writable"
-            if not self.write and self._has_log():
-                remedy = (
-                    "Its last answers lie in the log beside it (-wal), which cannot be read where "
-                    "nothing can be written: `rpp-env recording copy` makes one file of both"
-                )
-        return RecordingFailed(f"{self.path} cannot be read or written: {error}. {remedy}")
-
-
-def _transacted(
-    cursor: sqlite3.Cursor, work: Callable[[sqlite3.Cursor], T], begin: str = "BEGIN IMMEDIATE"
-) -> T:
-    cursor.execute(begin)
-    try:
-        made = work(cursor)
-        cursor.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # a fork may have closed the connection
-            if cursor.connection.in_transaction:
-                cursor.execute("ROLLBACK")
-        raise
-    return made
-
-
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; -1 for errors of Python's module."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return -1 if code is None else code & 0xFF
-
 
 def _shown(key: Any) -> str:
     """A key in a message."""
     return key.decode("ascii", "backslashreplace")[:100] if isinstance(key, bytes) else repr(key)
-
-
-def _writable(path: Path) -> bool:
-    """Whether a file and its folder may be written by whoever this process acts as."""
-    options: Any = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
-    return all(os.access(place, os.W_OK, **options) for place in (path, path.parent))
-
-
-def _publish(path: Path, target: Path) -> None:
-    """Move a finished file to where it belongs, unless something is there by now."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    try:
-        target.hardlink_to(path)
-    except FileExistsError:
-        raise InvalidOption(f"{target} exists: choose another path for the copy") from None
-    except OSError:  # a file system without hard links
-        path.replace(target)
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -20,6 +20,7 @@ __all__ = [
     "estimated_tokens",
     "flaw",
     "is_token_count",
+    "release",
 ]
 
 ROUNDING = 1e-3
@@ -68,6 +69,17 @@ def ask_unchecked(model: LanguageModel, requests: Sequence[Request]) -> list[Rep
             "complete() must answer each one, in order"
         )
     return replies
+
+
+def release(part: object) -> None:
+    """Have a model, recommender or rewriter close what it can open again: files, connections.
+
+    Those that have something of the kind have a method ``release()``. Not ``close()``, for that may
+    end a model for good, and several environments may share it.
+    """
+    method = getattr(part, "release", None)
+    if callable(method):
+        method()
 
 
 def flaw(request: Request, reply: object) -> str:

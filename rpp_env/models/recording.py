@@ -44,7 +44,7 @@ from rpp_env.models.answers import (
     sampled,
     to_json,
 )
-from rpp_env.models.asking import ask_unchecked, flaw, is_token_count
+from rpp_env.models.asking import ask_unchecked, flaw, is_token_count, release
 from rpp_env.models.base import LanguageModel, Reply, Request
 
 __all__ = ["RecordingModel", "request_key"]
@@ -310,6 +310,11 @@ class RecordingModel:
         if self._counts and self.model is not None:
             self._write([])
         self._file.close()
+
+    def release(self) -> None:
+        """`close`, and the same for the model."""
+        self.close()
+        release(self.model)
 
     # To and from other files
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from rpp_env.errors import InvalidOption
-from rpp_env.models.asking import Room, ask
+from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
 from rpp_env.parsing import parse_order
 from rpp_env.prompts import LETTERS, as_messages
@@ -123,6 +123,10 @@ class LLMRecommender:
         answering = [prompt for _, prompt in questions.values()]
         answers = dict(zip(questions, ways[self.rank_by](asked, answering), strict=True))
         return [answers[key] for key in keys]
+
+    def release(self) -> None:
+        """Close the model's files and connections; the next call opens them again."""
+        release(self.model)
 
     # Three ways to rank
 

@@ -1,0 +1,324 @@
+"""An SQLite file that processes, threads and forks share.
+
+SQLite sees to it that several processes can use a file at once, and that a kill or a power cut
+loses nothing that was committed. `Database` adds what SQLite leaves to its callers:
+
+- **Forks.** No connection is inherited. SQLite keeps its locks in the memory of a process, so that
+  even a new connection of a child would rely on locks that its parent holds. Therefore all
+  connections are closed just before a fork, and each process opens its own when it needs one.
+- **Threads** take turns.
+- **Patience.** What another process is doing with the file is waited for, opening included.
+- **Read-only places.** A file that nobody here can write is read without locks.
+- **Files from others** are opened as SQLite advises for them, and what stands there is bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from rpp_env.data.folders import make_folder, writing
+from rpp_env.errors import InvalidData, RecordingFailed
+
+__all__ = ["Damaged", "Database", "transacted"]
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds to wait for other processes that write."""
+SLICE = 0.5
+"""Seconds of waiting at a time: in between, Ctrl-C is heard and other threads have their turn."""
+LONGEST = 1 << 26
+"""Bytes of a value, at most: 64 MiB."""
+BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+
+
+class Damaged(InvalidData):
+    """Part of a file is not what was written; `what` is the sentence without path and remedy."""
+
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
+
+
+class _Process:
+    """What all files of this process share."""
+
+    lock = threading.RLock()
+    """Held by whoever uses a connection, and around a fork."""
+    files: ClassVar[weakref.WeakSet[Database]] = weakref.WeakSet()
+    forks = 0
+    """How often it has forked, for those who were in the middle of something."""
+
+
+def _before_fork() -> None:
+    _Process.lock.acquire()
+    _Process.forks += 1
+    for file in list(_Process.files):
+        # A connection that is in use at this moment (SQLite's own code has called whoever forks)
+        # cannot be closed. It stays the parent's, and the child will refuse to use it.
+        with suppress(sqlite3.Error):
+            file._disconnect()  # noqa: SLF001 - of this module
+
+
+def _after_fork() -> None:
+    # Not held where C code forks and calls Python's handlers in the child only.
+    with suppress(RuntimeError):
+        _Process.lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
+
+
+def _leak(connection: sqlite3.Connection) -> None:
+    """Never close it, not even at the end: it belongs to the process that this one came from."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+class Database:
+    """An SQLite file, opened when it is first needed, and again after `close`, a fork or pickling.
+
+    A subclass says in `_check` which files are its own, and in `_prepare` how they are made.
+
+    Parameters
+    ----------
+    path : path
+        Made where there is none, if `write` is true.
+    write : bool
+        Whether it will be written. Otherwise nothing is, and a file in a folder that cannot be
+        written is read as well.
+
+    Raises
+    ------
+    InvalidData
+        By all methods, if the file is no file of this kind, or damaged.
+    RecordingFailed
+        By all methods, if the file cannot be opened, read or written, or another process has held
+        it for longer than a minute.
+    """
+
+    remedy = ""
+    """What to do about damage."""
+    lock = _Process.lock
+
+    def __init__(self, path: str | Path, *, write: bool) -> None:
+        self.__setstate__({"path": Path(path).absolute(), "write": write})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "write": self.write}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path: Path = state["path"]
+        self.write: bool = state["write"]
+        self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        self._process = 0
+        """Whose connection it is."""
+        self._frozen = False
+        """Whether the file is read without locks, for nobody here can write it."""
+        self._stamp: tuple[int, ...] | None = None
+        _Process.files.add(self)
+
+    def __del__(self) -> None:
+        # At the interpreter's end anything may be gone already.
+        with suppress(Exception):
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; the next call opens it again."""
+        with _Process.lock:
+            self._disconnect()
+
+    def _check(self, cursor: sqlite3.Cursor) -> None:
+        """Refuse a file that is none of this kind; in a transaction that reads."""
+        raise NotImplementedError
+
+    def _prepare(self, cursor: sqlite3.Cursor) -> None:
+        """Make the file what it has to be, and see whether it can be written."""
+        raise NotImplementedError
+
+    def _damaged(self, what: str) -> Damaged:
+        return Damaged(f"{self.path} {what}: {self.remedy}", what)
+
+    def _do(self, work: Callable[[sqlite3.Cursor], T], *, write: bool = False) -> T:
+        """Call `work` with the cursor of an open connection, in a transaction where it writes.
+
+        It is called again where another process holds the file, and where a fork in the middle of
+        it (by the handler of a signal) has closed the connection, in the child as in the parent.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            forks = _Process.forks
+            try:
+                with _Process.lock:
+                    cursor = self._opened()
+                    return transacted(cursor, work) if write else work(cursor)
+            except sqlite3.ProgrammingError:
+                if forks == _Process.forks:
+                    raise
+            except UnicodeDecodeError as error:
+                raise self._damaged("is damaged, and SQLite's words for it are no text") from error
+            except sqlite3.Error as error:
+                if _code(error) not in BUSY or time.monotonic() > deadline:
+                    raise self._explained(error) from error
+                time.sleep(0.001)  # for other threads
+
+    def _opened(self) -> sqlite3.Cursor:
+        """The cursor of a connection that this process has opened."""
+        for file in (self,) if self._connection is not None else list(_Process.files):
+            file._refuse_inherited()  # noqa: SLF001 - of this class
+        if self._connection is not None and self._stamp != self._look():
+            frozen = self._frozen
+            self.close()
+            if not frozen:
+                raise RecordingFailed(
+                    f"{self.path} was deleted or replaced while it was open, and what was written "
+                    "to it until then went with it. The next call opens what is there now"
+                )
+        if self._connection is None:
+            self._open()
+        assert self._cursor is not None
+        return self._cursor
+
+    def _refuse_inherited(self) -> None:
+        if self._connection is not None and self._process != os.getpid():
+            raise RecordingFailed(
+                f"{self.path} was open when process {self._process} was forked without Python's "
+                f"knowledge, and cannot be used in its child {os.getpid()}: call close() before "
+                "the fork, fork by os.fork or multiprocessing, or start a new process instead"
+            )
+
+    def _disconnect(self) -> None:
+        connection, cursor = self._connection, self._cursor
+        if connection is not None and self._process != os.getpid():
+            _leak(connection)
+        elif connection is not None:
+            if cursor is not None:
+                cursor.close()  # first, or its statement keeps the file open
+            connection.close()
+        self._connection = self._cursor = None
+
+    def _open(self) -> None:
+        """Connect; make, migrate or refuse what is there."""
+        if self.write:
+            with writing(self.path):
+                make_folder(self.path.parent)
+            self._connect("rwc")
+        elif not self.path.is_file():
+            raise InvalidData(f"there is no recording {self.path}")
+        elif self._has_log() or _writable(Path(os.path.realpath(self.path))):
+            self._connect("rw")
+        else:
+            # SQLite cannot lock it, and need not: it is all there, and nobody here can change it.
+            self._connect("ro&immutable=1")
+
+    def _connect(self, mode: str) -> None:
+        self._connection = sqlite3.connect(
+            f"{self.path.as_uri()}?mode={mode}",
+            uri=True,
+            timeout=min(SLICE, PATIENCE),
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._process = os.getpid()
+        self._frozen = "immutable" in mode
+        try:
+            self._connection.text_factory = bytes  # whatever stands there
+            self._cursor = cursor = self._connection.cursor()
+            # What SQLite advises for files that others have made.
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+            for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+                cursor.execute(f"PRAGMA {setting}")
+            transacted(cursor, self._check, "BEGIN")
+            if self.write:
+                self._prepare(cursor)
+                self._keep_safe(cursor)
+            self._stamp = self._look()
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _keep_safe(self, cursor: sqlite3.Cursor) -> None:
+        """Have every commit on the disk before it is reported."""
+        (mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
+        if mode != b"wal":
+            (mode,) = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
+        # A file system without shared memory keeps a rollback journal, whose deletion is to be on
+        # the disk as well.
+        cursor.execute(f"PRAGMA synchronous = {'FULL' if mode == b'wal' else 'EXTRA'}")
+
+    def _look(self) -> tuple[int, ...] | None:
+        """What changes when the file is replaced; and when it is written, if it is frozen."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 - half the time of Path's
+        except OSError:
+            return None
+        if not self._frozen:
+            return found.st_dev, found.st_ino
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, self._has_log()
+
+    def _has_log(self) -> bool:
+        """Whether answers lie in the log beside the file, and not yet in the file."""
+        try:
+            return Path(f"{os.path.realpath(self.path)}-wal").stat().st_size > 0
+        except OSError:
+            return False
+
+    def _explained(self, error: sqlite3.Error) -> Exception:
+        """SQLite's error as the package's."""
+        code = _code(error)
+        if code == sqlite3.SQLITE_TOOBIG:
+            return InvalidData(f"{self.path}: a value is larger than {LONGEST:,} bytes")
+        if code == sqlite3.SQLITE_NOTADB:
+            return InvalidData(f"{self.path} is no recording: {error}")
+        if not isinstance(error, sqlite3.OperationalError):
+            return self._damaged(f"is damaged ({error})")
+        remedy = "What was recorded before is kept"
+        if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+            remedy = "For recording, the file and its folder must be writable"
+            if not self.write and self._has_log():
+                remedy = (
+                    "Its last answers lie in the log beside it (-wal), which cannot be read where "
+                    "nothing can be written: `rpp-env recording copy` makes one file of both"
+                )
+        return RecordingFailed(f"{self.path} cannot be read or written: {error}. {remedy}")
+
+
+def transacted(
+    cursor: sqlite3.Cursor, work: Callable[[sqlite3.Cursor], T], begin: str = "BEGIN IMMEDIATE"
+) -> T:
+    """Call `work` in one transaction, of which all is kept or nothing."""
+    cursor.execute(begin)
+    try:
+        made = work(cursor)
+        cursor.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # a fork may have closed the connection
+            if cursor.connection.in_transaction:
+                cursor.execute("ROLLBACK")
+        raise
+    return made
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; -1 for errors of Python's module."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return -1 if code is None else code & 0xFF
+
+
+def _writable(path: Path) -> bool:
+    """Whether a file and its folder may be written by whoever this process acts as."""
+    options: Any = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    return all(os.access(place, os.W_OK, **options) for place in (path, path.parent))
