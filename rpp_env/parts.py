@@ -13,7 +13,13 @@ import numpy as np
 from rpp_env.data import load_dataset
 from rpp_env.data.candidates import TaskSet, make_tasks, read_selection
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.splits import Interactions, UserSplit, split_users, training_interactions
+from rpp_env.data.splits import (
+    Interactions,
+    Repeats,
+    UserSplit,
+    split_users,
+    training_interactions,
+)
 from rpp_env.embeddings import Embeddings, fit_embeddings
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
@@ -55,6 +61,9 @@ class Options:
     """For ``negatives="retrieved"``: the file; only users with a line in it are played."""
     unfiltered: bool | None = None
     """For ``negatives="retrieved"``: keep the user's own items (the paper's rules do)."""
+    repeats: Repeats = "drop"
+    """What becomes of a target that stands in its user's history: it is left out (with a warning
+    that counts), shown, or refused; see `make_tasks`."""
     draws: int = 1
     """Tasks per user, each with candidates and an order of its own."""
     task_seed: int = 0
@@ -118,7 +127,7 @@ def assemble(
         rules = replace(rules, start=5)  # as the paper's code has it
     if max_cycles is not None:
         rules = replace(rules, max_cycles=max_cycles)
-    users, interactions = _split(data, chosen.fractions, chosen.split_by)
+    users, interactions = _split(data, chosen.fractions, chosen.split_by, chosen.repeats)
     rows = users.part(split)
     retrieved = chosen.negatives == "retrieved"
     if retrieved and chosen.selection is not None:
@@ -141,6 +150,7 @@ def assemble(
         else chosen.unfiltered,
         draws=chosen.draws,
         seed=chosen.task_seed,
+        repeats=chosen.repeats,
     )
     book = chosen.book
     if not isinstance(book, PatternBook):
@@ -232,10 +242,13 @@ def _loaded(
 
 @lru_cache(maxsize=4)
 def _split(
-    dataset: Dataset, fractions: tuple[float, float, float] | None, by: Literal["user", "time"]
+    dataset: Dataset,
+    fractions: tuple[float, float, float] | None,
+    by: Literal["user", "time"],
+    repeats: Repeats,
 ) -> tuple[UserSplit, Interactions]:
     split = split_users(dataset, fractions=fractions, by=by)
-    return split, training_interactions(dataset, split)
+    return split, training_interactions(dataset, split, repeats=repeats)
 
 
 @lru_cache(maxsize=8)

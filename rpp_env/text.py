@@ -31,9 +31,13 @@ _PICTURE = "\ufe0e\ufe0f"
 
 # Letters and marks of Unicode that show nothing: fillers, a blank pattern, variation selectors.
 _UNSEEN = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0d\uffa0"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef]"
 )
+
+_WORD = r"[!-\"$-;=-Z\\-~]+"
+_SURELY_PLAIN = re.compile(rf"{_WORD}(?: {_WORD})*")
+"""Most texts: ASCII words with one blank between them, and nothing that a marker begins with."""
 
 _MARKERS = re.compile(
     r"""
@@ -68,13 +72,15 @@ def plain(text: str) -> str:
     text : str
         Of which the first `MAX_RAW` characters count.
     """
+    if len(text) <= MAX_RAW and _SURELY_PLAIN.fullmatch(text):
+        return text
     text = text[:MAX_RAW]
     before = ""
-    while text != before and not (text.isascii() and text.isprintable()):
+    while text != before and not _seen(text):
         # Composing may leave a mark or a selector without what it stood on, hence once more.
         before, text = text, unicodedata.normalize("NFC", _visible(text))
         text = _LOOSE_JOINERS.sub("", " ".join(text.split()))
-    return without_markers(" ".join(text.split()))
+    return without_markers(" ".join(unicodedata.normalize("NFC", text).split()))
 
 
 def without_markers(text: str) -> str:
@@ -122,6 +128,13 @@ def printable(text: object) -> str:
         else:
             shown.append(character.encode("unicode_escape").decode())
     return "".join(shown)
+
+
+def _seen(text: str) -> bool:
+    """Whether each character shows something of its own, apart from blanks at the ends."""
+    if not text.isprintable():
+        return False
+    return text.isascii() or not (_UNSEEN.search(text) or any(map(unicodedata.combining, text)))
 
 
 def _visible(text: str) -> str:

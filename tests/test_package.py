@@ -26,7 +26,7 @@ HEAVY = (
     "httpx",
     "matplotlib",
     "openai",
-    "pooch",
+    "requests",
     "rich",
     "sentence_transformers",
     "sklearn",

@@ -11,7 +11,9 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from rpp_agents.commands.console import say
 from rpp_env import __version__
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(line_buffering=True)  # so that a log can be followed
         os.environ.setdefault("NO_COLOR", "1")
     try:
-        parse(given)()
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            parse(given)()
         sys.stdout.flush()
     except RPPError as error:
         say("rpp-env:", " ".join(str(error).split()), error=True)
@@ -71,6 +75,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `rpp-env ... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 - the signature of warnings.showwarning
+    line: str | None = None,
+) -> None:
+    """Print a warning to the user in one line; one of a library with its place in the code."""
+    if issubclass(category, UserWarning):
+        say("rpp-env: warning:", " ".join(str(message).split()), error=True)
+    else:
+        say(warnings.formatwarning(message, category, filename, lineno, line), end="", error=True)
 
 
 def parse(given: Sequence[str]) -> Callable[[], None]:

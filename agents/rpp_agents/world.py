@@ -22,6 +22,7 @@ from rpp_env import RPPEnv
 from rpp_env.data import KNOWN, cache_dir
 from rpp_env.data.folders import whole_file
 from rpp_env.data.movieworld import LEVELS
+from rpp_env.data.splits import Repeats
 from rpp_env.errors import InvalidData, InvalidOption, TableMismatch
 from rpp_env.models.names import parse_options
 from rpp_env.options import made, read_small
@@ -68,6 +69,9 @@ class World:
     """How the candidates other than the target are drawn."""
     selection: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """File of retrieved candidates, for `--negatives retrieved`."""
+    repeats: Repeats = "drop"
+    """What happens to a target that stands in its user's history: it is left out there (and
+    counted), shown, or refused."""
     root: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the datasets; by default $RPP_ENV_DATA, or else the cache."""
     book: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
@@ -93,6 +97,7 @@ class World:
             observe=self.observe,
             ranking=self.ranking,
             negatives=self.negatives,
+            repeats=self.repeats,
             rank_by=self.rank_by,
             **{name: value for name, value in named.items() if value is not None},
             **options,

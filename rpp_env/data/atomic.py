@@ -1,24 +1,50 @@
 """RecBole's atomic files: tab-separated UTF-8 with a typed header such as ``user_id:token``.
 
 A broken file is an `InvalidData` that names the file, the line (from 1; the header is line 1), the
-column, and what was expected there.
+column, and what was expected there. So is a file that is too large (`MAX_TEXT`, `MAX_LINE`,
+`MAX_ID`): files come from others, and a small archive may hold gigabytes.
 """
 
 from __future__ import annotations
 
 import gzip
+import stat
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.errors import InvalidData
+from rpp_env.text import plain
 
-__all__ = ["Interactions", "read_interactions", "read_table", "read_text"]
+__all__ = [
+    "MAX_ID",
+    "MAX_LINE",
+    "MAX_TEXT",
+    "Interactions",
+    "read_bounded",
+    "read_interactions",
+    "read_table",
+    "read_text",
+]
+
+MAX_TEXT = 1 << 30
+"""Bytes of one file, unpacked: more than 30 million ratings. Assign another number where yours are
+larger; reading takes a few times as much memory."""
+MAX_LINE = 1 << 20
+"""Characters of a header, and about those of a row beyond the block that is split at once."""
+MAX_ID = 200
+"""Characters of a user's or an item's id."""
+_BOMB = 200
+"""A gzip file that unpacks to more than so many times its size, and `_SMALL`, is none of data."""
+_SMALL = 1 << 26
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _BLOCK = 1 << 23
@@ -62,17 +88,25 @@ def read_text(path: Path) -> str:
     Raises
     ------
     InvalidData
-        Where the file cannot be opened, is not whole gzip, or is not UTF-8.
+        Where the file cannot be opened, is not whole gzip, is not UTF-8, or holds more than
+        `MAX_TEXT` bytes.
     """
     try:
-        data = path.read_bytes()
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise InvalidData(f"{path} cannot be read: it is no file")
+        if facts.st_size > MAX_TEXT:
+            raise _too_large(str(path), MAX_TEXT)
+        with ExitStack() as files:
+            packed: BinaryIO = files.enter_context(path.open("rb"))
+            file = packed
+            if path.suffix == ".gz":
+                file = cast(BinaryIO, files.enter_context(gzip.open(packed)))
+            data = read_bounded(file, str(path), MAX_TEXT, packed)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidData(f"{path} is not a whole gzip file: {error}") from None
     except OSError as error:
         raise InvalidData(f"{path} cannot be read: {error.strerror}") from None
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InvalidData(f"{path} is not a whole gzip file: {error}") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -83,6 +117,44 @@ def read_text(path: Path) -> str:
             f"0x{data[error.start]:02x}"
         ) from None
     return text.replace("\r\n", "\n")
+
+
+def read_bounded(file: BinaryIO, name: str, limit: int, packed: BinaryIO | None = None) -> bytes:
+    """All bytes of an open file, if they are few enough.
+
+    Parameters
+    ----------
+    file : binary file
+    name : str
+        What errors call it.
+    limit : int
+        The most bytes.
+    packed : binary file, optional
+        What `file` unpacks; its position says how much was unpacked so far.
+
+    Raises
+    ------
+    InvalidData
+        Where there are more bytes, or far more than `packed` could hold of real data.
+    """
+    data = bytearray()
+    while chunk := file.read(1 << 20):
+        data += chunk
+        if len(data) > limit:
+            raise _too_large(name, limit)
+        if packed is not None and len(data) > max(_SMALL, _BOMB * packed.tell()):
+            raise InvalidData(
+                f"{name} unpacks to more than {_BOMB} times its size ({len(data):,} bytes so far), "
+                "which no data do: unpack it yourself if you trust it"
+            )
+    return bytes(data)
+
+
+def _too_large(name: str, limit: int) -> InvalidData:
+    return InvalidData(
+        f"{name} holds more than {limit:,} bytes: split it, or assign a larger number to "
+        "rpp_env.data.atomic.MAX_TEXT where memory allows"
+    )
 
 
 def read_table(path: Path, required: Sequence[str]) -> dict[str, list[str]]:
@@ -109,15 +181,16 @@ def read_table(path: Path, required: Sequence[str]) -> dict[str, list[str]]:
     for fields in _blocks(path, text, list(types)):
         for place, values in enumerate(columns.values()):
             values.extend(fields[place :: len(types)])
+    where = f"column {required[0]}"
+    ids = columns[required[0]] = [
+        _id(token, path, required[0], partial(int, line))
+        for line, token in enumerate(columns[required[0]], start=2)
+    ]
     lines: dict[str, int] = {}
-    for line, token in enumerate(columns[required[0]], start=2):
-        if not token:
-            raise InvalidData(
-                f"{path}, line {line}, column {required[0]}: expected an id, got nothing"
-            )
+    for line, token in enumerate(ids, start=2):
         if lines.setdefault(token, line) != line:
             raise InvalidData(
-                f"{path}, line {line}, column {required[0]}: expected each id once, but {token!r} "
+                f"{path}, line {line}, {where}: expected each id once, but {token!r} "
                 f"stands in line {lines[token]} already"
             )
     return columns
@@ -149,7 +222,7 @@ def read_interactions(path: Path) -> Interactions:
         items.append(np.fromiter(map(item_codes.__getitem__, fields[item::width]), np.int32, count))
         times.append(_floats(path, rows + 2, "timestamp", fields[time::width]))
         rows += count
-    read = Interactions(
+    raw = Interactions(
         path,
         tuple(user_codes),
         tuple(item_codes),
@@ -157,15 +230,41 @@ def read_interactions(path: Path) -> Interactions:
         np.concatenate(items),
         np.concatenate(times),
     )
-    for column, codes, line_of in (
-        ("user_id", user_codes, read.line_of_user),
-        ("item_id", item_codes, read.line_of_item),
-    ):
-        if "" in codes:
+    user_tokens, user_of = _ids(path, "user_id", raw.user_tokens, raw.line_of_user)
+    item_tokens, item_of = _ids(path, "item_id", raw.item_tokens, raw.line_of_item)
+    return Interactions(
+        path, user_tokens, item_tokens, user_of[raw.users], item_of[raw.items], raw.timestamps
+    )
+
+
+def _ids(
+    path: Path, column: str, tokens: Sequence[str], line_of: Callable[[int], int]
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Plain ids, and which of them each token is; blanks around an id are no part of it."""
+    found: dict[str, int] = {}
+    spelled: dict[str, str] = {}
+    rows = np.empty(len(tokens), dtype=np.int32)
+    for code, token in enumerate(tokens):
+        name = _id(token, path, column, partial(line_of, code))
+        if spelled.setdefault(name, token.strip()) != token.strip():
             raise InvalidData(
-                f"{path}, line {line_of(codes[''])}, column {column}: expected an id, got nothing"
+                f"{path}, line {line_of(code)}, column {column}: expected ids that differ in what "
+                f"can be seen, but two of them are {name!r}"
             )
-    return read
+        rows[code] = found.setdefault(name, len(found))
+    return tuple(found), rows
+
+
+def _id(token: str, path: Path, column: str, line: Callable[[], int]) -> str:
+    """An id as it is shown, and looked for in other files."""
+    name = plain(token) if len(token) <= MAX_ID else ""
+    if not name:
+        got = f"{len(token):,} characters" if len(token) > MAX_ID else "nothing that can be seen"
+        raise InvalidData(
+            f"{path}, line {line()}, column {column}: expected an id, "
+            f"got {got if token.strip() else 'nothing'} (1 to {MAX_ID} characters are allowed)"
+        )
+    return name
 
 
 def _numbering() -> defaultdict[str, int]:
@@ -180,7 +279,10 @@ def _header(path: Path, text: str, required: Sequence[str]) -> dict[str, str]:
     if not text.strip():
         raise InvalidData(f"{path} is empty: expected a header line such as {required[0]}:token")
     types: dict[str, str] = {}
-    for number, field in enumerate(text[: text.find("\n") % (len(text) + 1)].split("\t"), start=1):
+    header = text[: text.find("\n") % (len(text) + 1)]
+    if len(header) > MAX_LINE:
+        raise InvalidData(f"{path}, line 1: expected a header, got {len(header):,} characters")
+    for number, field in enumerate(header.split("\t"), start=1):
         name, colon, kind = field.partition(":")
         if not name or not colon or kind not in _TYPES:
             raise InvalidData(
@@ -209,6 +311,9 @@ def _blocks(path: Path, text: str, names: list[str]) -> Iterator[list[str]]:
         stop = text.find("\n", start + _BLOCK, end)
         if stop < 0:
             stop = end
+        if stop - start > _BLOCK + MAX_LINE:
+            last = line + text.count("\n", start, stop)
+            raise InvalidData(f"{path}, line {last}: expected at most {MAX_LINE:,} characters")
         block = text[start:stop]
         _check_widths(path, line, block, names)
         yield block.replace("\n", "\t").split("\t")

@@ -7,6 +7,7 @@ streams of its own, so a task depends neither on which other users are asked for
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.atomic import read_text
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.splits import Interactions, UserSplit
+from rpp_env.data.splits import Interactions, Repeats, UserSplit, histories
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.task import RankingTask
+from rpp_env.text import plain
 
 __all__ = ["MAX_HISTORY", "TaskSet", "make_tasks", "read_selection", "split_selection"]
 
@@ -55,6 +57,9 @@ class TaskSet:
         Item rows in the order in which they are shown.
     position : (T,) int64 array
         Where among them the target stands, 0 to K - 1.
+    dropped : (T,) int64 array
+        How many items of the user's history were left out because they are the target; see
+        `make_tasks`. Not part of the digest, which holds the histories.
     """
 
     dataset: Dataset
@@ -64,7 +69,12 @@ class TaskSet:
     history_items: NDArray[np.int32]
     candidates: NDArray[np.int32]
     position: NDArray[np.int64]
+    dropped: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _made: dict[int, RankingTask] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.dropped):
+            object.__setattr__(self, "dropped", np.zeros(len(self.users), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -120,6 +130,7 @@ class TaskSet:
             items,
             self.candidates[chosen],
             self.position[chosen],
+            self.dropped[chosen],
         )
 
     def padded_history(self, length: int = 20) -> NDArray[np.int32]:
@@ -157,8 +168,13 @@ def make_tasks(
     seed: int = 0,
     selection: str | Path | Selection | None = None,
     unfiltered: bool = False,
+    repeats: Repeats = "drop",
 ) -> TaskSet:
     """Make `draws` tasks for each user, all of a user's draws side by side.
+
+    A target that stands in its user's history gives the answer away. By default it is left out
+    there, wherever it stands, before the last 50 items are taken; a warning says how often, and
+    `TaskSet.dropped` where.
 
     Parameters
     ----------
@@ -183,11 +199,22 @@ def make_tasks(
     unfiltered : bool
         For ``"retrieved"``: keep listed items that stand in the user's own history, as the
         published setup does. Otherwise they are dropped before the first K - 1 are taken.
+    repeats : {"drop", "keep", "refuse"}
+        What becomes of a target in its user's history: it is left out (a user whose history holds
+        nothing else gets no task), shown, or refused. The same item is the same id, or a title
+        that nothing but ids tells apart (`Dataset.kinds`).
 
     Raises
     ------
     InvalidOption
         For unknown or contradictory options, and where a user has fewer than K - 1 negatives.
+    InvalidData
+        Where repeats are refused and there is one.
+
+    Warns
+    -----
+    UserWarning
+        Where items were left out of histories.
     """
     if negatives not in ("uniform", "popularity", "retrieved"):
         raise InvalidOption(
@@ -214,6 +241,12 @@ def make_tasks(
             f"user rows must lie in 0..{dataset.num_users - 1}; got {rows.min()}..{rows.max()}"
         )
     rows = rows[dataset.lengths[rows] >= 2]
+    indptr, history, dropped = histories(dataset, rows, repeats)
+    left = np.diff(indptr) > 0
+    if dropped.any():
+        warnings.warn(_left_out(dataset.name, dropped, left), stacklevel=2)
+    starts, lengths = (np.repeat(values[left], draws) for values in (indptr[:-1], np.diff(indptr)))
+    dropped, rows = np.repeat(dropped[left], draws), rows[left]
     rows, draw = np.repeat(rows, draws), np.tile(np.arange(draws, dtype=np.int64), len(rows))
     keys = _keys(seed, [dataset.user_tokens[row] for row in rows], draw)
     targets = dataset.items[dataset.indptr[rows + 1] - 1]
@@ -231,10 +264,21 @@ def make_tasks(
             weights += interactions.counts
         others = _sampled(dataset, rows, keys, num_candidates - 1, weights)
     candidates, position = _ordered(targets, others, keys[:, 2])
-    before = dataset.lengths[rows] - 1
-    kept = np.minimum(before, MAX_HISTORY)
-    indptr, history = _take(dataset.indptr[rows] + before - kept, kept, dataset.items)
-    return TaskSet(dataset, rows, draw, indptr, history, candidates, position)
+    kept = np.minimum(lengths, MAX_HISTORY)
+    indptr, history = _take(starts + lengths - kept, kept, history)
+    return TaskSet(dataset, rows, draw, indptr, history, candidates, position, dropped)
+
+
+def _left_out(name: str, dropped: NDArray[np.int64], left: NDArray[np.bool_]) -> str:
+    """What a user should know of targets that stood in their users' histories."""
+    text = (
+        f"{name}: {(dropped > 0).sum():,} of {len(dropped):,} users chose their target before, by "
+        "the same id or by the same title (doubled rows look the same); "
+        f"{dropped.sum():,} items were left out of their histories"
+    )
+    if not left.all():
+        text += f", and {(~left).sum():,} users have no task, as nothing else stands in theirs"
+    return text + ". repeats='keep' shows them, repeats='refuse' raises an error"
 
 
 def read_selection(selection: str | Path, dataset: Dataset) -> dict[int, NDArray[np.int32]]:
@@ -264,9 +308,11 @@ def read_selection(selection: str | Path, dataset: Dataset) -> dict[int, NDArray
     users = {token: row for row, token in enumerate(dataset.user_tokens)}
     items = {token: row for row, token in enumerate(dataset.item_tokens)}
     lists: dict[int, NDArray[np.int32]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    text = read_text(path).removesuffix("\n")
+    for number, line in enumerate(text.split("\n") if text else (), start=1):
         where = f"{path}, line {number}"
         token, tab, listed = line.partition("\t")
+        token = plain(token)
         if not tab or not listed.strip():
             raise InvalidData(f"{where}: expected `user <TAB> item item ...`, got {line[:60]!r}")
         if token not in users:
@@ -274,7 +320,7 @@ def read_selection(selection: str | Path, dataset: Dataset) -> dict[int, NDArray
         if users[token] in lists:
             raise InvalidData(f"{where}, column 1: user {token!r} has a line already")
         try:
-            found = [items[item] for item in listed.split()]
+            found = [items[plain(item)] for item in listed.split()]
         except KeyError as error:
             raise InvalidData(
                 f"{where}, column 2: no item {error.args[0]!r} in {dataset.name}"

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.data.titles import names_of_items
 from rpp_env.errors import InvalidData
+from rpp_env.text import plain
 
 __all__ = ["Dataset"]
 
@@ -20,6 +22,9 @@ __all__ = ["Dataset"]
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Items, users, and what each user chose, oldest first.
+
+    Titles, tokens and genres are made plain (`rpp_env.text.plain`) as they enter: prompts, parsers
+    and observations read the same strings, and none of them can steer a prompt or a terminal.
 
     An *item row* is an index into `titles`, a *user row* an index into `user_tokens`. The last item
     of a sequence is the user's target; users with fewer than two items are never given a task.
@@ -82,6 +87,10 @@ class Dataset:
     def __post_init__(self) -> None:
         object.__setattr__(self, "indptr", _frozen(self.indptr, np.int64))
         object.__setattr__(self, "items", _frozen(self.items, np.int32))
+        for name in ("titles", "item_tokens", "user_tokens"):
+            object.__setattr__(self, name, tuple(map(plain, getattr(self, name))))
+        genres = tuple(tuple(map(plain, genres)) for genres in self.genres)
+        object.__setattr__(self, "genres", genres)
         count = len(self.titles)
         if not count or not self.user_tokens:
             raise InvalidData(f"{self.name}: a dataset needs at least one item and one user")
@@ -137,6 +146,13 @@ class Dataset:
     def sequence(self, user: int) -> NDArray[np.int32]:
         """(n,) int32 item rows of a user row, oldest first, the target last."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    @cached_property
+    def kinds(self) -> NDArray[np.int32]:
+        """(num_items,) int32: equal for items that nothing but their ids tells apart."""
+        numbers: dict[str, int] = {}
+        names = names_of_items(self.titles, self.item_tokens)
+        return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int32)
 
     @cached_property
     def title_index(self) -> dict[str, int]:

@@ -3,26 +3,39 @@
 The archive's MD5 is checked before anything is read: for ml-1m, which never changes, against the
 digest written here; for ml-latest-small, which GroupLens renews from time to time, against the
 ``.md5`` file that they publish beside it. The latter shows that the transfer was whole, not which
-release it is.
+release it is. What a server sends and what an archive holds is bounded in size and in time.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import lzma
 import re
-import shutil
 import tempfile
+import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rpp_env.data.atomic import MAX_LINE
 from rpp_env.data.files import read_dataset
 from rpp_env.data.folders import cache_dir
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra
 
 __all__ = ["SOURCES", "Source", "get", "show_terms"]
+
+MAX_ARCHIVE = 1 << 24
+"""Bytes of a downloaded archive; ml-1m's has 6 million."""
+MAX_MEMBER = 1 << 26
+"""Bytes of a file in it, unpacked; ml-1m's ratings have 25 million."""
+MAX_README = 1 << 20
+"""Bytes of its README, and of a published digest."""
+PATIENCE = 600.0
+"""Seconds that a download may take in all."""
 
 _CITE = (
     "Cite: F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and "
@@ -104,7 +117,7 @@ def get(
     InvalidData
         Where the archive cannot be fetched, has the wrong digest, or does not hold what it should.
     MissingExtra
-        Without pooch: ``pip install 'rpp-env[agents]'``.
+        Without requests: ``pip install 'rpp-env[agents]'``.
     """
     source = SOURCES.get(name.lower())
     if source is None:
@@ -119,9 +132,8 @@ def get(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as made:
         work = Path(made)
         url = source.url if url is None else url
-        archive = _fetch(
-            url, source.md5 or _published_md5(f"{url}.md5", work), work / "archive.zip"
-        )
+        md5 = source.md5 or _published_md5(f"{url}.md5", work)
+        archive = _fetch(url, md5, work / "archive.zip", MAX_ARCHIVE)
         atomic = work / name
         atomic.mkdir()
         _convert(archive, atomic, name)
@@ -130,18 +142,54 @@ def get(
     return folder
 
 
-def _fetch(url: str, md5: str | None, target: Path) -> Path:
+class _Download(threading.Thread):
+    """A download in the background, so that no server can hold up who waits for it."""
+
+    def __init__(self, url: str, target: Path, limit: int) -> None:
+        super().__init__(name=f"download of {url}", daemon=True)
+        self.url, self.target, self.limit = url, target, limit
+        self.error: Exception | None = None
+        self.abandoned = False
+
+    def run(self) -> None:
+        import requests
+
+        written = 0
+        try:
+            with (
+                requests.get(self.url, stream=True, timeout=30) as response,
+                self.target.open("wb") as file,
+            ):
+                response.raise_for_status()
+                for data in response.iter_content(1 << 16):
+                    written += len(data)
+                    if self.abandoned or written > self.limit:
+                        self.error = InvalidData(
+                            f"{self.url} sends more than {self.limit:,} bytes; nothing was kept"
+                        )
+                        return
+                    file.write(data)
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            self.error = error
+
+
+def _fetch(url: str, md5: str | None, target: Path, limit: int) -> Path:
     """Download a file; where `md5` is given it must fit."""
     try:
-        import pooch  # type: ignore[import-untyped]
         import requests
     except ImportError:
-        raise MissingExtra("pooch", "agents") from None
-    try:
-        pooch.HTTPDownloader()(url, str(target), None)
-    except (requests.RequestException, OSError) as error:
-        raise InvalidData(f"{url} cannot be downloaded: {error}") from error
-    found = pooch.file_hash(str(target), alg="md5")
+        raise MissingExtra("requests", "agents") from None
+    download = _Download(url, target, limit)
+    download.start()
+    download.join(PATIENCE)
+    if download.is_alive():
+        download.abandoned = True
+        raise InvalidData(f"{url} was not here after {PATIENCE:g} s; nothing was kept")
+    if isinstance(download.error, requests.RequestException | OSError):
+        raise InvalidData(f"{url} cannot be downloaded: {download.error}") from download.error
+    if download.error is not None:
+        raise download.error
+    found = hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest()
     if md5 is not None and found != md5:
         raise InvalidData(
             f"{url} has the wrong digest: expected MD5 {md5}, got {found}. Nothing was kept; try "
@@ -151,7 +199,8 @@ def _fetch(url: str, md5: str | None, target: Path) -> Path:
 
 
 def _published_md5(url: str, work: Path) -> str:
-    text = _fetch(url, None, work / "archive.md5").read_text(encoding="utf-8", errors="replace")
+    file = _fetch(url, None, work / "archive.md5", MAX_README)
+    text = file.read_text(encoding="utf-8", errors="replace")
     found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
     if found is None:
         raise InvalidData(f"{url}: expected an MD5 of 32 hexadecimal digits, got {text[:60]!r}")
@@ -166,19 +215,14 @@ def _convert(archive: Path, folder: Path, name: str) -> None:
                 with (folder / f"{name}.{ending}").open("w", encoding="utf-8", newline="\n") as out:
                     out.write("\t".join(header) + "\n")
                     out.writelines("\t".join(row) + "\n" for row in rows)
-            readme = next(
-                (n for n in opened.namelist() if n.endswith(("README", "README.txt"))), None
-            )
+            readme = next((n for n in opened.namelist() if n.endswith(_READMES)), None)
             if readme is not None:
-                with (
-                    opened.open(readme) as text,
-                    (folder / "README-grouplens.txt").open("wb") as out,
-                ):
-                    shutil.copyfileobj(text, out)
+                (folder / "README-grouplens.txt").write_bytes(_read(opened, readme, MAX_README))
     except zipfile.BadZipFile as error:
         raise InvalidData(f"the archive of {name} is not a zip file: {error}") from None
 
 
+_READMES = ("README", "README.txt")
 _RATING = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 _MOVIE = ("item_id:token", "title:token_seq", "release_year:token", "genre:token_seq")
 _USER = ("user_id:token", "gender:token", "age:token", "occupation:token", "zip_code:token")
@@ -212,32 +256,72 @@ def _movie(fields: list[str]) -> tuple[str, str, str, str]:
 
 def _colons(archive: zipfile.ZipFile, ending: str, width: int) -> Iterator[list[str]]:
     """Rows of a file whose fields are parted by two colons, in Latin-1."""
-    lines = _member(archive, ending).decode("latin-1").splitlines()
-    return _checked((line.split("::") for line in lines), ending, width, first=1)
+    lines = _lines(archive, ending, "latin-1")
+    rows = (line.rstrip("\r\n").split("::") for line in lines)
+    return _checked(rows, ending, width)
 
 
 def _commas(archive: zipfile.ZipFile, ending: str, width: int) -> Iterator[list[str]]:
     """Rows of a CSV file in UTF-8, below its header."""
-    try:
-        text = _member(archive, ending).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidData(f"{ending}: expected UTF-8: {error}") from None
-    rows = csv.reader(io.StringIO(text, newline=""))
-    next(rows, None)
-    return _checked(rows, ending, width, first=2)
+    return _checked(csv.reader(_lines(archive, ending, "utf-8-sig")), ending, width, first=2)
 
 
 def _checked(
-    rows: Iterable[list[str]], name: str, width: int, *, first: int
+    rows: Iterable[list[str]], name: str, width: int, *, first: int = 1
 ) -> Iterator[list[str]]:
-    for line, row in enumerate(rows, start=first):
-        if len(row) != width:
-            raise InvalidData(f"{name}, row {line}: expected {width} fields, got {len(row)}")
-        yield [" ".join(field.split()) for field in row]
+    """The rows from number `first` on, each of so many fields, with single blanks in them."""
+    line = 0
+    try:
+        for line, row in enumerate(rows, start=1):
+            if line < first:
+                continue
+            if len(row) != width:
+                raise InvalidData(f"{name}, row {line}: expected {width} fields, got {len(row)}")
+            yield [" ".join(field.split()) for field in row]
+    except UnicodeDecodeError as error:
+        raise InvalidData(f"{name}: expected UTF-8: {error}") from None
+    except csv.Error as error:  # such as a field without an end
+        raise InvalidData(f"{name}, after row {line}: {error}") from None
 
 
-def _member(archive: zipfile.ZipFile, ending: str) -> bytes:
+def _lines(archive: zipfile.ZipFile, ending: str, encoding: str) -> Iterator[str]:
+    """The lines of a file in the archive, with their ends."""
     for name in archive.namelist():
         if name.rpartition("/")[2] == ending:
-            return archive.read(name)
-    raise InvalidData(f"the archive holds no {ending}, only {', '.join(archive.namelist()[:10])}")
+            break
+    else:
+        held = ", ".join(name[:60] for name in archive.namelist()[:10])
+        raise InvalidData(f"the archive holds no {ending}, only {held}")
+    text = io.TextIOWrapper(
+        io.BytesIO(_read(archive, name, MAX_MEMBER)), encoding=encoding, newline=""
+    )
+    number = 0
+    while line := text.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE:
+            raise InvalidData(f"{ending}, row {number}: expected at most {MAX_LINE:,} characters")
+        yield line
+
+
+def _read(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """A file of the archive, if it is whole and not too large."""
+    try:
+        with archive.open(name) as file:
+            data = file.read(limit + 1)
+    # Damaged, encrypted or packed in a way that nobody expects: each has an error of its own.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise InvalidData(f"{name[:60]} in the archive cannot be unpacked: {error}") from None
+    if len(data) > limit:
+        raise InvalidData(
+            f"{name[:60]} in the archive unpacks to more than {limit:,} bytes: this is not the "
+            "archive that it should be"
+        )
+    return data

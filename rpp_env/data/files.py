@@ -61,6 +61,11 @@ _MAKER = ("maker", "brand", "artist", "publisher")
 _GENRE = ("genre", "genres", "class", "categories")
 
 
+_AROUND = " \t\"'[]"
+"""What some sources write around a genre: ``['Drama', 'War']``."""
+_NO_GENRES = "(no genres listed)"
+
+
 def find_dataset(name: str | Path, root: str | Path | None = None) -> Path:
     """The folder of a known name, or the folder at a path; see `rpp_env.load_dataset`.
 
@@ -161,7 +166,7 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
             makers=_column(catalogue, _MAKER),
         ),
         item_tokens=tuple(catalogue["item_id"]),
-        genres=tuple(map(tuple, map(str.split, genres))) if genres else ((),) * len(titles),
+        genres=_genres(genres) if genres else ((),) * len(titles),
         user_tokens=read.user_tokens,
         indptr=indptr,
         items=row_of[read.items[sequence]],
@@ -176,12 +181,32 @@ def _column(table: dict[str, list[str]], names: Sequence[str]) -> list[str] | No
     return next((table[name] for name in names if name in table), None)
 
 
+def _genres(column: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Each item's genres.
+
+    Bars, else semicolons, else commas part them where the column has any;
+    else blanks do, as in RecBole's files.
+    """
+    separator = next((mark for mark in "|;," if any(mark in value for value in column)), None)
+    return tuple(
+        tuple(
+            dict.fromkeys(
+                genre
+                for part in value.split(separator)
+                if (genre := part.strip(_AROUND)) and genre.lower() != _NO_GENRES
+            )
+        )
+        for value in column
+    )
+
+
 def _interaction_file(folder: Path) -> Path:
     stem = folder.resolve().name
     for name in (f"{stem}.inter", f"{stem}.inter.gz"):
         if (folder / name).is_file():
             return folder / name
-    found = sorted(folder.glob("*.inter")) + sorted(folder.glob("*.inter.gz"))
+    found = [*sorted(folder.glob("*.inter")), *sorted(folder.glob("*.inter.gz"))]
+    found = [file for file in found if file.is_file()]
     if len(found) == 1:
         return found[0]
     raise InvalidData(

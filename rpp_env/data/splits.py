@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from rpp_env.data.dataset import Dataset
 from rpp_env.errors import InvalidData, InvalidOption
 
-__all__ = ["Interactions", "UserSplit", "split_users", "training_interactions"]
+__all__ = [
+    "Interactions",
+    "Repeats",
+    "UserSplit",
+    "histories",
+    "split_users",
+    "training_interactions",
+]
+
+Repeats = Literal["drop", "keep", "refuse"]
+"""What becomes of a target in its user's own history; see `histories`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,17 +163,82 @@ def split_users(
     return UserSplit(order[:first], order[first:second], order[second:third])
 
 
-def training_interactions(dataset: Dataset, split: UserSplit) -> Interactions:
-    """The train users' sequences without their last item.
+def training_interactions(
+    dataset: Dataset, split: UserSplit, *, repeats: Repeats = "drop"
+) -> Interactions:
+    """The train users' sequences without their last item, as `histories` has them.
 
     Every statistic, embedding, model and popularity that an environment uses is fitted on this and
     on nothing else, so none of them has seen the target of any user, train or test.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    split : UserSplit
+    repeats : {"drop", "keep", "refuse"}
+        What becomes of earlier choices of a user's target.
     """
-    starts = dataset.indptr[split.train]
-    lengths = np.maximum(dataset.indptr[split.train + 1] - starts - 1, 0)
+    indptr, items, _ = histories(dataset, split.train, repeats)
+    return Interactions(indptr, items, dataset.num_items)
+
+
+def histories(
+    dataset: Dataset, users: NDArray[np.int64], repeats: Repeats = "drop"
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """The users' sequences before their targets, and what becomes of earlier choices of a target.
+
+    A history that holds the target gives the answer away. It does where somebody chose an item
+    twice, where rows of a file are doubled, and where a source lists one item under several ids
+    (`Dataset.kinds`).
+
+    Parameters
+    ----------
+    dataset : Dataset
+    users : (n,) int64 array
+        User rows.
+    repeats : {"drop", "keep", "refuse"}
+        Leave the target out of the history, show it, or raise.
+
+    Returns
+    -------
+    indptr : (n + 1,) int64 array
+    items : (N,) int32 array
+        The i-th user's history is ``items[indptr[i]:indptr[i + 1]]``, oldest first.
+    dropped : (n,) int64 array
+        How many items were left out of each.
+
+    Raises
+    ------
+    InvalidData
+        Where repeats are refused and there is one.
+    InvalidOption
+        For another word.
+    """
+    if repeats not in get_args(Repeats):
+        raise InvalidOption(f"repeats must be {', '.join(get_args(Repeats))}, not {repeats!r}")
+    starts = dataset.indptr[users]
+    lengths = np.maximum(dataset.lengths[users] - 1, 0)
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    where = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
-    return Interactions(indptr, dataset.items[where], dataset.num_items)
+    items = dataset.items[np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])]
+    dropped = np.zeros_like(lengths)
+    if repeats == "keep" or not len(items):
+        return indptr, items, dropped
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    targets = dataset.items[(starts + lengths)[owner]]
+    repeated = dataset.kinds[items] == dataset.kinds[targets]
+    if not repeated.any():
+        return indptr, items, dropped
+    dropped = np.bincount(owner[repeated], minlength=len(lengths))
+    if repeats == "refuse":
+        first = int(owner[np.argmax(repeated)])
+        title = dataset.titles[int(dataset.items[starts[first] + lengths[first]])]
+        raise InvalidData(
+            f"{dataset.name}: {(dropped > 0).sum()} of {len(users)} users chose their target "
+            f"before (the first is user {dataset.user_tokens[int(users[first])]!r}: {title!r}); "
+            "pass repeats='drop' to leave it out of the history, or repeats='keep' to show it"
+        )
+    indptr = np.concatenate([[0], np.cumsum(lengths - dropped)]).astype(np.int64)
+    return indptr, items[~repeated], dropped
 
 
 def _rows(users: ArrayLike) -> NDArray[np.int64]:

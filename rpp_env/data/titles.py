@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 from rpp_env.errors import InvalidData
+from rpp_env.text import MAX_RAW, plain
 
-__all__ = ["MAX_LENGTH", "clean_title", "unique_titles"]
+__all__ = ["MAX_LENGTH", "clean_title", "names_of_items", "unique_titles"]
 
 MAX_LENGTH = 120
 """Characters of the longest title; the longest of the Amazon data had hundreds."""
+
+_MAX_NOTE = 60
+"""Characters of a year or a maker that tell equal titles apart."""
+
+_NO_CHARACTER = re.compile(r"&#(?:x0*[0-9a-f]{7,}|0*[0-9]{8,});?", re.IGNORECASE)
+"""Numeric entities beyond Unicode, of which some have thousands of digits."""
 
 # Only real HTML tags: a title may hold other things between angle brackets.
 _TAGS = re.compile(
@@ -34,12 +40,12 @@ _TRAILING_ARTICLE = re.compile(
 def clean_title(text: str, *, articles: bool = True) -> str:
     """One line of plain text; see `unique_titles` for what else a title needs.
 
-    HTML entities become characters, tags go, so do invisible characters; Unicode becomes NFC, a run
-    of white space one blank.
+    HTML entities become characters, tags go, and the rest is made plain (`rpp_env.text.plain`).
 
     Parameters
     ----------
     text : str
+        Of which the first 4,096 characters count.
     articles : bool
         Move an article from the end to the front: ``"Bird, The"`` becomes ``"The Bird"``.
 
@@ -48,11 +54,11 @@ def clean_title(text: str, *, articles: bool = True) -> str:
     str
         Empty where nothing was left.
     """
+    text = _NO_CHARACTER.sub("", text[:MAX_RAW])
     # Some sources escaped twice: "&amp;amp;".
-    text = _TAGS.sub(lambda tag: "" if tag["inside"] else " ", html.unescape(html.unescape(text)))
-    text = unicodedata.normalize("NFC", text)
-    text = "".join(map(_visible, text)) if not text.isascii() or not text.isprintable() else text
-    text = " ".join(text.split())
+    text = _NO_CHARACTER.sub("", html.unescape(text))
+    text = _TAGS.sub(lambda tag: "" if tag["inside"] else " ", html.unescape(text))
+    text = plain(text)
     return _TRAILING_ARTICLE.sub(_article_first, text) if articles else text
 
 
@@ -88,6 +94,7 @@ def unique_titles(
     InvalidData
         Where two ids are equal.
     """
+    tokens = list(map(plain, tokens))
     if len(set(tokens)) != len(tokens):
         raise InvalidData("titles cannot be told apart: two items have the same id")
     bases = [
@@ -98,18 +105,35 @@ def unique_titles(
     suffixes = [""] * len(bases)
     for known in (years, makers):
         if known is not None:
-            _tell_apart(
-                bases, chosen, suffixes, [f" ({value})" if value else "" for value in known]
-            )
-    folded = Counter(token.casefold() for token in tokens)
-    marks = [
-        f" (id {token})" if folded[token.casefold()] == 1 else f" (id {token}, row {row})"
-        for row, token in enumerate(tokens)
-    ]
+            notes = [plain(value)[:_MAX_NOTE].rstrip() for value in known]
+            _tell_apart(bases, chosen, suffixes, [f" ({note})" if note else "" for note in notes])
+    marks = _id_marks(tokens)
     # An id could still spell out somebody else's title: then both get their ids once more.
     while _tell_apart(bases, chosen, suffixes, marks):
         pass
     return tuple(chosen)
+
+
+def names_of_items(titles: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """What a reader takes each item for: its title, case ignored, without an id of `unique_titles`.
+
+    Items of one name are one item that a source lists under several ids.
+    """
+    names = []
+    for title, mark in zip(titles, _id_marks(list(tokens)), strict=True):
+        name = title
+        while name.endswith(mark):
+            name = name.removesuffix(mark)
+        names.append(name.casefold())
+    return names
+
+
+def _id_marks(tokens: list[str]) -> list[str]:
+    folded = Counter(token.casefold() for token in tokens)
+    return [
+        f" (id {token})" if folded[token.casefold()] == 1 else f" (id {token}, row {row})"
+        for row, token in enumerate(tokens)
+    ]
 
 
 def _tell_apart(bases: list[str], chosen: list[str], suffixes: list[str], marks: list[str]) -> bool:
@@ -141,13 +165,3 @@ def _shortened(base: str, suffix: str) -> str:
 def _article_first(found: re.Match[str]) -> str:
     opening, alias, title, article = found.groups()
     return f"{opening}{alias}{article}{'' if article.endswith(chr(39)) else ' '}{title}"
-
-
-def _visible(character: str) -> str:
-    category = unicodedata.category(character)
-    if category in ("Cc", "Zl", "Zp"):
-        return " "
-    # Joiners (U+200C, U+200D) shape Persian words and emoji; other format characters show nothing.
-    if category in ("Co", "Cs", "Cn") or (category == "Cf" and character not in "\u200c\u200d"):
-        return ""
-    return character

@@ -152,6 +152,28 @@ def test_a_reply_cannot_steer_the_terminal(rpp: Any, monkeypatch: pytest.MonkeyP
     assert not set(out) & set(HOSTILE) - set("]0;owned[2J31mgone")
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_dropped_repeats_are_said_in_a_line(rpp: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "doubled"
+    folder.mkdir()
+    rows = [f"u{u}\ti{(u + 3 * k) % 40}\t{k}\n" * 2 for u in range(20) for k in range(5)]
+    (folder / "doubled.inter").write_text(
+        "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(rows)
+    )
+    titles = [f"i{i}\tFilm number {i}\n" for i in range(40)]
+    (folder / "doubled.item").write_text("item_id:token\ttitle:token_seq\n" + "".join(titles))
+    words = ["play", "random", "--steps", "1", "--split", "train", "--dataset", str(folder)]
+    code, out, err = rpp(*words)
+    assert code == 0, err
+    assert "rpp-env: warning: doubled: 14 of 14 users chose their target before" in err
+    assert err.count("\n") == 1
+    code, _, err = rpp(*words, "--repeats", "refuse")
+    assert code == 2
+    assert "pass repeats='drop'" in err
+    code, _, err = rpp(*words, "--repeats", "keep")
+    assert (code, err) == (0, "")
+
+
 def test_bytes_that_are_no_text_are_no_choice(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = io.TextIOWrapper(io.BytesIO(b"\xff\x1b[2J\n1 1 1 1\n"), encoding="utf-8")
     monkeypatch.setattr("sys.stdin", typed)

@@ -100,7 +100,9 @@ def score(scorer: Scorer, tasks: TaskSet) -> float:
 def other_targets(data: Dataset) -> Dataset:
     items = data.items.copy()
     last = data.indptr[1:] - 1
-    items[last] = (items[last] + 7) % data.num_items
+    for user, place in enumerate(last):
+        # No other item of the user: an earlier choice of a target is taken out with it.
+        items[place] = np.setdiff1d(np.arange(data.num_items), data.sequence(user))[user % 7]
     return replace(data, items=items)
 
 

@@ -307,6 +307,7 @@ def test_published_lastfm_selections_share_users(real) -> None:
     assert (len(parted.train), len(parted.test)) == (200, 109)
 
 
+@pytest.mark.filterwarnings("ignore:Games. 2 of 200 users chose their target before:UserWarning")
 @pytest.mark.parametrize("name", ["ml-1m", "games"])
 def test_published_selections_become_tasks(real, name: str) -> None:
     data = real(name)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import socketserver
 import threading
+import time
+import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,10 +218,186 @@ def test_only_known_names(tmp_path: Path) -> None:
         get("games", tmp_path)
 
 
-def test_without_pooch_the_extra_is_named(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pooch", None)
+def test_without_requests_the_extra_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "requests", None)
     with pytest.raises(MissingExtra, match=r"rpp-env\[agents\]"):
         get("ml-1m", tmp_path, accept=lambda terms: True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def answering(answer: Callable[[Any], None]) -> Iterator[str]:
+    """The address of a server that treats each connection as `answer` does."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            with suppress(OSError):
+                answer(self.wfile)
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/ml-1m.zip"
+    server.shutdown()
+    server.server_close()
+
+
+def endless(out: Any) -> None:
+    out.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        out.write(b"x" * (1 << 16))
+
+
+def packed(out: Any) -> None:
+    body = gzip.compress(b"0" * (1 << 28), 1)
+    out.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n")
+    out.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+def dripping(out: Any) -> None:
+    out.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while True:
+        out.write(b"x")
+        time.sleep(0.05)
+
+
+def dripping_headers(out: Any) -> None:
+    out.write(b"HTTP/1.1 200 OK\r\nX: ")
+    while True:
+        out.write(b"x")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("answer", [endless, packed])
+def test_a_server_cannot_fill_the_disk(tmp_path: Path, answer) -> None:
+    with answering(answer) as url, pytest.raises(InvalidData, match="more than 16,777,216 bytes"):
+        get("ml-1m", tmp_path, url=url)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", [dripping, dripping_headers, lambda out: time.sleep(9)])
+def test_a_server_cannot_hold_us_up(tmp_path: Path, monkeypatch, answer) -> None:
+    monkeypatch.setattr(download, "PATIENCE", 0.5)
+    began = time.perf_counter()
+    with answering(answer) as url, pytest.raises(InvalidData, match=r"not here after 0\.5 s"):
+        get("ml-1m", tmp_path, url=url)
+    assert time.perf_counter() - began < 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as opened:
+        for name, data in members.items():
+            opened.writestr(name, data)
+    return out.getvalue()
+
+
+BOMB = b"0" * (100 << 20)
+PLAIN = {name: text.encode("latin-1") for name, text in ML_1M.items()}
+SMALL = {name: text.encode() for name, text in ML_SMALL.items()}
+
+
+def lying(data: bytes) -> bytes:
+    """An archive whose directory says that each file holds but ten bytes."""
+    at = data.index(b"PK\x01\x02")
+    while at >= 0:
+        data = data[: at + 24] + (10).to_bytes(4, "little") + data[at + 28 :]
+        at = data.find(b"PK\x01\x02", at + 4)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("ml-1m", lambda: zipped(PLAIN | {"ml-1m/README": BOMB}), "README .* more than 1,048,576"),
+        ("ml-1m", lambda: zipped(PLAIN | {"ml-1m/ratings.dat": BOMB}), "more than 67,108,864"),
+        (
+            "ml-1m",
+            lambda: zipped(PLAIN | {"ml-1m/ratings.dat": b"\n" * (60 << 20)}),
+            "ratings.dat, row 1: expected 4 fields, got 1",
+        ),
+        (
+            "ml-1m",
+            lambda: zipped(PLAIN | {"ml-1m/movies.dat": b"1::" + b"x" * (50 << 20)}),
+            "movies.dat, row 1: expected at most 1,048,576 characters",
+        ),
+        (
+            "ml-latest-small",
+            lambda: zipped(
+                SMALL | {"ml-latest-small/movies.csv": b'a\n1,"' + b"x" * 200_000 + b'",Drama\n'}
+            ),
+            r"movies\.csv, .*field larger than field limit",
+        ),
+        (
+            "ml-latest-small",
+            lambda: zipped(SMALL | {"ml-latest-small/movies.csv": b'a\n1,"' + b"x\n" * 200_000}),
+            r"movies\.csv, .*field larger than field limit",
+        ),
+        (
+            "ml-latest-small",
+            lambda: zipped(SMALL | {"ml-latest-small/movies.csv": b"\xff\n\xff"}),
+            "UTF-8",
+        ),
+        ("ml-1m", lambda: lying(zipped(PLAIN)), "cannot be unpacked"),
+        ("ml-1m", lambda: zipped(PLAIN).replace(b"Owl", b"Owx")[:-30], "not a zip file"),
+        (
+            "ml-1m",
+            lambda: zipped(PLAIN, zipfile.ZIP_STORED).replace(b"Owl", b"Owx"),
+            "unpacked",
+        ),
+        (
+            "ml-1m",
+            lambda: zipped(PLAIN, zipfile.ZIP_LZMA).replace(b"\x05\x00]\x00", b"\x05\x00\xff\xff"),
+            "cannot be unpacked|not a zip",
+        ),
+        (
+            "ml-1m",
+            lambda: (
+                zipped(PLAIN)
+                .replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\1")
+                .replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")
+            ),
+            "cannot be unpacked",
+        ),
+        (
+            "ml-1m",
+            lambda: zipped({"x" * 60_000 + str(i): b"" for i in range(20)}),
+            "holds no ratings",
+        ),
+    ],
+    ids=[
+        "readme",
+        "ratings",
+        "empty rows",
+        "row",
+        "field",
+        "rows in a field",
+        "bytes",
+        "lying",
+        "cut",
+        "damaged",
+        "damaged lzma",
+        "encrypted",
+        "names",
+    ],
+)
+def test_a_hostile_archive_ends_in_a_sentence(
+    served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data, message: str
+) -> None:
+    address, files = served
+    files["x.zip"] = data()
+    files["x.zip.md5"] = md5(files["x.zip"]).encode()
+    monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], md5=None))
+    tracemalloc.start()
+    with pytest.raises(InvalidData, match=message) as caught:
+        get(name, tmp_path, url=f"{address}/x.zip")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400 << 20
+    assert len(str(caught.value)) < 1000
     assert list(tmp_path.iterdir()) == []
 
 

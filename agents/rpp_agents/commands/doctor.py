@@ -25,7 +25,7 @@ LIBRARIES = {
         "matplotlib",
         "tensorboard",
         "safetensors",
-        "pooch",
+        "requests",
         "rich",
         "tyro",
     ),
