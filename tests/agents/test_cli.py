@@ -163,7 +163,7 @@ def test_dropped_repeats_are_said_in_a_line(rpp: Any, tmp_path: Path) -> None:
     titles = [f"i{i}\tFilm number {i}\n" for i in range(40)]
     (folder / "doubled.item").write_text("item_id:token\ttitle:token_seq\n" + "".join(titles))
     words = ["play", "random", "--steps", "1", "--split", "train", "--dataset", str(folder)]
-    code, out, err = rpp(*words)
+    code, _, err = rpp(*words)
     assert code == 0, err
     assert "rpp-env: warning: doubled: 14 of 14 users chose their target before" in err
     assert err.count("\n") == 1
