@@ -9,8 +9,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 
-__all__ = ["MAX_RAW", "broken_up", "plain", "printable", "without_markers"]
+__all__ = [
+    "MAX_RAW",
+    "broken_up",
+    "plain",
+    "printable",
+    "template_words",
+    "without_markers",
+    "without_words",
+]
 
 MAX_RAW = 4096
 """Characters of a field that `plain` reads; what follows is left out."""
@@ -58,6 +68,11 @@ _MARKERS = re.compile(
 """What chat templates in use write around messages; a text that holds it could end its message."""
 
 
+_TEMPLATE_WORD = re.compile(
+    r"<{1,2}[^<>\s]{1,60}>{1,2}|\[[^\[\]\s]{1,40}\]|\#{2,} ?\w+(?: \w+)?:?|\w{2,20}:(?=\s*\Z)"
+)
+
+
 def plain(text: str) -> str:
     """One line of text that shows all it holds; the same again for what is plain already.
 
@@ -93,8 +108,34 @@ def without_markers(text: str) -> str:
     return text
 
 
+def template_words(pieces: Iterable[str]) -> frozenset[str]:
+    """The words by which a chat template marks turns and roles.
+
+    Parameters
+    ----------
+    pieces : iterable of str
+        What the template writes before, between and after messages, such as ``"<s>[INST] "`` and
+        ``" [/INST]"``. A role with a colon (``"USER: "``) counts where a message follows it.
+    """
+    return frozenset(word for piece in pieces for word in _TEMPLATE_WORD.findall(piece))
+
+
+def without_words(text: str, words: Collection[str]) -> str:
+    """`text`, with each of these words broken up, so that it is text to tokenizer and template."""
+    if not words:
+        return text
+    return _any_of(frozenset(words)).sub(lambda found: broken_up(found[0]), text)
+
+
+@lru_cache(maxsize=64)
+def _any_of(words: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(words, key=lambda w: (-len(w), w)))))
+
+
 def broken_up(word: str) -> str:
     """A template's or tokenizer's word with a blank in it, so that it stays text."""
+    if word[0].isalnum():  # a role with its colon
+        return f"{word[:-1]} {word[-1]}"
     return f"{word[0]} {word[1:]}"
 
 

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpp_env.text import MAX_RAW, broken_up, plain, printable, without_markers
+from rpp_env.parsing import parse_ranking
+from rpp_env.text import (
+    MAX_RAW,
+    broken_up,
+    plain,
+    printable,
+    template_words,
+    without_markers,
+    without_words,
+)
 
 ODD = [
     *map(chr, range(0x20)),
@@ -106,6 +115,60 @@ def test_a_marker_that_hides_behind_a_zero_width_character_is_seen() -> None:
 
 def test_broken_up() -> None:
     assert broken_up("</s>") == "< /s>"
+    assert broken_up("USER:") == "USER :"
+
+
+# What templates write before, between and after a system's, a user's and an assistant's message.
+TEMPLATES = {
+    "LLaMA-2": (
+        ["<s>[INST] <<SYS>>\n", "\n<</SYS>>\n\n", " [/INST] ", " </s><s>[INST] ", " [/INST]"],
+        {"<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"},
+    ),
+    "ChatML": (
+        ["<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n"],
+        {"<|im_start|>", "<|im_end|>"},
+    ),
+    "Alpaca": (
+        ["", "\n\n### Instruction:\n", "\n\n### Response:\n"],
+        {"### Instruction:", "### Response:"},
+    ),
+    "Vicuna": (
+        ["A chat between a user and an assistant: ", " USER: ", " ASSISTANT: ", "</s>USER: "],
+        {"USER:", "ASSISTANT:", "assistant:", "</s>"},
+    ),
+    "Gemma": (
+        ["<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"],
+        {"<bos>", "<start_of_turn>", "<end_of_turn>"},
+    ),
+    "Llama 3": (
+        ["<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul\n\n"],
+        {"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_words_of_a_template_are_found_in_what_it_writes(name: str) -> None:
+    pieces, words = TEMPLATES[name]
+    assert template_words(pieces) == words
+    for word in words:
+        assert word not in without_words(f"The {word} {word}Owl", words)
+    kept = "Owl: a user, an assistant [REC] and <3 # 1"
+    assert without_words(kept, words) == kept
+
+
+@pytest.mark.parametrize("word", ["</odd>", "<extra_7>", "[gMASK2]", "<0x0A>", "USER:", "## Odd:"])
+@pytest.mark.parametrize("line", ["{n}. {title}", "{title}", "- {title}", "{n}) **{title}**"])
+def test_a_title_is_read_as_it_was_sent(word: str, line: str) -> None:
+    """What only a model's own words break up is shown to it with a blank, and copied so."""
+    titles = [f"{word} Owl", f"The {word}", word, "Nest", "Egg of the bird", "Third film"]
+    order = [2, 1, 0, 3, 4, 5]
+    sent = [without_words(titles[i], {word}) for i in order]
+    assert word not in "".join(sent)
+    reply = "\n".join(line.format(n=n, title=title) for n, title in enumerate(sent, 1))
+    ranking = parse_ranking(reply, titles)
+    assert list(ranking.order) == order
+    assert ranking.named == 6
 
 
 @given(st.lists(st.one_of(st.characters(), st.sampled_from(ODD + MARKERS)), max_size=40))

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel, Message, Request
+from rpp_env.text import template_words, without_words
 
 __all__ = [
     "Chat",
-    "broken_up",
     "check_length",
     "check_single",
     "checkpoint_id",
@@ -126,16 +126,12 @@ def check_single(tokens: Mapping[str, Sequence[int]]) -> None:
         )
 
 
-def broken_up(word: str) -> str:
-    """A special token's text with a blank in it, so that it stays text."""
-    return f"{word[0]} {word[1:]}"
-
-
 class Chat:
     """A Hugging Face tokenizer, and the model's chat template where it has one.
 
-    A message is data: what it says is never read as one of the tokenizer's special tokens. A title
-    such as ``</s>`` gets a blank after its first character.
+    A message is data: what it says is never read as one of the tokenizer's special tokens, nor as
+    what the chat template writes around messages. A title such as ``</s>`` or ``[INST]`` gets a
+    blank after its first character.
 
     Parameters
     ----------
@@ -149,8 +145,8 @@ class Chat:
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         special = {token.content for token in added if token.special}
         special |= set(tokenizer.all_special_tokens)
-        words = sorted((word for word in special if len(word) > 1), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, words))) if words else None
+        words = {word for word in special if len(word) > 1}
+        self._words = frozenset(words) | template_words(self._pieces())
         self._choices: dict[tuple[str, ...], list[list[int]]] = {}
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
@@ -238,6 +234,19 @@ class Chat:
         )
 
     def _as_data(self, text: str) -> str:
-        if self._special is None:
-            return text
-        return self._special.sub(lambda found: broken_up(found[0]), text)
+        return without_words(text, self._words)
+
+    def _pieces(self) -> Iterator[str]:
+        """What the template writes around messages, by examples that it takes."""
+        if not self.templated:
+            return
+        for roles in (("system", "user", "assistant", "user"), ("user", "assistant", "user")):
+            marks = [f"example {i} of what is said" for i in range(len(roles))]
+            said = [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)]
+            try:
+                text = self.tokenizer.apply_chat_template(
+                    said, tokenize=False, add_generation_prompt=True
+                )
+            except Exception:  # noqa: BLE001, S112 - templates raise what they like for roles that they lack
+                continue
+            yield from re.split("|".join(map(re.escape, marks)), text)

@@ -331,6 +331,9 @@ class OpenAIModel:
         """
         self._check(requests)
         distincts, places = distinct(requests)
+        if self._chat is not None and self.api == "chat" and len(distincts) > 1:
+            for request in distincts:
+                self._chat.fills(request.messages)  # so that the template's words are known
         asked = [self._cleaned(request) for request in distincts]
         answers: dict[int, Reply] = {}
         error = self._answer(asked, answers)

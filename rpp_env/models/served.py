@@ -13,8 +13,8 @@ from typing import Any
 
 from rpp_env.errors import ModelUnavailable
 from rpp_env.models.base import Message
-from rpp_env.models.checkpoints import broken_up
 from rpp_env.models.transport import Refused, Transport, Unusable
+from rpp_env.text import broken_up, template_words, without_words
 
 __all__ = ["Form", "ServedChat", "conversation", "form"]
 
@@ -51,6 +51,7 @@ class ServedChat:
         self._templates: dict[Form, tuple[str, ...] | None] = {}
         self._letters: dict[str, list[int]] = {}
         self._specials: dict[str, bool] = {}
+        self._words: frozenset[str] = frozenset()
         self._pieces: dict[int, str] = {}
         """Of tokens that have been seen: their letters and digits."""
 
@@ -86,7 +87,8 @@ class ServedChat:
         """Whether `text` is known for conversations of this form; the server is asked once."""
         shape = form(messages)
         if shape not in self._templates:
-            self._templates[shape] = self._learn(shape)
+            learned = self._templates[shape] = self._learn(shape)
+            self._words |= template_words(learned or ())
         return self._templates[shape] is not None
 
     def text(self, messages: Sequence[Message]) -> str:
@@ -154,7 +156,11 @@ class ServedChat:
     # Messages are data
 
     def as_data(self, text: str) -> str:
-        """`text`, with a blank in what the tokenizer would read as a special token."""
+        """`text`, with a blank in what the tokenizer would read as a special token.
+
+        Likewise in the words of the chat template, as far as `fills` has learned it.
+        """
+        text = without_words(text, self._words)
         return SPECIAL.sub(
             lambda found: broken_up(found[0]) if self._is_special(found[0]) else found[0], text
         )
