@@ -18,6 +18,7 @@ __all__ = [
     "plain",
     "printable",
     "template_words",
+    "unseen",
     "without_markers",
     "without_words",
 ]
@@ -176,6 +177,19 @@ def _seen(text: str) -> bool:
     if not text.isprintable():
         return False
     return text.isascii() or not (_UNSEEN.search(text) or any(map(unicodedata.combining, text)))
+
+
+def unseen(text: str) -> str:
+    """The characters of a text that steer or hide something, as `plain` sees it; mostly none."""
+    if text.isprintable() and not _UNSEEN.search(text):
+        return ""
+    return "".join(
+        character
+        for character in text
+        if unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp")
+        or _UNSEEN.match(character)
+        if character not in _JOINERS + _PICTURE
+    )
 
 
 def _visible(text: str) -> str:

@@ -219,6 +219,11 @@ def test_a_book_of_ones_own_may_have_any_number_of_options(tmp_path: Path) -> No
         ('["Rank the {k} books."', '[""', r"key 'reasoning_guidance\[0\]' must be one line"),
         ("Rank them well.", "Rank them well. ", r"key 'reasoning_guidance\[1\]' must be one line"),
         ("Rank them well.", r"Rank\nthem.", r"key 'reasoning_guidance\[1\]' must be one line"),
+        (
+            "Rank them well.",
+            r"Rank \u001b[2J\u202ethem.",
+            r"'reasoning_guidance\[1\]' holds characters that nobody can see \('\\x1b\\u202e'\)",
+        ),
         ("{k}", "{n}", r"'reasoning_guidance\[0\]' holds '{n}'; the only placeholder is '{k}'"),
         ('"bare"', '"xml"', r"'output_format\[0\].format' is 'xml'; the parser knows numbered,"),
         ('text = "One per line."', "", r"missing key 'output_format\[0\].text'"),

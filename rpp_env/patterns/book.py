@@ -35,6 +35,7 @@ from numpy.typing import ArrayLike
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption
 from rpp_env.options import read_small
 from rpp_env.plugins import make, resolve
+from rpp_env.text import unseen
 
 __all__ = ["AGENTS", "DOMAINS", "FORMATS", "Choice", "Output", "PatternBook", "history_labels"]
 
@@ -367,6 +368,11 @@ def _sentence(path: Path, key: str, value: object, empty: bool = False) -> str:
         raise InvalidData(
             f"{path}: key {key!r} must be one line without spaces around it"
             f"{'' if empty else ', and not empty'}; it is {value!r}"
+        )
+    if hidden := unseen(value):
+        raise InvalidData(
+            f"{path}: key {key!r} holds characters that nobody can see ({ascii(hidden)[:60]}): a "
+            "prompt consists of text alone"
         )
     for placeholder in _PLACEHOLDER.findall(value):
         if placeholder != "{k}":
