@@ -670,5 +670,5 @@ def test_models_by_name(server: FakeServer, tmp_path: Path) -> None:
         open_model(f"http://me:{SECRET}@host/v1")
     assert SECRET not in str(caught.value)
     for name in ("embedded", "hf:", "vllm:", "recording:", ""):
-        with pytest.raises(InvalidOption, match="a model is named by http://HOST:PORT/v1#NAME"):
+        with pytest.raises(InvalidOption, match="http://HOST:PORT/v1#NAME, vllm:ID, hf:ID"):
             open_model(name)

@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
@@ -205,36 +206,48 @@ def proxy_for(base_url: str) -> Proxy | None:
     """
     address = urlsplit(base_url)
     host = address.hostname or ""
-    found = getproxies()
-    kind = next((kind for kind in (address.scheme, "all") if found.get(kind, "").strip()), None)
-    if kind is None or is_local(host):
-        return None
+    kind = next((kind for kind in (address.scheme, "all") if _named(kind)), None)
     port = address.port or (443 if address.scheme == "https" else 80)
-    if _bypassed(host, port, found.get("no", "")):
+    if kind is None or is_local(host) or _bypassed(host, port, _named("no")):
         return None
-    return _proxy(found[kind].strip(), _variable(kind))
-
-
-def _proxy(value: str, variable: str) -> Proxy:
-    value = value if "://" in value else f"http://{value}"
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    shown = f"{parts.scheme}://{host}" + (f":{port}" if port else "") if host else "an address"
-    if not host or parts.scheme not in PROXIES:
+    scheme, shown = _described(_named(kind))
+    variable = _variable(kind)
+    if scheme not in PROXIES:
         raise InvalidOption(
             f"{variable} names {shown} as proxy, which is of no kind that can be spoken to: give "
             "http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT, unset it, or name the "
             "server's host in NO_PROXY"
         )
-    if parts.scheme.startswith("socks"):
-        if importlib.util.find_spec("socksio") is None:
-            raise MissingExtra(f"socksio, which the proxy {shown} ({variable}) needs,", "socks")
-        # Names are looked up by the proxy in both forms; httpx 0.27 knows the first one only.
-        value = value.replace("socks5h://", "socks5://", 1)
-    return Proxy(lambda: value, f"{shown} ({variable})")
+    if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise MissingExtra(f"socksio, which the proxy {shown} ({variable}) needs,", "socks")
+    return Proxy(partial(_whole, kind), f"{shown} ({variable})")
+
+
+def _named(kind: str) -> str:
+    """What the environment, or else the system, says of a kind of proxy.
+
+    It may hold a password, so that nothing that raises an error keeps it in a variable.
+    """
+    return getproxies().get(kind, "").strip()
+
+
+def _described(value: str) -> tuple[str, str]:
+    """A proxy's scheme, "" where it is none, and the proxy without a password."""
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host:
+        return "", "what is no address"
+    return parts.scheme, f"{parts.scheme}://{host}" + (f":{port}" if port else "")
+
+
+def _whole(kind: str) -> str:
+    value = _named(kind)
+    # Names are looked up by the proxy in both forms; httpx 0.27 knows the first one only.
+    value = value.replace("socks5h://", "socks5://", 1)
+    return value if "://" in value else f"http://{value}"
 
 
 def _variable(kind: str) -> str:

@@ -14,7 +14,6 @@ a model says is never an error: a reply without text names nothing, and is count
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import math
@@ -40,6 +39,7 @@ from rpp_env.models.served import ServedChat, conversation, form
 from rpp_env.models.transport import (
     MAX_BODY,
     QUOTED,
+    Busy,
     Refused,
     Transport,
     Trouble,
@@ -47,6 +47,7 @@ from rpp_env.models.transport import (
     is_transient,
     side_by_side,
 )
+from rpp_env.options import nearest
 
 __all__ = ["OpenAIModel"]
 
@@ -310,6 +311,11 @@ class OpenAIModel:
             raise ModelUnavailable(found)
         return found
 
+    @property
+    def continues(self) -> bool:
+        """Whether an answer can be begun by the last message, as ``rank_by="structured"`` does."""
+        return self._chat is not None or self.api == "completions"
+
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
         self._server.close()
@@ -345,7 +351,8 @@ class OpenAIModel:
         if not isinstance(error, ModelUnavailable | BrokenContract):
             raise error
         kept = {i: answers[place] for i, place in enumerate(places) if place in answers}
-        raised = type(error)(
+        kind = BrokenContract if isinstance(error, BrokenContract) else type(error)
+        raised = kind(
             f"{error} Answers that came: {len(kept)} of {len(requests)}; with a RecordingModel in "
             "front they are kept, and the same call goes on from there.",
             kept,
@@ -408,7 +415,7 @@ class OpenAIModel:
             except Refused as refused:
                 return [self._instead(refused, body)]
             except Unusable as error:
-                return [self._failed(error, str(error))]
+                return [self._failed(error, error.words)]
         body = self._body(part, chat=False)
         chat = self._chat if self.api == "chat" else None
         if chat is None:
@@ -429,7 +436,7 @@ class OpenAIModel:
             return [self._instead(refused, body)] if len(part) == 1 else None
         except Unusable as error:
             if len(part) == 1:
-                return [self._failed(error, str(error))]
+                return [self._failed(error, error.words)]
             self._alone = True
             return None
         if len(part) > 1 and not self._verified(part, texts, tokens, stop):
@@ -716,12 +723,12 @@ class OpenAIModel:
             # Ollama's names without a version, and routers that take whatever matches.
             if name == f"{self.name}:latest" or ("*" in name and fnmatchcase(self.name, name)):
                 return card
-        close = difflib.get_close_matches(self.name, cards, 1)
+        close = nearest(self.name, cards)
         listed = ", ".join(shorten(repr(name), 100) for name in list(cards)[:10])
         more = " ..." if len(cards) > 10 else ""
         raise InvalidOption(
             f"{self._server.base_url} does not serve {self.name!r}, but {listed or 'nothing'}"
-            f"{more}: give one of these{f' (do you mean {close[0]!r}?)' if close else ''}, or "
+            f"{more}: give one of these{f' (did you mean {close!r}?)' if close else ''}, or "
             f"start the server with another --served-model-name. {UNLISTED}"
         )
 
@@ -802,21 +809,26 @@ class OpenAIModel:
         In the last two cases it is asked the same without them, and then once more.
         """
         asked = Request(QUESTION, Generation(max_tokens=1), choices=tuple(letters))
-        for attempt in (1, 2):
+        for last, seconds in ((False, PROBE_PATIENCE), (True, STARTUP)):
+            patience = min(seconds, self._server.patience)
             try:
-                self._ask([asked], patience=PROBE_PATIENCE, timeout=PROBE)
+                replies = self._ask([asked], patience=patience, timeout=PROBE)
             except _Lacking:
                 return self._chat is None
             except (Refused, Unusable, BrokenContract) as error:
                 why = str(error)
+                break
             except ModelUnavailable as error:
                 why = str(error)
-                if attempt == 1:
+                if not last:
                     self._ask([replace(asked, choices=None)])
-                    continue
+                elif isinstance(error, Busy):
+                    raise
             else:
-                return True
-            break
+                if replies and replies[0].choice_logprobs is not None:
+                    return True
+                why = f"{self._server.base_url} gives no answer to a question for them"
+                break
         if self._chat is None:
             logger.warning("no ranking by letters, only by rank_by='generate': %s", why)
         return False

@@ -96,7 +96,7 @@ def _reason(message: Mapping[str, Any], finish: str) -> str:
         return "cut off before its text began (a larger max_tokens leaves room for thoughts)"
     if kinds or any(message.get(name) for name in _THOUGHTS):
         return "thoughts and no text"
-    return "" if content == "" else "no text"
+    return "" if content == "" else "no content"
 
 
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")

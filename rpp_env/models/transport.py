@@ -19,7 +19,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from queue import Empty, SimpleQueue
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_BODY",
+    "Busy",
     "Refused",
     "Transport",
     "Trouble",
@@ -95,7 +96,19 @@ class Refused(ModelUnavailable):
 
 
 class Unusable(ModelUnavailable):
-    """The server answers, and what it answers is not what was asked for."""
+    """The server answers, and what it answers is not what was asked for.
+
+    Attributes
+    ----------
+    words : str
+        What was wrong with the last answer.
+    """
+
+    words: str = ""
+
+
+class Busy(ModelUnavailable):
+    """The server asks to be left alone for longer than patience lasts."""
 
 
 class Trouble(Exception):
@@ -118,8 +131,9 @@ class _TooLarge(Exception):
 class _Answer:
     status: int
     reason: str
-    headers: httpx.Headers
-    body: bytes
+    # They may repeat the key, and tracebacks show local variables.
+    headers: httpx.Headers = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 def is_transient(status: int) -> bool:
@@ -280,15 +294,20 @@ class Transport:
         try:
             answer: T = attempts(self._once, url, body, read, limit)
         except Trouble as trouble:
-            what = str(trouble)
+            what, asked_to_wait = str(trouble), trouble.wait > 0
         else:
             return answer
         # Raised out here, so that no error of the client hangs on it: those hold headers.
         times = f"{len(failed)} times" if len(failed) > 1 else "once"
-        raise (Unusable if len(unusable) >= TRIES else ModelUnavailable)(
+        error = (
+            Unusable if len(unusable) >= TRIES else Busy if asked_to_wait else ModelUnavailable
+        )(
             f"{url} gave no usable answer, asked {times} in {time.monotonic() - began:.0f} s"
             f"{self._through()}; at last: {what}. Is the server up, and the address right?"
         )
+        if isinstance(error, Unusable):
+            error.words = what
+        raise error
 
     def _once(
         self, url: str, body: dict[str, Any] | None, read: Callable[[Any], T], limit: float
@@ -299,14 +318,12 @@ class Transport:
             raise self._failure(url, answer)
         with _parsing if len(answer.body) > ALONE else nullcontext():
             try:
-                # Of a character that a careless server cut in two, something is left.
-                encoding = json.detect_encoding(answer.body)
-                return read(json.loads(answer.body.decode(encoding, "replace")))
+                return read(json.loads(self._text(answer)))
             except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
-                what = f"{type(e).__name__}: {shorten(self._redact(str(e)), 80)}"
+                what = f"{type(e).__name__}: {shorten(str(e), 80)}"
             except RecursionError:
                 what = "nested too deeply"
-        said = shorten(self._redact(answer.body[:ERROR_BODY].decode(errors="replace")), 80)
+        said = shorten(self._text(answer), 80)
         raise _NotAsked(f"a body that is not what was asked for ({what}): {said!r}")
 
     def _failure(self, url: str, answer: _Answer) -> Exception:
@@ -411,7 +428,8 @@ class Transport:
                 url,
                 None,
                 "",
-                f"its answer is larger than {self.max_body:,} bytes, the limit max_body",
+                f"its answer is larger than {self.max_body:,} bytes, the limit that the option "
+                "max_body sets",
             )
         if isinstance(error, httpx.TimeoutException):
             return Trouble(f"nothing came for {limit:g} s ({type(error).__name__})")
@@ -421,8 +439,10 @@ class Transport:
         what = f"{type(error).__name__}: {shorten(self._redact(str(error)), QUOTED)}"
         if isinstance(error, zlib.error):
             return _NotAsked(f"a body that cannot be decompressed ({what})")
+        if self._client is None or self._client.is_closed:
+            return Trouble("the connections were closed")
         below = type(error).__module__.partition(".")[0] in CLIENT
-        if below or isinstance(error, (httpx.HTTPError, OSError)):
+        if below or isinstance(error, (httpx.HTTPError, OSError, UnicodeError)):
             return Trouble(what)
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
@@ -443,19 +463,23 @@ class Transport:
     def open(self) -> httpx.Client:
         """The connections; before threads use them, so that they share them."""
         # Those of another process are its own: two writers on one socket garble both.
-        if self._client is None or self._process != os.getpid():
+        closed = self._client is None or self._client.is_closed
+        if self._client is None or closed or self._process != os.getpid():
             import httpx
 
             secure = urlsplit(self.base_url).scheme == "https"
-            self._proxy = proxy_for(self.base_url)
             trusted = certificates() if secure else None
+            self._proxy = proxy_for(self.base_url)
+            proxy = None if self._proxy is None else _client_proxy(self._proxy)
+            if self._proxy is not None and proxy is None:
+                raise InvalidOption(f"the proxy {self._proxy.shown} is none that httpx can use")
             client = httpx.Client(
                 # Only what can be decompressed within a limit is asked for.
                 headers={"Content-Type": "application/json", "Accept-Encoding": "gzip"},
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
                 # Certificates take a while to load, and plain HTTP has none.
                 verify=trusted or secure,
-                proxy=None if self._proxy is None else httpx.Proxy(self._proxy.url()),
+                proxy=proxy,
                 # What the environment says has been read, above.
                 trust_env=False,
             )
@@ -488,7 +512,7 @@ class Transport:
         if 300 <= answer.status < 400:
             where = shorten(self._redact(answer.headers.get("Location", "nowhere")), 200)
             return f"it points to {where}, and redirections are not followed"
-        text = answer.body.decode(errors="replace")
+        text = self._text(answer)
         try:
             told = json.loads(text)
             told = told.get("error", told)
@@ -497,7 +521,11 @@ class Transport:
             text = str(told)
         except (ValueError, AttributeError, RecursionError):
             pass
-        return self._redact(text).strip() or answer.reason or "no message"
+        return text.strip() or answer.reason or "no message"
+
+    def _text(self, answer: _Answer) -> str:
+        """The body, without the key; of a character that was cut in two, something is left."""
+        return self._redact(answer.body.decode(json.detect_encoding(answer.body), "replace"))
 
     def _redact(self, text: str) -> str:
         # A shorter one is no secret ("EMPTY"), and may be part of any word.
@@ -548,6 +576,19 @@ def side_by_side(
     return errors[0] if errors else None
 
 
+def _client_proxy(proxy: Proxy) -> httpx.Proxy | None:
+    """The proxy as the client takes it; None where it takes no such address.
+
+    No error is raised here, for the address may hold a password.
+    """
+    import httpx
+
+    try:
+        return httpx.Proxy(proxy.url(), ssl_context=certificates())
+    except (ValueError, httpx.InvalidURL):
+        return None
+
+
 def _decoded(response: httpx.Response, most: int) -> Iterator[bytes]:
     """The pieces of a body as they come, each of them decompressed no further than `most` bytes."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -581,7 +622,7 @@ def _tls_fault(error: BaseException) -> str:
             "HTTP_REQUEST",
             "RECORD_LAYER_FAILURE",
         }:
-            return "it does not speak TLS: is its address one with http://?"
+            return "it does not speak TLS, so its address may be one with http://"
         cause = cause.__cause__ or cause.__context__
     return ""
 

@@ -85,6 +85,11 @@ class LLMRecommender:
                 f"rank_by={rank_by!r} needs log-probabilities of letters, which model "
                 f"{model.id!r} does not give: take rank_by='generate'"
             )
+        if rank_by == "structured" and not getattr(model, "continues", True):
+            raise InvalidOption(
+                f"rank_by='structured' begins an answer and has the model go on, which of servers "
+                f"only vLLM does, and {model.id!r} is on another: take rank_by='logprobs'"
+            )
         generation = Generation() if generation is None else generation
         if rank_by == "logprobs":
             generation = Generation(max_tokens=1)

@@ -155,7 +155,7 @@ def test_a_check_says_what_a_model_can_do() -> None:
     assert "tokens/s alone" in said
     assert "tokens/s with 11 prompts at once" in said
     assert "rank_by     generate\n" in said
-    assert "no log-probabilities" in said
+    assert "not logprobs: rank_by='logprobs' needs log-probabilities of letters" in said
 
 
 # ---- refusals ----
@@ -240,7 +240,8 @@ def test_a_server_is_started_checked_and_stopped(
     assert how["cache"] == ("2" if device == "cpu" else None)
     assert f"http://127.0.0.1:{port}/v1#one answers" in out
     assert "  | 1. Silent Garden" in out
-    assert "rank_by     generate, logprobs, structured" in out
+    # It is no vLLM, which alone goes on with an answer.
+    assert "rank_by     generate, logprobs\n            not structured:" in out
     assert process.returncode == (130 if sent == signal.SIGINT else 143)
     assert ("the server is stopped" in rest) == (sent == signal.SIGINT)
     assert gone(how["processes"])

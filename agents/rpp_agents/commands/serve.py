@@ -20,10 +20,10 @@ from typing import IO, Annotated, Any, Literal
 import tyro
 
 from rpp_agents.commands.console import say
-from rpp_env.errors import InvalidOption, ModelUnavailable
+from rpp_env.errors import BrokenContract, InvalidOption, ModelUnavailable
 from rpp_env.models.base import Generation, LanguageModel
-from rpp_env.models.names import open_model
-from rpp_env.prompts import LETTERS
+from rpp_env.models.names import open_model, parse_options
+from rpp_env.prompts import LETTERS, Prompt
 from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.testing import example_prompts
 
@@ -40,6 +40,8 @@ sampled with a seed (0.32.0: "CPU Generator does not use offset")."""
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2"}
 ACCELERATORS = ("nvidia-smi", "rocm-smi", "xpu-smi")
 """A machine that has one of these commands has a GPU."""
+CHECKING = 20.0
+"""Seconds of patience with a server that is checked."""
 GRACE = 20.0
 """Seconds that a server has to end by itself."""
 
@@ -58,6 +60,7 @@ def run(
     dtype: Annotated[str | None, tyro.conf.arg(metavar="DTYPE")] = None,
     max_model_len: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     vllm: Annotated[str, tyro.conf.arg(metavar="'OPTIONS'")] = "",
+    model_options: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None,
     patience: float = 1200.0,
 ) -> None:
     """Print or run the vLLM command for a model; check a server.
@@ -91,13 +94,16 @@ def run(
         Tokens of prompt and reply together; by default 4096, or less if the checkpoint has less.
     vllm
         More options for vLLM, as one quoted word: --vllm '--tensor-parallel-size 2'
+    model_options
+        Options for asking the server that is checked, such as '{"timeout": 60}'.
     patience
         Seconds to wait for the server to start; a 7B model takes minutes to load.
     """
+    options = {"patience": CHECKING, **(parse_options(model_options) or {})}
     if check_url is not None:
         if model or start_it:
             raise InvalidOption("--check asks a server that runs: it takes no model and no --start")
-        say(check(check_url, open_model(check_url)))
+        say(check(check_url, open_model(check_url, **options)))
         return
     if not model:
         raise InvalidOption(
@@ -114,7 +120,8 @@ def run(
         more=shlex.split(vllm),
     )
     served = words[words.index("--served-model-name") + 1]
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/v1#{served}"  # noqa: S104 - compared
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - compared
+    url = f"http://{shown}:{port}/v1#{served}"
     assigned = [f"{key}={value}" for key, value in environment.items()]
     say(_shell([*assigned, *words]))
     if not start_it:
@@ -125,7 +132,7 @@ def run(
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         wait(process, url, patience)
-        say(check(url, open_model(url)))
+        say(check(url, open_model(url, **options)))
         say("\nserving until Ctrl-C", flush=True)
         code = process.wait()
     except KeyboardInterrupt:
@@ -176,9 +183,8 @@ def check(url: str, model: LanguageModel) -> str:
     together = time.perf_counter() - began
     written = sum(one.completion_tokens for one in rankings)
     candidates = prompts[0].task.candidates
-    ways = ["generate"]
-    if "choices" in model.capabilities:
-        ways += ["logprobs", "structured"]
+    ways, lacking = _ways(model, prompts[0])
+    odd: Mapping[str, int] = getattr(model, "oddities", {})
     version = getattr(model, "version", None)
     lines = [
         f"{url} answers{f' (vLLM {version})' if version else ''}",
@@ -188,11 +194,26 @@ def check(url: str, model: LanguageModel) -> str:
         f"understood  {ranking.named} of {len(candidates)} titles",
         f"speed       {_speed(ranking.completion_tokens, alone)} alone",
         f"            {_speed(written, together)} with {len(rankings)} prompts at once",
+        *(f"odd         {count} of the replies: {kind}" for kind, count in odd.items()),
         f"rank_by     {', '.join(ways)}",
+        *(f"            not {way}: {why}" for way, why in lacking.items()),
     ]
-    if len(ways) == 1:
-        lines.append("            (no log-probabilities of letters, so neither of the other two)")
     return "\n".join(lines)
+
+
+def _ways(model: LanguageModel, prompt: Prompt) -> tuple[list[str], dict[str, str]]:
+    """The ways to rank that work, each tried on one prompt, and why the others do not."""
+    ways, lacking = ["generate"], {}
+    for way in ("logprobs", "structured"):
+        try:
+            LLMRecommender(model, way).rank([prompt])
+            ways.append(way)
+        except (InvalidOption, BrokenContract, ModelUnavailable) as error:
+            lacking[way] = str(error)
+            if way == "logprobs":
+                lacking["structured"] = "it needs the same"
+                break
+    return ways, lacking
 
 
 def _shell(words: Sequence[str]) -> str:
@@ -273,10 +294,12 @@ def wait(process: subprocess.Popen[bytes], url: str, patience: float) -> None:
         If it ends, or needs longer.
     """
     health = url.partition("/v1")[0] + "/health"
+    # A proxy of the environment does not stand between this machine and itself.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < until:
         try:
-            with urllib.request.urlopen(health, timeout=5):  # noqa: S310 - ours
+            with direct.open(health, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
