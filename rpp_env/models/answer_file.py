@@ -73,7 +73,7 @@ PAGE = 1000
 """Rows that are read at a time where all are read."""
 REMEDY = (
     "`rpp-env recording check` lists what is damaged, and `rpp-env recording copy "
-    "--leave-out-damaged` saves the rest"
+    "--skip-damaged` saves the rest"
 )
 
 
@@ -271,7 +271,7 @@ class AnswerFile(Database):
 
         return self._do(write, write=True)
 
-    def copy(self, path: str | Path, *, leave_out_damaged: bool = False) -> tuple[int, int]:
+    def copy(self, path: str | Path, *, skip_damaged: bool = False) -> tuple[int, int]:
         """Copy everything into a new file, while others may go on writing this one.
 
         What is still in the log (``-wal``) is taken along, and answers of layout 1 get checksums.
@@ -280,7 +280,7 @@ class AnswerFile(Database):
         ----------
         path : path
             Must not exist.
-        leave_out_damaged : bool
+        skip_damaged : bool
             Copy what is whole; otherwise damage is an error.
 
         Returns
@@ -296,7 +296,7 @@ class AnswerFile(Database):
             source = self._readable(Path(folder))
             copied = AnswerFile(Path(folder) / target.name, write=True)
             try:
-                found = source._copy_into(copied, leave_out_damaged)  # noqa: SLF001 - of this class
+                found = source._copy_into(copied, skip_damaged)  # noqa: SLF001 - of this class
             finally:
                 source.close()
                 copied.close()
@@ -317,16 +317,16 @@ class AnswerFile(Database):
             return AnswerFile(folder / "source", write=False)
         return self
 
-    def _copy_into(self, target: AnswerFile, leave_out: bool) -> tuple[int, int]:
-        left_out = 0
+    def _copy_into(self, target: AnswerFile, skip: bool) -> tuple[int, int]:
+        skipped = 0
 
         def whole(rows: Iterable[T | str]) -> Iterator[T]:
-            nonlocal left_out
+            nonlocal skipped
             for row in rows:
                 if not isinstance(row, str):
                     yield row
-                elif leave_out:
-                    left_out += 1
+                elif skip:
+                    skipped += 1
                 else:
                     raise self._damaged(row)
 
@@ -341,7 +341,7 @@ class AnswerFile(Database):
             copied += target.add(batch)
         target.add([], {key: int(n) for key, n in whole(self._pairs("counts"))})
         target.add([], about=dict(whole(self._pairs("models"))), replace=True)
-        return copied, left_out
+        return copied, skipped
 
     # Rows
 

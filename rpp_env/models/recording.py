@@ -348,12 +348,12 @@ class RecordingModel:
         """
         return AnswerFile(self.path, write=True).import_lines(path, self.id)
 
-    def copy(self, path: str | Path, *, leave_out_damaged: bool = False) -> tuple[int, int]:
+    def copy(self, path: str | Path, *, skip_damaged: bool = False) -> tuple[int, int]:
         """Copy the whole recording into a new file, also while others write it.
 
         See `AnswerFile.copy`.
         """
-        return AnswerFile(self.path, write=False).copy(path, leave_out_damaged=leave_out_damaged)
+        return AnswerFile(self.path, write=False).copy(path, skip_damaged=skip_damaged)
 
 
 def request_key(model: str, request: Request) -> str:
