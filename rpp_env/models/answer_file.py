@@ -19,7 +19,6 @@ forgeries: anyone can compute it.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import sqlite3
@@ -30,23 +29,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rpp_env.data.folders import whole_file
+from rpp_env.data.folders import make_folder, whole_file, writing
 from rpp_env.errors import InvalidData, InvalidOption, RecordingFailed
 from rpp_env.models.answers import (
     NOT_SO,
     Answer,
     checksum,
+    explained,
     imported,
     key_of,
     read_lines,
     turn_of,
 )
-from rpp_env.models.database import Damaged, Database, transacted
+from rpp_env.models.database import LOGS, Damaged, Database, transacted
 
 __all__ = ["REMEDY", "AnswerFile"]
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 LAYOUT = 2
 APPLICATION = 0x52505041
@@ -66,11 +65,18 @@ FIRST_SCHEMA = {
     "models": "CREATE TABLE models (id TEXT PRIMARY KEY, about TEXT NOT NULL) WITHOUT ROWID",
 }
 """Of layout 1."""
+NOTE = (
+    "INSERT INTO models VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET about = excluded.about, "
+    "checksum = excluded.checksum"
+)
+FIRST_NOTE = f"{NOTE} WHERE about = '{{}}'"
 COLUMNS = {"counts": ("key", "tokens"), "models": ("id", "about")}
 AT_ONCE = 400
 """Keys in one SELECT; SQLite allows 999 variables at least."""
 PAGE = 1000
 """Rows that are read at a time where all are read."""
+SMALLEST_PAGE = 2
+"""The same before a damaged row, so that nothing else is lost with it."""
 REMEDY = (
     "`rpp-env recording check` lists what is damaged, and `rpp-env recording copy "
     "--skip-damaged` saves the rest"
@@ -93,6 +99,11 @@ class AnswerFile(Database):
         self._verified = False
 
     # Reading
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether damage to an answer is noticed: recordings of layout 1 have no checksums."""
+        return self._do(lambda _: self._layout == LAYOUT)
 
     def replies(self, keys: Iterable[str]) -> dict[str, str]:
         """The replies that the file has of these keys, as JSON."""
@@ -223,9 +234,8 @@ class AnswerFile(Database):
             new = self._insert(cursor, answers)
             rows = [(key, n, checksum(key, str(n))) for key, n in (counts or {}).items()]
             cursor.executemany("INSERT OR IGNORE INTO counts VALUES (?, ?, ?)", rows)
-            verb = "REPLACE" if replace else "IGNORE"
             notes = [(id_, text, checksum(id_, text)) for id_, text in (about or {}).items()]
-            cursor.executemany(f"INSERT OR {verb} INTO models VALUES (?, ?, ?)", notes)  # noqa: S608
+            cursor.executemany(NOTE if replace else FIRST_NOTE, notes)
             return new
 
         return self._do(write, write=True)
@@ -261,7 +271,7 @@ class AnswerFile(Database):
                         raise ValueError("a line before it answers the same request differently")
                 except NOT_SO as error:
                     raise InvalidData(
-                        f"{path}, line {number} is no recorded answer: {error}"
+                        f"{path}, line {number} is no recorded answer: {explained(error)}"
                     ) from None
                 batch.append(answer)
                 if len(batch) == PAGE:
@@ -291,17 +301,18 @@ class AnswerFile(Database):
         target = Path(path).absolute()
         if target.exists():
             raise InvalidOption(f"{target} exists: choose another path for the copy")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copying-") as folder:
-            source = self._readable(Path(folder))
-            copied = AnswerFile(Path(folder) / target.name, write=True)
-            try:
-                found = source._copy_into(copied, skip_damaged)  # noqa: SLF001 - of this class
-            finally:
-                source.close()
-                copied.close()
-            with whole_file(target) as file, copied.path.open("rb") as whole:
-                shutil.copyfileobj(whole, file)
+        with writing(target):
+            make_folder(target.parent)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copying-") as folder:
+                source = self._readable(Path(folder))
+                copied = AnswerFile(Path(folder) / target.name, write=True)
+                try:
+                    found = source._copy_into(copied, skip_damaged)  # noqa: SLF001 - of this class
+                finally:
+                    source.close()
+                    copied.close()
+                with whole_file(target) as file, copied.path.open("rb") as whole:
+                    shutil.copyfileobj(whole, file)
         return found
 
     def _readable(self, folder: Path) -> AnswerFile:
@@ -312,8 +323,9 @@ class AnswerFile(Database):
             if not self._has_log():
                 raise
             real = os.path.realpath(self.path)
-            for end in ("", "-wal"):
-                shutil.copyfile(f"{real}{end}", folder / f"source{end}")
+            for end in ("", *LOGS):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{real}{end}", folder / f"source{end}")
             return AnswerFile(folder / "source", write=False)
         return self
 
@@ -404,7 +416,7 @@ class AnswerFile(Database):
 
     def _answers(self) -> Iterator[Answer | str]:
         """All answers whose checksums and keys are right, and a sentence for each other one."""
-        old = self._do(lambda _: self._layout) < LAYOUT
+        old = not self.has_checksums
         columns = ("key", "reply", "model", "request", "0" if old else "turn")
         for row in self._rows("answers", columns):
             if isinstance(row, str):
@@ -448,30 +460,31 @@ class AnswerFile(Database):
                     yield row
 
     def _walk(self, table: str, columns: Sequence[str], order: str) -> Iterator[tuple[Any, ...]]:
-        """The rows in the order of their keys, a page at a time."""
+        """The rows in the order of their keys, a page at a time, up to the first damaged one."""
         key, forward = columns[0], order == "ASC"
+        query = f"SELECT {', '.join(columns)}, {self._checksums} FROM {table}"  # noqa: S608
+        # Each page begins with the last row of the one before it, so that none can hide between.
+        where = f"WHERE {key} {'>=' if forward else '<='} CAST(? AS TEXT)"
         last: bytes | None = None
+        size = PAGE
         while True:
 
-            def read(cursor: sqlite3.Cursor, last: bytes | None = last) -> list[tuple[Any, ...]]:
-                # Each page begins with the last row of the one before it, so that none can hide
-                # between two pages.
-                where = (
-                    ""
-                    if last is None
-                    else f"WHERE {key} {'>=' if forward else '<='} CAST(? AS TEXT)"
-                )
-                cursor.execute(
-                    f"SELECT {', '.join(columns)}, {self._checksums} FROM {table} {where} "  # noqa: S608
-                    f"ORDER BY {key} {order} LIMIT {PAGE}",
-                    () if last is None else (last,),
-                )
-                return cursor.fetchall()
+            def read(
+                cursor: sqlite3.Cursor, last: bytes | None = last, size: int = size
+            ) -> list[tuple[Any, ...]]:
+                given = () if last is None else (last,)
+                end = f"ORDER BY {key} {order} LIMIT {size}"
+                return cursor.execute(f"{query} {where if given else ''} {end}", given).fetchall()
 
-            page = self._do(read)
-            fresh = page if last is None else page[1:]
+            try:
+                page = self._do(read)
+            except Damaged:
+                if size == SMALLEST_PAGE:
+                    raise
+                size = SMALLEST_PAGE
+                continue
             found = last is None or (page and page[0][0] == last)
-            for row in fresh if found else ():
+            for row in page[last is not None :] if found else ():
                 name = row[0]
                 found = isinstance(name, bytes) and (last is None or (name > last) == forward)
                 if not found:
@@ -480,7 +493,7 @@ class AnswerFile(Database):
                 yield row
             if not found:
                 raise self._damaged(f"holds {table} in a wrong order")
-            if len(page) < PAGE:
+            if len(page) < size:
                 return
 
     def _text(self, value: Any) -> str:
@@ -492,18 +505,11 @@ class AnswerFile(Database):
 
     # Layouts
 
-    def _check(self, cursor: sqlite3.Cursor) -> None:
+    def _check(self, cursor: sqlite3.Cursor) -> bool:
         self._layout = self._layout_of(cursor)
-        if self.write:
-            return
-        if self._layout == 0:
+        if self._layout == 0 and not self.write:
             raise InvalidData(f"{self.path} is empty: it holds no recording")
-        if self._layout < LAYOUT:
-            logger.warning(
-                "%s was recorded by an older version, without checksums: its answers are read as "
-                "they are. `rpp-env recording copy` makes a recording with checksums of it.",
-                self.path,
-            )
+        return self._layout == 0
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
         """Make or migrate the file, in one transaction."""

@@ -21,6 +21,8 @@ from rpp_env.models.base import Generation, Reply, Request
 __all__ = [
     "Answer",
     "checksum",
+    "explained",
+    "imported",
     "key_of",
     "read_lines",
     "reply_of",
@@ -58,7 +60,7 @@ class Answer(NamedTuple):
                 return "turns are counted from 1 where replies are sampled, and are 0 elsewhere"
             reply_of(self.reply, request)
         except NOT_SO as error:
-            return f"{type(error).__name__}: {error}"
+            return explained(error)
         return ""
 
 
@@ -137,6 +139,13 @@ def reply_of(text: str, request: Request) -> Reply:
     return reply
 
 
+def explained(error: Exception) -> str:
+    """Say what was wrong with JSON that raised one of `NOT_SO`."""
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"a field is missing, or of another type ({type(error).__name__}: {error})"
+
+
 def _request_of(read: Any) -> Request:
     """The request in parsed JSON; one of `NOT_SO` where there is none."""
     if set(read) != {"choices", "generation", "grammar", "messages"}:
@@ -159,10 +168,11 @@ def imported(line: bytes) -> Answer:
     """The answer in a line of an export; one of `NOT_SO` where there is none."""
     read = json.loads(line.decode())
     must, may = {"key", "model", "request", "reply"}, {"turn", "checksum"}
-    if not must <= set(read) <= must | may:
+    fields = set(read) if isinstance(read, dict) else set()
+    if not must <= fields <= must | may:
         raise ValueError(
             f"a line must have the fields {', '.join(sorted(must))}, and may have "
-            f"{' and '.join(sorted(may))}; this one has {', '.join(map(str, read))}"
+            f"{' and '.join(sorted(may))}; this one has {', '.join(sorted(fields)) or 'none'}"
         )
     key, model = read["key"], read["model"]
     if not isinstance(key, str) or not isinstance(model, str):

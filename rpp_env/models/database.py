@@ -20,14 +20,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from rpp_env.data.folders import make_folder, writing
+from rpp_env.data.folders import make_folder
 from rpp_env.errors import InvalidData, RecordingFailed
 
-__all__ = ["Damaged", "Database", "transacted"]
+__all__ = ["LOGS", "Damaged", "Database", "transacted"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,12 @@ SLICE = 0.5
 """Seconds of waiting at a time: in between, Ctrl-C is heard and other threads have their turn."""
 LONGEST = 1 << 26
 """Bytes of a value, at most: 64 MiB."""
+LOGS = ("-wal", "-journal")
+"""Ends of the names of files that belong to a file while it is written."""
+IN_THE_LOG = (
+    "The log beside it (-wal or -journal) belongs to it, and cannot be taken in where nothing can "
+    "be written: `rpp-env recording copy` makes one file of both"
+)
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 
 
@@ -126,6 +132,8 @@ class Database:
         self._cursor: sqlite3.Cursor | None = None
         self._process = 0
         """Whose connection it is."""
+        self._logs = True
+        """Whether the file system is good for write-ahead logs, as far as is known."""
         self._frozen = False
         """Whether the file is read without locks, for nobody here can write it."""
         self._stamp: tuple[int, ...] | None = None
@@ -141,8 +149,8 @@ class Database:
         with _Process.lock:
             self._disconnect()
 
-    def _check(self, cursor: sqlite3.Cursor) -> None:
-        """Refuse a file that is none of this kind; in a transaction that reads."""
+    def _check(self, cursor: sqlite3.Cursor) -> bool:
+        """Refuse a file that is none of this kind, and say whether it is new and empty."""
         raise NotImplementedError
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
@@ -150,7 +158,7 @@ class Database:
         raise NotImplementedError
 
     def _damaged(self, what: str) -> Damaged:
-        return Damaged(f"{self.path} {what}: {self.remedy}", what)
+        return Damaged(f"{self.path} {what}. {self.remedy}", what)
 
     def _do(self, work: Callable[[sqlite3.Cursor], T], *, write: bool = False) -> T:
         """Call `work` with the cursor of an open connection, in a transaction where it writes.
@@ -213,16 +221,40 @@ class Database:
     def _open(self) -> None:
         """Connect; make, migrate or refuse what is there."""
         if self.write:
-            with writing(self.path):
+            try:
                 make_folder(self.path.parent)
-            self._connect("rwc")
+            except OSError as error:
+                raise RecordingFailed(f"{self.path} cannot be made: {error}") from error
+            self._unless_logs_fail("rwc", self._do_without_log)
         elif not self.path.is_file():
             raise InvalidData(f"there is no recording {self.path}")
         elif self._has_log() or _writable(Path(os.path.realpath(self.path))):
-            self._connect("rw")
+            self._unless_logs_fail("rw", self._freeze)
         else:
-            # SQLite cannot lock it, and need not: it is all there, and nobody here can change it.
-            self._connect("ro&immutable=1")
+            self._freeze()
+
+    def _unless_logs_fail(self, mode: str, otherwise: Callable[[], None]) -> None:
+        """Connect; do something else where the file system has no memory that processes share."""
+        try:
+            self._connect(mode)
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_IOERR:
+                raise
+            otherwise()
+
+    def _freeze(self) -> None:
+        """Read the file as it is, without locks."""
+        if self._has_log():
+            raise RecordingFailed(f"{self.path} cannot be read here. {IN_THE_LOG}")
+        self._connect("ro&immutable=1")
+
+    def _do_without_log(self) -> None:
+        """Have a rollback journal instead of a log: that needs no shared memory."""
+        with closing(sqlite3.connect(self.path, timeout=min(SLICE, PATIENCE))) as alone:
+            alone.execute("PRAGMA locking_mode = EXCLUSIVE")
+            alone.execute("PRAGMA journal_mode = DELETE")
+        self._logs = False
+        self._connect("rwc")
 
     def _connect(self, mode: str) -> None:
         self._connection = sqlite3.connect(
@@ -241,23 +273,18 @@ class Database:
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
             for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
                 cursor.execute(f"PRAGMA {setting}")
-            transacted(cursor, self._check, "BEGIN")
+            new = transacted(cursor, self._check, "BEGIN")
+            if new and self._logs:
+                cursor.execute("PRAGMA journal_mode = WAL")
+            # Every commit is on the disk before it is reported: with a rollback journal, the
+            # journal's deletion, too.
+            cursor.execute("PRAGMA synchronous = EXTRA")
             if self.write:
                 self._prepare(cursor)
-                self._keep_safe(cursor)
             self._stamp = self._look()
         except BaseException:
             self._disconnect()
             raise
-
-    def _keep_safe(self, cursor: sqlite3.Cursor) -> None:
-        """Have every commit on the disk before it is reported."""
-        (mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
-        if mode != b"wal":
-            (mode,) = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
-        # A file system without shared memory keeps a rollback journal, whose deletion is to be on
-        # the disk as well.
-        cursor.execute(f"PRAGMA synchronous = {'FULL' if mode == b'wal' else 'EXTRA'}")
 
     def _look(self) -> tuple[int, ...] | None:
         """What changes when the file is replaced; and when it is written, if it is frozen."""
@@ -270,11 +297,9 @@ class Database:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, self._has_log()
 
     def _has_log(self) -> bool:
-        """Whether answers lie in the log beside the file, and not yet in the file."""
-        try:
-            return Path(f"{os.path.realpath(self.path)}-wal").stat().st_size > 0
-        except OSError:
-            return False
+        """Whether the file is not the whole truth without a log beside it."""
+        real = os.path.realpath(self.path)
+        return any(_size(f"{real}{end}") for end in LOGS)
 
     def _explained(self, error: sqlite3.Error) -> Exception:
         """SQLite's error as the package's."""
@@ -289,10 +314,7 @@ class Database:
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
             remedy = "For recording, the file and its folder must be writable"
             if not self.write and self._has_log():
-                remedy = (
-                    "Its last answers lie in the log beside it (-wal), which cannot be read where "
-                    "nothing can be written: `rpp-env recording copy` makes one file of both"
-                )
+                remedy = IN_THE_LOG
         return RecordingFailed(f"{self.path} cannot be read or written: {error}. {remedy}")
 
 
@@ -316,6 +338,14 @@ def _code(error: sqlite3.Error) -> int:
     """SQLite's primary result code; -1 for errors of Python's module."""
     code = getattr(error, "sqlite_errorcode", None)
     return -1 if code is None else code & 0xFF
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0
 
 
 def _writable(path: Path) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from rpp_env.models.answers import (
     NOT_SO,
     Answer,
     checksum,
+    explained,
     key_of,
     reply_of,
     reply_text,
@@ -48,6 +50,8 @@ from rpp_env.models.asking import ask_unchecked, flaw, is_token_count, release
 from rpp_env.models.base import LanguageModel, Reply, Request
 
 __all__ = ["RecordingModel", "request_key"]
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = {
     "context_length": 1 << 31,
@@ -110,6 +114,12 @@ class RecordingModel:
         self._file = AnswerFile(self.path, write=model is not None)
         known = self._file.models()  # which opens it, and says what is wrong
         self.id = model.id if model is not None else id if id is not None else self._only(known)
+        if not self._file.has_checksums:
+            logger.warning(
+                "%s was recorded by an older version, without checksums: its answers are read as "
+                "they are. `rpp-env recording copy` makes a recording with checksums of it.",
+                self.path,
+            )
         self._about = self._known()
         self._noted = False
         """Whether the file knows what replaying needs."""
@@ -228,7 +238,8 @@ class RecordingModel:
                 found[key] = reply_of(text, wanted[key])
             except NOT_SO as error:
                 raise InvalidData(
-                    f"{self.path} holds an answer that is none ({key}): {error}. {REMEDY}"
+                    f"{self.path} holds an answer that is none ({key}): {explained(error)}. "
+                    f"{REMEDY}"
                 ) from error
         return found
 

@@ -64,10 +64,8 @@ def run(
     if to is None:
         _check(file)
     elif action == "copy":
-        copied, skipped = AnswerFile(file, write=False).copy(
-            to, skip_damaged=skip_damaged
-        )
-        without = f"; {skipped:,} damaged rows are skipped" if skipped else ""
+        copied, skipped = AnswerFile(file, write=False).copy(to, skip_damaged=skip_damaged)
+        without = f"; damaged rows skipped: {skipped:,}" if skipped else ""
         say(f"{to}: {copied:,} answers{without}")
     elif action == "export":
         say(f"{to}: {RecordingModel(file, id=model).export(to):,} answers")
@@ -90,6 +88,7 @@ def _check(path: Path) -> None:
             "--skip-damaged` saves the rest"
         )
     for model, count in counts.items():
-        say(f"{path}: {count:,} answers of {model}, all whole")
+        whole = "all whole" if file.has_checksums else "recorded before there were checksums"
+        say(f"{path}: {count:,} answers of {model}, {whole}")
     if not counts:
         say(f"{path}: no answers")
