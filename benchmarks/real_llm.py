@@ -7,7 +7,7 @@ Half of the users are train users, half are test users. For each of them every p
 can reach is asked (1,575 under RPP-v0, 1,125 under RPPBandit-v0), everything through one recording,
 so that nothing is paid twice: stopped at any moment, the same command goes on. It writes
 OUT/report.md, OUT/report.json and two tables that replay without the model
-(`rpp-env train mappo --model table:OUT/train.rpptable`):
+(`rpp-env train mappo --model table:OUT --final`):
 
  1. what there is to gain (`rpp-env diagnose`);
  2. how well replies are read, and what they cost;

@@ -231,7 +231,8 @@ class RPPEnv:
         dataset : str or Dataset
             A name or path that `load_dataset` knows, or a dataset.
         model : str, LanguageModel, Recommender or RewardTable
-            ``"embedded"``, ``"table:PATH"``, or an object with `complete` or `rank`, or a table.
+            ``"embedded"``, ``"table:PATH"`` (a table, or a folder of tables by split,
+            ``train.rpptable`` and so on), or an object with `complete` or `rank`, or a table.
             A table brings its embeddings; only tasks that are in it are played.
         split : {"train", "validation", "test"}
             Whose users are played.

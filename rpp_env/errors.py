@@ -11,6 +11,7 @@
     ├── ResetNeeded (RuntimeError)      a step before the first reset, or after the last step
     ├── MissingExtra (ImportError)      an optional dependency is not installed
     ├── TableMismatch (ValueError)      a reward table that answers another question
+    │   └── NotTabulated                it holds none of the users, as one of another split
     ├── MissingRecording (LookupError)  an answer is not in the recording, and nobody to ask
     ├── WriteFailed (OSError)           a file that cannot be written: a full disk, no rights
     ├── RecordingFailed (OSError)       a recording that cannot be written: a full disk, no rights
@@ -35,6 +36,7 @@ __all__ = [
     "MissingExtra",
     "MissingRecording",
     "ModelUnavailable",
+    "NotTabulated",
     "RPPError",
     "RPPWarning",
     "RecordingFailed",
@@ -86,6 +88,10 @@ class MissingExtra(RPPError, ImportError):
 
 class TableMismatch(RPPError, ValueError):
     """A reward table that was made from other data, tasks, sentences or rules."""
+
+
+class NotTabulated(TableMismatch):
+    """A reward table that holds none of the users, such as one of another split."""
 
 
 class MissingRecording(RPPError, LookupError):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from rpp_env.data.splits import (
     training_interactions,
 )
 from rpp_env.embeddings import Embeddings, fit_embeddings
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidOption, NotTabulated
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
@@ -157,7 +158,7 @@ def assemble(
         labels = history_labels(rules.history, rules.history_options)
         book = PatternBook.load(book or data.domain, history=labels)
     if isinstance(model, str) and model.startswith("table:"):
-        model = RewardTable.load(model.removeprefix("table:"))
+        model = RewardTable.load(_table_file(model.removeprefix("table:"), split))
     if isinstance(model, RewardTable):
         _only_for_models(chosen, "a table")
         tasks, table = model.select(tasks)
@@ -167,6 +168,19 @@ def assemble(
         embeddings = _embeddings(data, interactions, embeddings, chosen.dim)
     recommender = _recommender(model, data, interactions, rules, chosen)
     return Parts(tasks, rules, book, embeddings, recommender, None)
+
+
+def _table_file(name: str, split: str) -> Path:
+    """The table itself, or the one of a split in a folder of tables."""
+    path = Path(name)
+    if not path.is_dir():
+        return path
+    inside = path / f"{split}.rpptable"
+    if not inside.is_file():
+        raise NotTabulated(
+            f"{path} holds no {inside.name}: make it with `rpp-env tabulate {path} --split {split}`"
+        )
+    return inside
 
 
 def _recommender(

@@ -51,6 +51,7 @@ from rpp_env.embeddings import Embeddings
 from rpp_env.errors import (
     InvalidData,
     InvalidOption,
+    NotTabulated,
     RPPWarning,
     TableMismatch,
 )
@@ -219,14 +220,7 @@ class RewardTable:
             Where the table answers other questions than these.
         """
         self.for_rules(rules)
-        expected = _questions(tasks, book)
-        for name, value in expected.items():
-            if self.provenance.get(name) != value:
-                raise TableMismatch(
-                    f"the table was made with {name}={self.provenance.get(name)!r}, and the "
-                    f"environment has {value!r}: make a table of this environment with "
-                    "`rpp-env tabulate`, or give the table's own dataset and options"
-                )
+        self._check_questions(_questions(tasks) | {"book_digest": book.digest})
         if len(tasks) != len(self) or (_keys(tasks) != self.keys).any():
             raise TableMismatch(
                 f"the table's {len(self)} tasks are not the environment's {len(tasks)}: the users, "
@@ -245,21 +239,35 @@ class RewardTable:
                 f"{tasks.dataset.num_items}"
             )
 
+    def _check_questions(self, expected: Mapping[str, Any]) -> None:
+        for name, value in expected.items():
+            if self.provenance.get(name) != value:
+                raise TableMismatch(
+                    f"the table was made with {name}={self.provenance.get(name)!r}, and the "
+                    f"environment has {value!r}: make a table of this environment with "
+                    "`rpp-env tabulate`, or give the table's own dataset and options"
+                )
+
     def select(self, tasks: TaskSet) -> tuple[TaskSet, RewardTable]:
         """What `tasks` and the table have in common, in the order of `tasks`.
 
         Raises
         ------
         TableMismatch
-            Where they have nothing in common.
+            If the table was made of another dataset or another number of candidates.
+        NotTabulated
+            If they have nothing in common, as with users of another split.
         """
+        self._check_questions(_questions(tasks))
         row = {key: i for i, key in enumerate(self.keys.tolist())}
         keys = _keys(tasks).tolist()
         mine = [i for i, key in enumerate(keys) if key in row]
         if not mine:
-            raise TableMismatch(
-                f"none of the {len(tasks)} tasks is in the table of {len(self)}: it was made of "
-                f"dataset {self.provenance.get('dataset')!r}, another split or other options"
+            raise NotTabulated(
+                f"none of the {len(tasks):,} tasks is in the table of {len(self):,}: it holds "
+                "users of another split, or was made with other options. `rpp-env tabulate FOLDER "
+                "--split train validation test` makes tables of all splits, and table:FOLDER "
+                "replays each split from its own"
             )
         rows = np.array([row[keys[i]] for i in mine])
         if len(mine) == len(self) == len(tasks) and (rows == np.arange(len(self))).all():
@@ -678,13 +686,12 @@ def _numbers(rules: Rules, shown: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(given.tolist())
 
 
-def _questions(tasks: TaskSet, book: PatternBook) -> dict[str, Any]:
-    """What decides which questions a table answers, besides `shown` and the tasks themselves."""
+def _questions(tasks: TaskSet) -> dict[str, Any]:
+    """What decides which questions a table answers, besides sentences, `shown` and the tasks."""
     return {
         "dataset": tasks.dataset.name,
         "dataset_digest": tasks.dataset.digest,
         "num_candidates": tasks.num_candidates,
-        "book_digest": book.digest,
     }
 
 
@@ -695,7 +702,8 @@ def _provenance(
     generation = getattr(env.recommender, "generation", None)
     provenance = {
         "format": _FORMAT,
-        **_questions(tasks, env.book),
+        **_questions(tasks),
+        "book_digest": env.book.digest,
         # Not how the history agent moves: a level shows the same items however it is reached.
         "shown": shown,
         "tasks": len(tasks),
@@ -744,7 +752,7 @@ class _Parts:
     @property
     def _table(self) -> NDArray[np.uint8]:
         """What says which table a part belongs to."""
-        sha = hashlib.sha256(_as_bytes(self.provenance).tobytes())
+        sha = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
         return np.frombuffer(sha.digest(), np.uint8)
 
     def _file(self, number: int) -> Path:

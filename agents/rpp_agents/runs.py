@@ -31,7 +31,7 @@ from torch import Tensor
 
 from rpp_agents.policy import Policy, read_tensors, write_tensors
 from rpp_agents.rollout import BatchedEnv
-from rpp_env.data.folders import drop_unfinished, whole_file, writing
+from rpp_env.data.folders import drop_unfinished, write_text, writing
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Run:
         if self.folder is not None:
             for name in (CHECKPOINT, POLICY, PROGRESS, CONFIG):
                 drop_unfinished(self.folder / name)
-            _replace_text(
+            write_text(
                 self.folder / CONFIG,
                 json.dumps(
                     {"algorithm": self.name, **self._about["config"], "unit": self._unit}, indent=2
@@ -258,7 +258,7 @@ class Run:
         if path.exists():
             with path.open(encoding="utf-8") as file:
                 kept = [line for _, line in zip(range(self.iteration + 1), file, strict=False)]
-            _replace_text(path, "".join(kept) if self.iteration else "")
+            write_text(path, "".join(kept) if self.iteration else "")
 
 
 def read_progress(run_dir: str | Path) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
@@ -300,11 +300,6 @@ def _difference(before: Any, now: Any) -> str:
         for key in keys
         if before.get(key) != now.get(key)
     )
-
-
-def _replace_text(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write(text.encode())
 
 
 def _summary_writer(folder: Path, steps: int) -> Any:

@@ -23,7 +23,7 @@ from rpp_env.data import KNOWN, cache_dir
 from rpp_env.data.folders import whole_file
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.data.splits import Repeats
-from rpp_env.errors import InvalidData, InvalidOption, TableMismatch
+from rpp_env.errors import InvalidData, InvalidOption, NotTabulated, TableMismatch
 from rpp_env.models.names import parse_options
 from rpp_env.options import made, read_small
 from rpp_env.recommenders.llm import RankBy
@@ -43,8 +43,8 @@ class World:
     package.module:function."""
     model: str = "embedded"
     """Model that ranks: "embedded"; a language model on a server (http://HOST:8000/v1#NAME) or in
-    this process (vllm:ID, hf:ID); "table:PATH" or "recording:PATH" to replay answers; one of your
-    own, package.module:factory."""
+    this process (vllm:ID, hf:ID); "table:PATH" (a table, or a folder of tables by split) or
+    "recording:PATH" to replay answers; one of your own, package.module:factory."""
     model_options: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None
     """Options of a language model, as rpp_env.models.open_model takes them, such as
     '{"request_options": {"temperature": null}}'."""
@@ -102,6 +102,34 @@ class World:
             **{name: value for name, value in named.items() if value is not None},
             **options,
         )
+
+    def held_out(self, split: str, embeddings: str, **options: Any) -> RPPEnv | None:
+        """An environment of held-out users; None if the model is a table that holds none of them.
+
+        Parameters
+        ----------
+        split : str
+        embeddings : str
+            Digest of the embeddings that the policy observes.
+        **options
+            As `env` takes them.
+
+        Raises
+        ------
+        InvalidOption
+            If a table brings other embeddings.
+        """
+        try:
+            env = self.env(split, **options)
+        except NotTabulated:
+            return None
+        if env.embeddings.digest != embeddings:
+            raise InvalidOption(
+                f"{self.model} brings other embeddings for the {split} users than the policy was "
+                "trained with: make the tables of all splits by one command, as in `rpp-env "
+                "tabulate FOLDER --split train validation test`"
+            )
+        return env
 
     def tabulated(
         self,

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from rpp_env.errors import RPPError, WriteFailed
 
-__all__ = ["cache_dir", "drop_unfinished", "make_folder", "whole_file", "writing"]
+__all__ = ["cache_dir", "drop_unfinished", "make_folder", "whole_file", "write_text", "writing"]
 
 _UNFINISHED = ".part"
 """How the names of files end that are still being written."""
@@ -74,6 +74,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 beside.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, as `whole_file` writes."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 @contextmanager

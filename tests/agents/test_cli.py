@@ -7,10 +7,14 @@ import io
 import json
 import pkgutil
 import re
+import shutil
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rpp_agents.commands
@@ -262,6 +266,140 @@ def test_a_table_is_written_and_replayed(rpp: Any, tmp_path: Path) -> None:
         code, out, _ = rpp("play", "random", "--model", f"table:{path}", "--rules", rules)
         assert code == 0
         assert "replayed from a table" in out
+
+
+ROUTE = (
+    "--rules RPPBandit-v0 --total-steps 640 --num-envs 32 --threads 1 --evaluations 1 "
+    "--eval-episodes 20 --hidden 16"
+).split()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tables by split."""
+    folder = tmp_path_factory.mktemp("route") / "tables"
+    words = "--rules RPPBandit-v0 --max-users 12 --processes 1 --split train validation test"
+    assert main(["tabulate", str(folder), *words.split()]) == 0
+    return folder
+
+
+def test_tables_by_split_train_evaluate_and_diagnose(
+    tables: Path, rpp: Any, tmp_path: Path
+) -> None:
+    """The walk of docs/cli.md."""
+    assert sorted(path.name for path in tables.iterdir()) == [
+        "test.rpptable",
+        "train.rpptable",
+        "validation.rpptable",
+    ]
+    run, model = tmp_path / "run", f"--model=table:{tables}"
+    code, out, err = rpp("train", "mappo", model, "--run-dir", str(run), *ROUTE)
+    assert code == 0, err
+    assert "MAPPO: NDCG@10" in out
+    assert "chosen exactly, from a table for 12 training tasks with 0 calls" in out
+    assert "no validation users" not in out
+    code, _, err = rpp("evaluate", str(run))
+    assert code == 2  # a folder names a path outside itself
+    assert f"--model table:{tables}" in err
+    code, out, err = rpp("evaluate", str(run), model, "--train-users", "12")
+    assert code == 0, err
+    assert "12 tasks of 20 candidates" in out
+    assert "observable reference" in out
+    code, out, err = rpp("diagnose", model, "--rules", "RPPBandit-v0")
+    assert code == 0, err
+    assert "hindsight minus best fixed prompt" in out
+
+
+def test_a_table_of_training_users_trains_without_evaluations_and_says_so(
+    tables: Path, rpp: Any, tmp_path: Path
+) -> None:
+    table, run = f"--model=table:{tables / 'train.rpptable'}", tmp_path / "run"
+    code, out, err = rpp("train", "mappo", table, "--run-dir", str(run), *ROUTE)
+    assert code == 0, err
+    assert "holds no validation users, so this run has no evaluations and no report." in out
+    assert "--validation-model" in out
+    assert (run / "policy.safetensors").is_file()
+    assert not (run / "report.md").exists()
+    code, out, err = rpp("train", "mappo", table, "--run-dir", str(run), "--final", *ROUTE)
+    assert code == 0, err
+    assert "holds no validation and no test users, so this run has no evaluations and no" in out
+    for words in (["evaluate", str(run)], ["diagnose", "--rules", "RPPBandit-v0"]):
+        code, _, err = rpp(*words, table)
+        assert code == 2
+        assert "users of another split" in err
+        assert "tabulate FOLDER --split train validation test" in err
+
+
+def test_the_validation_users_may_have_a_model_of_their_own(
+    tables: Path, rpp: Any, tmp_path: Path
+) -> None:
+    words = ["train", "mappo", f"--model=table:{tables / 'train.rpptable'}", *ROUTE]
+    held_out = f"--validation-model=table:{tables / 'validation.rpptable'}"
+    code, out, err = rpp(*words, held_out, "--run-dir", str(tmp_path / "one"))
+    assert code == 0, err
+    assert "MAPPO: NDCG@10" in out
+    code, out, err = rpp(
+        *words, "--validation-model=embedded", "--eval-users=12", "--run-dir", str(tmp_path / "two")
+    )
+    assert code == 0, err
+    reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("one", "two")]
+    reports[0]["lines"].pop("hindsight")  # which only a table can tell
+    assert reports[0]["lines"] == reports[1]["lines"]  # the same answers, live and replayed
+
+
+def test_tables_with_other_embeddings_are_not_mixed(tables: Path, rpp: Any, tmp_path: Path) -> None:
+    table = RewardTable.load(tables / "validation.rpptable")
+    other = replace(table.embeddings, items=table.embeddings.items[:, ::-1].copy())
+    provenance = {**table.provenance, "embeddings": other.digest}
+    replace(table, embeddings=other, provenance=provenance).save(tmp_path / "v.rpptable")
+    code, _, err = rpp(
+        *["train", "mappo", f"--model=table:{tables / 'train.rpptable'}", *ROUTE],
+        *[f"--validation-model=table:{tmp_path / 'v.rpptable'}", "--run-dir", str(tmp_path / "r")],
+    )
+    assert code == 2
+    assert "other embeddings for the validation users" in err
+
+
+def test_test_users_without_training_users_are_scored_without_a_fixed_prompt(
+    tables: Path, trained: Path, rpp: Any
+) -> None:
+    model = f"--model=table:{tables / 'test.rpptable'}"
+    code, out, err = rpp("evaluate", str(trained), model, "--rules", "RPPBandit-v0")
+    assert code == 0, err
+    assert "holds no training users: the best fixed prompt" in out
+    assert "| best fixed prompt |" not in out
+    assert "| random prompt |" in out
+
+
+def test_a_folder_without_the_table_says_how_to_make_it(
+    tables: Path, rpp: Any, tmp_path: Path
+) -> None:
+    shutil.copy(tables / "train.rpptable", tmp_path)
+    code, _, err = rpp("diagnose", f"--model=table:{tmp_path}", "--rules", "RPPBandit-v0")
+    assert code == 2
+    assert f"holds no test.rpptable: make it with `rpp-env tabulate {tmp_path} --split test`" in err
+
+
+def test_warnings_are_sentences(tables: Path, rpp: Any, tmp_path: Path) -> None:
+    """As of a table without a digest."""
+    path = tmp_path / "old.rpptable"
+    with np.load(tables / "test.rpptable") as file, path.open("wb") as out:
+        np.savez(out, **{name: file[name] for name in file.files})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warnings, "catch_warnings", warnings_shown)
+        words = ["--model", f"table:{path}", "--rules", "RPPBandit-v0"]
+        code, _, err = rpp("play", "random", *words)
+    assert code == 0
+    assert f"rpp-env: {path} carries no digest" in err
+    assert "Warning" not in err
+
+
+class warnings_shown(warnings.catch_warnings):  # noqa: N801
+    """As outside of tests, where a warning is no error."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.resetwarnings()
 
 
 def test_diagnose_keeps_its_tables(rpp: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rpp_agents.commands.train import level_lines
 from rpp_agents.plots import learning_curve
 from rpp_agents.world import World
 from rpp_env import evaluate
+from rpp_env.data.folders import write_text
 from rpp_env.diagnose import fit_reference
 from rpp_env.errors import InvalidOption
 
@@ -101,7 +102,7 @@ def run(
     learning_curve([folder], out / "curve.png", label="MAPPO", lines=level_lines(report))
     policy.save(out / "policy.safetensors")
     report.save(out / "report.json")
-    (out / "report.md").write_text(report.markdown(), encoding="utf-8")
+    write_text(out / "report.md", report.markdown())
     say(f"{out} holds curve.png, report.md, report.json, policy.safetensors and the run.")
     say(f"Next: rpp-env play {folder}")
     say(f"Time: {time.perf_counter() - began:.0f} s")

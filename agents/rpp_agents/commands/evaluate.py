@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from rpp_agents.commands.console import find_policy, progress, show
+from rpp_agents.commands.console import find_policy, progress, say, show
 from rpp_agents.policy import load_policy
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report, RPPEnv, evaluate
@@ -88,13 +88,22 @@ def scored(
     processes: int,
     seed: int,
 ) -> Report:
-    """`rpp_env.evaluate` on `env`, with the training users of `world` for the baselines."""
+    """`rpp_env.evaluate` on `env`, with the training users of `world` for the baselines.
+
+    Without training users (a table of others) there is no best fixed prompt, and that is said.
+    """
+    train: RPPEnv | None
     if train_users:
         with progress("tabulating train users") as tell:
             train = world.tabulated("train", train_users, processes=processes, progress=tell)
         reference = fit_reference(train, seed=seed)
     else:
-        train, reference = world.env("train", num_envs=512), None
+        train, reference = world.held_out("train", env.embeddings.digest, num_envs=512), None
+        if train is None:
+            say(
+                f"{world.model} holds no training users: the best fixed prompt, which is chosen on "
+                "them, is left out. A folder of tables by split has both."
+            )
     actor = getattr(policy, "actor", getattr(policy, "network", None))
     seen = getattr(actor, "description", {}).get("width", env.observation_width)
     if seen != env.observation_width:
@@ -113,6 +122,7 @@ def scored(
         return evaluate(
             policy,
             env,
+            baselines=("random", "fixed") if train else ("random",),
             train_env=train,
             reference=reference,
             name=name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,11 +14,14 @@ from rpp_env.table import tabulate
 __all__ = ["run"]
 
 
+Split = Literal["train", "validation", "test"]
+
+
 def run(
     out: Annotated[Path, tyro.conf.Positional],
     /,
     world: WorldOptions = World(),  # noqa: B008 - frozen
-    split: str = "train",
+    split: tuple[Split, ...] = ("train",),
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     shown: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (),
     processes: int = 2,
@@ -26,18 +29,19 @@ def run(
 ) -> None:
     """Ask the model for every answer once and save them in a table.
 
-    When stopped, the same command continues where it was.
+    When stopped, the same command continues where it was. Tables of several splits go into a
+    folder: `rpp-env tabulate tables --split train validation test`, then --model table:tables.
 
     Parameters
     ----------
     out
-        File of the table.
+        File of the table; a folder for the tables of several splits.
     world
         The environment.
     split
-        Users to tabulate: train, validation or test.
+        Users to tabulate: train, validation or test, or several of them.
     max_users
-        Number of users; by default all of the split.
+        Number of users of each split; by default all.
     shown
         Lengths of the history to ask for, by default those of the rules;
         `1 2 3 5 8 10 13 20` makes one table for both RPP-v0 and RPPBandit-v0.
@@ -46,16 +50,24 @@ def run(
     samples
         Answers per prompt, for models that sample.
     """
-    env = world.env(split, max_users=max_users)
-    try:
-        with progress(f"tabulating {split} users of {env.tasks.dataset.name}") as tell:
-            table = tabulate(
-                env, out, shown=shown or None, samples=samples, processes=processes, progress=tell
-            )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped; the same command goes on from what lies in {out}.parts"
-        ) from None
-    answers = table.named.size
-    say(f"{out}: {answers:,} answers of {len(table):,} tasks, {out.stat().st_size / 1e6:,.1f} MB")
-    say(f"replay it with --model table:{out}")
+    inside = len(split) > 1 or out.is_dir()
+    for part in dict.fromkeys(split):
+        path = out / f"{part}.rpptable" if inside else out
+        env = world.env(part, max_users=max_users)
+        try:
+            with progress(f"tabulating {part} users of {env.tasks.dataset.name}") as tell:
+                table = tabulate(
+                    env,
+                    path,
+                    shown=shown or None,
+                    samples=samples,
+                    processes=processes,
+                    progress=tell,
+                )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped; the same command goes on from what lies in {path}.parts"
+            ) from None
+        size = path.stat().st_size / 1e6
+        say(f"{path}: {table.named.size:,} answers of {len(table):,} tasks, {size:,.1f} MB")
+    say(f"replay with --model table:{out}")

@@ -22,6 +22,7 @@ from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report
+from rpp_env.data.folders import write_text
 from rpp_env.errors import InvalidOption
 
 __all__ = ["chosen", "level_lines", "run"]
@@ -83,6 +84,7 @@ def run(
     num_envs: int = 512,
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     eval_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    validation_model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None,
     final: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     train_users: int = 0,
     budget: int = 40_000,
@@ -111,6 +113,9 @@ def run(
         Number of users to train on; by default all.
     eval_users
         Number of users to evaluate on; by default all.
+    validation_model
+        Model for validation and test users, if --model is a table of training users; by
+        default --model. Without any table of theirs, the run has no evaluations and no report.
     final
         Evaluate on the test users: once, when everything is decided; by default on the
         validation users.
@@ -137,13 +142,22 @@ def run(
             )
         world.save(folder)
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
-        validation = world.env("validation", num_envs=512, max_users=eval_users)
+        held_out = replace(world, model=validation_model or world.model)
+        splits = {"evaluations": "validation", "report": "test" if final else "validation"}
+        seen = env.embeddings.digest
+        held_out_envs = {
+            what: held_out.held_out(split, seen, num_envs=512, max_users=eval_users)
+            for what, split in splits.items()
+        }
+        missing = {what: splits[what] for what, held in held_out_envs.items() if held is None}
+        if missing:
+            _say_what_is_missing(held_out.model, missing)
         try:
             policy = trainer.train(
                 env,
                 replace(config, seed=seed),
                 run_dir=folder,
-                eval_env=validation,
+                eval_env=held_out_envs["evaluations"],
                 resume=True,
             )
         except KeyboardInterrupt:
@@ -152,11 +166,14 @@ def run(
             ) from None
         if not trainer.takes("run_dir") and hasattr(policy, "save"):
             policy.save(folder / "policy.safetensors")
-        say(f"\nseed {seed}: the policy is {folder / 'policy.safetensors'}; evaluating it")
+        say(f"\nseed {seed}: the policy is {folder / 'policy.safetensors'}")
+        judged = held_out_envs["report"]
+        if judged is None:
+            continue
         report = scored(
             policy,
             world,
-            world.env("test" if final else "validation", num_envs=512, max_users=eval_users),
+            judged,
             name=trainer.label,
             train_users=train_users,
             budget=budget,
@@ -164,22 +181,32 @@ def run(
             seed=seed,
         )
         report.save(folder / "report.json")
-        (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
-        _draw([folder], folder / "learning_curve.png", trainer.label, report)
+        write_text(folder / "report.md", report.markdown())
+        _draw([folder], folder / "learning_curve.png", trainer.label, level_lines(report))
         say()
         show(report.markdown())
         reports.append(report)
     if seeds:
-        _draw(folders, whole / "learning_curve.png", trainer.label, reports[0])
-        for seed, report in zip(seeds, reports, strict=True):
+        lines = level_lines(reports[0]) if reports else {}
+        _draw(folders, whole / "learning_curve.png", trainer.label, lines)
+        for seed, report in zip(seeds, reports, strict=False):
             say(f"seed {seed}: {report.verdict}")
     curve = whole / "learning_curve.png"
     say(f"everything is in {whole}" + (f"; the curve is {curve}" if curve.is_file() else ""))
 
 
-def _draw(folders: list[Path], path: Path, label: str, report: Report) -> None:
+def _say_what_is_missing(model: str, splits: Mapping[str, str]) -> None:
+    users = " and no ".join(dict.fromkeys(splits.values()))
+    say(
+        f"{model} holds no {users} users, so this run has no {' and no '.join(splits)}. To have "
+        "them, give --validation-model, or tables by split: `rpp-env tabulate FOLDER --split train "
+        "validation test`, and then --model table:FOLDER."
+    )
+
+
+def _draw(folders: list[Path], path: Path, label: str, lines: Mapping[str, float]) -> None:
     if all((folder / PROGRESS).is_file() for folder in folders):  # a trainer may keep no rows
-        learning_curve(folders, path, label=label, lines=level_lines(report))
+        learning_curve(folders, path, label=label, lines=lines)
 
 
 def level_lines(report: Report) -> Mapping[str, float]:
