@@ -390,8 +390,8 @@ def test_warnings_are_sentences(tables: Path, rpp: Any, tmp_path: Path) -> None:
         words = ["--model", f"table:{path}", "--rules", "RPPBandit-v0"]
         code, _, err = rpp("play", "random", *words)
     assert code == 0
-    assert f"rpp-env: {path} carries no digest" in err
-    assert "Warning" not in err
+    assert f"rpp-env: warning: {path} carries no digest" in err
+    assert "RPPWarning" not in err
 
 
 class warnings_shown(warnings.catch_warnings):  # noqa: N801

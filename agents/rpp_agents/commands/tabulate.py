@@ -21,7 +21,7 @@ def run(
     out: Annotated[Path, tyro.conf.Positional],
     /,
     world: WorldOptions = World(),  # noqa: B008 - frozen
-    split: tuple[Split, ...] = ("train",),
+    split: Annotated[tuple[Split, ...], tyro.conf.arg(metavar="SPLIT ...")] = ("train",),
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     shown: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (),
     processes: int = 2,
