@@ -30,6 +30,7 @@ from rpp_env.baselines import Fixed
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption, MissingExtra
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
+from rpp_env.markdown import code, table, words
 from rpp_env.metrics import chance_ndcg
 from rpp_env.patterns import AGENTS
 from rpp_env.rules import Rules
@@ -253,25 +254,22 @@ class Diagnosis:
     def markdown(self) -> str:
         """The tables, as Markdown."""
         a = self.about
+        drawn = f"{words(a['negatives'])} candidates"
+        myopia = ["planning minus greedy (myopia gap)", self.myopia]
+        needs = [
+            [name, *(_shown(by[name]) for by in self.agents.values())]
+            for name in next(iter(self.agents.values()), {})
+        ]
         text = [
-            f"`{a['dataset']}`, `{a['rules']}`, model `{a['model']}`, {a['negatives']} candidates.",
+            f"{code(a['dataset'])}, {code(a['rules'])}, model {code(a['model'])}, {drawn}.",
             f"{a['train_users']:,} train users, {a['users']:,} {a['split']} users.",
             "",
-            "| line | NDCG@10, mean over the steps |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in self.lines.items()),
+            table([["line", "NDCG@10, mean over the steps"], *self.lines.items()], padded=False),
             "",
-            "| gap | NDCG@10 |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in self.gaps.items()),
-            f"| planning minus greedy (myopia gap) | {self.myopia} |",
+            table([["gap", "NDCG@10"], *self.gaps.items(), myopia], padded=False),
             "",
-            "| how the agents need each other | " + " | ".join(self.agents) + " |",
-            "|---|" + "---|" * len(self.agents),
+            table([["how the agents need each other", *self.agents], *needs], padded=False),
         ]
-        for name in next(iter(self.agents.values()), {}):
-            cells = [_shown(by[name]) for by in self.agents.values()]
-            text.append(f"| {name} | " + " | ".join(cells) + " |")
         text += ["", f"Best fixed prompt on the train users: {a['best_fixed']}."]
         if self.myopia.value < 0.02:
             text.append("The myopia gap is below 0.02: this task is nearly a bandit.")

@@ -41,6 +41,7 @@ from rpp_env.data.folders import whole_file
 from rpp_env.diagnose import hindsight_scores
 from rpp_env.errors import InvalidOption
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
+from rpp_env.markdown import code, table
 from rpp_env.metrics import hit, mrr, ndcg
 
 if TYPE_CHECKING:
@@ -148,9 +149,10 @@ class Report:
         """The tables, as Markdown."""
         about, steps = self.about, self.about["steps"]
         intro = (
-            "`{dataset}`, `{rules}`, model `{model}`: {users:,} users, {tasks:,} tasks of "
+            "{dataset}, {rules}, model {model}: {users:,} users, {tasks:,} tasks of "
             "{candidates} candidates, {steps} step{s} an episode.".format(
-                **about, s="" if steps == 1 else "s"
+                **about | {key: code(about[key]) for key in ("dataset", "rules", "model")},
+                s="" if steps == 1 else "s",
             )
         )
         ends = {} if steps == 1 else {"first": "step 1", "last": f"step {steps}"}
@@ -175,7 +177,7 @@ class Report:
             f"{mean} 95% interval (bootstrap over users, paired in the differences). Calls of "
             "the model, different prompts among them, and tokens are per user."
         )
-        text = [intro, *map(_table, (main, differences, more, spent)), self.verdict, notes]
+        text = [intro, *map(table, (main, differences, more, spent)), self.verdict, notes]
         if "fixed_prompt" in about:
             how = f"; chosen {about['fixed_chosen']}" if "fixed_chosen" in about else ""
             text.append(f"Best fixed prompt: {about['fixed_prompt']}{how}.")
@@ -541,16 +543,3 @@ def _short(line: dict[str, Estimate], metric: str) -> str:
     if metric == "tokens":
         return f"{value:,.0f}"
     return f"{value:.1f}" if metric in ("calls", "different") else f"{value:.3f}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    """A Markdown table whose columns also stand below each other in a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0])]
-        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
-    return "\n".join([line(rows[0]), f"|{rule}|", *map(line, rows[1:])])

@@ -113,12 +113,19 @@ def made(
         no_default = field.default is field.default_factory is dataclasses.MISSING
         if no_default and name not in table:
             raise InvalidOption(f"{where}: {name!r} is missing")
-    values = {k: tuple(x) if isinstance(x, list) else x for k, x in table.items()}
+    values = {name: _frozen(value) for name, value in table.items()}
     _check(_hints(kind), values, where)
     try:
         return kind(**values)
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    """A value of a file, with tuples for lists, also inside tables."""
+    if isinstance(value, Mapping):
+        return {name: _frozen(inner) for name, inner in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def check_fields(config: object, where: str = "") -> None:

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from rpp_agents.trust import confirm
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import InvalidOption
-from rpp_env.options import unknown
+from rpp_env.options import read_small, unknown
+from rpp_env.plugins import is_code
 
 __all__ = [
     "check_different",
@@ -34,14 +36,20 @@ class _Cell(Protocol):
 
 Matched = TypeVar("Matched", bound=_Cell)
 
+LONGEST_NAME = 100
+"""Characters of a label or name in a file."""
 
-def read_toml(which: str | Path, presets: Path, what: str) -> tuple[dict[str, Any], Path]:
+
+def read_toml(
+    which: str | Path, presets: Path, what: str, trust: Sequence[str] = ()
+) -> tuple[dict[str, Any], Path]:
     """The tables of a TOML file, or of the shipped one of that name; and where it lies.
 
     Raises
     ------
     InvalidOption
-        Where there is none, or it is no TOML.
+        Where there is none, or it is no TOML; where it names servers or code that are not
+        confirmed in `trust`.
     """
     path = Path(which)
     if path.suffix != ".toml":
@@ -52,10 +60,44 @@ def read_toml(which: str | Path, presets: Path, what: str) -> tuple[dict[str, An
             f"{unknown(what, str(which), shipped)}. A file of your own ends in .toml"
         )
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        told = tomllib.loads(read_small(path).decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidOption(f"{path} is not TOML: {error}") from error
+    if path.parent != presets:
+        confirm(str(path), _places(told), trust, f"name the {what}'s own file without them")
     return told, path
+
+
+_SHOWN = frozenset(
+    {"name", "label", "family", "title", "part", "parts", "settings", "environments"}
+)
+"""Keys of rows that are only shown, or name other rows."""
+
+
+def _places(told: Mapping[str, Any]) -> dict[str, str]:
+    """Servers and code that a file names, and files that it has written: key and text."""
+    found: dict[str, str] = {}
+
+    def look(value: Any, key: str) -> None:
+        if isinstance(value, Mapping):
+            if key.endswith("model_options"):
+                found[key] = json.dumps(value)
+            for name, inner in value.items():
+                look(inner, f"{key}.{name}")
+        elif isinstance(value, list):
+            for i, inner in enumerate(value):
+                look(inner, f"{key}[{i}]")
+        elif isinstance(value, str):
+            server = value.partition(":")[0].lower() in ("http", "https")
+            if server or is_code(value) or key.endswith("options.recording"):
+                found[key] = value
+
+    for table, rows in told.items():
+        for i, row in enumerate(rows if isinstance(rows, list) else ()):
+            for key, value in row.items() if isinstance(row, Mapping) else ():
+                if key not in _SHOWN:
+                    look(value, f"{table}[{i}].{key}")
+    return found
 
 
 def nameless(told: Mapping[str, Any], what: str, where: str) -> dict[str, Any]:
@@ -71,12 +113,19 @@ def world_option(dataset: str, world: int) -> dict[str, Any]:
 
 
 def slug(name: str) -> str:
-    """A name as a file's."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower().replace("+", "-plus-")).strip("-")
+    """A name as a file's, or a folder's: never empty, and never a step up."""
+    plain = re.sub(r"[^a-z0-9.]+", "-", name.lower().replace("+", "-plus-")).strip("-")
+    return plain if plain.strip(".") else f"{plain.strip('.') or 'x'}-{short(name)}"
 
 
 def check_different(names: Sequence[str], what: str, where: str) -> None:
-    """Refuse names of which two are, or look as files, the same."""
+    """Refuse names of which two look the same as files, and those that no file can have."""
+    for name in names:
+        if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+            raise InvalidOption(
+                f"{where}: a {what} is one line of 1 to {LONGEST_NAME} characters that can be "
+                f"shown, not {name[: 2 * LONGEST_NAME]!r}"
+            )
     slugs = [slug(name) for name in names]
     if twice := [name for name, s in zip(names, slugs, strict=True) if slugs.count(s) > 1]:
         raise InvalidOption(f"{where}: two have the {what} {twice[-1]!r} (or one that looks so)")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rpp_agents.runs import read_progress, read_unit
 from rpp_env.errors import InvalidOption, MissingExtra
 
-__all__ = ["figure", "learning_curve", "plain", "smooth"]
+__all__ = ["figure", "learning_curve", "plain", "save", "smooth"]
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 TRAINING, VALIDATION, SAMPLED = "#2563eb", "#d9480f", "#0f766e"
@@ -143,9 +143,24 @@ def learning_curve(
         frameon=False,
         fontsize=9,
     )
-    path = Path(path)
+    return save(figure, Path(path))
+
+
+def save(figure: Any, path: Path, *, svg: bool = False) -> Path:
+    """Write a figure, in which a ``$`` in a label is a dollar sign and no formula.
+
+    With `svg` also as SVG beside it, with the same bytes for the same numbers.
+    """
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context({"text.parse_math": False, "svg.hashsalt": "rpp"}):
+        figure.savefig(path)
+        if svg:
+            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     return path
 
 

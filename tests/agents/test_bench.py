@@ -31,6 +31,7 @@ from rpp_agents.cli import main
 from rpp_env.baselines import Fixed, search_fixed
 from rpp_env.diagnose import fit_reference
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.markdown import words
 
 ENVIRONMENT = {"name": "movieworld"}
 MAPPO = {"label": "MAPPO", "trainer": "mappo"}
@@ -650,6 +651,31 @@ def test_the_table_of_an_environment(tmp_path: Path) -> None:
     assert rows_of(report, "discount 0")[1] == ["discount 0", "0.00 [0.00, 0.00]"]
     widths = {line.count("|") for line in report.splitlines() if line.startswith("| MAPPO")}
     assert widths == {11, 7}
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    names = [
+        "a | b",
+        "<script>alert(1)</script>",
+        "$y^{",
+        "![x](http://127.0.0.1:9/y)",
+        "`",
+        "..",
+        "_x",
+    ]
+    told = bench(
+        environments=[{"name": name} for name in names],
+        algorithms=[{"label": f"{name} *", "trainer": "mappo"} for name in names],
+    )
+    invented(tmp_path, told, lambda cell: 0.3)
+    report = write_report(told, tmp_path).read_text()
+    assert "<script" not in report
+    assert "![x](" not in report
+    for environment in names[:2]:
+        lines = report.partition(f"## {words(environment)}")[2].partition("\n## ")[0].splitlines()
+        rows = [line.replace("\\|", "") for line in lines if line.startswith("|")]
+        assert len({row.count("|") for row in rows}) == 1
+    assert (tmp_path / "plots" / "final.png").stat().st_size > 1000
 
 
 def test_aggregates_need_six_tasks(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from rpp_agents import trust
+from rpp_agents.bench import Bench
 from rpp_agents.cli import main
+from rpp_agents.plans import slug
+from rpp_agents.study import Study
 from rpp_agents.world import World, run_world
 from rpp_env.baselines import Random
 from rpp_env.errors import InvalidData, InvalidOption
@@ -185,3 +188,167 @@ def test_only_words_that_name_a_run_are_read_as_one(theirs: Path) -> None:
 def test_a_folder_that_asks_for_nothing_is_played(theirs: Path) -> None:
     says(theirs, {"dataset": "Movieworld", "rules": "RPPBandit-v0", "rewrite": "embedded"})
     assert main(["play", str(theirs)]) == 0
+
+
+# ---- benches and studies ----
+
+ROW = {"label": "x", "method": "manual"}
+STUDY: dict[str, Any] = {"settings": [{"name": "tiny"}], "methods": [ROW]}
+BENCH: dict[str, Any] = {
+    "total_steps": 1,
+    "seeds": [0],
+    "worlds": [1],
+    "environments": [{"name": "e"}],
+    "algorithms": [{"label": "a", "trainer": "mappo"}],
+}
+
+
+def written(path: Path, table: dict[str, Any]) -> Path:
+    """A TOML file; JSON's lists and texts are TOML's too."""
+
+    def toml(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(toml, value)) + "]"
+        return json.dumps(value)
+
+    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in table.items()))
+    return path
+
+
+ASKING: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a server": ("study", {"settings": [{"name": "s", "model": NEVER}]}, NEVER),
+    "a second server": (
+        "study",
+        {"settings": [{"name": "s"}, {"name": "t", "model": NEVER}]},
+        NEVER,
+    ),
+    "a rewriting server": (
+        "study",
+        {"methods": [{"label": "x", "method": "rpp", "config": {"rewrite": NEVER}}]},
+        NEVER,
+    ),
+    "a server in a variant": (
+        "study",
+        {"methods": [{"label": "{}", "method": "rpp", "variants": {"v": {"rewrite": NEVER}}}]},
+        NEVER,
+    ),
+    "code as method": ("study", {"methods": [{"label": "x", "method": "os:abort"}]}, "os:abort"),
+    "code as trainer": (
+        "study",
+        {"methods": [{"label": "x", "method": "rpp", "config": {"trainer": "os:abort"}}]},
+        "os:abort",
+    ),
+    "code as recommender": (
+        "study",
+        {"methods": [{"label": "x", "method": "recommender", "config": {"name": "os:abort"}}]},
+        "os:abort",
+    ),
+    "code as model": ("study", {"settings": [{"name": "s", "model": "os:abort"}]}, "os:abort"),
+    "code as dataset": ("study", {"settings": [{"name": "s", "dataset": "os:abort"}]}, "os:abort"),
+    "code as book": (
+        "study",
+        {"settings": [{"name": "s", "options": {"book": "os:abort"}}]},
+        "os:abort",
+    ),
+    "code as domain": (
+        "study",
+        {"settings": [{"name": "s", "options": {"domain": "os:abort"}}]},
+        "os:abort",
+    ),
+    "code in a bench": (
+        "bench",
+        {"algorithms": [{"label": "a", "trainer": "os:abort"}]},
+        "os:abort",
+    ),
+    "code in a grid": (
+        "bench",
+        {"algorithms": [{"label": "a", "trainer": "mappo", "grid": [{"device": "os:abort"}]}]},
+        "os:abort",
+    ),
+    "a bench's dataset": ("bench", {"environments": [{"name": "e", "dataset": "os:abort"}]}, "os:"),
+    "a bench's recording": (
+        "bench",
+        {"environments": [{"name": "e", "options": {"recording": "/made.sqlite"}}]},
+        "/made.sqlite",
+    ),
+    "options of a model": (
+        "bench",
+        {"environments": [{"name": "e", "options": {"model_options": {"proxy": "x"}}}]},
+        "proxy",
+    ),
+}
+
+
+@pytest.mark.parametrize("asks", ASKING)
+def test_a_file_of_others_runs_no_code_and_asks_no_server(
+    asks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb, changes, word = ASKING[asks]
+    table = (STUDY if verb == "study" else BENCH) | changes
+    file = written(tmp_path / "theirs.toml", table)
+    for more in ([], ["--dry-run"]):
+        assert main([verb, str(file), "--out", str(tmp_path / "out"), *more]) == 2
+        err = " ".join(capsys.readouterr().err.split())
+        assert "asks for what lies outside it" in err
+        assert word in err.partition("--trust")[2]
+    assert not (tmp_path / "out").exists()
+    if verb == "study":
+        (tmp_path / "folder").mkdir()
+        written(tmp_path / "folder" / "theirs.toml", table)
+        assert main(["report", str(tmp_path / "folder")]) == 2
+        assert "asks for what lies outside it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_each_of_several_places_is_confirmed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"name": "a", "model": NEVER}, {"name": "b", "model": NEVER + "2"}]
+    file = written(tmp_path / "theirs.toml", STUDY | {"settings": rows})
+    assert main(["study", str(file), "--dry-run", "--trust", NEVER]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"settings[1].model {trust._visible(NEVER + '2')}" in err
+    assert "settings[0]" not in err
+    assert main(["study", str(file), "--dry-run", "--trust", NEVER, NEVER + "2"]) == 0
+
+
+@pytest.mark.parametrize("place", ["/abs/x.sqlite", "../x.sqlite", "a/../../x.sqlite"])
+def test_a_study_records_in_its_folder(place: str, tmp_path: Path) -> None:
+    rows = [{"name": "a", "recording": place}]
+    with pytest.raises(InvalidOption, match="recording is a file in the study's folder"):
+        Study.parse(STUDY | {"settings": rows}, "x")
+
+
+HOSTILE_NAMES = [
+    *("..", ".", "...", "../../x", "a/../../b", "~/x", "/etc/x", "C:\\x", "%2e%2e", "con", "-"),
+    *("!!!", "方法", "emoji 🙂", "$x", "$\\frac{", "a|b", "<script>alert(1)</script>", "`x`"),
+    *("![a](http://127.0.0.1:9/x)", "a&amp;b", "a{}b", "%s %(x)s {0}", "x" * 100, "*", "?"),
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+    made = slug(name)
+    assert made.strip(".")
+    assert "/" not in made
+    assert "\\" not in made
+    study = Study.parse(
+        STUDY | {"settings": [{"name": name}], "methods": [ROW | {"label": name}]}, "x"
+    )
+    for cell in study.cells():
+        inside = (tmp_path / cell.file).resolve()
+        assert inside.is_relative_to(tmp_path.resolve() / "cells")
+        assert len(inside.relative_to(tmp_path.resolve()).parts) == 4
+
+
+def test_names_of_before_are_the_same_files() -> None:
+    assert slug("RPP+ (MAPPO)") == "rpp-plus-mappo"
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 101, "a\nb", "a\x1b[2Jb", "a\u202eb", "\ud800"])
+def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidOption, match="is one line of 1 to 100 characters"):
+        Study.parse(STUDY | {"methods": [ROW | {"label": name}]}, "x")
+    with pytest.raises(InvalidOption, match="is one line of 1 to 100 characters"):
+        Bench.parse(BENCH | {"algorithms": [{"label": name, "trainer": "mappo"}]}, "x")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.bench.plan import Environment
 from rpp_agents.plans import slug
-from rpp_agents.plots import INK, TRAINING, VALIDATION, plain
+from rpp_agents.plots import INK, TRAINING, VALIDATION, plain, save
 from rpp_agents.plots import figure as new_figure
 from rpp_agents.statistics import Lines, iqm, stratified_bootstrap
 
@@ -38,12 +38,6 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
         pictures += _improvement(results, folder / "improvement.png")
         pictures += _overall(results, folder / "overall.png")
     return pictures
-
-
-def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
 
 
 def _steps(axes: Any, last: float) -> None:
@@ -129,7 +123,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Path:
     figure.supylabel(f"NDCG@10, {results.bench.split} users", fontsize=9, color=INK)
     figure.suptitle(environment.name, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     _legend(figure, heights, against if against in middles and len(labels) > 1 else None)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _legend(figure: Any, heights: dict[str, float], against: str | None) -> None:
@@ -202,7 +196,7 @@ def _finals(results: Results, path: Path) -> Path:
         frameon=False,
         fontsize=8,
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _improvement(results: Results, path: Path) -> list[Path]:
@@ -244,7 +238,7 @@ def _improvement(results: Results, path: Path) -> list[Path]:
         color=INK,
     )
     plain(axes)
-    return [_save(figure, path)]
+    return [save(figure, path)]
 
 
 def _overall(results: Results, path: Path) -> list[Path]:
@@ -295,4 +289,4 @@ def _overall(results: Results, path: Path) -> list[Path]:
     if against in curves and len(curves) > 1:
         title += f"; thin: {against}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
-    return [_save(figure, path)]
+    return [save(figure, path)]

@@ -54,6 +54,7 @@ from rpp_agents.plans import (
 from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
 from rpp_env.options import made, unknown
+from rpp_env.parts import Options
 from rpp_env.rules import RULES
 
 __all__ = ["PRESETS", "Algorithm", "Bench", "Cell", "Environment", "Levels", "Table"]
@@ -64,6 +65,10 @@ PRESETS = Path(__file__).parents[1] / "benches"
 _SET_BY_THE_BENCH = ("total_steps", "seed", "evaluations", "eval_episodes")
 _HOW_NOT_WHAT: dict[str, Any] = {"threads": 1, "tensorboard": False, "evaluations": 0}
 """Fields of a Config that are the same for every cell, and no part of what was asked."""
+
+_OPTIONS = {one.name for one in dataclasses.fields(Options)} | {"max_cycles", "padded_actions"}
+_OPTIONS -= {"data_seed", "task_seed"}  # follow from the world
+"""What an environment of a bench may say of its problem."""
 
 
 @dataclass(frozen=True)
@@ -265,15 +270,22 @@ class Bench:
     against: str = ""
 
     @classmethod
-    def load(cls, which: str | Path) -> Bench:
+    def load(cls, which: str | Path, trust: Sequence[str] = ()) -> Bench:
         """Read a bench: a TOML file, or the name of a shipped one.
+
+        Parameters
+        ----------
+        which : str or Path
+        trust : sequence of str
+            Servers and code that a file of others names and that the caller confirms.
 
         Raises
         ------
         InvalidOption
-            Where there is none, or something in it is unknown, missing or of the wrong kind.
+            Where there is none; where something in it is unknown, missing or of the wrong kind;
+            and for servers and code that nobody has confirmed.
         """
-        told, path = read_toml(which, PRESETS, "bench")
+        told, path = read_toml(which, PRESETS, "bench", trust)
         return cls.parse(told, path.stem, where=str(path))
 
     @classmethod
@@ -324,6 +336,10 @@ class Bench:
         for environment in self.environments:
             if environment.total_steps is not None and environment.total_steps < 1:
                 raise InvalidOption(f"{where}: {environment.name}'s total_steps must be at least 1")
+            for key in environment.options:
+                if key not in _OPTIONS:
+                    here = f"{where}, environment {environment.name!r}"
+                    raise InvalidOption(f"{here}: {unknown('option', key, sorted(_OPTIONS))}")
             if environment.rules not in RULES:
                 raise InvalidOption(f"{where}: {unknown('rules', environment.rules, RULES)}")
             if RULES[environment.rules].order == "step":

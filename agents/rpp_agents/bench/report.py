@@ -39,8 +39,9 @@ from rpp_agents.statistics import (
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData
 from rpp_env.intervals import Estimate, gain, has_gap
+from rpp_env.markdown import code, table, words
 
-__all__ = ["LEVELS", "Results", "marl_eval", "write_report"]
+__all__ = ["LEVELS", "Results", "marl_eval", "tables", "write_report"]
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
@@ -334,18 +335,30 @@ def _safe(name: str) -> str:
 # Markdown
 
 
+def tables(bench: Bench, out: Path) -> str:
+    """What a run of the bench shows on the terminal: a table for each environment."""
+    results = Results.read(bench, out)
+    if bench.tunes:
+        return _tuning(results) + "\n"
+    text = []
+    for environment in results.environments:
+        text += [f"## {words(environment.name)}", *_environment(results, environment)]
+    return "\n\n".join(text) + "\n"
+
+
 def markdown(results: Results, pictures: Sequence[Path], out: Path) -> str:
     """The report."""
     bench = results.bench
-    text = [f"# Bench `{bench.name}`", _intro(results)]
+    text = [f"# Bench {code(bench.name)}", _intro(results)]
     if bench.tunes:
         text += ["## Tuning", _tuning(results)]
     for environment in results.environments:
-        text += [f"## {environment.name}", *_environment(results, environment)]
+        text += [f"## {words(environment.name)}", *_environment(results, environment)]
         text += [f"![]({path})" for path in pictures if _shows(path, environment)]
     if not bench.tunes:
         text += ["## All tasks together", *_overall(results)]
-        text += [f"## Probability of improvement over {bench.against}", *_improvements(results)]
+        head = f"## Probability of improvement over {words(bench.against)}"
+        text += [head, *_improvements(results)]
     text += [
         f"![]({path})" for path in pictures if path.stem in ("final", "improvement", "overall")
     ]
@@ -390,14 +403,16 @@ def _steps(bench: Bench) -> str:
         told.setdefault(bench.steps_in(environment), []).append(environment.name)
     if len(told) == 1:
         return f"{next(iter(told)):,} steps each"
-    return "; ".join(f"{steps:,} steps of {', '.join(names)}" for steps, names in told.items())
+    return "; ".join(
+        f"{steps:,} steps of {words(', '.join(names))}" for steps, names in told.items()
+    )
 
 
 def _trained(bench: Bench) -> str:
     live = [environment.name for environment in bench.environments if environment.live]
     if len(live) == len(bench.environments):
         return f"all train users (level lines: {bench.train_users:,})"
-    return f"{bench.train_users:,} users" + (f", {', '.join(live)} on all" if live else "")
+    return f"{bench.train_users:,} users" + (f", {words(', '.join(live))} on all" if live else "")
 
 
 def _s(things: Collection[Any]) -> str:
@@ -442,7 +457,7 @@ def _environment(results: Results, environment: Environment) -> list[str]:
             r["scores"]["chance"] for (n, _), r in results.levels.items() if n == environment.name
         )
         rows.append(["*chance*", f"{chance:.3f}"] + [""] * (len(header) - 2))
-    text = [_described(environment), _table(rows)]
+    text = [_described(environment), table(rows)]
     if lines and not gap:
         text.append(
             "No gain is given: the observable reference is not significantly above the best fixed "
@@ -454,10 +469,11 @@ def _environment(results: Results, environment: Environment) -> list[str]:
 
 
 def _described(environment: Environment) -> str:
-    options = "".join(f", {key} {value}" for key, value in environment.options.items())
+    options = "".join(f", {key} {words(value)}" for key, value in environment.options.items())
+    live = ", trained on all train users, asking the model" if environment.live else ""
     return (
-        f"`{environment.dataset}`, `{environment.rules}`, {environment.observe} observations"
-        f"{options}{', trained on all train users, asking the model' if environment.live else ''}."
+        f"{code(environment.dataset)}, {code(environment.rules)}, {environment.observe} "
+        f"observations{options}{live}."
     )
 
 
@@ -477,7 +493,11 @@ def _pairs(results: Results, environment: Environment, labels: Sequence[str]) ->
         f"algorithms; {significant_ones} remain when Holm's correction allows for so many "
         "comparisons"
     )
-    rows = [f"- {label} is above {', '.join(above[label])}" for label in labels if label in above]
+    rows = [
+        f"- {words(label)} is above {words(', '.join(above[label]))}"
+        for label in labels
+        if label in above
+    ]
     return text + (":\n\n" + "\n".join(rows) if rows else ".")
 
 
@@ -507,13 +527,13 @@ def _overall(results: Results) -> list[str]:
             ]
         )
     said = (
-        f"Over {len(tasks)} tasks ({', '.join(task.name for task in tasks)}), of each run's gain "
-        "over the best fixed prompt of its world. Intervals are by the jackknife over worlds (the "
-        "same ones in every task) with Student's t; beside the first, how sure it would be of "
+        f"Over {len(tasks)} tasks ({words(', '.join(task.name for task in tasks))}), of each run's "
+        "gain over the best fixed prompt of its world. Intervals are by the jackknife over worlds "
+        "(the same ones in every task) with Student's t; beside the first, how sure it would be of "
         "these worlds and users alone (Agarwal et al.'s stratified bootstrap: runs within each "
         "task)."
     )
-    return [said, _table(rows)]
+    return [said, table(rows)]
 
 
 def _improvements(results: Results) -> list[str]:
@@ -530,13 +550,13 @@ def _improvements(results: Results) -> list[str]:
         if any(found):
             rows.append([algorithm.label, *("" if x is None else f"{x:.2f}" for x in found)])
     if len(rows) == 1:
-        return [f"There is nothing to compare with {against}."]
+        return [f"There is nothing to compare with {words(against)}."]
     said = (
-        f"The probability that a run scores higher than a run of {against} in the same world (ties "
-        "half). It says how often, not by how much. Intervals are by the jackknife over worlds "
-        "(the same ones in every task) with Student's t."
+        f"The probability that a run scores higher than a run of {words(against)} in the same "
+        "world (ties half). It says how often, not by how much. Intervals are by the jackknife "
+        "over worlds (the same ones in every task) with Student's t."
     )
-    return [said, _table(rows)]
+    return [said, table(rows)]
 
 
 def _tuning(results: Results) -> str:
@@ -562,7 +582,7 @@ def _tuning(results: Results) -> str:
             rows.append([str(base), str(i + 1), options, *numbers, str(runs), mark])
     return (
         "Every algorithm has the same number of points. The best has the highest mean over the "
-        "environments of NDCG@10; nothing is marked while runs are missing.\n\n" + _table(rows)
+        "environments of NDCG@10; nothing is marked while runs are missing.\n\n" + table(rows)
     )
 
 
@@ -599,7 +619,7 @@ def _provenance(results: Results, out: Path) -> list[str]:
         f"Training seeds {seeds}; worlds {worlds}. {'; '.join(versions)}. Every option of every "
         "run, and the digests of its tables, are in `results.jsonl`."
     )
-    text = [_table(rows), said]
+    text = [table(rows), said]
     failed = sorted(path.relative_to(out) for path in out.glob("cells/**/*.failed.txt"))
     if failed:
         text.append("Failed runs, which no number above holds:\n\n" + _bullets(map(str, failed)))
@@ -607,17 +627,4 @@ def _provenance(results: Results, out: Path) -> list[str]:
 
 
 def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- `{line}`" for line in lines)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also stand below each other in a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0])]
-        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
-    return "\n".join([line(rows[0]), f"|{rule}|", *map(line, rows[1:])])
+    return "\n".join(f"- {code(line)}" for line in lines)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.bench import Bench, Cell, Levels, jobs_of, make_tables, run_cells, unfinished
-from rpp_agents.commands.console import columns, end, say, work_off
+from rpp_agents.commands.console import columns, end, say, show, work_off
 from rpp_agents.jobs import Outcome
 from rpp_env.errors import InvalidOption
 
@@ -24,6 +24,7 @@ def run(
     only: tuple[str, ...] = (),
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    trust: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD ...")] = (),
 ) -> None:
     """Compare algorithms over seeds, worlds and tasks; resumable.
 
@@ -53,10 +54,12 @@ def run(
         List all runs and whether they are finished, and run nothing.
     report
         Write the report of what is finished, and run nothing.
+    trust
+        Servers or code that the file names and that you confirm, word by word.
     """
-    from rpp_agents.bench.report import write_report
+    from rpp_agents.bench.report import tables, write_report
 
-    chosen = Bench.load(bench)
+    chosen = Bench.load(bench, trust)
     folder = out or Path("runs") / f"bench-{chosen.name}"
     cells = chosen.cells(only)
     jobs = jobs_of(cells)
@@ -88,7 +91,9 @@ def run(
         if report:
             raise InvalidOption(f"no cell of this bench is finished in {folder}: run it first")
     else:
-        say(f"report: {write_report(chosen, folder)}")
+        report_file = write_report(chosen, folder)
+        show(tables(chosen, folder))
+        say(f"\nreport: {report_file}")
     end(failed, folder)
 
 

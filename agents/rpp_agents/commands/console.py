@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from rpp_agents.jobs import Job, Outcome
 from rpp_env.errors import InvalidData
+from rpp_env.markdown import unescaped
 from rpp_env.text import printable
 
 __all__ = ["columns", "end", "find_policy", "progress", "say", "show", "size", "work_off", "wrap"]
@@ -109,7 +110,10 @@ def show(markdown: str) -> None:
         if len(lines) > 1 and all(line.startswith("|") for line in lines):
             _draw_table(lines)
         else:
-            say(wrap(printable(block), indent=""))
+            say(wrap(printable(unescaped(block)), indent=""))
+
+
+_BAR = re.compile(r"(?<!\\)\|")
 
 
 def _draw_table(lines: Sequence[str]) -> None:
@@ -123,7 +127,10 @@ def _draw_table(lines: Sequence[str]) -> None:
     from rich.text import Text
 
     heads, rules, *rows = [
-        [printable(cell).strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        [
+            printable(unescaped(cell)).strip()
+            for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))
+        ]
         for line in lines
     ]
     console = Console()

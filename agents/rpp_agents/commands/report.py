@@ -18,6 +18,7 @@ def run(
     folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER"), tyro.conf.Positional],
     /,
     users: bool = True,
+    trust: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD ...")] = (),
 ) -> None:
     """Write a study's tables, plots and HTML page again.
 
@@ -31,6 +32,8 @@ def run(
         Folder that `rpp-env study` wrote; it holds the study's TOML file.
     users
         Show individual users of movieworld on the page; users of real data are never shown.
+    trust
+        Servers or code that the file names and that you confirm, word by word.
     """
     from rpp_agents.study.report import write_report
 
@@ -40,5 +43,5 @@ def run(
             f"{folder} holds {len(told)} TOML files, and a study's folder holds one: give a folder "
             "that `rpp-env study` wrote"
         )
-    say(f"report: {write_report(Study.load(told[0]), folder, page_users=users)}")
+    say(f"report: {write_report(Study.load(told[0], trust), folder, page_users=users)}")
     say(f"page: {folder / 'index.html'}")

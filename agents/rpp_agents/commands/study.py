@@ -25,6 +25,7 @@ def run(
     processes: int = 2,
     only: tuple[str, ...] = (),
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    trust: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD ...")] = (),
 ) -> None:
     """Compare ways of choosing prompts by their model calls; resumable.
 
@@ -53,8 +54,10 @@ def run(
         The report is always about everything that is finished.
     dry_run
         List all runs and whether they are finished, and run nothing.
+    trust
+        Servers or code that the file names and that you confirm, word by word.
     """
-    chosen = Study.load(study)
+    chosen = Study.load(study, trust)
     folder = out or Path("runs") / f"study-{chosen.name}"
     jobs = jobs_of(chosen.cells(only))
     left = unfinished(jobs, folder)

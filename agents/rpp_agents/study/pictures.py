@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rpp_agents.plans import slug
-from rpp_agents.plots import INK, MUTED, plain
+from rpp_agents.plots import INK, MUTED, plain, save
 from rpp_agents.plots import figure as new_figure
 from rpp_agents.study.plan import Setting
 from rpp_agents.study.results import Results
@@ -47,16 +47,6 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
 def learners(results: Results, setting: Setting) -> list[str]:
     """Labels of the main table's methods whose curve has several points."""
     return [label for label in results.tabled(setting) if len(results.curve(setting, label)[0]) > 1]
-
-
-def _save(figure: Any, path: Path) -> Path:
-    from matplotlib import rc_context
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    with rc_context({"svg.hashsalt": "rpp"}):  # the same file again from the same numbers
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    return path
 
 
 def _legend(figure: Any, axes: Any, columns: int) -> None:
@@ -102,7 +92,7 @@ def _scores(results: Results, setting: Setting, path: Path) -> Path:
     axes.set_xlabel("NDCG@10, test users", fontsize=8, color=INK)
     axes.set_title(setting.name, fontsize=10, color=INK, loc="left")
     _legend(figure, axes, 4)
-    return _save(figure, path)
+    return save(figure, path, svg=True)
 
 
 def _curves(results: Results, setting: Setting, path: Path) -> Path:
@@ -132,7 +122,7 @@ def _curves(results: Results, setting: Setting, path: Path) -> Path:
         loc="left",
     )
     _legend(figure, axes, 4)
-    return _save(figure, path)
+    return save(figure, path, svg=True)
 
 
 def _splits(results: Results, setting: Setting, path: Path) -> Path:
@@ -155,7 +145,7 @@ def _splits(results: Results, setting: Setting, path: Path) -> Path:
     figure.supxlabel("calls of the model in training", fontsize=8, color=INK)
     figure.supylabel("NDCG@10", fontsize=8, color=INK)
     _legend(figure, panels[0], 3)
-    return _save(figure, path)
+    return save(figure, path, svg=True)
 
 
 def sweep_value(setting: Setting, what: str) -> int:
@@ -213,4 +203,4 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
         plain(axes)
     panels[0].set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
     _legend(figure, panels[0], 3)
-    return _save(figure, path)
+    return save(figure, path, svg=True)

@@ -147,9 +147,7 @@ class Setting:
         A made world has other users in every draw. Of a real dataset each draw has train users of
         its own, and the test users are the same, with other candidates.
         """
-        # TOML has lists, options are tuples.
-        told = {k: tuple(x) if isinstance(x, list) else x for k, x in self.options.items()}
-        told = {"dataset": self.dataset, **told, **world_option(self.dataset, draw)}
+        told = {"dataset": self.dataset, **self.options, **world_option(self.dataset, draw)}
         if split == "train" and "task_seed" in told and draw:
             told["user_seed"] = draw
         return told
@@ -275,15 +273,22 @@ class Study:
     """Points of a learning curve."""
 
     @classmethod
-    def load(cls, which: str | Path) -> Study:
+    def load(cls, which: str | Path, trust: Sequence[str] = ()) -> Study:
         """Read a study: a TOML file, or the name of a shipped one.
+
+        Parameters
+        ----------
+        which : str or Path
+        trust : sequence of str
+            Servers and code that a file of others names and that the caller confirms.
 
         Raises
         ------
         InvalidOption
-            Where there is none, or something in it is unknown, missing or of the wrong kind.
+            Where there is none; where something in it is unknown, missing or of the wrong kind;
+            and for servers and code that nobody has confirmed.
         """
-        told, path = read_toml(which, PRESETS, "study")
+        told, path = read_toml(which, PRESETS, "study", trust)
         return cls.parse(told, path.stem, where=str(path))
 
     @classmethod
@@ -332,8 +337,14 @@ class Study:
                     raise InvalidOption(f"{here}: {unknown('option', key, sorted(_OPTIONS))}")
             if setting.part not in PARTS:
                 raise InvalidOption(f"{here}: {unknown('part', setting.part, PARTS)}")
-            if not setting.draws:
-                raise InvalidOption(f"{here}: draws must hold at least one number")
+            place = Path(setting.recording)
+            if place.is_absolute() or place.drive or ".." in place.parts:
+                raise InvalidOption(
+                    f"{here}: recording is a file in the study's folder, such as answers.sqlite, "
+                    f"not {setting.recording!r}"
+                )
+            if not setting.draws or min(setting.draws) < 0:
+                raise InvalidOption(f"{here}: draws must hold at least one number, none below 0")
             for key in ("train_users", "validation_users", "test_users"):
                 if getattr(setting, key) < 1:
                     raise InvalidOption(f"{here}: {key} must be at least 1")

@@ -23,8 +23,10 @@ from rpp_agents.study.results import Results, Row
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
 from rpp_env.intervals import Estimate
+from rpp_env.markdown import code, words
+from rpp_env.markdown import table as write_table
 
-__all__ = ["table", "write_report"]
+__all__ = ["write_report"]
 
 
 HOW_TO_READ = (
@@ -106,10 +108,9 @@ def _lines(results: Results) -> str:
 # Markdown
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+def table(rows: Sequence[Sequence[object]]) -> str:
+    """A table whose lines do not change with the seconds in it."""
+    return write_table(rows, padded=False)
 
 
 def markdown(results: Results, pictures: Sequence[Path]) -> str:
@@ -118,9 +119,9 @@ def markdown(results: Results, pictures: Sequence[Path]) -> str:
     done, planned = len(results.cells), results.planned
     state = "" if done == planned else f" **Not complete: {done} of {planned} runs.**"
     text = [
-        f"# {study.title}",
+        f"# {words(study.title)}",
         (
-            f"Study `{study.name}`: {len(results.settings)} settings, {len(study.methods)} "
+            f"Study {code(study.name)}: {len(results.settings)} settings, {len(study.methods)} "
             f"methods, {len(study.seeds)} seeds.{state}"
         ),
         *_primary(results),
@@ -153,8 +154,9 @@ def _primary(results: Results) -> list[str]:
         return []
     told = study.primary
     asked = (
-        f"**Primary contrast, named before the run:** {told['method']} minus {told['against']} on "
-        f"{told['setting']}; the smallest difference that matters: {study.smallest:g} NDCG@10."
+        f"**Primary contrast, named before the run:** {words(told['method'])} minus "
+        f"{words(told['against'])} on {words(told['setting'])}; the smallest difference that "
+        f"matters: {study.smallest:g} NDCG@10."
     )
     if results.primary is None:
         return [f"{asked} Not finished yet."]
@@ -186,11 +188,11 @@ def _intro(results: Results, setting: Setting) -> str:
     fixed = f"world{several}" if made else f"draw{several} of candidates and train users"
     budget = setting.budget or results.study.budget
     return (
-        f"{setting.dataset}, {setting.model} ({setting.rank_by}); "
+        f"{words(setting.dataset)}, {words(setting.model)} ({setting.rank_by}); "
         f"{results.train_users(setting):,} train and {results.users(setting):,} test users, "
         f"{len(draws)} {fixed}, "
         f"{setting.candidates} candidates "
-        f"({setting.options.get('negatives', 'uniform')}); {budget:,} calls of training. "
+        f"({words(setting.options.get('negatives', 'uniform'))}); {budget:,} calls of training. "
         f"Chance: {setting.chance:.3f}."
     )
 
@@ -198,19 +200,19 @@ def _intro(results: Results, setting: Setting) -> str:
 def _setting(results: Results, setting: Setting) -> list[str]:
     rows = results.rows(setting, results.tabled(setting))
     gap = results.gap(setting)
-    text = [f"### {setting.name}", _intro(results, setting)]
+    text = [f"### {words(setting.name)}", _intro(results, setting)]
     if gap is not None:
         none = "" if results.has_gap(setting) else ": not significant, so no gains are reported"
         text.append(f"Supervised policy minus best fixed prompt: {gap}{none}.")
     head = ["method", "score", "minus fixed", "minus rival", "significant", "gain"]
-    text.append(table([*head, "first", "last", "merged"], [_row(row) for row in rows]))
+    text.append(table([[*head, "first", "last", "merged"], *map(_row, rows)]))
     planned = Counter(c.method.label for c in results.study.cells() if c.setting == setting)
     if fewer := [
         f"{row.method.label} {row.runs} of {planned[row.method.label]}"
         for row in rows
         if row.runs < planned[row.method.label]
     ]:
-        text.append(f"Not all runs are there: {', '.join(fewer)}.")
+        text.append(f"Not all runs are there: {words(', '.join(fewer))}.")
     return text
 
 
@@ -236,7 +238,7 @@ def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
         "of its calls are merged, as the rivals' are. Without a correction over methods."
     )
     head = ["setting", "method", "merged, minus rival", "merged, minus best five merged"]
-    return ["### Merged on both sides", said, table(head, rows)]
+    return ["### Merged on both sides", said, table([head, *rows])]
 
 
 def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
@@ -251,7 +253,7 @@ def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
     if not rows:
         return []
     said = "At equal calls of the recommender; the rewriter's own calls come on top."
-    return ["### RPP+ against RPP", said, table(["", "NDCG@10"], rows)]
+    return ["### RPP+ against RPP", said, table([["", "NDCG@10"], *rows])]
 
 
 def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
@@ -266,7 +268,7 @@ def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
                 [*_row(row)[:5], _signed(_minus_all_four(results, setting, row))]
                 for row in results.rows(setting, labels)
             ]
-            text += [f"On {setting.name}:", table([*head, "minus all four"], rows)]
+            text += [f"On {words(setting.name)}:", table([[*head, "minus all four"], *rows])]
     if text:
         said = "One agent chooses; the other three stay on the manual prompt."
         text = ["### One pattern at a time", said, *text]
@@ -309,7 +311,7 @@ def _overview(results: Results, settings: Sequence[Setting]) -> str:
             for setting in columns
         ]
         rows.append([label, *cells])
-    return table(["method", *(setting.name for setting in columns)], rows)
+    return table([["method", *(setting.name for setting in columns)], *rows])
 
 
 def _costs(results: Results, settings: Sequence[Setting]) -> list[str]:
@@ -335,8 +337,8 @@ def _costs(results: Results, settings: Sequence[Setting]) -> list[str]:
             ]
         )
     head = ["method", "training calls", "unique", "calls per test user", "different"]
-    text.append(f"On {setting.name}:")
-    text.append(table([*head, "tokens per test user", "seconds"], rows))
+    text.append(f"On {words(setting.name)}:")
+    text.append(table([[*head, "tokens per test user", "seconds"], *rows]))
     return text
 
 
@@ -367,7 +369,7 @@ def _redrawn(results: Results) -> list[str]:
     return [
         "### How much of hindsight is luck",
         said,
-        table([*head, "hindsight minus fixed", "survives minus fixed"], rows),
+        table([[*head, "hindsight minus fixed", "survives minus fixed"], *rows]),
     ]
 
 
@@ -385,9 +387,9 @@ def _sure(results: Results, settings: Sequence[Setting]) -> list[str]:
                 for method in results.methods(setting)
             ]
             text += [
-                f"### {setting.name} without ties",
+                f"### {words(setting.name)} without ties",
                 TIES.format(count=count),
-                table(["method", "all", "without them"], rows),
+                table([["method", "all", "without them"], *rows]),
             ]
     return text
 
