@@ -168,7 +168,9 @@ def test_what_is_no_trainer_is_refused(brought: Path) -> None:
     ):
         with pytest.raises(InvalidOption, match=said):
             find_trainer(f"odd_parts:{name}")
-    with pytest.raises(InvalidOption, match="x: option 'allways' is not known; did you mean 'always"):
+    with pytest.raises(
+        InvalidOption, match="x: option 'allways' is not known; did you mean 'always"
+    ):
         trainer_config("always", {"allways": 1}, "x")
     with pytest.raises(InvalidOption, match="x: always must be a whole number, not '1'"):
         trainer_config("always", {"always": "1"}, "x")
