@@ -24,7 +24,7 @@ pytest.importorskip("httpx", reason="the llm extra is not installed")
 pytest.importorskip("tenacity", reason="the llm extra is not installed")
 
 from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra, ModelUnavailable
-from rpp_env.models import Generation, RecordingModel, Reply, Request, openai, transport
+from rpp_env.models import Generation, RecordingModel, Reply, Request, openai, reader, transport
 from rpp_env.models.names import open_model
 from rpp_env.models.openai import OpenAIModel
 from rpp_env.models.transport import side_by_side
@@ -575,7 +575,7 @@ def test_the_key_is_nowhere_to_be_seen(
     for i, fault in enumerate((None, "500", f"text {SECRET}", "cut", "half")):
         server.script(key=None if fault else "another", faults=[fault] * 99)
         with pytest.raises(ModelUnavailable) as caught:
-            recording.complete([ask("a"), ask(f"b {i}"), ask(f"c {i}")])
+            recording.complete([ask("a"), *(ask(f"{i} {j}") for j in range(reader.ERRORS + 9))])
         errors.append(caught.value)
     assert "Incorrect key provided: Bearer ***" in str(errors[0])
     for error in errors:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 import string
 from collections import Counter
@@ -24,27 +23,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
-from threading import Event, Lock
+from threading import Event
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-
 from rpp_env.errors import BrokenContract, InvalidOption, ModelUnavailable
-from rpp_env.models.asking import ROUNDING, estimated_tokens, is_token_count
+from rpp_env.models.asking import estimated_tokens
 from rpp_env.models.base import Generation, Message, Reply, Request
 from rpp_env.models.checkpoints import check_single, distinct
 from rpp_env.models.network import keeper, shorten
-from rpp_env.models.replies import error_of, first_alternatives, judged, letter, read_row
+from rpp_env.models.reader import OURS, TOP, Lacking, Reader
 from rpp_env.models.served import ServedChat, conversation, form
 from rpp_env.models.transport import (
     MAX_BODY,
-    QUOTED,
     Busy,
     Refused,
     Transport,
-    Trouble,
     Unusable,
-    is_transient,
     side_by_side,
 )
 from rpp_env.options import nearest
@@ -60,34 +54,18 @@ LISTING = 30.0
 """Seconds for what a server says of itself."""
 PROBE_PATIENCE, PROBE = 2.0, 20.0
 """Seconds of patience with a question that finds out what a server can do, and for its answer."""
-ERRORS = 16
-"""Errors in a row, sent in place of answers, after which they are no longer single answers'."""
 THREADS = 64
 """HTTP requests under way at most, where each carries one prompt."""
 DEFAULT_CONTEXT = 4096
 """Tokens, where neither server nor caller says: LLaMA-2's."""
-TOP = 20
-"""Log-probabilities that a server other than vLLM gives at most."""
 QUESTION: tuple[Message, ...] = ({"role": "user", "content": "Answer with one letter."},)
 """What is asked to find out what a server can do."""
-OURS = frozenset({"model", "messages", "prompt", "stream", "n", "logprobs", "top_logprobs"})
-"""Fields that `request_options` may not set: answers would be to other questions, or unreadable."""
 TEMPLATE = ("chat_template", "chat_template_kwargs")
 """Fields of a question that change what the chat template writes."""
-EMPTY = {
-    "too_long": ("too_long", "refused as longer than the context"),
-    "filtered": ("content_filter", "refused by a content filter"),
-}
-"""What is returned and counted for refusals of a single question."""
 UNLISTED = (
     "For a server that lists no models, or others than it takes, give model_options={'listed': "
     "False} (on the command line: --model-options '{\"listed\": false}')."
 )
-_counting = Lock()
-
-
-class _Lacking(BrokenContract):
-    """Log-probabilities came, and not those of all choices."""
 
 
 class OpenAIModel:
@@ -202,15 +180,15 @@ class OpenAIModel:
     ) -> None:
         key = keeper(api_key)
         del api_key  # out of sight of tracebacks that show local variables
-        if api not in {"auto", "chat", "completions"}:
+        if api not in ("auto", "chat", "completions"):
             raise InvalidOption(f"api must be 'auto', 'chat' or 'completions', not {api!r}")
-        if min(concurrency, batch_size) < 1 or timeout <= 0 or patience < 0:
-            raise InvalidOption(
-                "concurrency and batch_size must be at least 1, timeout above 0 and patience not "
-                f"negative; got {concurrency}, {batch_size}, {timeout} and {patience}"
-            )
-        if max_body < 1 << 10:
-            raise InvalidOption(f"max_body must be at least 1,024 bytes, not {max_body}")
+        _check_numbers(
+            concurrency=(concurrency, int, 1),
+            batch_size=(batch_size, int, 1),
+            timeout=(timeout, float, 1e-3),
+            patience=(patience, float, 0),
+            max_body=(max_body, int, 1024),
+        )
         self.request_options = _checked_options(request_options or {})
         self.max_tokens_field = max_tokens_field
         self._server = Transport(
@@ -226,18 +204,10 @@ class OpenAIModel:
         self.concurrency = concurrency
         self.batch_size = batch_size
         card = self._card() if listed else {}
-        self.version: str | None = None
-        self._chat: ServedChat | None = None
+        self._chat = self._tokenizer() if card.get("owned_by") == "vllm" else None
         """Of a vLLM server."""
-        says_vllm = card.get("owned_by") == "vllm"
-        if says_vllm and not self._tokenizes({"prompt": "a"}):
-            logger.warning("%s has no /tokenize: prompts are sent one by one", base_url)
-        elif says_vllm:
-            options = self.request_options
-            template = {field: options[field] for field in TEMPLATE if field in options}
-            self._chat = ServedChat(self._server, name, template)
-            version = self._try("/version", None, lambda told: str(told.get("version")))
-            self.version = version and shorten(version, 40)
+        version = self._chat and self._try("/version", None, lambda told: str(told["version"]))
+        self.version: str | None = shorten(version, 40) if version else None
         if api == "auto":
             api = "chat" if self._chat is None or self._has_template() else "completions"
         self.api = api
@@ -247,11 +217,7 @@ class OpenAIModel:
         if self.request_options:
             said = (f"{k}={json.dumps(v)}" for k, v in sorted(self.request_options.items()))
             self.id += f" ({', '.join(said)})"
-        self.oddities: Counter[str] = Counter()
-        self._errors = 0
-        """In a row, sent in place of answers."""
-        self._error: ModelUnavailable | None = None
-        """The last one of them."""
+        self._reader = Reader(self._server, name, self._chat, self.version, max_tokens_field)
         self._way: str | None = None
         self._alone = False
         """Whether lists of prompts have come back unusable."""
@@ -260,6 +226,11 @@ class OpenAIModel:
         self._found: dict[str, bool | str] = {}
         """Capabilities, or why it could not be found out whether they are there."""
         self._count()
+
+    @property
+    def oddities(self) -> Counter[str]:
+        """What was odd about replies, by kind."""
+        return self._reader.oddities
 
     count_tokens: Callable[[str], int]
     """Tokens of a text alone, without the chat template's. Only there where vLLM is."""
@@ -344,8 +315,11 @@ class OpenAIModel:
         answers: dict[int, Reply] = {}
         error = self._answer(asked, answers)
         answers = {i: reply for i, reply in answers.items() if error is None or _is_answer(reply)}
-        if error is None and asked and not any(map(_is_answer, answers.values())):
-            error, answers = self._error, {}
+        if error is None and asked and not self._reader.works:
+            # Nothing has ever been answered: is it these questions, or all?
+            self._ask([Request(QUESTION, Generation(max_tokens=1))])
+            if not self._reader.works:
+                error, answers = self._reader.error, {}
         if error is None:
             return [answers[place] for place in places]
         if not isinstance(error, ModelUnavailable | BrokenContract):
@@ -411,11 +385,11 @@ class OpenAIModel:
             body = self._body(part, chat=True) | conversation(first)
             url = f"{self._server.base_url}/chat/completions"
             try:
-                return [send(url, body, read=partial(self._read_chat, part[0]))]
+                return [send(url, body, read=partial(self._reader.chat, part[0]))]
             except Refused as refused:
-                return [self._instead(refused, body)]
+                return [self._reader.instead(refused, body)]
             except Unusable as error:
-                return [self._failed(error, error.words)]
+                return [self._reader.failed(error, error.words)]
         body = self._body(part, chat=False)
         chat = self._chat if self.api == "chat" else None
         if chat is None:
@@ -428,15 +402,15 @@ class OpenAIModel:
         body["prompt"] = texts
         if self._chat is not None:
             body |= {"add_special_tokens": chat is None, "return_token_ids": True}
-        url, read = f"{self._server.base_url}/completions", partial(self._read_texts, part)
+        url, read = f"{self._server.base_url}/completions", partial(self._reader.texts, part)
         try:
             replies, tokens = send(url, body, read=read)
         except Refused as refused:
             # One that is too long spoils the request for all; asked alone, it alone is refused.
-            return [self._instead(refused, body)] if len(part) == 1 else None
+            return [self._reader.instead(refused, body)] if len(part) == 1 else None
         except Unusable as error:
             if len(part) == 1:
-                return [self._failed(error, error.words)]
+                return [self._reader.failed(error, error.words)]
             self._alone = True
             return None
         if len(part) > 1 and not self._verified(part, texts, tokens, stop):
@@ -469,7 +443,9 @@ class OpenAIModel:
             else:
                 self._lost = 0
                 return True
-            self._odd("replies that belong to other prompts of their list, asked again one by one")
+            self._reader.odd(
+                "replies that belong to other prompts of their list, asked again one by one"
+            )
         except Refused:
             pass
         except ModelUnavailable:
@@ -520,188 +496,6 @@ class OpenAIModel:
             body |= {name: ids, "return_tokens_as_token_ids": True}
         return body
 
-    # Answers
-
-    def _read_chat(self, request: Request, told: Any) -> Reply:
-        self._note_model(told)
-        error = error_of(told)
-        if error is not None:
-            return self._in_place(*error)
-        rows = told.get("choices")
-        if not rows and ({"choices", "usage"} & set(told)):
-            # As some servers say that a filter has held back the reply, or the prompt.
-            self._odd("nothing in choices, as from a content filter")
-            return Reply("", *self._usage(told), finish_reason="content_filter")
-        return self._reply(request, rows[0], self._usage(told))
-
-    def _read_texts(self, part: Sequence[Request], told: Any) -> tuple[list[Reply], list[Any]]:
-        """The replies, and the tokens of each prompt."""
-        if len(part) == 1:
-            return [self._read_chat(part[0], told)], []
-        self._note_model(told)
-        error = error_of(told)
-        if error is not None:
-            code, words = error
-            if code is not None and is_transient(code):
-                raise Trouble(f"error {code} ({shorten(words, QUOTED)})")
-            raise self._server.refusal(self._server.base_url, code, words, words)
-        rows = sorted(told["choices"], key=lambda row: int(row["index"]))
-        if [row["index"] for row in rows] != list(range(len(part))):
-            raise ValueError(f"{len(rows)} answers to {len(part)} prompts")
-        replies = [
-            self._reply(request, row, (len(row["prompt_token_ids"]), len(row["token_ids"])))
-            for row, request in zip(rows, part, strict=True)
-        ]
-        return replies, [row["prompt_token_ids"] for row in rows]
-
-    def _reply(self, request: Request, row: Any, counts: tuple[int, int]) -> Reply:
-        said = read_row(row)
-        if said.finish == "abort":
-            # A server that is going down hands out what it has.
-            raise Trouble("a reply that ended by 'abort'")
-        if said.finish == "error":
-            raise ValueError("a reply that ended by 'error'")
-        self._errors = 0
-        if request.choices is None or said.finish == "content_filter":
-            if said.oddity:
-                self._odd(f"no text: {said.oddity}")
-            return Reply(said.text, *counts, finish_reason=said.finish)
-        scores = self._scores(row, request.choices)
-        lacking = [choice for choice in request.choices if choice not in scores]
-        if lacking:
-            raise _Lacking(
-                f"{self._server.base_url} gave no log-probability for {', '.join(lacking)}, of "
-                f"{len(request.choices)} choices. {self._cannot()}"
-            )
-        logprobs = [scores[choice] for choice in request.choices]
-        return Reply.choosing(request.choices, logprobs, *counts)
-
-    def _scores(self, row: Mapping[str, Any], choices: Sequence[str]) -> dict[str, float]:
-        """The log-probability of each choice for which the server gives one, over all its tokens.
-
-        Raises
-        ------
-        BrokenContract
-            Where it gives none at all, or impossible ones.
-        """
-        pairs = first_alternatives(row.get("logprobs"))
-        if pairs is None:
-            raise BrokenContract(
-                f"{self._server.base_url} leaves the log-probabilities out of its replies: take "
-                "vLLM, or rank by 'generate'"
-            )
-        impossible = [(token, value) for token, value in pairs if value > ROUNDING]
-        if impossible:
-            token, value = impossible[0]
-            raise BrokenContract(
-                f"{self._server.base_url} gave {token!r} a log-probability of {value:g}, and there "
-                "is none above 0: what it sends is something else, so rank by 'generate'"
-            )
-        found: dict[str, list[float]] = {}
-        if self._chat is None:
-            for token, value in pairs:
-                found.setdefault(letter(token), []).append(value)
-        else:
-            given = dict(pairs)
-            for choice, ids in self._chat.choice_tokens(choices).items():
-                values = [given.get(f"token_id:{token}", -math.inf) for token in ids]
-                # All of its tokens, or the sum would be too small.
-                found[choice] = values if min(values, default=-math.inf) > -math.inf else []
-        sums = {text: np.logaddexp.reduce(values) for text, values in found.items() if values}
-        return {text: float(value) for text, value in sums.items() if value > -math.inf}
-
-    def _instead(self, refused: Refused, body: Mapping[str, Any]) -> Reply:
-        """An empty reply, where only this question is refused; else the error, with a remedy."""
-        verdict = judged(refused.status, refused.words)
-        if verdict in EMPTY:
-            self._odd(EMPTY[verdict][1], refused.words)
-            return Reply("", finish_reason=EMPTY[verdict][0])
-        named = _named_field(refused.words, body)
-        if named is None:
-            raise refused
-        option: dict[str, Any] = {"request_options": {named: None}}
-        if named == self.max_tokens_field and "max_completion_tokens" in refused.words:
-            option = {"max_tokens_field": "max_completion_tokens"}
-        raise Refused(
-            f"{refused} If it takes no {named}, give model_options={option} (on the command line: "
-            f"--model-options '{json.dumps(option)}')."
-        )
-
-    def _in_place(self, code: int | None, words: str) -> Reply:
-        """What an error comes to that was sent with the status 200 in place of an answer."""
-        if code is not None and is_transient(code):
-            raise Trouble(f"error {code} in place of an answer ({shorten(words, QUOTED)})")
-        verdict = judged(code, words)
-        if verdict in EMPTY:
-            self._odd(EMPTY[verdict][1], words)
-            return Reply("", finish_reason=EMPTY[verdict][0])
-        what = f"error {code or ''} in place of an answer ({shorten(words, QUOTED)})"
-        error = self._server.refusal(self._server.base_url, code, words, what)
-        if verdict == "hopeless":
-            raise error
-        return self._failed(error, words)
-
-    def _failed(self, error: ModelUnavailable, words: str) -> Reply:
-        """An empty reply to a question that the server answers with an error, time and again.
-
-        Others may still be answered; if none is, `complete` raises the error.
-        """
-        with _counting:
-            self._errors += 1
-            self._error = error
-        if self._errors > ERRORS:
-            raise error
-        self._odd("an error in place of an answer", words)
-        return Reply("", finish_reason="no_answer")
-
-    def _odd(self, kind: str, words: str = "") -> None:
-        """Count something odd; the first of its kind is a warning."""
-        with _counting:
-            self.oddities[kind] += 1
-            first = self.oddities[kind] == 1
-        if first:
-            logger.warning(
-                "%s, model %s: %s%s. More of this kind are counted in `oddities`.",
-                self._server.base_url,
-                self.name,
-                kind,
-                f" ({shorten(words, QUOTED)})" if words else "",
-            )
-
-    def _note_model(self, told: Any) -> None:
-        """Notice where another model has answered; a name with a version behind it is the same."""
-        named = told.get("model")
-        if isinstance(named, str) and named != self.name and not _same(named, self.name):
-            self._odd(f"a reply by {shorten(named, 80)!r}, which was not asked for")
-
-    def _usage(self, told: Mapping[str, Any]) -> tuple[int, int]:
-        usage = told.get("usage")
-        given = usage if isinstance(usage, Mapping) else {}
-        return self._tokens(given.get("prompt_tokens")), self._tokens(
-            given.get("completion_tokens")
-        )
-
-    def _tokens(self, count: Any) -> int:
-        """A number of tokens; 0 where there is none."""
-        if count is None:
-            return 0
-        count = int(count) if isinstance(count, float) and count.is_integer() else count
-        if is_token_count(count):
-            return int(count)
-        self._odd("token counts that are none, counted as 0", repr(count))
-        return 0
-
-    def _cannot(self) -> str:
-        if self._chat is not None:
-            return (
-                f"This vLLM ({self.version}) does not know logprob_token_ids: take vLLM 0.32 or "
-                "later, or start it with --max-logprobs 128 --logprobs-mode processed_logprobs"
-            )
-        return (
-            f"A server other than vLLM gives those of its {TOP} most probable tokens at most: rank "
-            "fewer candidates, take vLLM, or rank by 'generate'"
-        )
-
     # What the server can do
 
     def _card(self) -> dict[str, Any]:
@@ -731,6 +525,17 @@ class OpenAIModel:
             f"{more}: give one of these{f' (did you mean {close!r}?)' if close else ''}, or "
             f"start the server with another --served-model-name. {UNLISTED}"
         )
+
+    def _tokenizer(self) -> ServedChat | None:
+        """What a vLLM server has and others lack; None where it has been taken away."""
+        if not self._tokenizes({"prompt": "a"}):
+            logger.warning(
+                "%s has no /tokenize: prompts are sent one by one", self._server.base_url
+            )
+            return None
+        options = self.request_options
+        template = {field: options[field] for field in TEMPLATE if field in options}
+        return ServedChat(self._server, self.name, template)
 
     def _try(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]) -> T | None:
         """What one of vLLM's own addresses says; None where the server lacks or refuses it."""
@@ -777,7 +582,7 @@ class OpenAIModel:
         if letters and not self._settled():
             raise BrokenContract(
                 f"{self._server.base_url} does not give the log-probabilities of chosen tokens. "
-                f"{self._cannot()}"
+                f"{self._reader.cannot()}"
             )
 
     def _settled(self) -> bool:
@@ -813,7 +618,7 @@ class OpenAIModel:
             patience = min(seconds, self._server.patience)
             try:
                 replies = self._ask([asked], patience=patience, timeout=PROBE)
-            except _Lacking:
+            except Lacking:
                 return self._chat is None
             except (Refused, Unusable, BrokenContract) as error:
                 why = str(error)
@@ -869,6 +674,15 @@ def _known_as(root: Any) -> str | None:
     return re.split(r"[/\\]", root.rstrip("/\\"))[-1] if local else root
 
 
+def _check_numbers(**numbers: tuple[Any, type, float]) -> None:
+    """Refuse options that are no numbers, or below the least that is allowed."""
+    for name, (value, kind, least) in numbers.items():
+        allowed = (int,) if kind is int else (int, float)
+        if not isinstance(value, allowed) or isinstance(value, bool) or not value >= least:
+            noun = "an integer" if kind is int else "a number"
+            raise InvalidOption(f"{name} must be {noun} of at least {least:,}, not {value!r}")
+
+
 def _checked_options(options: Mapping[Any, Any]) -> dict[str, Any]:
     """Fields of questions that the user sets."""
     for field in options:
@@ -886,25 +700,6 @@ def _checked_options(options: Mapping[Any, Any]) -> dict[str, Any]:
 def _is_answer(reply: Reply) -> bool:
     """Whether a reply is the model's, and no error that was sent in its place."""
     return reply.finish_reason != "no_answer"
-
-
-def _same(named: str, wanted: str) -> bool:
-    """Whether two names may mean one model: with a version, or the folder, of the other."""
-    one, other = sorted((named.lower(), wanted.lower()), key=len)
-    return other.startswith(one) or other.rpartition("/")[2].startswith(one.rpartition("/")[2])
-
-
-def _named_field(words: str, body: Mapping[str, Any]) -> str | None:
-    """The field of a question that a refusal names; None where it names none that can be left out.
-
-    What may be any word of the language must stand in quotes, or be named as a place.
-    """
-    for field in sorted(set(body) - OURS, key=len, reverse=True):
-        word = re.escape(field)
-        plain = "_" in field or field == "temperature"
-        if re.search(rf"\b{word}\b" if plain else rf"['\"`.]{word}\b|\b{word}['\"`:]", words):
-            return field
-    return None
 
 
 # What servers tell. Each raises where it is not what was asked for, and is then asked again.

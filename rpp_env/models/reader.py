@@ -1,0 +1,305 @@
+"""Reads the answers of one served model, and keeps count of what is odd about them.
+
+What a model says is never an error. A reply without text, for whatever reason, is an empty `Reply`;
+what the server refuses for one question only is one, too; and each kind is one warning.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from rpp_env.errors import BrokenContract, ModelUnavailable
+from rpp_env.models.asking import ROUNDING, is_token_count
+from rpp_env.models.base import Reply, Request
+from rpp_env.models.network import shorten
+from rpp_env.models.replies import error_of, first_alternatives, judged, letter, read_row
+from rpp_env.models.served import ServedChat
+from rpp_env.models.transport import QUOTED, Refused, Transport, Trouble, is_transient
+
+__all__ = ["OURS", "TOP", "Lacking", "Reader"]
+
+logger = logging.getLogger(__name__)
+
+ERRORS = 16
+"""Errors in a row, sent in place of answers, after which they are no longer single answers'."""
+OURS = frozenset({"model", "messages", "prompt", "stream", "n", "logprobs", "top_logprobs"})
+"""Fields of a question that it has for us to understand the answer."""
+TOP = 20
+"""Log-probabilities that a server other than vLLM gives at most."""
+EMPTY = {
+    "too_long": ("too_long", "refused as longer than the context"),
+    "filtered": ("content_filter", "refused by a content filter"),
+}
+"""What is returned and counted for refusals of a single question."""
+_counting = Lock()
+
+
+class Lacking(BrokenContract):
+    """Log-probabilities came, and not those of all choices."""
+
+
+class Reader:
+    """What the answers of a served model come to.
+
+    Parameters
+    ----------
+    server : Transport
+        Where they come from.
+    name : str
+        The served model that is asked for.
+    chat : ServedChat, optional
+        The tokenizer, where the server is vLLM.
+    version : str, optional
+        vLLM's.
+    max_tokens_field : str
+        What questions call the limit of a reply.
+
+    Attributes
+    ----------
+    oddities : Counter of str
+        What was odd, by kind.
+    works : bool
+        Whether any question has been answered.
+    error : ModelUnavailable or None
+        The last one that came in place of an answer.
+    """
+
+    def __init__(
+        self,
+        server: Transport,
+        name: str,
+        chat: ServedChat | None,
+        version: str | None,
+        max_tokens_field: str,
+    ) -> None:
+        self._server = server
+        self._name = name
+        self._chat = chat
+        self._version = version
+        self._max_tokens_field = max_tokens_field
+        self.oddities: Counter[str] = Counter()
+        self.works = False
+        self.error: ModelUnavailable | None = None
+        self._errors = 0
+        """In a row, in place of answers."""
+
+    def chat(self, request: Request, told: Any) -> Reply:
+        """The reply in the answer to one question, of either interface.
+
+        Raises
+        ------
+        BrokenContract
+            Where log-probabilities are missing or impossible.
+        Refused
+            Where no other question would be answered, either.
+        Trouble
+            Where this one may be, next time.
+        ValueError, TypeError, KeyError, IndexError or AttributeError
+            Where it is no answer.
+        """
+        self._note_model(told)
+        error = error_of(told)
+        if error is not None:
+            return self._in_place(*error)
+        rows = told.get("choices")
+        if not rows and ({"choices", "usage"} & set(told)):
+            # As some servers say that a filter has held back the reply, or the prompt.
+            self.odd("nothing in choices, as from a content filter")
+            return Reply("", *self._usage(told), finish_reason="content_filter")
+        return self._reply(request, rows[0], self._usage(told))
+
+    def texts(self, part: Sequence[Request], told: Any) -> tuple[list[Reply], list[Any]]:
+        """The replies to a list of prompts, and the tokens of each prompt; raises as `chat`."""
+        if len(part) == 1:
+            return [self.chat(part[0], told)], []
+        self._note_model(told)
+        error = error_of(told)
+        if error is not None:
+            code, words = error
+            if code is not None and is_transient(code):
+                raise Trouble(f"error {code} ({shorten(words, QUOTED)})")
+            raise self._server.refusal(self._server.base_url, code, words, words)
+        rows = sorted(told["choices"], key=lambda row: int(row["index"]))
+        if [row["index"] for row in rows] != list(range(len(part))):
+            raise ValueError(f"{len(rows)} answers to {len(part)} prompts")
+        replies = [
+            self._reply(request, row, (len(row["prompt_token_ids"]), len(row["token_ids"])))
+            for row, request in zip(rows, part, strict=True)
+        ]
+        return replies, [row["prompt_token_ids"] for row in rows]
+
+    def _reply(self, request: Request, row: Any, counts: tuple[int, int]) -> Reply:
+        said = read_row(row)
+        if said.finish == "abort":
+            # A server that is going down hands out what it has.
+            raise Trouble("a reply that ended by 'abort'")
+        if said.finish == "error":
+            raise ValueError("a reply that ended by 'error'")
+        self._errors, self.works = 0, True
+        if request.choices is None or said.finish == "content_filter":
+            if said.oddity:
+                self.odd(f"no text: {said.oddity}")
+            return Reply(said.text, *counts, finish_reason=said.finish)
+        scores = self._scores(row, request.choices)
+        lacking = [choice for choice in request.choices if choice not in scores]
+        if lacking:
+            raise Lacking(
+                f"{self._server.base_url} gave no log-probability for {', '.join(lacking)}, of "
+                f"{len(request.choices)} choices. {self.cannot()}"
+            )
+        logprobs = [scores[choice] for choice in request.choices]
+        return Reply.choosing(request.choices, logprobs, *counts)
+
+    def _scores(self, row: Mapping[str, Any], choices: Sequence[str]) -> dict[str, float]:
+        """The log-probability of each choice for which the server gives one, over all its tokens.
+
+        Raises
+        ------
+        BrokenContract
+            Where it gives none at all, or impossible ones.
+        """
+        pairs = first_alternatives(row.get("logprobs"))
+        if pairs is None:
+            raise BrokenContract(
+                f"{self._server.base_url} leaves the log-probabilities out of its replies: take "
+                "vLLM, or rank by 'generate'"
+            )
+        impossible = [(token, value) for token, value in pairs if value > ROUNDING]
+        if impossible:
+            token, value = impossible[0]
+            raise BrokenContract(
+                f"{self._server.base_url} gave {token!r} a log-probability of {value:g}, and there "
+                "is none above 0: what it sends is something else, so rank by 'generate'"
+            )
+        found: dict[str, list[float]] = {}
+        if self._chat is None:
+            for token, value in pairs:
+                found.setdefault(letter(token), []).append(value)
+        else:
+            given = dict(pairs)
+            for choice, ids in self._chat.choice_tokens(choices).items():
+                values = [given.get(f"token_id:{token}", -math.inf) for token in ids]
+                # All of its tokens, or the sum would be too small.
+                found[choice] = values if min(values, default=-math.inf) > -math.inf else []
+        sums = {text: np.logaddexp.reduce(values) for text, values in found.items() if values}
+        return {text: float(value) for text, value in sums.items() if value > -math.inf}
+
+    def instead(self, refused: Refused, body: Mapping[str, Any]) -> Reply:
+        """An empty reply, where only this question is refused; else the error, with a remedy."""
+        verdict = judged(refused.status, refused.words)
+        if verdict in EMPTY:
+            self.odd(EMPTY[verdict][1], refused.words)
+            return Reply("", finish_reason=EMPTY[verdict][0])
+        named = _named_field(refused.words, body)
+        if named is None:
+            raise refused
+        option: dict[str, Any] = {"request_options": {named: None}}
+        if named == self._max_tokens_field and "max_completion_tokens" in refused.words:
+            option = {"max_tokens_field": "max_completion_tokens"}
+        raise Refused(
+            f"{refused} If it takes no {named}, give model_options={option} (on the command line: "
+            f"--model-options '{json.dumps(option)}')."
+        )
+
+    def _in_place(self, code: int | None, words: str) -> Reply:
+        """What an error comes to that was sent with the status 200 in place of an answer."""
+        if code is not None and is_transient(code):
+            raise Trouble(f"error {code} in place of an answer ({shorten(words, QUOTED)})")
+        verdict = judged(code, words)
+        if verdict in EMPTY:
+            self.odd(EMPTY[verdict][1], words)
+            return Reply("", finish_reason=EMPTY[verdict][0])
+        what = f"error {code or ''} in place of an answer ({shorten(words, QUOTED)})"
+        error = self._server.refusal(self._server.base_url, code, words, what)
+        if verdict == "hopeless":
+            raise error
+        return self.failed(error, words)
+
+    def failed(self, error: ModelUnavailable, words: str) -> Reply:
+        """An empty reply to a question that the server answers with an error, time and again.
+
+        Others may still be answered; if none ever was, `complete` raises the error.
+        """
+        with _counting:
+            self._errors += 1
+            self.error = error
+        if self._errors > ERRORS:
+            raise error
+        self.odd("an error in place of an answer", words)
+        return Reply("", finish_reason="no_answer")
+
+    def odd(self, kind: str, words: str = "") -> None:
+        """Count something odd; the first of its kind is a warning."""
+        with _counting:
+            self.oddities[kind] += 1
+            first = self.oddities[kind] == 1
+        if first:
+            logger.warning(
+                "%s, model %s: %s%s. More of this kind are counted in `oddities`.",
+                self._server.base_url,
+                self._name,
+                kind,
+                f" ({shorten(words, QUOTED)})" if words else "",
+            )
+
+    def _note_model(self, told: Any) -> None:
+        """Notice where another model has answered; a name with a version behind it is the same."""
+        named = told.get("model")
+        if isinstance(named, str) and named != self._name and not _same(named, self._name):
+            self.odd("a reply by a model that was not asked for", named)
+
+    def _usage(self, told: Mapping[str, Any]) -> tuple[int, int]:
+        usage = told.get("usage")
+        given = usage if isinstance(usage, Mapping) else {}
+        return self._tokens(given.get("prompt_tokens")), self._tokens(
+            given.get("completion_tokens")
+        )
+
+    def _tokens(self, count: Any) -> int:
+        """A number of tokens; 0 where there is none."""
+        if count is None:
+            return 0
+        count = int(count) if isinstance(count, float) and count.is_integer() else count
+        if is_token_count(count):
+            return int(count)
+        self.odd("token counts that are none, counted as 0", repr(count))
+        return 0
+
+    def cannot(self) -> str:
+        if self._chat is not None:
+            return (
+                f"This vLLM ({self._version}) does not know logprob_token_ids: take vLLM 0.32 or "
+                "later, or start it with --max-logprobs 128 --logprobs-mode processed_logprobs"
+            )
+        return (
+            f"A server other than vLLM gives those of its {TOP} most probable tokens at most: rank "
+            "fewer candidates, take vLLM, or rank by 'generate'"
+        )
+
+
+def _same(named: str, wanted: str) -> bool:
+    """Whether two names may mean one model: with a version, or the folder, of the other."""
+    one, other = sorted((named.lower(), wanted.lower()), key=len)
+    return other.startswith(one) or other.rpartition("/")[2].startswith(one.rpartition("/")[2])
+
+
+def _named_field(words: str, body: Mapping[str, Any]) -> str | None:
+    """The field of a question that a refusal names; None where it names none that can be left out.
+
+    What may be any word of the language must stand in quotes, or be named as a place.
+    """
+    for field in sorted(set(body) - OURS, key=len, reverse=True):
+        word = re.escape(field)
+        plain = "_" in field or field == "temperature"
+        if re.search(rf"\b{word}\b" if plain else rf"['\"`.]{word}\b|\b{word}['\"`:]", words):
+            return field
+    return None
