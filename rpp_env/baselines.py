@@ -8,13 +8,14 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.options import read_small
 from rpp_env.rules import Rules
 
 __all__ = [
@@ -79,6 +80,10 @@ class Batch(Protocol):
     def step(self, actions: Ints) -> Any: ...
 
 
+_MOST_ACTIONS = 10_000_000
+"""Agents times the most actions of one: a file could ask for any memory otherwise."""
+
+
 class Random:
     """Every agent chooses uniformly among the actions that it may choose.
 
@@ -90,7 +95,14 @@ class Random:
     """
 
     def __init__(self, nvec: Sequence[int] | Ints, *, seed: int = 0) -> None:
-        self.nvec = np.asarray(nvec, dtype=np.int64)
+        sizes = np.asarray(nvec)
+        whole = sizes.ndim == 1 and sizes.size > 0 and sizes.dtype.kind in "iu"
+        if not whole or sizes.min() < 1 or len(sizes) * int(sizes.max()) > _MOST_ACTIONS:
+            raise InvalidOption(
+                "nvec holds the number of actions of each agent: whole numbers from 1, which "
+                f"together take up to {_MOST_ACTIONS:,} places; not {str(nvec)[:60]}"
+            )
+        self.nvec = sizes.astype(np.int64)
         self._legal = np.arange(self.nvec.max()) < self.nvec[:, None]
         self._rng = np.random.default_rng(seed)
 
@@ -113,7 +125,7 @@ class Random:
     @classmethod
     def load(cls, path: str | Path) -> Random:
         """Read what `save` wrote."""
-        return cls(_read(path, "random")["nvec"])
+        return _made(cls, path, _read(path, "random").get("nvec"))
 
 
 class Fixed:
@@ -127,11 +139,12 @@ class Fixed:
     """
 
     def __init__(self, plan: Sequence[Sequence[int]] | Ints) -> None:
-        self.plan = np.array(plan, dtype=np.int64)
-        if self.plan.ndim != 2 or not self.plan.size or self.plan.min() < 0:
+        rows = np.array(plan)
+        if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "iu" or rows.min() < 0:
             raise InvalidOption(
-                f"a plan holds one row of actions (0 or more) for each step, not {plan!r}"
+                f"a plan holds one row of actions (0 or more) for each step, not {str(plan)[:60]}"
             )
+        self.plan = rows.astype(np.int64)
 
     @classmethod
     def prompt(cls, rules: Rules, *, level: int, role: int, reasoning: int, output: int) -> Fixed:
@@ -183,7 +196,7 @@ class Fixed:
     @classmethod
     def load(cls, path: str | Path) -> Fixed:
         """Read what `save` wrote."""
-        return cls(_read(path, "fixed")["plan"])
+        return _made(cls, path, _read(path, "fixed").get("plan"))
 
 
 def load_baseline(path: str | Path) -> Random | Fixed:
@@ -195,7 +208,7 @@ def load_baseline(path: str | Path) -> Random | Fixed:
         Where the file is not there or holds neither.
     """
     kinds: dict[str, type[Random | Fixed]] = {"random": Random, "fixed": Fixed}
-    kind = _read(path)["kind"]
+    kind = str(_read(path)["kind"])
     if kind not in kinds:
         raise InvalidData(f"{path} holds a {kind!r}; a baseline is one of {', '.join(kinds)}")
     return kinds[kind].load(path)
@@ -208,15 +221,27 @@ def _write(path: str | Path, about: dict[str, Any]) -> None:
 
 def _read(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     try:
-        about = json.loads(Path(path).read_bytes())
-        found = about["kind"]
+        about = json.loads(read_small(Path(path)))
+        found = str(about["kind"])
     except OSError as error:
         raise InvalidData(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except InvalidData:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidData(f"{path} holds no saved baseline (JSON with a kind)") from error
     if kind is not None and found != kind:
         raise InvalidData(f"{path} holds a {found!r} policy, not a {kind!r} one")
     return dict(about)
+
+
+B = TypeVar("B")
+
+
+def _made(kind: Callable[[Any], B], path: str | Path, about: Any) -> B:
+    try:
+        return kind(about)
+    except (InvalidOption, ValueError, OverflowError) as error:
+        raise InvalidData(f"{path} holds no policy that can be used: {error}") from error
 
 
 # The best fixed prompt

@@ -16,6 +16,7 @@
     ├── WriteFailed (OSError)           a file that cannot be written: a full disk, no rights
     ├── RecordingFailed (OSError)       a recording that cannot be written: a full disk, no rights
     ├── ModelUnavailable (ConnectionError)  a model that is gone, or refuses; keeps its answers
+    ├── TrainingDiverged (FloatingPointError)  a loss is no longer finite
     └── BrokenContract (RuntimeError)   a model, recommender or encoder gave back the wrong thing
 
 What a language model *says* is never an error: an unreadable reply is a ranking that names nothing.
@@ -42,6 +43,7 @@ __all__ = [
     "RecordingFailed",
     "ResetNeeded",
     "TableMismatch",
+    "TrainingDiverged",
     "UnknownDataset",
     "WriteFailed",
 ]
@@ -118,6 +120,10 @@ class ModelUnavailable(RPPError, ConnectionError):
     def __init__(self, message: str, answered: Mapping[int, Any] | None = None) -> None:
         super().__init__(message)
         self.answered = dict(answered or {})
+
+
+class TrainingDiverged(RPPError, FloatingPointError):
+    """A loss that is no longer finite; the last checkpoint is kept."""
 
 
 class BrokenContract(RPPError, RuntimeError):

@@ -395,8 +395,8 @@ class JointActor(TeamActor):
 
 def legal_actions(nvec: Sequence[int]) -> Tensor:
     """Bool (n, A): the actions that each agent has."""
-    sizes = torch.tensor([int(size) for size in nvec])
-    return torch.arange(int(sizes.max())) < sizes[:, None]
+    sizes = [int(size) for size in nvec]
+    return torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
 
 
 class QNetwork(Actor):

@@ -7,22 +7,32 @@ cannot get out of step, and nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpp_agents.networks import Actor, QNetwork, TeamActor
 from rpp_env import baselines
 from rpp_env.baselines import load_baseline
+from rpp_env.data.arrays import DIGITS, file_digest
 from rpp_env.data.folders import whole_file
-from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
 
-__all__ = ["NetworkPolicy", "Policy", "QPolicy", "load_policy", "read_tensors", "write_tensors"]
+__all__ = [
+    "NetworkPolicy",
+    "Policy",
+    "QPolicy",
+    "build",
+    "load_policy",
+    "read_tensors",
+    "write_tensors",
+]
 
 
 @runtime_checkable
@@ -106,9 +116,8 @@ class NetworkPolicy:
         if about.get("kind") != "network":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a network policy")
         try:
-            actor = _actor_class(about["choice"])(**about["actor"])
-            actor.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError) as error:
+            actor = build(lambda: _actor_class(about["choice"])(**about["actor"]), tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
         return cls(actor.to(device), seed=seed)
 
@@ -165,10 +174,9 @@ class QPolicy:
         if about.get("kind") != "values":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a policy of values")
         try:
-            network = QNetwork(**about["network"])
-            network.load_state_dict(tensors)
+            network = build(lambda: QNetwork(**about["network"]), tensors)
             epsilon = float(about["epsilon"])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
         return cls(network.to(device), epsilon=epsilon, seed=seed)
 
@@ -237,15 +245,22 @@ def load_policy(path: str | Path) -> Policy:
         return load_baseline(path)
     kinds: dict[Any, type[NetworkPolicy | QPolicy]] = {"network": NetworkPolicy, "values": QPolicy}
     kind = read_tensors(path)[1].get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise InvalidData(f"{path} holds a {kind!r}, not a policy")
     return kinds[kind].load(path)
+
+
+_DIGEST = b'"sha256":"'
+"""What stands before the digest in a file's header."""
+_LARGEST_HEADER = 100_000_000  # of the format itself
 
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
     """Write tensors with a JSON header to one safetensors file, whole or not at all.
+
+    The header also holds a SHA-256 of the file, which `read_tensors` compares.
 
     Raises
     ------
@@ -256,24 +271,105 @@ def write_tensors(
 
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={"rpp_agents": json.dumps(about)},
+        metadata={"rpp_agents": json.dumps(about), "sha256": "0" * DIGITS},
     )
     with whole_file(Path(path)) as file:
         file.write(content)
+        at = _digest_at(file)
+        assert at is not None
+        digest = file_digest(file, at)
+        file.seek(at)
+        file.write(digest.encode())
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote; `InvalidData` where the file is not one of ours."""
+    """Read what `write_tensors` wrote.
+
+    Files of versions before digests are read as well, with an `RPPWarning`.
+
+    Raises
+    ------
+    InvalidData
+        If the file is not there, is damaged, or is not one of ours.
+    """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise InvalidData(f"there is no file {path}")
     try:
+        with path.open("rb") as opened:
+            at = _digest_at(opened)
+            digest = None if at is None else file_digest(opened, at)
         with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if digest is not None and metadata.get("sha256") != digest:
+                raise InvalidData(f"{path} is damaged: its content is not what its digest says")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            about = json.loads((file.metadata() or {})["rpp_agents"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InvalidData(f"{path} was not written by rpp_agents: {error!r}") from error
+            about = json.loads(metadata.pop("rpp_agents"))
+    except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
+        if isinstance(error, InvalidData):
+            raise
+        raise InvalidData(
+            f"{path} is damaged or was not written by rpp_agents: {error!r}"
+        ) from error
     if not isinstance(about, dict):
         raise InvalidData(f"{path} was not written by rpp_agents: its header is {about!r}")
+    if digest is None:
+        if metadata:
+            raise InvalidData(f"{path} is damaged: its header holds {', '.join(metadata)}")
+        warnings.warn(
+            f"{path} carries no digest, as files of earlier versions, so damage cannot be noticed",
+            RPPWarning,
+            stacklevel=2,
+        )
     return tensors, about
+
+
+def _digest_at(file: BinaryIO) -> int | None:
+    """Where the digest of an open safetensors file stands; None where there is none."""
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length <= _LARGEST_HEADER else b""
+    at = header.find(_DIGEST)
+    return None if at < 0 else 8 + at + len(_DIGEST)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def build(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network:
+    """A network with the tensors of a file, which may come from somebody else.
+
+    Before any memory is taken, the shapes of the network are compared with those of the tensors.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the network from its description.
+    tensors : mapping of str to Tensor
+
+    Raises
+    ------
+    KeyError, RuntimeError, TypeError, ValueError
+        If the description is not valid, or the tensors are of another network or not finite.
+    """
+    with torch.device("meta"):
+        plan = make()
+    shapes = {name: tuple(tensor.shape) for name, tensor in plan.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != found:
+        differ = sorted(n for n in {*shapes, *found} if shapes.get(n) != found.get(n))
+        raise ValueError(f"its description and its tensors differ in {', '.join(differ[:3])}")
+    beside = sum(buffer.numel() for buffer in plan.buffers())
+    if beside > _MOST_BESIDE + 4 * sum(tensor.numel() for tensor in tensors.values()):
+        raise ValueError(f"its description asks for {beside:,} numbers besides its tensors")
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{wrong[0]} is not finite")
+    network = make()
+    network.load_state_dict(dict(tensors))
+    return network
+
+
+_MOST_BESIDE = 10_000_000
+"""Numbers that a network may hold besides its weights, whatever its size."""

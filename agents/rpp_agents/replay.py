@@ -77,7 +77,13 @@ class Replay:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
-        self.position, self.filled = tensors["replay.place"].tolist()
+        """Load what `tensors` returned; ValueError for tensors of another buffer."""
+        position, filled = tensors["replay.place"].tolist()
         for name, kept in self.data.items():
-            kept[: self.filled] = tensors[f"replay.{name}"]
+            given = tensors[f"replay.{name}"]
+            if not 0 <= filled <= len(kept) or given.shape != kept[:filled].shape:
+                raise ValueError(f"replay.{name} is of shape {tuple(given.shape)}")
+            kept[:filled] = given
+        if not 0 <= position < self.capacity:
+            raise ValueError(f"the replay buffer goes on at {position} of {self.capacity}")
+        self.position, self.filled = position, filled

@@ -43,6 +43,16 @@ CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
 PROGRESS, CONFIG = "progress.csv", "config.json"
 FREE_TO_CHANGE = ("threads", "device", "tensorboard")
 """Options that say how a run is computed, not what it computes: a resumed run may change them."""
+_ABOUT: dict[str, Any] = {
+    "algorithm": str,
+    "config": dict,
+    "environment": dict,
+    "rng": dict,
+    "iteration": int,
+    "steps": int,
+    "seconds": float,
+}
+"""What the header of a checkpoint holds, and of which type; numbers are 0 or more."""
 
 
 class Run:
@@ -125,9 +135,12 @@ class Run:
         tensors, about = read_tensors(path)
         if about.get("kind") != "checkpoint":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a checkpoint")
-        keys = ("algorithm", "config", "environment", "rng", "iteration", "steps", "seconds")
-        if missing := [key for key in keys if key not in about]:
-            raise InvalidData(f"{path} is no checkpoint of this version: {missing[0]!r} is missing")
+        for key, kind in _ABOUT.items():
+            value = about.get(key)
+            number = kind in (int, float)
+            if not isinstance(value, kind) or (number and not 0 <= value < math.inf):
+                what = "is missing" if key not in about else f"is {value!r}"
+                raise InvalidData(f"{path} is no checkpoint of this version: {key!r} {what}")
         for part in ("algorithm", "config", "environment"):
             before, now = about[part], self._about[part]
             if part == "config":
@@ -266,10 +279,13 @@ def read_progress(run_dir: str | Path) -> dict[str, np.ndarray[Any, np.dtype[np.
     path = Path(run_dir) / PROGRESS
     if not path.is_file():
         raise InvalidData(f"{run_dir} holds no {PROGRESS}: it is not the folder of a run")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = rows[0] if rows else {}
-    return {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = rows[0] if rows else {}
+        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in columns}
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InvalidData(f"{path} is damaged: {error}") from error
 
 
 def read_unit(run_dir: str | Path) -> str | None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rpp_agents.policy import Policy
 from rpp_agents.rollout import BatchedEnv, check_alike, check_batched, play
 from rpp_agents.runs import Run
-from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.options import check_fields
 
 __all__ = [
@@ -201,7 +201,7 @@ class Train(Protocol[C_contra]):
             If the environment pays or shows what nobody can learn from, such as infinite rewards.
         InvalidData
             If the checkpoint in `run_dir` is damaged or no checkpoint.
-        FloatingPointError
+        TrainingDiverged
             If a loss stops being finite.
         """
         ...
@@ -261,7 +261,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                     at_work.restore(run.checkpoint)
                     _check_moments(run.checkpoint, run.iteration)
                     at_work.rng.bit_generator.state = run.rng
-                except (KeyError, ValueError, RuntimeError) as error:
+                except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
                     raise InvalidData(
                         f"the checkpoint in {run_dir} is no {name} of this version ({error}): "
                         "train anew in another run_dir"
@@ -279,7 +279,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                 }
                 lost = {k: x for k, x in row.items() if "loss" in k and not math.isfinite(x)}
                 if lost:
-                    raise FloatingPointError(
+                    raise TrainingDiverged(
                         f"training diverged in iteration {iteration}: {lost}; try a lower "
                         "learning_rate"
                     )
@@ -336,14 +336,23 @@ def restore_tensors(
     optimizers: Mapping[str, torch.optim.Optimizer],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Take back what `kept_tensors` gave."""
+    """Load what `kept_tensors` returned.
+
+    Raises
+    ------
+    LookupError, RuntimeError, ValueError
+        If tensors are missing, or of another shape.
+    """
     for part, module in modules.items():
         module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
     for part, optimizer in optimizers.items():
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in tensors.items():
             if name.startswith(f"optimizer.{part}."):
                 index, moment = name.split(".")[2:]
+                if tensor.ndim and tensor.shape != weights[int(index)].shape:
+                    raise ValueError(f"{name} is of shape {tuple(tensor.shape)}")
                 state.setdefault(int(index), {})[moment] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

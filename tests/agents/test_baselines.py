@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from rpp_agents.baselines import Fixed, Random, fixed_prompts, search_fixed
 from rpp_agents.policy import Policy, load_policy
 from rpp_agents.rollout import PettingZooBatch, play
 from rpp_env import baselines
-from rpp_env.errors import InvalidOption
+from rpp_env.baselines import load_baseline
+from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.metrics import ndcg
 from rpp_env.rules import RULES
 
@@ -252,3 +254,38 @@ def test_what_the_masks_forbid_is_not_tried(toys: SimpleNamespace) -> None:
     fixed, _ = search_fixed(env, budget=200)
     legal = (env.action_masks() != 0).all(axis=0)
     assert all(legal[agent, action] for agent, action in enumerate(fixed.plan[0].tolist()))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"kind": "random", "nvec": [1000000000]}',
+        '{"kind": "random", "nvec": [1e9]}',
+        '{"kind": "random", "nvec": [4, -1]}',
+        '{"kind": "random", "nvec": []}',
+        '{"kind": "random", "nvec": "9"}',
+        '{"kind": "random", "nvec": [[1], [2]]}',
+        '{"kind": "random", "nvec": [1, [2]]}',
+        '{"kind": "random", "nvec": [true, false]}',
+        '{"kind": "random", "nvec": [99999999999999999999999]}',
+        '{"kind": "random"}',
+        '{"kind": "fixed", "plan": [["a"]]}',
+        '{"kind": "fixed", "plan": [[0.5]]}',
+        '{"kind": "fixed", "plan": [[1, 2], [3]]}',
+        '{"kind": "fixed", "plan": [[-1]]}',
+        '{"kind": "fixed", "plan": null}',
+        '{"kind": ["random"]}',
+        '{"kind":' + "[" * 100_000,
+        '{"kind": "random", "nvec": [' + "1," * 1_000_000 + "1]}",
+    ],
+)
+def test_a_policys_file_takes_no_memory_and_no_traceback(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidData, match=r"policy\.json"):
+            load_baseline(path)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()

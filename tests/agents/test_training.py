@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import inspect
 import itertools
+import json
+import math
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +30,13 @@ from rpp_agents import a2c, iql, load_policy, mappo, search_fixed
 from rpp_agents.policy import read_tensors, write_tensors
 from rpp_agents.runs import read_progress
 from rpp_agents.training import RunConfig, check_numbers
-from rpp_env.errors import BrokenContract, InvalidData, InvalidOption, WriteFailed
+from rpp_env.errors import (
+    BrokenContract,
+    InvalidData,
+    InvalidOption,
+    RPPWarning,
+    WriteFailed,
+)
 
 SMALL: dict[str, Any] = {
     "total_steps": 64 * 5 * 4,
@@ -408,3 +419,183 @@ def test_a_disk_that_is_full_for_tensorboard_ends_a_run_in_a_sentence(
     monkeypatch.undo()
     mappo.train(toys.Contextual(4), config, run_dir=tmp_path / "run", resume=True, progress=False)
     assert len(read_progress(tmp_path / "run")["steps"]) == 4
+
+
+def test_no_damage_of_a_checkpoint_goes_unnoticed(toys: SimpleNamespace, tmp_path: Path) -> None:
+    config = mappo.Config(total_steps=40, tensorboard=False, hidden=(16,), threads=1)
+
+    def train(**options: Any) -> Any:
+        env = toys.Contextual(4, users=20)
+        return mappo.train(env, config, run_dir=tmp_path, progress=False, **options)
+
+    train()
+    path = tmp_path / "checkpoint.safetensors"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [whole[: int(size)] for size in np.linspace(0, len(whole) - 1, 60)]
+    edges = np.linspace(0, len(whole), 161).astype(int)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [int(rng.integers(*pair)) for pair in itertools.pairwise(edges)]
+    for place in [*places, *rng.integers(header, size=60).tolist()]:
+        content = bytearray(whole)
+        content[place] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(content))
+    for i, content in enumerate(damaged):
+        path.write_bytes(content)
+        with pytest.raises(InvalidData, match=r"damaged|not written by"):
+            read_tensors(path)
+        if i % 40 == 0:
+            with pytest.raises(InvalidData, match=r"damaged|not written by"):
+                train(resume=True)
+            with pytest.raises(InvalidData, match=r"damaged|not written by"):
+                load_policy(path)
+    path.write_bytes(whole)
+    train(resume=True)
+
+
+def test_files_of_versions_before_digests_are_read_and_said(
+    toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    policy = mappo.train(toys.Contextual(4), mappo.Config(total_steps=20), progress=False)
+    path = tmp_path / "policy.safetensors"
+    policy.save(path)
+    tensors, about = read_tensors(path)
+    save_file(tensors, path, metadata={"rpp_agents": json.dumps(about)})
+    with pytest.warns(RPPWarning, match=r"policy\.safetensors carries no digest"):
+        load_policy(path)
+    # A digest whose name was hit is not a file without one.
+    save_file(tensors, path, metadata={"rpp_agents": json.dumps(about), "sha257": "0" * 64})
+    with pytest.raises(InvalidData, match="its header holds sha257"):
+        load_policy(path)
+
+
+HUGE: dict[str, Any] = {
+    "nvec": [10**9],
+    "hidden": [10**9],
+    "width": 10**12,
+    "visible": [0] * 100_000,
+    "encoder": {
+        "kind": "ranking",
+        "width": 10**9,
+        "start": 0,
+        "places": 1,
+        "item": 10**6,
+        "readers": [0],
+        "agents": 4,
+        "hidden": 10**6,
+    },
+}
+
+
+@pytest.mark.parametrize("field", HUGE)
+def test_a_policy_cannot_ask_for_more_memory_than_its_file_fills(
+    toys: SimpleNamespace, tmp_path: Path, field: str
+) -> None:
+    policy = mappo.train(toys.Contextual(4), mappo.Config(total_steps=20), progress=False)
+    path = tmp_path / "policy.safetensors"
+    policy.save(path)
+    tensors, about = read_tensors(path)
+    about["actor"][field] = HUGE[field]
+    write_tensors(path, tensors, about)
+    with peak_below(200_000_000), pytest.raises(InvalidData, match="another version"):
+        load_policy(path)
+
+
+def test_many_agents_of_few_weights_ask_for_no_square_of_memory(tmp_path: Path) -> None:
+    count = 40_000
+    tensors = {
+        "net.layers.0.weight": torch.zeros(1, count + 1, 1),
+        "net.layers.0.bias": torch.zeros(1, 1, 1),
+        "net.layers.1.weight": torch.zeros(1, 1, count),
+        "net.layers.1.bias": torch.zeros(1, 1, count),
+    }
+    actor = {"width": 1, "nvec": [count] * count, "hidden": [1]}
+    about = {"kind": "network", "choice": "independent", "actor": actor}
+    write_tensors(tmp_path / "p", tensors, about)
+    with peak_below(200_000_000), pytest.raises(InvalidData, match="numbers besides its tensors"):
+        load_policy(tmp_path / "p")
+
+
+@contextlib.contextmanager
+def peak_below(most: int) -> Iterator[None]:
+    """Refuse memory beyond what the process has and so much more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_weights_that_are_not_finite_are_refused(toys: SimpleNamespace, tmp_path: Path) -> None:
+    policy = mappo.train(toys.Contextual(4), mappo.Config(total_steps=20), progress=False)
+    path = tmp_path / "policy.safetensors"
+    policy.save(path)
+    tensors, about = read_tensors(path)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = float("nan")
+    write_tensors(path, tensors, about)
+    with pytest.raises(InvalidData, match=f"{name} is not finite"):
+        load_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("iteration", "3"),
+        ("iteration", -1),
+        ("iteration", 2.5),
+        ("steps", None),
+        ("seconds", math.inf),
+        ("seconds", math.nan),
+        ("config", []),
+        ("environment", "x"),
+        ("rng", 5),
+        ("rng", {"bit_generator": "PCG64", "state": {"state": "x", "inc": 1}}),
+        ("rng", {"bit_generator": "PCG64", "state": {"state": 2**200, "inc": -1}}),
+        ("rng", {"bit_generator": "MT19937"}),
+        ("algorithm", ["MAPPO"]),
+    ],
+)
+def test_a_header_of_odd_values_is_a_sentence(
+    toys: SimpleNamespace, tmp_path: Path, key: str, value: Any
+) -> None:
+    config = mappo.Config(total_steps=40, tensorboard=False)
+    mappo.train(toys.Contextual(4), config, run_dir=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, about = read_tensors(path)
+    if value == 5:
+        value = about["rng"] | {"state": 5}
+    write_tensors(path, tensors, about | {key: value})
+    with pytest.raises(InvalidData, match="of this version"):
+        mappo.train(toys.Contextual(4), config, run_dir=tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("algorithm", [mappo, iql])
+def test_tensors_of_other_shapes_are_a_sentence(
+    toys: SimpleNamespace, tmp_path: Path, algorithm: Any
+) -> None:
+    config = algorithm.Config(total_steps=40, tensorboard=False)
+    algorithm.train(toys.Contextual(4), config, run_dir=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, about = read_tensors(path)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 0:
+            continue
+        write_tensors(path, {**tensors, name: torch.zeros(*tensor.shape, 2)}, about)
+        with pytest.raises(InvalidData, match="of this version"):
+            algorithm.train(
+                toys.Contextual(4), config, run_dir=tmp_path, resume=True, progress=False
+            )
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"steps,reward\n1,x\n", b'a\n"\0\n', b"a\n\0"])
+def test_damaged_progress_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "progress.csv").write_bytes(content)
+    try:
+        read_progress(tmp_path)
+    except InvalidData as error:
+        assert "progress.csv is damaged" in str(error)  # noqa: PT017 - or it can be read

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rpp_agents.policy import read_tensors, write_tensors
+from rpp_agents.policy import build, read_tensors, write_tensors
 from rpp_agents.recommenders.base import (
     Patience,
     Progress,
@@ -136,9 +136,9 @@ class SASRec(nn.Module):
         if about.pop("kind", None) != "sasrec":
             raise InvalidData(f"{path} holds no SASRec")
         try:
-            module = cls(about.pop("items"), Config(**about))
-            module.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError) as error:
+            items = about.pop("items")
+            module = build(lambda: cls(items, Config(**about)), tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
         return module.eval()
 
