@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from rpp_env.baselines import Fixed
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.interrupts import heed_interrupts
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.markdown import code, table, words
 from rpp_env.metrics import chance_ndcg
@@ -141,10 +142,19 @@ class Reference:
         return actions, np.concatenate([memory[:, :4], memory[:, 4:] + 1], axis=1)
 
 
+@heed_interrupts()
 def fit_reference(
-    env: RPPEnv, *, components: int = 16, members: int = 8, portfolio: int = 20, seed: int = 0
+    env: RPPEnv,
+    *,
+    components: int = 16,
+    members: int = 8,
+    portfolio: int = 20,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Reference:
     """Fit the observable reference on the users of `env`, which replays a complete table.
+
+    Interrupted (Ctrl-C), it raises, and gives no reference that was fitted in part.
 
     Parameters
     ----------
@@ -158,6 +168,8 @@ def fit_reference(
         Cells that it may play.
     seed : int
         Of the networks' first weights.
+    progress : callable, optional
+        Called with the networks that are fitted, and all.
 
     Raises
     ------
@@ -193,8 +205,11 @@ def fit_reference(
     principal = PCA(min(components, len(table) - 1, table.shape[1]), random_state=seed).fit(table)
     wanted = principal.transform(table)
     unit = wanted.std()
-    networks = [
-        MLPRegressor(
+    networks = []
+    for member in range(members):
+        if progress is not None:
+            progress(member, members)
+        network = MLPRegressor(
             hidden_layer_sizes=(128, 128),
             alpha=5.0,
             learning_rate_init=1e-3,
@@ -202,9 +217,11 @@ def fit_reference(
             n_iter_no_change=15,
             max_iter=1000,
             random_state=seed + member,
-        ).fit(scale.transform(seen), wanted / unit)
-        for member in range(members)
-    ]
+        )
+        with heed_interrupts():  # it would stop here with what it has, and the next one begin
+            networks.append(network.fit(scale.transform(seen), wanted / unit))
+    if progress is not None:
+        progress(members, members)
 
     def predict(observations: Floats) -> Floats:
         scaled = scale.transform(observations)
@@ -276,6 +293,7 @@ class Diagnosis:
         return "\n".join(text) + "\n"
 
 
+@heed_interrupts()
 def diagnose(  # noqa: PLR0915 - one report, line after line
     train: RPPEnv,
     scored: RPPEnv,

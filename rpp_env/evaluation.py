@@ -40,6 +40,7 @@ from rpp_env.baselines import Fixed, Policy, search_fixed
 from rpp_env.data.folders import whole_file
 from rpp_env.diagnose import hindsight_scores
 from rpp_env.errors import InvalidOption
+from rpp_env.interrupts import heed_interrupts
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.markdown import code, table
 from rpp_env.metrics import hit, mrr, ndcg
@@ -209,6 +210,7 @@ class Report:
             file.write(("{\n" + ",\n".join(rows) + "\n}\n").encode())
 
 
+@heed_interrupts()
 def evaluate(
     policy: Policy,
     env: RPPEnv,

@@ -55,6 +55,7 @@ from rpp_env.errors import (
     RPPWarning,
     TableMismatch,
 )
+from rpp_env.interrupts import held_interrupts
 from rpp_env.metrics import ndcg
 from rpp_env.patterns import PatternBook
 from rpp_env.prompts import Prompt
@@ -631,7 +632,8 @@ def _work(
         initargs=(job,),
     ) as pool:
         try:
-            running = {pool.submit(_run, rows): i for i, rows in chunks.items()}
+            with held_interrupts():  # this starts the workers
+                running = {pool.submit(_run, rows): i for i, rows in chunks.items()}
             for future in as_completed(running):
                 yield running[future], future.result()
         except BaseException:

@@ -18,6 +18,7 @@ from typing import TextIO
 from rpp_agents.commands.console import say
 from rpp_env import __version__
 from rpp_env.errors import InvalidOption, MissingExtra, RPPError
+from rpp_env.interrupts import heed_interrupts
 from rpp_env.options import unknown
 
 __all__ = ["COMMANDS", "main", "parse"]
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(line_buffering=True)  # so that a log can be followed
         os.environ.setdefault("NO_COLOR", "1")
     try:
-        with warnings.catch_warnings():
+        with heed_interrupts(), warnings.catch_warnings():
             warnings.showwarning = _warn
             parse(given)()
         sys.stdout.flush()

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.interrupts import heed_interrupts, held_interrupts
 from rpp_env.table import follow_parent
 
 __all__ = ["Job", "Outcome", "Work", "kept", "run_jobs", "unfinished"]
@@ -166,7 +167,8 @@ def run_jobs(jobs: Sequence[J], out: Path, work: Work, *, processes: int = 1) ->
             while running or (queue and not broken):
                 while queue and not broken and len(running) < side_by_side:
                     job = queue.popleft()
-                    running[pool.submit(_do, job, out, work)] = job
+                    with held_interrupts():  # this may start a worker
+                        running[pool.submit(_do, job, out, work)] = job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     try:
@@ -185,7 +187,8 @@ def _do(job: Job, out: Path, work: Work) -> Outcome:
     try:
         if (done := kept(job, out)) is not None:  # by another command, meanwhile
             return Outcome(job, done)
-        found = work(job, out)
+        with heed_interrupts():  # what a library made of an interrupt is not kept
+            found = work(job, out)
     except Exception:  # noqa: BLE001 - whatever it was, the other jobs go on
         return _failed(job, out, traceback.format_exc())
     found = {"asked": job.asked, **found}

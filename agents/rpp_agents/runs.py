@@ -22,6 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from rpp_agents.policy import Policy, read_tensors, write_tensors
 from rpp_agents.rollout import BatchedEnv
+from rpp_agents.ticking import ticking
 from rpp_env.data.folders import drop_unfinished, write_text, writing
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
 
@@ -179,6 +181,10 @@ class Run:
                 self._rows = (self.folder / PROGRESS).open("a", newline="", encoding="utf-8")
         self._bar, self._task = _bar(self.name, self.iterations, self.iteration, self._progress)
         self._bar.start()
+        self._said = "begun"
+        self._ticking = ExitStack()
+        if self._progress:
+            self._ticking.enter_context(ticking(lambda: f"{self.name}: {self._said}"))
         self._began = time.perf_counter() - self.seconds
         self._last = self.seconds
         return self
@@ -190,6 +196,7 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+        self._ticking.close()
         try:
             with writing(self.folder or Path()):
                 for opened in (self._rows, self._writer):
@@ -219,6 +226,10 @@ class Run:
         }
         with writing(self.folder or Path()):
             self._write(full)
+        self._said = (
+            f"iteration {self.iteration:,} of {self.iterations:,}, "
+            f"{full['steps_per_second']:,.0f} steps/s, reward {row['reward']:.3f}"
+        )
         self._bar.update(
             self._task,
             advance=1,

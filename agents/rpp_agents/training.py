@@ -24,6 +24,7 @@ from rpp_agents.policy import Policy
 from rpp_agents.rollout import BatchedEnv, check_alike, check_batched, play
 from rpp_agents.runs import Run
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
+from rpp_env.interrupts import heed_interrupts
 from rpp_env.options import check_fields
 
 __all__ = [
@@ -220,6 +221,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
         What is used where no config is given.
     """
 
+    @heed_interrupts()
     def train(
         env: BatchedEnv,
         config: C = default,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rpp_agents.jobs import Job, Outcome
+from rpp_agents.ticking import ticking
 from rpp_env.errors import InvalidData
 from rpp_env.markdown import unescaped
 from rpp_env.text import printable
@@ -177,7 +178,8 @@ def _description(text: str) -> str:
 def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], None]]:
     """A bar on the error output, so that the output itself can be piped.
 
-    Gives a function of (done, in all). Where nobody watches, one line at the end.
+    Gives a function of (done, in all). Where there is no terminal, a line now and then, and one at
+    the end.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -201,7 +203,10 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
         last[:] = done, total
         bar.update(task, completed=done, total=total)
 
-    with bar:
+    def line() -> str:
+        return f"{label}: {last[0]:,} of {last[1]:,} {unit}" if last[1] else f"{label}: begun"
+
+    with bar, ticking(line):
         yield tell
     seconds = time.perf_counter() - began
     done = f"{last[1]:,} {unit} in {seconds:.1f} s" if last[1] else "kept from an earlier time"
@@ -293,10 +298,13 @@ def work_off(
         bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     failed = []
-    with bar:
+    state = "begun"
+    with bar, ticking(lambda: state):
         tables: dict[str, Any] = {}
 
         def tell(name: str, done: int, users: int) -> None:
+            nonlocal state
+            state = f"table {name}: {done:,} of {users:,} users"
             if name not in tables:
                 tables[name] = bar.add_task(_description(f"table {name}"), total=users)
             bar.update(tables[name], completed=done)
@@ -308,6 +316,7 @@ def work_off(
             bar.remove_task(task)
         task = bar.add_task("cells", total=total, completed=total - len(left))
         began, done = time.perf_counter(), total - len(left)
+        state = f"{done} of {total} are finished"
         for outcome in run():
             done += 1
             passed = time.perf_counter() - began
@@ -319,6 +328,7 @@ def work_off(
                 told = said(outcome)
             above(f"[{done}/{total}] {outcome.job.name}: {told}; about {_time(ahead)} left")
             bar.update(task, completed=done)
+            state = f"{done} of {total} are finished"
     sys.stderr.flush()
     return failed
 

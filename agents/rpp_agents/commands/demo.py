@@ -72,7 +72,8 @@ def run(
         table = world.tabulated("train", train_users, processes=processes, progress=tell)
     if table.table is None:
         raise InvalidOption(f"{dataset} has no table")
-    reference = fit_reference(table, seed=seed)
+    with progress("   fitting the reference", "networks") as tell:
+        reference = fit_reference(table, seed=seed, progress=tell)
 
     say(f"\n2. MAPPO trains on the {len(train.tasks):,} training users for {total_steps:,} steps.")
     folder = out / f"seed-{seed}"

@@ -9,7 +9,7 @@ import tyro
 
 from rpp_agents.commands.console import progress, show
 from rpp_agents.world import World, WorldOptions
-from rpp_env.diagnose import diagnose
+from rpp_env.diagnose import diagnose, fit_reference
 
 __all__ = ["run"]
 
@@ -48,7 +48,9 @@ def run(
     for part, count in (("train", train_users), (split, users)):
         with progress(f"tabulating {part} users") as tell:
             envs.append(world.tabulated(part, count, processes=processes, progress=tell))
-    found = diagnose(*envs, seed=seed, split=split, negatives=world.negatives)
+    with progress("fitting the reference", "networks") as tell:
+        reference = fit_reference(envs[0], seed=seed, progress=tell)
+    found = diagnose(*envs, reference=reference, seed=seed, split=split, negatives=world.negatives)
     show(found.markdown())
     if out is not None:
         found.save(out)

@@ -96,7 +96,8 @@ def scored(
     if train_users:
         with progress("tabulating train users") as tell:
             train = world.tabulated("train", train_users, processes=processes, progress=tell)
-        reference = fit_reference(train, seed=seed)
+        with progress("fitting the reference", "networks") as tell:
+            reference = fit_reference(train, seed=seed, progress=tell)
     else:
         train, reference = world.held_out("train", env.embeddings.digest, num_envs=512), None
         if train is None:

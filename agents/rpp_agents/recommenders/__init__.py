@@ -48,6 +48,7 @@ from rpp_agents.recommenders.sasrec import SASRec, SASRecScorer
 from rpp_agents.recommenders.sasrec import fit as _fit_sasrec
 from rpp_env.data import Dataset
 from rpp_env.errors import InvalidOption
+from rpp_env.interrupts import heed_interrupts
 from rpp_env.plugins import config_class, load_code, locate, make, resolve
 
 __all__ = [
@@ -114,6 +115,7 @@ def default_config(name: str) -> Any:
     return NoConfig() if kind is None else kind()
 
 
+@heed_interrupts()
 def fit(
     name: str,
     dataset: Dataset,
