@@ -22,6 +22,7 @@ from rpp_env.models import Generation, LanguageModel, Reply, Request, ScriptedMo
 from rpp_env.observation import Encoder, HashedNGrams, SentenceTransformerEncoder
 from rpp_env.parallel import ActionMaskInObservation, env, parallel_env, raw_env
 from rpp_env.patterns import AGENTS, Choice, PatternBook
+from rpp_env.prompting import Rankings
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders import LLMRecommender, Recommender
 from rpp_env.registration import register_all
@@ -56,6 +57,7 @@ __all__ = [
     "RPPError",
     "Ranking",
     "RankingTask",
+    "Rankings",
     "Recommender",
     "Reply",
     "Report",

@@ -27,6 +27,7 @@ from rpp_env.models.asking import release
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
 from rpp_env.parts import as_rules, assemble
 from rpp_env.patterns import AGENTS, Choice, PatternBook
+from rpp_env.prompting import Rankings
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender, rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
@@ -35,11 +36,8 @@ from rpp_env.step import (
     COUNTS,
     IDENTIFIERS,
     METRICS,
-    Answer,
-    Answers,
     Moment,
     Scene,
-    Solo,
     Step,
 )
 from rpp_env.task import RankingTask
@@ -172,7 +170,6 @@ class RPPEnv:
             tasks, embeddings, rules, book.sizes, self.encoder.width, ranking, observe
         )
         self._limits = self.nvec.astype(np.uint64)
-        self._most: list[int] = self.nvec.tolist()
         self._count = num_envs
         # Does what is seen at a visit hang on how many there were before?
         self._several = rules.order == "step" if table is None else table.samples > 1
@@ -180,7 +177,6 @@ class RPPEnv:
         self._next_level = np.array(
             [rules.next_level(np.full_like(moves, level), moves) for level in levels]
         )
-        self._moves: list[list[int]] = self._next_level.tolist()
         self._scene = Scene(
             self.observer,
             rules,
@@ -198,7 +194,6 @@ class RPPEnv:
         self._rng: np.random.Generator | None = None
         self._seed: int | None = None
         self._moment: Moment | None = None
-        self._solo: Solo | None = None  # where play is after `step_one`, until arrays are needed
         self._last: Step | None = None
 
     @classmethod
@@ -332,7 +327,6 @@ class RPPEnv:
     @property
     def last_step(self) -> Step | None:
         """The last step with its prompts and rankings; None before it and after a full reset."""
-        self._settle()
         return self._last
 
     @property
@@ -389,7 +383,7 @@ class RPPEnv:
         zeros = np.zeros(len(rows), np.int64)
         visit = self._visited(rows) if self._several else zeros
         if mask is None:
-            self._last = self._solo = None
+            self._last = None
             # They may share their zeros: no moment is ever changed.
             self._moment = Moment(
                 scene=self._scene,
@@ -400,6 +394,7 @@ class RPPEnv:
                 actions=np.full((len(rows), len(self._sizes)), -1),
                 wanted=zeros,
                 answer=None,
+                rank=None,
                 vectors=self._vectors,
                 sentence=zeros - 1,
             )
@@ -440,59 +435,19 @@ class RPPEnv:
             actions=choices,
             wanted=np.minimum(self._items_shown.take(level), self._lengths.take(before.rows)),
             answer=None,
+            rank=None,
             vectors=self._vectors,
             sentence=choices.dot(self._strides),
             masked=masked,
         )
-        after.answer = self._ask(after) if self.table is None else self._replay(after)
+        after.answer, after.rank = (self._ask if self.table is None else self._replay)(after)
         # From here on nothing can fail: a step that raised has changed nothing.
         self._moment = after
         self._last = Step.to(after)
         return self._last
 
-    def step_one(self, actions: list[int]) -> Solo:
-        """`step` for one user, without arrays as far as a table is replayed: for the faces of one.
-
-        Everything else that can be asked of the environment is as after ``step([actions])``.
-        """
-        before = self._solo
-        if before is None and self.table is not None and not self._several:
-            moment = self._at_play("step()")
-            before = Solo.of(moment) if len(moment.rows) == 1 else None
-        if before is None or before.over or not self._legal(actions):
-            self.step([actions])  # which also says what is wrong
-            assert self._moment is not None
-            return Solo.of(self._moment)
-        sizes = self.book.sizes
-        choices = actions
-        if self.padded_actions:
-            choices = [action % size for action, size in zip(actions, sizes, strict=True)]
-        role, history, reasoning, output = choices
-        level = self._moves[before.level][history]
-        sentence = (role * sizes[2] + reasoning) * sizes[3] + output
-        assert self.table is not None
-        order, numbers = self.table.lookup_one(before.row, level, sentence)
-        self._solo = Solo(
-            scene=self._scene,
-            rows=before.rows,
-            visit=before.visit,
-            vectors=self._vectors,
-            row=before.row,
-            level=level,
-            clock=before.clock + 1,
-            wanted=min(self._items_shown.item(level), self._lengths.item(before.row)),
-            sentence=sentence,
-            masked=0 if choices is actions else sum(map(operator.ne, choices, actions)),
-            actions=choices,
-            order=order,
-            numbers=numbers,
-        )
-        return self._solo
-
     def state(self) -> Floats:
         """(B, s) float32, fresh: the shared part and all last actions. Also after the end."""
-        if self._solo is not None:
-            return self._solo.state()[None]
         return self._at_play("state()").state()
 
     def close(self) -> None:
@@ -500,14 +455,7 @@ class RPPEnv:
         release(self.recommender)
         release(self.rewrite)
 
-    def _settle(self) -> None:
-        """Have the present as arrays."""
-        if self._solo is not None:
-            self._moment, self._solo = self._solo.moment(), None
-            self._last = Step.to(self._moment)
-
     def _at_play(self, call: str) -> Moment:
-        self._settle()
         if self._moment is None:
             raise ResetNeeded(f"{call} before the first reset(): call reset() to begin")
         return self._moment
@@ -583,15 +531,6 @@ class RPPEnv:
 
     # ---------------------------------------------------------------- one step
 
-    def _legal(self, actions: list[int]) -> bool:
-        """Is this what `_checked` would let pass, in Python's own integers?"""
-        if len(actions) != len(self._most):
-            return False
-        return all(
-            type(action) is int and 0 <= action < most
-            for action, most in zip(actions, self._most, strict=True)
-        )
-
     def _checked(self, actions: ArrayLike, moment: Moment) -> tuple[Ints, Ints | None]:
         """(B, n) choices that the book holds, and how many of each user's had to be mapped."""
         given = np.asarray(actions)
@@ -614,7 +553,7 @@ class RPPEnv:
             return choices, None
         return choices % self._sizes, (choices >= self._sizes).sum(axis=1)
 
-    def _ask(self, moment: Moment) -> Answers:
+    def _ask(self, moment: Moment) -> tuple[Rankings, Ints]:
         """Put the questions to the recommender, all at once; what it says goes into `moment`."""
         assert self.recommender is not None
         tasks = [self.tasks.task(row) for row in moment.rows.tolist()]
@@ -631,19 +570,12 @@ class RPPEnv:
             check_rewritten(rewritten, prompts)
             prompts = rewritten
         rankings = rank_all(self.recommender, prompts, self.tasks.num_candidates)
-        order = np.array([ranking.order for ranking in rankings], dtype=np.int64)
-        if shuffled is not None:
-            order = np.take_along_axis(shuffled, order, axis=1)
-        # The rank, first, is written when the order is known; see `NUMBERS`.
-        numbers = np.array(
-            [(0, r.named, r.trimmed, r.prompt_tokens, r.completion_tokens) for r in rankings],
-            dtype=np.int64,
-        )
+        answer = rankings if shuffled is None else rankings.reordered(shuffled)
         for name, number in (
             ("batches", 1),
             ("prompts", len(prompts)),
-            ("prompt_tokens", int(numbers[:, 3].sum())),
-            ("completion_tokens", int(numbers[:, 4].sum())),
+            ("prompt_tokens", int(rankings.spent("prompt_tokens").sum())),
+            ("completion_tokens", int(rankings.spent("completion_tokens").sum())),
         ):
             self._calls[name] += number
         if self.rewrite is not None:
@@ -653,11 +585,9 @@ class RPPEnv:
             moment.sentence = np.array([row[text] for text in said])
             moment.edited = np.array(list(map(_edited, prompts, choices)))
         moment.rankings, moment.prompts = rankings, prompts
-        place = (order == self._positions[moment.rows, None]).argmax(axis=1)
-        numbers[:, 0] = np.where(place < numbers[:, 1], place + 1, 0)
-        return Answers(order, numbers)
+        return answer, answer.ranks(self._positions[moment.rows])
 
-    def _replay(self, moment: Moment) -> Answer:
+    def _replay(self, moment: Moment) -> tuple[Rankings, Ints]:
         """Look the answers up in the table."""
         assert self.table is not None
         turn = None

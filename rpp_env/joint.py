@@ -94,16 +94,15 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
 
     def step(self, action: Ints) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Four choices, in the order of `AGENTS`."""
-        solo = self.core.step_one(np.asarray(action).tolist())
-        over, bandit = solo.over, self.core.rules.bandit
+        step = self.core.step(np.asarray(action)[None])
         if self.render_mode == "human":
             self.render()
         return (
-            solo.state(),
-            solo.reward,
-            over and bandit,
-            over and not bandit,
-            solo.info(),
+            self.core.state()[0],
+            step.rewards.item(),
+            step.terminated.item(),
+            step.truncated.item(),
+            {name: values.item() for name, values in step.infos.items()},
         )
 
     def action_masks(self) -> NDArray[np.bool_]:

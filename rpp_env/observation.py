@@ -308,10 +308,10 @@ class Observer:
         rows: Ints,
         sentences: Floats,
         ranked: NDArray[np.integer[Any]],
-        named: Ints | int,
-        shown: Ints | int,
-        level: Ints | int,
-        step: Ints | int,
+        named: NDArray[np.integer[Any]],
+        shown: Ints,
+        level: Ints,
+        step: Ints,
     ) -> Floats:
         """(B, shared_width): the shared part after a step.
 
@@ -322,7 +322,7 @@ class Observer:
         sentences : (B, e) float32 array
         ranked : (B, K) int array
             Item rows, best first.
-        named, shown, level, step : (B,) int arrays, or ints for all of the batch
+        named, shown, level, step : (B,) int arrays
         """
         shared = np.empty((len(rows), self.shared_width), dtype=np.float32)
         shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
@@ -348,7 +348,7 @@ class Observer:
         hot = [table.take(actions[:, i], axis=0) for i, table in enumerate(self._one_hots)]
         return np.concatenate([shared, *hot], axis=1)
 
-    def _ranking(self, ranked: NDArray[np.integer[Any]], named: Ints | int) -> Floats:
+    def _ranking(self, ranked: NDArray[np.integer[Any]], named: NDArray[np.integer[Any]]) -> Floats:
         B, K = ranked.shape
         if self._sequence:
             said = np.where(np.arange(K) < np.reshape(named, (-1, 1)), ranked, -1)

@@ -18,10 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from rpp_env.errors import InvalidData, InvalidOption
 
-__all__ = ["Unbounded", "check_fields", "made", "nearest", "read_small", "unknown"]
-
-Unbounded = typing.Annotated[float, math.inf]
-"""A number that may be infinite, such as a `max_grad_norm` that clips nothing."""
+__all__ = ["check_fields", "made", "nearest", "read_small", "unknown"]
 
 Made = TypeVar("Made")
 
@@ -148,7 +145,7 @@ def check_fields(config: object, where: str = "") -> None:
 
 def _hints(kind: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(kind, include_extras=True)
+        return typing.get_type_hints(kind)
     except (NameError, TypeError):  # names that exist for type checkers only
         return {}
 
@@ -169,7 +166,7 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of an annotated type; unusual annotations fit everything."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _fits(value, inner[0]) or (math.inf in inner[1:] and value == math.inf)
+        return _fits(value, inner[0])
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, one) for one in inner)
     if origin is Literal:

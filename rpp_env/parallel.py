@@ -139,18 +139,18 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
                 f"step() got an action from {min(unknown, key=str)!r}, which is no agent; "
                 f"the agents are {', '.join(self.possible_agents)}"
             )
-        solo = self.core.step_one([self._action(actions, agent) for agent in self.possible_agents])
-        over, bandit = solo.over, self.core.rules.bandit
-        if over:
+        step = self.core.step([[self._action(actions, agent) for agent in self.possible_agents]])
+        terminated, truncated = step.terminated.item(), step.truncated.item()
+        if terminated or truncated:
             self.agents = []
         if self.render_mode == "human":
             self.render()
         return (
-            self._split(solo.observations()),
-            dict.fromkeys(self.possible_agents, solo.reward),
-            dict.fromkeys(self.possible_agents, over and bandit),
-            dict.fromkeys(self.possible_agents, over and not bandit),
-            self._infos(solo.info()),
+            self._split(step.observations[0]),
+            dict.fromkeys(self.possible_agents, step.rewards.item()),
+            dict.fromkeys(self.possible_agents, terminated),
+            dict.fromkeys(self.possible_agents, truncated),
+            self._infos({name: values.item() for name, values in step.infos.items()}),
         )
 
     def state(self) -> Observation:

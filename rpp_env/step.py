@@ -7,30 +7,25 @@ who only want rewards do not pay for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.metrics import hit, mrr, ndcg
 from rpp_env.observation import Observer
+from rpp_env.prompting import COSTS, Rankings
 from rpp_env.prompts import Prompt
 from rpp_env.rules import Rules
-from rpp_env.task import Ranking
 
 __all__ = [
     "COUNTS",
     "IDENTIFIERS",
     "METRICS",
-    "NUMBERS",
-    "Answer",
-    "Answers",
     "Moment",
     "Scene",
-    "Solo",
     "Step",
 ]
 
@@ -53,33 +48,6 @@ IDENTIFIERS = ("user",)
 """Infos that name something: their numbers have no order, and their mean has no meaning."""
 _KEYS = (*METRICS, *COUNTS, *IDENTIFIERS)
 _REWARD = METRICS.index("ndcg@10")
-_NO_ORDER = np.zeros(0, np.int64)
-
-
-NUMBERS = ("rank", "named", "trimmed", "prompt_tokens", "completion_tokens")
-"""What is known of an answer, besides the order: the columns of `Answer.numbers`."""
-
-
-class Answer(Protocol):
-    """What came back for a batch, from a recommender or a table."""
-
-    @property
-    def order(self) -> NDArray[np.integer[Any]]:
-        """(B, K) positions of the candidates as the task has them, best first."""
-        ...
-
-    @property
-    def numbers(self) -> NDArray[np.integer[Any]]:
-        """(B, 5) `NUMBERS`: rank of the target from 1 (0: not named), candidates named, ..."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """An `Answer` that is all there."""
-
-    order: NDArray[np.integer[Any]]
-    numbers: NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -111,12 +79,6 @@ class Scene:
         return found
 
     @cached_property
-    def metrics_by_rank(self) -> list[list[float]]:
-        """The same by rank, in Python's own numbers."""
-        by_rank: list[list[float]] = self.metrics.T.tolist()
-        return by_rank
-
-    @cached_property
     def rewards(self) -> NDArray[np.float64]:
         """(K + 1,) by rank: NDCG@10."""
         rewards: NDArray[np.float64] = self.metrics[_REWARD].copy()
@@ -143,8 +105,10 @@ class Moment:
         The last ones; -1 before the first step.
     wanted : (B,) int64 array
         History items that the last prompt was to show.
-    answer : Answer or None
-        What they came to; None where nobody took a step.
+    answer : Rankings or None
+        What they came to, in the tasks' own positions; None where nobody took a step.
+    rank : (B,) int array or None
+        Rank of the target from 1; 0 where it is not named. None where nobody took a step.
     vectors : (V, e) float32 array
         Of sentences; the last row is zeros.
     sentence : (B,) int64 array
@@ -153,7 +117,9 @@ class Moment:
         How many of the last actions were mapped; None for none of them.
     edited : (B, 2) int64 array or None
         Sentences that were rewritten, and those whose rewrites were of no use; None for none.
-    rankings, prompts : list or None
+    rankings : Rankings or None
+        What was said, over the candidates as the prompts showed them; see `Step`.
+    prompts : list or None
         See `Step`.
     """
 
@@ -164,12 +130,13 @@ class Moment:
     clock: Ints
     actions: Ints
     wanted: Ints
-    answer: Answer | None
+    answer: Rankings | None
+    rank: Ints | None
     vectors: Floats
     sentence: Ints
     masked: Ints | None = None
     edited: Ints | None = None
-    rankings: list[Ranking] | None = None
+    rankings: Rankings | None = None
     prompts: list[Prompt] | None = None
     _shared: Floats | None = None
 
@@ -181,13 +148,12 @@ class Moment:
             if answer is None:
                 self._shared = scene.observer.begin(self.rows)
             else:
-                _, named, trimmed, _, _ = answer.numbers.T
                 self._shared = scene.observer.after(
                     self.rows,
                     self.vectors.take(self.sentence, axis=0),
                     scene.items(self.rows, answer.order),
-                    named,
-                    self.wanted - trimmed,
+                    answer.named,
+                    self.wanted - answer.cost.get("trimmed", 0),
                     self.level,
                     self.clock,
                 )
@@ -205,13 +171,14 @@ class Moment:
         """(B,) arrays, fresh: `METRICS`, `COUNTS` (zeros before a user's first step), the user."""
         count, answer = len(self.rows), self.answer
         users = self.scene.users.take(self.rows)
-        if answer is None:
+        if answer is None or self.rank is None:
             return {
                 **{name: np.zeros(count) for name in METRICS},
                 **{name: np.zeros(count, np.int64) for name in COUNTS},
                 "user": users,
             }
-        rank, named, trimmed, asked, said = np.ascontiguousarray(answer.numbers.T, np.int64)
+        trimmed, asked, said = map(answer.spent, COSTS)
+        rank, named = self.rank.astype(np.int64), answer.named.astype(np.int64)
         masked = np.zeros(count, np.int64) if self.masked is None else self.masked.copy()
         edited = np.zeros((count, 2), np.int64) if self.edited is None else self.edited
         counts = (rank, named, self.wanted - trimmed, asked, said, trimmed, masked)
@@ -226,11 +193,6 @@ class Moment:
             array[mask] = values
             return array
 
-        answer = self.answer
-        if answer is not None:
-            numbers = answer.numbers.copy()
-            numbers[mask] = 0
-            answer = Answers(answer.order, numbers)
         return Moment(
             scene=self.scene,
             rows=changed(self.rows, rows),
@@ -239,137 +201,13 @@ class Moment:
             clock=changed(self.clock, 0),
             actions=changed(self.actions, -1),
             wanted=changed(self.wanted, 0),
-            answer=answer,
+            answer=None if self.answer is None else self.answer.without(mask),
+            rank=None if self.rank is None else changed(self.rank, 0),
             vectors=self.vectors,
             sentence=changed(self.sentence, -1),
             masked=None if self.masked is None else changed(self.masked, 0),
             edited=None if self.edited is None else changed(self.edited, 0),
         )
-
-
-@dataclass(slots=True)
-class Solo:
-    """A `Moment` of one user in Python's own numbers, which are faster than arrays of length 1.
-
-    Attributes
-    ----------
-    scene, rows, visit, vectors, rankings, prompts
-        The moment's.
-    row, level, clock, wanted, sentence, masked : int
-    actions : list of int
-    edited : list of int
-        `Moment.edited`.
-    order : (K,) int array
-    numbers : list of int
-        `NUMBERS`.
-    """
-
-    scene: Scene
-    rows: Ints
-    visit: Ints
-    vectors: Floats
-    row: int
-    level: int
-    clock: int
-    wanted: int
-    sentence: int
-    masked: int
-    actions: list[int]
-    order: NDArray[np.integer[Any]]
-    numbers: list[int]
-    edited: Sequence[int] = (0, 0)
-    rankings: list[Ranking] | None = None
-    prompts: list[Prompt] | None = None
-    _shared: Floats | None = None
-
-    @classmethod
-    def of(cls, moment: Moment) -> Solo:
-        """The same moment."""
-        answer = moment.answer
-        return cls(
-            scene=moment.scene,
-            rows=moment.rows,
-            visit=moment.visit,
-            vectors=moment.vectors,
-            row=moment.rows.item(),
-            level=moment.level.item(),
-            clock=moment.clock.item(),
-            wanted=moment.wanted.item(),
-            sentence=moment.sentence.item(),
-            masked=0 if moment.masked is None else moment.masked.item(),
-            actions=moment.actions[0].tolist(),
-            order=_NO_ORDER if answer is None else answer.order[0],
-            numbers=[0] * len(NUMBERS) if answer is None else answer.numbers[0].tolist(),
-            edited=(0, 0) if moment.edited is None else moment.edited[0].tolist(),
-            rankings=moment.rankings,
-            prompts=moment.prompts,
-            _shared=moment.shared,
-        )
-
-    def moment(self) -> Moment:
-        """The same moment as arrays."""
-        return Moment(
-            scene=self.scene,
-            rows=self.rows,
-            visit=self.visit,
-            level=np.array([self.level]),
-            clock=np.array([self.clock]),
-            actions=np.array([self.actions]),
-            wanted=np.array([self.wanted]),
-            answer=Answers(self.order[None], np.array([self.numbers])),
-            vectors=self.vectors,
-            sentence=np.array([self.sentence]),
-            masked=np.array([self.masked]),
-            edited=np.array([self.edited]),
-            rankings=self.rankings,
-            prompts=self.prompts,
-            _shared=self._shared,
-        )
-
-    @property
-    def shared(self) -> Floats:
-        """(1, shared_width): what all agents see."""
-        if self._shared is None:
-            _, named, trimmed, _, _ = self.numbers
-            self._shared = self.scene.observer.after(
-                self.rows,
-                self.vectors[self.sentence],
-                self.scene.candidates[self.row].take(self.order)[None],
-                named,
-                self.wanted - trimmed,
-                self.level,
-                self.clock,
-            )
-        return self._shared
-
-    @property
-    def reward(self) -> float:
-        """NDCG@10."""
-        return self.scene.metrics_by_rank[self.numbers[0]][_REWARD]
-
-    @property
-    def over(self) -> bool:
-        """Is this the end of the episode?"""
-        return self.clock >= self.scene.rules.max_cycles
-
-    def observations(self) -> Floats:
-        """(n, d), fresh."""
-        observer = self.scene.observer
-        seen: Floats = observer.observations(self.shared, np.array([self.actions]))[0]
-        return seen
-
-    def state(self) -> Floats:
-        """(s,), fresh."""
-        state: Floats = self.scene.observer.state(self.shared, np.array([self.actions]))[0]
-        return state
-
-    def info(self) -> dict[str, Any]:
-        """`Step.infos` of the user, fresh."""
-        rank, named, trimmed, asked, said = self.numbers
-        shown = self.wanted - trimmed
-        counts = (rank, named, shown, asked, said, trimmed, self.masked, *self.edited)
-        metrics = self.scene.metrics_by_rank[rank]
-        return dict(zip(_KEYS, (*metrics, *counts, self.scene.users.item(self.row)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -394,12 +232,12 @@ class Step:
     @classmethod
     def to(cls, moment: Moment) -> Step:
         """The step that led to `moment`."""
-        rules, answer = moment.scene.rules, moment.answer
-        assert answer is not None
+        rules, rank = moment.scene.rules, moment.rank
+        assert rank is not None
         over = moment.clock >= rules.max_cycles
         never = np.zeros(len(over), dtype=bool)
         terminated, truncated = (over, never) if rules.bandit else (never, over)
-        rewards = moment.scene.rewards.take(answer.numbers[:, 0])
+        rewards = moment.scene.rewards.take(rank)
         return cls(rewards, terminated, truncated, moment)
 
     @cached_property
@@ -442,7 +280,7 @@ class Step:
         return answer.order.copy()
 
     @property
-    def rankings(self) -> list[Ranking] | None:
+    def rankings(self) -> Rankings | None:
         """What the recommender said, over the candidates as prompts showed them; None by table."""
         return self._moment.rankings
 

@@ -58,10 +58,10 @@ from rpp_env.errors import (
 from rpp_env.interrupts import held_interrupts
 from rpp_env.metrics import ndcg
 from rpp_env.patterns import PatternBook
+from rpp_env.prompting import COSTS, Rankings
 from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender, rank_all
 from rpp_env.rules import Rules
-from rpp_env.step import NUMBERS
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -157,8 +157,10 @@ class RewardTable:
             provenance={**self.provenance, "shown": list(wanted)},
         )
 
-    def lookup(self, rows: Ints, level: Ints, sentence: Ints, turn: Ints | None = None) -> Recorded:
-        """Answers for tasks `rows`; nothing is read before somebody asks for it.
+    def lookup(
+        self, rows: Ints, level: Ints, sentence: Ints, turn: Ints | None = None
+    ) -> tuple[Rankings, Ints]:
+        """Answers for tasks `rows`, and the rank (B,) of each target (0: not named).
 
         Parameters
         ----------
@@ -172,27 +174,22 @@ class RewardTable:
         cells = self.named.shape[1]
         prompt = rows * cells + level * (cells // self.sizes[0]) + sentence
         said = prompt if turn is None else prompt * self.samples + turn % self.samples
-        return Recorded(self, said, self.numbers.take(said, axis=0))
-
-    def lookup_one(
-        self, row: int, level: int, sentence: int
-    ) -> tuple[NDArray[np.uint8], list[int]]:
-        """`lookup` for one task: its first answer's order (K,) and `rpp_env.step.NUMBERS`."""
-        _, cells, samples, _ = self.orders.shape
-        cell = level * (cells // self.sizes[0]) + sentence
-        return self.orders[row, cell, 0], self.numbers[(row * cells + cell) * samples].tolist()
+        rank, named, *cost = self._numbers.take(said, axis=0).T
+        orders = self.orders.reshape(-1, self.orders.shape[-1])
+        cost_of = dict(zip(COSTS, cost, strict=True))
+        return Rankings(orders.take(said, axis=0), named, cost_of), rank
 
     @cached_property
-    def numbers(self) -> NDArray[np.uint16]:
-        """(T * C * S, 5) `rpp_env.step.NUMBERS` side by side, so that a replay looks up once."""
-        made = np.empty((*self.named.shape, len(NUMBERS)), dtype=np.uint16)
+    def _numbers(self) -> NDArray[np.uint16]:
+        """(T * C * S, 5) rank, named and `COSTS` side by side, so that a replay looks up once."""
+        made = np.empty((*self.named.shape, 2 + len(COSTS)), dtype=np.uint16)
         made[..., 0] = self.ranks()
         made[..., 1] = self.named
         made[..., 2] = self.trimmed[..., None]
         made[..., 3] = self.prompt[..., None]
         made[..., 4] = self.completion
         made.setflags(write=False)
-        return made.reshape(-1, len(NUMBERS))
+        return made.reshape(-1, 2 + len(COSTS))
 
     def ranks(self) -> NDArray[np.uint8]:
         """(T, C, S) 1-based rank of the target; 0 where it was not named."""
@@ -363,30 +360,6 @@ class RewardTable:
             provenance=provenance,
             embeddings=embeddings,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """Answers of a table for a batch of B: an `rpp_env.step.Answer`.
-
-    Attributes
-    ----------
-    table : RewardTable
-    said : (B,) int64 array
-        Which answers of the table.
-    numbers : (B, 5) uint16 array
-        `rpp_env.step.NUMBERS`.
-    """
-
-    table: RewardTable
-    said: Ints
-    numbers: NDArray[np.uint16]
-
-    @property
-    def order(self) -> NDArray[np.uint8]:
-        """(B, K) positions of the candidates, best first."""
-        orders = self.table.orders
-        return orders.reshape(-1, orders.shape[-1]).take(self.said, axis=0)
 
 
 _EMBEDDINGS = ("items", "content", "popularity")
@@ -590,12 +563,10 @@ class _Job:
             cells.append((asked, np.searchsorted(asked, shown)))
         K = self.tasks.num_candidates
         answers = [rank_all(self.recommender, prompts, K) for _ in range(self.samples)]
-        orders = np.array([[r.order for r in said] for said in answers], dtype=np.uint8)
+        orders = np.array([said.order for said in answers], dtype=np.uint8)
+        names = ("completion_tokens", "prompt_tokens", "trimmed")
         numbers = np.array(
-            [
-                [(r.named, r.completion_tokens, r.prompt_tokens, r.trimmed) for r in said]
-                for said in answers
-            ]
+            [np.stack([said.named, *map(said.spent, names)], axis=1) for said in answers]
         )
         if not 0 <= numbers.min() <= numbers.max() < 1 << 16:
             raise InvalidOption(

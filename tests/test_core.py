@@ -656,100 +656,31 @@ def test_recorded_answers_replay_bit_for_bit() -> None:
     assert table.calls["prompts"] == 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"padded_actions": True},
-        {"observe": "private", "ranking": "sequence"},
-        {"rules": "RPPBandit-v0"},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("kept", [True, False], ids=["table", "live"])
-def test_one_user_in_pythons_own_numbers_is_the_same_step(
-    kept: bool, options: dict[str, Any]
-) -> None:
-    live = make(1, "embedded", max_users=3, **options)
-    model = tabulate(live) if kept else "embedded"
-    one, many = (make(1, model, max_users=3, **options) for _ in range(2))
-    rng = np.random.default_rng(0)
-    for episode in range(8):
-        if episode % 3 == 2:
-            everyone = {"reset_mask": np.ones(1, bool)}
-            begun = [env.reset(options=everyone)[0].tobytes() for env in (one, many)]
-        else:
-            begun = [env.reset(seed=episode)[0].tobytes() for env in (one, many)]
-        assert begun[0] == begun[1]
-        for t in range(live.max_cycles):
-            actions = rng.integers(0, live.nvec)
-            step = many.step(actions[None])
-            if (episode + t) % 4 == 3:  # both ways may take turns
-                assert one.step(actions[None]).observations.tobytes() == step.observations.tobytes()
-            else:
-                solo = one.step_one(actions.tolist())
-                assert solo.observations().tobytes() == step.observations.tobytes()
-                assert solo.state().tobytes() == many.state().tobytes()
-                assert solo.reward == step.rewards.item()
-                assert solo.over == (step.terminated | step.truncated).item()
-                assert solo.info() == {name: value.item() for name, value in step.infos.items()}
-                assert list(solo.info()) == list(step.infos)
-            assert one.state().tobytes() == many.state().tobytes()
-            if t == 1:
-                one = pickle.loads(pickle.dumps(one))  # noqa: S301 - our own bytes
-            if (episode + t) % 3:
-                last = one.last_step
-                assert last is not None
-                for name in ("rewards", "terminated", "truncated", "rows", "clock", "actions"):
-                    mine, other = getattr(last, name), getattr(step, name)
-                    assert mine.dtype == other.dtype
-                    assert np.array_equal(mine, other), name
-                assert last.observations.tobytes() == step.observations.tobytes()
-                for name, values in step.infos.items():
-                    assert last.infos[name].dtype == values.dtype
-                    assert np.array_equal(last.infos[name], values), name
-        with pytest.raises(ResetNeeded, match="1 of 1 users are over"):
-            one.step_one([0, 0, 0, 0])
+def test_an_environment_is_pickled_in_the_middle_of_an_episode() -> None:
+    live = make(1, "embedded", max_users=3)
+    for env in (live, make(1, tabulate(live), max_users=3)):
+        env.reset(seed=0)
+        env.step([[0, 0, 0, 0]])
+        again = pickle.loads(pickle.dumps(env))  # noqa: S301 - our own bytes
+        assert again.state().tobytes() == env.state().tobytes()
+        one, other = env.step([[1, 1, 1, 1]]), again.step([[1, 1, 1, 1]])
+        assert one.observations.tobytes() == other.observations.tobytes()
+        assert one.rewards.tobytes() == other.rewards.tobytes()
 
 
 @pytest.mark.parametrize(
     "actions",
     [[0, 0, 9, 0], [-1, 0, 0, 0], [0, 0, 0], [0, 0, 0, 0, 0], [0.5, 0, 0, 0], [0, 5, 0, 0]],
 )
-def test_one_user_is_refused_what_a_batch_is(actions: list[Any]) -> None:
+def test_a_refused_action_changes_nothing(actions: list[Any]) -> None:
     env = replayed(make(1, max_users=2))
-    with pytest.raises(ResetNeeded, match="before the first reset"):
-        env.step_one([0, 0, 0, 0])
     env.reset(seed=0)
     for _ in range(2):
         before = env.state()
         with pytest.raises(InvalidAction):
-            env.step_one(actions)
+            env.step([actions])
         assert np.array_equal(env.state(), before)
-        env.step_one([0, 0, 0, 0])
-
-
-def test_one_of_several_answers_is_met_in_turn_by_one_user_too() -> None:
-    env = make(1, "embedded", max_users=2)
-    table = tabulate(env, samples=2)
-    rolled = replace(table, orders=table.orders.copy(), named=np.full_like(table.named, 20))
-    rolled.orders[:, :, 1] = np.roll(rolled.orders[:, :, 0], 7, axis=-1)
-    one, many = (
-        RPPEnv(env.tasks, book=env.book, embeddings=env.embeddings, table=rolled, num_envs=1)
-        for _ in range(2)
-    )
-    seen = set()
-    for visit in range(2):
-        for each in (one, many):
-            each.reset(options={"users": [1]})
-        for _ in range(4):
-            solo, step = one.step_one(PLAIN), many.step([PLAIN])
-            assert solo.observations().tobytes() == step.observations.tobytes()
-            seen.add(solo.info()["rank"])
-            # From the first answer on, one after the other.
-            sample = (int(step.clock[0]) - 1 + visit * env.max_cycles) % 2
-            assert solo.info()["rank"] == rolled.ranks()[1, 2 * 225, sample]
-    assert len(seen) == 2
+        env.step([[0, 0, 0, 0]])
 
 
 def test_what_a_table_cannot_do_is_refused() -> None:

@@ -51,7 +51,7 @@ def test_where_replies_are_sampled_every_prompt_gets_its_own() -> None:
 
 def test_an_empty_batch_is_not_asked() -> None:
     model = Counting()
-    assert LLMRecommender(model).rank([]) == []
+    assert list(LLMRecommender(model).rank([])) == []
     assert model.batches == []
 
 

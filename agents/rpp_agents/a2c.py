@@ -93,7 +93,6 @@ from rpp_agents.training import (
     trainer,
 )
 from rpp_env.errors import InvalidOption
-from rpp_env.options import Unbounded
 
 __all__ = ["A2C", "Config", "Released", "train"]
 
@@ -123,7 +122,7 @@ class Config(RunConfig):
     """Weight of the entropy bonus at the start."""
     entropy_end: float = 0.001
     """Weight of the entropy bonus at the end; it moves there linearly."""
-    max_grad_norm: Unbounded = 10.0
+    max_grad_norm: float = 10.0
     """Largest norm of the actors' and of the critics' gradient, each; inf: any."""
     value_norm: bool = True
     """Normalise the critics' targets by running statistics of the returns."""

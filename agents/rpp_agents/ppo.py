@@ -24,7 +24,6 @@ from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout, clock_columns
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption
-from rpp_env.options import Unbounded
 
 __all__ = ["PPO", "Config", "gae"]
 
@@ -53,7 +52,7 @@ class Config(RunConfig):
     """Weight of the entropy bonus at the end; it moves there linearly."""
     huber: float = 10.0
     """Where the value loss turns from square to linear, in normalised units."""
-    max_grad_norm: Unbounded = 10.0
+    max_grad_norm: float = 10.0
     """Largest norm of the actors' and of the critic's gradient, each."""
     value_norm: bool = True
     """Normalise the critic's targets by running statistics of the returns."""

@@ -37,7 +37,6 @@ from rpp_agents.rollout import (
 )
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption, ResetNeeded
-from rpp_env.options import Unbounded
 
 __all__ = ["Config", "Mixer", "ValueLearner", "td_targets"]
 
@@ -69,7 +68,7 @@ class Config(RunConfig):
     """Whether the learning rate falls linearly to 0 over the run."""
     huber: float = 10.0
     """TD error from which the loss is linear instead of square."""
-    max_grad_norm: Unbounded = 10.0
+    max_grad_norm: float = 10.0
     """Largest norm of the gradient."""
     normalize_rewards: bool = False
     """Divide rewards by their running standard deviation; their mean stays in."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+
 from rpp_env.errors import BrokenContract
+from rpp_env.prompting import Rankings
 from rpp_env.task import Ranking
 
 if TYPE_CHECKING:
@@ -23,24 +26,51 @@ class Recommender(Protocol):
     of a prompt does not depend on the other prompts. `testing.check_recommender` proves it.
     """
 
-    def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
-        """Rank the candidates of every prompt, as ``prompt.task.candidates`` numbers them."""
+    def rank(self, prompts: Sequence[Prompt]) -> Sequence[Ranking]:
+        """Rank the candidates of every prompt, as ``prompt.task.candidates`` numbers them.
+
+        `Rankings`, which are arrays; a list of `Ranking` is as good, and slower.
+        """
         ...
 
 
-def rank_all(recommender: Recommender, prompts: Sequence[Prompt], candidates: int) -> list[Ranking]:
-    """Rank the candidates of every prompt, and check how many rankings come back.
+def rank_all(recommender: Recommender, prompts: Sequence[Prompt], candidates: int) -> Rankings:
+    """Rank the candidates of every prompt, and check what comes back.
 
     Raises
     ------
     BrokenContract
         If there is not one ranking for each prompt, over all `candidates`.
     """
-    rankings = list(recommender.rank(prompts))
-    if len(rankings) != len(prompts) or any(len(r.order) != candidates for r in rankings):
+    given = recommender.rank(prompts)
+    name = type(recommender).__name__
+    if not isinstance(given, Rankings):
+        given = list(given)
+    lengths = (
+        {given.order.shape[1]} if isinstance(given, Rankings) else {len(r.order) for r in given}
+    )
+    if len(given) != len(prompts) or not lengths <= {candidates}:
         raise BrokenContract(
-            f"{type(recommender).__name__}.rank gave {len(rankings)} rankings for {len(prompts)} "
+            f"{name}.rank gave {len(given)} rankings for {len(prompts)} "
             f"prompts of {candidates} candidates; it must give one per prompt, over all "
             "candidates, in order"
         )
-    return rankings
+    if not isinstance(given, Rankings):  # single rankings have checked themselves
+        return Rankings.of(given)
+    _check(name, given)
+    return given
+
+
+def _check(name: str, rankings: Rankings) -> None:
+    """Refuse arrays that are no rankings."""
+    count, K = rankings.order.shape
+    if (np.sort(rankings.order, axis=1) != np.arange(K)).any():
+        raise BrokenContract(f"{name}.rank gave orders that are no permutations of 0..{K - 1}")
+    named = rankings.named
+    if named.shape != (count,) or (count and not 0 <= named.min() <= named.max() <= K):
+        raise BrokenContract(f"{name}.rank must say for each prompt how many of {K} it named")
+    for cost, values in rankings.cost.items():
+        if values.shape != (count,) or (values < 0).any():
+            raise BrokenContract(f"{name}.rank gave {cost} that are not {count} counts")
+    if rankings.texts is not None and len(rankings.texts) != count:
+        raise BrokenContract(f"{name}.rank gave {len(rankings.texts)} texts for {count} prompts")

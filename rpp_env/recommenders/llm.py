@@ -29,6 +29,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
 from rpp_env.parsing import parse_order
+from rpp_env.prompting import Rankings
 from rpp_env.prompts import LETTERS, as_messages
 from rpp_env.task import Ranking
 
@@ -99,7 +100,7 @@ class LLMRecommender:
         self.rank_by = rank_by
         self.generation = generation
 
-    def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+    def rank(self, prompts: Sequence[Prompt]) -> Rankings:
         """Rank the candidates of every prompt."""
         room = Room(self.model, self.generation)
         fitted = [self._fit(prompt, room) for prompt in prompts]
@@ -112,7 +113,7 @@ class LLMRecommender:
                 else:
                     trimmed = prompts[i].shown - fitted[i][0]
                     found[i] = replace(ranking, trimmed=trimmed) if trimmed else ranking
-        return [found[i] for i in range(len(prompts))]
+        return Rankings.of(found[i] for i in range(len(prompts)))
 
     def _answers(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
         """A ranking for each text; None where the model refuses it as longer than its context."""

@@ -117,9 +117,11 @@ def test_unknown_names_and_options_are_refused(making, tmp_path: Path) -> None:
     with pytest.raises(UnknownDataset, match=r"'nowhere' is not known; .*movieworld, .*ml-1m"):
         load_dataset("nowhere")
     folder = making.folder(tmp_path, "a\t1\t1\t1\n")
-    with pytest.raises(InvalidOption, match="no option 'num_users'; its options are domain, order"):
+    with pytest.raises(
+        InvalidOption, match="option 'num_users' is not known; there are domain, order"
+    ):
         load_dataset(folder, num_users=3)
-    with pytest.raises(InvalidOption, match="no option 'domain'; its options are num_users"):
+    with pytest.raises(InvalidOption, match="option 'domain' is not known; there are num_users"):
         load_dataset("movieworld", domain="music")
     with pytest.raises(InvalidOption, match="root has no meaning"):
         load_dataset("movieworld", tmp_path)

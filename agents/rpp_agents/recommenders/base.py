@@ -26,8 +26,9 @@ from rpp_env.data import (
 from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
 from rpp_env.metrics import ndcg
 from rpp_env.options import check_fields
+from rpp_env.prompting import Rankings
 from rpp_env.prompts import Prompt
-from rpp_env.task import Ranking, RankingTask
+from rpp_env.task import RankingTask
 
 __all__ = [
     "Patience",
@@ -130,7 +131,7 @@ class ScoringRecommender:
         self.scorer = scorer
         self._users = {token: row for row, token in enumerate(scorer.dataset.user_tokens)}
 
-    def rank(self, prompts: Sequence[Prompt]) -> list[Ranking]:
+    def rank(self, prompts: Sequence[Prompt]) -> Rankings:
         """Rank the candidates of every prompt by score; of equals, the one shown first.
 
         Raises
@@ -138,12 +139,12 @@ class ScoringRecommender:
         InvalidTask
             For a user or a title that the dataset does not hold.
         """
-        rankings = []
-        for prompt in prompts:
-            user, items = self._rows(prompt.task)
-            order = np.argsort(-self.scorer.score(user, items)[0], kind="stable")
-            rankings.append(Ranking(tuple(order.tolist()), len(order)))
-        return rankings
+        if not prompts:
+            return Rankings.of(())
+        rows = [self._rows(prompt.task) for prompt in prompts]
+        scores = np.stack([self.scorer.score(user, items)[0] for user, items in rows])
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return Rankings(order, np.full(len(rows), order.shape[1]))
 
     def _rows(self, task: RankingTask) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         dataset = self.scorer.dataset

@@ -20,7 +20,9 @@ from rpp_env import RPPEnv, Step
 from rpp_env.data.candidates import MAX_HISTORY
 from rpp_env.errors import InvalidOption
 from rpp_env.metrics import ndcg
+from rpp_env.prompting import Rankings
 from rpp_env.prompts import Prompt
+from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten
 
 __all__ = ["Asked", "Counted", "Ledger", "Problem", "Users", "remade"]
@@ -192,9 +194,8 @@ class Users:
         if table is not None and rewrite is None and orders is None:
             sizes = self.shape
             sentence = np.ravel_multi_index(tuple(sentences), sizes[1:])
-            answer = table.lookup(rows, np.asarray(level), np.asarray(sentence))
-            rank, named, _, asked, said = answer.numbers.T.astype(np.int64)
-            found = Asked(answer.order, rank, named, asked + said)
+            answer, rank = table.lookup(rows, np.asarray(level), np.asarray(sentence))
+            found = _asked(answer, rank)
             self.ledger.count(self._keys(rows, cells), found.tokens)
             return found
         parts = [
@@ -235,23 +236,26 @@ class Users:
             prompts = rewritten
         recommender = self.live.recommender
         assert recommender is not None
-        rankings = recommender.rank(prompts)
-        said = np.array([ranking.order for ranking in rankings], np.int64)
+        answer = rank_all(recommender, prompts, self.live.tasks.num_candidates)
         if orders is not None:
-            said = np.take_along_axis(orders, said, axis=1)
-        named = np.array([ranking.named for ranking in rankings], np.int64)
-        tokens = np.array([r.prompt_tokens + r.completion_tokens for r in rankings], np.int64)
+            answer = answer.reordered(orders)
+        found = _asked(answer, answer.ranks(self.live.tasks.position[rows].astype(np.int64)))
         if rewrite is None and orders is None:
-            self.ledger.count(self._keys(rows, cells), tokens)
+            self.ledger.count(self._keys(rows, cells), found.tokens)
         else:
-            self.ledger.count_texts([prompt.text for prompt in prompts], tokens)
-        place = (said == self.live.tasks.position[rows, None]).argmax(axis=1)
-        return Asked(said.astype(np.uint8), np.where(place < named, place + 1, 0), named, tokens)
+            self.ledger.count_texts([prompt.text for prompt in prompts], found.tokens)
+        return found
 
     def _keys(self, rows: Ints, cells: Ints) -> Ints:
         # Levels that show a short history whole are one prompt.
         _, *sentences = np.unravel_index(cells, self.shape)
         return _key(rows, self.shown(rows, cells), sentences, self.shape)
+
+
+def _asked(answer: Rankings, rank: Ints) -> Asked:
+    tokens = answer.spent("prompt_tokens") + answer.spent("completion_tokens")
+    order, named = answer.order.astype(np.uint8), answer.named.astype(np.int64)
+    return Asked(order, rank.astype(np.int64), named, tokens)
 
 
 def remade(env: RPPEnv, **changes: Any) -> RPPEnv:
