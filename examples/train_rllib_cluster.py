@@ -7,7 +7,6 @@ table's path, which every node must be able to read; the table is made where the
 
 import atexit
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ TABLE = Path(sys.argv[1] if len(sys.argv) > 1 else "users.rpptable").resolve()
 
 
 def make(options: dict[str, Any]) -> ParallelPettingZooEnv:
-    env = rpp_env.parallel_env(split="train", model=f"table:{TABLE}", seed=secrets.randbits(31))
+    env = rpp_env.parallel_env(split="train", model=f"table:{TABLE}")
     return ParallelPettingZooEnv(env)
 
 

@@ -7,7 +7,6 @@ the keys of the policies.
 from __future__ import annotations
 
 import os
-import secrets
 from typing import Any
 
 import ray
@@ -22,9 +21,9 @@ WORLD: dict[str, Any] = {"num_users": 120, "num_items": 100} if FAST else {}
 
 
 def make(options: dict[str, Any]) -> ParallelPettingZooEnv:
-    # RLlib makes all copies alike, and its check resets each with the seed 42. Without seeds of
-    # their own, and with the check, all would play the same users.
-    env = rpp_env.parallel_env(split="train", **options, seed=secrets.randbits(31))
+    # Each copy draws a seed of its own at its first reset. The check is left out (see below): it
+    # resets every copy with the seed 42, and all would then play the same users.
+    env = rpp_env.parallel_env(split="train", **options)
     return ParallelPettingZooEnv(env)
 
 

@@ -47,7 +47,7 @@ env = rpp_env.parallel_env(split="train", padded_actions=True, **WORLD)
 validation = rpp_env.RPPEnv.make(split="validation", padded_actions=True, num_envs=500, **WORLD)
 slots = supersuit.pettingzoo_env_to_vec_env_v1(supersuit.agent_indicator_v0(env))
 slots = supersuit.concat_vec_envs_v1(slots, 4 if FAST else 32, base_class="stable_baselines3")
-# The copies are exact: without a seed of its own each would play the same users in the same order.
+# Each copy would draw a seed of its own; so copy i gets seed i, and the run can be repeated.
 slots.venv.reset(seed=0)
 
 set_random_seed(0)  # PPO(seed=...) would seed the slots, which SuperSuit's have no method for

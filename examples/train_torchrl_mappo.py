@@ -29,7 +29,7 @@ def make() -> PettingZooWrapper:
 warnings.filterwarnings("ignore", message="PettingZoo in TorchRL is tested")
 torch.manual_seed(0)
 env = SerialEnv(COPIES, make)
-env.set_seed(0)  # another seed for each copy; without it all of them would play the same users
+env.set_seed(0)  # another seed for each copy, so that the run can be repeated
 assert dict(make().group_map) == {"agent": [f"agent_{i}" for i in range(4)]}
 seen, state = (env.observation_spec[key].shape[-1] for key in [("agent", "observation"), "state"])
 

@@ -623,13 +623,15 @@ class RPPEnv:
 RESET_OPTIONS = ("users", "reset_mask")
 """What `RPPEnv.reset` understands."""
 
+_OF_OTHERS = ("options", "minari_autoseed")
+"""What PettingZoo's conformance suite gives every environment, and what Minari passes on."""
+
 
 def known_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The options of a reset, or InvalidOption where one of them would have no effect."""
     if options is None:
         return {}
-    # PettingZoo's conformance suite resets with {"options": 1} and expects that nothing happens.
-    if unknown := [name for name in options if name not in (*RESET_OPTIONS, "options")]:
+    if unknown := [name for name in options if name not in (*RESET_OPTIONS, *_OF_OTHERS)]:
         known = " and ".join(map(repr, RESET_OPTIONS))
         raise InvalidOption(f"reset option {unknown[0]!r} is unknown; there are {known}")
     return options

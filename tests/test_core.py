@@ -363,7 +363,9 @@ def test_unknown_reset_options_are_refused(wrong: str) -> None:
     with pytest.raises(InvalidOption, match=f"{wrong!r} is unknown; there are 'users' and 'reset_"):
         env.reset(seed=0, options={wrong: [1]})
     assert env.last_step is None
-    env.reset(seed=0, options={"options": 1})  # what PettingZoo's conformance suite does
+    # What PettingZoo's conformance suite and Minari give every environment.
+    for of_others in ({"options": 1}, {"minari_autoseed": False}):
+        env.reset(seed=0, options=of_others)
 
 
 @pytest.mark.parametrize("users", [3, "u00001", [], None.__class__, np.array(2)])

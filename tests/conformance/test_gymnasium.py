@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
 
 import rpp_env
 from rpp_env import JointEnv, JointVectorEnv
@@ -66,6 +66,19 @@ def test_vectors(options: dict[str, Any], rules: str, mode: AutoresetMode) -> No
         begun = observations
     assert finished >= 2
     env.close()
+
+
+def test_vector_wrappers_of_observations_take_the_next_step() -> None:
+    """They refuse SAME_STEP, whose last observations they would not see."""
+    small: dict[str, Any] = {"num_users": 60, "num_items": 100}
+    with pytest.raises((AssertionError, ValueError)):  # asserted before Gymnasium 1.2
+        NormalizeObservation(gymnasium.make_vec("rpp_env:RPP-v0", 4, **small))
+    env = NormalizeObservation(
+        gymnasium.make_vec("rpp_env:RPP-v0", 4, autoreset_mode="NextStep", **small)
+    )
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[3].all() for _ in range(12)]
+    assert ends == ([False] * 4 + [True, False]) * 2
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])

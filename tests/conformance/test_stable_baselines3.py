@@ -47,11 +47,30 @@ def test_supersuit_tells_the_agents_apart(slots: Any) -> None:
     assert np.ptp(seen[:4, :152], axis=0).max() == 0  # by nothing else, before the first action
 
 
-def test_supersuits_copies_need_seeds_of_their_own(slots: Any) -> None:
-    first, *_, last = slots.reset()[:, :152]
-    assert np.array_equal(first, last)
-    first, *_, last = slots.venv.reset(seed=0)[0][:, :152]
-    assert not np.array_equal(first, last)
+@pytest.mark.parametrize("begun", [False, True])
+def test_supersuit_copies_an_environment_as_it_is(begun: bool) -> None:
+    """An environment that was not reset draws a seed in each copy; else all copies go on alike."""
+    supersuit = pytest.importorskip("supersuit", reason="SuperSuit is not installed")
+    env = rpp_env.parallel_env(num_users=3000, num_items=100, padded_actions=True)
+    if begun:
+        env.reset(seed=0)
+    vector = supersuit.pettingzoo_env_to_vec_env_v1(env)
+    slots = supersuit.concat_vec_envs_v1(vector, 4, base_class="stable_baselines3")
+    assert len(np.unique(slots.reset()[::4], axis=0)) == (1 if begun else 4)
+    first = [slots.venv.reset(seed=0)[0][::4] for _ in range(2)]
+    np.testing.assert_array_equal(*first)
+    assert len(np.unique(first[0], axis=0)) == 4
+
+
+def test_black_death_ends_with_the_episode() -> None:
+    supersuit = pytest.importorskip("supersuit", reason="SuperSuit is not installed")
+    env = supersuit.black_death_v3(rpp_env.parallel_env(num_users=60, num_items=100))
+    env.reset(seed=0)
+    steps = 0
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, 0))
+        steps += 1
+    assert steps == 6  # it asks once more after the end
 
 
 def test_supersuit_hides_that_the_clock_ended_the_episode(slots: Any) -> None:

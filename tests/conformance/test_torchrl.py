@@ -59,15 +59,21 @@ def test_every_id(world: dict[str, Any], rules: str) -> None:
     check_env_specs(PettingZooWrapper(made, use_mask=True))
 
 
-def test_copies_need_seeds_of_their_own(world: dict[str, Any]) -> None:
-    def make() -> PettingZooWrapper:
-        made = rpp_env.parallel_env(**world, padded_actions=True, agent_names="index")
+def test_copies_play_other_users() -> None:
+    def make(**seed: int) -> PettingZooWrapper:
+        made = rpp_env.parallel_env(
+            num_users=3000, num_items=100, padded_actions=True, agent_names="index", **seed
+        )
         return PettingZooWrapper(made, return_state=True)
 
-    env = SerialEnv(4, make)
-    assert len(env.reset()["state"].unique(dim=0)) == 1
+    def different(env: SerialEnv) -> int:
+        return len(env.reset()["state"].unique(dim=0))
+
+    assert different(SerialEnv(4, make)) == 4
+    env = SerialEnv(4, lambda: make(seed=0))  # a seed of the constructor is every copy's
+    assert different(env) == 1
     env.set_seed(0)
-    assert len(env.reset()["state"].unique(dim=0)) > 2
+    assert different(env) == 4
 
 
 def test_the_end_of_the_clock_is_truncated(world: dict[str, Any]) -> None:
