@@ -132,7 +132,7 @@ def check_fields(config: object, where: str = "") -> None:
     """Refuse the fields of a dataclass whose values are not of their annotated types.
 
     Whole numbers stand for numbers, and numbers of numpy for Python's; True and False are no
-    numbers, and neither are texts, infinities and NaN.
+    numbers, and neither are texts and NaN.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, bool)
     if hint in (int, float):
         number = isinstance(value, Integral if hint is int else Real)
-        return number and not isinstance(value, bool) and math.isfinite(value)
+        return number and not isinstance(value, bool) and not math.isnan(value)
     if origin is tuple and not (len(inner) == 2 and inner[1] is ...):
         return (
             isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))

@@ -188,7 +188,7 @@ def test_types_of_fields_are_checked(brought: Path) -> None:
         ({"whole": None}, "whole must be a whole number, not None"),
         ({"number": "1e-3"}, "number must be a number, not '1e-3'"),
         ({"number": float("nan")}, "number must be a number, not nan"),
-        ({"number": float("inf")}, "number must be a number, not inf"),
+        ({"whole": float("inf")}, "whole must be a whole number, not inf"),
         ({"yes": 1}, "yes must be true or false, not 1"),
         ({"text": 1}, "text must be a text, not 1"),
         ({"perhaps": "2"}, "perhaps must be a whole number, not '2'"),
