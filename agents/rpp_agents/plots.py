@@ -1,8 +1,10 @@
-"""Learning curves."""
+"""Learning curves, and what all of our pictures share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,42 @@ from numpy.typing import NDArray
 
 from rpp_agents.runs import read_progress, read_unit
 from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.markdown import words
 
-__all__ = ["figure", "learning_curve", "plain", "save", "smooth"]
+__all__ = [
+    "Picture",
+    "figure",
+    "grid",
+    "headline",
+    "label_ends",
+    "learning_curve",
+    "legend",
+    "limits",
+    "listed",
+    "plain",
+    "save",
+    "short",
+    "smooth",
+    "spread",
+]
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
+OTHERS = "#c8cdd6"
+"""Lines that stand behind the one that a panel is about."""
 TRAINING, VALIDATION, SAMPLED = "#2563eb", "#d9480f", "#0f766e"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and what it shows."""
+
+    path: Path
+    alt: str
+    """For those who do not see it: what is drawn, and what stands out."""
+
+    def markdown(self, folder: Path) -> str:
+        """The picture in a page of `folder`."""
+        return f"![{words(self.alt)}]({self.path.relative_to(folder)})"
 
 
 def learning_curve(
@@ -44,7 +77,7 @@ def learning_curve(
     label : str
         Name of the algorithm.
     lines : mapping of str to float, optional
-        Names and heights of level lines.
+        Names and scores of baselines, which are drawn as level lines.
     title, ylabel : str
     window : float
         Width of the smoothing, as a share of the run.
@@ -111,19 +144,13 @@ def learning_curve(
                 zorder=4,
             )
     styles = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
-    for i, (name, height) in enumerate((lines or {}).items()):
-        axes.axhline(
-            height,
-            color=INK,
-            linewidth=1.2,
-            linestyle=styles[i % 4],
-            label=f"{name} ({height:.3f})",
-        )
+    for i, height in enumerate((lines or {}).values()):
+        axes.axhline(height, color=INK, linewidth=1.2, linestyle=styles[i % 4])
 
     axes.set_xlabel("environment steps")
     axes.set_ylabel(ylabel)
     axes.set_title(title or f"{label}: learning curve", loc="left", color=INK, fontweight="bold")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     # Room for the last evaluation's mark.
     axes.set_xlim(0, 1.015 * steps[-1])
     axes.margins(y=0.08)
@@ -143,25 +170,9 @@ def learning_curve(
         frameon=False,
         fontsize=9,
     )
-    return save(figure, Path(path))
-
-
-def save(figure: Any, path: Path, *, svg: bool = False) -> Path:
-    """Write a figure, in which a ``$`` in a label is a dollar sign and no formula.
-
-    With `svg` also as SVG beside it, with the same bytes for the same numbers.
-    """
-    from matplotlib import rc_context
-    from matplotlib.text import Text
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    with rc_context({"text.parse_math": False, "svg.hashsalt": "rpp"}):
-        figure.savefig(path)
-        if svg:
-            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    return path
+    ends = [(height, f"{name} {height:.3f}", INK) for name, height in (lines or {}).items()]
+    label_ends(axes, ends)
+    return save(figure, Path(path), f"{label}: {ylabel} over the steps of training").path
 
 
 def smooth(values: NDArray[np.float64], window: float = 0.05) -> NDArray[np.float64]:
@@ -185,7 +196,8 @@ def _interval(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     return rows.mean(axis=0), np.asarray(half)
 
 
-def _short(value: float) -> str:
+def short(value: float, _: int = 0) -> str:
+    """A large number in few letters, as ticks take it."""
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
@@ -213,3 +225,146 @@ def plain(axes: Any) -> None:
     axes.tick_params(colors=MUTED, labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def grid(
+    count: int,
+    width: float,
+    height: float,
+    *,
+    xlabel: str,
+    ylabel: str,
+    columns: int = 4,
+    sharex: bool = True,
+) -> tuple[Any, list[Any]]:
+    """A figure of `count` panels, `width` by `height` inches each, on one scale."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    drawn = figure(max(width * columns, 5.5), height * rows + 1.0)
+    panels = drawn.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel()
+    for axes in panels:
+        plain(axes)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    for axes in panels[max(count - columns, 0) : count]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+    for axes in panels[columns * (rows - 1) : count]:
+        axes.set_xlabel(xlabel, fontsize=8, color=INK)
+    drawn.supylabel(ylabel, fontsize=9, color=INK)
+    return drawn, list(panels[:count])
+
+
+def limits(low: float, high: float, lines: Iterable[float] = ()) -> tuple[float, float]:
+    """Where an axis begins and ends: around the data, with the lines that are not far from them.
+
+    A line far outside would press the data together: leave it out, and say its value elsewhere.
+    """
+    span = max(high - low, 0.02)
+    near = [line for line in lines if low - span <= line <= high + span]
+    low, high = min([low, *near]), max([high, *near])
+    room = 0.06 * max(high - low, 0.02)
+    return low - room, high + room
+
+
+def label_ends(axes: Any, ends: Iterable[tuple[float, str, str]]) -> None:
+    """Write names behind the right edge, each as high as its line ends and apart from the others.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        With its final limits.
+    ends : iterable of (float, str, str)
+        Where a line ends, its name, and its colour.
+    """
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    axes.figure.draw_without_rendering()  # lays the axes out, so that their height is known
+    points = axes.get_window_extent().height / axes.figure.dpi * 72
+    gap = 10 * (high - low) / points
+    ordered = sorted(ends)
+    heights = spread([y for y, _, _ in ordered], gap, low, high)
+    for height, (y, name, colour) in zip(heights, ordered, strict=True):
+        axes.annotate(
+            name,
+            xy=(1, y),
+            xytext=(1.035, height),
+            xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"),
+            fontsize=8,
+            color=colour,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.7,
+                "shrinkA": 1,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending places moved as little as need be, so that neighbours are `gap` apart.
+
+    They stay between `low` and `high` where there is room for all.
+    """
+    groups = [[min(max(place, low), high)] for place in places]
+    centres = [group[0] for group in groups]
+    k = 0
+    while k < len(groups):  # groups that touch become one, around their mean
+        half = gap * (len(groups[k]) - 1) / 2
+        centres[k] = min(max(centres[k], low + half), max(high - half, low + half))
+        if k and centres[k] - half < centres[k - 1] + gap * (len(groups[k - 1]) + 1) / 2 - 1e-12:
+            groups[k - 1 : k + 1] = [groups[k - 1] + groups[k]]
+            centres[k - 1 : k + 1] = [float(np.mean(groups[k - 1]))]
+            k -= 1
+        else:
+            k += 1
+    return [
+        centre + gap * (i - (len(group) - 1) / 2)
+        for centre, group in zip(centres, groups, strict=True)
+        for i in range(len(group))
+    ]
+
+
+def headline(drawn: Any, text: str) -> None:
+    """A figure's title, above its panels on the left."""
+    drawn.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
+
+
+def legend(drawn: Any, entries: Mapping[str, Mapping[str, Any]], columns: int) -> None:
+    """Names of lines below the figure, each with its style as `Line2D` takes it."""
+    from matplotlib.lines import Line2D
+
+    drawn.legend(
+        handles=[Line2D([], [], label=name, **style) for name, style in entries.items()],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def listed(scores: Mapping[str, float], digits: int = 3) -> str:
+    """Names and numbers in a sentence; brackets would end a picture's text in Markdown."""
+    found = "; ".join(f"{name} {score:.{digits}f}" for name, score in scores.items())
+    return found.replace("[", "(").replace("]", ")")
+
+
+def save(drawn: Any, path: Path, alt: str, *, svg: bool = False) -> Picture:
+    """Write a figure, in which a ``$`` in a label is a dollar sign and no formula.
+
+    With `svg` also as SVG beside it, with the same bytes for the same numbers.
+    """
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for text in drawn.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context({"text.parse_math": False, "svg.hashsalt": "rpp"}):
+        drawn.savefig(path)
+        if svg:
+            drawn.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    return Picture(path, alt)

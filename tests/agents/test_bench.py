@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -536,6 +537,9 @@ def test_smoke_leaves_every_file(smoke: Path) -> None:
     report = (smoke / "report.md").read_text()
     assert "Not complete" not in report
     assert "too few tasks" in report
+    shown = re.findall(r"^!\[(.*)\]\((.*)\)$", report, re.MULTILINE)
+    assert {Path(path).name for _, path in shown} == pictures
+    assert all(len(alt.split()) > 8 for alt, _ in shown)  # what there is to see
 
 
 def test_a_bandits_future_does_not_count(smoke: Path) -> None:

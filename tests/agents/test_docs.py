@@ -173,6 +173,16 @@ def test_shipped_files_are_named_in_the_help() -> None:
         assert named == sorted(path.stem for path in shipped)
 
 
+def test_pictures_are_there_and_say_what_they_show() -> None:
+    count = 0
+    for page in PAGES:
+        for alt, target in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text(encoding="utf-8")):
+            count += 1
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
+            assert len(alt.split()) > 8, f"{page.name}: what does {target} show?"
+    assert count > 20
+
+
 # ---- command to docs ----
 
 

@@ -676,6 +676,11 @@ def test_the_report_says_what_was_found(finished: tuple[Path, Path]) -> None:
     main_table = text.partition("### One pattern")[0]
     assert "RPP-Ro" not in main_table
     assert "How much of hindsight is luck" in text
+    shown = re.findall(r"^!\[(.*)\]\((.*)\)$", text, re.MULTILINE)
+    assert sorted(path for _, path in shown) == sorted(
+        str(path.relative_to(folder)) for path in (folder / "plots").glob("main-*.png")
+    )
+    assert all(len(alt.split()) > 8 for alt, _ in shown)  # what there is to see
     for name in ("index.html", "results.jsonl", "plots/main-tiny-scores.png"):
         assert (folder / name).stat().st_size > 500
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
@@ -908,11 +913,11 @@ def test_tables_serve_settings_that_differ_in_train_users(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        ((0.05, 0.03, 0.07), "the whole interval matters"),
-        ((0.05, 0.01, 0.09), "not settled"),
-        ((0.005, 0.001, 0.01), "Above 0, and too small"),
-        ((-0.05, -0.09, -0.01), "worse"),
-        ((0.0, -0.01, 0.01), "Not told apart from 0, and too small to matter"),
+        ((0.05, 0.03, 0.07), "large enough to matter throughout"),
+        ((0.05, 0.01, 0.09), "is open"),
+        ((0.005, 0.001, 0.01), "Significantly above 0, and too small"),
+        ((-0.05, -0.09, -0.01), "Significantly below 0"),
+        ((0.0, -0.01, 0.01), "Not significantly different from 0, and too small to matter"),
         ((-0.09, -0.2, 0.01), "an advantage that matters is excluded"),
         ((0.02, -0.01, 0.05), "not excluded"),
     ],

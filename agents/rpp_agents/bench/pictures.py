@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,19 @@ from numpy.typing import NDArray
 
 from rpp_agents.bench.plan import Environment
 from rpp_agents.plans import slug
-from rpp_agents.plots import INK, TRAINING, VALIDATION, plain, save
+from rpp_agents.plots import (
+    INK,
+    TRAINING,
+    VALIDATION,
+    Picture,
+    grid,
+    headline,
+    legend,
+    limits,
+    listed,
+    plain,
+    save,
+)
 from rpp_agents.plots import figure as new_figure
 from rpp_agents.statistics import Lines, iqm, stratified_bootstrap
 
@@ -27,8 +38,8 @@ LINES = {
 }
 
 
-def draw_all(results: Results, folder: Path) -> list[Path]:
-    """Draw everything that there is something to draw for; the files."""
+def draw_all(results: Results, folder: Path) -> list[Picture]:
+    """Draw everything that there is something to draw for."""
     pictures = [
         _curves(results, environment, folder / f"curves-{slug(environment.name)}.png")
         for environment in results.environments
@@ -47,15 +58,6 @@ def _steps(axes: Any, last: float) -> None:
     axes.set_xlim(0, 1.01 * last)
 
 
-def _finish(panels: Any, used: int, columns: int, label: str) -> None:
-    """Empty panels away; numbers and `label` below the lowest panel of each column."""
-    for axes in panels[used:]:
-        axes.set_axis_off()
-    for axes in panels[max(used - columns, 0) : used]:
-        axes.tick_params(labelbottom=True)
-        axes.set_xlabel(label, fontsize=8, color=INK)
-
-
 def _heights(results: Results, environment: Environment) -> dict[str, float]:
     """Mean over worlds of each level line."""
     lines = [r["scores"] for (name, _), r in results.levels.items() if name == environment.name]
@@ -72,18 +74,21 @@ def _rows_of(
     return {world: np.array(rows) for world, rows in found.items()}
 
 
-def _curves(results: Results, environment: Environment, path: Path) -> Path:
+def _curves(results: Results, environment: Environment, path: Path) -> Picture:
     """Sample efficiency: a panel for each algorithm, all on one scale."""
     labels = results.algorithms(environment)
-    columns = min(4, len(labels))
-    rows = math.ceil(len(labels) / columns)
-    figure = new_figure(max(2.7 * columns, 5.5), 2.2 * rows + 1.0)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    figure, panels = grid(
+        len(labels),
+        2.7,
+        2.2,
+        xlabel="environment steps",
+        ylabel=f"NDCG@10, {results.bench.split} users",
+    )
     heights = _heights(results, environment)
     middles: dict[str, NDArray[np.float64]] = {}
     points = np.array(results.runs(environment, labels[0])[0][1]["points"])
     low, high = np.inf, -np.inf
-    for label, axes in zip(labels, panels, strict=False):
+    for label, axes in zip(labels, panels, strict=True):
         by_world = _rows_of(results, environment, label)
         found = Lines(
             {
@@ -105,101 +110,94 @@ def _curves(results: Results, environment: Environment, path: Path) -> Path:
             linewidth=0,
         )
         axes.plot(points, middles[label], color=TRAINING, linewidth=2)
-    # A level line far below all runs would press them together; the table has it.
-    span = max(high - low, 0.02)
-    floor = min([low, *(h for h in heights.values() if h > low - 1.5 * span)])
-    ceiling = max([high, *heights.values()])
+    floor, ceiling = limits(low, high, heights.values())
     against = results.bench.against
-    for label, axes in zip(labels, panels, strict=False):
+    for label, axes in zip(labels, panels, strict=True):
         for line, height in heights.items():
             axes.axhline(height, color=INK, linewidth=0.9, linestyle=LINES[line][1])
         if against in middles and label != against:
             axes.plot(points, middles[against], color=VALIDATION, linewidth=1.1)
         axes.set_title(label, fontsize=9, color=INK, loc="left")
-        plain(axes)
         _steps(axes, points[-1])
-    panels[0].set_ylim(floor - 0.06 * (ceiling - floor), ceiling + 0.06 * (ceiling - floor))
-    _finish(panels, len(labels), columns, "environment steps")
-    figure.supylabel(f"NDCG@10, {results.bench.split} users", fontsize=9, color=INK)
-    figure.suptitle(environment.name, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
-    _legend(figure, heights, against if against in middles and len(labels) > 1 else None)
-    return save(figure, path)
-
-
-def _legend(figure: Any, heights: dict[str, float], against: str | None) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=TRAINING, linewidth=0.7, alpha=0.6, label="one run"),
-        Line2D([], [], color=TRAINING, linewidth=2, label="mean, interval over worlds and runs"),
-    ]
-    if against is not None:
-        handles.append(Line2D([], [], color=VALIDATION, linewidth=1.1, label=f"mean of {against}"))
+    panels[0].set_ylim(floor, ceiling)
+    headline(figure, environment.name)
+    entries: dict[str, dict[str, Any]] = {
+        "one run": {"color": TRAINING, "linewidth": 0.7, "alpha": 0.6},
+        "mean, 95% interval": {"color": TRAINING, "linewidth": 2},
+    }
+    if against in middles and len(labels) > 1:
+        entries[f"mean of {against}"] = {"color": VALIDATION, "linewidth": 1.1}
     for line, height in heights.items():
-        name, style = LINES[line]
-        handles.append(
-            Line2D(
-                [], [], color=INK, linewidth=0.9, linestyle=style, label=f"{name} ({height:.3f})"
-            )
-        )
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        off = "" if floor <= height <= ceiling else ", off the axis"
+        entries[f"{LINES[line][0]} ({height:.3f}{off})"] = _dashed(line)
+    legend(figure, entries, 3)
+    ends = listed({label: middle[-1] for label, middle in middles.items()})
+    lines = listed({LINES[line][0]: height for line, height in heights.items()})
+    alt = (
+        f"NDCG@10 over the steps of training on {environment.name}, a panel for each algorithm. At "
+        f"the end: {ends}. Baselines: {lines}"
+    )
+    return save(figure, path, alt)
 
 
-def _finals(results: Results, path: Path) -> Path:
+def _dashed(line: str) -> dict[str, Any]:
+    return {"color": INK, "linewidth": 0.9, "linestyle": LINES[line][1]}
+
+
+def _finals(results: Results, path: Path) -> Picture:
     """The final score of every run: a panel for each environment, a row for each algorithm."""
     environments = results.environments
     named = {label for e in environments for label in results.algorithms(e)}
     labels = [a.label for a in results.bench.algorithms if a.label in named]
-    columns = min(3, len(environments))
-    rows = math.ceil(len(environments) / columns)
-    figure = new_figure(3.4 * columns + 1.2, (0.26 * len(labels) + 0.7) * rows + 0.6)
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    figure, panels = grid(
+        len(environments),
+        3.4,
+        0.26 * len(labels) + 0.7,
+        xlabel=f"NDCG@10 at the end, {results.bench.split} users",
+        ylabel="",
+        columns=3,
+        sharex=False,
+    )
     rng = np.random.default_rng(0)
-    for environment, axes in zip(environments, panels, strict=False):
+    best = {}
+    for environment, axes in zip(environments, panels, strict=True):
+        means = {}
         for line, height in _heights(results, environment).items():
-            axes.axvline(height, color=INK, linewidth=0.9, linestyle=LINES[line][1])
+            axes.axvline(height, **_dashed(line))
         for row, label in enumerate(labels):
             scores = [result["score"] for _, result in results.runs(environment, label)]
             if not scores:
                 continue
-            spread = rng.uniform(-0.22, 0.22, len(scores))
+            apart = rng.uniform(-0.22, 0.22, len(scores))
             found = results.estimate(environment, label)
+            means[label] = found.value
             axes.plot([found.low, found.high], [row, row], color=VALIDATION, linewidth=1.6)
             axes.scatter(
-                scores, row + spread, s=13, color=TRAINING, alpha=0.65, linewidths=0, zorder=3
+                scores, row + apart, s=13, color=TRAINING, alpha=0.65, linewidths=0, zorder=3
             )
             axes.plot(
                 found.value, row, marker="|", color=VALIDATION, markersize=9, markeredgewidth=2
             )
+        best[environment.name] = max(means, key=lambda label: means[label])
         axes.set_title(environment.name, fontsize=9, color=INK, loc="left")
-        plain(axes)
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
-    _finish(panels, len(environments), columns, f"NDCG@10 at the end, {results.bench.split} users")
-    title = "The score of every run; what users and worlds share is in the bars: "
-    title += "differences are in the tables"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=TRAINING, marker="o", markersize=4, linewidth=0, label="one run"),
-        Line2D([], [], color=VALIDATION, linewidth=1.6, label="mean, 95% interval"),
-        *(
-            Line2D([], [], color=INK, linewidth=0.9, linestyle=style, label=name)
-            for name, style in LINES.values()
-        ),
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=5 if columns > 2 else 3 if columns > 1 else 2,
-        frameon=False,
-        fontsize=8,
+    headline(figure, "Final score of every run (intervals of differences: see the tables)")
+    entries = {
+        "one run": {"color": TRAINING, "marker": "o", "markersize": 4, "linewidth": 0},
+        "mean, 95% interval": {"color": VALIDATION, "linewidth": 1.6},
+        **{LINES[line][0]: _dashed(line) for line in LINES},
+    }
+    legend(figure, entries, {1: 2, 2: 3}.get(len(environments), 5))
+    highest = ", ".join(f"{label} on {name}" for name, label in best.items())
+    alt = (
+        f"The final scores of all runs of {len(labels)} algorithms with the means and their "
+        f"intervals. The highest means: {highest}"
     )
-    return save(figure, path)
+    return save(figure, path, alt)
 
 
-def _improvement(results: Results, path: Path) -> list[Path]:
+def _improvement(results: Results, path: Path) -> list[Picture]:
     """Probability of improvement: all environments together, and each as a small dot."""
     against, environments = results.bench.against, results.environments
     found = {
@@ -238,10 +236,12 @@ def _improvement(results: Results, path: Path) -> list[Path]:
         color=INK,
     )
     plain(axes)
-    return [save(figure, path)]
+    shares = listed({label: estimate.value for label, estimate in rows.items()}, 2)
+    alt = f"Probability that a run scores above a run of {against} in the same world: {shares}"
+    return [save(figure, path, alt)]
 
 
-def _overall(results: Results, path: Path) -> list[Path]:
+def _overall(results: Results, path: Path) -> list[Picture]:
     """Sample efficiency over all tasks: the inter-quartile mean of the gain."""
     from rpp_agents.bench.report import FEWEST_TASKS
 
@@ -261,32 +261,39 @@ def _overall(results: Results, path: Path) -> list[Path]:
             ]
     if not curves:
         return []
-    columns = min(4, len(curves))
-    rows_of_panels = math.ceil(len(curves) / columns)
-    figure = new_figure(max(2.7 * columns, 5.5), 2.2 * rows_of_panels + 0.9)
-    panels = figure.subplots(
-        rows_of_panels, columns, sharex=True, sharey=True, squeeze=False
-    ).ravel()
+    figure, panels = grid(
+        len(curves),
+        2.7,
+        2.2,
+        xlabel="environment steps" if alike else "% of the steps",
+        ylabel="IQM of the gain over tasks",
+    )
     against = results.bench.against
-    for (label, curve), axes in zip(curves.items(), panels, strict=False):
+    for (label, curve), axes in zip(curves.items(), panels, strict=True):
         low, value, high = np.array([(e.low, e.value, e.high) for e in curve]).T
         for line in (0, 1):
-            axes.axhline(line, color=INK, linewidth=0.9, linestyle=(0, (5, 2)))
+            axes.axhline(line, **_dashed("fixed"))
         axes.fill_between(points, low, high, color=TRAINING, alpha=0.2, linewidth=0)
         axes.plot(points, value, color=TRAINING, linewidth=2)
         if against in curves and label != against:
             axes.plot(points, [e.value for e in curves[against]], color=VALIDATION, linewidth=1.1)
         axes.set_title(label, fontsize=9, color=INK, loc="left")
-        plain(axes)
         if alike:
             _steps(axes, points[-1])
     lowest = min(e.low for curve in curves.values() for e in curve[1:] or curve)
     panels[0].set_ylim(max(lowest, -2.0) - 0.05, None)
-    _finish(panels, len(curves), columns, "environment steps" if alike else "% of the steps")
-    figure.supylabel("IQM of the gain over tasks", fontsize=9, color=INK)
-    title = f"{len(results.tasks)} tasks; 0 is the best fixed prompt, 1 the observable reference"
-    title += "; bands: other runs in these worlds"
+    headline(figure, f"The gain over the steps of training, over {len(results.tasks)} tasks")
+    entries: dict[str, dict[str, Any]] = {
+        "mean of the middle half (IQM)": {"color": TRAINING, "linewidth": 2},
+        "95% over other runs in these worlds": {"color": TRAINING, "linewidth": 6, "alpha": 0.2},
+    }
     if against in curves and len(curves) > 1:
-        title += f"; thin: {against}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
-    return [save(figure, path)]
+        entries[against] = {"color": VALIDATION, "linewidth": 1.1}
+    entries["0: best fixed prompt, 1: observable reference"] = _dashed("fixed")
+    legend(figure, entries, 2)
+    ends = listed({label: curve[-1].value for label, curve in curves.items()}, 2)
+    alt = (
+        f"Inter-quartile mean of the gain over {len(results.tasks)} tasks and the steps of "
+        f"training, a panel for each algorithm. At the end: {ends}"
+    )
+    return [save(figure, path, alt)]

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from rpp_agents.bench.plan import Bench, Cell, Environment
 from rpp_agents.jobs import kept
+from rpp_agents.plans import slug
+from rpp_agents.plots import Picture
 from rpp_agents.statistics import (
     Contrast,
     Lines,
@@ -277,7 +279,7 @@ def write_report(bench: Bench, out: Path) -> Path:
     pictures = draw_all(results, out / "plots")
     _write(out / "results.jsonl", _lines(results))
     _write(out / "marl_eval.json", json.dumps(marl_eval(results), indent=1) + "\n")
-    _write(out / "report.md", markdown(results, [path.relative_to(out) for path in pictures], out))
+    _write(out / "report.md", markdown(results, pictures, out))
     return out / "report.md"
 
 
@@ -346,7 +348,7 @@ def tables(bench: Bench, out: Path) -> str:
     return "\n\n".join(text) + "\n"
 
 
-def markdown(results: Results, pictures: Sequence[Path], out: Path) -> str:
+def markdown(results: Results, pictures: Sequence[Picture], out: Path) -> str:
     """The report."""
     bench = results.bench
     text = [f"# Bench {code(bench.name)}", _intro(results)]
@@ -354,22 +356,16 @@ def markdown(results: Results, pictures: Sequence[Path], out: Path) -> str:
         text += ["## Tuning", _tuning(results)]
     for environment in results.environments:
         text += [f"## {words(environment.name)}", *_environment(results, environment)]
-        text += [f"![]({path})" for path in pictures if _shows(path, environment)]
+        mine = f"curves-{slug(environment.name)}"
+        text += [picture.markdown(out) for picture in pictures if picture.path.stem == mine]
     if not bench.tunes:
         text += ["## All tasks together", *_overall(results)]
         head = f"## Probability of improvement over {words(bench.against)}"
         text += [head, *_improvements(results)]
-    text += [
-        f"![]({path})" for path in pictures if path.stem in ("final", "improvement", "overall")
-    ]
+    together = ("final", "improvement", "overall")
+    text += [picture.markdown(out) for picture in pictures if picture.path.stem in together]
     text += ["## How it was made", *_provenance(results, out)]
     return "\n\n".join(text) + "\n"
-
-
-def _shows(path: Path, environment: Environment) -> bool:
-    from rpp_agents.plans import slug
-
-    return path.stem == f"curves-{slug(environment.name)}"
 
 
 def _intro(results: Results) -> str:

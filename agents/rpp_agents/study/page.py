@@ -7,6 +7,7 @@ it names. What comes from outside (titles, sentences, replies) is only ever set 
 The data, as far as it is there (any list may be empty, and any part left out)::
 
     title: str
+    found: [str]                                            what was found, in sentences
     about: [str]                                            paragraphs
     primary: {text, estimate: [value, low, high], smallest: float, verdict} or None
     tables: [{id, title, note, columns: [{name, kind, help}], rows: [[cell]]}]

@@ -9,24 +9,36 @@ from typing import Any
 import numpy as np
 
 from rpp_agents.plans import slug
-from rpp_agents.plots import INK, MUTED, plain, save
+from rpp_agents.plots import (
+    INK,
+    MUTED,
+    OTHERS,
+    TRAINING,
+    Picture,
+    grid,
+    headline,
+    label_ends,
+    legend,
+    limits,
+    listed,
+    plain,
+    save,
+    short,
+)
 from rpp_agents.plots import figure as new_figure
 from rpp_agents.study.plan import Setting
 from rpp_agents.study.results import Results
 
-__all__ = ["COLOURS", "LINES", "draw_all"]
+__all__ = ["COLOURS", "LINES", "baselines", "draw_all", "learners", "sweep_value"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#666666")
 """Okabe and Ito's, which the colour-blind tell apart, and two more."""
 LINES = {"random": (0, (1, 1.5)), "enumerate_all": (0, (5, 2)), "supervised": (0, (5, 1.5, 1, 1.5))}
 """Methods that stand as level lines behind the learning curves, and how they are dashed."""
 
-_MOST_BANDS = 10
-"""Curves beyond which their bands hide each other."""
 
-
-def draw_all(results: Results, folder: Path) -> list[Path]:
-    """Draw everything that there is something to draw for; the PNG files, each with an SVG."""
+def draw_all(results: Results, folder: Path) -> list[Picture]:
+    """Draw everything that there is something to draw for; PNG files, each with an SVG."""
     pictures = []
     for setting in results.settings:
         name = f"{setting.part}-{slug(setting.name)}"
@@ -45,107 +57,177 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
 
 
 def learners(results: Results, setting: Setting) -> list[str]:
-    """Labels of the main table's methods whose curve has several points."""
+    """Labels of the main table's methods whose curve has several points, in the table's order."""
     return [label for label in results.tabled(setting) if len(results.curve(setting, label)[0]) > 1]
 
 
-def _legend(figure: Any, axes: Any, columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False
-    )
-
-
-def _levels(results: Results, setting: Setting, axes: Any, *, along: str) -> None:
-    """Chance, random, best fixed and supervised as lines."""
-    draw = axes.axhline if along == "x" else axes.axvline
-    draw(setting.chance, color=MUTED, linewidth=1, label="chance")
-    for method, dashes in LINES.items():
+def baselines(results: Results, setting: Setting) -> dict[str, float]:
+    """Names and scores of what the others are compared with: chance, random, fixed, supervised."""
+    lines = {"chance": setting.chance}
+    for method in LINES:
         label = results.label_of(setting, method)
         if label is not None:
-            value = results.score(setting, label).value
-            draw(value, color=INK, linewidth=1, linestyle=dashes, label=label)
+            lines[label] = results.score(setting, label).value
+    return lines
 
 
-def _scores(results: Results, setting: Setting, path: Path) -> Path:
+def _styled(results: Results, setting: Setting) -> dict[str, Any]:
+    """How each baseline is dashed."""
+    labels = {results.label_of(setting, method): dashes for method, dashes in LINES.items()}
+    return {name: labels.get(name, "-") for name in baselines(results, setting)}
+
+
+def _baseline_legend(
+    results: Results, setting: Setting, low: float, high: float
+) -> dict[str, dict[str, Any]]:
+    """Entries of a legend; a baseline off the axis says so."""
+    styles = _styled(results, setting)
+    return {
+        f"{name} {value:.3f}" + ("" if low <= value <= high else " (off the axis)"): {
+            "color": MUTED if name == "chance" else INK,
+            "linewidth": 1,
+            "linestyle": styles[name],
+        }
+        for name, value in baselines(results, setting).items()
+    }
+
+
+def _near(results: Results, setting: Setting) -> list[float]:
+    """Baselines that an axis makes room for; chance is shown where there is room anyway."""
+    return [x for name, x in baselines(results, setting).items() if name != "chance"]
+
+
+def _draw_baselines(results: Results, setting: Setting, axes: Any, *, along: str) -> None:
+    """Level lines where they are on the axis."""
+    low, high = axes.get_ylim() if along == "x" else axes.get_xlim()
+    draw = axes.axhline if along == "x" else axes.axvline
+    styles = _styled(results, setting)
+    for name, value in baselines(results, setting).items():
+        if low <= value <= high:
+            colour = MUTED if name == "chance" else INK
+            draw(value, color=colour, linewidth=0.9, linestyle=styles[name], zorder=1)
+
+
+def _scores(results: Results, setting: Setting, path: Path) -> Picture:
     """Every method's score with its interval, best at the top within its family."""
     methods = list(results.methods(setting))
     families = list(dict.fromkeys(method.family for method in methods))
+    found = {method.label: results.score(setting, method.label) for method in methods}
+    ordered = sorted(methods, key=lambda m: (families.index(m.family), -found[m.label].value))
     figure = new_figure(7.5, 0.24 * len(methods) + 1.3)
     axes = figure.subplots()
-    ordered = sorted(
-        methods,
-        key=lambda m: (
-            families.index(m.family),
-            -results.score(setting, m.label).value,
-        ),
-    )
+    ends = [x for e in found.values() for x in (e.low, e.value, e.high) if np.isfinite(x)]
+    axes.set_xlim(*limits(min(ends), max(ends), _near(results, setting)))
     for row, method in enumerate(ordered):
-        found = results.score(setting, method.label)
+        score = found[method.label]
         colour = COLOURS[families.index(method.family) % len(COLOURS)]
-        axes.plot([found.low, found.high], [row, row], color=colour, linewidth=2)
-        axes.plot([found.value], [row], "o", color=colour, markersize=4.5)
+        axes.plot([score.low, score.high], [row, row], color=colour, linewidth=2)
+        axes.plot([score.value], [row], "o", color=colour, markersize=4.5)
+        if row == 0 or ordered[row - 1].family != method.family:
+            axes.annotate(
+                method.family,
+                (1.02, row),
+                xycoords=("axes fraction", "data"),
+                fontsize=8,
+                color=colour,
+                va="center",
+            )
     axes.set_yticks(range(len(ordered)), [method.label for method in ordered])
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     plain(axes)
-    _levels(results, setting, axes, along="y")
+    _draw_baselines(results, setting, axes, along="y")
     axes.set_xlabel("NDCG@10, test users", fontsize=8, color=INK)
-    axes.set_title(setting.name, fontsize=10, color=INK, loc="left")
-    _legend(figure, axes, 4)
-    return save(figure, path, svg=True)
-
-
-def _curves(results: Results, setting: Setting, path: Path) -> Path:
-    """Score against calls of the model, all methods that learn step by step in one plot."""
-    figure = new_figure(7.5, 4.6)
-    axes = figure.subplots()
-    curves = [(label, *results.curve(setting, label)) for label in learners(results, setting)]
-    # In the legend as they end, the best first; a method keeps its colour from setting to setting.
-    for i in sorted(range(len(curves)), key=lambda i: -curves[i][2][:, -1].mean()):
-        label, calls, scores = curves[i]
-        style = ("-", "--", ":")[i // len(COLOURS) % 3]
-        colour = COLOURS[i % len(COLOURS)]
-        axes.plot(calls, scores.mean(axis=0), style, color=colour, linewidth=1.6, label=label)
-        if len(scores) > 1 and len(curves) <= _MOST_BANDS:
-            axes.fill_between(
-                calls, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.08, linewidth=0
-            )
-    plain(axes)
-    _levels(results, setting, axes, along="x")
-    axes.set_xlabel("calls of the model in training", fontsize=8, color=INK)
-    axes.set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
-    axes.set_title(
-        f"{setting.name}: score against calls, mean of the runs"
-        + (" (bands: all of them)" if len(curves) <= _MOST_BANDS else ""),
-        fontsize=10,
-        color=INK,
-        loc="left",
+    axes.set_title(f"{setting.name}: scores with 95% intervals", fontsize=10, color=INK, loc="left")
+    legend(figure, _baseline_legend(results, setting, *axes.get_xlim()), 4)
+    best = sorted(found, key=lambda label: -found[label].value)[:3]
+    alt = (
+        f"Scores of {len(methods)} methods on {setting.name} with their intervals. The highest: "
+        f"{listed({label: found[label].value for label in best})}"
     )
-    _legend(figure, axes, 4)
-    return save(figure, path, svg=True)
+    return save(figure, path, alt, svg=True)
 
 
-def _splits(results: Results, setting: Setting, path: Path) -> Path:
-    """Train, validation and test users side by side."""
+def _panels(results: Results, setting: Setting) -> tuple[Any, dict[str, Any]]:
+    """A panel for each method that learns step by step, the best at the end first."""
     labels = learners(results, setting)
-    columns = min(4, len(labels))
-    rows = -(-len(labels) // columns)
-    figure = new_figure(2.4 * columns + 0.4, 1.9 * rows + 0.8)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for label, axes in zip(labels, panels, strict=False):
-        for i, split in enumerate(("train", "validation", "test")):
-            calls, scores = results.curve(setting, label, split)
-            axes.plot(
-                calls, scores.mean(axis=0), color=COLOURS[(0, 4, 1)[i]], linewidth=1.4, label=split
-            )
+    ends = {label: results.curve(setting, label)[1][:, -1].mean() for label in labels}
+    ordered = sorted(labels, key=lambda label: -ends[label])
+    figure, panels = grid(
+        len(ordered),
+        2.3,
+        1.75,
+        xlabel="calls of the model in training",
+        ylabel="NDCG@10, test users",
+    )
+    for label, axes in zip(ordered, panels, strict=True):
         axes.set_title(label, fontsize=8, color=INK, loc="left")
-        plain(axes)
-    for axes in panels[len(labels) :]:
-        axes.set_axis_off()
-    figure.supxlabel("calls of the model in training", fontsize=8, color=INK)
-    figure.supylabel("NDCG@10", fontsize=8, color=INK)
-    _legend(figure, panels[0], 3)
-    return save(figure, path, svg=True)
+    calls = np.concatenate([results.curve(setting, label)[0] for label in labels])
+    room = 0.03 * (calls.max() - calls.min())
+    panels[0].set_xlim(calls.min() - room, calls.max() + room)
+    panels[0].xaxis.set_major_formatter(short)
+    return figure, dict(zip(ordered, panels, strict=True))
+
+
+def _curves(results: Results, setting: Setting, path: Path) -> Picture:
+    """Score against calls: each method in a panel of its own, in front of all others."""
+    figure, panels = _panels(results, setting)
+    curves = {label: results.curve(setting, label) for label in panels}
+    scores = [scores for _, scores in curves.values()]
+    low, high = min(map(np.min, scores)), max(map(np.max, scores))
+    next(iter(panels.values())).set_ylim(*limits(low, high, _near(results, setting)))
+    for label, axes in panels.items():
+        for other, (calls, theirs) in curves.items():
+            if other != label:
+                axes.plot(calls, theirs.mean(axis=0), color=OTHERS, linewidth=0.7, zorder=1.5)
+        calls, mine = curves[label]
+        axes.fill_between(
+            calls, mine.min(axis=0), mine.max(axis=0), color=TRAINING, alpha=0.2, linewidth=0
+        )
+        axes.plot(calls, mine.mean(axis=0), color=TRAINING, linewidth=1.8)
+        _draw_baselines(results, setting, axes, along="x")
+    headline(figure, f"{setting.name}: score against calls")
+    entries = {
+        "mean of the runs": {"color": TRAINING, "linewidth": 1.8},
+        "range of the runs": {"color": TRAINING, "linewidth": 6, "alpha": 0.2},
+        "the other methods": {"color": OTHERS, "linewidth": 0.7},
+    }
+    axes = next(iter(panels.values()))
+    legend(figure, entries | _baseline_legend(results, setting, *axes.get_ylim()), 4)
+    ends = {label: scores[:, -1].mean() for label, (_, scores) in curves.items()}
+    best = dict(list(ends.items())[:5])
+    alt = (
+        f"Score against calls of the model on {setting.name}, a panel for each of {len(panels)} "
+        f"methods. The best at the end: {listed(best)}. Baselines: "
+        f"{listed(baselines(results, setting))}"
+    )
+    return save(figure, path, alt, svg=True)
+
+
+def _splits(results: Results, setting: Setting, path: Path) -> Picture:
+    """Train, validation and test users side by side."""
+    figure, panels = _panels(results, setting)
+    figure.supylabel("NDCG@10", fontsize=9, color=INK)
+    colours = {"train": COLOURS[0], "validation": COLOURS[4], "test": COLOURS[1]}
+    apart = {}
+    for label, axes in panels.items():
+        ends = {}
+        for split, colour in colours.items():
+            calls, scores = results.curve(setting, label, split)
+            axes.plot(calls, scores.mean(axis=0), color=colour, linewidth=1.4)
+            ends[split] = scores[:, -1].mean()
+        apart[label] = ends["train"] - ends["test"]
+    headline(figure, f"{setting.name}: train, validation and test users")
+    entries = {
+        f"{split} users": {"color": colour, "linewidth": 1.4} for split, colour in colours.items()
+    }
+    legend(figure, entries, 3)
+    widest = sorted(apart, key=lambda label: -apart[label])[:3]
+    alt = (
+        f"Scores of train, validation and test users against calls of the model on {setting.name}. "
+        "Train users are furthest above test users in the end with "
+        f"{listed({label: apart[label] for label in widest})}"
+    )
+    return save(figure, path, alt, svg=True)
 
 
 def sweep_value(setting: Setting, what: str) -> int:
@@ -153,10 +235,10 @@ def sweep_value(setting: Setting, what: str) -> int:
     return int(getattr(setting, what))
 
 
-def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path) -> Path:
-    """Scores along a sweep, a panel for each dataset."""
+def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path) -> Picture:
+    """Scores along a sweep, a panel for each dataset; lines are named where they end."""
     datasets = list(dict.fromkeys(setting.dataset for setting in settings))
-    figure = new_figure(max(3.9 * len(datasets), 6.5), 4.2)
+    figure = new_figure(max(5.4 * len(datasets), 6.5), 4.2)
     panels = figure.subplots(1, len(datasets), squeeze=False)[0]
     labels = [
         m.label
@@ -167,33 +249,32 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
         mine = sorted(
             (s for s in settings if s.dataset == dataset), key=lambda s: sweep_value(s, what)
         )
+        ends = []
         for i, label in enumerate(labels):
             there = [s for s in mine if results.runs(s, label)]
             found = [results.score(s, label) for s in there]
             at = [sweep_value(s, what) for s in there]
-            spread = np.array([[e.value - e.low, e.high - e.value] for e in found]).T
-            axes.errorbar(
-                at,
-                [e.value for e in found],
-                spread if found else None,
-                fmt=("o-", "s--", "^:")[i // len(COLOURS) % 3],
-                color=COLOURS[i % len(COLOURS)],
-                linewidth=1.4,
-                markersize=3.5,
-                elinewidth=0.8,
-                label=label,
-            )
+            colour = COLOURS[i % len(COLOURS)]
+            if found:
+                spans = np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+                ends.append((found[-1].value, label, colour))
+                axes.errorbar(
+                    at,
+                    [e.value for e in found],
+                    np.nan_to_num(spans, posinf=0.0),
+                    fmt=("o-", "s--", "^:")[i // len(COLOURS) % 3],
+                    color=colour,
+                    linewidth=1.4,
+                    markersize=3.5,
+                    elinewidth=0.8,
+                )
         at = sorted({sweep_value(s, what) for s in mine})
         axes.set_xscale("log")
         axes.set_xticks(at, [f"{x:,}" for x in at])
         axes.minorticks_off()
-        axes.plot(
-            [sweep_value(s, what) for s in mine],
-            [s.chance for s in mine],
-            color=MUTED,
-            linewidth=1,
-            label="chance",
-        )
+        chances = [s.chance for s in mine]
+        axes.plot([sweep_value(s, what) for s in mine], chances, color=MUTED, linewidth=1)
+        ends.append((chances[-1], "chance", MUTED))
         axes.set_title(dataset, fontsize=9, color=INK, loc="left")
         axes.set_xlabel(
             what.replace("_", " "),
@@ -201,6 +282,10 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
             color=INK,
         )
         plain(axes)
+        label_ends(axes, ends)
     panels[0].set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
-    _legend(figure, panels[0], 3)
-    return save(figure, path, svg=True)
+    alt = (
+        f"Scores of {len(labels)} methods with 95% intervals against {what.replace('_', ' ')}, on "
+        f"{' and '.join(datasets)}"
+    )
+    return save(figure, path, alt, svg=True)

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rpp_agents.plots import Picture
 from rpp_agents.study.plan import PARTS, Setting, Study
 from rpp_agents.study.results import Results, Row
 from rpp_env.data.folders import whole_file
@@ -85,7 +86,7 @@ def write_report(study: Study, out: Path, *, page_users: bool = True) -> Path:
     write_page(page_data(results, out, users=page_users), out / "index.html")
     # Last: that it is there says that all is.
     with whole_file(out / "report.md") as file:
-        text = markdown(results, [path.relative_to(out) for path in pictures])
+        text = markdown(results, pictures, out)
         file.write(text.encode())
     return out / "report.md"
 
@@ -113,7 +114,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     return write_table(rows, padded=False)
 
 
-def markdown(results: Results, pictures: Sequence[Path]) -> str:
+def markdown(results: Results, pictures: Sequence[Picture], out: Path) -> str:
     """The report."""
     study = results.study
     done, planned = len(results.cells), results.planned
@@ -124,6 +125,7 @@ def markdown(results: Results, pictures: Sequence[Path]) -> str:
             f"Study {code(study.name)}: {len(results.settings)} settings, {len(study.methods)} "
             f"methods, {len(study.seeds)} seeds.{state}"
         ),
+        *_found(results),
         *_primary(results),
         HOW_TO_READ,
     ]
@@ -144,7 +146,8 @@ def markdown(results: Results, pictures: Sequence[Path]) -> str:
             text += _costs(results, settings)
             text += _redrawn(results)
             text += _sure(results, settings)
-        text += [f"![{path.stem}]({path})" for path in pictures if path.stem.startswith(f"{part}-")]
+        mine = (one for one in pictures if one.path.name.startswith(f"{part}-"))
+        text += [picture.markdown(out) for picture in mine]
     return "\n\n".join(text) + "\n"
 
 
@@ -164,21 +167,57 @@ def _primary(results: Results) -> list[str]:
     return [f"{asked} **Found: {found}.** {verdict(found, study.smallest)}"]
 
 
+def _found(results: Results) -> list[str]:
+    found = findings(results)
+    return ["\n".join(f"- {words(sentence)}" for sentence in found)] if found else []
+
+
+def findings(results: Results) -> list[str]:
+    """What was found: a sentence for the primary contrast, and one for each main setting."""
+    text = []
+    if results.primary is not None:
+        setting, method, against, found = results.primary
+        text.append(
+            f"On {setting.name}, {method} minus {against} is {found:+.3f} NDCG@10. "
+            f"{verdict(found, results.study.smallest)}"
+        )
+    for setting in results.part("main"):
+        rows = [
+            row
+            for row in results.rows(setting, results.tabled(setting))
+            if row.minus_rival is not None and row.cost["calls"] > 0
+        ]
+        if not rows:
+            continue
+        above = [row for row in rows if row.significant and _apart(row) > 0]
+        said = f"On {setting.name}, {len(above) or 'none'} of {len(rows)} ways to prompt "
+        said += f"score{'s' * (len(above) < 2)} significantly above {results.rival(setting)}"
+        if above:
+            best = max(above, key=_apart)
+            said += f"; the highest is {best.method.label} ({_signed(best.minus_rival)})"
+        text.append(f"{said}.")
+    return text
+
+
+def _apart(row: Row) -> float:
+    return 0.0 if row.minus_rival is None else row.minus_rival.value
+
+
 def verdict(found: Estimate, smallest: float) -> str:
     """What an interval says beside the smallest difference that matters."""
     if found.low >= smallest:
-        return "Above 0, and the whole interval matters."
+        return "Significantly above 0, and large enough to matter throughout the interval."
     if found.low > 0 and found.high < smallest:
-        return "Above 0, and too small to matter."
+        return "Significantly above 0, and too small to matter."
     if found.low > 0:
-        return "Above 0; whether it is large enough to matter is not settled."
+        return "Significantly above 0; whether it is large enough to matter is open."
     if found.high < 0:
-        return "Below 0: it is worse."
+        return "Significantly below 0."
     if max(-found.low, found.high) < smallest:
-        return "Not told apart from 0, and too small to matter whatever it is."
+        return "Not significantly different from 0, and too small to matter in any case."
     if found.high < smallest:
-        return "Not told apart from 0; an advantage that matters is excluded."
-    return "Not told apart from 0; a difference that matters is not excluded."
+        return "Not significantly different from 0; an advantage that matters is excluded."
+    return "Not significantly different from 0; a difference that matters is not excluded."
 
 
 def _intro(results: Results, setting: Setting) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rpp_agents.study.pictures import LINES, learners
+from rpp_agents.study.pictures import baselines, learners
 from rpp_agents.study.plan import PARTS, Cell, Setting
-from rpp_agents.study.report import rounded, verdict
+from rpp_agents.study.report import findings, rounded, verdict
 from rpp_agents.study.results import Results
 from rpp_agents.study.work import live_of, users_of
 from rpp_env.data import KNOWN
@@ -49,6 +49,7 @@ def page_data(results: Results, out: Path, *, users: bool = True) -> dict[str, A
     stands_in = any(setting.model == "embedded" for setting in results.settings)
     return {
         "title": results.study.title,
+        "found": findings(results),
         "about": [_WHAT, _INTERVALS, *([_STAND_IN] if stands_in else [])],
         "primary": _primary(results),
         "tables": _tables(results),
@@ -176,11 +177,7 @@ def _setting(results: Results, setting: Setting) -> dict[str, Any]:
 
 
 def _curve(results: Results, setting: Setting) -> dict[str, Any]:
-    lines = [{"name": "chance", "value": setting.chance}]
-    for method in LINES:
-        label = results.label_of(setting, method)
-        if label is not None:
-            lines.append({"name": label, "value": results.score(setting, label).value})
+    lines = [{"name": n, "value": value} for n, value in baselines(results, setting).items()]
     series = []
     for label in learners(results, setting):
         calls, scores = results.curve(setting, label)
@@ -196,7 +193,7 @@ def _curve(results: Results, setting: Setting) -> dict[str, Any]:
         )
     return {
         "id": f"curve-{setting.name}",
-        "title": f"{setting.name}: score against calls (bands: all runs)",
+        "title": f"{setting.name}: score against calls (bands: range of the runs)",
         "xlabel": "calls of the model in training",
         "ylabel": "NDCG@10, test users",
         "log": False,
