@@ -30,9 +30,20 @@ DEFAULTS: dict[str, Any] = {
     "delay": 0.0,  # seconds before an answer
     "models": ["tiny"],
     "key": None,  # the bearer token that is asked for
+    "swaps": [],  # places of a list's prompts whose rows change places
+    "tokenizes": "all",  # "all", or what /tokenize takes: "prompts", "messages", "nothing"
+    "failing": 500,  # its status where it does not
+    "tells_ids": True,  # return_token_ids, as newer vLLMs have it
+    "lifts": 0.0,  # added to each log-probability
 }
 state: dict[str, Any] = dict(DEFAULTS)
-log: dict[str, list[Any]] = {"asked": [], "answered": [], "paths": [], "bodies": []}
+log: dict[str, list[Any]] = {
+    "asked": [],
+    "answered": [],
+    "paths": [],
+    "bodies": [],
+    "tokenized": [],
+}
 lock = threading.Lock()
 
 
@@ -81,7 +92,7 @@ def scored(body: dict[str, Any]) -> dict[str, float] | None:
             return None
         masked = body.get("allowed_token_ids") or []
         named = [*masked, *range(900, 1100)][:count]
-    return {f"token_id:{i}": logprob(i) for i in [42, *named]}
+    return {f"token_id:{i}": logprob(i) + state["lifts"] for i in [42, *named]}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -139,6 +150,10 @@ class Handler(BaseHTTPRequestHandler):
     def tokenize(self, body: dict[str, Any]) -> None:
         if "tokens" in body:
             return self.say({"prompt": "".join(map(token, body["tokens"]))})
+        with lock:
+            log["tokenized"].append(body)
+        if state["tokenizes"] not in {"all", "messages" if "messages" in body else "prompts"}:
+            return self.refuse(state["failing"], "fault of /tokenize")
         if "messages" in body:
             if not state["template"]:
                 return self.refuse(400, "the tokenizer has no chat template")
@@ -177,10 +192,15 @@ class Handler(BaseHTTPRequestHandler):
             scores = row.pop("scores")
             if scores is not None:
                 row["logprobs"] = {"top_logprobs": [scores]}
-            if body.get("return_token_ids"):
-                row |= {"prompt_token_ids": ids(prompt)}
-            rows.append({"index": len(rows), **row})
-        return {"choices": rows[::-1], "usage": self.usage(prompts, rows)}
+            row["prompt_token_ids"] = ids(prompt)
+            rows.append(row)
+        told = {"usage": self.usage(prompts, rows)}
+        if not (body.get("return_token_ids") and state["tells_ids"]):
+            rows = [{k: v for k, v in row.items() if not k.endswith("token_ids")} for row in rows]
+        for one, other in state["swaps"]:
+            if max(one, other) < len(rows):
+                rows[one], rows[other] = rows[other], rows[one]
+        return told | {"choices": [{"index": i, **row} for i, row in enumerate(rows)][::-1]}
 
     def answer(self, body: dict[str, Any], prompt: str, fault: str | None) -> Any:
         if len(tokens_of(prompt)) + body["max_tokens"] > 2000:

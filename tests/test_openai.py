@@ -24,7 +24,16 @@ pytest.importorskip("httpx", reason="the llm extra is not installed")
 pytest.importorskip("tenacity", reason="the llm extra is not installed")
 
 from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra, ModelUnavailable
-from rpp_env.models import Generation, RecordingModel, Reply, Request, openai, reader, transport
+from rpp_env.models import (
+    Generation,
+    RecordingModel,
+    Reply,
+    Request,
+    openai,
+    reader,
+    served,
+    transport,
+)
 from rpp_env.models.names import open_model
 from rpp_env.models.openai import OpenAIModel
 from rpp_env.models.transport import side_by_side
@@ -253,6 +262,115 @@ def test_tokens_are_counted_once(server: FakeServer, connect: Callable[..., Open
     assert model.count_tokens("a </s>") == 7  # as text, not as the token of the end
 
 
+@pytest.mark.parametrize("swap", [(0, 1), (2, 5), (6, 7)])
+@pytest.mark.parametrize("template", [True, False])
+def test_replies_that_changed_places_are_noticed(
+    server: FakeServer, connect: Callable[..., OpenAIModel], swap: tuple[int, int], template: bool
+) -> None:
+    """Each row has the tokens of the prompt that it answers; they must be those of its place."""
+    server.script(template=template)
+    model = connect(batch_size=8)
+    texts = [f"{word} of the {other}" for word in ("Night", "Song") for other in "abcd"]
+    good = model.complete(list(map(ask, texts)))
+    server.script(template=template, swaps=[swap])
+    model = connect(batch_size=8)
+    assert model.complete(list(map(ask, texts))) == good
+    assert list(model.oddities.values()) == [1]
+    assert "other prompts of their list" in next(iter(model.oddities))
+    # The server is no longer trusted with lists of this form.
+    asked = len(server.log("asked"))
+    model.complete(list(map(ask, texts)))
+    assert len(server.log("asked")) == asked + 8
+
+
+def test_rows_are_checked_without_asking_once_their_tokens_are_known(
+    server: FakeServer, connect: Callable[..., OpenAIModel]
+) -> None:
+    model = connect(batch_size=8)
+    requests = [ask(f"{a}{b} and so on") for a in "wxyz" for b in "0123456789"]
+    model.complete(requests)
+    seen = len(server.log("tokenized"))
+    model.complete([ask(f"{r.messages[0]['content']} again, with no sign") for r in requests])
+    lists = sum(isinstance(prompt, list) for prompt in server.log("asked"))
+    assert lists == 2 * 5
+    # One for each list, and a few for letters that are new.
+    assert len(server.log("tokenized")) - seen <= 5 + 8
+
+
+@pytest.mark.parametrize(
+    ("tokenizes", "failing", "lists"),
+    [
+        ("nothing", 404, False),
+        ("nothing", 500, False),
+        ("prompts", 400, False),
+        ("prompts", 500, False),
+        ("messages", 404, False),
+    ],
+)
+def test_a_tokenize_that_fails_where_chat_works(
+    server: FakeServer,
+    connect: Callable[..., OpenAIModel],
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizes: str,
+    failing: int,
+    lists: bool,
+) -> None:
+    monkeypatch.setattr(openai, "PROBE_PATIENCE", 0.2)
+    monkeypatch.setattr(served, "PATIENCE", 0.2)
+    server.script(tokenizes=tokenizes, failing=failing)
+    began = time.monotonic()
+    model = connect(patience=600.0)
+    assert model.id == "openai-chat:tiny@weights/tiny"
+    replies = model.complete([ask(f"question {i}") for i in range(4)])
+    assert [reply.text for reply in replies] == [echo(f"question {i}") for i in range(4)]
+    assert any(isinstance(prompt, list) for prompt in server.log("asked")) == lists
+    assert time.monotonic() - began < 5
+
+
+def test_a_tokenize_that_fails_later(
+    server: FakeServer,
+    connect: Callable[..., OpenAIModel],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(served, "PATIENCE", 0.2)
+    model = connect(patience=600.0)
+    model.complete([ask("template"), ask("is learned")])
+    server.script(tokenizes="nothing")
+    began = time.monotonic()
+    for start in range(3):
+        texts = [f"question {start} {i}" for i in range(4)]
+        assert [r.text for r in model.complete(list(map(ask, texts)))] == list(map(echo, texts))
+    # Twice the list was asked in vain, and then no more.
+    assert sum(isinstance(prompt, list) for prompt in server.log("asked")) == 2
+    assert model.count_tokens("twelve signs") == model.count_tokens("another text") == 4
+    assert time.monotonic() - began < 5
+    assert sum("tokens are estimated" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_lists_without_tokens_are_asked_one_by_one(
+    server: FakeServer, connect: Callable[..., OpenAIModel]
+) -> None:
+    for template in (True, False):
+        server.script(tells_ids=False, template=template)
+        replies = connect().complete([ask(f"question {i}") for i in range(4)])
+        wanted = echo if template else "echo {}".format
+        assert [reply.text for reply in replies] == [wanted(f"question {i}") for i in range(4)]
+
+
+def test_fields_of_the_template_reach_it_in_lists_too(
+    server: FakeServer, connect: Callable[..., OpenAIModel]
+) -> None:
+    fields = {"chat_template_kwargs": {"enable_thinking": False}}
+    model = connect(request_options=fields)
+    model.complete([ask("one"), ask("two")])
+    bodies = [body for body in server.log("tokenized") if "messages" in body]
+    bodies += [body for body in server.log("bodies") if "messages" in body]
+    assert len(bodies) > 2
+    assert all(body.items() >= fields.items() for body in bodies[1:])
+    assert model.id.endswith(' (chat_template_kwargs={"enable_thinking": false})')
+
+
 # ---- log-probabilities of letters, and grammars ----
 
 
@@ -289,6 +407,16 @@ def test_letters_are_scored_by_both_of_their_tokens(
             model.complete([ask("a", choices=choices)])
     held = Request(ask("a").messages, Generation(), grammar='root ::= "yes" | "no"')
     assert model.complete([held])[0].text == "yes"
+
+
+def test_probabilities_above_1_are_no_vllms(
+    server: FakeServer, connect: Callable[..., OpenAIModel]
+) -> None:
+    model = connect()
+    assert "choices" in model.capabilities
+    server.script(lifts=9.0)
+    with pytest.raises(BrokenContract, match=r"a log-probability of .* above 0"):
+        model.complete([ask("a", choices="AB")])
 
 
 def test_an_older_vllm_needs_its_flags(

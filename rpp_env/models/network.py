@@ -266,15 +266,15 @@ def _means(entry: str, host: str, port: int) -> bool:
     if entry == "*":
         return True
     entry = entry.partition("://")[2] or entry
+    # An IPv6 address has a port only behind its brackets.
+    named, colon, wanted = entry.rpartition(":")
+    if colon and wanted.isdecimal() and (":" not in named or named.endswith("]")):
+        return int(wanted) == port and _means(named, host, port)
     with suppress(ValueError):
         network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
         with suppress(ValueError):
             return ipaddress.ip_address(host) in network
         return False
-    # An IPv6 address has a port only behind its brackets.
-    named, colon, wanted = entry.rpartition(":")
-    if colon and wanted.isdecimal() and (":" not in named or named.endswith("]")):
-        return int(wanted) == port and _means(named, host, port)
     domain = _bare(entry.removeprefix("*").lstrip("."))
     return domain != "" and (host == domain or host.endswith(f".{domain}"))
 

@@ -25,7 +25,6 @@ SPECIAL = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
 """What may be one of the tokenizer's special tokens, such as ``</s>`` and ``[INST]``."""
 QUICK, PATIENCE = 30.0, 10.0
 """Seconds for an answer that takes no model, and of patience with a server that gives none."""
-_UNSPOKEN = re.compile(r"[^A-Za-z0-9]+")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -70,12 +69,12 @@ class ServedChat:
         letters. Then `tokens` or `text_tokens` says, and what it sees is known from then on.
         """
         try:
-            pieces = [self._pieces[token] for token in tokens]
+            said = "".join(map(self._pieces.__getitem__, tokens))
         except (KeyError, TypeError):
             return False
-        said, wanted = "".join(pieces), _UNSPOKEN.sub("", text)
+        wanted = text.translate(_SPOKEN)
         # A text that stands alone may have a token of the beginning in front.
-        return said == wanted or (bool(pieces) and said == pieces[0] + wanted)
+        return said == wanted or (bool(tokens) and said == self._pieces[tokens[0]] + wanted)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text alone, without a template's."""
@@ -220,7 +219,19 @@ def form(messages: Sequence[Message]) -> Form:
 def _spoken(piece: str) -> str:
     """The letters and digits of a token, as the tokenizer writes it."""
     byte = _BYTE.fullmatch(piece)
-    return _UNSPOKEN.sub("", chr(int(byte[1], 16)) if byte else piece)
+    return (chr(int(byte[1], 16)) if byte else piece).translate(_SPOKEN)
+
+
+class _Spoken(dict[int, str | None]):
+    """A table for `str.translate` that leaves ASCII letters and digits, the same in every piece."""
+
+    def __missing__(self, code: int) -> str | None:
+        character = chr(code)
+        self[code] = character if character.isascii() and character.isalnum() else None
+        return self[code]
+
+
+_SPOKEN = _Spoken()
 
 
 def _tokens(told: Any) -> tuple[list[int], list[str]]:
