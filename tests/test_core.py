@@ -42,7 +42,7 @@ PLAIN = [0, 2, 0, 0]
 
 
 def make(num_envs: int = 4, model: Any = None, **options: Any) -> RPPEnv:
-    return RPPEnv.make(model=model or echo(), num_envs=num_envs, **{**SMALL, **options})
+    return RPPEnv.make(model=model or echo(), num_envs=num_envs, **{"seed": 0, **SMALL, **options})
 
 
 def never(_: str) -> str:

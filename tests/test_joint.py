@@ -14,7 +14,7 @@ from rpp_env import InvalidAction, InvalidOption, JointEnv, JointVectorEnv, Rese
 from rpp_env.core import IDENTIFIERS
 from rpp_env.models import Reply, Request, ScriptedModel, echo
 
-SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100}
+SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100, "seed": 0}
 SIZES = [5, 5, 9, 5]
 
 

@@ -30,7 +30,7 @@ ACTIONS = dict(zip(AGENTS, (3, 4, 3, 0), strict=True))
 
 
 def make(model: Any = None, **options: Any) -> RPPParallelEnv:
-    return rpp_env.parallel_env(model=model or echo(), **{**SMALL, **options})
+    return rpp_env.parallel_env(model=model or echo(), **{"seed": 0, **SMALL, **options})
 
 
 def test_spaces_are_native_and_always_the_same_objects() -> None:

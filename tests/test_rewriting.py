@@ -73,7 +73,9 @@ def rewritten(sentences: dict[str, str], one: Prompt | None = None, **options: A
 
 def make(rewrite: Any, num_envs: int = 4, model: Any = None, **options: Any) -> RPPEnv:
     model = model or echo()
-    return RPPEnv.make(model=model, rewrite=rewrite, num_envs=num_envs, **{**SMALL, **options})
+    return RPPEnv.make(
+        model=model, rewrite=rewrite, num_envs=num_envs, **{"seed": 0, **SMALL, **options}
+    )
 
 
 # ---- what is rewritten ----
