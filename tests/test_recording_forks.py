@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import signal
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -224,6 +225,25 @@ def test_a_fork_in_the_middle_of_a_transaction(path: Path, reports: Reports) -> 
     assert list(replay._file.problems()) == []
 
 
+def test_a_fork_while_rows_are_read(path: Path) -> None:
+    """A statement that is not read to its end would keep the file open."""
+    recording = RecordingModel(path, Parrot())
+    recording.complete([ask(str(i)) for i in range(100)])
+    children: list[int] = []
+
+    def read(cursor: Any) -> list[Any]:
+        rows = cursor.execute("SELECT key FROM answers")
+        first = rows.fetchone()
+        if not children:
+            children.append(forked(lambda: None) if open_files(path) == 3 else -1)
+            assert open_files(path) == 0
+        return [first, *rows.fetchall()]
+
+    assert len(recording._file._do(read)) == 100
+    assert ended_well(*children)
+    assert open_files(path) == 3
+
+
 def test_a_fork_behind_pythons_back_is_refused(path: Path) -> None:
     """C code that forks calls no handler: the child must not even close what it inherited."""
     recording = RecordingModel(path, Parrot())
@@ -247,6 +267,7 @@ def test_a_fork_behind_pythons_back_is_refused(path: Path) -> None:
         recording.close()
         del recording
         gc.collect()
+        code += open_files(path) != 3  # closing them would undo what the parent writes
         os._exit(code)
     assert ended_well(child)
     assert open_files(path) == 3
@@ -347,6 +368,28 @@ def test_six_processes_make_one_file(tmp_path: Path) -> None:
         for process in processes:
             process.join()
         assert len(RecordingModel(path)) == 6
+
+
+def test_a_file_that_is_held_for_a_while_is_waited_for(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than SQLite waits at a time; and nobody else in the process waits for it."""
+    monkeypatch.setattr("rpp_env.models.database.SLICE", 0.05)
+    recording = RecordingModel(path, Parrot())
+    other = RecordingModel(tmp_path / "other.sqlite", Parrot())
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    waiting = threading.Thread(target=recording.complete, args=([ask("a")],))
+    waiting.start()
+    try:
+        for i in range(20):
+            other.complete([ask(str(i))])
+        assert waiting.is_alive()
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+    waiting.join()
+    assert (len(recording), len(other)) == (1, 20)
 
 
 def write_until_killed(path: Path, reports: Reports, name: str) -> Callable[[], None]:
