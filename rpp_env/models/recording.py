@@ -48,6 +48,7 @@ from rpp_env.models.answers import (
 )
 from rpp_env.models.asking import ask_unchecked, flaw, is_token_count, release
 from rpp_env.models.base import LanguageModel, Reply, Request
+from rpp_env.options import unknown
 
 __all__ = ["RecordingModel", "request_key"]
 
@@ -113,7 +114,7 @@ class RecordingModel:
             raise InvalidData(f"there is no recording {self.path}, and no model to make one of")
         self._file = AnswerFile(self.path, write=model is not None)
         known = self._file.models()  # which opens it, and says what is wrong
-        self.id = model.id if model is not None else id if id is not None else self._only(known)
+        self.id = model.id if model is not None else self._chosen(id, known)
         if not self._file.has_checksums:
             logger.warning(
                 "%s was recorded by an older version, without checksums: its answers are read as "
@@ -304,13 +305,15 @@ class RecordingModel:
             return  # the answers are kept, and the model is not asked about itself again
         self._file.add([], about={self.id: to_json(about)}, replace=True)
 
-    def _only(self, models: Sequence[str]) -> str:
-        if len(models) != 1:
+    def _chosen(self, wanted: str | None, models: Sequence[str]) -> str:
+        if wanted is not None and wanted not in models:
+            raise InvalidData(f"{self.path}: {unknown('model', wanted, models)}")
+        if wanted is None and len(models) != 1:
             raise InvalidData(
                 f"{self.path} holds answers of {len(models)} models ({', '.join(models) or 'none'})"
                 ": give the model, or the id of the one that is meant"
             )
-        return models[0]
+        return wanted or models[0]
 
     def __len__(self) -> int:
         """Answers of this model in the file."""
