@@ -39,6 +39,7 @@ from rpp_env.diagnose import Diagnosis, diagnose
 from rpp_env.errors import RPPError
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models import Generation, RecordingModel, Request
+from rpp_env.models.names import parse_options
 from rpp_env.prompts import Prompt, as_messages
 from rpp_env.recommenders import LLMRecommender
 from rpp_env.table import RewardTable, tabulate
@@ -298,6 +299,11 @@ def main() -> None:
         help="http://HOST:PORT/v1#NAME, vllm:PATH, hf:PATH or recording:PATH",
     )
     parser.add_argument(
+        "--model-options",
+        metavar="JSON",
+        help="""options of the model, such as '{"request_options": {"temperature": null}}'""",
+    )
+    parser.add_argument(
         "--dataset", default="ml-1m", help="a known dataset, or a folder of atomic files"
     )
     parser.add_argument("--users", type=int, default=200, help="half train users, half test users")
@@ -311,6 +317,7 @@ def main() -> None:
     chosen = parser.parse_args()
     start = time.perf_counter()
     options: dict[str, Any] = {"rules": chosen.rules, "rank_by": chosen.rank_by}
+    options["model_options"] = parse_options(chosen.model_options)
     if not chosen.model.startswith("recording:"):
         options["recording"] = str(chosen.out / "answers.sqlite")
     envs, tables, asked = [], [], 0

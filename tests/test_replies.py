@@ -658,7 +658,7 @@ def test_a_prompt_that_the_server_calls_too_long_is_shortened(
     with odd_server(answer) as server:
         model = OpenAIModel(server.url, "odd")
         recording = RecordingModel(path, model)
-        rankings = LLMRecommender(recording, rank_by).rank(prompts)
+        rankings = list(LLMRecommender(recording, rank_by).rank(prompts))
         recording.close()
         for ranking, prompt, text in zip(rankings, prompts, texts, strict=True):
             assert (ranking.trimmed > 0) == (len(text) > most)
@@ -669,4 +669,4 @@ def test_a_prompt_that_the_server_calls_too_long_is_shortened(
         with pytest.raises(InvalidOption, match="even with one history item"):
             LLMRecommender(model, rank_by).rank(prompts)
     # What was refused is recorded, so that a replay shortens at the same places.
-    assert LLMRecommender(RecordingModel(path), rank_by).rank(prompts) == rankings
+    assert list(LLMRecommender(RecordingModel(path), rank_by).rank(prompts)) == rankings

@@ -74,7 +74,7 @@ def open_model(
         return OpenAIModel(address, served, **options)
     options.pop("send_key", None)
     if kind in {"vllm", "hf"} and rest:
-        return _loaded(kind, rest, json.dumps(options, sort_keys=True))
+        return _loaded(kind, rest, _as_text(options))
     if kind == "recording" and rest:
         from rpp_env.models.recording import RecordingModel
 
@@ -89,6 +89,17 @@ def open_model(
         f"{unknown('model', name, ['embedded', 'table:PATH', *FORMS, *entry_points('model')])}. "
         "RPPEnv.make takes an object with complete(requests) or rank(prompts), too"
     )
+
+
+def _as_text(options: dict[str, Any]) -> str:
+    """Options as a key of a cache."""
+    try:
+        return json.dumps(options, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(
+            f"options of a model that is given by its name must be what JSON can hold: {error}; "
+            "make the model yourself (VLLMModel, TransformersModel) and give it as `model`"
+        ) from error
 
 
 def parse_options(text: str | None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rpp_env.errors import InvalidOption, MissingExtra, ModelUnavailable
+from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra, ModelUnavailable
 from rpp_env.models.base import Reply, Request
 from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct
 
@@ -119,6 +119,8 @@ class VLLMModel:
             that with its reply is longer than `context_length`; then nothing was asked.
         ModelUnavailable
             Where the engine has ended.
+        BrokenContract
+            Where it answers another prompt.
         """
         if not requests:
             return []
@@ -147,10 +149,11 @@ class VLLMModel:
             engine = self._engine.llm_engine
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
             raise
-        replies = {
-            i: self._reply(asked[i], prompts[i], output.outputs[0])
-            for i, output in zip(order, made, strict=True)
-        }
+        replies = {}
+        for i, output in zip(order, made, strict=True):
+            if output.prompt_token_ids != prompts[i]:
+                raise BrokenContract("vLLM's engine gave an answer to another prompt of the batch")
+            replies[i] = self._reply(asked[i], prompts[i], output.outputs[0])
         return [replies[place] for place in index]
 
     def close(self) -> None:
