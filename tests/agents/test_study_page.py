@@ -194,6 +194,10 @@ def study(users: int = 24) -> dict[str, Any]:
         people.append(person)
     return {
         "title": "Does personalising an LLM recommender's prompt pay?",
+        "found": [
+            "Not shown: the interval holds 0 and effects that would matter.",
+            "On ml-1m, 2 of 5 ways to prompt score significantly above the best fixed prompt.",
+        ],
         "about": [
             "Four agents each choose one part of a user's prompt; a frozen model ranks candidates.",
             "Everything was chosen on train users and scored once on test users.",
@@ -203,7 +207,6 @@ def study(users: int = 24) -> dict[str, Any]:
             "over 2,000 test users.",
             "estimate": [0.0134, -0.0011, 0.0271],
             "smallest": 0.01,
-            "verdict": "Not shown: the interval holds 0 and effects that would matter.",
         },
         "tables": [
             {
@@ -368,7 +371,9 @@ def test_the_primary_result_stands_first(visit: Visitor) -> None:
     primary = page.locator("#primary")
     assert primary.locator(".number").inner_text() == "+0.013"
     assert "[\u22120.001, +0.027]" in primary.inner_text()
-    assert "Not shown" in primary.inner_text()
+    found = page.locator("#found li")
+    assert found.all_text_contents() == study(2)["found"]
+    assert found.first.bounding_box()["y"] < primary.bounding_box()["y"]
     told = primary.locator("svg").get_attribute("aria-label")
     assert "against 0 and 0.010" in told
 
@@ -569,8 +574,78 @@ def test_users_are_found_ordered_and_kept_in_the_address(visit: Visitor) -> None
     assert page.locator(".view").first.get_attribute("data-method") == "LinUCB, step 1"
 
 
-def test_no_page_is_wider_than_its_screen(visit: Visitor) -> None:
+def many_lines(count: int = 12) -> dict[str, Any]:
     data = study(1)
+    curve = data["curves"][1]
+    curve["series"] = [
+        {
+            "name": f"method {i}",
+            "x": [5000, 20_000, 40_000],
+            "y": [0.5, 0.52 + 0.001 * i, 0.54 + 0.002 * i],
+            "low": [0.49, 0.51, 0.53] if i else None,
+            "high": [0.51, 0.55, 0.57] if i else None,
+        }
+        for i in range(count)
+    ]
+    curve["lines"] = [
+        {"name": "chance", "value": 0.2},
+        {"name": "best fixed", "value": 0.53},
+        {"name": "above all", "value": 0.9},
+    ]
+    return data
+
+
+def test_many_lines_have_a_panel_each(visit: Visitor) -> None:
+    page = visit(many_lines(), "curves")
+    chart = page.locator(".chart").nth(1)
+    panels = chart.locator(".panels li")
+    names = panels.locator(".name").all_text_contents()
+    assert names == [f"method {i}" for i in reversed(range(12))]  # the highest at the end first
+    assert panels.first.locator("path.own").count() == 1
+    assert panels.first.locator("path.other").count() == 11
+    assert panels.first.locator("path.band").count() == 1
+    assert panels.last.locator("path.band").count() == 0
+    assert panels.first.locator(".value").inner_text() == "0.562 [0.530, 0.570]"
+    assert "method 11: 0.500 at 5,000, 0.562 at 40k" in panels.first.locator(
+        "svg[role=img]"
+    ).get_attribute("aria-label")
+    # What is far from the curves is named and does not press them together.
+    assert panels.first.locator(".level").count() == 1
+    told = chart.locator(".levels").inner_text()
+    assert "chance 0.200 (below the axis)" in told
+    assert "above all 0.900 (above the axis)" in told
+    assert "best fixed 0.530" in told
+    drawing = panels.nth(3).locator("svg[role=img]")
+    box = drawing.bounding_box()
+    drawing.hover(position={"x": box["width"] * 0.99 - 5, "y": 20})
+    assert "At calls of the model 40k" in chart.inner_text()
+    drawing.hover(position={"x": 34, "y": 20})
+    assert "At calls of the model 5,000" in chart.inner_text()
+    assert panels.first.locator(".value").inner_text() == "0.500 [0.490, 0.510]"
+    assert page.locator(".chart").first.locator(".panels").count() == 0  # three lines in one plot
+
+
+def test_names_of_baselines_stand_on_no_curve(visit: Visitor) -> None:
+    page = visit(study(1), "curves", width=390)
+    chart = page.locator(".chart").first
+    assert chart.locator("path.line").count() == 3
+    assert chart.locator(".level-name").count() == 0
+    listed = chart.locator(".levels")
+    assert "best fixed prompt 0.464" in listed.inner_text()
+    assert listed.bounding_box()["y"] > chart.locator("svg[role=img]").bounding_box()["y"] + 200
+    page.set_viewport_size({"width": 1280, "height": 844})
+    page.evaluate("new Promise((done) => setTimeout(done, 60))")  # drawn anew
+    names = chart.locator(".level-name")
+    assert names.count() == 2
+    assert "(below the axis)" in listed.inner_text()  # the third
+    end = "node => node.getBBox().x + node.getBBox().width"
+    right = chart.locator("path.line").first.evaluate(end)
+    starts = names.evaluate_all("all => all.map(node => node.getBBox().x)")
+    assert min(starts) > right
+
+
+def test_no_page_is_wider_than_its_screen(visit: Visitor) -> None:
+    data = many_lines()
     data["users"][0]["candidates"][0] = "Un" + "pronounce" * 30 + "able"
     data["users"][0]["kind"] = "a_kind_" * 20
     data["about"].append("https-" * 60)
@@ -591,7 +666,7 @@ def test_no_page_is_wider_than_its_screen(visit: Visitor) -> None:
 
 
 def test_text_can_be_read_in_light_and_dark(visit: Visitor) -> None:
-    page = visit(study(1))
+    page = visit(many_lines())
     for name in TABS:
         page.get_by_role("tab", name=name).click()
         for scheme in ("light", "dark"):
@@ -632,7 +707,7 @@ def test_hostile_titles_are_inert(visit: Visitor) -> None:
     hostile = list(HOSTILE)
     data["title"] = hostile[0]
     data["about"] = hostile
-    data["primary"]["verdict"] = hostile[1]
+    data["found"] = hostile
     data["tables"][0]["rows"][0][0] = hostile[1]
     data["tables"][0]["columns"][0]["help"] = hostile[1]
     data["tables"][0]["id"] = hostile[1]
@@ -697,7 +772,7 @@ def test_the_policy_forbids_the_network_and_markup(visit: Visitor) -> None:
         {
             "title": "",
             "about": [],
-            "primary": {"text": "", "estimate": None, "smallest": None, "verdict": ""},
+            "primary": {"text": "", "estimate": None, "smallest": None},
             "tables": [
                 {"id": "a", "title": "", "note": "", "columns": [], "rows": []},
                 {

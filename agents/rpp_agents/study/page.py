@@ -9,7 +9,7 @@ The data, as far as it is there (any list may be empty, and any part left out)::
     title: str
     found: [str]                                            what was found, in sentences
     about: [str]                                            paragraphs
-    primary: {text, estimate: [value, low, high], smallest: float, verdict} or None
+    primary: {text, estimate: [value, low, high], smallest: float} or None
     tables: [{id, title, note, columns: [{name, kind, help}], rows: [[cell]]}]
         kind: "text", "number", "interval" (a cell is [value, low, high]) or "count"; None for none
     curves: [{id, title, xlabel, ylabel, log: bool, lines: [{name, value}],

@@ -13,7 +13,7 @@ import numpy as np
 
 from rpp_agents.study.pictures import baselines, learners
 from rpp_agents.study.plan import PARTS, Cell, Setting
-from rpp_agents.study.report import findings, rounded, verdict
+from rpp_agents.study.report import findings, rounded
 from rpp_agents.study.results import Results
 from rpp_agents.study.work import live_of, users_of
 from rpp_env.data import KNOWN
@@ -71,7 +71,6 @@ def _primary(results: Results) -> dict[str, Any] | None:
         "text": f"{method} minus {against}, {setting.name}, NDCG@10",
         "estimate": _interval(found),
         "smallest": results.study.smallest,
-        "verdict": verdict(found, results.study.smallest),
     }
 
 
