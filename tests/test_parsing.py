@@ -7,11 +7,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rpp_env import parsing
 from rpp_env.errors import InvalidOption
-from rpp_env.parsing import FORMATS, lines, lists, parse_ranking, write_ranking
+from rpp_env.parsing import FORMATS, lines, lists, parse_ranking, reader, write_ranking
+from rpp_env.parsing.formats import read_nearly_exactly
 from rpp_env.parsing.lists import read_leniently
-from rpp_env.parsing.titles import _title_keys, key_of, places_of, titles_of
+from rpp_env.parsing.titles import (
+    _keys_of,
+    _phrases_of,
+    _vague_keys_of,
+    key_of,
+    places_of,
+    titles_of,
+)
 from rpp_env.task import Ranking
 
 FILMS = (
@@ -280,8 +287,8 @@ def test_the_fast_way_and_the_slow_way_agree(monkeypatch: pytest.MonkeyPatch) ->
     order = shuffled(len(FILMS))
     replies = [write_ranking(order, FILMS, form) for form in FORMATS]
     fast = [parse_ranking(reply, FILMS) for reply in replies]
-    monkeypatch.setattr(parsing, "read_exactly", lambda *_: None)
-    monkeypatch.setattr(parsing, "read_nearly_exactly", lambda *_: None)
+    monkeypatch.setattr(reader, "read_exactly", lambda *_: None)
+    monkeypatch.setattr(reader, "read_nearly_exactly", lambda *_: None)
     assert [parse_ranking(reply, FILMS) for reply in replies] == fast
 
 
@@ -293,7 +300,7 @@ def test_a_preamble_or_a_cut_is_read_as_it_would_be_line_by_line(form: str) -> N
     replies = [head + whole[:cut] for head in heads for cut in range(1, len(whole) + 1)]
     quick = 0
     for reply in map(str.strip, replies):
-        order = parsing.read_nearly_exactly(reply, FILMS)
+        order = read_nearly_exactly(reply, FILMS)
         if order is not None:
             quick += 1
             assert order == read_leniently(reply, titles), reply
@@ -422,6 +429,6 @@ def test_a_list_at_either_end_of_an_endless_reply_is_found() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    kept = (places_of, titles_of, key_of, _title_keys)
+    kept = (places_of, titles_of, key_of, _keys_of, _vague_keys_of, _phrases_of)
     for cache in (*kept, lists._numeric_words, lines._read_again):
         assert cache.cache_info().maxsize is not None

@@ -30,46 +30,9 @@ number in quotes is a title first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from rpp_env.parsing.formats import read_exactly, read_nearly_exactly, write_ranking
-from rpp_env.parsing.lists import read_leniently
-from rpp_env.parsing.titles import titles_of
+from rpp_env.parsing.formats import write_ranking
+from rpp_env.parsing.reader import parse_order, parse_ranking
+from rpp_env.parsing.thoughts import THINKING
 from rpp_env.patterns import FORMATS
-from rpp_env.task import Ranking
 
-__all__ = ["FORMATS", "parse_order", "parse_ranking", "write_ranking"]
-
-
-def parse_ranking(reply: str, candidates: Sequence[str]) -> Ranking:
-    """Read a ranking out of a reply.
-
-    Parameters
-    ----------
-    reply : str
-        Anything at all.
-    candidates : sequence of str
-        Titles in the order in which the prompt shows them; no title twice.
-
-    Returns
-    -------
-    Ranking
-        What was named comes first, the rest follows as shown; `text` stays empty.
-    """
-    return Ranking(*parse_order(reply, candidates))
-
-
-def parse_order(reply: str, candidates: Sequence[str]) -> tuple[tuple[int, ...], int]:
-    """`Ranking.order` and `Ranking.named` of `parse_ranking`, for those who make the Ranking."""
-    candidates = tuple(candidates)
-    count = len(candidates)
-    stripped = reply.strip()
-    named = read_exactly(stripped, candidates)
-    if named is None:
-        named = read_nearly_exactly(stripped, candidates)
-    if named is None:
-        named = read_leniently(reply, titles_of(candidates))
-    if len(named) == count:
-        return tuple(named), count
-    placed = set(named)
-    return (*named, *(i for i in range(count) if i not in placed)), len(named)
+__all__ = ["FORMATS", "THINKING", "parse_order", "parse_ranking", "write_ranking"]

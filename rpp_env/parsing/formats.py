@@ -9,8 +9,10 @@ from typing import TypeGuard
 from rpp_env.errors import InvalidOption
 from rpp_env.parsing.lines import MARKER, Entry, ends_sentence, read_line
 from rpp_env.parsing.lists import find_lists, guess
-from rpp_env.parsing.text import JSON_OPENING, WINDOW
+from rpp_env.parsing.objects import Line
+from rpp_env.parsing.text import WINDOW, holds_markup, speaks_for_others
 from rpp_env.parsing.titles import places_of, titles_of
+from rpp_env.parsing.words import refuses
 from rpp_env.patterns import FORMATS
 
 __all__ = ["read_exactly", "read_nearly_exactly", "write_ranking"]
@@ -96,13 +98,15 @@ def read_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
     return None
 
 
-def read_nearly_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
+def read_nearly_exactly(
+    reply: str, candidates: tuple[str, ...], thinking: tuple[tuple[str, str], ...] = ()
+) -> list[int] | None:
     """The order of a list that keeps to its format, but for two things; else None.
 
     There may be sentences before it, and its last line may be cut off. Line by line it would be
     read to the same order, only slower.
     """
-    if len(reply) > WINDOW or _holds_markup(reply):
+    if len(reply) > WINDOW or holds_markup(reply, thinking):
         return None
     head, listed, last, title = (_json_parts if reply.startswith("[\n") else _line_parts)(reply)
     place = places_of(candidates).get
@@ -110,35 +114,33 @@ def read_nearly_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | 
     # A list of numbers might mean candidate numbers.
     if not listed or not _distinct(order) or candidates[order[0]].isdigit():
         return None
+    if head and (speaks_for_others("\n".join(head)) or _refuses(head)):
+        return None
     whole = [*order, place(title)]
     if len(whole) == len(candidates) and _distinct(whole) and all(map(_is_sentence, head)):
         return whole
     titles = titles_of(candidates)
-    (entry, *more), in_sentence = read_line(last, titles)
+    last = last.strip()
+    reading = read_line(last, titles)
     if (
-        more
-        or in_sentence
-        or entry.rank == 1
-        or last.startswith(("1.", "1)"))
+        len(reading.entries) != 1
+        or reading.in_sentence
+        or last.startswith(("0.", "1.", "0)", "1)"))
+        or any(find_lists([Line(line.strip()) for line in head], titles))
+    ):
+        return None
+    entry = reading.entries[0]
+    if (
+        entry.rank in (0, 1)
+        or entry.label
+        or (entry.loose and not entry.mark)
         or (not entry.read and ends_sentence(last))
-        or any(find_lists([line.strip() for line in head], titles))
     ):
         return None
     places = {item: i for i, item in enumerate(order)}
     if entry.item is not None:
         places.setdefault(entry.item, len(order))
     return guess([*(Entry(candidates[item], item) for item in order), entry], titles, places)
-
-
-def _holds_markup(reply: str) -> bool:
-    """Whether there may be tags, escapes, entities or another list in JSON."""
-    return (
-        "<" in reply
-        or "\\" in reply
-        or "\r" in reply
-        or ("&" in reply and ";" in reply)
-        or (reply.find("[", 1) > 0 and JSON_OPENING.search(reply, 1) is not None)
-    )
 
 
 _Parts = tuple[list[str], list[str], str, str]
@@ -170,6 +172,11 @@ def _json_parts(reply: str) -> _Parts:
     if after:
         return [], [*titles, title], after, ""
     return [], titles, f'"{title}"', title
+
+
+def _refuses(head: list[str]) -> bool:
+    lead = next((line for line in reversed(head) if line.strip()), "").rstrip()
+    return lead.endswith(":") and refuses(lead)
 
 
 def _is_sentence(line: str) -> bool:

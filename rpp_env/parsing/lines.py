@@ -1,71 +1,79 @@
-"""One line of a reply: which items it names."""
+"""One line of a reply: which items or candidate numbers it names."""
 
 # ruff: noqa: RUF001 - replies hold curly quotes and dashes, so their characters stand here
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
+from rpp_env.parsing.scripts import plain_signs
 from rpp_env.parsing.titles import Titles, fold
+from rpp_env.parsing.words import JOINING, NOUN, announces, kind_of, refuses
 
-__all__ = ["MARKER", "Entry", "ends_sentence", "read_line"]
+__all__ = ["MARKER", "Entry", "Reading", "ends_sentence", "read_line"]
 
 _LONGEST_KEPT = 2000
 """What lines of up to so many characters say is kept for the next reply."""
+_LONGEST_LABEL = 200
 
-
+_DIGIT = re.compile(r"\d")
+_NUMBER = re.compile(r"\d+")
+_WORD_SIGN = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
-
-
 _QUOTES = "\"'“”‘’«»„"
-
-
 _EMPHASIS = _QUOTES + "*_` "
-
-
-_DECORATION = _QUOTES + "*_`~#|<>[](){}.,;:!…-–—•· \t"
-
-
-_LABEL = r"(?:candidate|rank|no|number|item|option|place|title|name)\b\.?\s*"
-
+_DECORATION = _QUOTES + "*_`~#|<>[](){}.,;:!…-–—•·=/\\ \t"
+_SENTENCE_END = (".", "!", "?", ":")
 
 MARKER = re.compile(
-    rf"[\s*_\-•+–—<>|#\"'`]{{0,12}}(?:{_LABEL})?[#(\[]?(?P<rank>\d{{1,3}})(?:st|nd|rd|th)?[\"']?"
-    r"(?:[\])>]\s*[.:|]?|\s*\\?[.:|)]|\s+[-–—](?=\s))[*_]{0,3}\s*"
+    rf"[\s*_\-•+–—<>|#\"'`]{{0,12}}(?:{NOUN}\b\.?\s*)?[#(\[]?(?P<rank>\d{{1,3}})(?:st|nd|rd|th)?"
+    r"[\"'*_]{0,3}(?:[\])>]\s*[.:|]?|\s*\\?[.:|)]|\s+[-–—=](?=\s)|\s*[-=]+>)[*_]{0,3}\s*"
     r"(?:(?:title|name)\s*:\s*)?",
     re.IGNORECASE,
 )
+"""A rank, or a number, before what stands in its place."""
+_ARROW = re.compile(r"(?:[-=]+>|→)\s*")
+_BULLET = re.compile(r"(?:[-*•+–—▪◦‣·→>]\s+)+(?:\[[ xX✓]?\]\s+)?")
+_LETTERED = re.compile(r"[\s*_>\-•]{0,6}[(\[]?(?:[A-Za-z]|[ivxIVX]{2,5})[.)\]][*_]{0,3}\s+(?=\S)")
+_PLAIN_NUMBER = re.compile(
+    r"\W{0,4}(?P<rank>\d{1,3})(?:st|nd|rd|th|º|ª|er|e)?(?![\d/])[^\w\"“«]{1,6}(?=\S)"
+)
+_LONE_NUMBER = re.compile(rf"(?:{NOUN}\b\.?\s*:?\s*)?[#(\[]*(\d{{1,4}})[\])]*", re.IGNORECASE)
 
+_CALLED = re.compile(r"(?:title|name)\b", re.IGNORECASE)
+_QUANTITY = re.compile(
+    r"(?P<word>[^\W\d_]+)|(?P<number>\d{1,12}(?:\.\d{1,12})?)(?P<unit>\s*%|\s?/\s?\d{1,3}(?![\d/]))?"
+)
+_RUN = re.compile(
+    r"(?<![\w.])[#(\[{]{0,2}\d{1,4}(?!\d)[\])}]{0,2}"
+    r"(?:\s*(?:[-=]+>|[,;>→≻|=/&<.-]|\b(?:and|then|und|et|y)\b)*+\s*[#(\[{]{0,2}\d{1,4}(?!\d)[\])}]{0,2})+"
+)
+_RUN_SIGN = re.compile(r"[,;>→≻]|[-=]+>")
+_REMARK = re.compile(r"\s*\([^()\d]{0,100}\)[\s.]*$")
 
-_BULLET = re.compile(r"[-*•+–—▪◦‣·→>]\s+")
-
-
-_PLAIN_NUMBER = re.compile(r"(?P<rank>\d{1,3})\s+(?=\S)")
-
-
-_LONE_NUMBER = re.compile(rf"(?:{_LABEL})?[#(\[]*(\d{{1,4}})[\])]*", re.IGNORECASE)
-
-
-_NUMBERS_IN_LINE = re.compile(r"(^|:|[^\W\d_])([\s\d,;>→|\[\](){}#*.<=-]+)$")
-
-
-_NUMBER_WORD = re.compile(r"\b(?:candidate|and|then)\b", re.IGNORECASE)
-
-
-_LIST_SIGN = re.compile(r"[,;:>→|/\d–—-]|\b(?:and|then)\b")
-
-
-_LIST_GAP = re.compile(r"[\W\d_]*(?:and|then)?[\W\d_]*")
-
-
+_JOINING = frozenset(word for word in JOINING.split("|") if " " not in word)
+_LIST_SIGN = re.compile(rf"[,;:>→|/\d=&–—-]|\b(?:{JOINING})\b|[和与與及と]")
+_LIST_GAP = re.compile(rf"[\W\d_]*(?:(?:\b(?:{JOINING})\b|[和与與及と])[\W\d_]*){{0,4}}")
+_TIED = re.compile(r"^\W*\(?(?:tied?|equal)\)?")
+_TIE = re.compile(r"[^\w,>|:-]*(?:[/&=+,>;]|\band\b|\bund\b|\bor\b)[^\w:|-]*")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
-
-
-_DESCRIPTION = re.compile(r"[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
-
-
-_SENTENCE_END = (".", "!", "?", ":")
+_DESCRIPTION = re.compile(r"(?:[-–](?=[)\]]))?[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
+_REASON = re.compile(
+    r"[\s*_`\"”»)\].!?…-]*(?:,?\s*\b(?:because|since|as|which|is|was|due|given|would|will|fits|matches|weil|denn|"
+    r"porque|parce|perche|car)\b|,\s*(?:a|an|the|another|directed|starring|by|with|who|also|for|it|this|"
+    r"based|similar)\b)"
+)
+_STRESSED = re.compile(r"(\*\*|__|[*_`\"“«])(?P<title>[^*_`\"“”«»]{1,200})[*_`\"”»]{1,2}")
+_RANK_INSIDE = re.compile(
+    r"(?<![\w.,(\[/-])[*_(\[#]{0,3}[01](?:[.)\]:][*_]{0,2}\s*|\s*\|\s*|\s+[-–—]\s+)(?=\S)"
+)
+_BREAK = re.compile(r"[:：][*_\s]*|(?:[-=]+>)\s*|[!.?]\s+|\s[-–—>]\s+|\*\*\s+")
+_FIELD = re.compile(
+    r"(?:^|[,;|]\s{0,3}|\s[-–—]\s)[*_\"']{0,3}"
+    r"([^\W\d_][^\W\d_]{0,20}(?:[ _][^\W\d_]{1,20})?)[*_\"']{0,3}\s?[:=]\s*"
+)
 
 
 class Entry(NamedTuple):
@@ -74,85 +82,367 @@ class Entry(NamedTuple):
     text: str
     item: int | None = None
     loose: int = 0
+    """0 where the item is sure, 1 where it is read loosely."""
     number: int | None = None
-    rank: int = 0
-    read: bool = True  # a rank, a bullet, a number or a title was recognised
+    """What may be a candidate number."""
+    rank: int | None = None
+    """The number before it: a rank, or a candidate number, too."""
+    read: bool = True
+    """Whether a rank, a bullet, a number or a title was recognised."""
+    mark: str = ""
+    """What stands before it: "rank", "bullet" or nothing."""
+    label: str = ""
+    """Words before it, on the same line."""
+    sign: str = ""
+    """What stands between `rank` and `number`, where the line says nothing else."""
+    indent: int = 0
 
 
-def read_line(line: str, titles: Titles) -> tuple[list[Entry], bool]:
-    """The entries of a line, at least one; and whether they stand in the middle of a sentence."""
+class Reading(NamedTuple):
+    """What a line says."""
+
+    entries: tuple[Entry, ...]
+    """None for a line that only holds a rank or a remark."""
+    in_sentence: bool = False
+    """Whether the entries stand in the middle of a sentence."""
+    refused: bool = False
+    """Whether the sentence says that something will not be done."""
+
+
+def ends_sentence(line: str) -> bool:
+    """Whether a line that names nothing stands between lists, not in one."""
+    return line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END)
+
+
+def read_line(line: str, titles: Titles) -> Reading:
+    """What a line says; it holds no more than one rank."""
     read = _read_again if len(line) <= _LONGEST_KEPT else _read_anew
     return read(line, titles)
 
 
-def _read_anew(line: str, titles: Titles) -> tuple[list[Entry], bool]:
+def _read_anew(line: str, titles: Titles) -> Reading:
     if line in titles.exact and not line.isdigit():
-        return [Entry(line, titles.exact[line])], False
-    marker = MARKER.match(line)
-    rest = line[marker.end() :] if marker else line
-    rank = int(marker["rank"]) if marker else 0
-    if not marker and (bullet := _BULLET.match(line)):
-        rest = line[bullet.end() :]
-    marked = rest is not line
-    if rest in titles.exact and not rest.isdigit():
-        return [Entry(rest, titles.exact[rest], rank=rank)], False
-    core = rest.strip(_DECORATION)
-    if (number := _LONE_NUMBER.fullmatch(core or line.strip(_DECORATION))) is not None:
-        item, loose = titles.find(core) or (None, 0)
-        value = None if item is not None and rest[0] in _QUOTES else int(number[1])
-        return [Entry(core, item, loose, value, rank if core else 0)], False
-    for text in (rest.strip(_EMPHASIS), core):
-        if found := titles.find(text):
-            return [Entry(core, *found, rank=rank)], False
-    if marked and (found := titles.find(line)):  # "3. Ninjas"
-        return [Entry(core, *found, rank=rank)], False
-    for inner in (MARKER.match(rest), _PLAIN_NUMBER.match(rest)):  # "1. [3] Up" and "1 Up"
-        if inner and (found := titles.find(rest[inner.end() :].strip(_DECORATION))):
-            return [Entry(core, *found, rank=rank or int(inner["rank"]))], False
-    if numbers := _numbers_in(line):
-        return [Entry(n, titles.exact.get(n), 0, int(n)) for n in numbers], False
-
-    folded = fold(rest)
-    scanned = titles.scan(folded)
-    chain, pure = _longest_chain(folded, scanned)
-    if len(chain) > 2 or (len(chain) == 2 and not marked):
-        entries = [Entry(folded[start:end], item) for start, end, item in chain]
-        if pure:
-            entries[0] = entries[0]._replace(rank=rank)
-        return entries, not pure
-    if rank > len(titles.exact):  # "- 54: a story" is about the film "54"
-        folded = fold(line)
-        scanned = titles.scan(folded)
-    if scanned and not folded[: scanned[0][0]].strip(_DECORATION):
-        _, end, item = scanned[0]
-        if _DESCRIPTION.match(folded, end):
-            return [Entry(core, item, 1, rank=rank)], False
-    return [Entry(core, rank=rank) if marked else Entry(line, read=False)], False
+        return Reading((Entry(line, titles.exact[line]),))
+    if not line.isascii():
+        marker = MARKER.match(line)
+        rest = line[marker.end() :] if marker else line
+        if marker and rest in titles.exact and not rest.isdigit():
+            return Reading(
+                (Entry(rest, titles.exact[rest], rank=int(marker["rank"]), mark="rank"),)
+            )
+        line = plain_signs(line)
+    return _Line(line, titles).read()
 
 
 _read_again = lru_cache(maxsize=1 << 12)(_read_anew)
 """Replies to one task have most of their lines in common."""
 
 
-def _numbers_in(line: str) -> list[str]:
-    """Candidate numbers of a one-line list such as "[3] > [1] > [2]" or "3, 1, 2"."""
-    found = _NUMBERS_IN_LINE.search(_NUMBER_WORD.sub("", line).rstrip(" .*`"))
-    if found is None:
-        return []
-    before, listed = found.groups()
-    numbers = re.findall(r"(?<!\d)\d{1,4}(?!\d)", listed)
-    # "1. 3" and "1 | 3" are a rank and a number, "Apollo 12, 13" is some title.
-    if len(numbers) > 2 or (
-        len(numbers) == 2 and before in ("", ":") and re.search("[,;>→]", listed)
-    ):
-        return numbers
-    return []
+class _Line:
+    """A line that is no title: what stands before its item, and the rest."""
+
+    def __init__(self, line: str, titles: Titles) -> None:
+        self.line = line
+        self.titles = titles
+        if (arrow := _ARROW.match(line)) and len(arrow[0]) < len(line):
+            self.line = line = line[arrow.end() :]
+        self.rank: int | None = None
+        self.mark = ""
+        marker = MARKER.match(line)
+        if marker:
+            self.rest = line[marker.end() :]
+            self.rank = int(marker["rank"])
+            self.mark = "rank"
+        elif bullet := _BULLET.match(line):
+            self.rest = line[bullet.end() :]
+            self.mark = "bullet"
+        else:
+            self.rest = line
+
+    def entry(self, text: str, item: int | None = None, loose: int = 0) -> Entry:
+        return Entry(text, item, loose, rank=self.rank, mark=self.mark)
+
+    def read(self) -> Reading:
+        rest, titles = self.rest, self.titles
+        if rest in titles.exact and not rest.isdigit():
+            return Reading((self.entry(rest, titles.exact[rest]),))
+        self.core = core = rest.strip(_DECORATION)
+        whole, inner = self.line.strip(_EMPHASIS), rest.strip(_EMPHASIS)
+        if inner in titles.exact and not inner.isdigit():
+            return Reading((self.entry(inner, titles.exact[inner]),))
+        if whole in titles.exact and not whole.isdigit():
+            return Reading((Entry(whole, titles.exact[whole]),))
+        figures = _DIGIT.search(core) is not None or (self.rank is not None and not core)
+        if figures and (reading := self._lone_number() or self._ranked_number()):
+            return reading
+        for text in (inner, core) if inner != core else (core,):
+            if found := titles.find(text):
+                if found[1] and not self.mark and _LETTERED.match(self.line):
+                    self.mark = "rank"  # "a) Alien", where "a" is no article
+                return Reading((self.entry(core, *found),))
+        if self.mark and (found := titles.find(self.line)):  # "3. Ninjas"
+            return Reading((self.entry(core, *found),))
+        if entry := self._behind_more_numbers():
+            return Reading((entry,))
+        fields = self._fields()
+        if fields is not None and fields.item is not None:
+            return Reading((fields,))
+        if figures and (reading := self._figures()):
+            return reading
+        if reading := self._words():
+            return reading
+        if figures and (reading := self._run()):
+            return reading
+        if fields is not None:
+            return Reading((fields,))
+        if self.mark:
+            return Reading((self.entry(core),))
+        return Reading((Entry(self.line, read=False),), refused=refuses(self.line))
+
+    # Numbers
+
+    def _lone_number(self) -> Reading | None:
+        """One number and nothing else, as in "Candidate 3" or "3."."""
+        if self.mark == "rank" and self.core and not _LETTER.search(self.line):
+            return None
+        core = self.core or self.line.strip(_DECORATION)
+        number = _LONE_NUMBER.fullmatch(core)
+        if number is None:
+            return None
+        item, loose = self.titles.find(core) or (None, 0)
+        kind = "" if core[0].isdigit() else kind_of(core)
+        if item is None and kind in ("rank", "other"):
+            return Reading(())
+        if _CALLED.match(core) and (titled := self.titles.keys.get(number[1])) is not None:
+            return Reading((self.entry(core, titled),))
+        quoted = item is not None and self.rest[:1] in _QUOTES
+        rank = self.rank if self.core else None
+        value = None if quoted else int(number[1])
+        return Reading((Entry(core, item, loose, value, rank, mark=self.mark),))
+
+    def _ranked_number(self) -> Reading | None:
+        """A number behind a rank, as in "1 -> 3"; it may be a title as well."""
+        if not self.core.isdigit() or self.rank is None:
+            return None
+        if self.rest[:1] in _QUOTES and (found := self.titles.find(self.core)):
+            return Reading((self.entry(self.core, *found),))
+        return self._figures()
+
+    def _behind_more_numbers(self) -> Entry | None:
+        """The title behind one or two more numbers, as in "1. [3] Up", "1 Up" or "1,3,Up"."""
+        rest, rank = self.rest, self.rank
+        for _ in range(2):
+            inner = MARKER.match(rest) or _PLAIN_NUMBER.match(rest)
+            if inner is None:
+                return None
+            rest = rest[inner.end() :]
+            rank = int(inner["rank"]) if rank is None else rank
+            if found := self.titles.find(rest.strip(_DECORATION)):
+                return Entry(self.core, *found, rank=rank, mark="rank")
+        return None
+
+    def _figures(self) -> Reading | None:
+        """Candidate numbers, alone in the line or in a row of them."""
+        quantities = _quantities(self.line)
+        if quantities is None:
+            return None
+        if self.titles.of_numbers and (scanned := self.titles.scan(fold(self.rest))):
+            start, end, item = scanned[0]
+            if not _WORD_SIGN.search(self.rest[:start]) and " " in self.rest[start:end]:
+                return Reading((self.entry(self.core, item, 1),))  # "1. 8 1/2 (score: 9)"
+        kept = [(n, kind, start, end) for n, kind, start, end in quantities if kind != "other"]
+        own = [q for q in kept if q[1] == "number"]
+        ranks = [q for q in kept if q[1] == "rank"]
+        plain = [q for q in kept if not q[1]]
+        if own:
+            behind = [q for q in plain if q[2] > own[-1][2]]
+            if len(own) > 1 or len(behind) > 1:
+                return self._chain([q[0] for q in kept if q[1] != "rank"])
+            if (
+                len(behind) == 1
+                and _RUN_SIGN.search(self.line[own[0][3] : behind[0][2]])
+                and not ranks
+            ):
+                return self._chain([own[0][0], behind[0][0]])
+            if len(behind) == 1 and not ranks and kept[0] == own[0]:
+                sign = self.line[own[0][3] : behind[0][2]].strip()
+                return self._number(behind[0][0], int(own[0][0]), sign or " ")
+            before = [*ranks, *(q for q in plain if q[2] < own[0][2])]
+            rank = int(before[0][0]) if before else None
+            return self._number(own[0][0], rank)
+        if ranks:
+            return self._number(plain[0][0], int(ranks[0][0])) if plain else Reading(())
+        if len(plain) > 2:
+            return self._chain([q[0] for q in plain])
+        if len(plain) == 2:
+            sign = self.line[plain[0][3] : plain[1][2]].strip("[](){}#*_`\"' ")
+            return self._number(plain[1][0], int(plain[0][0]), sign or " ")
+        return self._number(plain[0][0], None) if plain else Reading(())
+
+    def _number(self, number: str, rank: int | None, sign: str = "") -> Reading:
+        item = self.titles.exact.get(number, self.titles.keys.get(number))
+        mark = self.mark if rank is None else "rank"
+        entry = Entry(number, item, number=int(number), rank=rank, mark=mark, sign=sign)
+        return Reading((entry,))
+
+    def _chain(self, numbers: list[str], in_sentence: bool = False) -> Reading:
+        exact = self.titles.exact
+        return Reading(tuple(Entry(n, exact.get(n), number=int(n)) for n in numbers), in_sentence)
+
+    def _run(self) -> Reading | None:
+        """A row of numbers with words around it, as in "3 > 1 > 2 (best first)"."""
+        if len(_NUMBER.findall(self.core if self.mark == "rank" else self.line)) < 2:
+            return None
+        line = _REMARK.sub("", self.line).rstrip(" .*`\"'$")
+        best = max(_RUN.finditer(line), key=lambda run: len(run[0]), default=None)
+        if best is None:
+            return None
+        numbers = re.findall(r"\d+", best[0])
+        before, behind = line[: best.start()].rstrip(" *_`\"'"), line[best.end() :]
+        count = len(self.titles.exact)
+        after = _LETTER.search(behind) is not None
+        if after:
+            fits = len(set(numbers)) == len(numbers) > 2 and all(
+                1 <= int(n) <= count for n in numbers
+            )
+            listed = len(_RUN_SIGN.findall(best[0])) >= len(numbers) - 2
+            return self._chain(numbers, True) if fits and listed else None
+        # "1. 3" and "1 | 3" are a rank and a number, "Apollo 12, 13" is some title.
+        if len(numbers) > 2 or (
+            len(numbers) == 2 and before[-1:] in ("", ":") and _RUN_SIGN.search(best[0])
+        ):
+            return self._chain(numbers)
+        return None
+
+    # Words
+
+    def _words(self) -> Reading | None:
+        titles, core = self.titles, self.core
+        folded = fold(self.rest)
+        scanned = titles.scan(folded)
+        chain, pure, between = (
+            _longest_chain(folded, scanned) if len(scanned) > 1 else ([], False, "")
+        )
+        tie = len(chain) == 2 and pure and _TIE.fullmatch(between) is not None
+        if len(chain) > 2 or (len(chain) == 2 and (not self.mark or tie)):
+            entries = [Entry(folded[start:end], item) for start, end, item in chain]
+            if pure:
+                entries = [e._replace(rank=self.rank, mark=self.mark) for e in entries]
+            return Reading(tuple(entries), not pure, not pure and refuses(self.line))
+        if self.rank is not None and self.rank > len(titles.exact):
+            # "- 54: a story" is about the film "54"
+            folded = fold(self.line)
+            scanned = titles.scan(folded)
+        if scanned and not _WORD_SIGN.search(folded[: scanned[0][0]]):
+            _, end, item = scanned[0]
+            if _DESCRIPTION.match(folded, end) or (self.mark and _REASON.match(folded, end)):
+                return Reading((self.entry(core, item, 1),))
+        stressed = _STRESSED.match(self.rest) if self.mark else None
+        if stressed and (found := titles.find(stressed["title"].strip(_DECORATION))):
+            return Reading((self.entry(core, found[0], 1),))
+        if (lettered := _LETTERED.match(self.line)) and not self.rank:
+            inner = read_line(self.line[lettered.end() :], titles)
+            if inner.entries and inner.entries[0].item is not None and not inner.in_sentence:
+                marked = (e._replace(mark=e.mark or "rank") for e in inner.entries)
+                return Reading(tuple(marked))
+        tried = self.mark != "rank" and len(self.line) <= _LONGEST_KEPT
+        tried = tried and (bool(scanned) or _DIGIT.search(self.line) is not None)
+        if tried and (reading := self._behind_label()):
+            return reading
+        for sign in titles.signs:
+            if self.rest.startswith(sign) or self.line.endswith(sign):
+                return Reading((self.entry(core, titles.exact[sign], 1),))
+        return None
+
+    def _fields(self) -> Entry | None:
+        """The item of a line of keys and values, as in "Rank: 1, Title: Alien"."""
+        if ":" not in self.rest and "=" not in self.rest:
+            return None
+        fields = list(_FIELD.finditer(self.rest))
+        if not fields or fields[0].start() > 0:
+            return None
+        ends = [field.start() for field in fields[1:]] + [len(self.rest)]
+        values = {
+            kind_of(field[1]): self.rest[field.end() : end].strip(_DECORATION)
+            for field, end in zip(fields[::-1], ends[::-1], strict=True)
+        }
+        rank = self.rank
+        if values.get("rank", "").isdigit():
+            rank = int(values["rank"])
+        title = values.get("title") or values.get("number") or ""
+        mark = self.mark or "field"
+        if "title" in values and (found := self.titles.find(title)):
+            return Entry(title, *found, rank=rank, mark=mark)
+        if not title or title.isdigit():
+            return None
+        first = next(iter(read_line(title, self.titles).entries), None)
+        if first is None or (first.item is None and first.number is None):
+            return Entry(title, rank=rank, mark=mark)
+        return first._replace(rank=first.rank if rank is None else rank, mark=mark)
+
+    def _behind_label(self) -> Reading | None:
+        """The item behind some words, as in "Ranking: 1. Alien" or "Sure! Alien"."""
+        text = self.rest if self.mark == "bullet" else self.line
+        inside = _RANK_INSIDE.search(text, 1, _LONGEST_LABEL)
+        breaks = islice(_BREAK.finditer(text, 0, _LONGEST_LABEL), 4)
+        places = [found.end() for found in breaks]
+        if inside is not None and not _DIGIT.search(text, 0, inside.start()):
+            places.append(inside.start())
+        for place in sorted(places):
+            label, behind = text[:place].strip(_DECORATION), text[place:].strip()
+            if not behind or not _LETTER.search(label):
+                continue
+            kind = kind_of(label)
+            if kind in ("rank", "other") and not announces(label):
+                continue
+            inner = read_line(behind, self.titles)
+            if not inner.entries or inner.in_sentence:
+                continue
+            first = inner.entries[0]
+            unknown = first.item is None and first.number is None
+            if first.label or (unknown and not (first.mark == "rank" and self._introduces(label))):
+                continue
+            if first.item is not None and first.loose and not first.mark:
+                continue
+            mark = first.mark or self.mark or ("field" if kind in ("title", "number") else "")
+            labelled = first._replace(label=label, mark=mark)
+            return Reading((labelled, *inner.entries[1:]), refused=refuses(label))
+        return None
+
+    @staticmethod
+    def _introduces(label: str) -> bool:
+        """Whether a list may follow whose first item is not known."""
+        return announces(label) or len(label.split()) <= 2
+
+
+def _quantities(line: str) -> list[tuple[str, str, int, int]] | None:
+    """Numbers of a line, with what the words before say they are; None for other words.
+
+    "rank", "number" of a candidate, "other" (scores, shares, fractions) or nothing.
+    """
+    found: list[tuple[str, str, int, int]] = []
+    pending = ""
+    for token in _QUANTITY.finditer(line):
+        if word := token["word"]:
+            kind = kind_of(word)
+            if kind:
+                pending = {"title": "number", "label": ""}.get(kind, kind)
+            elif word.casefold() not in _JOINING:
+                return None
+            continue
+        kind = "other" if token["unit"] or "." in token["number"] else pending
+        found.append((token["number"], kind, token.start(), token.end()))
+        pending = ""
+    return found
 
 
 def _longest_chain(
     folded: str, scanned: list[tuple[int, int, int]]
-) -> tuple[list[tuple[int, int, int]], bool]:
-    """The longest run of titles with nothing but list signs between them; whether it is all."""
+) -> tuple[list[tuple[int, int, int]], bool, str]:
+    """The longest run of titles with nothing but list signs between them; whether it is all.
+
+    Then what stands between its first two.
+    """
     best: list[tuple[int, int, int]] = []
     chain: list[tuple[int, int, int]] = []
     for match in scanned:
@@ -164,12 +454,9 @@ def _longest_chain(
         chain.append(match)
         if len(chain) > len(best):
             best = chain
-    if not best:
-        return [], False
+    if len(best) < 2:
+        return [], False, ""
     before = folded[: best[0][0]].rpartition(":")[2]
-    return best, not _LETTER.search(before) and not _LETTER.search(folded, best[-1][1])
-
-
-def ends_sentence(line: str) -> bool:
-    """Whether a line that names nothing stands between lists, not in one."""
-    return line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END)
+    behind = _TIED.sub("", folded[best[-1][1] :])
+    pure = not _LETTER.search(before) and not _LETTER.search(behind)
+    return best, pure, folded[best[0][1] : best[1][0]]

@@ -7,27 +7,49 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Titles", "fold", "key_of", "places_of", "titles_of"]
+__all__ = ["Titles", "compact", "fold", "key_of", "places_of", "titles_of"]
 
 _LONGEST_SCANNED = 30
 """Titles of more words are found as whole lines only: a scan takes their length at every word."""
 
-
 _ARTICLES = frozenset("the a an le la les el los las il der das un une".split())
-
-
 _FOLDING = str.maketrans(
     {"&": " and ", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d"}
     | dict.fromkeys("'’‘`´", None)  # "Schindler’s" and "Schindlers" are one word
 )
+_SIGNS = str.maketrans(dict.fromkeys("™®©℠", None))
+_VOICING = "\u3099\u309a"
+"""Marks that make other letters of kana, where accents make variants of a letter."""
+_UNSPACED = (
+    "\u3041-\u3096\u309d-\u30fa\u30fc-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+"""Letters of scripts that set no blanks between words (Korean hangs particles on them)."""
+_WORD = re.compile(r"[^\W_]+")
+_WORD_OR_SIGN = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_BLANK_BETWEEN_SIGNS = re.compile(rf"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
+_YEAR = re.compile(r"[\[(]\s*(?:18|19|20)\d\d\b[^\])]{0,12}[\])]?|\s*[,–—-]\s+(?:18|19|20)\d\d$")
+_NEXT_YEAR = re.compile(r"[\s,]*[(\[]?\s*((?:18|19|20)\d\d)\b")
+_OWN_YEAR = re.compile(r"\s*\((?:18|19|20)\d\d\)$")
+_BRACKETED = re.compile(r"\(([^()]*)\)")
+_KNOWN_AS = re.compile(r"^\s*(?:a\.?k\.?a\.?|aka|also known as)\s*", re.IGNORECASE)
+_MAIN_PART = re.compile(r":|\s-\s|[(\[]")
+_PARTS = re.compile(r":|\s[-–—]\s")
 
-_TOKEN = re.compile(r"[^\W_]+")
-
-
-_YEAR = re.compile(r"[\[(]\s*(?:18|19|20)\d\d\b[^\])]{0,12}[\])]?")
+_NUMERALS = {
+    word: str(number)
+    for words in (
+        "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx",
+        "one two three four five six seven eight nine ten eleven twelve thirteen fourteen",
+    )
+    for number, word in enumerate(words.split(), 1)
+}
+_NUMBERS = re.compile(r"[\d ]+")
+_NUMBER = re.compile(r"\d")
+_INSTALMENT = re.compile(r"\b(?:part|pt|vol|volume|chapter|episode|no|number) (?=\d)")
 
 
 @lru_cache(maxsize=4096)
@@ -37,118 +59,277 @@ def places_of(candidates: tuple[str, ...]) -> dict[Any, int]:
 
 
 def fold(text: str) -> str:
-    """Without case, accents and apostrophes."""
+    """Without case, accents and apostrophes, and with the usual forms of letters and digits."""
     text = text.casefold()
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFD", text)
-        text = "".join(c for c in decomposed if not unicodedata.combining(c))
+        decomposed = unicodedata.normalize("NFKD", text.translate(_SIGNS))
+        plain = "".join(c for c in decomposed if not unicodedata.combining(c) or c in _VOICING)
+        text = unicodedata.normalize("NFC", plain)
     return text.translate(_FOLDING)
+
+
+def _words(folded: str) -> re.Pattern[str]:
+    return _WORD if folded.isascii() else _WORD_OR_SIGN
 
 
 @lru_cache(maxsize=4096)
 def key_of(text: str) -> str:
     """The words of a title; an article behind it comes to the front."""
-    words = _TOKEN.findall(fold(text))
+    folded = fold(text)
+    words = _words(folded).findall(folded)
     if len(words) > 1 and words[-1] in _ARTICLES:
         words.insert(0, words.pop())
     return " ".join(words)
 
 
-def without_article(key: str) -> str:
+def compact(key: str) -> str:
+    """A key without the blanks between letters of a script that has none."""
+    return key if key.isascii() else _BLANK_BETWEEN_SIGNS.sub("", key)
+
+
+def _without_article(key: str) -> str:
     article, _, rest = key.partition(" ")
     return rest if rest and article in _ARTICLES else key
 
 
-def _unambiguous(keys: Iterable[str]) -> dict[str, int]:
+def _numerals_in(words: list[str]) -> bool:
+    return not _NUMERALS.keys().isdisjoint(words)
+
+
+def _in_digits(key: str) -> str:
+    """A key with its numerals as digits: "rocky iii", "rocky part three" and "rocky 3" are one."""
+    words = [_NUMERALS.get(word, word) for word in key.split(" ")]
+    return _INSTALMENT.sub("", " ".join(words))
+
+
+def _unambiguous(keys: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Which key stands for which candidate; keys of several candidates stand for none."""
     found: dict[str, int] = {}
     several = {""}
-    for item, key in enumerate(keys):
+    for key, item in keys:
         if found.setdefault(key, item) != item:
             several.add(key)
     return {key: item for key, item in found.items() if key not in several}
 
 
 @lru_cache(maxsize=1 << 14)
-def _title_keys(title: str) -> tuple[str, str, str]:
-    """Keys of a title: whole; without its article; the same of what stands before a colon."""
+def _keys_of(title: str) -> tuple[str, str]:
+    """Keys of a title: whole, and without its article."""
     key = key_of(title)
-    main_part = key_of(re.split(r":|\s-\s|[(\[]", title, maxsplit=1)[0])
-    return key, without_article(key), without_article(main_part)
+    return key, _without_article(key)
+
+
+class _Vague(NamedTuple):
+    """Keys by which a title may be called, too."""
+
+    undated: tuple[str, ...]
+    """Without its year, or without all that is in brackets."""
+    parts: tuple[str, ...]
+    """What stands before a colon, behind the last one, or in brackets."""
+    numbered: tuple[str, ...]
+    """With numerals as digits; nothing that is only a number."""
+
+
+@lru_cache(maxsize=1 << 14)
+def _vague_keys_of(title: str) -> _Vague:
+    def keys(texts: Iterable[str]) -> list[str]:
+        return [_without_article(key_of(text)) for text in texts]
+
+    undated = _OWN_YEAR.sub("", title)
+    year = title[len(undated) :]
+    names = keys([undated, _BRACKETED.sub(" ", title)]) if "(" in title else []
+    main = _MAIN_PART.split(title, maxsplit=1)[0]
+    parts = [key for key in keys([main, main + year]) if not key.isdigit()]
+    more = [_KNOWN_AS.sub("", other) for other in _BRACKETED.findall(undated)]
+    more += _PARTS.split(undated)[1:][-1:]
+    # One word of a subtitle or in brackets is too little: "Impossible", "Uncut".
+    parts += [key for key in keys(more) if " " in key]
+    numbered = (_in_digits(key) for key in (_keys_of(title)[1], *names))
+    return _Vague(tuple(names), tuple(parts), tuple(key for key in numbered if not key.isdigit()))
+
+
+class _Phrase(NamedTuple):
+    """Words that stand for a title in a longer text."""
+
+    words: str
+    first: str
+    length: int
+
+
+@lru_cache(maxsize=1 << 14)
+def _phrases_of(title: str) -> tuple[list[_Phrase], list[_Phrase], list[_Phrase]]:
+    """The whole title; other names of it; these with numerals as digits."""
+    levels: tuple[dict[str, None], dict[str, None], dict[str, None]] = ({}, {}, {})
+    whole, bare = _keys_of(title)
+    for level, names in enumerate(((whole,), (bare, *_vague_keys_of(title).undated))):
+        for key in names:
+            article, _, rest = key.partition(" ")
+            inverted = [f"{rest} {article}"] if rest and article in _ARTICLES else []
+            for phrase in (key, *inverted):
+                words = phrase.split(" ")
+                if phrase and len(words) <= _LONGEST_SCANNED:
+                    levels[level][phrase] = None
+                    if len(words) > 1 and _numerals_in(words):
+                        levels[2][" ".join(_NUMERALS.get(word, word) for word in words)] = None
+    first, second, third = (
+        [_Phrase(words, words.partition(" ")[0], words.count(" ") + 1) for words in level]
+        for level in levels
+    )
+    return first, second, third
 
 
 class Titles:
     """The candidates of one task, from exact to vague."""
 
     def __init__(self, candidates: tuple[str, ...]) -> None:
-        self.exact = places_of(candidates)
         self.candidates = candidates
-        every = [_title_keys(title) for title in candidates]
-        self.item_keys = [key for key, _, _ in every]
-        self.keys = _unambiguous(self.item_keys)
-        self.bare_keys = _unambiguous([bare for _, bare, _ in every])
-        # "Star Wars" for "Star Wars: Episode IV", where that can mean only one.
-        self.main_parts = _unambiguous([main for _, _, main in every])
+        self.exact = places_of(candidates)
+        keys = [_keys_of(title) for title in candidates]
+        self.item_keys = [whole for whole, _ in keys]
+        self._longest = max(map(len, self.item_keys), default=0)
+        self.keys = _unambiguous((whole, item) for item, (whole, _) in enumerate(keys))
+        self.bare_keys = _unambiguous((bare, item) for item, (_, bare) in enumerate(keys))
+        self.signs = [title for title in candidates if not _keys_of(title)[0]]
+        """Titles without a letter or a digit."""
+
+    @cached_property
+    def _vague(self) -> dict[str, int]:
+        """Vaguer names, as "Star Wars" is of "Star Wars: Episode IV", where they mean only one."""
+        names = [_vague_keys_of(title) for title in self.candidates]
+        undated = _unambiguous((key, i) for i, each in enumerate(names) for key in each.undated)
+        parts = _unambiguous((key, i) for i, each in enumerate(names) for key in each.parts)
+        return parts | undated
+
+    @cached_property
+    def _numbered(self) -> dict[str, int]:
+        """Names with numerals as digits."""
+        names = [_vague_keys_of(title).numbered for title in self.candidates]
+        return _unambiguous((key, i) for i, each in enumerate(names) for key in each)
+
+    @cached_property
+    def _years(self) -> dict[int, str]:
+        found = ((item, _OWN_YEAR.search(title)) for item, title in enumerate(self.candidates))
+        return {item: year[0].strip(" ()") for item, year in found if year}
+
+    @cached_property
+    def of_numbers(self) -> bool:
+        """Whether a title is several numbers, such as "8 1/2"."""
+        return any(" " in key and _NUMBERS.fullmatch(key) for key in self.item_keys)
 
     @cached_property
     def phrases(self) -> tuple[dict[str, int], dict[str, list[int]]]:
         """Words that stand for an item; by their first, how many there can be, most first."""
         phrases: dict[str, int] = {}
-        for keys in (self.keys, self.bare_keys):
-            for key, item in keys.items():
-                article, _, rest = key.partition(" ")
-                if key.count(" ") < _LONGEST_SCANNED:
-                    phrases.setdefault(key, item)
-                    if rest and article in _ARTICLES:
-                        phrases.setdefault(f"{rest} {article}", item)
         lengths: dict[str, set[int]] = {}
-        for phrase in phrases:
-            lengths.setdefault(phrase.partition(" ")[0], set()).add(phrase.count(" ") + 1)
+        every = [_phrases_of(title) for title in self.candidates]
+        for level in range(3):
+            found: dict[str, int] = {}
+            several = set()
+            for item, levels in enumerate(every):
+                for words, first, length in levels[level]:
+                    if found.setdefault(words, item) != item:
+                        several.add(words)
+                    if first in lengths:
+                        lengths[first].add(length)
+                    else:
+                        lengths[first] = {length}
+            for words in several:
+                del found[words]
+            phrases = found | phrases
         return phrases, {first: sorted(some, reverse=True) for first, some in lengths.items()}
 
     def find(self, text: str) -> tuple[int, int] | None:
         """The candidate that `text` as a whole stands for, and 0 (surely) or 1 (loosely)."""
         if text in self.exact:
             return self.exact[text], 0
-        if len(text) > 400:
+        if len(text) > 2 * self._longest + 40:
             return None
         key = key_of(text)
         if key in self.keys:
             return self.keys[key], 0
-        bare = without_article(key)
+        bare = _without_article(key)
         if bare in self.bare_keys:
             return self.bare_keys[bare], 1
-        if (year := _YEAR.search(text)) is None:
-            return (self.main_parts[bare], 1) if bare in self.main_parts else None
-        key = key_of(text[: year.start()] + text[year.end() :])
-        item = self.keys.get(key, self.bare_keys.get(without_article(key)))
-        return None if item is None else (item, 1)
+        if len(bare) <= self._longest and bare in self._vague:
+            return self._vague[bare], 1
+        dated = "(" in text or "[" in text or text[-1:].isdigit()
+        if dated and (year := _YEAR.search(text)):
+            key = key_of(text[: year.start()] + text[year.end() :])
+            item = self.keys.get(key, self.bare_keys.get(_without_article(key)))
+            if item is not None:
+                return item, 1
+        if len(bare) > self._longest + 8 or not self._numbered:
+            return None
+        if _NUMBER.search(bare) or _numerals_in(bare.split(" ")):
+            item = self._numbered.get(_in_digits(bare))
+            return None if item is None else (item, 1)
+        return None
 
     def scan(self, folded: str) -> list[tuple[int, int, int]]:
         """Titles anywhere in a folded line: (start, end, item), the longest at each place."""
         phrases, lengths = self.phrases
-        words = _TOKEN.findall(folded)
-        if lengths.keys().isdisjoint(words):
+        pattern = _words(folded)
+        words = pattern.findall(folded)
+        digits = words
+        if _numerals_in(words):
+            digits = [_NUMERALS.get(word, word) for word in words]
+        if lengths.keys().isdisjoint(words) and (
+            digits is words or lengths.keys().isdisjoint(digits)
+        ):
             return []
-        places = [match.span() for match in _TOKEN.finditer(folded)]
+        places = [match.span() for match in pattern.finditer(folded)]
         found = []
-        i = 0
-        while i < len(words):
-            length = next(
-                (
-                    length
-                    for length in lengths.get(words[i], ())
-                    if i + length <= len(words) and " ".join(words[i : i + length]) in phrases
-                ),
-                0,
-            )
+        i, count = 0, len(words)
+        while i < count:
+            if words[i] not in lengths and digits[i] not in lengths:
+                i += 1
+                continue
+            length, item = _longest(words, i, phrases, lengths)
+            last = i + length - 1
+            if (
+                length > 1
+                and words[last] in _ARTICLES
+                and _longest(words, last, phrases, lengths)[0] > 1
+            ):
+                # "Up, The Matrix" names "Up", even where "The Up" is a title.
+                shorter = _longest(words, i, phrases, lengths, length - 1)
+                length, item = shorter if shorter[0] else (length, item)
+            if digits is not words:
+                other, same = _longest(digits, i, phrases, lengths)
+                if other > max(length, 1) and digits[i : i + other] != words[i : i + other]:
+                    length, item = other, same
             if length:
                 start, end = places[i][0], places[i + length - 1][1]
                 # A number in brackets behind a title is a year, not the film "1984".
-                if not (folded[start:end].isdigit() and folded[start - 1 : start] in ("(", "[")):
-                    found.append((start, end, phrases[" ".join(words[i : i + length])]))
+                year = folded[start:end].isdigit() and folded[start - 1 : start] in ("(", "[")
+                if not year and not self._is_of_another_year(item, folded, end):
+                    found.append((start, end, item))
             i += max(length, 1)
         return found
+
+    def _is_of_another_year(self, item: int, folded: str, end: int) -> bool:
+        """Whether a year follows that is not the title's own: "Hamlet (1948)", "Hamlet (1996)"."""
+        own = self._years.get(item)
+        if own is None:
+            return False
+        said = _NEXT_YEAR.match(folded, end)
+        return said is not None and said[1] != own
+
+
+def _longest(
+    words: list[str],
+    start: int,
+    phrases: dict[str, int],
+    lengths: dict[str, list[int]],
+    most: int = _LONGEST_SCANNED + 1,
+) -> tuple[int, int]:
+    """Words of the longest title at `start`, and its item; 0 words where there is none."""
+    for length in lengths.get(words[start], ()):
+        if length <= most and start + length <= len(words):
+            item = phrases.get(" ".join(words[start : start + length]))
+            if item is not None:
+                return length, item
+    return 0, 0
 
 
 @lru_cache(maxsize=512)

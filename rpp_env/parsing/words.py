@@ -1,0 +1,110 @@
+"""Words that replies put around titles and numbers, in the languages that models answer in."""
+
+# ruff: noqa: RUF001 - Cyrillic words stand here
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+__all__ = ["JOINING", "NOUN", "announces", "kind_of", "refuses"]
+
+_RANKS = "rank position pos rang rango posicion puesto lugar platz posto место 名次 位次 ランク"
+_NUMBERS = (
+    "id candidate no nr number num index idx item doc document passage option entry "
+    "nummer numero candidato candidat kandidat kandidatennummer opcion номер кандидат "
+    "编号 編號 序号 候选 候選 选项 番号 候補 번호 후보"
+)
+_TITLES = (
+    "title name movie film song track album artist band game product book show series "
+    "titel titre titulo titolo nome nom название фильм 电影 片名 标题 名称 书名 歌手 "
+    "映画 タイトル 作品 名前 영화 제목"
+)
+_OTHER = (
+    "score relevance probability prob likelihood confidence rating weight similarity "
+    "points year runtime match percent percentage reason reasoning reasons why "
+    "explanation because note notes comment genre genres rationale justification "
+    "description summary director cast plot theme themes step tier group level part "
+    "user history analysis grund raison razon motivo 评分 分数 理由 原因 说明 スコア "
+    "점수 이유"
+)
+_LABELS = "ranking ranked order place classement 排名 排序 順位 순위"
+_KINDS: dict[str, str] = {}
+for _kind, _words in (
+    ("other", _OTHER),
+    ("title", _TITLES),
+    ("number", _NUMBERS),
+    ("rank", _RANKS),
+    ("label", _LABELS),
+):
+    _KINDS |= dict.fromkeys(_words.split(), _kind)
+
+_BEFORE_NUMBERS = [
+    word
+    for words in (_RANKS, _NUMBERS, _TITLES, "place")
+    for word in words.split()
+    if word.isalpha() and word not in ("show", "entry")
+]
+_LONGEST_FIRST = "|".join(sorted(_BEFORE_NUMBERS, key=len, reverse=True))
+NOUN = rf"(?:(?:{_LONGEST_FIRST})(?:[ _](?:id|no|number|nr))?)"
+"""What may stand before a number: "Candidate 3", "Movie #3", "Rank 3"."""
+
+JOINING = (
+    r"and|then|next|first|second|third|fourth|fifth|last|lastly|finally|followed by|after that"
+    r"|after it|und|dann|zuletzt|et|puis|ensuite|enfin|y|luego|e|poi|depois|и|затем"
+)
+"""Words between the entries of a list in one line."""
+
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_ANNOUNCES = re.compile(
+    r"rank|answer|result|final|refined|revised|updated|output|response|list|order|recommend|top\b|"
+    r"réponse|classement|antwort|rangliste|reihenfolge|respuesta|clasificación|risposta|classifica|"
+    r"resposta|ответ|рейтинг|список|答|排|结果|結果|推荐|推薦|ランキング|順位|回答|순위|답|결과|추천",
+    re.IGNORECASE,
+)
+
+_REFUSAL = re.compile(
+    r"\b(?:can(?:no|')t|can not|cannot|can’t|unable to|not able to|won['’]t|will not|would not|"
+    r"wouldn['’]t|do not recommend|don['’]t recommend|not recommended|refuse to|decline to|"
+    r"no puedo|ne peux pas|kann (?:\w+ ){0,4}nicht|non posso|não posso|не могу)\b"
+    r"|无法|不能|不会推荐|できません|できない|할 수 없|수 없습니다",
+    re.IGNORECASE,
+)
+
+_AFTER_ALL = re.compile(
+    r"\b(?:but|however|nevertheless|still|instead|here|aber|pero|mais)\b|但|ただ|しかし|하지만",
+    re.IGNORECASE,
+)
+
+
+def announces(label: str) -> bool:
+    """Whether a label announces a ranking, in words such as "Final answer:"."""
+    return _ANNOUNCES.search(label) is not None
+
+
+def refuses(sentence: str) -> bool:
+    """Whether a sentence says that something will not be done, and offers nothing instead."""
+    found = _REFUSAL.search(sentence)
+    return found is not None and _AFTER_ALL.search(sentence, found.end()) is None
+
+
+@lru_cache(maxsize=1 << 10)
+def kind_of(key: str) -> str:
+    """What a value under this key is; "" where the key is unknown.
+
+    "rank"; "number" of a candidate, or "title" (of "item: 3" and "item: Alien" the value decides);
+    "label" for words that are a rank in an object and announce a list above one; "other" for
+    scores, reasons and the like. The last known word decides.
+    """
+    if key.strip() == "#":
+        return "rank"
+    if key[:1].islower():
+        key = _CAMEL.sub(" ", key)  # "movieTitle"
+    words = re.findall(r"[^\W\d_]+", key)
+    for word in map(str.casefold, reversed(words)):
+        if word in _KINDS:
+            return _KINDS[word]
+        if not word.isascii():  # no blanks between words
+            for ending, kind in _KINDS.items():
+                if not ending.isascii() and word.endswith(ending):
+                    return kind
+    return ""
