@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra
 from rpp_env.models import Generation, Request
 from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct, weights_digest
 from rpp_env.models.transformers import TransformersModel
@@ -262,3 +262,46 @@ def test_templates_that_take_no_example_are_left_alone() -> None:
     tokenizer = Templated("{{ refuse() }}")
     assert Chat(tokenizer)._as_data("[INST] <s>") == "[INST] < s>"
     assert Chat(Words(template=None))._as_data("[INST] <s>") == "[INST] < s>"
+
+
+# ---- vLLM's engine, as far as it can be seen without one ----
+
+
+class Engine:
+    """Answers each prompt with its own last token; or, where it errs, with another's."""
+
+    errs = False
+
+    def generate(self, prompts: Sequence[Any], settings: Sequence[Any], **_: Any) -> list[Any]:
+        del settings
+        tokens = [prompt["prompt_token_ids"] for prompt in prompts]
+        order = range(len(tokens))[:: -1 if self.errs else 1]
+        return [
+            SimpleNamespace(
+                prompt_token_ids=list(tokens[i]),
+                outputs=[SimpleNamespace(token_ids=tokens[i][-1:], finish_reason="stop")],
+            )
+            for i in order
+        ]
+
+
+def test_an_engines_answer_to_another_prompt_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, members in {
+        "vllm": {"SamplingParams": SimpleNamespace},
+        "vllm.exceptions": {"VLLMClientError": OSError},
+        "vllm.sampling_params": {"StructuredOutputsParams": SimpleNamespace},
+        "vllm.v1": {},
+        "vllm.v1.engine": {},
+        "vllm.v1.engine.exceptions": {"EngineDeadError": EOFError},
+    }.items():
+        module = ModuleType(name)
+        module.__dict__.update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    model = VLLMModel.__new__(VLLMModel)
+    model.id, model.context_length = "vllm:stub", 1000
+    model._process, model._chat, model._engine = os.getpid(), Chat(Words()), Engine()
+    requests = [Request(as_messages(f"say {word}")) for word in ("one", "two", "three")]
+    assert [reply.completion_tokens for reply in model.complete(requests)] == [1, 1, 1]
+    model._engine.errs = True
+    with pytest.raises(BrokenContract, match="an answer to another prompt"):
+        model.complete(requests)

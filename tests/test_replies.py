@@ -118,6 +118,7 @@ EMPTY = {
     ),
     "an unknown error": ("an error in place", {"error": {"message": "it broke", "code": "odd"}}),
     "an error's text": ("an error in place", {"error": "it broke"}),
+    "an error of another form": ("an error in place", {"object": "error", "message": "it broke"}),
     "an error's list": ("an error in place", {"error": ["it broke"]}),
     "HTML": ("an error in place", b"<html>blocked</html>"),
     "nothing at all": ("an error in place", b""),

@@ -107,8 +107,10 @@ _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 
 def error_of(told: Any) -> tuple[int | None, str] | None:
     """Code and words of an error that came with the status 200; None where there is none."""
-    found = told.get("error") if isinstance(told, Mapping) else None
-    if not found and isinstance(told, Mapping) and isinstance(told.get("choices"), list):
+    if not isinstance(told, Mapping):
+        return None
+    found = told if told.get("object") == "error" else told.get("error")
+    if not found and isinstance(told.get("choices"), list):
         # One provider's answer among several, as routers pass them on.
         row = told["choices"][0] if told["choices"] else None
         found = row.get("error") if isinstance(row, Mapping) else None
