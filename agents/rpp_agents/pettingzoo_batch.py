@@ -6,6 +6,7 @@ not learn from ends in one sentence that names the agent, what came and what is 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class PettingZooBatch:
                 f"{env} names no possible_agents: a trainer must know all agents that can appear"
             )
         self.agents: tuple[str, ...] = tuple(possible)
+        self._known = frozenset(self.agents)
         self._spaces = []
         self._actions: list[Discrete] = []
         for agent in self.agents:
@@ -156,9 +158,10 @@ class PettingZooBatch:
             given = self._envs[i].reset(seed=seeds[i], options=options or None)
             observations, infos = _dictionaries("reset()", given, 2)
             self._gone[i] = set()
-            self._take(i, observations, infos, absent=set())
+            self._take(i, observations, infos, set(self._envs[i].agents), absent=set())
             self._over[i] = False
             self._clock[i] = 0
+        self._check_shown()
         return self._observations.copy(), {}
 
     def step(self, actions: NDArray[np.int64]) -> _Step:
@@ -173,7 +176,7 @@ class PettingZooBatch:
         truncated = np.zeros(self.num_envs, np.bool_)
         self._clock += 1
         for i, env in enumerate(self._envs):
-            alive, absent = set(env.agents), set(self._gone[i])
+            alive, absent = set(env.agents), self._gone[i]
             chosen = {
                 agent: int(space.start + action)
                 for agent, space, action in zip(self.agents, self._actions, actions[i], strict=True)
@@ -181,14 +184,15 @@ class PettingZooBatch:
             }
             given = _dictionaries("step()", env.step(chosen), 5)
             observations, paid, terminations, truncations, infos = given
-            self._gone[i] |= {
+            self._gone[i] = absent | {
                 agent
                 for agent in alive
                 if terminations.get(agent, False) or truncations.get(agent, False)
             }
-            self._take(i, observations, infos, absent)
-            rewards[i] = self._paid(paid)
-            if not self._live(i):
+            live = set(env.agents) - self._gone[i]
+            self._take(i, observations, infos, live, absent)
+            self._pay(rewards[i], paid)
+            if not live:
                 truncated[i] = any(
                     truncations.get(agent, False) and not terminations.get(agent, False)
                     for agent in alive - absent
@@ -196,6 +200,7 @@ class PettingZooBatch:
                 terminated[i] = not truncated[i]
             elif self._clock[i] == self._limit:
                 truncated[i] = True
+        self._check_shown()
         self._over = terminated | truncated
         return _Step(self._observations.copy(), rewards, terminated, truncated, {})
 
@@ -223,30 +228,31 @@ class PettingZooBatch:
         for env in self._envs:
             env.close()
 
-    def _live(self, i: int) -> set[str]:
-        """Who is still at play in copy `i`."""
-        return set(self._envs[i].agents) - self._gone[i]
-
-    def _paid(self, paid: dict[str, Any]) -> NDArray[np.float64]:
-        """(n,) what each agent was paid."""
+    def _pay(self, row: NDArray[np.float64], paid: dict[str, Any]) -> None:
+        """Write what each agent was paid into a row (n,)."""
         given = [paid.get(agent, 0.0) for agent in self.agents]
         try:
-            row = np.array(given, np.float64).reshape(len(given))
-            right = bool(np.isfinite(row).all())
+            row[:] = np.asarray(given, np.float64).reshape(len(given))
         except (TypeError, ValueError):
-            right = False
-        if not right:
+            row[0] = np.nan
+        if not all(map(math.isfinite, row.tolist())):
             raise BrokenContract(
                 f"rewards must be one finite number for each agent; the environment paid {paid}"
             )
-        return row
 
     def _take(
-        self, i: int, observations: dict[str, Any], infos: dict[str, Any] | None, absent: set[str]
+        self,
+        i: int,
+        observations: dict[str, Any],
+        infos: dict[str, Any] | None,
+        live: set[str],
+        absent: set[str],
     ) -> None:
-        """Keep what the agents of copy `i` see and may do; `absent` left before this step."""
-        live = self._live(i)
-        if unknown := set(self._envs[i].agents) - set(self.agents):
+        """Keep what the agents of copy `i` see and may do.
+
+        `live` are those who play on, `absent` those who had left before.
+        """
+        if unknown := live - self._known:
             raise BrokenContract(
                 f"agent {min(unknown, key=str)!r} is at play, but stands not in possible_agents: "
                 f"{', '.join(map(str, self.agents))}"
@@ -288,12 +294,22 @@ class PettingZooBatch:
                 f"agent {self.agents[j]!r} was shown {seen!r:.200}, which is not in its "
                 f"observation space {self._spaces[j]}: {error}"
             ) from error
-        if flat.shape != (self._widths[j],) or not np.isfinite(flat).all():
+        if flat.shape != (self._widths[j],):
             raise BrokenContract(
-                f"agent {self.agents[j]!r} was shown {_described(flat)}; its observation space "
-                f"{self._spaces[j]} has {self._widths[j]:,}, and all must be finite"
+                f"agent {self.agents[j]!r} was shown {flat.size:,} instead of {self._widths[j]:,} "
+                f"numbers, as its observation space {self._spaces[j]} has: {seen!r:.80}"
             )
         return flat
+
+    def _check_shown(self) -> None:
+        """Refuse observations that are not finite."""
+        finite = np.isfinite(self._observations)
+        if not finite.all():
+            i, j, _ = np.argwhere(~finite)[0]
+            raise BrokenContract(
+                f"agent {self.agents[j]!r} was shown {_described(self._observations[i, j])}; all "
+                "must be finite"
+            )
 
     def _allowed(self, j: int, mask: Any) -> NDArray[np.bool_]:
         """(A,) a mask of agent `j`, padded."""
