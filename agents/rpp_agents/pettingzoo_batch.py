@@ -1,4 +1,4 @@
-"""PettingZoo parallel environments as a batch that trainers take.
+"""PettingZoo parallel environments as a batch for the trainers.
 
 What an environment of others shows, pays and allows is checked here, once: whatever a network could
 not learn from ends in one sentence that names the agent, what came and what is needed.
@@ -40,8 +40,8 @@ class PettingZooBatch:
     Observations are flattened and padded with zeros to the widest agent's, action counts to the
     largest; masks hide the padding and whatever the environment forbids (``action_mask`` in a
     dictionary observation or in the agent's info). Rewards stay per agent, (B, n). An agent that
-    has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices
-    teach nobody anything, but its rows still count where losses and advantages are averaged.
+    has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices have
+    no gradient, but its rows still count where losses and advantages are averaged.
     An agent has left once it was terminated or truncated, even if the environment goes on naming
     it. An episode ends when no agent is left, as a truncation if any of the last to leave was
     truncated. The state is the environment's own ``state()`` where that is a method that gives
@@ -325,7 +325,7 @@ class PettingZooBatch:
 
 
 _UNNOTICED = 256
-"""Arrays of several axes with no more numbers, such as boards, are flattened without a word."""
+"""Arrays of several axes with at most so many numbers, such as boards, cause no warning."""
 
 
 def _width(agent: str, space: Any, most: int) -> int:

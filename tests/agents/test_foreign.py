@@ -110,7 +110,7 @@ def test_a_state_that_is_an_attribute_is_the_environments_own_business(
     [({"a": np.zeros(2)}, "it is a dict"), (["a", "b"], "it is a list"), (None, None)],
     ids=["dict", "text", "none"],
 )
-def test_a_state_of_no_numbers_is_left_aside_with_a_word(state: Any, why: str | None) -> None:
+def test_a_state_of_no_numbers_is_left_aside_with_a_warning(state: Any, why: str | None) -> None:
     if why is None:
         state, why = np.zeros((100, 100, 3)), r"it has 30,000 numbers"
     with pytest.warns(UserWarning, match=rf"state\(\) is not used, because {why}.*side by side"):
@@ -154,7 +154,7 @@ def test_images_are_refused_before_they_take_memory(space: Any, width: str) -> N
     assert len(made_so_far) == 1
 
 
-def test_images_are_taken_by_who_asks_for_it_and_said() -> None:
+def test_images_are_taken_with_a_warning_where_the_limit_is_raised() -> None:
     image = Box(0, 255, (40, 40, 3), np.uint8)
     changes = {"see": image, "shown": np.zeros((40, 40, 3), np.uint8)}
     with pytest.warns(UserWarning, match=r"shape \(40, 40, 3\): they are flattened to 4,800"):
@@ -398,7 +398,7 @@ def test_a_policy_says_what_it_reads(toys: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("name", ["env", "train_env"])
-def test_evaluate_says_what_it_plays(name: str, toys: SimpleNamespace) -> None:
+def test_evaluate_refuses_environments_without_users(name: str, toys: SimpleNamespace) -> None:
     users = rpp_env.RPPEnv.make(num_users=60, num_items=100)
     for wrong in (batch(), Tiny(), toys.Contextual(4), rpp_env.parallel_env(num_users=60)):
         envs = {"env": users, "train_env": users} | {name: wrong}
