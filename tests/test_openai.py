@@ -276,7 +276,7 @@ def test_replies_that_changed_places_are_noticed(
     model = connect(batch_size=8)
     assert model.complete(list(map(ask, texts))) == good
     assert list(model.oddities.values()) == [1]
-    assert "other prompts of their list" in next(iter(model.oddities))
+    assert "other prompts than were sent" in next(iter(model.oddities))
     # The server is no longer trusted with lists of this form.
     asked = len(server.log("asked"))
     model.complete(list(map(ask, texts)))

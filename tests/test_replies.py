@@ -205,6 +205,13 @@ def test_one_question_alone_that_gets_an_error_is_told_from_a_server_that_is_bro
     assert len(server.questions) == 3
 
 
+def test_where_all_is_filtered_nothing_is_wrong_with_the_server() -> None:
+    with odd_server((200, {"error": {"message": "flagged", "code": 403}})) as server:
+        model = OpenAIModel(server.url, "odd")
+        assert [reply.text for reply in model.complete([ask("one"), ask("two")])] == ["", ""]
+    assert len(server.questions) == 2
+
+
 def test_an_error_that_passes_is_waited_for() -> None:
     answers = [{"error": {"message": "busy", "code": code}} for code in (429, "503", "x")]
     answers[2] = {"error": {"message": "busy", "type": "overloaded_error"}}
@@ -276,6 +283,11 @@ def test_token_counts_that_are_none_are_noticed(count: Any) -> None:
         ("odd", False),
         ("odd-2024-08-06", False),
         ("makers/Odd", False),
+        ("odd:latest", False),
+        ("odd@1f2e3d4c", False),
+        ("odd-mini", True),
+        ("odder", True),
+        ("odd.5", True),
         ("another", True),
         (None, False),
         (7, False),

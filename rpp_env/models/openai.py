@@ -54,6 +54,8 @@ LISTING = 30.0
 """Seconds for what a server says of itself."""
 PROBE_PATIENCE, PROBE = 2.0, 20.0
 """Seconds of patience with a question that finds out what a server can do, and for its answer."""
+LOST = 2
+"""Lists in a row that came back unusable, or could not be verified, after which none is sent."""
 THREADS = 64
 """HTTP requests under way at most, where each carries one prompt."""
 DEFAULT_CONTEXT = 4096
@@ -315,7 +317,7 @@ class OpenAIModel:
         answers: dict[int, Reply] = {}
         error = self._answer(asked, answers)
         answers = {i: reply for i, reply in answers.items() if error is None or _is_answer(reply)}
-        if error is None and asked and not self._reader.works:
+        if error is None and not (self._reader.works or all(map(_is_answer, answers.values()))):
             # Nothing has ever been answered: is it these questions, or all?
             self._ask([Request(QUESTION, Generation(max_tokens=1))])
             if not self._reader.works:
@@ -411,7 +413,8 @@ class OpenAIModel:
         except Unusable as error:
             if len(part) == 1:
                 return [self._reader.failed(error, error.words)]
-            self._alone = True
+            self._lost += 1
+            self._alone = self._lost >= LOST
             return None
         if len(part) > 1 and not self._verified(part, texts, tokens, stop):
             return None
@@ -444,14 +447,13 @@ class OpenAIModel:
                 self._lost = 0
                 return True
             self._reader.odd(
-                "replies that belong to other prompts of their list, asked again one by one"
+                "replies in a list to other prompts than were sent, asked again one by one"
             )
         except Refused:
             pass
         except ModelUnavailable:
-            # The next list may go better, if only this one came at a bad moment.
             self._lost += 1
-            if self._lost < 2:
+            if self._lost < LOST:
                 return False
         if self.api == "chat":
             self._chat.distrust(part[0].messages)

@@ -40,6 +40,8 @@ EMPTY = {
     "filtered": ("content_filter", "refused by a content filter"),
 }
 """What is returned and counted for refusals of a single question."""
+VERSION = re.compile(r"|[-:@](latest|v\d[\d.]*|\d{4}[\d-]*|[0-9a-f]{7,})")
+"""What servers put behind a model's name: a date, a number, a digest."""
 _counting = Lock()
 
 
@@ -252,7 +254,7 @@ class Reader:
             )
 
     def _note_model(self, told: Any) -> None:
-        """Notice where another model has answered; a name with a version behind it is the same."""
+        """Notice where another model has answered."""
         named = told.get("model")
         if isinstance(named, str) and named != self._name and not _same(named, self._name):
             self.odd("a reply by a model that was not asked for", named)
@@ -287,9 +289,10 @@ class Reader:
 
 
 def _same(named: str, wanted: str) -> bool:
-    """Whether two names may mean one model: with a version, or the folder, of the other."""
-    one, other = sorted((named.lower(), wanted.lower()), key=len)
-    return other.startswith(one) or other.rpartition("/")[2].startswith(one.rpartition("/")[2])
+    """Whether two names mean one model, with or without a folder in front and a version behind."""
+    names = (named.lower().rpartition("/")[2], wanted.lower().rpartition("/")[2])
+    one, other = sorted(names, key=len)
+    return other.startswith(one) and VERSION.fullmatch(other[len(one) :]) is not None
 
 
 def _named_field(words: str, body: Mapping[str, Any]) -> str | None:
