@@ -16,6 +16,7 @@ import hashlib
 import re
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,7 @@ _LAYERS, _STEPS, _BATCH, _RATE = 2, 300, 1 << 14, 0.05
 """LightGCN's layers, and Adam's steps, pairs per step and learning rate."""
 
 Array = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,25 +222,77 @@ def _matrix(interactions: Interactions) -> Any:
 
 
 def _lightgcn(interactions: Interactions, dim: int, seed: int) -> NDArray[np.float64]:
+    def batches(rng: np.random.Generator, pairs: int) -> Iterator[Ints]:
+        for _ in range(_STEPS if pairs else 0):
+            yield rng.integers(pairs, size=_BATCH)
+
+    trained = train_lightgcn(
+        interactions, dim, batches, layers=_LAYERS, rate=_RATE, decay=1e-4, seed=seed
+    )
+    return next(trained)[1].astype(np.float64)
+
+
+def train_lightgcn(
+    histories: Interactions,
+    dim: int,
+    batches: Callable[[np.random.Generator, int], Iterable[Ints]],
+    *,
+    layers: int,
+    rate: float,
+    decay: float,
+    decay_items: bool = False,
+    seed: int = 0,
+) -> Iterator[tuple[Array, Array]]:
+    """Train LightGCN (He et al., SIGIR 2020) with the BPR loss, round by round, without end.
+
+    Parameters
+    ----------
+    histories : Interactions
+        Whose pairs of user and item are taught.
+    dim : int
+        Width of the vectors.
+    batches : callable
+        From a random generator and the number of pairs to the batches of a round: indices of pairs.
+    layers : int
+        Steps in the graph of users and items.
+    rate : float
+        Adam's learning rate.
+    decay : float
+        Weight of the squared lengths of the batch's users in the loss.
+    decay_items : bool
+        Weigh the lengths of its items too.
+    seed : int
+        Of first weights, batches and the items that chosen ones are compared with.
+
+    Yields
+    ------
+    (users, items) : float32 arrays (U, dim) and (I, dim)
+        After each round.
+
+    Raises
+    ------
+    MissingExtra
+        Without PyTorch Geometric: ``pip install 'rpp-env[agents]'``.
+    """
     try:
         import torch
         from torch_geometric.nn import LightGCN
     except ImportError:
         raise MissingExtra("PyTorch Geometric", "agents") from None
 
-    lengths = np.diff(interactions.indptr)
-    users = np.repeat(np.arange(len(lengths)), lengths)
-    items = interactions.items.astype(np.int64)
-    touched = np.unique(users * interactions.num_items + items)
-    graph = normalised_graph(users, items + len(lengths), len(lengths) + interactions.num_items)
+    count, width = len(histories.indptr) - 1, histories.num_items
+    users = np.repeat(np.arange(count), np.diff(histories.indptr))
+    items = histories.items.astype(np.int64)
+    touched = np.unique(users * width + items)
+    graph = normalised_graph(users, items + count, count + width)
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LightGCN(graph.shape[0], dim, _LAYERS, normalize=False)
-
+        model = LightGCN(count + width, dim, layers, normalize=False)
     shares = model.alpha.numpy()
 
     def spread(leaf: torch.Tensor) -> torch.Tensor:
+        """The network: the weighted sum of what 0, 1, 2, ... steps in the graph give."""
         vectors = leaf.numpy()
         total = vectors * shares[0]
         for share in shares[1:]:
@@ -247,29 +301,32 @@ def _lightgcn(interactions: Interactions, dim: int, seed: int) -> NDArray[np.flo
         return torch.from_numpy(total)
 
     weights = model.embedding.weight
-    optimizer = torch.optim.Adam([weights], lr=_RATE)
-    for _ in range(_STEPS if len(users) else 0):
-        chosen = rng.integers(len(users), size=_BATCH)
-        others = rng.integers(interactions.num_items, size=_BATCH)
-        codes = users[chosen] * interactions.num_items + others
-        new = touched[np.minimum(np.searchsorted(touched, codes), len(touched) - 1)] != codes
-        if not new.any():
-            continue  # these users have touched everything
-        user = torch.from_numpy(users[chosen[new]])
-        liked = torch.from_numpy(items[chosen[new]]) + len(lengths)
-        other = torch.from_numpy(others[new]) + len(lengths)
-        vectors = spread(weights.detach()).requires_grad_()
-        scores = [(vectors[user] * vectors[item]).sum(dim=1) for item in (liked, other)]
-        optimizer.zero_grad()
-        model.recommendation_loss(*scores, node_id=torch.unique(user)).backward()
-        assert weights.grad is not None
-        assert vectors.grad is not None
-        # The graph is symmetric and the network linear, so gradients spread as vectors do. Sparse
-        # products of torch, forward and above all backward, take ten times as long on a CPU.
-        weights.grad += spread(vectors.grad)
-        optimizer.step()
-    fitted: NDArray[np.float64] = spread(weights.detach())[len(lengths) :].double().numpy()
-    return fitted
+    optimizer = torch.optim.Adam([weights], lr=rate)
+    while True:
+        for pairs in batches(rng, len(users)):
+            others = rng.integers(width, size=len(pairs))
+            codes = users[pairs] * width + others
+            new = touched[np.minimum(np.searchsorted(touched, codes), len(touched) - 1)] != codes
+            if not new.any():
+                continue  # these users have touched everything
+            user = torch.from_numpy(users[pairs[new]])
+            liked = torch.from_numpy(items[pairs[new]]) + count
+            other = torch.from_numpy(others[new]) + count
+            vectors = spread(weights.detach()).requires_grad_()
+            # Gathered by index_select: the gradients of vectors[user] add up in no fixed order.
+            mine, chosen, rest = (vectors.index_select(0, at) for at in (user, liked, other))
+            scores = [(mine * item).sum(dim=1) for item in (chosen, rest)]
+            nodes = torch.unique(torch.cat([user, liked, other]) if decay_items else user)
+            optimizer.zero_grad()
+            model.recommendation_loss(*scores, node_id=nodes, lambda_reg=decay).backward()
+            assert weights.grad is not None
+            assert vectors.grad is not None
+            # The graph is symmetric and the network linear, so gradients spread as vectors do.
+            # Sparse products of torch, above all backward, take ten times as long on a CPU.
+            weights.grad += spread(vectors.grad)
+            optimizer.step()
+        fitted: Array = spread(weights.detach()).numpy()
+        yield fitted[:count], fitted[count:]
 
 
 def normalised_graph(users: NDArray[np.int64], items: NDArray[np.int64], nodes: int) -> Any:

@@ -307,3 +307,18 @@ def real_ml_1m(real_data: Path) -> Dataset:
         return load_dataset("ml-1m", real_data)
     except UnknownDataset:
         pytest.skip("ml-1m is not in RPP_ENV_DATA")
+
+
+def test_lightgcn_is_the_same_for_a_seed_whatever_the_number_of_threads(
+    data: Dataset, split: UserSplit
+) -> None:
+    torch = pytest.importorskip("torch")
+    known, before = training_interactions(data, split), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            found.append(fit_embeddings(data, known, method="lightgcn", cache=False).digest)
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(found)) == 1

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from rpp_agents.recommenders.base import (
     Array,
@@ -29,7 +27,7 @@ from rpp_agents.recommenders.base import (
     validation_tasks,
 )
 from rpp_env.data import Dataset, Interactions
-from rpp_env.embeddings import normalised_graph
+from rpp_env.embeddings import train_lightgcn
 from rpp_env.errors import InvalidOption, MissingExtra
 
 __all__ = ["BPRConfig", "LightGCNConfig", "fit"]
@@ -132,53 +130,18 @@ def _bpr(histories: Interactions, config: BPRConfig, seed: int) -> Iterator[tupl
 def _lightgcn(
     histories: Interactions, config: LightGCNConfig, seed: int
 ) -> Iterator[tuple[Array, Array]]:
-    try:
-        from torch_geometric.nn import LightGCN
-    except ImportError:
-        raise MissingExtra("PyTorch Geometric", "agents") from None
+    def epoch(rng: np.random.Generator, pairs: int) -> Iterator[NDArray[np.int64]]:
+        order = rng.permutation(pairs)
+        for start in range(0, pairs, config.batch):
+            yield order[start : start + config.batch]
 
-    count, width = len(histories.indptr) - 1, histories.num_items
-    users = np.repeat(np.arange(count), np.diff(histories.indptr))
-    items = histories.items.astype(np.int64)
-    touched = np.unique(users * width + items)
-    graph = normalised_graph(users, items + count, count + width)
-    rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LightGCN(count + width, config.dim, config.layers, normalize=False)
-    weights = model.embedding.weight
-    optimizer = torch.optim.Adam([weights], lr=config.rate)
-    while True:
-        order = rng.permutation(len(users))
-        for start in range(0, len(order), config.batch):
-            pairs = order[start : start + config.batch]
-            others = rng.integers(width, size=len(pairs))
-            codes = users[pairs] * width + others
-            new = touched[np.minimum(np.searchsorted(touched, codes), len(touched) - 1)] != codes
-            if not new.any():
-                continue  # these users have touched everything
-            user = torch.from_numpy(users[pairs[new]])
-            liked = torch.from_numpy(items[pairs[new]]) + count
-            other = torch.from_numpy(others[new]) + count
-            vectors = _spread(graph, weights.detach(), model.alpha).requires_grad_()
-            scores = [(vectors[user] * vectors[item]).sum(dim=1) for item in (liked, other)]
-            nodes = torch.unique(torch.cat([user, liked, other]))
-            optimizer.zero_grad()
-            model.recommendation_loss(*scores, node_id=nodes, lambda_reg=config.decay).backward()
-            assert vectors.grad is not None
-            # The graph is symmetric and the network linear: gradients spread as vectors do, and
-            # scipy's sparse products take a tenth of the time of torch's backward pass.
-            weights.grad += _spread(graph, vectors.grad, model.alpha)
-            optimizer.step()
-        fitted = _spread(graph, weights.detach(), model.alpha).numpy()
-        yield fitted[:count], fitted[count:]
-
-
-def _spread(graph: Any, leaf: Tensor, shares: Tensor) -> Tensor:
-    """LightGCN's network: the weighted sum of what 0, 1, 2, ... steps in the graph give."""
-    vectors = leaf.numpy()
-    total = vectors * shares[0].numpy()
-    for share in shares[1:].numpy():
-        vectors = graph @ vectors
-        total += vectors * share
-    return torch.from_numpy(total)
+    return train_lightgcn(
+        histories,
+        config.dim,
+        epoch,
+        layers=config.layers,
+        rate=config.rate,
+        decay=config.decay,
+        decay_items=True,
+        seed=seed,
+    )
