@@ -27,7 +27,7 @@ from rpp_env.errors import InvalidOption, MissingExtra, ModelUnavailable, RPPErr
 from rpp_env.models import Generation, Request, network, transport
 from rpp_env.models.names import open_model
 from rpp_env.models.openai import OpenAIModel
-from tests.odd_servers import Answer, odd_server, raw_server, said
+from tests.odd_servers import MODELS, Answer, odd_server, raw_server, said
 
 SECRET = "sk-Tell-no-one-7421"  # noqa: S105 - made up
 ASKED = Request(({"role": "user", "content": "rank"},), Generation())
@@ -614,3 +614,10 @@ def test_what_a_server_says_is_quoted_in_printable_characters() -> None:
         OpenAIModel(server.url, "odd").complete([ASKED])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+def test_cookies_are_not_kept() -> None:
+    cookies = (200, said(), {"Set-Cookie": "odd=1; Path=/"})
+    with odd_server(cookies, models=(*MODELS[:2], cookies[2])) as server:
+        OpenAIModel(server.url, "odd").complete([ASKED])
+    assert ["Cookie" in headers for headers in server.headers] == [False, False]

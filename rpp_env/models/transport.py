@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -480,6 +481,8 @@ class Transport:
                 # Certificates take a while to load, and plain HTTP has none.
                 verify=trusted or secure,
                 proxy=proxy,
+                # A server could have them grow without end, and none needs any.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 # What the environment says has been read, above.
                 trust_env=False,
             )
