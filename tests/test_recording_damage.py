@@ -691,6 +691,9 @@ from rpp_env.errors import RecordingFailed
 from rpp_env.models import RecordingModel
 from rpp_env.models.answer_file import AnswerFile
 from tests.test_recording_damage import ASKED, TEXTS, Letters
+# All that is needed is loaded before it cannot be: Python may lie where root alone can read.
+RecordingModel(Path(sys.argv[2]) / "before", Letters()).complete(ASKED)
+AnswerFile(Path(sys.argv[2]) / "before", write=False).copy(Path(sys.argv[2]) / "copied")
 if os.getuid() == 0:
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)

@@ -26,6 +26,7 @@ import pytest
 import rpp_env
 from rpp_env.errors import RecordingFailed
 from rpp_env.models import Generation, RecordingModel, Reply, Request
+from rpp_env.rewriting import LLMRewriter
 
 SMALL: dict[str, Any] = {"num_users": 120, "num_items": 100, "max_users": 2}
 
@@ -458,6 +459,26 @@ def test_closed_environments_hold_no_file(path: Path) -> None:
             env.close()
             assert open_files(path) == 0
             assert env is not None  # closed, not collected
+
+
+def test_a_closed_environment_releases_its_models_and_ends_none() -> None:
+    """Others may share them."""
+
+    class Connected(Parrot):
+        released = 0
+
+        def release(self) -> None:
+            self.released += 1
+
+        def close(self) -> None:
+            raise AssertionError("it would answer no more")
+
+    model, rewriter = Connected(), Connected()
+    env = rpp_env.RPPEnv.make(model=model, rewrite=LLMRewriter(rewriter), num_envs=1, **SMALL)
+    env.close()
+    env.reset(seed=0)
+    env.close()
+    assert (model.released, rewriter.released) == (2, 2)
 
 
 def test_collected_environments_hold_no_file(path: Path) -> None:

@@ -293,6 +293,10 @@ class OpenAIModel:
         """Close the connections; the next call opens them again."""
         self._server.close()
 
+    def release(self) -> None:
+        """`close`: what an environment calls when it is closed."""
+        self.close()
+
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer every request; equal ones once where the answer would be the same.
 

@@ -1,0 +1,57 @@
+"""Attack what takes input from others, and count what comes of it.
+
+    python benchmarks/attack.py                      # every part: the table of docs/security.md
+    python benchmarks/attack.py forks kills          # some of them
+
+Each part tries hostile inputs, in processes of their own where it matters, with bounds on memory
+and time, and counts each as *held* (refused in a sentence, or taken and harmless), *lost* (a
+traceback, a hang, memory beyond the bound, something given away or deleted) or *wrong in silence*
+(taken with a wrong result, without a word). The exit code is 1 where anything was lost or wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attack_recordings
+from attack_count import Count
+
+PARTS: dict[str, Callable[[Path], Count]] = {
+    "forks": attack_recordings.forks,
+    "kills": attack_recordings.kills,
+    "opens": attack_recordings.opens,
+    "recording-flips": attack_recordings.flips,
+    "recording-truncations": attack_recordings.truncations,
+}
+"""A part tries its inputs in a folder of its own, and returns what came of them."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    chosen = parser.parse_args().parts or list(PARTS)
+    if unknown := sorted(set(chosen) - set(PARTS)):
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    print("| part | tried | held | lost | wrong in silence | seconds |\n|---|---|---|---|---|---|")
+    failed: list[str] = []
+    for name in chosen:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix=f"attack-{name}-") as folder:
+            found = PARTS[name](Path(folder))
+        seconds = time.perf_counter() - began
+        print(
+            f"| {name} | {found.tried} | {found.held} | {found.lost} | {found.wrong} "
+            f"| {seconds:.0f} |",
+            flush=True,
+        )
+        failed += [f"{name}: {note}" for note in found.notes]
+    print("".join(f"\n{note}" for note in failed))
+    raise SystemExit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
