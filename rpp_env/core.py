@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rpp_env.data.candidates import MAX_HISTORY
+from rpp_env.data.candidates import MAX_HISTORY, TaskSet
+from rpp_env.embeddings import Embeddings
 from rpp_env.errors import InvalidAction, InvalidOption, ResetNeeded
 from rpp_env.models.asking import release
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
+from rpp_env.options import check_values
 from rpp_env.parts import as_rules, assemble
 from rpp_env.patterns import AGENTS, Choice, PatternBook
 from rpp_env.prompting import Rankings
@@ -40,19 +42,35 @@ from rpp_env.step import (
     Scene,
     Step,
 )
+from rpp_env.table import RewardTable
 from rpp_env.task import RankingTask
 
 if TYPE_CHECKING:
-    from rpp_env.data.candidates import TaskSet
     from rpp_env.data.dataset import Dataset
-    from rpp_env.embeddings import Embeddings
     from rpp_env.models.base import LanguageModel
-    from rpp_env.table import RewardTable
 
 __all__ = ["COUNTS", "IDENTIFIERS", "METRICS", "RPPEnv", "Step"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+_OPTIONS: dict[str, Any] = {
+    "tasks": TaskSet,
+    "book": PatternBook,
+    "embeddings": Embeddings,
+    "table": RewardTable | None,
+    "encoder": Encoder | None,
+    "observe": Literal["shared", "private"],
+    "ranking": Literal["mean", "sequence"],
+    "num_envs": int,
+    "padded_actions": bool,
+    "agent_names": Literal["roles", "index"],
+}
+"""Types of the constructor's arguments; the others are checked where they are used."""
+
+
+_MOST_ENVS = 10_000_000
 
 
 class RPPEnv:
@@ -118,6 +136,21 @@ class RPPEnv:
         agent_names: Literal["roles", "index"] = "roles",
         seed: int | None = None,
     ) -> None:
+        check_values(
+            _OPTIONS,
+            {
+                "tasks": tasks,
+                "book": book,
+                "embeddings": embeddings,
+                "table": table,
+                "encoder": encoder,
+                "observe": observe,
+                "ranking": ranking,
+                "num_envs": num_envs,
+                "padded_actions": padded_actions,
+                "agent_names": agent_names,
+            },
+        )
         self.rules = rules = as_rules(rules)
         if (recommender is None) == (table is None):
             raise InvalidOption("give a recommender or a table, and not both")
@@ -135,12 +168,10 @@ class RPPEnv:
             raise InvalidOption(
                 f"a table cannot replay {rules.id}: its candidates are reordered at every step"
             )
-        if agent_names not in ("roles", "index"):
-            raise InvalidOption(f"agent_names must be 'roles' or 'index', not {agent_names!r}")
-        if num_envs < 1 or not len(tasks):
+        if not 1 <= num_envs <= _MOST_ENVS or not len(tasks):
             raise InvalidOption(
-                f"at least one user must play: num_envs is {num_envs}, and there are "
-                f"{len(tasks)} tasks"
+                f"one user or more must play, and {_MOST_ENVS:,} at most: num_envs is {num_envs}, "
+                f"and there are {len(tasks)} tasks"
             )
         if book.sizes[1] != len(rules.history_options):
             raise InvalidOption(
@@ -653,7 +684,7 @@ def check_one_user(options: Mapping[str, Any] | None) -> None:
 def _as_seed(seed: Any) -> int:
     """`seed`, or InvalidOption where no generator of random numbers can begin with it."""
     try:
-        number = operator.index(seed)
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
     except TypeError:
         number = -1
     if number < 0:

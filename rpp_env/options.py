@@ -18,7 +18,15 @@ from typing import Any, Literal, TypeVar
 
 from rpp_env.errors import InvalidData, InvalidOption
 
-__all__ = ["check_fields", "made", "nearest", "read_small", "unknown"]
+__all__ = [
+    "check_fields",
+    "check_numbers",
+    "check_values",
+    "made",
+    "nearest",
+    "read_small",
+    "unknown",
+]
 
 Made = TypeVar("Made")
 
@@ -114,7 +122,7 @@ def made(
         if no_default and name not in table:
             raise InvalidOption(f"{where}: {name!r} is missing")
     values = {name: _frozen(value) for name, value in table.items()}
-    _check(_hints(kind), values, where)
+    check_values(_hints(kind), values, where)
     try:
         return kind(**values)
     except InvalidOption as error:
@@ -128,7 +136,7 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def check_fields(config: object, where: str = "") -> None:
+def check_fields(config: Any, where: str = "") -> None:
     """Refuse the fields of a dataclass whose values are not of their annotated types.
 
     Whole numbers stand for numbers, and numbers of numpy for Python's; True and False are no
@@ -139,18 +147,54 @@ def check_fields(config: object, where: str = "") -> None:
     InvalidOption
         With the field, what it must be, and what it is.
     """
-    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
-    _check(_hints(type(config)), {name: getattr(config, name) for name in names}, where)
+    names = [field.name for field in dataclasses.fields(config)]
+    check_values(_hints(type(config)), {name: getattr(config, name) for name in names}, where)
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def check_numbers(
+    config: object,
+    lowest: float,
+    *names: str,
+    highest: float = math.inf,
+    above: bool = False,
+) -> None:
+    """Refuse fields of a config that lie outside `lowest` to `highest`; None passes.
+
+    With `above` the lowest number itself is refused too.
+
+    Raises
+    ------
+    InvalidOption
+        With the field, what it was given and what it allows.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if not lowest <= value <= highest or (above and value == lowest):
+            allowed = (
+                f"lie in {lowest}..{highest}" if highest < math.inf else f"be {lowest} or more"
+            )
+            raise InvalidOption(
+                f"{name} must {f'be above {lowest}' if above else allowed}, not {value}"
+            )
+
+
+def _hints(kind: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind)
     except (NameError, TypeError):  # names that exist for type checkers only
         return {}
 
 
-def _check(hints: Mapping[str, Any], values: Mapping[str, Any], where: str) -> None:
+def check_values(hints: Mapping[str, Any], values: Mapping[str, Any], where: str = "") -> None:
+    """Refuse values that are not of the types in `hints`, as `check_fields` does.
+
+    Raises
+    ------
+    InvalidOption
+        With the name, what it must be, and what it is.
+    """
     for name, value in values.items():
         hint = hints.get(name, Any)
         if _fits(value, hint):
@@ -159,7 +203,10 @@ def _check(hints: Mapping[str, Any], values: Mapping[str, Any], where: str) -> N
         allowed = _choices(hint)
         if allowed and isinstance(value, str):
             raise InvalidOption(f"{start} is {value!r}; {_may_be(value, allowed)}")
-        raise InvalidOption(f"{start} must be {_words(hint)}, not {value!r}")
+        noun = _words(hint)
+        if isinstance(value, list):  # of Python: those of files have become tuples
+            noun = noun.replace("a list", "a tuple")
+        raise InvalidOption(f"{start} must be {noun}, not {value!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -26,7 +26,7 @@ from rpp_env.errors import InvalidOption, NotTabulated
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
-from rpp_env.options import unknown
+from rpp_env.options import check_fields, check_numbers, check_values, unknown
 from rpp_env.patterns import PatternBook, history_labels
 from rpp_env.recommenders.base import Recommender
 from rpp_env.recommenders.llm import LLMRecommender, RankBy
@@ -40,7 +40,7 @@ __all__ = ["Options", "Parts", "as_rules", "assemble"]
 class Options:
     """Options of `RPPEnv.make` and of every face, besides the environment's own."""
 
-    root: str | None = None
+    root: str | Path | None = None
     """Where datasets lie; else the environment variable ``RPP_ENV_DATA``, else the cache folder."""
     domain: str | None = None
     """Whose sentences to use, where it shall differ from the dataset's."""
@@ -58,7 +58,7 @@ class Options:
     """K, the target included, where it shall differ from the rules'."""
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
     """How the other candidates are drawn; see `make_tasks`."""
-    selection: str | None = None
+    selection: str | Path | None = None
     """For ``negatives="retrieved"``: the file; only users with a line in it are played."""
     unfiltered: bool | None = None
     """For ``negatives="retrieved"``: keep the user's own items (the paper's rules do)."""
@@ -75,7 +75,7 @@ class Options:
     """How the embeddings of the observations are fitted, or embeddings that were."""
     dim: int = 32
     """Width of the embeddings."""
-    book: PatternBook | str | None = None
+    book: PatternBook | str | Path | None = None
     """The sentences, or a path to a TOML file of them; else the domain's."""
     model_options: Mapping[str, Any] | None = None
     """Options of a language model that is given by its name; see `open_model`."""
@@ -83,8 +83,25 @@ class Options:
     """How a language model is asked; see `LLMRecommender`."""
     generation: Generation | None = None
     """How a language model's replies are sampled, where it shall differ from the rules'."""
-    recording: str | None = None
+    recording: str | Path | None = None
     """A file that keeps a language model's answers; what it holds is not asked again."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_numbers(self, 1, "num_users", "num_items", highest=10_000_000)
+        check_numbers(self, 1, "draws", "dim", highest=10_000)
+        check_numbers(self, 2, "num_candidates", highest=10_000)
+        check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
+        if isinstance(self.embeddings, Embeddings) and self.dim != type(self).dim:
+            raise InvalidOption(f"dim={self.dim} is for embeddings that are fitted; some are given")
+
+
+_ARGUMENTS: dict[str, Any] = {
+    "dataset": str | Path | Dataset,
+    "split": Literal["train", "validation", "test"],
+    "max_users": int | None,
+    "max_cycles": int | None,
+}
 
 
 @dataclass(frozen=True)
@@ -99,11 +116,11 @@ class Parts:
     table: RewardTable | None
 
 
-def as_rules(rules: Rules | str) -> Rules:
+def as_rules(rules: Any) -> Rules:
     """The rules of that id, or the rules themselves."""
     if isinstance(rules, Rules):
         return rules
-    if rules not in RULES:
+    if not isinstance(rules, str) or rules not in RULES:
         raise InvalidOption(f"{unknown('rules', rules, RULES)}. Your own are given as Rules")
     return RULES[rules]
 
@@ -123,6 +140,8 @@ def assemble(
         if key not in known:
             raise InvalidOption(unknown("option", key, sorted(known)))
     chosen = Options(**options)
+    given = {"dataset": dataset, "split": split, "max_users": max_users, "max_cycles": max_cycles}
+    check_values(_ARGUMENTS, given)
     data = _dataset(dataset, chosen)
     if rules == RULES["RPPPaper-v0"] and data.domain == "games":
         rules = replace(rules, start=5)  # as the paper's code has it
@@ -143,7 +162,9 @@ def assemble(
         data,
         interactions,
         tuple(rows.tolist()),
-        num_candidates=chosen.num_candidates or rules.num_candidates,
+        num_candidates=rules.num_candidates
+        if chosen.num_candidates is None
+        else chosen.num_candidates,
         negatives=chosen.negatives,
         selection=chosen.selection,
         unfiltered=(retrieved and rules.order == "step")
@@ -156,11 +177,13 @@ def assemble(
     book = chosen.book
     if not isinstance(book, PatternBook):
         labels = history_labels(rules.history, rules.history_options)
-        book = PatternBook.load(book or data.domain, history=labels)
+        book = PatternBook.load(data.domain if book is None else book, history=labels)
     if isinstance(model, str) and model.startswith("table:"):
         model = RewardTable.load(_table_file(model.removeprefix("table:"), split))
     if isinstance(model, RewardTable):
         _only_for_models(chosen, "a table")
+        if (chosen.embeddings, chosen.dim) != (Options.embeddings, Options.dim):
+            raise InvalidOption("a table brings its embeddings: leave out embeddings and dim")
         tasks, table = model.select(tasks)
         return Parts(tasks, rules, book, table.embeddings, None, table)
     embeddings = chosen.embeddings

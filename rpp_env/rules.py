@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation
+from rpp_env.options import check_fields, check_numbers
 
 __all__ = ["RULES", "Rules"]
 
@@ -44,8 +45,16 @@ class Rules:
     """Discount that trainers use by default."""
 
     def __post_init__(self) -> None:
-        if self.max_cycles < 1:
-            raise InvalidOption(f"max_cycles must be at least 1, not {self.max_cycles}")
+        check_fields(self)
+        check_numbers(self, 1, "max_cycles")
+        check_numbers(self, 2, "num_candidates")
+        check_numbers(self, 0, "start")
+        check_numbers(self, 0, "discount", highest=1)
+        if not self.history_options or not self.rungs or min(self.rungs) < 1:
+            raise InvalidOption(
+                "history_options and rungs hold one number or more, and a rung shows 1 item or "
+                f"more; got {self.history_options} and {self.rungs}"
+            )
 
     @property
     def bandit(self) -> bool:

@@ -57,6 +57,7 @@ from rpp_env.errors import (
 )
 from rpp_env.interrupts import held_interrupts
 from rpp_env.metrics import ndcg
+from rpp_env.options import check_values
 from rpp_env.patterns import PatternBook
 from rpp_env.prompting import COSTS, Rankings
 from rpp_env.prompts import Prompt
@@ -486,6 +487,8 @@ def tabulate(
         raise InvalidOption(
             f"{env.rules.id} reorders the candidates at every step, which no table can hold"
         )
+    counts = {"samples": samples, "processes": processes}
+    check_values(dict.fromkeys(counts, int), counts)
     if samples < 1 or processes < 1:
         raise InvalidOption(f"samples and processes must be at least 1, not {samples}, {processes}")
     numbers = _numbers(env.rules, shown)

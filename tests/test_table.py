@@ -359,19 +359,23 @@ def test_no_damage_of_a_table_goes_unnoticed(tmp_path: Path, small: RewardTable)
 
 
 def test_no_damage_of_a_part_goes_unnoticed(tmp_path: Path) -> None:
-    path, part = stopped(tmp_path)
-    whole = tabulate(make(Counting()))
-    env = make(Counting())
+    path, part = tmp_path / "t.rpptable", tmp_path / "t.rpptable.parts" / "000000.npz"
+    env = make(Counting(dies_after=1), max_users=9)
+    with pytest.raises(KeyboardInterrupt):
+        tabulate(env, path)
+    kept = {file: file.read_bytes() for file in part.parent.iterdir()}
+    whole = tabulate(make(Counting(), max_users=9))
     for content in list(damages(part.read_bytes()))[::10]:
         part.write_bytes(content)
-        rest = Counting()
-        env.recommender = rest
+        env.recommender = rest = Counting()
         with pytest.warns(RPPWarning, match=r"000000\.npz cannot be used \(.*asked again"):
             table = tabulate(env, path)
-        assert rest.calls == 3  # two parts were kept, of five
+        assert rest.calls == 2
         assert (table.orders == whole.orders).all()
         path.unlink()
-        stopped(tmp_path)
+        part.parent.mkdir()
+        for file, before in kept.items():
+            file.write_bytes(before)
 
 
 def stopped(folder: Path) -> tuple[Path, Path]:
@@ -606,7 +610,12 @@ def test_a_table_aligns_itself_with_other_orders_of_its_tasks() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"samples": 0}, "at least 1"), ({"processes": 0}, "at least 1")],
+    [
+        ({"samples": 0}, "at least 1"),
+        ({"processes": 0}, "at least 1"),
+        ({"samples": "1"}, "samples must be a whole number"),
+        ({"processes": True}, "processes must be a whole number"),
+    ],
 )
 def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):

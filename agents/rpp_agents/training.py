@@ -25,7 +25,7 @@ from rpp_agents.rollout import BatchedEnv, check_alike, check_batched, play
 from rpp_agents.runs import Run
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.interrupts import heed_interrupts
-from rpp_env.options import check_fields
+from rpp_env.options import check_fields, check_numbers
 
 __all__ = [
     "Callback",
@@ -73,33 +73,6 @@ class RunConfig:
         check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
         check_numbers(self, 0, "evaluations", "threads", "seed")
         check_numbers(self, 0, "gamma", highest=1)
-
-
-def check_numbers(
-    config: object,
-    lowest: float,
-    *names: str,
-    highest: float = math.inf,
-    above: bool = False,
-) -> None:
-    """Refuse fields of a config that lie outside `lowest` to `highest`.
-
-    With `above` the lowest number itself is refused too.
-
-    Raises
-    ------
-    InvalidOption
-        With the field, what it was given and what it allows.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if not lowest <= value <= highest or (above and value == lowest):
-            allowed = (
-                f"lie in {lowest}..{highest}" if highest < math.inf else f"be {lowest} or more"
-            )
-            raise InvalidOption(
-                f"{name} must {f'be above {lowest}' if above else allowed}, not {value}"
-            )
 
 
 class Learner(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeGuard, runtime_checkable
 
 from rpp_env.errors import InvalidOption
+from rpp_env.options import check_fields
 
 __all__ = [
     "NO_ANSWER",
@@ -42,6 +43,7 @@ class Generation:
     """Texts at which generation stops."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
             raise InvalidOption(
                 "temperature must be >= 0, top_p in (0, 1] and max_tokens >= 1; got "
