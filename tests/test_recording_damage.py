@@ -605,7 +605,7 @@ def test_lines_that_are_no_recorded_answers(
         (b"[" * 1_000_000, "line 1 is no recorded answer"),
         (b'{"key": ' + b"9" * 10_000 + b"}", "line 1 is no recorded answer"),
         (b"\n", "line 1 is no recorded answer"),
-        (b" " * ((1 << 26) + 2), "line 1 is longer than"),
+        (b" " * ((1 << 25) + 2), "line 1 is longer than"),
     ],
     ids=["no text", "deep", "digits", "nothing", "long"],
 )

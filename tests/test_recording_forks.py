@@ -393,6 +393,34 @@ def test_a_file_that_is_held_for_a_while_is_waited_for(
     assert (len(recording), len(other)) == (1, 20)
 
 
+def test_ctrl_c_at_any_moment_leaves_a_recording_that_works(path: Path, reports: Reports) -> None:
+    recording = RecordingModel(path, Parrot())
+    rng, interrupted = random.Random(0), 0  # noqa: S311
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0001, 0.004))
+                if i % 5 == 0:
+                    recording.close()
+                recording.complete([ask(f"{i}")])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                os.write(reports.number, f"{i}\n".encode())
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
+    reports.ask(recording, [f"{i}" for i in range(200)])
+    recording.close()
+    reports.check(path)
+
+
 def write_until_killed(path: Path, reports: Reports, name: str) -> Callable[[], None]:
     def work() -> None:
         recording = RecordingModel(path, Parrot())

@@ -73,7 +73,7 @@ FIRST_NOTE = f"{NOTE} WHERE about = '{{}}'"
 COLUMNS = {"counts": ("key", "tokens"), "models": ("id", "about")}
 AT_ONCE = 400
 """Keys in one SELECT; SQLite allows 999 variables at least."""
-PAGE = 1000
+PAGE = 250
 """Rows that are read at a time where all are read."""
 SMALLEST_PAGE = 2
 """The same before a damaged row, so that nothing else is lost with it."""

@@ -33,8 +33,8 @@ __all__ = [
     "turn_of",
 ]
 
-LONGEST = 1 << 26
-"""Bytes of a value or of an imported line, at most: 64 MiB."""
+LONGEST = 1 << 25
+"""Bytes of a line of an export, at most: 32 MiB."""
 MOST_TURNS = 10_000
 """How far `turn_of` looks for the turn of an answer that comes without."""
 NOT_SO = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -106,17 +106,16 @@ def turn_of(key: str, model: str, request: str) -> int:
     return next((turn for turn, digest in zip(turns, digests, strict=False) if digest == key), 0)
 
 
-def reply_text(reply: Reply) -> str:
-    """A reply as JSON, with plain numbers."""
+def reply_text(reply: Reply, request: Request) -> str:
+    """A reply as JSON, with plain numbers, and log-probabilities only if they were asked for."""
+    logprobs = reply.choice_logprobs if request.choices is not None else None
     return to_json(
         {
             "text": reply.text,
             "prompt_tokens": int(reply.prompt_tokens),
             "completion_tokens": int(reply.completion_tokens),
             "finish_reason": reply.finish_reason,
-            "choice_logprobs": None
-            if reply.choice_logprobs is None
-            else [float(x) for x in reply.choice_logprobs],
+            "choice_logprobs": None if logprobs is None else [float(x) for x in logprobs],
         }
     )
 
@@ -186,7 +185,7 @@ def imported(line: bytes) -> Answer:
     reply = to_json(read["reply"])
     if "checksum" in read and read["checksum"] != checksum(key, reply).hex():
         raise ValueError("its reply is damaged: the checksum is that of another one")
-    answer = Answer(key, reply_text(reply_of(reply, request)), model, turn, text)
+    answer = Answer(key, reply_text(reply_of(reply, request), request), model, turn, text)
     if wrong := answer.wrong():
         raise ValueError(wrong)
     return answer

@@ -63,6 +63,11 @@ def ask_unchecked(model: LanguageModel, requests: Sequence[Request]) -> list[Rep
         If the number of replies differs from the number of requests.
     """
     replies = model.complete(requests) if requests else []
+    given: object = replies
+    if not isinstance(given, list | tuple):
+        raise BrokenContract(
+            f"model {model.id!r} gave a {type(given).__name__} where a list of replies is due"
+        )
     if len(replies) != len(requests):
         raise BrokenContract(
             f"model {model.id!r} gave {len(replies)} replies to {len(requests)} requests; "

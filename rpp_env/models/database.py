@@ -35,8 +35,8 @@ PATIENCE = 60.0
 """Seconds to wait for other processes that write."""
 SLICE = 0.5
 """Seconds of waiting at a time: in between, Ctrl-C is heard and other threads have their turn."""
-LONGEST = 1 << 26
-"""Bytes of a value, at most: 64 MiB."""
+LONGEST = 1 << 23
+"""Bytes of a value, at most: 8 MiB."""
 LOGS = ("-wal", "-journal")
 """Ends of the names of files that belong to a file while it is written."""
 IN_THE_LOG = (
@@ -187,7 +187,9 @@ class Database:
         """The cursor of a connection that this process has opened."""
         for file in (self,) if self._connection is not None else list(_Process.files):
             file._refuse_inherited()  # noqa: SLF001 - of this class
-        if self._connection is not None and self._stamp != self._look():
+        if self._cursor is None:
+            self._disconnect()  # closing was interrupted
+        elif self._stamp != self._look():
             frozen = self._frozen
             self.close()
             if not frozen:
@@ -215,6 +217,7 @@ class Database:
         elif connection is not None:
             if cursor is not None:
                 cursor.close()  # first, or its statement keeps the file open
+            self._cursor = None
             connection.close()
         self._connection = self._cursor = None
 
@@ -257,16 +260,16 @@ class Database:
         self._connect("rwc")
 
     def _connect(self, mode: str) -> None:
-        self._connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}",
-            uri=True,
-            timeout=min(SLICE, PATIENCE),
-            isolation_level=None,
-            check_same_thread=False,
-        )
         self._process = os.getpid()
         self._frozen = "immutable" in mode
         try:
+            self._connection = sqlite3.connect(
+                f"{self.path.as_uri()}?mode={mode}",
+                uri=True,
+                timeout=min(SLICE, PATIENCE),
+                isolation_level=None,
+                check_same_thread=False,
+            )
             self._connection.text_factory = bytes  # whatever stands there
             self._cursor = cursor = self._connection.cursor()
             # What SQLite advises for files that others have made.
@@ -322,8 +325,8 @@ def transacted(
     cursor: sqlite3.Cursor, work: Callable[[sqlite3.Cursor], T], begin: str = "BEGIN IMMEDIATE"
 ) -> T:
     """Call `work` in one transaction, of which all is kept or nothing."""
-    cursor.execute(begin)
     try:
+        cursor.execute(begin)
         made = work(cursor)
         cursor.execute("COMMIT")
     except BaseException:

@@ -225,7 +225,7 @@ class RecordingModel:
         flaws = {i: flaw(requests[i], reply) for i, reply in replies.items()}
         self._write(
             [
-                rows[i]._replace(reply=reply_text(reply))
+                rows[i]._replace(reply=reply_text(reply, requests[i]))
                 for i, reply in replies.items()
                 if not flaws[i] and _lasts(reply)
             ]
@@ -309,9 +309,10 @@ class RecordingModel:
         if wanted is not None and wanted not in models:
             raise InvalidData(f"{self.path}: {unknown('model', wanted, models)}")
         if wanted is None and len(models) != 1:
+            names = ", ".join([*models[:10], *(["..."] if models[10:] else [])]) or "none"
             raise InvalidData(
-                f"{self.path} holds answers of {len(models)} models ({', '.join(models) or 'none'})"
-                ": give the model, or the id of the one that is meant"
+                f"{self.path} holds answers of {len(models)} models ({names}): give the model, or "
+                "the id of the one that is meant"
             )
         return wanted or models[0]
 
