@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import attack_data
 import attack_recordings
 from attack_count import Count
 
@@ -26,6 +27,10 @@ PARTS: dict[str, Callable[[Path], Count]] = {
     "opens": attack_recordings.opens,
     "recording-flips": attack_recordings.flips,
     "recording-truncations": attack_recordings.truncations,
+    "titles": attack_data.titles,
+    "data-folders": attack_data.data_folders,
+    "archives": attack_data.archives,
+    "terminal": attack_data.terminal,
 }
 """A part tries its inputs in a folder of its own, and returns what came of them."""
 
@@ -49,7 +54,8 @@ def main() -> None:
             flush=True,
         )
         failed += [f"{name}: {note}" for note in found.notes]
-    print("".join(f"\n{note}" for note in failed))
+    # What failed may hold anything: escapes, and 120,000 combining marks.
+    print("".join(f"\n{ascii(note)[1:400]}" for note in failed))
     raise SystemExit(bool(failed))
 
 

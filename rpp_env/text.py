@@ -143,8 +143,8 @@ def broken_up(word: str) -> str:
 def printable(text: object) -> str:
     r"""What a terminal may be given: as `text`, with all that could steer it written out.
 
-    Line breaks stay, a tab becomes blanks. Other control characters, bidirectional and zero-width
-    ones and unpaired surrogates are shown as Python writes them: ``\x1b``, ``\u202e``.
+    Line breaks stay, a tab becomes blanks. Other control characters, bidirectional ones, those that
+    show nothing and unpaired surrogates are shown as Python writes them: ``\x1b``, ``\u202e``.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def printable(text: object) -> str:
             shown.append(character)
         elif category == "Zs":
             shown.append(" ")
-        elif character.isprintable():
+        elif character.isprintable() and not unseen(character):
             if marks <= _MAX_MARKS:
                 shown.append(character)
         else:

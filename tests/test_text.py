@@ -205,3 +205,11 @@ def test_heaps_of_marks_take_no_time(function: object) -> None:
 
 def test_only_so_much_of_a_field_is_read() -> None:
     assert plain("x" * (MAX_RAW + 10)) == "x" * MAX_RAW
+
+
+@pytest.mark.parametrize("character", ODD)
+def test_a_terminal_is_shown_every_odd_character_by_its_number(character: str) -> None:
+    shown = printable(f"a{character}b")
+    assert character == "\n" or character not in shown.replace("\t", "") or character == "\t"
+    # A sequence that makes a picture or joins letters of a script stays.
+    assert printable("1\ufe0f\u20e3 \u2764\ufe0f") == "1\ufe0f\u20e3 \u2764\ufe0f"

@@ -6,6 +6,7 @@ options. Only the module that is asked for is imported.
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import io
@@ -31,7 +32,7 @@ COMMANDS = {
     "diagnose": "Measure what personal prompts can gain and how the agents interact.",
     "tabulate": "Ask the model for every answer once and save them in a table.",
     "serve": "Print or run the vLLM command for a model; check a server.",
-    "recording": "Check, copy, export or import a model's recorded answers.",
+    "recording": "Check, copy, export or import a recording of a language model's answers.",
     "data": "List the datasets found here, or download one.",
     "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
     "study": "Compare ways of choosing prompts by their model calls; resumable.",
@@ -50,6 +51,19 @@ examples:
 
 Every verb has its own help: rpp-env train --help
 """
+
+
+PLACES = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+"""Errors of the file system that are about the place that the user named, not about our code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `rpp-env ... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in PLACES:
+            raise
+        say("rpp-env:", f"{error.strerror}: {str(error.filename)[:200]}", error=True)
+        return 2
     return 0
 
 

@@ -513,3 +513,10 @@ def test_the_demo_ends_with_its_gain(rpp: Any, tmp_path: Path) -> None:
     assert re.fullmatch(rf"gain={number} \[{number}, {number}\]", last) or "no gain" in last
     for line in ("chance", "random prompt", "best fixed prompt", "MAPPO", "observable reference"):
         assert f"| {line} " in out
+
+
+def test_a_name_that_no_file_system_takes_ends_in_a_sentence(capsys) -> None:
+    assert main(["play", "x" * 5000]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert len(shown) < 1500
