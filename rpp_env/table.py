@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.arrays import read_arrays, write_arrays
-from rpp_env.data.folders import drop_unfinished, whole_file
+from rpp_env.data.folders import alone, drop_unfinished, whole_file
 from rpp_env.embeddings import Embeddings
 from rpp_env.errors import (
     InvalidData,
@@ -494,46 +494,50 @@ def tabulate(
     numbers = _numbers(env.rules, shown)
     tasks = env.tasks if rows is None else env.tasks.subset(rows)
     provenance = _provenance(env, tasks, numbers, samples)
-    if path is not None:
-        drop_unfinished(Path(path))
-        if Path(path).exists():
-            table = RewardTable.load(path)
-            if table.provenance != provenance:
-                raise TableMismatch(f"{path} holds other answers: choose another path or delete it")
-            # Of a call that was killed between the two.
-            shutil.rmtree(f"{path}.parts", ignore_errors=True)
-            return table
-    keys = _keys(tasks)
-    chunks = [range(s, min(s + _CHUNK, len(tasks))) for s in range(0, len(tasks), _CHUNK)]
     job = _Job(tasks, env.book, numbers, env.recommender, samples)
-    made: dict[int, dict[str, NDArray[Any]]] = {}
-    parts = None
-    if path is not None:
-        parts = _Parts(Path(f"{path}.parts"), provenance, keys, job)
+    if path is None:
+        answers = job.ask(None, processes, progress)
+        return _table(tasks, answers, job, provenance, env.embeddings)
+    path = Path(path)
+    if path.exists():
+        return _finished(path, provenance)
+    with alone(path, wait=True):
+        if path.exists():  # of the process that was waited for
+            return _finished(path, provenance)
+        drop_unfinished(path)
+        parts = _Parts(Path(f"{path}.parts"), provenance, _keys(tasks), job)
         parts.begin()
-        made = {i: kept for i, rows in enumerate(chunks) if (kept := parts.load(i, rows))}
-    done = sum(len(chunks[i]) for i in made)
-    if progress is not None:
-        progress(done, len(tasks))
-    for i, answers in _work(job, {i: c for i, c in enumerate(chunks) if i not in made}, processes):
-        if parts is not None:
-            parts.save(i, chunks[i], answers)
-        made[i] = answers
-        done += len(chunks[i])
-        if progress is not None:
-            progress(done, len(tasks))
-    table = RewardTable(
-        **{name: np.concatenate([made[i][name] for i in range(len(chunks))]) for name in _ANSWERS},
-        positions=tasks.position.astype(np.uint8),
-        keys=keys,
-        sizes=job.sizes,
-        provenance=provenance,
-        embeddings=env.embeddings,
-    )
-    if path is not None and parts is not None:
+        answers = job.ask(parts, processes, progress)
+        table = _table(tasks, answers, job, provenance, env.embeddings)
         table.save(path)
         parts.end()
     return table
+
+
+def _finished(path: Path, provenance: dict[str, Any]) -> RewardTable:
+    """The table that lies there already."""
+    table = RewardTable.load(path)
+    if table.provenance != provenance:
+        raise TableMismatch(f"{path} holds other answers: choose another path or delete it")
+    shutil.rmtree(f"{path}.parts", ignore_errors=True)  # of a call that was killed meanwhile
+    return table
+
+
+def _table(
+    tasks: TaskSet,
+    answers: Mapping[str, NDArray[Any]],
+    job: _Job,
+    provenance: dict[str, Any],
+    embeddings: Embeddings,
+) -> RewardTable:
+    return RewardTable(
+        **answers,
+        positions=tasks.position.astype(np.uint8),
+        keys=_keys(tasks),
+        sizes=job.sizes,
+        provenance=provenance,
+        embeddings=embeddings,
+    )
 
 
 @dataclass(frozen=True)
@@ -550,6 +554,33 @@ class _Job:
     def sizes(self) -> tuple[int, int, int, int]:
         roles, _, reasonings, outputs = self.book.sizes
         return len(self.shown), roles, reasonings, outputs
+
+    def ask(
+        self,
+        parts: _Parts | None,
+        processes: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """The arrays of all tasks; what `parts` holds is not asked again."""
+        total = len(self.tasks)
+        chunks = [range(s, min(s + _CHUNK, total)) for s in range(0, total, _CHUNK)]
+        made: dict[int, dict[str, NDArray[Any]]] = {}
+        if parts is not None:
+            made = {i: kept for i, rows in enumerate(chunks) if (kept := parts.load(i, rows))}
+        done = sum(len(chunks[i]) for i in made)
+        if progress is not None:
+            progress(done, total)
+        left = {i: rows for i, rows in enumerate(chunks) if i not in made}
+        for i, answers in _work(self, left, processes):
+            if parts is not None:
+                parts.save(i, chunks[i], answers)
+            made[i] = answers
+            done += len(chunks[i])
+            if progress is not None:
+                progress(done, total)
+        return {
+            name: np.concatenate([made[i][name] for i in range(len(chunks))]) for name in _ANSWERS
+        }
 
     def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The arrays of these tasks."""
@@ -807,7 +838,7 @@ class _Parts:
 
     def end(self) -> None:
         """Delete the folder, when the table has been written."""
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _warn(message: str) -> None:

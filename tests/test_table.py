@@ -178,7 +178,8 @@ def test_a_power_cut_loses_no_answer_that_was_reported(tmp_path: Path) -> None:
         assert len(rest.asked) <= (20 - said) * 56
         for name in ("orders", "named", "completion", "prompt", "trimmed", "positions", "keys"):
             assert (getattr(table, name) == getattr(whole, name)).all(), name
-        assert [path.name for path in left.iterdir()] == ["t.rpptable"]
+        names = {path.name for path in left.iterdir()}
+        assert names - {".t.rpptable.lock"} == {"t.rpptable"}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -214,6 +215,40 @@ if __name__ == "__main__":
     rest = Counting()
     tabulate(make(rest), tmp_path / "t.rpptable")
     assert rest.calls == 0
+
+
+def test_two_processes_make_one_table_between_them(tmp_path: Path) -> None:
+    """The second waits, and then asks nothing."""
+    path = tmp_path / "t.rpptable"
+    script = f"""
+import sys, time
+from test_table import Counting, make
+from rpp_env.table import tabulate
+
+class Slow(Counting):
+    def rank(self, prompts):
+        time.sleep(0.3)
+        return super().rank(prompts)
+
+Slow.__name__ = "Counting"  # which a table keeps
+slow = Slow()
+print(len(tabulate(make(slow, max_users=30), {str(path)!r})), slow.calls)
+"""
+    environment = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [child.communicate() for child in children]
+    assert sorted(out for out, _ in said) == ["30 0\n", "30 0\n", "30 4\n"]
+    assert sum("waiting for another process" in error for _, error in said) >= 1
+    assert [file.name for file in tmp_path.iterdir()] == ["t.rpptable"]
 
 
 def test_tables_of_train_validation_and_test_users_are_apart() -> None:

@@ -33,7 +33,7 @@ from torch import Tensor
 from rpp_agents.policy import Policy, read_tensors, write_tensors
 from rpp_agents.rollout import BatchedEnv
 from rpp_agents.ticking import ticking
-from rpp_env.data.folders import drop_unfinished, write_text, writing
+from rpp_env.data.folders import alone, drop_unfinished, write_text, writing
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
 
 if TYPE_CHECKING:
@@ -162,32 +162,37 @@ class Run:
     def __enter__(self) -> Self:
         self._rows: io.TextIOWrapper | None = None
         self._writer: Any = None
-        self._hook = threading.excepthook
-        if self.folder is not None:
-            for name in (CHECKPOINT, POLICY, PROGRESS, CONFIG):
-                drop_unfinished(self.folder / name)
-            write_text(
-                self.folder / CONFIG,
-                json.dumps(
-                    {"algorithm": self.name, **self._about["config"], "unit": self._unit}, indent=2
-                )
-                + "\n",
-            )
-            self._forget_later_rows(self.folder / PROGRESS)
-            with writing(self.folder):
-                if self._tensorboard:
-                    threading.excepthook = _without_traceback
-                    self._writer = _summary_writer(self.folder / "tensorboard", self.steps)
-                self._rows = (self.folder / PROGRESS).open("a", newline="", encoding="utf-8")
-        self._bar, self._task = _bar(self.name, self.iterations, self.iteration, self._progress)
-        self._bar.start()
         self._said = "begun"
-        self._ticking = ExitStack()
-        if self._progress:
-            self._ticking.enter_context(ticking(lambda: f"{self.name}: {self._said}"))
+        with ExitStack() as opened:
+            if self.folder is not None:
+                self._open(self.folder, opened)
+            self._bar, self._task = _bar(self.name, self.iterations, self.iteration, self._progress)
+            self._bar.start()
+            opened.callback(self._bar.stop)
+            if self._progress:
+                opened.enter_context(ticking(lambda: f"{self.name}: {self._said}"))
+            self._opened = opened.pop_all()
         self._began = time.perf_counter() - self.seconds
         self._last = self.seconds
         return self
+
+    def _open(self, folder: Path, opened: ExitStack) -> None:
+        """Make the folder ready, for this process alone."""
+        if not opened.enter_context(alone(folder / CHECKPOINT, wait=False)):
+            raise InvalidOption(
+                f"another process is training in {folder}: wait for it, or give another run_dir"
+            )
+        for name in (CHECKPOINT, POLICY, PROGRESS, CONFIG):
+            drop_unfinished(folder / name)
+        about = {"algorithm": self.name, **self._about["config"], "unit": self._unit}
+        write_text(folder / CONFIG, json.dumps(about, indent=2) + "\n")
+        self._forget_later_rows(folder / PROGRESS)
+        with writing(folder):
+            if self._tensorboard:
+                opened.callback(setattr, threading, "excepthook", threading.excepthook)
+                threading.excepthook = _without_traceback
+                self._writer = _summary_writer(folder / "tensorboard", self.steps)
+            self._rows = (folder / PROGRESS).open("a", newline="", encoding="utf-8")
 
     def __exit__(
         self,
@@ -195,18 +200,15 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
-        self._ticking.close()
-        try:
-            with writing(self.folder or Path()):
-                for opened in (self._rows, self._writer):
-                    if opened is not None:
-                        opened.close()
-        except WriteFailed:
-            if error is None:  # else it is the same once more: the disk is full
-                raise
-        finally:
-            threading.excepthook = self._hook
+        with self._opened:
+            try:
+                with writing(self.folder or Path()):
+                    for opened in (self._rows, self._writer):
+                        if opened is not None:
+                            opened.close()
+            except WriteFailed:
+                if error is None:  # else it is the same once more: the disk is full
+                    raise
         if isinstance(error, KeyboardInterrupt) and self.folder is not None:
             error.add_note(
                 f"resume=True with run_dir={str(self.folder)!r} goes on from the last checkpoint"

@@ -7,14 +7,26 @@ import glob
 import os
 import secrets
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from rpp_env.errors import RPPError, WriteFailed
+from rpp_env.errors import RPPError, RPPWarning, WriteFailed
 
-__all__ = ["cache_dir", "drop_unfinished", "make_folder", "whole_file", "write_text", "writing"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = [
+    "alone",
+    "cache_dir",
+    "drop_unfinished",
+    "make_folder",
+    "whole_file",
+    "write_text",
+    "writing",
+]
 
 _UNFINISHED = ".part"
 """How the names of files end that are still being written."""
@@ -93,6 +105,69 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteFailed(
             f"{path} cannot be written: {error.strerror or error}; what was there before is kept"
         ) from error
+
+
+@contextmanager
+def alone(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Be the only process that makes `path`, as far as the others use this function too.
+
+    A process that ends, however it ends, lets the next one in. Where the file system has no locks,
+    everybody is let in.
+
+    Parameters
+    ----------
+    path : Path
+    wait : bool
+        Wait for a process that has been let in before; a warning says so.
+
+    Yields
+    ------
+    bool
+        Whether this process has been let in; always if it waits.
+
+    Raises
+    ------
+    WriteFailed
+        If the system refuses.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with writing(path):
+        make_folder(path.parent)
+        held = _lock(lock, wait=False)
+        if held is None and wait:
+            message = f"waiting for another process, which makes {path}"
+            warnings.warn(message, RPPWarning, stacklevel=3)
+            held = _lock(lock, wait=True)
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            lock.unlink(missing_ok=True)
+            held.close()
+
+
+def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
+    """The lock's open file, once it is held; None if another process holds it."""
+    while True:
+        held = lock.open("ab")
+        if sys.platform == "win32":  # has no such locks
+            return held
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                held.close()
+                raise
+        except BaseException:
+            held.close()
+            raise
+        # Who held it before has deleted it meanwhile: then this is a lock of nothing.
+        if lock.exists() and lock.stat().st_ino == os.fstat(held.fileno()).st_ino:
+            return held
+        held.close()
 
 
 def drop_unfinished(path: Path) -> None:

@@ -599,3 +599,17 @@ def test_damaged_progress_is_a_sentence(tmp_path: Path, content: bytes) -> None:
         read_progress(tmp_path)
     except InvalidData as error:
         assert "progress.csv is damaged" in str(error)  # noqa: PT017 - or it can be read
+
+
+def test_two_runs_in_one_folder_are_refused(toys: SimpleNamespace, tmp_path: Path) -> None:
+    config = mappo.Config(total_steps=20, tensorboard=False)
+
+    def another(*_: Any) -> None:
+        mappo.train(toys.Contextual(4), config, run_dir=tmp_path, resume=True, progress=False)
+
+    with pytest.raises(InvalidOption, match="another process is training in"):
+        mappo.train(
+            toys.Contextual(4), config, run_dir=tmp_path, callbacks=[another], progress=False
+        )
+    another()
+    assert not list(tmp_path.glob(".*"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from power_cut import Disk
 
-from rpp_env.data.folders import drop_unfinished, whole_file
+from rpp_env.data.folders import alone, drop_unfinished, whole_file
 from rpp_env.errors import WriteFailed
 
 
@@ -87,3 +89,56 @@ def test_what_killed_writers_left_is_deleted_and_nothing_else(tmp_path: Path) ->
         (tmp_path / name).touch()
     drop_unfinished(tmp_path / "kept")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(other)
+
+
+TAKES_TURNS = """
+import sys, time
+from pathlib import Path
+from rpp_env.data.folders import alone, write_text
+
+path, count = Path(sys.argv[1]), 0
+for _ in range(int(sys.argv[2])):
+    with alone(path, wait=True):
+        number = int(path.read_text())
+        time.sleep(0.002)
+        path.write_text(str(number + 1))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_processes_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "counter"
+    path.write_text("0")
+    command = [sys.executable, "-W", "ignore", "-c", TAKES_TURNS, str(path), "25"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    children = [subprocess.Popen(command, env=environment) for _ in range(4)]
+    assert [child.wait() for child in children] == [0] * 4
+    assert path.read_text() == "100"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_who_does_not_wait_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with alone(path, wait=False) as first:
+        assert first
+        with alone(path, wait=False) as second:
+            assert not second
+    with alone(path, wait=False) as third:
+        assert third
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_a_killed_process_lets_the_next_one_in(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    script = (
+        "import os, signal\nfrom pathlib import Path\nfrom rpp_env.data.folders import alone\n"
+        f"with alone(Path({str(path)!r}), wait=False): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert list(tmp_path.iterdir())  # its lock's file, which nobody holds
+    with alone(path, wait=False) as mine:
+        assert mine
+    assert not list(tmp_path.iterdir())
