@@ -1,4 +1,4 @@
-"""Whoever forks, is killed or comes first: what was handed out is in the file."""
+"""Forks, kills, threads, simultaneous starts: every answer that was handed out is in the file."""
 
 from __future__ import annotations
 
@@ -120,11 +120,11 @@ pytestmark = [needs_fork, pytest.mark.filterwarnings("ignore:.*fork.*:Deprecatio
 def test_a_child_opens_the_file_for_itself(path: Path, reports: Reports, parent: str) -> None:
     recordings = [RecordingModel(path, Parrot())]
     reports.ask(recordings[0], ["before"])
-    told, tell = os.pipe()
+    wait, go = os.pipe()
 
     def work() -> None:
         assert open_files(path) == 0  # nothing is inherited
-        os.read(told, 1)
+        os.read(wait, 1)
         reports.ask(recordings[0], [f"child {i}" for i in range(20)])
         inner = forked(lambda: reports.ask(recordings[0], [f"inner {i}" for i in range(20)]))
         recordings[0].close()
@@ -139,7 +139,7 @@ def test_a_child_opens_the_file_for_itself(path: Path, reports: Reports, parent:
         gc.collect()
     else:
         reports.ask(recordings[0], [f"parent {i}" for i in range(20)])
-    os.write(tell, b"x")
+    os.write(go, b"x")
     assert ended_well(*children)
     if recordings:
         assert open_files(path) == (3 if parent == "goes on" else 0)
@@ -374,7 +374,7 @@ def test_six_processes_make_one_file(tmp_path: Path) -> None:
 def test_a_file_that_is_held_for_a_while_is_waited_for(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer than SQLite waits at a time; and nobody else in the process waits for it."""
+    """Longer than SQLite waits at a time; and no other recording of the process waits for it."""
     monkeypatch.setattr("rpp_env.models.database.SLICE", 0.05)
     recording = RecordingModel(path, Parrot())
     other = RecordingModel(tmp_path / "other.sqlite", Parrot())

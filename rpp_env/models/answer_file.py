@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 from rpp_env.data.folders import make_folder, whole_file, writing
 from rpp_env.errors import InvalidData, InvalidOption, RecordingFailed
 from rpp_env.models.answers import (
-    NOT_SO,
+    MALFORMED,
     Answer,
     checksum,
     explained,
@@ -106,7 +106,7 @@ class AnswerFile(Database):
         return self._do(lambda _: self._layout == LAYOUT)
 
     def replies(self, keys: Iterable[str]) -> dict[str, str]:
-        """The replies that the file has of these keys, as JSON."""
+        """Replies as JSON by key, of those keys that the file has."""
         wanted = list(dict.fromkeys(keys))
 
         def read(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
@@ -124,14 +124,14 @@ class AnswerFile(Database):
         }
 
     def tokens(self, key: str) -> int | None:
-        """The number of tokens that was counted for this key; None where there is none."""
+        """Number of tokens that was counted for this key, or None."""
         found = self._value("counts", key)
         if found is not None and not found.isdecimal():
-            raise self._damaged(f"holds a token count that is none ({key})")
+            raise self._damaged(f"holds an invalid token count ({key})")
         return None if found is None else int(found)
 
     def about(self, model: str) -> dict[str, Any] | None:
-        """What replaying needs to know of a model; None where the file does not know it."""
+        """What replaying needs to know about a model, or None."""
         found = self._value("models", model)
         if found is None:
             return None
@@ -140,14 +140,14 @@ class AnswerFile(Database):
             length, counts = read.get("context_length", 1), read.get("counts_tokens", False)
             right = type(length) is int and length > 0 and isinstance(counts, bool)
             right &= all(isinstance(name, str) for name in read.get("capabilities", []))
-        except NOT_SO:
+        except MALFORMED:
             right = False
         if not right:
-            raise self._damaged(f"holds a note on model {model!r} that is none")
+            raise self._damaged(f"holds an invalid note on model {model!r}")
         return dict(read)
 
     def models(self) -> list[str]:
-        """Ids of the models that the file has answers of, sorted."""
+        """Ids of the models whose answers the file holds, sorted."""
 
         def read(cursor: sqlite3.Cursor) -> list[tuple[Any]]:
             query = "SELECT id FROM models ORDER BY 1"
@@ -158,7 +158,7 @@ class AnswerFile(Database):
         return [self._text(row[0]) for row in self._do(read)]
 
     def count(self, model: str) -> int:
-        """How many answers of a model there are."""
+        """Number of answers of a model."""
         query = "SELECT count(*) FROM answers WHERE model = ?"
         return int(self._do(lambda cursor: cursor.execute(query, (model,)).fetchone())[0])
 
@@ -170,12 +170,13 @@ class AnswerFile(Database):
             yield found
 
     def problems(self, *, thorough: bool = True) -> Iterator[str]:
-        """What is damaged, a sentence each: SQLite's own check, every checksum and every key.
+        """Check the structure, every checksum and every key; a sentence for each problem.
 
         Parameters
         ----------
         thorough : bool
-            Also whether each reply answers its request: for files that somebody else has made.
+            Check as well that each reply is a valid answer to its request, as a file of a stranger
+            may hold others.
         """
         try:
             check = self._do(lambda cursor: cursor.execute("PRAGMA quick_check(20)").fetchall())
@@ -184,17 +185,16 @@ class AnswerFile(Database):
                 if isinstance(found, str):
                     yield found
                 elif thorough and (wrong := found.wrong()):
-                    yield f"holds an answer that is none ({found.key}): {wrong}"
+                    yield f"holds an invalid answer ({found.key}): {wrong}"
             for table in ("counts", "models"):
                 yield from (row for row in self._pairs(table) if isinstance(row, str))
         except Damaged as error:
             yield error.what
 
     def verify(self) -> None:
-        """Read the whole file, once, before something is asked for that it does not have.
+        """Check the whole file once, before the first request that it has no answer to.
 
-        An answer that is there and cannot be found, because its key is damaged, would be paid for
-        again.
+        An answer whose key is damaged cannot be found, and would be paid for again.
 
         Raises
         ------
@@ -217,7 +217,7 @@ class AnswerFile(Database):
         *,
         replace: bool = False,
     ) -> int:
-        """Write all of this or nothing; how many answers are new. What is there already stays.
+        """Write all of this or nothing; return how many answers are new. Others stay as they are.
 
         Parameters
         ----------
@@ -241,20 +241,20 @@ class AnswerFile(Database):
         return self._do(write, write=True)
 
     def import_lines(self, path: str | Path, model: str | None = None) -> int:
-        """Add the answers of an export; how many are new. What is there already stays.
+        """Add the answers of an export; return how many are new. Others stay as they are.
 
         Parameters
         ----------
         path : path
             JSON lines.
         model : str, optional
-            Id of the model whose answers they must be; that of the first line by default.
+            Id of the model that all lines must belong to; by default that of the first line.
 
         Raises
         ------
         InvalidData
-            With the line, if one is no recorded answer, is damaged, is another model's, or
-            contradicts a line before it; then nothing is added.
+            With the line, if one is no recorded answer, is damaged, belongs to another model, or
+            contradicts a line before it. Then nothing is added.
         """
 
         def write(cursor: sqlite3.Cursor) -> int:
@@ -269,7 +269,7 @@ class AnswerFile(Database):
                     reply = checksum(answer.key, answer.reply)
                     if replies.setdefault(answer.key, reply) != reply:
                         raise ValueError("a line before it answers the same request differently")
-                except NOT_SO as error:
+                except MALFORMED as error:
                     raise InvalidData(
                         f"{path}, line {number} is no recorded answer: {explained(error)}"
                     ) from None
@@ -282,21 +282,22 @@ class AnswerFile(Database):
         return self._do(write, write=True)
 
     def copy(self, path: str | Path, *, skip_damaged: bool = False) -> tuple[int, int]:
-        """Copy everything into a new file, while others may go on writing this one.
+        """Copy everything into a new file, even while others write to this one.
 
-        What is still in the log (``-wal``) is taken along, and answers of layout 1 get checksums.
+        Answers that are still in the log (``-wal``) are copied too, and answers of layout 1 get
+        checksums.
 
         Parameters
         ----------
         path : path
             Must not exist.
         skip_damaged : bool
-            Copy what is whole; otherwise damage is an error.
+            Copy the answers that are whole; otherwise damage is an error.
 
         Returns
         -------
         (int, int)
-            How many answers were copied, and how many damaged rows were left out.
+            Numbers of answers that were copied, and of damaged rows that were skipped.
         """
         target = Path(path).absolute()
         if target.exists():
@@ -343,7 +344,7 @@ class AnswerFile(Database):
                     raise self._damaged(row)
 
         checked = (
-            f"holds an answer that is none ({found.key}): {wrong}"
+            f"holds an invalid answer ({found.key}): {wrong}"
             if isinstance(found, Answer) and (wrong := found.wrong())
             else found
             for found in self._answers()
@@ -431,7 +432,7 @@ class AnswerFile(Database):
             except Damaged as error:
                 yield error.what
                 continue
-            except NOT_SO:
+            except MALFORMED:
                 right = False
             if right:
                 yield Answer(key, reply, model, turn, request)
@@ -444,7 +445,7 @@ class AnswerFile(Database):
     def _rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
         """All rows of a table with their checksums; a sentence where a part cannot be read.
 
-        Behind such a part the rest is read from the other end.
+        After such a part, the rest is read from the other end.
         """
         last = None
         try:
@@ -501,7 +502,7 @@ class AnswerFile(Database):
         try:
             return str(value, "utf-8")
         except (TypeError, UnicodeDecodeError):
-            raise self._damaged(f"holds a text that is none ({_shown(value)})") from None
+            raise self._damaged(f"holds an invalid text ({_shown(value)})") from None
 
     # Layouts
 

@@ -1,7 +1,6 @@
-"""One recorded answer: what it depends on, its key, its checksum, and how it is read again.
+"""One recorded answer: its request, its key, its checksum, and how both are read from JSON.
 
-What is read may have been made by somebody else: each function says what is wrong with a row or a
-line that is no answer, and believes nothing.
+Files of strangers are read here too, so every row and every line is checked in full.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ __all__ = [
 
 LONGEST = 1 << 25
 """Bytes of a line of an export, at most: 32 MiB."""
-MOST_TURNS = 10_000
-"""How far `turn_of` looks for the turn of an answer that comes without."""
-NOT_SO = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading JSON of another shape raises."""
+MOST_TURNS = 4096
+"""Turns that `turn_of` tries for an answer that was stored without its turn."""
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Errors that reading JSON of another shape raises."""
 
 
 class Answer(NamedTuple):
@@ -59,7 +58,7 @@ class Answer(NamedTuple):
             if (self.turn > 0) != sampled(request):
                 return "turns are counted from 1 where replies are sampled, and are 0 elsewhere"
             reply_of(self.reply, request)
-        except NOT_SO as error:
+        except MALFORMED as error:
             return explained(error)
         return ""
 
@@ -99,7 +98,7 @@ def turn_of(key: str, model: str, request: str) -> int:
     Layout 1 and the exports of its time did not keep it.
     """
     plain = key_of(model, request)
-    if key == plain:
+    if key == plain or '"seed":null' not in request or '"temperature":0.0' in request:
         return 0
     turns = range(1, MOST_TURNS + 1)
     digests = (hashlib.sha256(f"{plain}/{turn}".encode()).hexdigest() for turn in turns)
@@ -139,14 +138,14 @@ def reply_of(text: str, request: Request) -> Reply:
 
 
 def explained(error: Exception) -> str:
-    """Say what was wrong with JSON that raised one of `NOT_SO`."""
+    """Say what was wrong with JSON, from the error (one of `MALFORMED`) that reading it raised."""
     if isinstance(error, ValueError):
         return str(error)
     return f"a field is missing, or of another type ({type(error).__name__}: {error})"
 
 
 def _request_of(read: Any) -> Request:
-    """The request in parsed JSON; one of `NOT_SO` where there is none."""
+    """Read a request from parsed JSON; raises one of `MALFORMED`."""
     if set(read) != {"choices", "generation", "grammar", "messages"}:
         raise ValueError(f"these are not the fields of a request: {', '.join(map(str, read))}")
     texts = [text for message in read["messages"] for pair in message.items() for text in pair]
@@ -164,7 +163,7 @@ def _request_of(read: Any) -> Request:
 
 
 def imported(line: bytes) -> Answer:
-    """The answer in a line of an export; one of `NOT_SO` where there is none."""
+    """Read the answer in a line of an export; raises one of `MALFORMED`."""
     read = json.loads(line.decode())
     must, may = {"key", "model", "request", "reply"}, {"turn", "checksum"}
     fields = set(read) if isinstance(read, dict) else set()

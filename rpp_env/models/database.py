@@ -8,8 +8,9 @@ loses nothing that was committed. `Database` adds what SQLite leaves to its call
   connections are closed just before a fork, and each process opens its own when it needs one.
 - **Threads** take turns.
 - **Patience.** What another process is doing with the file is waited for, opening included.
-- **Read-only places.** A file that nobody here can write is read without locks.
-- **Files from others** are opened as SQLite advises for them, and what stands there is bytes.
+- **Read-only places.** A file that cannot be written is read without locks.
+- **Files of strangers** are opened with the settings that SQLite recommends for them, and texts are
+  read as bytes.
 """
 
 from __future__ import annotations
@@ -58,18 +59,18 @@ class _Process:
     """What all files of this process share."""
 
     lock = threading.RLock()
-    """Held by whoever uses a connection, and around a fork."""
+    """Held while a connection is used, and during a fork."""
     files: ClassVar[weakref.WeakSet[Database]] = weakref.WeakSet()
     forks = 0
-    """How often it has forked, for those who were in the middle of something."""
+    """Number of forks, by which an interrupted operation notices that there was one."""
 
 
 def _before_fork() -> None:
     _Process.lock.acquire()
     _Process.forks += 1
     for file in list(_Process.files):
-        # A connection that is in use at this moment (SQLite's own code has called whoever forks)
-        # cannot be closed. It stays the parent's, and the child will refuse to use it.
+        # A connection cannot be closed while SQLite's own code is running on it (and has called
+        # the code that forks). It stays with the parent, and the child will refuse to use it.
         with suppress(sqlite3.Error):
             file._disconnect()  # noqa: SLF001 - of this module
 
@@ -87,7 +88,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _leak(connection: sqlite3.Connection) -> None:
-    """Never close it, not even at the end: it belongs to the process that this one came from."""
+    """Never close this connection, not even at exit: it belongs to the parent process."""
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
@@ -101,10 +102,10 @@ class Database:
     Parameters
     ----------
     path : path
-        Made where there is none, if `write` is true.
+        Created if `write` is true and it does not exist.
     write : bool
-        Whether it will be written. Otherwise nothing is, and a file in a folder that cannot be
-        written is read as well.
+        Whether the file will be written. Otherwise nothing is written, and a file in a read-only
+        folder can be read too.
 
     Raises
     ------
@@ -135,7 +136,7 @@ class Database:
         self._logs = True
         """Whether the file system is good for write-ahead logs, as far as is known."""
         self._frozen = False
-        """Whether the file is read without locks, for nobody here can write it."""
+        """Whether the file is read without locks because it cannot be written."""
         self._stamp: tuple[int, ...] | None = None
         _Process.files.add(self)
 
@@ -150,11 +151,11 @@ class Database:
             self._disconnect()
 
     def _check(self, cursor: sqlite3.Cursor) -> bool:
-        """Refuse a file that is none of this kind, and say whether it is new and empty."""
+        """Refuse a file of another kind; return whether the file is new and empty."""
         raise NotImplementedError
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
-        """Make the file what it has to be, and see whether it can be written."""
+        """Create or migrate the tables; raise if the file cannot be written."""
         raise NotImplementedError
 
     def _damaged(self, what: str) -> Damaged:
@@ -344,7 +345,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _size(path: str) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Size of a file in bytes; 0 if it does not exist."""
     try:
         return os.stat(path).st_size  # noqa: PTH116
     except OSError:
@@ -352,6 +353,6 @@ def _size(path: str) -> int:
 
 
 def _writable(path: Path) -> bool:
-    """Whether a file and its folder may be written by whoever this process acts as."""
+    """Whether this process may write a file and its folder."""
     options: Any = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
     return all(os.access(place, os.W_OK, **options) for place in (path, path.parent))

@@ -1,18 +1,17 @@
-"""Answers kept on disk: asked once, replayed for ever.
+"""Record a language model's answers in a file, and replay them.
 
-`RecordingModel` stands in front of a language model. What was answered before is read from a file,
-and only what is missing is asked; without a model it only replays. `rpp_env.models.answer_file`
-describes the file, which several processes and threads may use at once, and what it does about
-forks, kills and damage: whoever is killed at any moment has lost no answer that was handed out.
+`RecordingModel` wraps a language model. Answers that the file holds are read from it, and only the
+missing ones are asked for; without a model it only replays. `rpp_env.models.answer_file` describes
+the file. Several processes and threads may use it at once, across forks, and a process that is
+killed at any moment loses no answer that it has handed out.
 
-An answer is found by the digest of everything that it depends on: the model's id, how it was to be
-sampled, the messages, and the choices or the grammar. Where replies are sampled (a temperature, no
-seed) equal requests of one call are answered differently: the first, second, third ... of them have
+An answer is found by the digest of everything that it depends on: the model's id, the sampling
+settings, the messages, and the choices or the grammar. Where replies are sampled (a temperature, no
+seed), equal requests of one call get different answers: the first, second, third ... of them have
 recordings of their own, and the next call replays them in that order.
 
-Only answers are kept. A reply of the wrong type, without the log-probabilities that were asked for
-or with impossible ones is an error (`rpp_env.models.asking.flaw`), and is asked for again the next
-time.
+Only answers are kept. A reply of the wrong type, or with missing or impossible log-probabilities,
+is an error (`rpp_env.models.asking.flaw`), and its request is asked again the next time.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from rpp_env.errors import (
 )
 from rpp_env.models.answer_file import REMEDY, AnswerFile
 from rpp_env.models.answers import (
-    NOT_SO,
+    MALFORMED,
     Answer,
     checksum,
     explained,
@@ -59,38 +58,39 @@ UNKNOWN = {
     "counts_tokens": False,
     "capabilities": ["choices", "grammar"],
 }
-"""What is taken for granted of a model of which the file holds answers alone: imported ones."""
+"""Defaults for a model whose answers were imported: exports hold nothing else."""
 
 
 class RecordingModel:
     """A language model whose answers are kept in a file.
 
-    It may be used by several threads, pickled, copied and carried across forks: each process opens
+    Threads may share it, and it may be pickled, copied and carried across forks: each process opens
     the file for itself.
 
     Parameters
     ----------
     path : path
-        The recording; made where there is none.
+        The recording; created if `model` is given and the file does not exist.
     model : LanguageModel, optional
-        Who answers what is missing; without one, what is missing raises `MissingRecording`.
+        Model that is asked for missing answers. Without one, a missing answer raises
+        `MissingRecording`.
     id : str, optional
-        Of the model that was recorded, where `model` is not given. A recording of a single model
-        needs none.
+        Id of the recorded model, if `model` is not given; needed only where the file holds answers
+        of several models.
     chunk : int
-        Answers that are asked for and written together. What a killed process had asked for and
-        not written is at most as much.
+        Number of answers that are asked for and written together. A killed process loses at most
+        the answers of one chunk, none of which it has handed out.
 
     Raises
     ------
     InvalidData
-        If the file is no recording, of a newer version, or damaged; or if it holds several models
-        (or none) and neither `model` nor `id` says which one is meant.
+        If the file is no recording, is of a newer version, or is damaged; if it holds answers of
+        several models (or none) and neither `model` nor `id` is given; or if it holds none of `id`.
     InvalidOption
         If `chunk` is below 1.
     RecordingFailed
-        If the file cannot be written: a full disk, missing rights, or another process that holds it
-        for longer than a minute. Whatever was written before is kept.
+        If the file cannot be written: a full disk, no permission, or another process that holds it
+        for longer than a minute. What was written before is kept.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class RecordingModel:
         self.model = model
         self.chunk = chunk
         self.asked = 0
-        """Requests that went to the model."""
+        """Number of requests that went to the model."""
         self.replayed = 0
-        """Requests that did not."""
+        """Number of requests that were answered from the file."""
         if model is None and not self.path.is_file():
             raise InvalidData(f"there is no recording {self.path}, and no model to make one of")
         self._file = AnswerFile(self.path, write=model is not None)
@@ -126,7 +126,7 @@ class RecordingModel:
         """Whether the file knows what replaying needs."""
         self.context_length: int = self._about["context_length"]
         self._counts: dict[str, int] = {}
-        """Token counts that are not written yet: a lost one costs nothing but counting again."""
+        """Token counts that are not written yet; a lost one is counted again."""
         self._begin()
 
     def _begin(self) -> None:
@@ -144,7 +144,7 @@ class RecordingModel:
     @property
     def capabilities(self) -> frozenset[str]:
         """The model's, or those that it had when it was recorded and ``"deterministic"``."""
-        # Not before somebody wants to know: a server says it by answering.
+        # Read only when needed: a server has to answer questions for it.
         if self.model is not None:
             return frozenset(self.model.capabilities)
         return frozenset(self._about["capabilities"]) | {"deterministic"}
@@ -159,10 +159,10 @@ class RecordingModel:
         MissingRecording
             If an answer is missing and there is no model to ask.
         InvalidData
-            If an answer is damaged; or if one is missing and any part of the file is damaged, for
-            then it may be there.
+            If an answer is damaged, or if one is missing and any part of the file is damaged: it
+            may be there.
         BrokenContract
-            If the model gives a reply that is no answer. The others are kept.
+            If the model gives a reply that is no answer. The other replies are kept.
         """
         turns: Counter[str] = Counter()
         wanted: dict[str, tuple[Request, str, int]] = {}
@@ -177,7 +177,7 @@ class RecordingModel:
             wanted[key] = (request, text, turn)
             keys.append(key)
         known = self._read({key: request for key, (request, _, _) in wanted.items()})
-        # One who replays does not write.
+        # In replay mode (no model) nothing is written.
         if self._counts and self.model is not None:
             self._write([])
         missing = {key: asked for key, asked in wanted.items() if key not in known}
@@ -219,7 +219,7 @@ class RecordingModel:
     def _keep(
         self, rows: Sequence[Answer], requests: Sequence[Request], replies: dict[int, Any]
     ) -> list[str]:
-        """Write what answers its request; what is wrong with the others."""
+        """Write the replies that answer their request; say what is wrong with the others."""
         with self._file.lock:
             self.asked += len(replies)
         flaws = {i: flaw(requests[i], reply) for i, reply in replies.items()}
@@ -237,10 +237,9 @@ class RecordingModel:
         for key, text in self._file.replies(wanted).items():
             try:
                 found[key] = reply_of(text, wanted[key])
-            except NOT_SO as error:
+            except MALFORMED as error:
                 raise InvalidData(
-                    f"{self.path} holds an answer that is none ({key}): {explained(error)}. "
-                    f"{REMEDY}"
+                    f"{self.path} holds an invalid answer ({key}): {explained(error)}. {REMEDY}"
                 ) from error
         return found
 
@@ -254,7 +253,7 @@ class RecordingModel:
             raise
 
     def _count_tokens(self, text: str) -> int:
-        """Tokens of a text, counted once and kept: replaying must cut prompts at the same place.
+        """Number of tokens of a text, kept because replaying must shorten prompts equally.
 
         Raises
         ------
@@ -295,7 +294,7 @@ class RecordingModel:
         return UNKNOWN | (self._file.about(self.id) or {})
 
     def _remember(self) -> None:
-        """Keep the capabilities, too; once, and behind answers, for the model may be asked."""
+        """Keep the capabilities too: once, and after answers, because the model may be asked."""
         if self._noted:
             return
         self._noted = True
@@ -334,9 +333,9 @@ class RecordingModel:
     # To and from other files
 
     def export(self, path: str | Path) -> int:
-        """Write this model's answers as JSON lines, in the order of their keys; how many.
+        """Write this model's answers as JSON lines, in the order of their keys; return how many.
 
-        The file is written whole or not at all. Each line has the answer's checksum.
+        The file is written whole or not at all. Each line carries the answer's checksum.
         """
         count = 0
         with whole_file(Path(path)) as file:
@@ -353,20 +352,20 @@ class RecordingModel:
         return count
 
     def import_lines(self, path: str | Path) -> int:
-        """Take in what `export` wrote; how many answers are new. What is there already stays.
+        """Add the answers that `export` wrote; return how many are new. Others stay as they are.
 
         Raises
         ------
         InvalidData
             With the line, if one is no recorded answer of this model, is damaged, or contradicts
-            another one; then nothing is taken in.
+            another one. Then nothing is added.
         """
         return AnswerFile(self.path, write=True).import_lines(path, self.id)
 
     def copy(self, path: str | Path, *, skip_damaged: bool = False) -> tuple[int, int]:
-        """Copy the whole recording into a new file, also while others write it.
+        """Copy the whole recording into a new file, even while others write to it.
 
-        See `AnswerFile.copy`.
+        Parameters, result and errors are those of `AnswerFile.copy`.
         """
         return AnswerFile(self.path, write=False).copy(path, skip_damaged=skip_damaged)
 
