@@ -23,6 +23,7 @@ __all__ = [
     "Fixed",
     "Policy",
     "Random",
+    "check_budget",
     "fixed_prompts",
     "halving",
     "load_baseline",
@@ -262,6 +263,28 @@ def fixed_prompts(rules: Rules, sizes: Sequence[int]) -> list[Fixed]:
     ]
 
 
+def check_budget(env: Batch, budget: int) -> None:
+    """Refuse a budget with which `search_fixed` could not try every prompt once.
+
+    For commands that train first: they would find out in the end.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    rules, table = getattr(env, "rules", None), getattr(env, "table", None)
+    if rules is not None and table is None:
+        _check_budget(budget, len(fixed_prompts(rules, env.book.sizes)))  # type: ignore[attr-defined]
+
+
+def _check_budget(budget: int, candidates: int) -> None:
+    if budget < candidates:
+        raise InvalidOption(
+            f"budget={budget} episodes cannot try {candidates} candidates once each: give "
+            f"{candidates} or more"
+        )
+
+
 def search_fixed(
     env: Batch,
     *,
@@ -315,10 +338,7 @@ def search_fixed(
         means = _planned_means(table.rewards().mean(axis=0, dtype=np.float64), rules, plans)
         best = int(means.argmax())
         return candidates[best], float(means[best])
-    if budget < len(plans):
-        raise InvalidOption(
-            f"budget={budget} episodes cannot try {len(plans)} candidates once each"
-        )
+    _check_budget(budget, len(plans))
     tasks = getattr(env, "tasks", None)
     order = None if tasks is None else np.random.default_rng(seed).permutation(len(tasks))
     env.reset(seed=seed)

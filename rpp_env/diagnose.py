@@ -33,6 +33,7 @@ from rpp_env.interrupts import heed_interrupts
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.markdown import code, table, words
 from rpp_env.metrics import chance_ndcg
+from rpp_env.options import check_seed
 from rpp_env.patterns import AGENTS
 from rpp_env.rules import Rules
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Diagnosis",
     "Reference",
+    "check_reference_users",
     "diagnose",
     "episode_scores",
     "fit_reference",
@@ -142,6 +144,24 @@ class Reference:
         return actions, np.concatenate([memory[:, :4], memory[:, 4:] + 1], axis=1)
 
 
+FEWEST_USERS = 11
+"""Train users of a reference: a tenth of them is held out while the networks are fitted."""
+
+
+def check_reference_users(users: int) -> None:
+    """Refuse too few train users for `fit_reference`; before they are tabulated.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    if users < FEWEST_USERS:
+        raise InvalidOption(
+            f"a reference is fitted on {FEWEST_USERS} train users at least, not {users}: tabulate "
+            "more"
+        )
+
+
 @heed_interrupts()
 def fit_reference(
     env: RPPEnv,
@@ -178,10 +198,8 @@ def fit_reference(
     InvalidOption
         For fewer than 11 users, of whom a tenth is held out while the networks are fitted.
     """
-    if len(env.tasks) < 11:
-        raise InvalidOption(
-            f"a reference is fitted on 11 train users at least, not {len(env.tasks)}: tabulate more"
-        )
+    check_seed(seed)
+    check_reference_users(len(env.tasks))
     try:
         from sklearn.decomposition import PCA
         from sklearn.neural_network import MLPRegressor
@@ -202,7 +220,9 @@ def fit_reference(
         )
     seen = _first_observations(env)[:, 0]
     scale = StandardScaler().fit(seen)
-    principal = PCA(min(components, len(table) - 1, table.shape[1]), random_state=seed).fit(table)
+    principal = PCA(
+        min(components, len(table) - 1, table.shape[1]), random_state=seed % (1 << 32)
+    ).fit(table)
     wanted = principal.transform(table)
     unit = wanted.std()
     networks = []
@@ -216,7 +236,7 @@ def fit_reference(
             early_stopping=True,
             n_iter_no_change=15,
             max_iter=1000,
-            random_state=seed + member,
+            random_state=(seed + member) % (1 << 32),
         )
         with heed_interrupts():  # it would stop here with what it has, and the next one begin
             networks.append(network.fit(scale.transform(seen), wanted / unit))
@@ -322,6 +342,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
     InvalidOption
         Where an environment has no table, or a user is in both.
     """
+    check_seed(seed)
     shared = set(train.tasks.users.tolist()) & set(scored.tasks.users.tolist())
     if train.tasks.dataset is scored.tasks.dataset and shared:
         raise InvalidOption(f"{len(shared)} users are in both environments; take disjoint splits")

@@ -44,6 +44,7 @@ from rpp_env.interrupts import heed_interrupts
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.markdown import code, table
 from rpp_env.metrics import hit, mrr, ndcg
+from rpp_env.options import check_seed
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -265,6 +266,7 @@ def evaluate(
         For baselines that are unknown, for ``"fixed"`` without `train_env`, and for a `train_env`
         that shares users with `env` or has other rules or sentences.
     """
+    check_seed(seed)
     _check_users(env, "env")
     chosen = _baselines(baselines, name)
     if train_env is not None:

@@ -21,6 +21,7 @@ from rpp_env.errors import InvalidData, InvalidOption
 __all__ = [
     "check_fields",
     "check_numbers",
+    "check_seed",
     "check_values",
     "made",
     "nearest",
@@ -178,6 +179,17 @@ def check_numbers(
             raise InvalidOption(
                 f"{name} must {f'be above {lowest}' if above else allowed}, not {value}"
             )
+
+
+def check_seed(seed: object, name: str = "seed") -> None:
+    """Refuse what is no whole number of 0 or more.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    if not _fits(seed, int) or seed < 0:  # type: ignore[operator]
+        raise InvalidOption(f"{name} must be a whole number of 0 or more, not {seed!r}")
 
 
 def _hints(kind: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ Every verb has its own help: rpp-env train --help
 PLACES = (
     errno.EACCES,
     errno.EDQUOT,
+    errno.EIO,
+    errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOSPC,
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parse(given)()
         sys.stdout.flush()
     except RPPError as error:
-        say("rpp-env:", " ".join(str(error).split()), error=True)
+        say("rpp-env:", _one_line(str(error)), error=True)
         return 2
     except KeyboardInterrupt as interrupt:
         say("\nrpp-env:", str(interrupt) or "stopped", error=True)
@@ -93,9 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in PLACES:
             raise
-        say("rpp-env:", f"{error.strerror}: {str(error.filename)[:200]}", error=True)
+        about = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        reason = _one_line(f"{about}{error.strerror or error}")
+        say(f"rpp-env: {reason}; give a file or folder that can be used", error=True)
         return 2
     return 0
+
+
+def _one_line(text: str) -> str:
+    """A message on one line, in which a path that no system takes is cut in its middle."""
+    return re.sub(
+        r"\S{300,}", lambda path: f"{path[0][:100]}...{path[0][-50:]}", " ".join(text.split())
+    )
 
 
 def _warn(

@@ -55,13 +55,17 @@ def read_toml(
     if path.suffix != ".toml":
         path = presets / f"{which}.toml"
     if not path.is_file():
+        if path.suffix == Path(which).suffix:
+            raise InvalidOption(f"there is no file {which}")
         shipped = sorted(file.stem for file in presets.glob("*.toml"))
         raise InvalidOption(
             f"{unknown(what, str(which), shipped)}. A file of your own ends in .toml"
         )
     try:
         told = tomllib.loads(read_small(path).decode())
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InvalidOption(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise InvalidOption(f"{path} is not TOML: {error}") from error
     if path.parent != presets:
         confirm(str(path), _places(told), trust, f"name the {what}'s own file without them")

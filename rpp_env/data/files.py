@@ -96,6 +96,8 @@ def find_dataset(name: str | Path, root: str | Path | None = None) -> Path:
             "to the folder that holds it, pass its path, or (ml-1m, ml-latest-small) run "
             f"`rpp-env data get {str(name).lower()}`"
         )
+    if Path(name).is_file():
+        raise UnknownDataset(f"{name} is a file, and a dataset is a folder of atomic files")
     names = [*MADE, *KNOWN, *entry_points("dataset")]
     raise UnknownDataset(f"{unknown('dataset', str(name), names)}. No folder has that path, either")
 

@@ -21,6 +21,7 @@ if sys.platform != "win32":
 __all__ = [
     "alone",
     "cache_dir",
+    "check_place",
     "drop_unfinished",
     "make_folder",
     "whole_file",
@@ -168,6 +169,21 @@ def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
         if lock.exists() and lock.stat().st_ino == os.fstat(held.fileno()).st_ino:
             return held
         held.close()
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be written; before the work whose result goes there.
+
+    Raises
+    ------
+    WriteFailed
+    """
+    with writing(path):
+        make_folder(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def drop_unfinished(path: Path) -> None:

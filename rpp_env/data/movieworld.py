@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.filmtitles import GENRES, film_title
 from rpp_env.errors import InvalidOption
+from rpp_env.options import check_seed, unknown
 
 __all__ = ["HABITS", "LEVELS", "World", "movieworld"]
 
@@ -118,7 +119,8 @@ def movieworld(
         For an unknown level or a size out of range.
     """
     if level not in LEVELS:
-        raise InvalidOption(f"unknown level {level!r}; the levels are {', '.join(LEVELS)}")
+        raise InvalidOption(unknown("level", level, LEVELS))
+    check_seed(seed, "the seed of movieworld")
     if num_users < 6 or not 100 <= num_items <= 2000:
         raise InvalidOption(
             "movieworld needs at least 6 users and 100 to 2000 items; "

@@ -236,7 +236,9 @@ class PatternBook:
             path = Path(source)
         try:
             table = tomllib.loads(read_small(path).decode())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
             raise InvalidData(f"{path}: cannot be read as TOML: {error}") from error
         _check_keys(path, "", table, _KEYS)
         outputs = []

@@ -24,6 +24,7 @@ from rpp_agents.commands import console
 from rpp_agents.commands import play as play_module
 from rpp_agents.world import World
 from rpp_env import Ranking
+from rpp_env.baselines import Random
 from rpp_env.data import cache_dir
 from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.table import RewardTable
@@ -108,9 +109,34 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
         ("data list ml-1m", "list takes no name"),
         ("data get netflix", "'netflix' cannot be downloaded"),
         ("tabulate x.rpptable --rules RPPPaper-v0", "reorders the candidates"),
+        ("play random --dataset movieword", "did you mean 'movieworld'"),
+        ("play random --model embeded", "did you mean 'embedded'"),
+        ("play random --data-seed -1", "seed of movieworld must be a whole number of 0 or more"),
+        ("play random --book nowhere.toml", "nowhere.toml cannot be read: No such file"),
+        ("play random --book movi", "book 'movi' is not known; did you mean 'movies'"),
+        ("evaluate POLICY --seed -1", "seed must be a whole number of 0 or more, not -1"),
+        ("evaluate POLICY --train-users 5", "a reference is fitted on 11 train users at least"),
+        ("diagnose --rules RPPBandit-v0 --seed -3 --train-users 11 --users 9", "not -3"),
+        ("bench mine.toml", "there is no file mine.toml"),
+        ("bench smok", "did you mean 'smoke'"),
+        ("study promts", "did you mean 'prompts'"),
+        ("train elsewhere:train", "cannot import elsewhere"),
+        (f"play random --root {'y' * 5000} --dataset ml-1m", "File name too long"),
+        ("play random --dataset FILE", "is a file, and a dataset is a folder"),
+        ("train mappo --run-dir FILE/x", "FILE is a file and no folder"),
+        ("evaluate POLICY --json FILE/x.json", "FILE is a file and no folder"),
+        ("diagnose --json .", "is a folder"),
+        ("demo --out FILE/x --train-users 40 --processes 1", "FILE is a file and no folder"),
+        ("bench smoke --out FILE/x", "Not a directory"),
+        ("tabulate FILE/x --max-users 2", "FILE is a file and no folder"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(rpp: Any, words: str, said: str) -> None:
+def test_what_the_user_can_mend_is_one_line(
+    rpp: Any, words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("a file\n")
+    Random((5, 5, 9, 5), seed=0).save("POLICY")
     code, _, err = rpp(*words.split())
     assert code == 2
     err = err.lstrip("\n")  # rich before 14.3 ends an unused progress bar with an empty line
@@ -185,6 +211,27 @@ def test_bytes_that_are_no_text_are_no_choice(rpp: Any, monkeypatch: pytest.Monk
     assert code == 0, err
     assert "has no option" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--budget 500", "budget=500 episodes cannot try 1125 candidates once each: give 1125"),
+        ("--train-users 10", "a reference is fitted on 11 train users at least, not 10"),
+        ("--seeds 1 1", "seeds must be different numbers, not 1 1"),
+        ("--seeds 1 -1", "seed must be 0 or more, not -1"),
+        ("--processes 0", "processes must be at least 1, not 0"),
+    ],
+)
+def test_what_comes_after_training_is_checked_before_it(
+    rpp: Any, more: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("rpp_agents.mappo.train", train)
+    code, _, err = rpp(*TRAIN, "--run-dir", str(tmp_path), *more.split())
+    assert (code, said in err) == (2, True), err
 
 
 def test_our_own_mistakes_show_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

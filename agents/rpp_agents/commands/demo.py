@@ -13,9 +13,10 @@ from rpp_agents.commands.train import level_lines
 from rpp_agents.plots import learning_curve
 from rpp_agents.world import World
 from rpp_env import evaluate
-from rpp_env.data.folders import write_text
-from rpp_env.diagnose import fit_reference
+from rpp_env.data.folders import check_place, write_text
+from rpp_env.diagnose import check_reference_users, fit_reference
 from rpp_env.errors import InvalidOption
+from rpp_env.options import check_seed
 
 __all__ = ["run"]
 
@@ -52,6 +53,9 @@ def run(
     total_steps
         Training steps; one step is one user's prompt.
     """
+    check_place(out / "report.json")
+    check_seed(seed)
+    check_reference_users(train_users)
     began = time.perf_counter()
     # The networks are small: several threads would only wait for each other on a busy machine.
     torch.set_num_threads(1)

@@ -9,7 +9,9 @@ import tyro
 
 from rpp_agents.commands.console import progress, show
 from rpp_agents.world import World, WorldOptions
-from rpp_env.diagnose import diagnose, fit_reference
+from rpp_env.data.folders import check_place
+from rpp_env.diagnose import check_reference_users, diagnose, fit_reference
+from rpp_env.options import check_seed
 
 __all__ = ["run"]
 
@@ -44,6 +46,10 @@ def run(
     out
         File for all numbers.
     """
+    if out is not None:
+        check_place(out)
+    check_seed(seed)
+    check_reference_users(train_users)
     envs = []
     for part, count in (("train", train_users), (split, users)):
         with progress(f"tabulating {part} users") as tell:

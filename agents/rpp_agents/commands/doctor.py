@@ -57,6 +57,9 @@ def run() -> None:
 
     cache = cache_dir()
     say(f"\ncaches in {cache}")
+    if cache.exists() and not cache.is_dir():
+        say("  this is a file, and no folder: set RPP_ENV_CACHE to a folder")
+        return
     kept = sorted(cache.iterdir()) if cache.is_dir() else []
     held = [(x.name, f"{size(x) / 1e6:,.1f} MB", _count(x)) for x in kept]
     say(columns(held) if held else "  nothing yet; it is safe to delete at any time")

@@ -12,10 +12,12 @@ from rpp_agents.policy import load_policy
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report, RPPEnv, evaluate
 from rpp_env.baselines import Policy
-from rpp_env.diagnose import fit_reference
+from rpp_env.data.folders import check_place
+from rpp_env.diagnose import check_reference_users, fit_reference
 from rpp_env.errors import InvalidOption
+from rpp_env.options import check_seed
 
-__all__ = ["run", "scored"]
+__all__ = ["check_scoring", "run", "scored"]
 
 
 def run(
@@ -60,6 +62,9 @@ def run(
         Servers, paths or code that a run folder names and that you confirm, word by word.
     """
     world = world.confirmed(str(policy), trust)
+    if out is not None:
+        check_place(out)
+    check_scoring(world, train_users=train_users, budget=budget, processes=processes, seed=seed)
     player = load_policy(find_policy(policy))
     env = world.env(split, max_users=max_users, num_envs=512)
     report = scored(
@@ -75,6 +80,19 @@ def run(
     show(report.markdown())
     if out is not None:
         report.save(out)
+
+
+def check_scoring(
+    world: World, *, train_users: int, budget: int, processes: int, seed: int
+) -> None:
+    """Refuse options of `scored` that cannot be; at once, before anything else takes its time."""
+    if train_users:
+        world.check_tables()
+        check_reference_users(train_users)
+    for name, number in (("budget", budget), ("processes", processes)):
+        if number < 1:
+            raise InvalidOption(f"{name} must be at least 1, not {number}")
+    check_seed(seed)
 
 
 def scored(

@@ -14,7 +14,7 @@ import tyro
 
 from rpp_agents import TRAINERS
 from rpp_agents.commands.console import say, show
-from rpp_agents.commands.evaluate import scored
+from rpp_agents.commands.evaluate import check_scoring, scored
 from rpp_agents.commands.options import details, wrapped
 from rpp_agents.plots import learning_curve
 from rpp_agents.runs import PROGRESS
@@ -22,6 +22,7 @@ from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report
+from rpp_env.baselines import check_budget
 from rpp_env.data.folders import write_text
 from rpp_env.errors import InvalidOption
 
@@ -127,8 +128,13 @@ def run(
     processes
         Processes that build the table.
     """
-    if train_users:
-        world.check_tables()  # now, and not when the policy is trained
+    check_scoring(  # now, and not when the policy is trained
+        world, train_users=train_users, budget=budget, processes=processes, seed=config.seed
+    )
+    if len(set(seeds)) < len(seeds):
+        raise InvalidOption(f"seeds must be different numbers, not {' '.join(map(str, seeds))}")
+    for seed in seeds:
+        replace(config, seed=seed)  # refuses what is no seed
     trainer = find_trainer(algorithm)
     name = f"{algorithm}-{Path(world.dataset).name}".replace(":", "-")
     whole = run_dir or Path("runs") / (name if seeds else f"{name}-{config.seed}")
@@ -142,6 +148,8 @@ def run(
             )
         world.save(folder)
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
+        if not train_users:
+            check_budget(env, budget)
         held_out = replace(world, model=validation_model or world.model)
         splits = {"evaluations": "validation", "report": "test" if final else "validation"}
         seen = env.embeddings.digest
