@@ -17,6 +17,8 @@ __all__ = ["MARKER", "Entry", "Reading", "ends_sentence", "read_line"]
 _LONGEST_KEPT = 2000
 """What lines of up to so many characters say is kept for the next reply."""
 _LONGEST_LABEL = 200
+_DEEPEST = 2
+"""Labels and marks in front of each other that are taken off, at most."""
 
 _DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"\d+")
@@ -24,6 +26,7 @@ _WORD_SIGN = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
 _QUOTES = "\"'“”‘’«»„"
 _EMPHASIS = _QUOTES + "*_` "
+_BULLETED = _EMPHASIS + "-+–•"
 _DECORATION = _QUOTES + "*_`~#|<>[](){}.,;:!…-–—•·=/\\ \t"
 _SENTENCE_END = (".", "!", "?", ":")
 
@@ -46,6 +49,10 @@ _CALLED = re.compile(r"(?:title|name)\b", re.IGNORECASE)
 _QUANTITY = re.compile(
     r"(?P<word>[^\W\d_]+)|(?P<number>\d{1,12}(?:\.\d{1,12})?)(?P<unit>\s*%|\s?/\s?\d{1,3}(?![\d/]))?"
 )
+_REASONED = re.compile(
+    r"[*_`\"#(\[]{0,3}(\d{1,3})"
+    r"(?:[*_`\"\])]{0,3}\s?[:(]|\s[-–—]\s|,?\s+(?:because|since|as|due to)\b)"
+)
 _RUN = re.compile(
     r"(?<![\w.])[#(\[{]{0,2}\d{1,4}(?!\d)[\])}]{0,2}"
     r"(?:\s*(?:[-=]+>|[,;>→≻|=/&<.-]|\b(?:and|then|und|et|y)\b)*+\s*[#(\[{]{0,2}\d{1,4}(?!\d)[\])}]{0,2})+"
@@ -54,14 +61,15 @@ _RUN_SIGN = re.compile(r"[,;>→≻]|[-=]+>")
 _REMARK = re.compile(r"\s*\([^()\d]{0,100}\)[\s.]*$")
 
 _JOINING = frozenset(word for word in JOINING.split("|") if " " not in word)
+_FILLING = frozenset("is are at the of with has as in n".split())
 _LIST_SIGN = re.compile(rf"[,;:>→|/\d=&–—-]|\b(?:{JOINING})\b|[和与與及と]")
 _LIST_GAP = re.compile(rf"[\W\d_]*(?:(?:\b(?:{JOINING})\b|[和与與及と])[\W\d_]*){{0,4}}")
 _TIED = re.compile(r"^\W*\(?(?:tied?|equal)\)?")
 _TIE = re.compile(r"[^\w,>|:-]*(?:[/&=+,>;]|\band\b|\bund\b|\bor\b)[^\w:|-]*")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
-_DESCRIPTION = re.compile(r"(?:[-–](?=[)\]]))?[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
+_DESCRIPTION = re.compile(r"(?:[-–](?=[)\]:]))?[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
 _REASON = re.compile(
-    r"[\s*_`\"”»)\].!?…-]*(?:,?\s*\b(?:because|since|as|which|is|was|due|given|would|will|fits|matches|weil|denn|"
+    r"[\s*_`\"”»)\]}.!?…+-]*(?:,?\s*\b(?:because|since|as|which|is|was|due|given|would|will|fits|matches|weil|denn|"
     r"porque|parce|perche|car)\b|,\s*(?:a|an|the|another|directed|starring|by|with|who|also|for|it|this|"
     r"based|similar)\b)"
 )
@@ -69,7 +77,12 @@ _STRESSED = re.compile(r"(\*\*|__|[*_`\"“«])(?P<title>[^*_`\"“”«»]{1,20
 _RANK_INSIDE = re.compile(
     r"(?<![\w.,(\[/-])[*_(\[#]{0,3}[01](?:[.)\]:][*_]{0,2}\s*|\s*\|\s*|\s+[-–—]\s+)(?=\S)"
 )
-_BREAK = re.compile(r"[:：][*_\s]*|(?:[-=]+>)\s*|[!.?]\s+|\s[-–—>]\s+|\*\*\s+")
+_BREAK = re.compile(
+    r"[:：][*_\s]*|[-=]+>\s*|[!.?]\s+|\s[-–—]\s+|\*\*\s+|(?P<verb>\b(?:is|are)\s+)"
+    r"|^(?:ok|okay|sure|well|yes|so|certainly|great|alright),\s+",
+    re.IGNORECASE,
+)
+"""Where a label ends."""
 _FIELD = re.compile(
     r"(?:^|[,;|]\s{0,3}|\s[-–—]\s)[*_\"']{0,3}"
     r"([^\W\d_][^\W\d_]{0,20}(?:[ _][^\W\d_]{1,20})?)[*_\"']{0,3}\s?[:=]\s*"
@@ -141,8 +154,11 @@ _read_again = lru_cache(maxsize=1 << 12)(_read_anew)
 class _Line:
     """A line that is no title: what stands before its item, and the rest."""
 
-    def __init__(self, line: str, titles: Titles) -> None:
+    __slots__ = ("core", "depth", "figures", "inner", "line", "mark", "rank", "rest", "titles")
+
+    def __init__(self, line: str, titles: Titles, depth: int = 0) -> None:
         self.line = line
+        self.depth = depth
         self.titles = titles
         if (arrow := _ARROW.match(line)) and len(arrow[0]) < len(line):
             self.line = line = line[arrow.end() :]
@@ -160,44 +176,77 @@ class _Line:
             self.rest = line
 
     def entry(self, text: str, item: int | None = None, loose: int = 0) -> Entry:
-        return Entry(text, item, loose, rank=self.rank, mark=self.mark)
+        return Entry(text, item, loose, None, self.rank, True, self.mark)
 
     def read(self) -> Reading:
-        rest, titles = self.rest, self.titles
-        if rest in titles.exact and not rest.isdigit():
-            return Reading((self.entry(rest, titles.exact[rest]),))
-        self.core = core = rest.strip(_DECORATION)
-        whole, inner = self.line.strip(_EMPHASIS), rest.strip(_EMPHASIS)
-        if inner in titles.exact and not inner.isdigit():
-            return Reading((self.entry(inner, titles.exact[inner]),))
-        if whole in titles.exact and not whole.isdigit():
-            return Reading((Entry(whole, titles.exact[whole]),))
-        figures = _DIGIT.search(core) is not None or (self.rank is not None and not core)
-        if figures and (reading := self._lone_number() or self._ranked_number()):
-            return reading
-        for text in (inner, core) if inner != core else (core,):
+        return self._exactly() or self._as_a_whole() or self._in_parts() or self._unread()
+
+    def _inner(self, text: str) -> Reading:
+        """What a part of the line says."""
+        return _Line(text, self.titles, self.depth + 1).read()
+
+    def _exactly(self) -> Reading | None:
+        """A title as the prompt has it, with no more than marks around it."""
+        exact = self.titles.exact
+        for text in (self.rest, inner := self.rest.strip(_EMPHASIS)):
+            if text in exact and not text.isdigit():
+                return Reading((self.entry(text, exact[text]),))
+        self.inner = inner
+        self.core = core = self.rest.strip(_DECORATION)
+        self.figures = _DIGIT.search(core) is not None or (self.rank is not None and not core)
+        if self.figures or self.titles.signs:
+            whole = self.line.strip(_BULLETED)
+            if whole in exact and not whole.isdigit():
+                return Reading((Entry(whole, exact[whole]),))
+        entry = self._of_signs() if self.titles.signs else None
+        return None if entry is None else Reading((entry,))
+
+    def _as_a_whole(self) -> Reading | None:
+        """A line that is one number or one title, but for what stands before it."""
+        titles, core = self.titles, self.core
+        digits_first, digits_only = titles.with_digits
+        if self.figures:
+            if reading := self._lone_number() or self._ranked_number():
+                return reading
+            if not digits_only and not _LETTER.search(self.line):
+                return self._figures() or Reading(())
+        for text in (self.inner, core) if self.inner != core else (core,):
             if found := titles.find(text):
                 if found[1] and not self.mark and _LETTERED.match(self.line):
                     self.mark = "rank"  # "a) Alien", where "a" is no article
                 return Reading((self.entry(core, *found),))
-        if self.mark and (found := titles.find(self.line)):  # "3. Ninjas"
+        if self.mark and digits_first and (found := titles.find(self.line)):  # "3. Ninjas"
             return Reading((self.entry(core, *found),))
-        if entry := self._behind_more_numbers():
-            return Reading((entry,))
+        entry = self._behind_more_numbers()
+        return None if entry is None else Reading((entry,))
+
+    def _in_parts(self) -> Reading | None:
+        """A line that holds more than one number or one title."""
         fields = self._fields()
         if fields is not None and fields.item is not None:
             return Reading((fields,))
-        if figures and (reading := self._figures()):
+        if self.figures and (reading := self._figures()):
             return reading
         if reading := self._words():
             return reading
-        if figures and (reading := self._run()):
+        if self.figures and (reading := self._run()):
             return reading
-        if fields is not None:
-            return Reading((fields,))
+        entry = fields or self._number_with_reason()
+        return None if entry is None else Reading((entry,))
+
+    def _unread(self) -> Reading:
         if self.mark:
-            return Reading((self.entry(core),))
+            return Reading((self.entry(self.core),))
         return Reading((Entry(self.line, read=False),), refused=refuses(self.line))
+
+    def _of_signs(self) -> Entry | None:
+        """A title without letters and digits, such as "!!!", with no words before it."""
+        for title in sorted(self.titles.signs, key=len, reverse=True):
+            before, found, behind = self.line.partition(title)
+            first = not _LETTER.search(before) or before.rstrip().endswith(":")
+            if found and first and (not behind or behind[0] in " ,.;:([-*\"'`|"):
+                return self.entry(title, self.titles.exact[title])
+        return None
 
     # Numbers
 
@@ -212,6 +261,8 @@ class _Line:
         item, loose = self.titles.find(core) or (None, 0)
         kind = "" if core[0].isdigit() else kind_of(core)
         if item is None and kind in ("rank", "other"):
+            if kind == "rank" and self.rank is not None:  # "3: rank 1"
+                return self._number(str(self.rank), int(number[1]))
             return Reading(())
         if _CALLED.match(core) and (titled := self.titles.keys.get(number[1])) is not None:
             return Reading((self.entry(core, titled),))
@@ -246,10 +297,13 @@ class _Line:
         quantities = _quantities(self.line)
         if quantities is None:
             return None
-        if self.titles.of_numbers and (scanned := self.titles.scan(fold(self.rest))):
+        worded = _LETTER.search(self.core) is not None
+        if worded and (scanned := self.titles.scan(folded := fold(self.rest))):
             start, end, item = scanned[0]
-            if not _WORD_SIGN.search(self.rest[:start]) and " " in self.rest[start:end]:
-                return Reading((self.entry(self.core, item, 1),))  # "1. 8 1/2 (score: 9)"
+            if not _WORD_SIGN.search(folded[:start]) and not folded[start:end].isdigit():
+                return Reading(
+                    (self.entry(self.core, item, 1),)
+                )  # "1. 8 1/2 (score: 9)", "Why? [3]"
         kept = [(n, kind, start, end) for n, kind, start, end in quantities if kind != "other"]
         own = [q for q in kept if q[1] == "number"]
         ranks = [q for q in kept if q[1] == "rank"]
@@ -314,12 +368,23 @@ class _Line:
             return self._chain(numbers)
         return None
 
+    def _number_with_reason(self) -> Entry | None:
+        """A number that may be a candidate's, with words behind it, as in "1. 3 - it is loud"."""
+        found = _REASONED.match(self.rest)
+        if found is None:
+            return None
+        if self.rank is None:
+            return Entry(self.core, rank=int(found[1]), mark="rank")
+        return Entry(self.core, number=int(found[1]), rank=self.rank, mark="rank", sign=":")
+
     # Words
 
     def _words(self) -> Reading | None:
         titles, core = self.titles, self.core
-        folded = fold(self.rest)
-        scanned = titles.scan(folded)
+        folded, scanned = "", []
+        if not (core.isalnum() and core.isascii()):
+            folded = fold(self.rest)
+            scanned = titles.scan(folded)
         chain, pure, between = (
             _longest_chain(folded, scanned) if len(scanned) > 1 else ([], False, "")
         )
@@ -340,8 +405,10 @@ class _Line:
         stressed = _STRESSED.match(self.rest) if self.mark else None
         if stressed and (found := titles.find(stressed["title"].strip(_DECORATION))):
             return Reading((self.entry(core, found[0], 1),))
+        if self.depth >= _DEEPEST:
+            return None
         if (lettered := _LETTERED.match(self.line)) and not self.rank:
-            inner = read_line(self.line[lettered.end() :], titles)
+            inner = self._inner(self.line[lettered.end() :])
             if inner.entries and inner.entries[0].item is not None and not inner.in_sentence:
                 marked = (e._replace(mark=e.mark or "rank") for e in inner.entries)
                 return Reading(tuple(marked))
@@ -349,14 +416,11 @@ class _Line:
         tried = tried and (bool(scanned) or _DIGIT.search(self.line) is not None)
         if tried and (reading := self._behind_label()):
             return reading
-        for sign in titles.signs:
-            if self.rest.startswith(sign) or self.line.endswith(sign):
-                return Reading((self.entry(core, titles.exact[sign], 1),))
         return None
 
     def _fields(self) -> Entry | None:
         """The item of a line of keys and values, as in "Rank: 1, Title: Alien"."""
-        if ":" not in self.rest and "=" not in self.rest:
+        if self.depth >= _DEEPEST or (":" not in self.rest and "=" not in self.rest):
             return None
         fields = list(_FIELD.finditer(self.rest))
         if not fields or fields[0].start() > 0:
@@ -375,7 +439,7 @@ class _Line:
             return Entry(title, *found, rank=rank, mark=mark)
         if not title or title.isdigit():
             return None
-        first = next(iter(read_line(title, self.titles).entries), None)
+        first = next(iter(self._inner(title).entries), None)
         if first is None or (first.item is None and first.number is None):
             return Entry(title, rank=rank, mark=mark)
         return first._replace(rank=first.rank if rank is None else rank, mark=mark)
@@ -385,34 +449,34 @@ class _Line:
         text = self.rest if self.mark == "bullet" else self.line
         inside = _RANK_INSIDE.search(text, 1, _LONGEST_LABEL)
         breaks = islice(_BREAK.finditer(text, 0, _LONGEST_LABEL), 4)
-        places = [found.end() for found in breaks]
+        places = [(found.end(), found["verb"] is not None) for found in breaks]
         if inside is not None and not _DIGIT.search(text, 0, inside.start()):
-            places.append(inside.start())
-        for place in sorted(places):
+            places.append((inside.start(), False))
+        for place, after_verb in sorted(places):
             label, behind = text[:place].strip(_DECORATION), text[place:].strip()
             if not behind or not _LETTER.search(label):
                 continue
-            kind = kind_of(label)
-            if kind in ("rank", "other") and not announces(label):
+            kind, tells = kind_of(label), announces(label)
+            if kind in ("rank", "other") and not tells:
                 continue
-            inner = read_line(behind, self.titles)
+            inner = self._inner(behind)
             if not inner.entries or inner.in_sentence:
                 continue
             first = inner.entries[0]
-            unknown = first.item is None and first.number is None
-            if first.label or (unknown and not (first.mark == "rank" and self._introduces(label))):
+            if first.label:
                 continue
-            if first.item is not None and first.loose and not first.mark:
+            if first.item is not None:
+                fits = not first.loose or first.mark != ""
+            elif first.number is not None:
+                fits = tells or not after_verb  # "The answer is 3"
+            else:  # a list may follow, whose first item is not known
+                fits = first.mark == "rank" and (tells or len(label.split()) <= 2)
+            if not fits:
                 continue
             mark = first.mark or self.mark or ("field" if kind in ("title", "number") else "")
             labelled = first._replace(label=label, mark=mark)
             return Reading((labelled, *inner.entries[1:]), refused=refuses(label))
         return None
-
-    @staticmethod
-    def _introduces(label: str) -> bool:
-        """Whether a list may follow whose first item is not known."""
-        return announces(label) or len(label.split()) <= 2
 
 
 def _quantities(line: str) -> list[tuple[str, str, int, int]] | None:
@@ -427,8 +491,14 @@ def _quantities(line: str) -> list[tuple[str, str, int, int]] | None:
             kind = kind_of(word)
             if kind:
                 pending = {"title": "number", "label": ""}.get(kind, kind)
-            elif word.casefold() not in _JOINING:
+            elif word.casefold() not in _JOINING and word not in _FILLING:
                 return None
+            continue
+        if token["unit"] and line.count("/") > 1:  # "3/1/2" is a list, "3/10" a score
+            found += [
+                (n[0], "", token.start() + n.start(), token.start() + n.end())
+                for n in _NUMBER.finditer(token[0])
+            ]
             continue
         kind = "other" if token["unit"] or "." in token["number"] else pending
         found.append((token["number"], kind, token.start(), token.end()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -107,7 +106,10 @@ def read_leniently(
 
 def _read(text: str, titles: Titles) -> list[int]:
     lines = answer_lines(text, titles)
-    lists = _join(find_lists(lines, titles))
+    parts = list(find_lists(lines, titles))
+    lists = _join(parts)
+    if parts and not lists:
+        return []  # "I cannot recommend any of these:"
     resolved = [_resolve(found, titles) for found in lists]
     sizes = [
         len(places) / 2 if found.in_sentence else len(places)
@@ -198,7 +200,7 @@ def find_lists(lines: Iterable[Line], titles: Titles) -> Iterator[_List]:
 def _placed(entries: Sequence[Entry], line: Line) -> Sequence[Entry]:
     """With what the line's place says of them."""
     if line.rank is not None:
-        entries = [entry._replace(rank=line.rank, mark="rank") for entry in entries]
+        entries = [entry._replace(rank=line.rank, mark="rank", read=True) for entry in entries]
     return [e._replace(indent=line.indent) for e in entries] if line.indent else entries
 
 
@@ -206,7 +208,7 @@ def _join(parts: Iterable[_List]) -> list[_List]:
     lists: list[_List] = []
     main: _List | None = None
     for part in parts:
-        if part.refused:
+        if part.refused and main is None:
             continue
         if part.in_sentence or main is None or not main.goes_on_with(part):
             lists.append(part)
@@ -248,6 +250,7 @@ def _resolve(found: _List, titles: Titles) -> dict[int, float]:
     notes = _notes(read)
     places: dict[int, float] = {}
     ranks: dict[int, int | None] = {}
+    # Sure readings come before loose ones; of equal ones the first.
     for loose in (0, 1):
         for place, item, entry in read:
             if entry.loose == loose and place not in notes and item not in places:
@@ -304,47 +307,57 @@ def _counts_up(numbers: list[int]) -> bool:
 def _notes(read: list[_Reading]) -> set[float]:
     """Places of titles that stand in remarks below the items.
 
-    Most items of a list stand behind marks of one kind. What stands behind another one between two
-    of them is a remark, if it was read loosely or if the ranks around it go on.
+    Most items of a list stand behind marks of one kind, equally far to the right. What stands
+    otherwise between two of them is a remark, if it was read loosely, if the ranks around it go on,
+    or if it stands further to the right.
     """
-    marks = Counter(entry.mark for _, _, entry in read if not entry.loose)
-    if not marks:
+    if len({_style(entry) for _, _, entry in read}) < 2:
         return set()
-    usual, times = marks.most_common(1)[0]
-    if times < 2 or times == len(read):
+    items: dict[tuple[str, int], set[int]] = {}
+    for _, item, entry in read:
+        if not entry.loose:
+            items.setdefault(_style(entry), set()).add(item)
+    usual = max(items, key=lambda style: len(items[style]), default=None)
+    if usual is None or len(items[usual]) < 2:
         return set()
-    notes = set()
+    notes: set[float] = set()
     before: Entry | None = None
-    waiting: list[float] = []
+    waiting: list[tuple[float, Entry]] = []
     for place, _, entry in read:
-        if entry.mark == usual and (
-            not entry.loose or before is None or entry.indent <= before.indent
-        ):
-            if waiting and before is not None:
+        if _style(entry) == usual:
+            if before is not None:
                 a, b = before.rank, entry.rank
-                if usual == "rank" and a is not None and b is not None and b - a in (0, 1):
-                    notes.update(waiting)
+                goes_on = a is not None and b is not None and b - a in (0, 1)
+                notes.update(
+                    at for at, other in waiting if goes_on or other.indent > before.indent + 1
+                )
             waiting = []
             before = entry
         elif before is not None:
             if entry.loose:
                 notes.add(place)
             else:
-                waiting.append(place)
+                waiting.append((place, entry))
+    if before is not None:
+        notes.update(at for at, other in waiting if other.indent > before.indent + 1)
     return notes
+
+
+def _style(entry: Entry) -> tuple[str, int]:
+    return entry.mark, entry.indent // 2  # ranks of one digit may stand one further to the right
 
 
 def _by_rank(places: dict[int, float], ranks: dict[int, int | None]) -> dict[int, float]:
     """Places by rank, where ranks are all there, not in order, and not the candidates' numbers."""
-    known = [rank for rank in ranks.values() if rank is not None]
-    if len(known) != len(places) or len(known) < 3:
+    if None in ranks.values() or len(places) < 3:
         return places
-    in_order = [ranks[item] or 0 for item in _sorted(places)]
-    if in_order == sorted(in_order) or sorted(in_order) != list(range(1, len(known) + 1)):
+    known = {item: rank for item in _sorted(places) if (rank := ranks[item]) is not None}
+    in_order = list(known.values())
+    if sorted(in_order) != list(range(1, len(known) + 1)):
         return places
-    if all(rank == item + 1 for item, rank in ranks.items()):
+    if in_order == sorted(in_order) or all(rank == item + 1 for item, rank in known.items()):
         return places
-    return {item: rank for item, rank in ranks.items() if rank is not None}
+    return dict(known)
 
 
 def guess(entries: list[Entry], titles: Titles, places: Mapping[int, float]) -> list[int]:

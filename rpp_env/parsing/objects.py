@@ -23,6 +23,7 @@ OPENING = re.compile(
 )
 """Where a list or an object may begin."""
 
+_DECODE = json.JSONDecoder().raw_decode
 _DEEPEST = 12
 _MOST = 5000
 _SPACE = re.compile(r"(?:\s|//[^\n]*|/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)|#\s[^\n]*)*+")
@@ -58,7 +59,7 @@ def unfold_objects(text: str, titles: Titles) -> Iterator[str | list[Line]]:
         value, position = _Reader(text, opening.start()).read()
         lines = list(_lines(value, titles))
         # "[3] > [1]" is no JSON.
-        if len(lines) > 1 or (lines and not lines[0].text.isdigit()):
+        if len(lines) > 1 or (lines and (isinstance(value, dict) or not lines[0].text.isdigit())):
             yield text[done : opening.start()]
             yield lines
             done = position
@@ -75,6 +76,10 @@ class _Reader:
 
     def read(self) -> tuple[Value, int]:
         """What begins here, and where it ends."""
+        try:
+            return _DECODE(self.text, self.position)
+        except (ValueError, RecursionError):
+            pass
         opening = self._next()
         assert opening is not None
         return self._container(opening, 1), self.position
@@ -154,7 +159,7 @@ def _lines(value: Value, titles: Titles) -> Iterator[Line]:
 
 
 def _scalar_lines(value: str | float, rank: int | None = None) -> Iterator[Line]:
-    if isinstance(value, int):
+    if type(value) is int:
         yield Line(str(value), rank=rank)
     elif isinstance(value, str):
         if "\n" in value.strip():
@@ -165,6 +170,10 @@ def _scalar_lines(value: str | float, rank: int | None = None) -> Iterator[Line]
 
 
 def _list_lines(values: list[Value], titles: Titles) -> Iterator[Line]:
+    if all(isinstance(each, str) for each in values):
+        for each in values:
+            yield from _scalar_lines(str(each))
+        return
     if 1 < len(values) <= 3 and all(isinstance(each, (str, int, float)) for each in values):
         texts = [each for each in values if isinstance(each, str) and not each.isdigit()]
         numbers = [each for each in values if not isinstance(each, str)]
@@ -186,7 +195,7 @@ def _list_lines(values: list[Value], titles: Titles) -> Iterator[Line]:
 
 
 def _is_number(value: Value) -> bool:
-    return isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit())
+    return type(value) is int or (isinstance(value, str) and value.strip().isdigit())
 
 
 class _Record(NamedTuple):
@@ -215,7 +224,7 @@ def _record(fields: dict[str, Value], titles: Titles) -> _Record | None:
             elif kind == "other":
                 score = float(whole)
         elif isinstance(value, str):
-            if kind in ("number", "title", "rank"):
+            if kind in ("number", "title"):
                 texts.append(value)
         elif kind == "other":
             score = float(value)

@@ -58,6 +58,7 @@ _HAN_RANK = re.compile(
 _PLACE = re.compile(
     r"^(?P<before>\W*)第?\s*(?P<rank>\d{1,3})\s*(?:番目|번째|[位名番號号个個위등번])\s*(?:[:：.．、,，)）\s]\s*|(?=[《「『【\"“])|$)"
 )
+_NUMERO = re.compile(r"^(\W*)[Nn][°º]\s*(?=\d)")
 _COMMA_RANK = re.compile(r"^(\W*\d{1,3})\s*[、，．]\s*")
 
 
@@ -72,7 +73,7 @@ def plain_digits(text: str) -> str:
 
 def plain_signs(line: str) -> str:
     """A line with the signs of ASCII: its ranks, list signs, quotes and brackets; without emoji."""
-    line = plain_digits(line)
+    line = _NUMERO.sub(r"\1No. ", plain_digits(line))
     if han := _HAN_RANK.match(line):
         line = f"{_han_value(han[1])}. {line[han.end() :]}"
     elif place := _PLACE.match(line):

@@ -61,10 +61,9 @@ _TURN_WORDS = (
     "[inst]",
     "these are the ",
     *"user human question instruction prompt input exercise example task query customer".split(),
-    *"usuario usuário utilisateur benutzer nutzer пользователь".split(),
-    *"用户 用戶 问题 ユーザー 사용자".split(),
+    *"usuario utilisateur nutzer".split(),
 )
-"""Without any of these there is no such turn."""
+"""Without any of these there is no such turn in a text of ASCII."""
 _MODEL_TURN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>\s*assistant\b|<start_of_turn>\s*model\b|\[/INST\]"
     r"|<[|｜]assistant[|｜]>"
@@ -76,10 +75,10 @@ _MODEL_TURN = re.compile(
 
 _RULER = re.compile(r"\|?(?=[^|\n]*-)[\s:|-]*\|[\s:|-]*")
 _FIRST_RANK = re.compile(r"(?<![\w.,])[*_]{0,3}[(#]?([01])([.)、．])\s?")
-_TWO_RANKS = [(f"{rank}{sign}", f"{rank + 1}{sign}") for sign in ".)、．" for rank in (1, 0)]
+_RANK_SIGNS = ".)、．"
 _NEXT_RANKS = {
     sign: re.compile(rf"[\s,;，；。、]+(?=[(#*_]{{0,3}}\d{{1,3}}{re.escape(sign)})")
-    for sign in ".)、．"
+    for sign in _RANK_SIGNS
 }
 
 
@@ -101,7 +100,9 @@ def holds_markup(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool
 def speaks_for_others(text: str) -> bool:
     """Whether the model wrote what a user says, or another exercise."""
     lower = text.lower()
-    return any(word in lower for word in _TURN_WORDS) and _USER_TURN.search(text) is not None
+    if text.isascii() and not any(word in lower for word in _TURN_WORDS):
+        return False
+    return _USER_TURN.search(text) is not None
 
 
 def turns(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> Iterator[list[str]]:
@@ -186,8 +187,17 @@ def _without_latex(text: str) -> str:
 
 
 def _add_lines(text: str, lines: list[Line], titles: Titles) -> None:
-    columns: list[str] | None = None
     rows = text.split("\n")
+    if text.isascii() and "|" not in text and "\t" not in text:
+        for row in rows:
+            stripped = row.strip()
+            indent = len(row) - len(row.lstrip())
+            if "1" in stripped and (stripped.count(".") > 1 or stripped.count(")") > 1):
+                lines += (Line(piece, indent) for piece in _unfold_ranks(stripped, titles))
+            else:
+                lines.append(Line(stripped, indent))
+        return
+    columns: list[str] | None = None
     for number, row in enumerate(rows):
         if "|" in row:
             if _RULER.fullmatch(row.strip()):
@@ -210,7 +220,9 @@ def _add_lines(text: str, lines: list[Line], titles: Titles) -> None:
             stripped = plain_digits(stripped).strip()
         if "\t" in stripped:
             stripped = stripped.replace("\t", " | ")
-        if "1" in stripped and any(one in stripped and two in stripped for one, two in _TWO_RANKS):
+        if "1" in stripped and (
+            stripped.count(".") > 1 or stripped.count(")") > 1 or not stripped.isascii()
+        ):
             lines += (Line(piece, indent) for piece in _unfold_ranks(stripped, titles))
         else:
             lines.append(Line(stripped, indent))

@@ -47,7 +47,6 @@ _NUMERALS = {
     )
     for number, word in enumerate(words.split(), 1)
 }
-_NUMBERS = re.compile(r"[\d ]+")
 _NUMBER = re.compile(r"\d")
 _INSTALMENT = re.compile(r"\b(?:part|pt|vol|volume|chapter|episode|no|number) (?=\d)")
 
@@ -212,9 +211,12 @@ class Titles:
         return {item: year[0].strip(" ()") for item, year in found if year}
 
     @cached_property
-    def of_numbers(self) -> bool:
-        """Whether a title is several numbers, such as "8 1/2"."""
-        return any(" " in key and _NUMBERS.fullmatch(key) for key in self.item_keys)
+    def with_digits(self) -> tuple[bool, bool]:
+        """Whether a title begins with a digit; whether one has digits and blanks, and no letter."""
+        return (
+            any(key[:1].isdigit() for key in self.item_keys),
+            any(" " in key and key.replace(" ", "").isdigit() for key in self.item_keys),
+        )
 
     @cached_property
     def phrases(self) -> tuple[dict[str, int], dict[str, list[int]]]:
@@ -247,6 +249,8 @@ class Titles:
         key = key_of(text)
         if key in self.keys:
             return self.keys[key], 0
+        if text.isdigit():
+            return None
         bare = _without_article(key)
         if bare in self.bare_keys:
             return self.bare_keys[bare], 1

@@ -10,7 +10,7 @@ __all__ = ["JOINING", "NOUN", "announces", "kind_of", "refuses"]
 
 _RANKS = "rank position pos rang rango posicion puesto lugar platz posto место 名次 位次 ランク"
 _NUMBERS = (
-    "id candidate no nr number num index idx item doc document passage option entry "
+    "id candidate choice no nr number num index idx item doc document passage option entry "
     "nummer numero candidato candidat kandidat kandidatennummer opcion номер кандидат "
     "编号 編號 序号 候选 候選 选项 番号 候補 번호 후보"
 )
@@ -45,7 +45,7 @@ _BEFORE_NUMBERS = [
     if word.isalpha() and word not in ("show", "entry")
 ]
 _LONGEST_FIRST = "|".join(sorted(_BEFORE_NUMBERS, key=len, reverse=True))
-NOUN = rf"(?:(?:{_LONGEST_FIRST})(?:[ _](?:id|no|number|nr))?)"
+NOUN = rf"(?=[^\W\d_])(?:(?:{_LONGEST_FIRST})(?:[ _](?:id|no|number|nr))?)"
 """What may stand before a number: "Candidate 3", "Movie #3", "Rank 3"."""
 
 JOINING = (
