@@ -545,6 +545,7 @@ def test_compressed_replies(encoding: str, encode: Callable[[bytes], bytes]) -> 
         ("br", b"odd"),
         ("gzip, gzip", b"odd"),
     ],
+    ids=["not packed", "cut off", "unknown", "twice"],
 )
 def test_badly_compressed_replies_are_no_crash(encoding: str, body: bytes) -> None:
     with odd_server((200, body, {"Content-Encoding": encoding})) as server:
