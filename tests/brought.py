@@ -54,7 +54,9 @@ def train(env, config=Config(), *, callbacks=()):
 
 
 class Model:
-    """Repeats the candidates as they are."""
+    """Repeats the candidates as they are, and counts how often it is asked."""
+
+    asked = 0
 
     id = "repeats"
     context_length = 100_000
@@ -63,6 +65,7 @@ class Model:
     def complete(self, requests):
         from rpp_env.models import echo
 
+        Model.asked += len(requests)
         return echo().complete(requests)
 
 

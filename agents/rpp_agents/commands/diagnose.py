@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.commands.console import progress, show
+from rpp_agents.commands.cost import answers_of, say_cost
 from rpp_agents.world import World, WorldOptions
 from rpp_env.data.folders import check_place
 from rpp_env.diagnose import check_reference_users, diagnose, fit_reference
@@ -50,8 +51,12 @@ def run(
         check_place(out)
     check_seed(seed)
     check_reference_users(train_users)
+    parts = (("train", train_users), (split, users))
+    asking = [world.env(part, max_users=count) for part, count in parts]
+    calls = sum(len(env.tasks) for env in asking) * answers_of(asking[0])
+    say_cost(asking[0], world.model, world.rewrite, calls, " for what no table of the cache holds")
     envs = []
-    for part, count in (("train", train_users), (split, users)):
+    for part, count in parts:
         with progress(f"tabulating {part} users") as tell:
             envs.append(world.tabulated(part, count, processes=processes, progress=tell))
     with progress("fitting the reference", "networks") as tell:

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.commands.console import find_policy, progress, say, show
+from rpp_agents.commands.cost import answers_of, say_cost
 from rpp_agents.policy import load_policy
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report, RPPEnv, evaluate
@@ -17,7 +18,7 @@ from rpp_env.diagnose import check_reference_users, fit_reference
 from rpp_env.errors import InvalidOption
 from rpp_env.options import check_seed
 
-__all__ = ["check_scoring", "run", "scored"]
+__all__ = ["calls_of_scoring", "check_scoring", "run", "scored"]
 
 
 def run(
@@ -67,6 +68,8 @@ def run(
     check_scoring(world, train_users=train_users, budget=budget, processes=processes, seed=seed)
     player = load_policy(find_policy(policy))
     env = world.env(split, max_users=max_users, num_envs=512)
+    calls = calls_of_scoring(env, train_users=train_users, budget=budget)
+    say_cost(env, world.model, world.rewrite, calls)
     report = scored(
         player,
         world,
@@ -93,6 +96,13 @@ def check_scoring(
         if number < 1:
             raise InvalidOption(f"{name} must be at least 1, not {number}")
     check_seed(seed)
+
+
+def calls_of_scoring(env: RPPEnv, *, train_users: int, budget: int) -> int:
+    """Most questions that `scored` puts to the model."""
+    lines = 4 if train_users else 3  # the policy and the baselines, each about every user
+    search = train_users * answers_of(env) if train_users else budget * env.max_cycles
+    return lines * len(env.tasks) * env.max_cycles + search
 
 
 def scored(

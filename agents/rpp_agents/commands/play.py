@@ -13,6 +13,7 @@ import tyro
 from numpy.typing import NDArray
 
 from rpp_agents.commands.console import find_policy, say
+from rpp_agents.commands.cost import say_cost
 from rpp_agents.world import World, WorldOptions
 from rpp_env import AGENTS, RPPEnv
 from rpp_env.baselines import Policy, Random
@@ -61,6 +62,7 @@ def run(
     world = world.confirmed(who, trust)
     env = world.env(split, num_envs=1, max_cycles=steps, seed=seed)
     player = _player(who, env, seed)
+    say_cost(env, world.model, world.rewrite, env.max_cycles)
     observations, _ = env.reset(seed, {} if user is None else {"users": [user]})
     width = min(shutil.get_terminal_size().columns, WIDTH)
     say(render(env, width=width), painted=True)

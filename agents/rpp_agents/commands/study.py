@@ -9,11 +9,15 @@ from typing import Annotated, Any
 import tyro
 
 from rpp_agents.commands.console import columns, end, say, work_off
+from rpp_agents.commands.cost import answers_of, is_asked, say_cost
 from rpp_agents.jobs import Outcome, unfinished
 from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cells
+from rpp_agents.study.work import live_of, tables_of
+from rpp_env import RPPEnv
 from rpp_env.data.files import find_dataset
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import UnknownDataset
+from rpp_env.plugins import is_code
 
 __all__ = ["run"]
 
@@ -72,6 +76,7 @@ def run(
         raise UnknownDataset("none of these settings' data is here")
     failed: list[str] = []
     if left:
+        _say_costs(left, folder)
         try:
             failed = work_off(
                 left,
@@ -159,3 +164,49 @@ def _said(outcome: Outcome) -> str:
     return (
         f"NDCG@10 {sum(scores) / len(scores):.3f}, {told['calls']:,} calls, {told['seconds']:.0f} s"
     )
+
+
+_CALLS = 5
+"""Most calls about one user at a time: of an episode, or merged to one order."""
+_WATCHED = 500
+"""Users of each split that a point of a learning curve plays, at most."""
+_BEYOND_TABLES = frozenset({"merged_fixed", "merged_best", "merged_random", "grips", "llmrank"})
+"""Methods that ask what no table holds: other orders, other sentences."""
+
+
+def _say_costs(jobs: Sequence[Cell | Redrawn], out: Path) -> None:
+    """Print how often each model that is asked is asked, at most."""
+    cells = [job for job in jobs if isinstance(job, Cell)]
+    found: dict[str, list[int]] = {}
+    envs: dict[str, RPPEnv] = {}
+    for setting, draw, split, users in tables_of(cells):
+        if is_asked(setting.model):
+            env = live_of(setting, draw, split, users, out)
+            envs[setting.model] = env
+            calls = found.setdefault(setting.model, [0, 0])
+            if not (out / setting.table(draw, split, users)).exists():
+                calls[0] += len(env.tasks) * answers_of(env)
+    for job in jobs:
+        if job.setting.model in envs:
+            calls = found[job.setting.model]
+            calls[1] += _calls_of(job, answers_of(envs[job.setting.model]))
+    for model, (tables, methods) in found.items():
+        note = f" (tables {tables:,}, methods {methods:,}), less what a recording keeps"
+        say_cost(envs[model], model, None, tables + methods, note)
+
+
+def _calls_of(job: Cell | Redrawn, answers: int) -> int:
+    """Most questions of one job to the model itself."""
+    setting = job.setting
+    if isinstance(job, Redrawn):
+        return min(job.MOST, setting.test_users) * job.DRAWS * answers
+    rewritten = job.method.config.get("rewrite") is not None
+    if job.method.method == "recommender":
+        return 0
+    beyond = rewritten or job.method.method in _BEYOND_TABLES or is_code(job.method.method)
+    if setting.tables and not beyond:
+        return 0
+    played = sum(min(_WATCHED, users) for users in (setting.validation_users, setting.test_users))
+    played += min(_WATCHED, setting.train_users) * beyond
+    on_the_way = job.study.points * played * _CALLS
+    return job.budget * beyond + on_the_way + setting.test_users * _CALLS

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from rpp_agents.commands.console import progress, say
+from rpp_agents.commands.cost import answers_of, say_cost
 from rpp_agents.world import World, WorldOptions
 from rpp_env.table import tabulate
 
@@ -54,6 +56,9 @@ def run(
     for part in dict.fromkeys(split):
         path = out / f"{part}.rpptable" if inside else out
         env = world.env(part, max_users=max_users)
+        numbers = len(set(shown)) * math.prod(env.book.sizes) // env.book.sizes[1]
+        calls = len(env.tasks) * (numbers or answers_of(env)) * samples
+        say_cost(env, world.model, world.rewrite, calls, " for what is not there yet")
         try:
             with progress(f"tabulating {part} users of {env.tasks.dataset.name}") as tell:
                 table = tabulate(

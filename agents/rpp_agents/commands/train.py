@@ -14,14 +14,15 @@ import tyro
 
 from rpp_agents import TRAINERS
 from rpp_agents.commands.console import say, show
-from rpp_agents.commands.evaluate import check_scoring, scored
+from rpp_agents.commands.cost import say_cost
+from rpp_agents.commands.evaluate import calls_of_scoring, check_scoring, scored
 from rpp_agents.commands.options import details, wrapped
 from rpp_agents.plots import learning_curve
 from rpp_agents.runs import PROGRESS
 from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
 from rpp_agents.world import World, WorldOptions
-from rpp_env import Report
+from rpp_env import Report, RPPEnv
 from rpp_env.baselines import check_budget
 from rpp_env.data.folders import write_text
 from rpp_env.errors import InvalidOption
@@ -160,6 +161,10 @@ def run(
         missing = {what: splits[what] for what, held in held_out_envs.items() if held is None}
         if missing:
             _say_what_is_missing(held_out.model, missing)
+        calls = _calls_of_training(config, env, held_out_envs["evaluations"])
+        if (judged := held_out_envs["report"]) is not None:
+            calls += calls_of_scoring(judged, train_users=train_users, budget=budget)
+        say_cost(env, world.model, world.rewrite, calls)
         try:
             policy = trainer.train(
                 env,
@@ -175,7 +180,6 @@ def run(
         if not trainer.takes("run_dir") and hasattr(policy, "save"):
             policy.save(folder / "policy.safetensors")
         say(f"\nseed {seed}: the policy is {folder / 'policy.safetensors'}")
-        judged = held_out_envs["report"]
         if judged is None:
             continue
         report = scored(
@@ -201,6 +205,17 @@ def run(
             say(f"seed {seed}: {report.verdict}")
     curve = whole / "learning_curve.png"
     say(f"everything is in {whole}" + (f"; the curve is {curve}" if curve.is_file() else ""))
+
+
+def _calls_of_training(config: RunConfig, env: RPPEnv, evaluated: RPPEnv | None) -> int:
+    """Most questions of a run: its steps in whole rollouts, and the evaluations on the way."""
+    rollout = getattr(config, "rollout_steps", 0) or min(env.max_cycles, 128)
+    calls = config.total_steps + env.num_envs * rollout
+    if evaluated is not None:
+        batches = -(-getattr(config, "eval_episodes", 0) // evaluated.num_envs)
+        episodes = getattr(config, "evaluations", 0) * batches * evaluated.num_envs
+        calls += episodes * evaluated.max_cycles
+    return calls
 
 
 def _say_what_is_missing(model: str, splits: Mapping[str, str]) -> None:

@@ -1,0 +1,68 @@
+"""What a command will ask of a language model, said before it begins."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rpp_agents.commands.console import say
+from rpp_env import RPPEnv
+from rpp_env.data.candidates import MAX_HISTORY
+from rpp_env.prompts import Prompt
+
+__all__ = ["answers_of", "is_asked", "say_cost", "tokens_of"]
+
+_REPLAYED = ("embedded", "table:", "recording:")
+"""Models, or what their names begin with, that cost nothing."""
+_PER_TOKEN = 4
+"""Characters of English in a token, roughly; other scripts have fewer."""
+
+
+def is_asked(model: str | None) -> bool:
+    """Whether a model of that name is asked for its answers, as on a server that may be paid."""
+    return model is not None and not model.startswith(_REPLAYED)
+
+
+def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str = "") -> None:
+    """Print how often the models are asked at most, where one of them is.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        For the length of its prompts.
+    model, rewrite : str
+        As the command takes them.
+    calls : int
+        Most questions to the model that ranks; each is one question to the rewriter, too.
+    note : str
+        What may make them fewer.
+    """
+    asked = [name for name in (model, rewrite) if name is not None and is_asked(name)]
+    if not asked or env.table is not None:
+        return
+    prompt, reply = tokens_of(env)
+    for name in asked:
+        times = f"asks {name} up to {calls:,} times{note}"
+        if name == model:
+            times += f": some {prompt:,} tokens a prompt, up to {reply:,} a reply (an estimate)"
+        say(times, error=True)
+
+
+def tokens_of(env: RPPEnv) -> tuple[int, int]:
+    """Estimated tokens of a prompt, from its length in characters, and most tokens of a reply."""
+    shown = int(env.rules.items_shown(np.array([env.rules.start]), np.array([MAX_HISTORY]))[0])
+    choices = env.book.choose(np.zeros((1, 4), np.int64))
+    rows = range(min(16, len(env.tasks)))
+    lengths = [len(Prompt(env.tasks.task(row), choices[0], shown).text) for row in rows]
+    recommender = env.recommender
+    generation = getattr(recommender, "generation", env.rules.generation)
+    return math.ceil(float(np.mean(lengths)) / _PER_TOKEN), int(generation.max_tokens)
+
+
+def answers_of(env: RPPEnv) -> int:
+    """Most questions about one task that a table of `env` asks: all its distinct prompts."""
+    levels = np.arange(env.rules.max_level + 1)
+    shown = env.rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
+    roles, _, reasonings, outputs = env.book.sizes
+    return len(np.unique(shown)) * roles * reasonings * outputs
