@@ -91,12 +91,15 @@ class AnswerFile(Database):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._layout = 0
         self._verified = False
+        self._written: set[str] = set()
+        """Ids of models that are known to have a row in the table of models."""
         super().__setstate__(state)
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
         super().close()
         self._verified = False
+        self._written = set()
 
     # Reading
 
@@ -232,13 +235,17 @@ class AnswerFile(Database):
 
         def write(cursor: sqlite3.Cursor) -> int:
             new = self._insert(cursor, answers)
-            rows = [(key, n, checksum(key, str(n))) for key, n in (counts or {}).items()]
-            cursor.executemany("INSERT OR IGNORE INTO counts VALUES (?, ?, ?)", rows)
-            notes = [(id_, text, checksum(id_, text)) for id_, text in (about or {}).items()]
-            cursor.executemany(NOTE if replace else FIRST_NOTE, notes)
+            if counts:
+                rows = [(key, n, checksum(key, str(n))) for key, n in counts.items()]
+                cursor.executemany("INSERT OR IGNORE INTO counts VALUES (?, ?, ?)", rows)
+            if about:
+                notes = [(id_, text, checksum(id_, text)) for id_, text in about.items()]
+                cursor.executemany(NOTE if replace else FIRST_NOTE, notes)
             return new
 
-        return self._do(write, write=True)
+        new = self._do(write, write=True)
+        self._written |= {answer.model for answer in answers}
+        return new
 
     def import_lines(self, path: str | Path, model: str | None = None) -> int:
         """Add the answers of an export; return how many are new. Others stay as they are.
@@ -362,8 +369,7 @@ class AnswerFile(Database):
     def _checksums(self) -> str:
         return "checksum" if self._layout == LAYOUT else "NULL"
 
-    @staticmethod
-    def _insert(cursor: sqlite3.Cursor, answers: Sequence[Answer]) -> int:
+    def _insert(self, cursor: sqlite3.Cursor, answers: Sequence[Answer]) -> int:
         before = cursor.connection.total_changes
         cursor.executemany(
             "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
@@ -373,11 +379,10 @@ class AnswerFile(Database):
             ],
         )
         new = cursor.connection.total_changes - before
-        # Whose answers there are is looked up there: counting them would take long.
-        cursor.executemany(
-            "INSERT OR IGNORE INTO models VALUES (?, ?, ?)",
-            [(model, "{}", checksum(model, "{}")) for model in {a.model for a in answers}],
-        )
+        # Every model with answers has a row there, as looking through all answers takes long.
+        if ids := {a.model for a in answers} - self._written:
+            rows = [(id_, "{}", checksum(id_, "{}")) for id_ in ids]
+            cursor.executemany("INSERT OR IGNORE INTO models VALUES (?, ?, ?)", rows)
         return new
 
     def _value(self, table: str, wanted: str) -> str | None:
