@@ -19,6 +19,7 @@ from pathlib import Path
 
 import attack_data
 import attack_recordings
+import attack_tables
 from attack_count import Count
 
 PARTS: dict[str, Callable[[Path], Count]] = {
@@ -27,6 +28,11 @@ PARTS: dict[str, Callable[[Path], Count]] = {
     "opens": attack_recordings.opens,
     "recording-flips": attack_recordings.flips,
     "recording-truncations": attack_recordings.truncations,
+    "tables": attack_tables.tables,
+    "parts": attack_tables.parts,
+    "tabulation-kills": attack_tables.tabulation_kills,
+    "checkpoints": attack_tables.checkpoints,
+    "policies": attack_tables.policies,
     "titles": attack_data.titles,
     "data-folders": attack_data.data_folders,
     "archives": attack_data.archives,

@@ -226,6 +226,11 @@ class RewardTable:
                 "the draws, the candidates or their order differ; choose the table's with "
                 "`RewardTable.select`"
             )
+        if self.sizes[1:] != (book.sizes[0], *book.sizes[2:]):
+            raise TableMismatch(
+                f"the table has {self.sizes[1:]} roles, reasonings and output formats, and the "
+                f"book has {(book.sizes[0], *book.sizes[2:])}"
+            )
         wrong = np.count_nonzero(tasks.position != self.positions)
         if wrong:
             raise TableMismatch(

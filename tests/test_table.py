@@ -602,6 +602,8 @@ def test_targets_and_items_must_be_the_datasets(small: RewardTable) -> None:
         tabulated(env, moved)
     with pytest.raises(TableMismatch, match="targets of 3"):
         make(moved, max_users=3)
+    with pytest.raises(TableMismatch, match=r"has \(2, 4, 1\) roles, reasonings and output"):
+        make(replace(small, sizes=(7, 2, 4, 1)), max_users=3)
     few = replace(
         small.embeddings,
         items=small.embeddings.items[:90],

@@ -196,16 +196,13 @@ def epsilon_greedy(
 
 
 def _actor_class(choice: str) -> type[TeamActor]:
+    """Raises KeyError for a choice that does not exist."""
     # Loaded here: these modules train, and need this one.
-    if choice == "central":
-        from rpp_agents.central import CentralActor
+    from rpp_agents.autoregressive import AutoregressiveActor
+    from rpp_agents.central import CentralActor
 
-        return CentralActor
-    if choice == "autoregressive":
-        from rpp_agents.autoregressive import AutoregressiveActor
-
-        return AutoregressiveActor
-    return Actor
+    kinds = (Actor, AutoregressiveActor, CentralActor)
+    return {kind.choice: kind for kind in kinds}[choice]
 
 
 def _inputs(
