@@ -416,23 +416,43 @@ def test_both_ways_of_playing_are_reported_where_nobody_is_asked(tmp_path: Path)
     assert rows["eval_reward"][-1] == rows["eval_sampled"][-1] == 1
 
 
-def test_sampled_returns_are_those_of_samples(toys: SimpleNamespace, tmp_path: Path) -> None:
-    """Action 0 pays 1, the others nothing: an untrained policy takes one action, or any."""
+class Choosy(Tiny):
+    """Pays for action 0 only."""
 
-    class Choosy(Tiny):
-        def step(self, actions: Any) -> Any:
-            seen, _, never, ended, infos = super().step(actions)
-            return seen, {a: float(x == 0) for a, x in actions.items()}, never, ended, infos
+    def step(self, actions: Any) -> Any:
+        seen, _, never, ended, infos = super().step(actions)
+        return seen, {a: float(x == 0) for a, x in actions.items()}, never, ended, infos
 
+
+def test_sampled_returns_are_those_of_samples(tmp_path: Path) -> None:
+    """An untrained policy always takes the same action, or any of three."""
     config = mappo.Config(**SHORT | {"total_steps": 6}, eval_episodes=300, learning_rate=1e-9)
-    kept = []
-    for name in ("one", "two"):
-        envs = PettingZooBatch(Choosy, 2), PettingZooBatch(Choosy, 50)
-        mappo.train(envs[0], config, eval_env=envs[1], run_dir=tmp_path / name, progress=False)
-        kept.append({k: x[-1] for k, x in read_progress(tmp_path / name).items()})
-    assert kept[0]["eval_reward"] in (0.0, 0.5, 1.0)
-    assert kept[0]["eval_sampled"] == pytest.approx(1 / 3, abs=0.05)
-    assert kept[0]["eval_sampled"] == kept[1]["eval_sampled"]
+    envs = PettingZooBatch(Choosy, 2), PettingZooBatch(Choosy, 50)
+    mappo.train(envs[0], config, eval_env=envs[1], run_dir=tmp_path, progress=False)
+    last = {key: column[-1] for key, column in read_progress(tmp_path).items()}
+    assert last["eval_reward"] in (0.0, 0.5, 1.0)
+    assert last["eval_sampled"] == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_a_resumed_run_samples_as_one_that_was_not_stopped(tmp_path: Path) -> None:
+    config = mappo.Config(
+        total_steps=6 * 4, evaluations=4, checkpoint_every=1, eval_episodes=20, tensorboard=False
+    )
+
+    def train(name: str, **options: Any) -> list[float]:
+        envs = PettingZooBatch(Choosy, 2, max_cycles=3), PettingZooBatch(Choosy, 10)
+        folder = tmp_path / name
+        mappo.train(envs[0], config, eval_env=envs[1], run_dir=folder, progress=False, **options)
+        return list(read_progress(folder)["eval_sampled"])
+
+    def stop(row: Any, _: Any) -> None:
+        if row["iteration"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", callbacks=[stop])
+    whole = train("whole")
+    assert train("parts", resume=True) == whole
 
 
 def test_users_are_evaluated_once(tmp_path: Path) -> None:
