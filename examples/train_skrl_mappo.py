@@ -23,7 +23,7 @@ from torch import nn
 import rpp_env
 
 FAST = "RPP_ENV_FAST" in os.environ
-STEPS, COPIES, ITERATIONS = 5, *((16, 2) if FAST else (256, 200))
+STEPS, COPIES, ITERATIONS = 5, *((16, 2) if FAST else (256, 100))
 WORLD: dict[str, Any] = {"num_users": 120, "num_items": 100} if FAST else {}
 
 
@@ -112,6 +112,7 @@ class Greedy:
 
 
 set_seed(0)
+torch.set_num_threads(1)  # networks this small gain nothing from more
 env = Users(COPIES, split="train", seed=0, **WORLD)
 names = env.possible_agents
 models = {
