@@ -48,7 +48,9 @@ class Disk:
     @contextmanager
     def watch(self) -> Iterator[Disk]:
         """Keep all cuts in this block."""
-        real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "rmdir")}
+        real = {
+            name: getattr(os, name) for name in ("fsync", "rename", "replace", "unlink", "rmdir")
+        }
 
         def watched(name: str) -> Callable[..., Any]:
             def call(*arguments: Any, **options: Any) -> Any:

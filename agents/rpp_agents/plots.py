@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.runs import read_progress, read_unit
+from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption, MissingExtra
 from rpp_env.markdown import words
 
@@ -360,11 +361,12 @@ def save(drawn: Any, path: Path, alt: str, *, svg: bool = False) -> Picture:
     from matplotlib import rc_context
     from matplotlib.text import Text
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     for text in drawn.findobj(Text):
         text.set_parse_math(False)
     with rc_context({"text.parse_math": False, "svg.hashsalt": "rpp"}):
-        drawn.savefig(path)
+        with whole_file(path) as file:
+            drawn.savefig(file, format=path.suffix[1:])
         if svg:
-            drawn.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+            with whole_file(path.with_suffix(".svg")) as file:
+                drawn.savefig(file, format="svg", metadata={"Date": None})
     return Picture(path, alt)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "read_progress", "read_unit"]
 
 CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
-PROGRESS, CONFIG = "progress.csv", "config.json"
+PROGRESS, CONFIG, CURVE = "progress.csv", "config.json", "learning_curve.png"
 FREE_TO_CHANGE = ("threads", "device", "tensorboard")
 """Options that say how a run is computed, not what it computes: a resumed run may change them."""
 _ABOUT: dict[str, Any] = {
@@ -182,7 +182,7 @@ class Run:
             raise InvalidOption(
                 f"another process is training in {folder}: wait for it, or give another run_dir"
             )
-        for name in (CHECKPOINT, POLICY, PROGRESS, CONFIG):
+        for name in (CHECKPOINT, POLICY, PROGRESS, CONFIG, CURVE):
             drop_unfinished(folder / name)
         about = {"algorithm": self.name, **self._about["config"], "unit": self._unit}
         write_text(folder / CONFIG, json.dumps(about, indent=2) + "\n")
@@ -275,7 +275,7 @@ class Run:
             from rpp_agents.plots import learning_curve
 
             policy.save(self.folder / POLICY)
-            picture = self.folder / "learning_curve.png"
+            picture = self.folder / CURVE
             with writing(picture):
                 learning_curve([self.folder], picture, label=self.name, lines=lines)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rpp_env.data.atomic import MAX_LINE
 from rpp_env.data.files import read_dataset
-from rpp_env.data.folders import cache_dir
+from rpp_env.data.folders import cache_dir, keep_folder
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra
 
 __all__ = ["SOURCES", "Source", "get", "show_terms"]
@@ -138,7 +138,7 @@ def get(
         atomic.mkdir()
         _convert(archive, atomic, name)
         read_dataset(atomic)
-        atomic.rename(folder)
+        keep_folder(atomic, folder)
     return folder
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "cache_dir",
     "check_place",
     "drop_unfinished",
+    "keep_folder",
     "make_folder",
     "whole_file",
     "write_text",
@@ -86,7 +87,22 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        _sync(path.parent)
+
+
+def keep_folder(made: Path, place: Path) -> None:
+    """Move a folder that was made beside its place there, whole or not at all, as `whole_file`.
+
+    Raises
+    ------
+    WriteFailed
+        If the system refuses.
+    """
+    with writing(place):
+        for inside in [*made.rglob("*"), made]:
+            _sync(inside)
+        made.rename(place)
+        _sync(place.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -206,14 +222,14 @@ def make_folder(folder: Path) -> None:
             raise NotADirectoryError(f"{folder} is a file and no folder")
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        _sync(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can."""
+def _sync(place: Path) -> None:
+    """Have a file, or the names in a folder, on the disk where the system can."""
     if os.name == "nt":  # cannot open folders
         return
-    number = os.open(folder, os.O_RDONLY)
+    number = os.open(place, os.O_RDONLY)
     try:
         os.fsync(number)
     except OSError as error:

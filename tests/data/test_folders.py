@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from power_cut import Disk
 
-from rpp_env.data.folders import alone, drop_unfinished, whole_file
+from rpp_env.data.folders import alone, drop_unfinished, keep_folder, whole_file
 from rpp_env.errors import WriteFailed
 
 
@@ -40,6 +40,20 @@ def test_new_folders_are_there_after_a_power_cut(tmp_path: Path) -> None:
         write(tmp_path / "a" / "b" / "kept", b"new")
         wanted = {"a": None, "a/b": None, "a/b/kept": b"new"}
         assert disk.now() == (wanted, wanted, wanted)
+
+
+def test_a_folder_is_whole_or_not_there_after_a_power_cut(tmp_path: Path) -> None:
+    made = tmp_path / ".data-1"
+    (made / "deep").mkdir(parents=True)
+    disk = Disk(tmp_path)
+    (made / "a.inter").write_bytes(b"rows")
+    (made / "deep" / "b").write_bytes(b"more")
+    wanted = {"data": None, "data/deep": None, "data/a.inter": b"rows", "data/deep/b": b"more"}
+    with disk.watch():
+        keep_folder(made, tmp_path / "data")
+        assert disk.now() == (wanted, wanted, wanted)
+    for state, _ in disk.cuts:
+        assert "data" not in state or state == wanted
 
 
 def test_what_is_deleted_after_a_write_is_safely_replaced(tmp_path: Path) -> None:
