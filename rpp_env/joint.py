@@ -244,7 +244,8 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
 
     def close_extras(self, **_: Any) -> None:
         """Close the model's files and connections; `close` calls it."""
-        self.core.close()
+        if hasattr(self, "core"):  # Gymnasium also closes what could not be made
+            self.core.close()
 
     def render(self) -> tuple[str, ...] | tuple[NDArray[np.uint8], ...] | None:
         """The last step of every user, as texts or as pictures.

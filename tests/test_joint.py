@@ -204,6 +204,13 @@ def test_what_contradicts_a_mode_is_refused() -> None:
         env.reset(options={"reset_mask": np.array([True, False])})
 
 
+def test_what_could_not_be_made_is_forgotten_in_silence() -> None:
+    made = JointVectorEnv.__new__(JointVectorEnv)
+    with pytest.raises(InvalidOption):
+        made.__init__(model=echo(), autoreset_mode="later")  # type: ignore[misc]
+    made.close()
+
+
 def test_wrong_actions_are_refused() -> None:
     env = vector(2)
     env.reset()
