@@ -165,13 +165,11 @@ def kills(folder: Path) -> Count:
             if started == 0:
                 os.setpgid(0, 0)
                 _write(path, reports, name)
+            os.setpgid(started, started)  # whichever of the two comes first
             writers.append(started)
         time.sleep(rng.uniform(0.02, 0.25))
         for process in writers:
-            try:
-                os.killpg(process, signal.SIGKILL)
-            except ProcessLookupError:  # its group is not there yet
-                os.kill(process, signal.SIGKILL)
+            os.killpg(process, signal.SIGKILL)
             os.waitpid(process, 0)
         lost, wrong = reports.missing(path)
         count.add(f"kill {trial}", lost=lost, wrong=wrong)
