@@ -33,7 +33,7 @@ COMMANDS = {
     "diagnose": "Measure what personal prompts can gain and how the agents interact.",
     "tabulate": "Ask the model for every answer once and save them in a table.",
     "serve": "Print or run the vLLM command for a model; check a server.",
-    "recording": "Check, copy, export or import a recording of a language model's answers.",
+    "recording": "Check, copy, export or import a model's recorded answers.",
     "data": "List the datasets found here, or download one.",
     "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
     "study": "Compare ways of choosing prompts by their model calls; resumable.",

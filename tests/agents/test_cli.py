@@ -66,7 +66,7 @@ def test_help_lists_every_verb(rpp: Any) -> None:
         assert re.search(rf"^  {verb} +{re.escape(said)}$", out, re.MULTILINE)
     assert "examples:\n  rpp-env demo\n" in out
     found = {module.name for module in pkgutil.iter_modules(rpp_agents.commands.__path__)}
-    assert found - {"console", "options"} == set(COMMANDS)
+    assert found - {"console", "cost", "options"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

@@ -100,7 +100,7 @@ def test_a_bench_keeps_no_level_of_a_reference_that_was_cut_short(tmp_path: Path
     file = tmp_path / "my.toml"
     file.write_text(BENCH.replace("train_users = 16", "train_users = 300"))
     words = ["bench", str(file), "--out", "out", "--processes", "1"]
-    code, said = command(words, tmp_path, lambda _, said: "tables made" in said, after=4)
+    code, said = command(words, tmp_path, lambda _, said: "tables made" in said, after=0.5)
     assert code == 130, said
     assert "Traceback" not in said
     assert not list(tmp_path.glob("out/levels/**/*.json"))
@@ -136,7 +136,7 @@ def rows(path: Path) -> list[str]:
 
 
 def test_a_line_now_and_then_where_there_is_no_terminal(tmp_path: Path) -> None:
-    code = MAIN.replace("sys.exit", "import rpp_agents.ticking as t; t.EVERY = 0.2; sys.exit")
+    code = MAIN.replace("sys.exit", "import rpp_agents.ticking as t; t.EVERY = 0.005; sys.exit")
     words = "train mappo --rules RPPBandit-v0 --max-users 60 --num-envs 32 --eval-users 30 "
     words += "--budget 1600 --total-steps 6400 --run-dir run"
     done = subprocess.run(

@@ -316,10 +316,14 @@ def test_damaged_and_foreign_checkpoints_are_refused(toys: SimpleNamespace, tmp_
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:100], whole[:-1], b""):
         path.write_bytes(content)
-        with pytest.raises(InvalidData, match=r"checkpoint\.safetensors is damaged or was not written by"):
+        with pytest.raises(
+            InvalidData, match=r"checkpoint\.safetensors is damaged or was not written by"
+        ):
             resume()
     save_file({"actor.weight": torch.ones(3)}, path, metadata={"format": "pt"})
-    with pytest.raises(InvalidData, match=r"checkpoint\.safetensors is damaged or was not written by"):
+    with pytest.raises(
+        InvalidData, match=r"checkpoint\.safetensors is damaged or was not written by"
+    ):
         resume()
     policy.save(path)
     with pytest.raises(InvalidData, match="holds a 'network', not a checkpoint"):

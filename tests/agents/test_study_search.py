@@ -187,7 +187,8 @@ def test_an_instruction_may_be_emptied() -> None:
         words = len(text.split("candidate films:")[1].split("\n\n", 1)[-1].split())
         first, *others = knows(text).splitlines()
         place = min(max(words - 5, 0) * 10 // start, 9)
-        return "\n".join([*others[:place], first, *others[place:]])
+        moved = [*others[:place], first, *others[place:]]
+        return "\n".join(f"{i}. {line.partition(' ')[2]}" for i, line in enumerate(moved, 1))
 
     made = problem_of(answer)
     player, _ = search(made.problem, budget=20_000, patience=60)

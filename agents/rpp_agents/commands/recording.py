@@ -30,7 +30,7 @@ def run(
     model: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None,
     skip_damaged: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Check, copy, export or import a recording of a language model's answers.
+    """Check, copy, export or import a model's recorded answers.
 
     A recording may be in use meanwhile. Copy it with this command and not as a file: its latest
     answers lie in a second file until they are moved into it.
