@@ -181,8 +181,12 @@ def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
         except BaseException:
             held.close()
             raise
-        # Who held it before has deleted it meanwhile: then this is a lock of nothing.
-        if lock.exists() and lock.stat().st_ino == os.fstat(held.fileno()).st_ino:
+        # The process that held it may have deleted it meanwhile: then this is a lock of nothing.
+        try:
+            there = lock.stat().st_ino
+        except FileNotFoundError:
+            there = None
+        if there == os.fstat(held.fileno()).st_ino:
             return held
         held.close()
 

@@ -81,7 +81,7 @@ def test_sizes_out_of_range_are_refused(options: dict[str, int]) -> None:
 
 
 def test_an_unknown_level_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="unknown level 'movieworld-easy'; the levels are"):
+    with pytest.raises(InvalidOption, match="level 'movieworld-easy' is not known; did you mean"):
         movieworld("movieworld-easy")
 
 

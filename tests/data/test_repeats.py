@@ -366,13 +366,13 @@ def test_by_time_repeats_are_left_out_too(tmp_path: Path) -> None:
 
 def test_tables_are_made_and_played_without_repeats(tmp_path: Path) -> None:
     data = dataset([[*s, s[-1]] for s in some_sequences(20, 30)])
-    options: dict[str, Any] = {"split": "train", "num_envs": 8, "dim": 4, "rules": "RPPBandit-v0"}
+    options: dict[str, Any] = {"split": "train", "num_envs": 8, "rules": "RPPBandit-v0"}
     with pytest.warns(UserWarning, match="14 of 14"):
-        env = RPPEnv.make(data, Echo(), **options)
+        env = RPPEnv.make(data, Echo(), dim=4, **options)
     table = tabulate(env, tmp_path / "t.rpptable", processes=1)
     played = RPPEnv.make(data, table, **options)
     played.reset(seed=0)
-    live = RPPEnv.make(data, Echo(), **options)
+    live = RPPEnv.make(data, Echo(), dim=4, **options)
     live.reset(seed=0)
     actions = np.tile([0, 2, 0, 0], (8, 1))
     assert played.step(actions).rewards.tolist() == live.step(actions).rewards.tolist()
