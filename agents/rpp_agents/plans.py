@@ -15,7 +15,7 @@ from rpp_agents.trust import confirm
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import InvalidOption
 from rpp_env.options import read_small, unknown
-from rpp_env.plugins import is_code
+from rpp_env.plugins import FromFile, is_code
 
 __all__ = [
     "check_different",
@@ -68,8 +68,22 @@ def read_toml(
     except (ValueError, RecursionError) as error:
         raise InvalidOption(f"{path} is not TOML: {error}") from error
     if path.parent != presets:
-        confirm(str(path), _places(told), trust, f"name the {what}'s own file without them")
+        confirm(str(path), _places(told), trust, f"use a {what} without them")
+        told = _marked(told)
     return told, path
+
+
+def _marked(value: Any) -> Any:
+    """The tables of a file, in which the addresses of servers are marked as not the user's own."""
+    if isinstance(value, dict):
+        return {name: _marked(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_marked, value))
+    return FromFile(value) if isinstance(value, str) and _is_server(value) else value
+
+
+def _is_server(text: str) -> bool:
+    return text.partition(":")[0].lower() in ("http", "https")
 
 
 _SHOWN = frozenset(
@@ -91,10 +105,10 @@ def _places(told: Mapping[str, Any]) -> dict[str, str]:
         elif isinstance(value, list):
             for i, inner in enumerate(value):
                 look(inner, f"{key}[{i}]")
-        elif isinstance(value, str):
-            server = value.partition(":")[0].lower() in ("http", "https")
-            if server or is_code(value) or key.endswith("options.recording"):
-                found[key] = value
+        elif isinstance(value, str) and (
+            _is_server(value) or is_code(value) or key.endswith("options.recording")
+        ):
+            found[key] = value
 
     for table, rows in told.items():
         for i, row in enumerate(rows if isinstance(rows, list) else ()):

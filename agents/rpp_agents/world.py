@@ -26,6 +26,7 @@ from rpp_env.data.splits import Repeats
 from rpp_env.errors import InvalidData, InvalidOption, NotTabulated, TableMismatch
 from rpp_env.models.names import parse_options
 from rpp_env.options import made, read_small
+from rpp_env.plugins import FromFile
 from rpp_env.recommenders.llm import RankBy
 from rpp_env.table import tabulate
 
@@ -235,7 +236,8 @@ class World:
         }
         asked = {_option(name): value for name, value in marked.items()}
         confirm(source, asked, trusted, "give these options yourself")
-        changes: dict[str, Any] = {name: str(value) for name, value in marked.items()}
+        # Confirmed, but still not the user's own words: no server gets a key for them.
+        changes: dict[str, Any] = {name: FromFile(value) for name, value in marked.items()}
         return replace(self, **changes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
 from rpp_env.options import unknown
-from rpp_env.plugins import entry_points, is_code, make, resolve
+from rpp_env.plugins import FromFile, entry_points, is_code, make, resolve
 
 __all__ = ["FORMS", "open_model", "parse_options"]
 
@@ -70,6 +70,8 @@ def open_model(
             )
         from rpp_env.models.openai import OpenAIModel
 
+        if isinstance(name, FromFile):
+            options["send_key"] = False
         _check_options(options, OpenAIModel)
         return OpenAIModel(address, served, **options)
     options.pop("send_key", None)

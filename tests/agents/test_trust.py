@@ -17,7 +17,9 @@ from rpp_agents.plans import slug
 from rpp_agents.study import Study
 from rpp_agents.world import World, run_world
 from rpp_env.baselines import Random
-from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption, ModelUnavailable
+from rpp_env.plugins import FromFile
+from rpp_env.rewriting import open_rewriter
 
 NEVER = "http://127.0.0.1:9/v1#stolen"
 """Nothing listens there; and nothing must try."""
@@ -123,6 +125,51 @@ def test_a_terminal_is_asked(
     err = capsys.readouterr().err
     assert "[y/N]" in err
     assert said in " ".join(err.split())
+
+
+def sent_keys(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The servers that are opened from now on, and whether each gets a key."""
+    opened = []
+
+    class Server:
+        id, context_length, capabilities = "server", 4096, frozenset[str]()
+
+        def __init__(self, address: str, served: str, *, send_key: bool = True) -> None:
+            opened.append((f"{address}#{served}", send_key))
+
+        def complete(self, requests: Any) -> Any:
+            raise ModelUnavailable("not here")
+
+    monkeypatch.setattr("rpp_env.models.openai.OpenAIModel", Server)
+    return opened
+
+
+def test_a_server_that_a_folder_names_gets_no_key(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = sent_keys(monkeypatch)
+    says(theirs, {"model": NEVER, "rewrite": NEVER + "r"})
+    main(["play", str(theirs), "--trust", NEVER, NEVER + "r"])
+    assert set(opened) == {(NEVER, False), (NEVER + "r", False)}
+    opened.clear()
+    main(["play", str(theirs), "--model", NEVER, "--rewrite", NEVER + "r"])
+    assert set(opened) == {(NEVER, True), (NEVER + "r", True)}
+
+
+def test_a_server_that_a_study_names_gets_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = sent_keys(monkeypatch)
+    setting = {"name": "s", "model": NEVER, "train_users": 2, "options": {"num_users": 60}}
+    rpp = {"label": "r", "method": "rpp", "config": {"rewrite": NEVER + "r"}}
+    file = written(tmp_path / "theirs.toml", STUDY | {"settings": [setting], "methods": [rpp]})
+    words = ["study", str(file), "--out", str(tmp_path / "out"), "--processes", "1"]
+    assert main([*words, "--trust", NEVER, NEVER + "r"]) == 2
+    assert opened
+    study = Study.load(file, [NEVER, NEVER + "r"])
+    assert isinstance(study.settings[0].model, FromFile)
+    open_rewriter(study.methods[0].config["rewrite"])
+    assert {key for _, key in opened} == {False}
 
 
 def test_what_a_terminal_would_obey_is_escaped() -> None:

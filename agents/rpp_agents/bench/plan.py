@@ -11,22 +11,27 @@
     seeds = [0, 1, 2]              # of training
     worlds = [11, 12, 13]          # movieworld: the world's seed; else the candidate draw
     design = "nested"              # the k-th seed plays worlds[k % 3] alone; "crossed": every one
-    against = "MAPPO"              # whom the others are compared with; else the first
+    against = "MAPPO"              # what the others are compared with; else the first
 
     [[environments]]
     name = "hard-private"
     dataset = "movieworld-hard"
     rules = "RPP-v0"
     observe = "private"
-    total_steps = 200_000          # where it shall differ
+    total_steps = 200_000          # overrides the bench's
     live = true                    # train on all train users, asking the model; else on the table
     options = { negatives = "popularity" }      # as `RPPEnv.make` takes them
+
+    [[algorithms]]
+    label = "MAPPO"
+    trainer = "mappo"              # as `rpp_agents.trainers.find_trainer` takes it
+    grid = [{ learning_rate = 1e-3 }, { learning_rate = 3e-3 }]     # to tune: each is run
 
     [[algorithms]]
     label = "discount 0"
     trainer = "mappo"
     config = { gamma = 0.0 }                    # fields of its Config
-    num_envs = 128                              # where it shall differ
+    num_envs = 128                              # overrides the bench's
     environments = ["hard-private"]             # where it is run; by default all
     grid = [{ learning_rate = 1e-3 }, { learning_rate = 3e-3 }]     # to tune: each is run
 """

@@ -17,7 +17,7 @@ from rpp_env import RPPEnv
 from rpp_env.data.files import find_dataset
 from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import UnknownDataset
-from rpp_env.plugins import is_code
+from rpp_env.plugins import entry_points, is_code
 
 __all__ = ["run"]
 
@@ -137,7 +137,8 @@ def _absent(jobs: Sequence[Cell | Redrawn]) -> dict[str, str]:
     found: dict[str, str] = {}
     for setting in {job.setting.name: job.setting for job in jobs}.values():
         place = setting.dataset, setting.options.get("root")
-        if place not in why and setting.dataset.lower() not in LEVELS:
+        made = setting.dataset.lower() in LEVELS or is_code(setting.dataset)
+        if place not in why and not made and setting.dataset not in entry_points("dataset"):
             try:
                 find_dataset(*place)
                 why[place] = ""

@@ -24,12 +24,20 @@
     options = { num_candidates = 20, negatives = "uniform" }      # as RPPEnv.make takes them
 
     [[methods]]
+    label = "best fixed, 5 merged"
+    method = "merged_fixed"
+
+    [[methods]]
     label = "RPP (MAPPO)"
     method = "rpp"                 # one of rpp_agents.study.methods.METHODS, "recommender", or
                                    # package.module:function
     family = "RPP"                 # what it stands beside in tables
     config = { trainer = "mappo", options = { learning_rate = 8e-3 } }
     parts = ["main", "users"]      # where it is run; by default everywhere
+
+    [[methods]]
+    label = "RPP-{}"
+    method = "rpp"
     variants = { Ro = { only = "role_playing" } }     # one method each; the label holds a {}
 
 The k-th seed plays the draw k modulo their number, alone.

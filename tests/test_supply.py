@@ -1,0 +1,70 @@
+"""What is installed, and from where: actions by digest, packages by hash, torch from one index."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HASHES = ROOT / "constraints" / "newest.hashes.txt"
+WITH_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Names and versions of a file of pins."""
+    found = {}
+    for line in path.read_text().splitlines():
+        if match := re.match(r"([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", line, re.IGNORECASE):
+            found[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob(".github/workflows/*.yml")), ids=lambda p: p.name)
+def test_actions_are_named_by_digest(file: Path) -> None:
+    used = re.findall(r"^\s*-?\s*uses:\s*(\S+)(.*)$", file.read_text(), re.MULTILINE)
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), f"{action} does not say its version"
+
+
+def test_every_pin_has_a_hash() -> None:
+    hashed, pinned = pins(HASHES), pins(ROOT / "constraints" / "newest.txt")
+    assert len(hashed) > 80
+    for name, version in hashed.items():
+        assert pinned.get(name, version) == version, f"{name}: run `make hashes`"
+    for block in re.split(r"\n(?=\S)", HASHES.read_text().strip()):
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
+        assert "://" not in block  # from the usual index alone
+
+
+def test_what_is_asked_for_is_hashed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    for extra in ("agents", "llm", "study", "test", "dev"):
+        wanted += project["optional-dependencies"][extra]
+    hashed = pins(HASHES)
+    for requirement in wanted:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        assert name is not None
+        plain = re.sub(r"[-_.]+", "-", name[0]).lower()
+        if plain != "rpp-env" and not WITH_TORCH.fullmatch(plain):
+            assert plain in hashed, f"{plain}: run `make hashes`"
+
+
+def test_torch_comes_from_one_index() -> None:
+    """An extra index would be asked for every package, and could offer any of them."""
+    for path in (ROOT / "Makefile", *ROOT.glob(".github/**/*.yml"), *ROOT.glob("*.md")):
+        assert "--extra-index-url" not in path.read_text(), path
+    makefile = (ROOT / "Makefile").read_text()
+    assert "--index-url $(TORCH_INDEX) --no-deps" in makefile
+    for name in ("oldest", "peers", "vllm"):
+        assert re.search(
+            rf"\.venv-{name}/\.stamp:.*\n\t\$\(fresh-venv\)\n\t\$\(torch\)\n", makefile
+        )
+    for file in sorted((ROOT / "constraints").glob("*.txt")):
+        if file != HASHES:
+            assert re.search(r"^torch==[\d.]+$", file.read_text(), re.MULTILINE), file
