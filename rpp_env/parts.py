@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -83,6 +83,9 @@ class Options:
     """How a language model is asked; see `LLMRecommender`."""
     generation: Generation | None = None
     """How a language model's replies are sampled, where it shall differ from the rules'."""
+    thinking: Sequence[tuple[str, str]] = ()
+    """Marks that open and close a language model's thoughts, besides those that are known; see
+    `LLMRecommender`."""
     recording: str | Path | None = None
     """A file that keeps a language model's answers; what it holds is not asked again."""
 
@@ -229,7 +232,8 @@ def _recommender(
     if is_language_model(model):
         if chosen.recording is not None:
             model = RecordingModel(chosen.recording, model)
-        return LLMRecommender(model, chosen.rank_by, chosen.generation or rules.generation)
+        generation = chosen.generation or rules.generation
+        return LLMRecommender(model, chosen.rank_by, generation, chosen.thinking)
     raise InvalidOption(
         f"model must be a name, a LanguageModel (id, context_length, capabilities, complete) or a "
         f"Recommender (rank), not {type(model).__name__}"
@@ -238,10 +242,10 @@ def _recommender(
 
 def _only_for_models(chosen: Options, what: str) -> None:
     given = (chosen.rank_by, chosen.generation, chosen.recording, chosen.model_options)
-    if given != ("generate", None, None, None):
+    if given != ("generate", None, None, None) or chosen.thinking:
         raise InvalidOption(
-            f"rank_by, generation, recording and model_options are for language models; {what} is "
-            "given"
+            "rank_by, generation, thinking, recording and model_options are for language models; "
+            f"{what} is given"
         )
 
 

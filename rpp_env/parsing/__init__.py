@@ -1,23 +1,25 @@
-"""parse_ranking: what a recommender said, read as an order; write_ranking: the other way round.
+"""Read what a recommender said as an order (`parse_ranking`), and write an order (`write_ranking`).
 
-Whoever tells the model how to write reads it back, so both sides stand here. What a model says is
-never an error: what cannot be read is not named.
+The writer and the parser of each output format live in the same package. What a model says is
+never an error: what cannot be read is not named. ``docs/prompts.md`` describes the rules in full,
+with what is refused on purpose; `rpp_env.parsing.forms` measures how much is read.
 
 How a reply is read
 -------------------
-1. A reply that keeps to one of `FORMATS`, every line exactly, is read at once.
-2. Otherwise thinking between ``<think>`` tags is dropped, JSON lists are unfolded, and every line
-   is read for itself: a rank or a bullet is taken off, then emphasis, quotes and a year. Exact
-   titles come before folded ones (case, accents, punctuation, place of the article), these before a
-   title at the head of a line with a description behind it. Titles in one line between commas,
-   semicolons, bars or '>' are a list too.
-3. Lines that follow each other are a list. A list that starts again at 1, or repeats what the last
-   one named, is another list. Of several, the last one that names more than half as many items as
-   the longest counts, so that drafts, thinking and afterwords do not; a list inside a sentence
-   counts half.
-4. In that list what is still open is compared with the titles that are left: a title that was cut
+1. A reply that keeps to one of `FORMATS`, every line exactly, is read at once (`formats`).
+2. Otherwise the answer is found in it: thoughts are dropped (`thoughts`), and so are other turns of
+   a dialogue and markup (`text`); lists and objects become lines (`objects`).
+3. Every line is read for itself (`lines`): a rank, a bullet, a label, emphasis and quotes are taken
+   off. Exact titles come before folded ones (case, accents, punctuation, place of the article,
+   numerals, year), these before a title at the head of a line with a description behind it
+   (`titles`). Titles or numbers in one line between list signs are a list too.
+4. Lines that follow each other are a list (`lists`). Parts with other items are one list, a part
+   that repeats what was named is another. Of several, the last one that names more than half as
+   many items as the longest counts, so that drafts, thinking and afterwords do not; a list inside
+   a sentence counts half.
+5. In that list what is still open is compared with the titles that are left: a title that was cut
    off, then the closest spelling (`difflib`), never across different numbers ("Rocky II").
-5. Without any list, the first title that each line mentions counts.
+6. Without any list, the first title that each line mentions counts, unless it is refused.
 
 A line, or an entry of a one-line list, is one item; an item that is named again keeps its best
 reading, and of equal readings the first.
@@ -32,7 +34,7 @@ from __future__ import annotations
 
 from rpp_env.parsing.formats import write_ranking
 from rpp_env.parsing.reader import parse_order, parse_ranking
-from rpp_env.parsing.thoughts import THINKING
+from rpp_env.parsing.thoughts import THINKING, as_pairs
 from rpp_env.patterns import FORMATS
 
-__all__ = ["FORMATS", "THINKING", "parse_order", "parse_ranking", "write_ranking"]
+__all__ = ["FORMATS", "THINKING", "as_pairs", "parse_order", "parse_ranking", "write_ranking"]

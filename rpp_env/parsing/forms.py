@@ -13,10 +13,14 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
+from rpp_env.markdown import table
+from rpp_env.options import unknown
 from rpp_env.parsing.reader import parse_order
 
 __all__ = ["FORMS", "LABELS", "WRAPPINGS", "ReadingShares", "measure_reading", "write_form"]
@@ -42,7 +46,7 @@ def _row(between: str, template: str = "{t}", around: str = "{}") -> Writer:
 
     def write(titles: Sequence[str], numbers: Sequence[int]) -> str:
         items = (
-            _fill(template, rank, title, number, 0)
+            _fill(template, rank, title, number, len(titles) + 1 - rank)
             for rank, (title, number) in enumerate(zip(titles, numbers, strict=True), 1)
         )
         return around.replace("{}", between.join(items))
@@ -207,7 +211,7 @@ FORMS: dict[str, Writer] = {
     '{"ranking": ["title"]}': _row(", ", "{json}", '{"ranking": [{}]}'),
     '{"rank": 1, "title": ..}': _row(",\n", '{"rank": {i}, "title": {json}}', "[{}]"),
     '{"rank": 1, "id": 3}': _row(",\n", '{"rank": {i}, "id": {n}}', "[{}]"),
-    '{"id": 3, "score": 9}': _row(",\n", '{"id": {n}, "score": {i}.5}', "[{}]"),
+    '{"id": 3, "score": 9}': _row(",\n", '{"id": {n}, "score": {left}.5}', "[{}]"),
     '{"title": .., "why": ..}': _row("\n", '{"title": {json}, "reason": "' + _WHY + '"}'),
     '{"1": "title"}': _row(", ", '"{i}": {json}', "{{}}"),
     '{"1": 3}': _row(", ", '"{i}": {n}', "{{}}"),
@@ -308,9 +312,10 @@ def write_form(
     InvalidOption
         For an unknown form, label or wrapping.
     """
-    for name, known in ((form, FORMS), (label, LABELS), (wrapping, WRAPPINGS)):
-        if name not in known:
-            raise InvalidOption(f"{name!r} is unknown; choose {', '.join(known)}")
+    known: dict[str, Collection[str]] = {"form": FORMS, "label": LABELS, "wrapping": WRAPPINGS}
+    for what, name in (("form", form), ("label", label), ("wrapping", wrapping)):
+        if name not in known[what]:
+            raise InvalidOption(unknown(what, name, known[what]))
     written = FORMS[form]([candidates[i] for i in order], [i + 1 for i in order])
     draft = "\n".join(f"{i}. {title}" for i, title in enumerate(candidates, 1))
     whole = WRAPPINGS[wrapping]
@@ -322,20 +327,42 @@ class ReadingShares:
     """How many replies were read exactly, by form, label and wrapping."""
 
     replies: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By ("form", "label" or "wrapping"; name)."""
+    """By ("form", "label" or "wrapping"; its name)."""
     exact: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Of these, how many were read to exactly the order that was written."""
+    """Of these, those that were read as exactly the order that was written."""
     missed: dict[tuple[str, str], tuple[str, str, str]] = field(default_factory=dict)
-    """By kind and name a form, label and wrapping that were not."""
+    """The form, label and wrapping of the first one that was not."""
 
     def share(self, kind: str, name: str) -> float:
         """Share of the replies that were read exactly."""
-        return self.exact[kind, name] / self.replies[kind, name]
+        return self.exact[kind, name] / max(self.replies[kind, name], 1)
 
-    def rows(self) -> Iterator[tuple[str, str, int, int, float]]:
-        """Kind, name, replies, read exactly, share."""
+    @property
+    def total(self) -> float:
+        """Share over all forms."""
+        forms = [key for key in self.replies if key[0] == "form"]
+        return sum(self.exact[key] for key in forms) / sum(self.replies[key] for key in forms)
+
+    def markdown(self) -> str:
+        """A table of the forms, then one of labels and one of wrappings."""
+        tables = []
+        for kind in ("form", "label", "wrapping"):
+            rows = [
+                (name, f"{count:,}", f"{self.exact[kind, name]:,}", f"{self.share(kind, name):.3f}")
+                for (of, name), count in self.replies.items()
+                if of == kind
+            ]
+            tables.append(table([(kind, "replies", "read exactly", "share"), *rows]))
+        return "\n\n".join([*tables, f"Share of all forms: {self.total:.4f}."]) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the numbers to a JSON file."""
+        numbers: dict[str, dict[str, dict[str, int]]] = {}
         for (kind, name), count in self.replies.items():
-            yield kind, name, count, self.exact[kind, name], self.share(kind, name)
+            row = {"replies": count, "exact": self.exact[kind, name]}
+            numbers.setdefault(kind, {})[name] = row
+        with whole_file(path) as file:
+            file.write(json.dumps(numbers, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def measure_reading(
@@ -362,7 +389,7 @@ def measure_reading(
     seed : int
         Seed of the tasks, labels and wrappings.
     parse : callable
-        What reads a reply, as `rpp_env.parsing.parse_order` does.
+        What reads a reply of these candidates, as `rpp_env.parsing.parse_order` does.
 
     Returns
     -------
@@ -371,14 +398,18 @@ def measure_reading(
     Raises
     ------
     InvalidOption
-        Where there are fewer titles than `candidates`, or fewer than 3 candidates.
+        Where there are fewer titles than `candidates`, fewer than 3 candidates, or no replies.
     """
     if not 3 <= candidates <= len(titles):
         raise InvalidOption(
             f"candidates must be at least 3 and at most the {len(titles)} titles, not {candidates}"
         )
+    if replies < 1:
+        raise InvalidOption(f"replies must be at least 1, not {replies}")
     rng = random.Random(seed)  # noqa: S311 - no secret
     shares = ReadingShares()
+    for kind, names in (("form", FORMS), ("label", LABELS), ("wrapping", WRAPPINGS)):
+        shares.replies.update(dict.fromkeys(((kind, name) for name in names), 0))
     targets = rng.sample(list(titles), len(titles))
     turn = 0
     for form in FORMS:

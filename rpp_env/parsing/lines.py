@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rpp_env.parsing.scripts import plain_signs
 from rpp_env.parsing.titles import Titles, fold
-from rpp_env.parsing.words import JOINING, NOUN, announces, kind_of, refuses
+from rpp_env.parsing.words import JOINING, NOUN, announces, chooses, compares, kind_of, refuses
 
 __all__ = ["MARKER", "Entry", "Reading", "ends_sentence", "read_line"]
 
@@ -46,6 +46,7 @@ _PLAIN_NUMBER = re.compile(
 _LONE_NUMBER = re.compile(rf"(?:{NOUN}\b\.?\s*:?\s*)?[#(\[]*(\d{{1,4}})[\])]*", re.IGNORECASE)
 
 _CALLED = re.compile(r"(?:title|name)\b", re.IGNORECASE)
+_NUMBER_BEHIND = re.compile(r"\s[\[(]#?\d{1,3}[\])]$")
 _QUANTITY = re.compile(
     r"(?P<word>[^\W\d_]+)|(?P<number>\d{1,12}(?:\.\d{1,12})?)(?P<unit>\s*%|\s?/\s?\d{1,3}(?![\d/]))?"
 )
@@ -63,9 +64,13 @@ _REMARK = re.compile(r"\s*\([^()\d]{0,100}\)[\s.]*$")
 _JOINING = frozenset(word for word in JOINING.split("|") if " " not in word)
 _FILLING = frozenset("is are at the of with has as in n".split())
 _LIST_SIGN = re.compile(rf"[,;:>→|/\d=&–—-]|\b(?:{JOINING})\b|[和与與及と]")
-_LIST_GAP = re.compile(rf"[\W\d_]*(?:(?:\b(?:{JOINING})\b|[和与與及と])[\W\d_]*){{0,4}}")
+_LIST_GAP = re.compile(
+    rf"[\W\d_]*(?:(?:\b(?:{JOINING}|the|best|place|choice|is|comes?|would|be|maybe|perhaps|in|at)\b"
+    r"|[和与與及と])[\W\d_]*){0,6}"
+)
 _TIED = re.compile(r"^\W*\(?(?:tied?|equal)\)?")
 _TIE = re.compile(r"[^\w,>|:-]*(?:[/&=+,>;]|\band\b|\bund\b|\bor\b)[^\w:|-]*")
+_LIST_SIGNS_ONLY = re.compile(r"[\s,;:.>→|/\d=&–—\"'*-]*")
 _INVENTED_GAP = re.compile(r"[\W_]*([,;>→|])[^,;>→|]{1,80}\1[\W\d_]*")
 _DESCRIPTION = re.compile(r"(?:[-–](?=[)\]:]))?[\s*_`\"”»)\].!?…]*(?:$|\s[-–—]+\s|[:(\[|–—])")
 _REASON = re.compile(
@@ -191,6 +196,10 @@ class _Line:
         for text in (self.rest, inner := self.rest.strip(_EMPHASIS)):
             if text in exact and not text.isdigit():
                 return Reading((self.entry(text, exact[text]),))
+        if inner[-1:] in ("]", ")"):  # "1. +44 [3]"
+            text = _NUMBER_BEHIND.sub("", inner)
+            if text in exact and not text.isdigit():
+                return Reading((self.entry(text, exact[text], 1),))
         self.inner = inner
         self.core = core = self.rest.strip(_DECORATION)
         self.figures = _DIGIT.search(core) is not None or (self.rank is not None and not core)
@@ -260,7 +269,7 @@ class _Line:
             return None
         item, loose = self.titles.find(core) or (None, 0)
         kind = "" if core[0].isdigit() else kind_of(core)
-        if item is None and kind in ("rank", "other"):
+        if item is None and kind in ("rank", "other", "reason"):
             if kind == "rank" and self.rank is not None:  # "3: rank 1"
                 return self._number(str(self.rank), int(number[1]))
             return Reading(())
@@ -300,11 +309,16 @@ class _Line:
         worded = _LETTER.search(self.core) is not None
         if worded and (scanned := self.titles.scan(folded := fold(self.rest))):
             start, end, item = scanned[0]
-            if not _WORD_SIGN.search(folded[:start]) and not folded[start:end].isdigit():
-                return Reading(
-                    (self.entry(self.core, item, 1),)
-                )  # "1. 8 1/2 (score: 9)", "Why? [3]"
-        kept = [(n, kind, start, end) for n, kind, start, end in quantities if kind != "other"]
+            head = folded[start:end]
+            noun = kind_of(head) in ("number", "title", "rank") and " " not in head
+            if not _WORD_SIGN.search(folded[:start]) and not head.isdigit() and not noun:
+                # As in "Why? [3]", where "Why?" is a title.
+                return Reading((self.entry(self.core, item, 1),))
+        kept = [
+            (n, kind, start, end)
+            for n, kind, start, end in quantities
+            if kind not in ("other", "reason")
+        ]
         own = [q for q in kept if q[1] == "number"]
         ranks = [q for q in kept if q[1] == "rank"]
         plain = [q for q in kept if not q[1]]
@@ -385,23 +399,24 @@ class _Line:
         if not (core.isalnum() and core.isascii()):
             folded = fold(self.rest)
             scanned = titles.scan(folded)
-        chain, pure, between = (
-            _longest_chain(folded, scanned) if len(scanned) > 1 else ([], False, "")
-        )
+        chain, pure, between = _longest_chain(folded, scanned)
         tie = len(chain) == 2 and pure and _TIE.fullmatch(between) is not None
-        if len(chain) > 2 or (len(chain) == 2 and (not self.mark or tie)):
+        described = chain and chain[0] != scanned[0] and self._described(folded, scanned[0])
+        if not described and (len(chain) > 2 or (len(chain) == 2 and (not self.mark or tie))):
+            if titles.signs:
+                chain = _with_titles_of_signs(folded, chain, titles)
             entries = [Entry(folded[start:end], item) for start, end, item in chain]
-            if pure:
+            liked = _is_of_the_past(folded[: chain[0][0]])
+            if pure and not liked:
                 entries = [e._replace(rank=self.rank, mark=self.mark) for e in entries]
-            return Reading(tuple(entries), not pure, not pure and refuses(self.line))
+                return Reading(tuple(entries))
+            return Reading(tuple(entries), True, liked or refuses(self.line))
         if self.rank is not None and self.rank > len(titles.exact):
             # "- 54: a story" is about the film "54"
             folded = fold(self.line)
             scanned = titles.scan(folded)
-        if scanned and not _WORD_SIGN.search(folded[: scanned[0][0]]):
-            _, end, item = scanned[0]
-            if _DESCRIPTION.match(folded, end) or (self.mark and _REASON.match(folded, end)):
-                return Reading((self.entry(core, item, 1),))
+        if scanned and self._described(folded, scanned[0]):
+            return Reading((self.entry(core, scanned[0][2], 1),))
         stressed = _STRESSED.match(self.rest) if self.mark else None
         if stressed and (found := titles.find(stressed["title"].strip(_DECORATION))):
             return Reading((self.entry(core, found[0], 1),))
@@ -417,6 +432,14 @@ class _Line:
         if tried and (reading := self._behind_label()):
             return reading
         return None
+
+    def _described(self, folded: str, title: tuple[int, int, int]) -> bool:
+        """Whether a title stands at the head of the line, with a description behind it."""
+        start, end, _ = title
+        if _WORD_SIGN.search(folded[:start]):
+            return False
+        reason = self.mark and _REASON.match(folded, end)
+        return bool(reason or _DESCRIPTION.match(folded, end))
 
     def _fields(self) -> Entry | None:
         """The item of a line of keys and values, as in "Rank: 1, Title: Alien"."""
@@ -457,7 +480,7 @@ class _Line:
             if not behind or not _LETTER.search(label):
                 continue
             kind, tells = kind_of(label), announces(label)
-            if kind in ("rank", "other") and not tells:
+            if kind in ("rank", "other", "reason") and not tells:
                 continue
             inner = self._inner(behind)
             if not inner.entries or inner.in_sentence:
@@ -477,6 +500,33 @@ class _Line:
             labelled = first._replace(label=label, mark=mark)
             return Reading((labelled, *inner.entries[1:]), refused=refuses(label))
         return None
+
+
+def _with_titles_of_signs(
+    folded: str, chain: list[tuple[int, int, int]], titles: Titles
+) -> list[tuple[int, int, int]]:
+    """Also the titles without letters and digits, such as "!!!", between those of a list."""
+    found = list(chain)
+    starts = [0, *(end for _, end, _ in chain)]
+    ends = [*(start for start, _, _ in chain), len(folded)]
+    for title in titles.signs:
+        sign = fold(title)
+        if _LIST_SIGNS_ONLY.fullmatch(sign):
+            continue
+        for start, end in zip(starts, ends, strict=True):
+            at = folded.find(sign, start, end)
+            if at >= 0:
+                found.append((at, at + len(sign), titles.exact[title]))
+                break
+    return sorted(found)
+
+
+def _is_of_the_past(before: str) -> bool:
+    """Whether titles behind these words are what the user liked, not a ranking."""
+    label = before.rpartition(":")[0]
+    if label:
+        return kind_of(" ".join(label.split()[-2:])) == "reason" and not announces(label)
+    return compares(before) and chooses(before) is None
 
 
 def _quantities(line: str) -> list[tuple[str, str, int, int]] | None:
@@ -513,6 +563,8 @@ def _longest_chain(
 
     Then what stands between its first two.
     """
+    if len(scanned) < 2:
+        return [], False, ""
     best: list[tuple[int, int, int]] = []
     chain: list[tuple[int, int, int]] = []
     for match in scanned:

@@ -13,7 +13,7 @@ from rpp_env.parsing.lines import Entry, ends_sentence, read_line
 from rpp_env.parsing.objects import Line
 from rpp_env.parsing.text import answer_lines, turns
 from rpp_env.parsing.titles import Titles, compact, fold, key_of
-from rpp_env.parsing.words import announces, refuses
+from rpp_env.parsing.words import announces, chooses, compares, refuses
 
 __all__ = ["find_lists", "guess", "read_leniently"]
 
@@ -108,7 +108,7 @@ def _read(text: str, titles: Titles) -> list[int]:
     lines = answer_lines(text, titles)
     parts = list(find_lists(lines, titles))
     lists = _join(parts)
-    if parts and not lists:
+    if not lists and any(part.refused and not part.in_sentence for part in parts):
         return []  # "I cannot recommend any of these:"
     resolved = [_resolve(found, titles) for found in lists]
     sizes = [
@@ -208,7 +208,7 @@ def _join(parts: Iterable[_List]) -> list[_List]:
     lists: list[_List] = []
     main: _List | None = None
     for part in parts:
-        if part.refused and main is None:
+        if part.refused and (part.in_sentence or main is None):
             continue
         if part.in_sentence or main is None or not main.goes_on_with(part):
             lists.append(part)
@@ -437,7 +437,14 @@ def _mentions(lines: Iterable[Line], titles: Titles) -> list[int]:
 
 def _mention(sentence: str, titles: Titles) -> int | None:
     folded = fold(sentence)
-    for start, end, item in titles.scan(folded):
+    scanned = titles.scan(folded)
+    chosen = chooses(folded)
+    if chosen is not None:
+        # "Since you liked Up, I recommend Alien."
+        scanned = [each for each in scanned if each[0] >= chosen] + scanned
+    elif scanned and compares(folded[: scanned[0][0]]):
+        return None
+    for start, end, item in scanned:
         title = folded[start:end]
         emphasised = start > 0 and folded[start - 1] in '*"“«《「『【'
         several = title.count(" ") + (not title.isascii() and len(title) > 2)

@@ -221,7 +221,7 @@ def _record(fields: dict[str, Value], titles: Titles) -> _Record | None:
                 rank = whole
             elif kind in ("number", "title") and number is None:
                 number = whole
-            elif kind == "other":
+            elif kind in ("other", "reason"):
                 score = float(whole)
         elif isinstance(value, str):
             if kind in ("number", "title"):

@@ -32,7 +32,7 @@ _CELLS = frozenset(("td", "th"))
 _LATEX = re.compile(
     r"\\(?:(?P<space>[,;! ]|quad\b|qquad\b)"
     r"|(?P<more>succ(?:eq)?|gt|(?:long)?rightarrow|Rightarrow|to)\b"
-    r"|(?P<item>item\b|\\)|(?P<begin>(?:begin|end)\s*\{[^{}\n]{0,30}\}(?:\[[^\]\n]*\])?)"
+    r"|(?P<item>item\b|\\(?=\s|$))|(?P<begin>(?:begin|end)\s*\{[^{}\n]{0,30}\}(?:\[[^\]\n]*\])?)"
     r"|(?P<wrap>boxed|fbox|text\w{0,2}|math\w{2}|operatorname|left|right|displaystyle)(?![a-zA-Z])"
     r"|(?P<sign>[()\[\]]))"
 )

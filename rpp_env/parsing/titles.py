@@ -34,6 +34,7 @@ _BLANK_BETWEEN_SIGNS = re.compile(rf"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 _YEAR = re.compile(r"[\[(]\s*(?:18|19|20)\d\d\b[^\])]{0,12}[\])]?|\s*[,–—-]\s+(?:18|19|20)\d\d$")
 _NEXT_YEAR = re.compile(r"[\s,]*[(\[]?\s*((?:18|19|20)\d\d)\b")
 _OWN_YEAR = re.compile(r"\s*\((?:18|19|20)\d\d\)$")
+_BRACKETED_NUMBER = re.compile(r"\s[\[(]#?\d{1,3}[\])]?$")
 _BRACKETED = re.compile(r"\(([^()]*)\)")
 _KNOWN_AS = re.compile(r"^\s*(?:a\.?k\.?a\.?|aka|also known as)\s*", re.IGNORECASE)
 _MAIN_PART = re.compile(r":|\s-\s|[(\[]")
@@ -142,7 +143,7 @@ def _vague_keys_of(title: str) -> _Vague:
     more = [_KNOWN_AS.sub("", other) for other in _BRACKETED.findall(undated)]
     more += _PARTS.split(undated)[1:][-1:]
     # One word of a subtitle or in brackets is too little: "Impossible", "Uncut".
-    parts += [key for key in keys(more) if " " in key]
+    parts += keys(part for part in more if " " in key_of(part))
     numbered = (_in_digits(key) for key in (_keys_of(title)[1], *names))
     return _Vague(tuple(names), tuple(parts), tuple(key for key in numbered if not key.isdigit()))
 
@@ -254,6 +255,10 @@ class Titles:
         bare = _without_article(key)
         if bare in self.bare_keys:
             return self.bare_keys[bare], 1
+        if text[-1:] in "0123456789])" and (number := _BRACKETED_NUMBER.search(text)):
+            # "Rocky [3]" is no "Rocky III".
+            found = self.find(text[: number.start()])
+            return None if found is None else (found[0], 1)
         if len(bare) <= self._longest and bare in self._vague:
             return self._vague[bare], 1
         dated = "(" in text or "[" in text or text[-1:].isdigit()
@@ -302,6 +307,11 @@ class Titles:
                 other, same = _longest(digits, i, phrases, lengths)
                 if other > max(length, 1) and digits[i : i + other] != words[i : i + other]:
                     length, item = other, same
+            if length > 1 and words[i + length - 1].isdigit():
+                at, behind = places[i + length - 1]
+                if folded[at - 1] in "([" and behind - at <= 3:  # "Rocky (3)" is no "Rocky III"
+                    shorter = _longest(words, i, phrases, lengths, length - 1)
+                    length, item = shorter if shorter[0] else (length, item)
             if length:
                 start, end = places[i][0], places[i + length - 1][1]
                 # A number in brackets behind a title is a year, not the film "1984".

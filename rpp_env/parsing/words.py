@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-__all__ = ["JOINING", "NOUN", "announces", "kind_of", "refuses"]
+__all__ = ["JOINING", "NOUN", "announces", "chooses", "compares", "kind_of", "refuses"]
 
 _RANKS = "rank position pos rang rango posicion puesto lugar platz posto место 名次 位次 ランク"
 _NUMBERS = (
@@ -21,16 +21,20 @@ _TITLES = (
 )
 _OTHER = (
     "score relevance probability prob likelihood confidence rating weight similarity "
-    "points year runtime match percent percentage reason reasoning reasons why "
-    "explanation because note notes comment genre genres rationale justification "
-    "description summary director cast plot theme themes step tier group level part "
-    "user history analysis grund raison razon motivo 评分 分数 理由 原因 说明 スコア "
-    "점수 이유"
+    "points year runtime match percent percentage step tier group level part user "
+    "评分 分数 スコア 점수"
+)
+_REASONS = (
+    "reason reasoning reasons why explanation because note notes comment genre genres "
+    "rationale justification description summary director cast plot theme themes history "
+    "analysis similar liked enjoyed watched loved fans comparable grund raison razon motivo "
+    "理由 原因 说明 이유"
 )
 _LABELS = "ranking ranked order place classement 排名 排序 順位 순위"
 _KINDS: dict[str, str] = {}
 for _kind, _words in (
     ("other", _OTHER),
+    ("reason", _REASONS),
     ("title", _TITLES),
     ("number", _NUMBERS),
     ("rank", _RANKS),
@@ -70,6 +74,19 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+_LIKED = re.compile(
+    r"\b(?:you|user|viewer|they|he|she|i|we|have|has)(?:['’]ve)? (?:\w+ ){0,2}"
+    r"(?:liked?|likes|enjoy(?:ed|s)?|loved?|loves|watched|seen|saw|rated)\b"
+    r"|\b(?:similar to|because of|due to|based on|fans? of|history|reminiscent of|in the vein of)\b"
+    r"|看过|喜欢|好き|見た|좋아",
+    re.IGNORECASE,
+)
+_CHOOSES = re.compile(
+    r"\b(?:recommend(?:ation)?|suggest(?:ion)?|choose|choice|pick|go with|rank(?:ing)?|best"
+    r"|favou?rite|first|top|answer|next)\b|推荐|推薦|おすすめ|추천",
+    re.IGNORECASE,
+)
+
 _AFTER_ALL = re.compile(
     r"\b(?:but|however|nevertheless|still|instead|here|aber|pero|mais)\b|但|ただ|しかし|하지만",
     re.IGNORECASE,
@@ -87,13 +104,24 @@ def refuses(sentence: str) -> bool:
     return found is not None and _AFTER_ALL.search(sentence, found.end()) is None
 
 
+def compares(text: str) -> bool:
+    """Whether what follows this text is what the user liked, not what is ranked."""
+    return _LIKED.search(text) is not None
+
+
+def chooses(sentence: str) -> int | None:
+    """Where a sentence begins to say what is chosen, if it does."""
+    found = _CHOOSES.search(sentence)
+    return None if found is None else found.end()
+
+
 @lru_cache(maxsize=1 << 10)
 def kind_of(key: str) -> str:
     """What a value under this key is; "" where the key is unknown.
 
     "rank"; "number" of a candidate, or "title" (of "item: 3" and "item: Alien" the value decides);
-    "label" for words that are a rank in an object and announce a list above one; "other" for
-    scores, reasons and the like. The last known word decides.
+    "label" for words that are a rank in an object and announce a list above one; "reason" and
+    "other" (scores, years, parts of a list) for what is neither. The last known word decides.
     """
     if key.strip() == "#":
         return "rank"

@@ -28,7 +28,7 @@ import numpy as np
 from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
-from rpp_env.parsing import parse_order
+from rpp_env.parsing import as_pairs, parse_order
 from rpp_env.prompting import Rankings
 from rpp_env.prompts import LETTERS, as_messages
 from rpp_env.task import Ranking
@@ -60,12 +60,16 @@ class LLMRecommender:
     generation : Generation
         How replies are sampled; of no matter to ``"logprobs"`` and ``"structured"``, which decode
         greedily.
+    thinking : sequence of pairs of str
+        Marks that open and close the model's thoughts, besides those that are known:
+        `rpp_env.parsing.THINKING` and tags such as ``<think>``. Thoughts are not read as the
+        answer, and where they were cut off, nothing is named.
 
     Raises
     ------
     InvalidOption
-        For another `rank_by`, one that the model cannot serve, or a prompt that does not fit even
-        with one history item.
+        For another `rank_by`, one that the model cannot serve, marks of thoughts that are no pairs,
+        or a prompt that does not fit even with one history item.
     BrokenContract
         If the model returns another number of replies than it was asked for, or a reply that is no
         answer: `rpp_env.models.asking.flaw` lists what is checked.
@@ -76,6 +80,7 @@ class LLMRecommender:
         model: LanguageModel,
         rank_by: RankBy = "generate",
         generation: Generation | None = None,
+        thinking: Sequence[tuple[str, str]] = (),
     ) -> None:
         if rank_by not in get_args(RankBy):
             raise InvalidOption(
@@ -99,6 +104,7 @@ class LLMRecommender:
         self.model = model
         self.rank_by = rank_by
         self.generation = generation
+        self.thinking = as_pairs(thinking)
 
     def rank(self, prompts: Sequence[Prompt]) -> Rankings:
         """Rank the candidates of every prompt."""
@@ -144,7 +150,7 @@ class LLMRecommender:
             if reply.finish_reason == "too_long":
                 rankings.append(None)
                 continue
-            order, named = parse_order(reply.text, prompt.task.candidates)
+            order, named = parse_order(reply.text, prompt.task.candidates, self.thinking)
             rankings.append(_ranking(order, named, [reply], reply.text))
         return rankings
 

@@ -449,6 +449,20 @@ class warnings_shown(warnings.catch_warnings):  # noqa: N801
         warnings.resetwarnings()
 
 
+def test_diagnose_measures_the_reading_of_a_datasets_titles(rpp: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "shares.json"
+    words = "diagnose --reading --replies 1 --candidates 5 --data-seed 3 --json".split()
+    code, out, err = rpp(*words, str(kept))
+    assert (code, err) == (0, "")
+    assert out.startswith("Titles of `movieworld`.\n\n| form ")
+    assert re.search(r"\n\| 1\. title +\| +1 \| +1 \| 1\.000 \|\n", out)
+    assert re.search(r"\nShare of all forms: (1\.0000|0\.99\d\d)\.\n$", out)
+    assert json.loads(kept.read_text())["form"]["1. title"] == {"replies": 1, "exact": 1}
+    code, _, err = rpp("diagnose", "--reading", "--replies", "0")
+    assert code == 2
+    assert "replies must be at least 1, not 0" in err
+
+
 def test_diagnose_keeps_its_tables(rpp: Any, tmp_path: Path) -> None:
     words = "diagnose --rules RPPBandit-v0 --train-users 30 --users 10 --processes 1".split()
     code, out, err = rpp(*words, "--json", str(tmp_path / "d.json"))

@@ -10,9 +10,13 @@ import tyro
 from rpp_agents.commands.console import progress, show
 from rpp_agents.commands.cost import answers_of, say_cost
 from rpp_agents.world import World, WorldOptions
+from rpp_env.data import load_dataset
 from rpp_env.data.folders import check_place
 from rpp_env.diagnose import check_reference_users, diagnose, fit_reference
+from rpp_env.markdown import code
 from rpp_env.options import check_seed
+from rpp_env.parsing.forms import measure_reading
+from rpp_env.parts import as_rules
 
 __all__ = ["run"]
 
@@ -24,11 +28,14 @@ def run(
     users: int = 2000,
     processes: int = 2,
     seed: int = 0,
+    reading: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    replies: int = 100,
     out: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
 ) -> None:
     """Measure what personal prompts can gain and how the agents interact.
 
-    Asks the model for every answer once; the tables are cached.
+    Asks the model for every answer once; the tables are cached. With --reading it measures the
+    parser instead, and asks no model.
 
     Parameters
     ----------
@@ -43,13 +50,20 @@ def run(
     processes
         Processes that build the tables.
     seed
-        Seed of the bootstrap and of the reference's networks.
+        Seed of the bootstrap and of the reference's networks; with --reading, of its replies.
+    reading
+        Measure how many replies are read exactly, by surface form, over the dataset's titles.
+    replies
+        With --reading: number of replies in each form.
     out
         File for all numbers.
     """
     if out is not None:
         check_place(out)
     check_seed(seed)
+    if reading:
+        _measure_reading(world, replies, seed, out)
+        return
     check_reference_users(train_users)
     parts = (("train", train_users), (split, users))
     asking = [world.env(part, max_users=count) for part, count in parts]
@@ -65,3 +79,17 @@ def run(
     show(found.markdown())
     if out is not None:
         found.save(out)
+
+
+def _measure_reading(world: World, replies: int, seed: int, out: Path | None) -> None:
+    made = {} if world.data_seed is None else {"seed": world.data_seed}
+    dataset = load_dataset(world.dataset, world.root, **made)
+    shares = measure_reading(
+        dataset.titles,
+        candidates=world.candidates or as_rules(world.rules).num_candidates,
+        replies=replies,
+        seed=seed,
+    )
+    show(f"Titles of {code(dataset.name)}.\n\n{shares.markdown()}")
+    if out is not None:
+        shares.save(out)
