@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.candidates import MAX_HISTORY, TaskSet
@@ -125,7 +126,7 @@ class RPPEnv:
         rules: Rules | str = "RPP-v0",
         book: PatternBook,
         embeddings: Embeddings,
-        recommender: Recommender | None = None,
+        recommender: Recommender[Any] | None = None,
         table: RewardTable | None = None,
         rewrite: Rewrite | None = None,
         encoder: Encoder | None = None,
@@ -197,6 +198,8 @@ class RPPEnv:
         self.nvec: Ints = (
             np.full_like(self._sizes, self._sizes.max()) if padded_actions else self._sizes
         )
+        self.action_spaces: tuple[Discrete | Box, ...] = tuple(map(Discrete, self.nvec.tolist()))
+        """What each agent chooses from."""
         self.observer = Observer(
             tasks, embeddings, rules, book.sizes, self.encoder.width, ranking, observe
         )
@@ -231,7 +234,7 @@ class RPPEnv:
     def make(
         cls,
         dataset: str | Dataset = "movieworld",
-        model: str | LanguageModel | Recommender | RewardTable = "embedded",
+        model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
         split: str = "train",
         *,
         rules: Rules | str = "RPP-v0",

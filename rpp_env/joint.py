@@ -58,7 +58,7 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
     def __init__(
         self,
         dataset: str | Any = "movieworld",
-        model: str | LanguageModel | Recommender | RewardTable = "embedded",
+        model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
         split: str = "train",
         *,
         render_mode: str | None = None,
@@ -153,7 +153,7 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
         self,
         num_envs: int = 1,
         dataset: str | Any = "movieworld",
-        model: str | LanguageModel | Recommender | RewardTable = "embedded",
+        model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
         split: str = "train",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,

@@ -26,7 +26,7 @@ import operator
 from typing import Any, cast
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, Space
+from gymnasium.spaces import Box, Dict, Space
 from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec_wrapper
@@ -85,10 +85,9 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
             agent: Box(-1.0, 1.0, (core.observation_width,), np.float32)
             for agent in self.possible_agents
         }
-        self.action_spaces: dict[str, Space[Any]] = {
-            agent: Discrete(int(n))
-            for agent, n in zip(self.possible_agents, core.nvec, strict=True)
-        }
+        self.action_spaces: dict[str, Space[Any]] = dict(
+            zip(self.possible_agents, core.action_spaces, strict=True)
+        )
 
     def observation_space(self, agent: str) -> Space[Observation]:
         """The same object at every call."""
@@ -265,7 +264,7 @@ class RPPAECEnv(parallel_to_aec_wrapper[str, Observation, int]):
 
 def parallel_env(
     dataset: str | Any = "movieworld",
-    model: str | LanguageModel | Recommender | RewardTable = "embedded",
+    model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
     split: str = "train",
     *,
     render_mode: str | None = None,
@@ -285,7 +284,7 @@ def parallel_env(
 
 def raw_env(
     dataset: str | Any = "movieworld",
-    model: str | LanguageModel | Recommender | RewardTable = "embedded",
+    model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
     split: str = "train",
     *,
     render_mode: str | None = None,

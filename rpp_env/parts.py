@@ -115,7 +115,7 @@ class Parts:
     rules: Rules
     book: PatternBook
     embeddings: Embeddings
-    recommender: Recommender | None
+    recommender: Recommender[Any] | None
     table: RewardTable | None
 
 
@@ -130,7 +130,7 @@ def as_rules(rules: Any) -> Rules:
 
 def assemble(
     dataset: str | Dataset,
-    model: str | LanguageModel | Recommender | RewardTable,
+    model: str | LanguageModel | Recommender[Any] | RewardTable,
     split: str,
     rules: Rules,
     max_users: int | None,
@@ -210,12 +210,12 @@ def _table_file(name: str, split: str) -> Path:
 
 
 def _recommender(
-    model: str | LanguageModel | Recommender,
+    model: str | LanguageModel | Recommender[Any],
     data: Dataset,
     interactions: Interactions,
     rules: Rules,
     chosen: Options,
-) -> Recommender:
+) -> Recommender[Any]:
     if isinstance(model, str) and model != "embedded":
         parts = {"dataset": data, "interactions": interactions}
         model = open_model(model, parts, **(chosen.model_options or {}))

@@ -552,7 +552,7 @@ class _Job:
     tasks: TaskSet
     book: PatternBook
     shown: tuple[int, ...]
-    recommender: Recommender
+    recommender: Recommender[Any]
     samples: int
 
     @property

@@ -85,7 +85,9 @@ def check_model(model: LanguageModel, prompts: Sequence[Prompt] | None = None) -
             )
 
 
-def check_recommender(recommender: Recommender, prompts: Sequence[Prompt] | None = None) -> None:
+def check_recommender(
+    recommender: Recommender[Any], prompts: Sequence[Prompt] | None = None
+) -> None:
     """Check a recommender on a dozen prompts: one ranking each, over all candidates, in order.
 
     Give `prompts` of your own where it only knows its own catalogue. It must rank the same way in

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 
 import rpp_env
 from rpp_env import (
@@ -432,6 +433,8 @@ def test_any_integers_are_actions(dtype: type) -> None:
 def test_padded_actions_are_mapped_and_counted() -> None:
     env, native = make(2, padded_actions=True), make(2)
     assert env.nvec.tolist() == [9, 9, 9, 9]
+    assert env.action_spaces == (Discrete(9),) * 4
+    assert native.action_spaces == (Discrete(5), Discrete(5), Discrete(9), Discrete(5))
     masks = env.action_masks()
     assert masks.dtype == np.int8
     assert masks.sum(axis=1).tolist() == [5, 5, 9, 5]

@@ -1,15 +1,14 @@
-"""What a recommender is: one method."""
+"""How a recommender is called: ask, and check what comes back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rpp_env.errors import BrokenContract
-from rpp_env.prompting import Rankings
-from rpp_env.task import Ranking
+from rpp_env.prompting import Rankings, Recommender
 
 if TYPE_CHECKING:
     from rpp_env.prompts import Prompt
@@ -17,24 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Recommender", "rank_all"]
 
 
-@runtime_checkable
-class Recommender(Protocol):
-    """Anything that ranks the candidates of a batch of prompts.
-
-    A recommender may read the prompts' texts, as a language model does, or only their tasks, as a
-    classical model would. Rankings come back in the order of the prompts, one each, and the ranking
-    of a prompt does not depend on the other prompts. `testing.check_recommender` proves it.
-    """
-
-    def rank(self, prompts: Sequence[Prompt]) -> Sequence[Ranking]:
-        """Rank the candidates of every prompt, as ``prompt.task.candidates`` numbers them.
-
-        `Rankings`, which are arrays; a list of `Ranking` is as good, and slower.
-        """
-        ...
-
-
-def rank_all(recommender: Recommender, prompts: Sequence[Prompt], candidates: int) -> Rankings:
+def rank_all(recommender: Recommender[Any], prompts: Sequence[Prompt], candidates: int) -> Rankings:
     """Rank the candidates of every prompt, and check what comes back.
 
     Raises
