@@ -19,8 +19,8 @@ from attack_count import Count, bounded
 
 from rpp_agents.study.page import write_page
 from rpp_env.data import load_dataset, make_tasks
-from rpp_env.parsing import parse_ranking
-from rpp_env.prompts import Prompt
+from rpp_env.sentences.parsing import parse_ranking
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.text import unseen, without_markers
 
 TEXTS = {
@@ -117,7 +117,7 @@ def titles(folder: Path) -> Count:
 
 
 def _wrong_titles(place: Path, text: str) -> str:
-    from rpp_env.patterns import PatternBook
+    from rpp_env.sentences import PatternBook
 
     data = load_dataset(place, domain="movies")
     with warnings.catch_warnings():

@@ -26,7 +26,7 @@ from rpp_agents import mappo
 from rpp_agents.policy import read_tensors, write_tensors
 from rpp_env import Prompt, Ranking, RPPEnv
 from rpp_env.errors import RPPError, RPPWarning
-from rpp_env.patterns import PatternBook
+from rpp_env.sentences import PatternBook
 from rpp_env.table import RewardTable, tabulate
 
 __all__ = ["checkpoints", "parts", "policies", "tables", "tabulation_kills"]

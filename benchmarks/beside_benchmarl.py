@@ -43,7 +43,7 @@ from verification import PROBLEMS, SEEDS, markdown, run, spread, team_returns
 import rpp_env
 from rpp_agents import mappo
 from rpp_agents.benchmarl_task import GROUP, GroupPolicy, RPPTask
-from rpp_agents.ppo import PPO
+from rpp_agents.trainers.ppo import PPO
 from rpp_env.table import tabulate
 
 ALGORITHMS = {"mappo": MappoConfig, "qmix": QmixConfig}

@@ -33,7 +33,7 @@ import numpy as np
 import rpp_env
 from rpp_env.data.candidates import TaskSet
 from rpp_env.parallel import RPPParallelEnv
-from rpp_env.patterns import PatternBook
+from rpp_env.sentences import PatternBook
 from rpp_env.table import RewardTable, tabulate
 
 Turn = Callable[[], int]

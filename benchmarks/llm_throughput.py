@@ -44,7 +44,7 @@ from rpp_env.errors import ModelUnavailable
 from rpp_env.models import Generation, LanguageModel, Reply, Request
 from rpp_env.models.openai import OpenAIModel
 from rpp_env.models.vllm import VLLMModel
-from rpp_env.prompts import LETTERS, Prompt, as_messages
+from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 
 HERE = Path(__file__).parents[1]
 CHECKPOINT = HERE / "checkpoints" / "movieworld-llama"

@@ -29,11 +29,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 import rpp_env
-from rpp_env.baselines import Fixed
 from rpp_env.data import load_dataset, make_tasks, split_users, training_interactions
 from rpp_env.embeddings import fit_embeddings
-from rpp_env.models.embedded import EmbeddedModel
-from rpp_env.patterns import PatternBook
+from rpp_env.evaluation.baselines import Fixed
+from rpp_env.sentences import PatternBook
+from rpp_env.sim.embedded import EmbeddedModel
 
 T = TypeVar("T")
 

@@ -35,13 +35,13 @@ from verification import markdown
 
 from rpp_agents.commands.console import progress
 from rpp_env import RPPEnv
-from rpp_env.diagnose import Diagnosis, diagnose
 from rpp_env.errors import RPPError
+from rpp_env.evaluation.diagnose import Diagnosis, diagnose
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models import Generation, RecordingModel, Request
 from rpp_env.models.names import parse_options
-from rpp_env.prompts import Prompt, as_messages
 from rpp_env.recommenders import LLMRecommender
+from rpp_env.sentences.prompt import Prompt, as_messages
 from rpp_env.table import RewardTable, tabulate
 
 WAYS = ("generate", "logprobs", "structured")

@@ -33,8 +33,8 @@ import numpy as np
 
 from rpp_env import LLMRecommender, RPPEnv
 from rpp_env.models import Request
-from rpp_env.parsing import parse_order
-from rpp_env.prompts import Prompt, as_messages
+from rpp_env.sentences.parsing import parse_order
+from rpp_env.sentences.prompt import Prompt, as_messages
 from rpp_env.task import Ranking
 
 BATCHES = 12

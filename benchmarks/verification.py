@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.policy import Policy
 from rpp_agents.rollout import BatchedEnv, PettingZooBatch, reset_ended
-from rpp_env.baselines import Random
+from rpp_env.evaluation.baselines import Random
 
 SEEDS = (0, 1, 2)
 EVALUATION_SEED = 90_000
@@ -310,7 +310,7 @@ def config_of(name: str, algorithm: str, **changes: Any) -> Any:
     problem = PROBLEMS[name]
     options = {k: x for k, x in problem.settings[algorithm].items() if k != "num_envs"}
     options["total_steps"] = problem.steps[algorithm]
-    return importlib.import_module(f"rpp_agents.{algorithm}").Config(**options | changes)
+    return importlib.import_module(f"rpp_agents.trainers.{algorithm}").Config(**options | changes)
 
 
 def settings_of(name: str, algorithm: str) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def run(name: str, algorithm: str, seed: int, **changes: Any) -> Run:
     problem = PROBLEMS[name]
     config = config_of(name, algorithm, seed=seed, **changes)
     steps, num_envs = config.total_steps, problem.settings[algorithm]["num_envs"]
-    trainer = importlib.import_module(f"rpp_agents.{algorithm}")
+    trainer = importlib.import_module(f"rpp_agents.trainers.{algorithm}")
     judge = problem.make(problem.copies)
     curve: list[list[float]] = []
 

@@ -34,11 +34,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import rpp_env
 from rpp_env.metrics import ndcg
 from rpp_env.models import Request
-from rpp_env.models.embedded import CERTAINTY, DISTRACTION, HABITS, MEMORY, EmbeddedModel
-from rpp_env.parsing import write_ranking
-from rpp_env.patterns import Choice, PatternBook
-from rpp_env.prompts import LETTERS, Prompt, as_messages
 from rpp_env.recommenders import LLMRecommender
+from rpp_env.sentences import Choice, PatternBook
+from rpp_env.sentences.parsing import write_ranking
+from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
+from rpp_env.sim.embedded import CERTAINTY, DISTRACTION, HABITS, MEMORY, EmbeddedModel
 from rpp_env.task import RankingTask
 
 BOS, EOS, PAD, USER, ASSISTANT = "<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>"
@@ -107,7 +107,7 @@ def make_tokenizer(titles: Sequence[str], book: PatternBook) -> PreTrainedTokeni
     letters = [prompt.lettered(), prompt.lettered(whole=True)]
     fixed += [text.rsplit("\n", 1)[1] for text in letters]
     numbers = [f' {i}\n{i}\n"{i}' for i in range(1, 101)]
-    genres = sorted({f"genre: {g}" for g in rpp_env.data.filmtitles.GENRES})
+    genres = sorted({f"genre: {g}" for g in rpp_env.sim.filmtitles.GENRES})
     corpus = [s.replace("{k}", "20") for s in sentences] + lists + letters + numbers + genres
     tokenizer.train_from_iterator(corpus * 2, trainer)
     # Longest match first, anywhere in the text; not special: they are text like any other.

@@ -12,9 +12,9 @@ import os
 import numpy as np
 
 import rpp_env
-from rpp_env.baselines import Fixed
 from rpp_env.data import split_users, training_interactions
 from rpp_env.embeddings import fit_embeddings
+from rpp_env.evaluation.baselines import Fixed
 from rpp_env.testing import check_recommender
 
 

@@ -16,18 +16,18 @@ from rpp_env.errors import (
     TableMismatch,
     UnknownDataset,
 )
-from rpp_env.evaluation import Report, evaluate
+from rpp_env.evaluation.evaluate import Report, evaluate
 from rpp_env.joint import JointEnv, JointVectorEnv
 from rpp_env.models import Generation, LanguageModel, Reply, Request, ScriptedModel
 from rpp_env.observation import Encoder, HashedNGrams, SentenceTransformerEncoder
 from rpp_env.parallel import ActionMaskInObservation, env, parallel_env, raw_env
-from rpp_env.patterns import AGENTS, Choice, PatternBook
 from rpp_env.prompting import Rankings
-from rpp_env.prompts import Prompt
 from rpp_env.recommenders import LLMRecommender, Recommender
 from rpp_env.registration import register_all
 from rpp_env.rewriting import LLMRewriter, Rewrite
 from rpp_env.rules import RULES, Rules
+from rpp_env.sentences import AGENTS, Choice, PatternBook
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.table import RewardTable, tabulate
 from rpp_env.task import Ranking, RankingTask
 

@@ -25,16 +25,16 @@ from numpy.typing import ArrayLike, NDArray
 from rpp_env.data.candidates import MAX_HISTORY, TaskSet
 from rpp_env.embeddings import Embeddings
 from rpp_env.errors import InvalidAction, InvalidOption, ResetNeeded
+from rpp_env.factory import as_rules, assemble
 from rpp_env.models.asking import release
 from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
 from rpp_env.options import check_values
-from rpp_env.parts import as_rules, assemble
-from rpp_env.patterns import AGENTS, Choice, PatternBook
 from rpp_env.prompting import Rankings
-from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender, rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
 from rpp_env.rules import Rules
+from rpp_env.sentences import AGENTS, Choice, PatternBook
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.step import (
     COUNTS,
     IDENTIFIERS,
@@ -278,7 +278,7 @@ class RPPEnv:
         num_envs, encoder, observe, ranking, padded_actions, agent_names, seed
             As the constructor takes them.
         **options
-            Fields of `rpp_env.parts.Options`: candidates, embeddings, sentences, decoding.
+            Fields of `rpp_env.factory.Options`: candidates, embeddings, sentences, decoding.
 
         Raises
         ------

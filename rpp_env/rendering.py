@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.errors import InvalidOption, MissingExtra, ResetNeeded
-from rpp_env.patterns import AGENTS
-from rpp_env.prompts import Prompt
+from rpp_env.sentences import AGENTS
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.text import printable
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from rpp_env.errors import BrokenContract, InvalidOption
 from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
 from rpp_env.models.names import open_model
-from rpp_env.prompts import Prompt, as_messages
+from rpp_env.sentences.prompt import Prompt, as_messages
 
 __all__ = ["INSTRUCTIONS", "LLMRewriter", "Rewrite", "check_rewritten", "open_rewriter"]
 
@@ -283,7 +283,7 @@ def open_rewriter(rewrite: str | Rewrite | None) -> Rewrite | None:
             "callable from prompts to prompts, such as LLMRewriter(model)"
         )
     if name == "embedded":
-        from rpp_env.models.paraphraser import Paraphraser
+        from rpp_env.sim.paraphraser import Paraphraser
 
         return LLMRewriter(Paraphraser())
     return LLMRewriter(open_model(name))

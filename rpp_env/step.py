@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rpp_env.metrics import hit, mrr, ndcg
 from rpp_env.observation import Observer
 from rpp_env.prompting import COSTS, Rankings
-from rpp_env.prompts import Prompt
 from rpp_env.rules import Rules
+from rpp_env.sentences.prompt import Prompt
 
 __all__ = [
     "COUNTS",

@@ -58,11 +58,11 @@ from rpp_env.errors import (
 from rpp_env.interrupts import held_interrupts
 from rpp_env.metrics import ndcg
 from rpp_env.options import check_values
-from rpp_env.patterns import PatternBook
 from rpp_env.prompting import COSTS, Rankings
-from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender, rank_all
 from rpp_env.rules import Rules
+from rpp_env.sentences import PatternBook
+from rpp_env.sentences.prompt import Prompt
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv

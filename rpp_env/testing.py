@@ -14,10 +14,10 @@ import numpy as np
 from rpp_env.errors import BrokenContract
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
 from rpp_env.observation import Encoder, encode
-from rpp_env.patterns import PatternBook
-from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rewriting import Rewrite, check_rewritten
+from rpp_env.sentences import PatternBook
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.task import Ranking, RankingTask
 
 __all__ = [

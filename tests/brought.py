@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rpp_env.data.movieworld import movieworld
+from rpp_env.sim.movieworld import movieworld
 from rpp_env.models.base import Reply
-from rpp_env.patterns import PatternBook
+from rpp_env.sentences import PatternBook
 from rpp_env.task import Ranking
 
 NUMBER = 5

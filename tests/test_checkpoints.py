@@ -17,7 +17,7 @@ from rpp_env.models import Generation, Request
 from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct, weights_digest
 from rpp_env.models.transformers import TransformersModel
 from rpp_env.models.vllm import VLLMModel
-from rpp_env.prompts import as_messages
+from rpp_env.sentences.prompt import as_messages
 
 
 class Words:

@@ -35,7 +35,7 @@ from rpp_env.data import UserSplit, training_interactions
 from rpp_env.embeddings import fit_embeddings
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo, silent
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 from rpp_env.table import tabulate
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100}
@@ -759,7 +759,7 @@ def test_a_book_must_fit_the_rules() -> None:
 
 
 def test_a_book_of_ones_own_can_have_other_sizes(tmp_path: Path) -> None:
-    source = Path(rpp_env.patterns.__file__).with_name("movies.toml").read_text("utf-8")
+    source = Path(rpp_env.sentences.__file__).with_name("movies.toml").read_text("utf-8")
     path = tmp_path / "mine.toml"
     head, role, tail = source.partition('role_playing = [\n    "",')
     path.write_text(head + role + '\n    "You are a cook.",' + tail, "utf-8")

@@ -18,7 +18,7 @@ from rpp_env import RULES, JointEnv, RPPEnv, load_dataset
 from rpp_env.data import Dataset
 from rpp_env.metrics import chance_ndcg
 from rpp_env.models import Reply, ScriptedModel, echo, oracle, silent
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 
 SMALL: dict[str, Any] = {"num_users": 300, "num_items": 120}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rpp_env import RULES, InvalidOption, RPPEnv
-from rpp_env import diagnose as d
+from rpp_env.evaluation import diagnose as d
 from rpp_env.models import echo
 from rpp_env.table import tabulate
 

@@ -22,14 +22,15 @@ from rpp_env.data import (
     split_users,
     training_interactions,
 )
-from rpp_env.models import LanguageModel, Reply, Request, embedded
+from rpp_env.models import LanguageModel, Reply, Request
 from rpp_env.models.base import Generation
-from rpp_env.models.embedded import HABITS, EmbeddedModel, sequels
-from rpp_env.models.lexicon import LEXICON, TOPICS, Word, votes_of
-from rpp_env.parsing import FORMATS, parse_order, parse_ranking
-from rpp_env.patterns import DOMAINS, PatternBook
-from rpp_env.prompts import LETTERS, Prompt, as_messages
 from rpp_env.recommenders import LLMRecommender
+from rpp_env.sentences import DOMAINS, PatternBook
+from rpp_env.sentences.parsing import FORMATS, parse_order, parse_ranking
+from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
+from rpp_env.sim import embedded
+from rpp_env.sim.embedded import HABITS, EmbeddedModel, sequels
+from rpp_env.sim.lexicon import LEXICON, TOPICS, Word, votes_of
 from rpp_env.testing import check_model, check_recommender
 
 BOOK = PatternBook.load("movies")

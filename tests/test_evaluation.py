@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rpp_env import InvalidOption, Prompt, Ranking, RPPEnv
-from rpp_env.baselines import Fixed, Random
 from rpp_env.data import candidates, load_dataset
-from rpp_env.evaluation import Report, evaluate
+from rpp_env.evaluation.baselines import Fixed, Random
+from rpp_env.evaluation.evaluate import Report, evaluate
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models import echo, oracle, silent
 from rpp_env.table import tabulate

@@ -113,7 +113,7 @@ def test_held_interrupts_come_afterwards() -> None:
 REFERENCE = """
 import sys
 from rpp_env import RPPEnv, tabulate
-from rpp_env.diagnose import fit_reference
+from rpp_env.evaluation.diagnose import fit_reference
 options = dict(num_users=600, num_items=100, data_seed=5, rules="RPPBandit-v0", max_users=80)
 env = RPPEnv.make(model=tabulate(RPPEnv.make(**options)), **options)
 

@@ -22,7 +22,7 @@ from rpp_env import (
 from rpp_env.embeddings import Embeddings
 from rpp_env.models import echo, silent
 from rpp_env.observation import LAGS, PRIVATE, WINDOWS, Observer, encode
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 from rpp_env.testing import check_encoder
 
 SMALL = {"num_users": 120, "num_items": 100, "num_envs": 6}

@@ -13,8 +13,8 @@ import pytest
 
 from rpp_env import RULES, InvalidOption, RPPEnv
 from rpp_env.errors import RPPError
+from rpp_env.factory import Options
 from rpp_env.models import Generation, echo
-from rpp_env.parts import Options
 
 SMALL: dict[str, Any] = {"num_users": 30, "num_items": 100, "num_envs": 2}
 ODD: list[Any] = [

@@ -100,8 +100,8 @@ def test_wheel_installs_two_packages_and_nothing_else(wheel: list[str]) -> None:
 
 
 def test_wheel_holds_the_sentences_and_the_type_markers(wheel: list[str]) -> None:
-    sentences = {f"rpp_env/patterns/{path.name}" for path in ROOT.glob("rpp_env/patterns/*.toml")}
-    assert {"rpp_env/patterns/movies.toml", "rpp_env/patterns/music.toml"} <= sentences
+    sentences = {f"rpp_env/sentences/{path.name}" for path in ROOT.glob("rpp_env/sentences/*.toml")}
+    assert {"rpp_env/sentences/movies.toml", "rpp_env/sentences/music.toml"} <= sentences
     assert sentences | {"rpp_env/py.typed", "rpp_agents/py.typed"} <= set(wheel)
 
 
@@ -156,13 +156,32 @@ assert main(["doctor"]) == 2
 
 # ---- the public names ----
 
+OLD_NAMES = {
+    "rpp_env.baselines": "rpp_env.evaluation.baselines",
+    "rpp_env.diagnose": "rpp_env.evaluation.diagnose",
+    "rpp_env.parsing": "rpp_env.sentences.parsing",
+    "rpp_env.patterns": "rpp_env.sentences",
+}
+
 
 def modules() -> list[str]:
     found = ["rpp_env", "rpp_agents"]
     for package, folder in (("rpp_env", "rpp_env"), ("rpp_agents", "agents/rpp_agents")):
         walked = pkgutil.walk_packages([str(ROOT / folder)], f"{package}.")
         found += sorted(module.name for module in walked)
-    return found
+    return [name for name in found if name not in OLD_NAMES]
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_old_names_of_modules_work_for_one_version(old: str) -> None:
+    code = f"""
+import importlib, warnings
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    assert importlib.import_module({old!r}) is importlib.import_module({OLD_NAMES[old]!r})
+print(said[0].message, said[0].category.__name__)
+"""
+    assert run("-c", code).strip() == f"{old} is now {OLD_NAMES[old]} DeprecationWarning"
 
 
 def test_public_names_are_those_listed() -> None:

@@ -23,7 +23,7 @@ from rpp_env import (
 from rpp_env.core import COUNTS, IDENTIFIERS, METRICS
 from rpp_env.models import echo, silent
 from rpp_env.parallel import RPPParallelEnv
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100}
 ACTIONS = dict(zip(AGENTS, (3, 4, 3, 0), strict=True))

@@ -8,10 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rpp_env.errors import InvalidOption
-from rpp_env.parsing import FORMATS, lines, lists, parse_ranking, reader, write_ranking
-from rpp_env.parsing.formats import read_nearly_exactly
-from rpp_env.parsing.lists import read_leniently
-from rpp_env.parsing.titles import (
+from rpp_env.sentences.parsing import FORMATS, lines, lists, parse_ranking, reader, write_ranking
+from rpp_env.sentences.parsing.formats import read_nearly_exactly
+from rpp_env.sentences.parsing.lists import read_leniently
+from rpp_env.sentences.parsing.titles import (
     _keys_of,
     _phrases_of,
     _vague_keys_of,

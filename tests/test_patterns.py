@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption
-from rpp_env.parsing import write_ranking
-from rpp_env.patterns import AGENTS, DOMAINS, FORMATS, PatternBook, history_labels
+from rpp_env.sentences import AGENTS, DOMAINS, FORMATS, PatternBook, history_labels
+from rpp_env.sentences.parsing import write_ranking
 
-PACKAGE = Path(__file__).parents[1] / "rpp_env" / "patterns"
+PACKAGE = Path(__file__).parents[1] / "rpp_env" / "sentences"
 NOUNS = {"movies": "film", "music": "artist", "games": "game", "products": "product"}
 
 # The words that carry an option's intent, for a model that reads words.
@@ -126,7 +126,7 @@ def test_choose_refuses_what_the_book_does_not_hold() -> None:
 
 
 def test_kept_choices_stay_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpp_env.patterns.book._MOST_CHOICES_KEPT", 3)
+    monkeypatch.setattr("rpp_env.sentences.catalog._MOST_CHOICES_KEPT", 3)
     book = PatternBook.load("movies")
     rows = [[0, 0, i, 0] for i in range(9)]
     assert [choice.actions[2] for choice in book.choose(rows)] == list(range(9))

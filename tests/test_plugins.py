@@ -13,8 +13,8 @@ import pytest
 from rpp_env import RPPEnv, load_dataset
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import check_fields, made, nearest, unknown
-from rpp_env.patterns import PatternBook
 from rpp_env.plugins import entry_points, is_code, load_code, resolve
+from rpp_env.sentences import PatternBook
 from tests.brought import PARTS, declare
 
 
@@ -50,7 +50,7 @@ def test_other_names_are_no_code(name: object) -> None:
 def test_names_of_our_own_come_first(brought: Path) -> None:
     declare(brought, "rpp_env.trainers", mappo="elsewhere:nothing", other="elsewhere:train")
     assert entry_points("trainer")["other"] == "elsewhere:train"
-    known = {"mappo": "rpp_agents.mappo:train", "plain": 5}
+    known = {"mappo": "rpp_agents.trainers.mappo:train", "plain": 5}
     assert resolve("trainer", "mappo", known).__module__.startswith("rpp_agents")
     assert resolve("trainer", "plain", known) == 5
     assert resolve("trainer", "other", known).__name__ == "train"
@@ -141,9 +141,8 @@ def test_a_dataset_is_brought(brought: Path) -> None:
 
 def test_a_book_is_brought(brought: Path) -> None:
     declare(brought, "rpp_env.books", mine="elsewhere:a_book")
-    (brought / "mine.toml").write_text(
-        (Path(load_dataset.__code__.co_filename).parents[1] / "patterns" / "music.toml").read_text()
-    )
+    package = Path(load_dataset.__code__.co_filename).parents[1]
+    (brought / "mine.toml").write_text((package / "sentences" / "music.toml").read_text())
     for name in ("elsewhere:a_book", "mine", "elsewhere:BOOK_FILE", str(brought / "mine.toml")):
         env = RPPEnv.make(book=name, rules="RPPBandit-v0", split="test")
         assert env.book.domain == "music"

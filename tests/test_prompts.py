@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from rpp_env import prompts
 from rpp_env.errors import InvalidOption
-from rpp_env.parsing import FORMATS, parse_ranking, write_ranking
-from rpp_env.patterns import PatternBook
-from rpp_env.prompts import Prompt
+from rpp_env.sentences import PatternBook
+from rpp_env.sentences import prompt as prompts
+from rpp_env.sentences.parsing import FORMATS, parse_ranking, write_ranking
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.task import Ranking, RankingTask
 
 TASK = RankingTask(

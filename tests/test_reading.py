@@ -16,9 +16,9 @@ from rpp_env import RPPEnv
 from rpp_env.data import load_dataset
 from rpp_env.errors import InvalidOption, UnknownDataset
 from rpp_env.models import Reply, Request
-from rpp_env.parsing import parse_order, parse_ranking
-from rpp_env.parsing.forms import FORMS, LABELS, WRAPPINGS, measure_reading, write_form
 from rpp_env.recommenders.llm import LLMRecommender
+from rpp_env.sentences.parsing import parse_order, parse_ranking
+from rpp_env.sentences.parsing.forms import FORMS, LABELS, WRAPPINGS, measure_reading, write_form
 
 SHOWN = (
     "Copper Rain",

@@ -10,9 +10,9 @@ import pytest
 
 from rpp_env import BrokenContract, Generation, InvalidOption, LLMRecommender, RPPEnv, ScriptedModel
 from rpp_env.models import Reply, Request, echo
-from rpp_env.prompts import LETTERS, Prompt
 from rpp_env.recommenders import Recommender
 from rpp_env.recommenders.llm import RankBy
+from rpp_env.sentences.prompt import LETTERS, Prompt
 from rpp_env.testing import check_recommender, example_prompts
 
 

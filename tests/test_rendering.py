@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 import rpp_env
 from rpp_env import JointVectorEnv, RPPEnv
 from rpp_env.models import ScriptedModel, echo, silent
-from rpp_env.patterns import AGENTS
 from rpp_env.rendering import _ON_PAPER, COLOURS, SIZE, _columns, _fonts, _Page, picture
+from rpp_env.sentences import AGENTS
 
 pytest.importorskip("matplotlib", reason="the picture needs the extra 'agents'")
 

@@ -27,10 +27,10 @@ from rpp_env import (
 )
 from rpp_env.errors import MissingRecording
 from rpp_env.models import RecordingModel, Reply, Request, ScriptedModel, echo, oracle, silent
-from rpp_env.models.lexicon import TOPICS, votes_of
-from rpp_env.models.paraphraser import SEQUELS, SYNONYMS, Paraphraser
-from rpp_env.patterns import AGENTS, DOMAINS
 from rpp_env.rendering import render
+from rpp_env.sentences import AGENTS, DOMAINS
+from rpp_env.sim.lexicon import TOPICS, votes_of
+from rpp_env.sim.paraphraser import SEQUELS, SYNONYMS, Paraphraser
 from rpp_env.testing import check_model, check_rewrite, example_prompts
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100}

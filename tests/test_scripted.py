@@ -8,8 +8,8 @@ import pytest
 
 from rpp_env import InvalidOption, PatternBook, Prompt, RankingTask
 from rpp_env.models import LanguageModel, Request, ScriptedModel, echo, oracle, silent
-from rpp_env.parsing import parse_ranking
-from rpp_env.patterns import DOMAINS
+from rpp_env.sentences import DOMAINS
+from rpp_env.sentences.parsing import parse_ranking
 from rpp_env.testing import check_model, example_prompts
 
 

@@ -22,8 +22,8 @@ from rpp_env.data.arrays import write_arrays
 from rpp_env.errors import BrokenContract, RPPWarning
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo
-from rpp_env.patterns import PatternBook
-from rpp_env.patterns.book import history_labels
+from rpp_env.sentences import PatternBook
+from rpp_env.sentences.catalog import history_labels
 from rpp_env.table import RewardTable, _permutations, tabulate
 
 SMALL: dict[str, Any] = {"num_users": 60, "num_items": 100, "num_envs": 4}

@@ -9,7 +9,7 @@ import pytest
 
 from rpp_env import BrokenContract, HashedNGrams, LLMRecommender, Prompt, Ranking
 from rpp_env.models import Reply, Request, ScriptedModel, echo
-from rpp_env.models.embedded import EmbeddedModel
+from rpp_env.sim.embedded import EmbeddedModel
 from rpp_env.testing import check_encoder, check_model, check_recommender, example_prompts
 
 
@@ -33,7 +33,7 @@ def test_good_parts_pass() -> None:
 
 
 def test_the_embedded_model_passes_on_its_own_prompts() -> None:
-    from rpp_env.parts import assemble
+    from rpp_env.factory import assemble
     from rpp_env.rules import RULES
 
     options = {"num_users": 60, "num_items": 100}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpp_env.parsing import parse_ranking
+from rpp_env.sentences.parsing import parse_ranking
 from rpp_env.text import (
     MAX_RAW,
     broken_up,

@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rpp_agents import a2c, enumeration, ippo, iql, mappo, qmix, vdn
     from rpp_agents.baselines import Fixed, Random, search_fixed
     from rpp_agents.plots import learning_curve
     from rpp_agents.policy import NetworkPolicy, Policy, QPolicy, load_policy
     from rpp_agents.rollout import BatchedEnv, PettingZooBatch, play
+    from rpp_agents.trainers import a2c, enumeration, ippo, iql, mappo, qmix, vdn
 
 TRAINERS: dict[str, str] = {
     "mappo": "MAPPO",
@@ -26,7 +26,7 @@ TRAINERS: dict[str, str] = {
     "central": "Central PPO",
     "autoregressive": "Autoregressive PPO",
 }
-"""The trainers, each a module of this package, and what they are called in tables and plots."""
+"""Modules of `rpp_agents.trainers`, and what they are called in tables and plots."""
 
 __all__ = [
     "TRAINERS",
@@ -71,5 +71,5 @@ def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(f"rpp_agents.{_WHERE[name]}"), name)
     if name in __all__:
-        return importlib.import_module(f"rpp_agents.{name}")
+        return importlib.import_module(f"rpp_agents.trainers.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

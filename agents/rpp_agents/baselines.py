@@ -1,7 +1,7 @@
-"""Policies that know nothing of the user, from `rpp_env.baselines`, beside the trained ones."""
+"""Policies that know nothing of the user: those of `rpp_env.evaluation.baselines`."""
 
 from __future__ import annotations
 
-from rpp_env.baselines import Fixed, Random, fixed_prompts, search_fixed
+from rpp_env.evaluation.baselines import Fixed, Random, fixed_prompts, search_fixed
 
 __all__ = ["Fixed", "Random", "fixed_prompts", "search_fixed"]

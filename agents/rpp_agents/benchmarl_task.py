@@ -132,7 +132,7 @@ class GroupPolicy:
         greedy: bool = False,
         memory: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
-        """See `rpp_env.baselines.Policy.act`.
+        """See `rpp_env.evaluation.baselines.Policy.act`.
 
         Raises
         ------

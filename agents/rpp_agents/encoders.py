@@ -89,7 +89,7 @@ class ReleasedEncoder(RankingEncoder):
 
     Its errors: three spaces are added up, the user is forgotten after the first step, and the
     ranked vectors are reshaped where they should be transposed, so that what the GRU reads as one
-    user's ranking is made of pieces of several users' (see `rpp_agents.a2c`).
+    user's ranking is made of pieces of several users' (see `rpp_agents.trainers.a2c`).
 
     Parameters
     ----------

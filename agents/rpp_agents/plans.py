@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rpp_agents.trust import confirm
-from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import InvalidOption
 from rpp_env.options import read_small, unknown
 from rpp_env.plugins import FromFile, is_code
+from rpp_env.sim.movieworld import LEVELS
 
 __all__ = [
     "check_different",

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.networks import Actor, QNetwork, TeamActor
-from rpp_env import baselines
-from rpp_env.baselines import load_baseline
 from rpp_env.data.arrays import DIGITS, file_digest
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
+from rpp_env.evaluation import baselines
+from rpp_env.evaluation.baselines import load_baseline
 
 __all__ = [
     "NetworkPolicy",
@@ -199,8 +199,8 @@ def epsilon_greedy(
 def _actor_class(choice: str) -> type[TeamActor]:
     """Raises KeyError for a choice that does not exist."""
     # Loaded here: these modules train, and need this one.
-    from rpp_agents.autoregressive import AutoregressiveActor
-    from rpp_agents.central import CentralActor
+    from rpp_agents.trainers.autoregressive import AutoregressiveActor
+    from rpp_agents.trainers.central import CentralActor
 
     kinds = (Actor, AutoregressiveActor, CentralActor)
     return {kind.choice: kind for kind in kinds}[choice]

@@ -21,13 +21,13 @@ from rpp_agents.trust import Unconfirmed, confirm
 from rpp_env import RPPEnv
 from rpp_env.data import KNOWN, cache_dir
 from rpp_env.data.folders import whole_file
-from rpp_env.data.movieworld import LEVELS
 from rpp_env.data.splits import Repeats
 from rpp_env.errors import InvalidData, InvalidOption, NotTabulated, TableMismatch
 from rpp_env.models.names import parse_options
 from rpp_env.options import made, read_small
 from rpp_env.plugins import FromFile
 from rpp_env.recommenders.llm import RankBy
+from rpp_env.sim.movieworld import LEVELS
 from rpp_env.table import tabulate
 
 __all__ = ["World", "WorldOptions", "run_world"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rpp_env.data.candidates import (
     MAX_HISTORY,
@@ -19,7 +19,7 @@ from rpp_env.data.folders import cache_dir
 from rpp_env.data.splits import Interactions, UserSplit, split_users, training_interactions
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import unknown
-from rpp_env.plugins import entry_points, is_code, make, resolve
+from rpp_env.plugins import entry_points, is_code, load_code, make, resolve
 
 __all__ = [
     "KNOWN",
@@ -83,9 +83,8 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
     if made:
         if root is not None:
             raise InvalidOption(f"dataset {str(name)!r} is made by a seed: root has no meaning")
-        from rpp_env.data.movieworld import movieworld
-
-        return movieworld(str(name).lower(), **options)
+        movieworld = load_code("dataset", "rpp_env.sim.movieworld:movieworld")
+        return cast(Dataset, movieworld(str(name).lower(), **options))
     return read_dataset(find_dataset(name, root), **options)
 
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 from rpp_env.data.candidates import TaskSet
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Reply, Request
-from rpp_env.parsing import write_ranking
-from rpp_env.patterns import DOMAINS, PatternBook
+from rpp_env.sentences import DOMAINS, PatternBook
+from rpp_env.sentences.parsing import write_ranking
 from rpp_env.task import RankingTask
 
 __all__ = ["ScriptedModel", "echo", "oracle", "silent"]

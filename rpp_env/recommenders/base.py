@@ -11,7 +11,7 @@ from rpp_env.errors import BrokenContract
 from rpp_env.prompting import Rankings, Recommender
 
 if TYPE_CHECKING:
-    from rpp_env.prompts import Prompt
+    from rpp_env.sentences.prompt import Prompt
 
 __all__ = ["Recommender", "rank_all"]
 

@@ -3,8 +3,8 @@
 There are three ways to get a ranking out of a model:
 
 ``generate``
-    The model writes a list in words, and `rpp_env.parsing` reads it: the paper's way. What was not
-    understood is not named, and earns nothing.
+    The model writes a list in words, and `sentences.parsing` reads it: the paper's way. What was
+    not understood is not named, and earns nothing.
 ``logprobs``
     The candidates carry letters, the model is asked for the first one, and the log-probabilities of
     all letters order the candidates (FIRST, Reddy et al., EMNLP 2024). One forward pass and one
@@ -28,13 +28,13 @@ import numpy as np
 from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
-from rpp_env.parsing import as_pairs, parse_order
 from rpp_env.prompting import Rankings
-from rpp_env.prompts import LETTERS, as_messages
+from rpp_env.sentences.parsing import as_pairs, parse_order
+from rpp_env.sentences.prompt import LETTERS, as_messages
 from rpp_env.task import Ranking
 
 if TYPE_CHECKING:
-    from rpp_env.prompts import Prompt
+    from rpp_env.sentences.prompt import Prompt
 
 __all__ = ["LLMRecommender", "RankBy"]
 
@@ -62,7 +62,7 @@ class LLMRecommender:
         greedily.
     thinking : sequence of pairs of str
         Marks that open and close the model's thoughts, besides those that are known:
-        `rpp_env.parsing.THINKING` and tags such as ``<think>``. Thoughts are not read as the
+        `sentences.parsing.THINKING` and tags such as ``<think>``. Thoughts are not read as the
         answer, and where they were cut off, nothing is named.
 
     Raises

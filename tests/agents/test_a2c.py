@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from rpp_agents import Fixed, PettingZooBatch, Random, a2c, load_policy, play
-from rpp_agents.a2c import A2C, Config, Released
 from rpp_agents.encoders import make_encoder, ranking_encoder
-from rpp_agents.ppo import gae
 from rpp_agents.rollout import Rollout
+from rpp_agents.trainers.a2c import A2C, Config, Released
+from rpp_agents.trainers.ppo import gae
 from rpp_env import RPPEnv, evaluate
 from rpp_env.errors import InvalidData, InvalidOption
 

@@ -13,9 +13,9 @@ from rpp_agents import enumeration
 from rpp_agents.baselines import Fixed, Random, fixed_prompts, search_fixed
 from rpp_agents.policy import Policy, load_policy
 from rpp_agents.rollout import PettingZooBatch, play
-from rpp_env import baselines
-from rpp_env.baselines import load_baseline
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.evaluation import baselines
+from rpp_env.evaluation.baselines import load_baseline
 from rpp_env.metrics import ndcg
 from rpp_env.rules import RULES
 

@@ -29,9 +29,9 @@ from rpp_agents.bench import Bench, Cell, jobs_of, kept, make_tables, run_cells,
 from rpp_agents.bench.plan import PRESETS
 from rpp_agents.bench.report import FEWEST_TASKS, Results, marl_eval, write_report
 from rpp_agents.cli import main
-from rpp_env.baselines import Fixed, search_fixed
-from rpp_env.diagnose import fit_reference
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.evaluation.baselines import Fixed, search_fixed
+from rpp_env.evaluation.diagnose import fit_reference
 from rpp_env.markdown import words
 
 ENVIRONMENT = {"name": "movieworld"}

@@ -25,8 +25,8 @@ from rpp_agents.commands import console
 from rpp_agents.commands import play as play_module
 from rpp_agents.world import World
 from rpp_env import Ranking
-from rpp_env.baselines import Random
 from rpp_env.data import cache_dir
+from rpp_env.evaluation.baselines import Random
 from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.table import RewardTable
 
@@ -230,7 +230,7 @@ def test_what_comes_after_training_is_checked_before_it(
     def train(*_: Any, **__: Any) -> None:
         raise AssertionError("trained")
 
-    monkeypatch.setattr("rpp_agents.mappo.train", train)
+    monkeypatch.setattr("rpp_agents.trainers.mappo.train", train)
     code, _, err = rpp(*TRAIN, "--run-dir", str(tmp_path), *more.split())
     assert (code, said in err) == (2, True), err
 
@@ -557,7 +557,7 @@ def test_interrupted_training_says_how_to_go_on(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rpp_agents.mappo.train", stop)
+    monkeypatch.setattr("rpp_agents.trainers.mappo.train", stop)
     code, _, err = rpp(*TRAIN, "--run-dir", str(tmp_path))
     assert code == 130
     assert f"the same command goes on from the last checkpoint in {tmp_path}" in err

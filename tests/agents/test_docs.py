@@ -29,8 +29,8 @@ from rpp_agents.study import Study
 from rpp_agents.world import World
 from rpp_env.data import KNOWN
 from rpp_env.data.download import SOURCES
-from rpp_env.data.movieworld import LEVELS
 from rpp_env.rewriting import LLMRewriter
+from rpp_env.sim.movieworld import LEVELS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("checkpoints/*/*.md")])

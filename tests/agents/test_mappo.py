@@ -17,8 +17,8 @@ import torch
 
 from rpp_agents import Fixed, PettingZooBatch, Random, ippo, load_policy, mappo, play
 from rpp_agents.policy import read_tensors
-from rpp_agents.ppo import PPO
 from rpp_agents.runs import read_progress
+from rpp_agents.trainers.ppo import PPO
 from rpp_env.errors import InvalidData, InvalidOption
 
 SMALL = mappo.Config(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rpp_agents import central, mappo
-from rpp_agents.ppo import PPO, Config, gae
 from rpp_agents.rollout import Collector
+from rpp_agents.trainers import central, mappo
+from rpp_agents.trainers.ppo import PPO, Config, gae
 from rpp_env.errors import InvalidOption
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rpp_agents import PettingZooBatch, iql, qmix, vdn
-from rpp_agents.value import ValueLearner
+from rpp_agents.trainers.value import ValueLearner
 from rpp_env.errors import InvalidOption
 
 NONLINEAR = np.array([[0.0, 3, 1], [0, 0, 0], [0, 6, 2]])

@@ -30,7 +30,7 @@ from rpp_env import RPPEnv
 from rpp_env.data import Dataset, TaskSet, load_dataset, make_tasks
 from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
 from rpp_env.metrics import chance_ndcg, ndcg
-from rpp_env.prompts import Prompt
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.testing import check_recommender
 
 LIBRARIES = {

@@ -18,12 +18,12 @@ from rpp_agents import (
     mappo,
     play,
 )
-from rpp_agents.autoregressive import AutoregressiveActor
-from rpp_agents.central import CentralActor
 from rpp_agents.networks import Actor
 from rpp_agents.policy import NetworkPolicy
-from rpp_agents.ppo import PPO, Config
 from rpp_agents.rollout import Collector
+from rpp_agents.trainers.autoregressive import AutoregressiveActor
+from rpp_agents.trainers.central import CentralActor
+from rpp_agents.trainers.ppo import PPO, Config
 from rpp_env import RPPEnv
 from rpp_env.errors import InvalidOption
 

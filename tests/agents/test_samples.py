@@ -19,7 +19,7 @@ from rpp_agents.recommenders import fit
 from rpp_agents.study import Study
 from rpp_agents.study import plan as study_plan
 from rpp_env.models import echo
-from rpp_env.patterns import PatternBook
+from rpp_env.sentences import PatternBook
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])

@@ -31,13 +31,13 @@ from rpp_agents.study.problem import Counted, Problem, Users
 from rpp_agents.study.report import verdict, write_report
 from rpp_agents.study.results import Results
 from rpp_agents.study.work import Redrawn
-from rpp_env.baselines import Fixed, Random
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.evaluation.baselines import Fixed, Random
 from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
-from rpp_env.models.embedded import EmbeddedModel
-from rpp_env.patterns import AGENTS, PatternBook
 from rpp_env.rules import RULES
+from rpp_env.sentences import AGENTS, PatternBook
+from rpp_env.sim.embedded import EmbeddedModel
 
 WORLD = {"dataset": "movieworld", "data_seed": 41, "num_users": 400, "num_items": 100}
 WORLD |= {"fractions": (0.5, 0.2, 0.3)}
@@ -716,7 +716,7 @@ def test_the_pages_sentences_are_those_of_the_settings_rules_and_book(tmp_path: 
     assert told["history_records"] == [
         f"{n} item{'s' if n > 1 else ''}" for n in RULES["RPPBandit-v0"].rungs
     ]
-    source = (Path(rpp_env.__file__).parent / "patterns" / "movies.toml").read_text()
+    source = (Path(rpp_env.__file__).parent / "sentences" / "movies.toml").read_text()
     own = tmp_path / "own.toml"
     own.write_text(source.replace(PatternBook.load("movies").role_playing[1], "Be brief."))
     assert show._sentences(Setting("x", options={"book": str(own)}))["role_playing"][1] == (

@@ -18,7 +18,7 @@ from rpp_agents.study.methods.bandits import Context, Crossed, LinearPosterior
 from rpp_agents.study.players import Asking
 from rpp_agents.study.problem import Problem, Users
 from rpp_env import InvalidOption, Prompt, Ranking, RPPEnv
-from rpp_env.patterns import PatternBook
+from rpp_env.sentences import PatternBook
 from rpp_env.table import tabulate
 
 BUDGET = 3000

@@ -31,8 +31,8 @@ from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset
 from rpp_env.errors import InvalidOption
 from rpp_env.models import Request, ScriptedModel, oracle
-from rpp_env.patterns import DOMAINS, PatternBook
-from rpp_env.prompts import Prompt, as_messages
+from rpp_env.sentences import DOMAINS, PatternBook
+from rpp_env.sentences.prompt import Prompt, as_messages
 
 USERS = 25
 SPLITS = ("train", "validation", "test")

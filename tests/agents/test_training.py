@@ -51,7 +51,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(params=rpp_agents.TRAINERS)
 def algorithm(request: pytest.FixtureRequest) -> Any:
-    return importlib.import_module(f"rpp_agents.{request.param}")
+    return importlib.import_module(f"rpp_agents.trainers.{request.param}")
 
 
 def test_every_trainer_has_the_same_interface(algorithm: Any) -> None:

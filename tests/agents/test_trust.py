@@ -16,8 +16,8 @@ from rpp_agents.cli import main
 from rpp_agents.plans import slug
 from rpp_agents.study import Study
 from rpp_agents.world import World, run_world
-from rpp_env.baselines import Random
 from rpp_env.errors import InvalidData, InvalidOption, ModelUnavailable
+from rpp_env.evaluation.baselines import Random
 from rpp_env.plugins import FromFile
 from rpp_env.rewriting import open_rewriter
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rpp_env
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 
 pytest.importorskip("agilerl", reason="AgileRL is not installed")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rpp_env
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 
 pytest.importorskip("skrl", reason="skrl is not installed")
 

@@ -11,7 +11,7 @@ from pettingzoo.utils.conversions import parallel_to_aec
 import rpp_env
 from rpp_env import ActionMaskInObservation
 from rpp_env.models import echo
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 
 pytest.importorskip("tianshou", reason="Tianshou is not installed")
 

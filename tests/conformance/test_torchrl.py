@@ -8,7 +8,7 @@ import pytest
 
 import rpp_env
 from rpp_env import ActionMaskInObservation
-from rpp_env.patterns import AGENTS
+from rpp_env.sentences import AGENTS
 
 pytest.importorskip("torchrl", reason="TorchRL is not installed")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from rpp_env.data import Dataset, load_dataset, make_tasks, split_users
-from rpp_env.data.filmtitles import GENRES
-from rpp_env.data.movieworld import HABITS, LEVELS, movieworld
 from rpp_env.errors import InvalidOption
-from rpp_env.models.embedded import sequels
-from rpp_env.parsing import FORMATS, parse_ranking, write_ranking
+from rpp_env.sentences.parsing import FORMATS, parse_ranking, write_ranking
+from rpp_env.sim.embedded import sequels
+from rpp_env.sim.filmtitles import GENRES
+from rpp_env.sim.movieworld import HABITS, LEVELS, movieworld
 
 NUMERALS = ("", " II", " III", " IV", " V")
 

@@ -20,7 +20,7 @@ import pytest
 import rpp_env
 from rpp_agents.commands import serve
 from rpp_env.errors import ModelUnavailable
-from rpp_env.prompts import Prompt
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.testing import example_prompts
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ import pytest
 import rpp_env
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models.transformers import TransformersModel
-from rpp_env.prompts import Prompt
 from rpp_env.recommenders import LLMRecommender
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.task import Ranking
 
 USERS = 120

@@ -11,7 +11,7 @@ import pytest
 
 from rpp_env.models import Request
 from rpp_env.models.transformers import TransformersModel
-from rpp_env.prompts import LETTERS, Prompt, as_messages
+from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "distill_llama.py"
 

@@ -16,7 +16,7 @@ from rpp_env.errors import InvalidOption, ModelUnavailable
 from rpp_env.models import Generation, Reply, Request
 from rpp_env.models.transformers import TransformersModel
 from rpp_env.models.vllm import VLLMModel
-from rpp_env.prompts import LETTERS, Prompt, as_messages
+from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 from rpp_env.testing import check_model
 
 GENERATION = Generation(max_tokens=160)

@@ -20,8 +20,8 @@ from rpp_env.errors import MissingRecording
 from rpp_env.models import Generation, LanguageModel, RecordingModel, Request
 from rpp_env.models.names import open_model
 from rpp_env.models.transformers import TransformersModel
-from rpp_env.prompts import LETTERS, Prompt, as_messages
 from rpp_env.recommenders import LLMRecommender
+from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 from rpp_env.testing import check_model, check_recommender
 
 GENERATION = Generation(max_tokens=128)

@@ -58,8 +58,8 @@ from rpp_agents.plans import (
 )
 from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
+from rpp_env.factory import Options
 from rpp_env.options import made, unknown
-from rpp_env.parts import Options
 from rpp_env.rules import RULES
 
 __all__ = ["PRESETS", "Algorithm", "Bench", "Cell", "Environment", "Levels", "Table"]

@@ -31,9 +31,9 @@ from rpp_agents.jobs import Outcome, run_jobs
 from rpp_agents.plans import world_option
 from rpp_agents.trainers import find_trainer
 from rpp_env import RPPEnv
-from rpp_env.baselines import Policy, Random, search_fixed
-from rpp_env.diagnose import fit_reference
-from rpp_env.evaluation import episodes
+from rpp_env.evaluation.baselines import Policy, Random, search_fixed
+from rpp_env.evaluation.diagnose import fit_reference
+from rpp_env.evaluation.evaluate import episodes
 from rpp_env.metrics import chance_ndcg
 from rpp_env.table import RewardTable, tabulate
 

@@ -9,7 +9,7 @@ import numpy as np
 from rpp_agents.commands.console import say
 from rpp_env import RPPEnv
 from rpp_env.data.candidates import MAX_HISTORY
-from rpp_env.prompts import Prompt
+from rpp_env.sentences.prompt import Prompt
 
 __all__ = ["answers_of", "is_asked", "say_cost", "tokens_of"]
 

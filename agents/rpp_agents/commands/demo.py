@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from rpp_agents import mappo
 from rpp_agents.commands.console import progress, say, show
 from rpp_agents.commands.train import level_lines
 from rpp_agents.plots import learning_curve
+from rpp_agents.trainers import mappo
 from rpp_agents.world import World
 from rpp_env import evaluate
 from rpp_env.data.folders import check_place, write_text
-from rpp_env.diagnose import check_reference_users, fit_reference
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.diagnose import check_reference_users, fit_reference
 from rpp_env.options import check_seed
 
 __all__ = ["run"]

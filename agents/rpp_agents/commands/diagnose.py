@@ -12,11 +12,11 @@ from rpp_agents.commands.cost import answers_of, say_cost
 from rpp_agents.world import World, WorldOptions
 from rpp_env.data import load_dataset
 from rpp_env.data.folders import check_place
-from rpp_env.diagnose import check_reference_users, diagnose, fit_reference
+from rpp_env.evaluation.diagnose import check_reference_users, diagnose, fit_reference
+from rpp_env.factory import as_rules
 from rpp_env.markdown import code
 from rpp_env.options import check_seed
-from rpp_env.parsing.forms import measure_reading
-from rpp_env.parts import as_rules
+from rpp_env.sentences.parsing.forms import measure_reading
 
 __all__ = ["run"]
 

@@ -12,10 +12,10 @@ from rpp_agents.commands.cost import answers_of, say_cost
 from rpp_agents.policy import load_policy
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report, RPPEnv, evaluate
-from rpp_env.baselines import Policy
 from rpp_env.data.folders import check_place
-from rpp_env.diagnose import check_reference_users, fit_reference
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.baselines import Policy
+from rpp_env.evaluation.diagnose import check_reference_users, fit_reference
 from rpp_env.options import check_seed
 
 __all__ = ["calls_of_scoring", "check_scoring", "run", "scored"]

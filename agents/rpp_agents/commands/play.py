@@ -16,8 +16,8 @@ from rpp_agents.commands.console import find_policy, say
 from rpp_agents.commands.cost import say_cost
 from rpp_agents.world import World, WorldOptions
 from rpp_env import AGENTS, RPPEnv
-from rpp_env.baselines import Policy, Random
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.baselines import Policy, Random
 from rpp_env.rendering import COLOURS, WIDTH, render
 from rpp_env.text import printable
 

@@ -23,8 +23,8 @@ from rpp_agents.commands.console import say
 from rpp_env.errors import BrokenContract, InvalidOption, ModelUnavailable
 from rpp_env.models.base import Generation, LanguageModel
 from rpp_env.models.names import open_model, parse_options
-from rpp_env.prompts import LETTERS, Prompt
 from rpp_env.recommenders.llm import LLMRecommender
+from rpp_env.sentences.prompt import LETTERS, Prompt
 from rpp_env.testing import example_prompts
 
 __all__ = ["check", "command", "run", "start", "stop", "wait"]

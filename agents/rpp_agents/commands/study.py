@@ -15,9 +15,9 @@ from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cel
 from rpp_agents.study.work import live_of, tables_of
 from rpp_env import RPPEnv
 from rpp_env.data.files import find_dataset
-from rpp_env.data.movieworld import LEVELS
 from rpp_env.errors import UnknownDataset
 from rpp_env.plugins import entry_points, is_code
+from rpp_env.sim.movieworld import LEVELS
 
 __all__ = ["run"]
 

@@ -23,9 +23,9 @@ from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report, RPPEnv
-from rpp_env.baselines import check_budget
 from rpp_env.data.folders import write_text
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.baselines import check_budget
 
 __all__ = ["chosen", "level_lines", "run"]
 
@@ -70,7 +70,7 @@ def _overview() -> str:
 def _summary(name: str) -> str:
     """The first line of a trainer's module, without its name."""
     function = find_trainer(name).function
-    module = f"rpp_agents.{name}" if name in TRAINERS else function.__module__
+    module = f"rpp_agents.trainers.{name}" if name in TRAINERS else function.__module__
     line = (sys.modules[module].__doc__ or "").partition("\n")[0]
     return line.partition(": ")[2] or line
 

@@ -27,7 +27,7 @@ from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
 from rpp_env.metrics import ndcg
 from rpp_env.options import check_fields
 from rpp_env.prompting import Rankings
-from rpp_env.prompts import Prompt
+from rpp_env.sentences.prompt import Prompt
 from rpp_env.task import RankingTask
 
 __all__ = [

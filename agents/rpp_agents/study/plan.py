@@ -65,9 +65,9 @@ from rpp_agents.plans import (
 from rpp_agents.study.methods import VERSIONS, options
 from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
+from rpp_env.factory import Options
 from rpp_env.metrics import chance_ndcg
 from rpp_env.options import made, unknown
-from rpp_env.parts import Options
 from rpp_env.rules import RULES
 
 __all__ = [

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.study.problem import Users
-from rpp_env.baselines import Policy
 from rpp_env.errors import InvalidOption
-from rpp_env.evaluation import episodes
+from rpp_env.evaluation.baselines import Policy
+from rpp_env.evaluation.evaluate import episodes
 from rpp_env.metrics import ndcg
 from rpp_env.rewriting import Rewrite
 

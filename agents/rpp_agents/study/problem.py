@@ -21,9 +21,9 @@ from rpp_env.data.candidates import MAX_HISTORY
 from rpp_env.errors import InvalidOption
 from rpp_env.metrics import ndcg
 from rpp_env.prompting import Rankings
-from rpp_env.prompts import Prompt
 from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten
+from rpp_env.sentences.prompt import Prompt
 
 __all__ = ["Asked", "Counted", "Ledger", "Problem", "Users", "remade"]
 

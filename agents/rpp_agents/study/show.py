@@ -17,13 +17,13 @@ from rpp_agents.study.report import findings, rounded
 from rpp_agents.study.results import Results
 from rpp_agents.study.work import live_of, users_of
 from rpp_env.data import KNOWN
-from rpp_env.data.movieworld import LEVELS
+from rpp_env.factory import as_rules
 from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
-from rpp_env.parts import as_rules
-from rpp_env.patterns import AGENTS, PatternBook
-from rpp_env.prompts import Prompt
 from rpp_env.rewriting import open_rewriter
+from rpp_env.sentences import AGENTS, PatternBook
+from rpp_env.sentences.prompt import Prompt
+from rpp_env.sim.movieworld import LEVELS
 
 __all__ = ["page_data"]
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from rpp_agents.study.methods import Watch
 from rpp_agents.study.players import Asking, borda_points
 from rpp_agents.study.problem import Problem, Users
-from rpp_env.baselines import halving
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.baselines import halving
 
 __all__ = [
     "MANUAL",
@@ -87,7 +87,7 @@ def enumerate(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Aski
 
 
 def search(users: Users, rows: Ints, seed: int, budget: int, watch: Watch | None = None) -> int:
-    """The best cell for tasks `rows` by `rpp_env.baselines.halving`, in `budget` calls or fewer."""
+    """The best cell for tasks `rows` by successive halving, in `budget` calls or fewer."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(rows)
 

@@ -24,8 +24,8 @@ from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import ask
 from rpp_env.models.base import Generation, LanguageModel, Request
 from rpp_env.models.names import open_model
-from rpp_env.models.paraphraser import Paraphraser
-from rpp_env.prompts import Prompt, as_messages
+from rpp_env.sentences.prompt import Prompt, as_messages
+from rpp_env.sim.paraphraser import Paraphraser
 
 __all__ = ["Instruction", "Phrase", "grips", "phrases"]
 

@@ -11,8 +11,8 @@ from rpp_agents.study.methods import Watch
 from rpp_agents.study.methods.fixed import best_of_all, search
 from rpp_agents.study.players import Asking, asking_best
 from rpp_agents.study.problem import Problem, Users
-from rpp_env.diagnose import fit_reference
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.diagnose import fit_reference
 
 __all__ = ["groups", "supervised"]
 
@@ -84,10 +84,10 @@ def supervised(
 ) -> Asking:
     """The best cell by a model that was fitted on every answer: what the others' budget is not.
 
-    The model is the observable reference (`rpp_env.diagnose.fit_reference`), from the first
-    observation to the rewards of all cells. Asked directly, a user gets that cell of the portfolio
-    whose predicted reward is best; the portfolio holds the cells that this puts first most often
-    for train users, and is not `Reference.portfolio`, which is about walks.
+    The model is the observable reference (`rpp_env.evaluation.diagnose.fit_reference`), from the
+    first observation to the rewards of all cells. Asked directly, a user gets that cell of the
+    portfolio whose predicted reward is best; the portfolio holds the cells that this puts first
+    most often for train users, and is not `Reference.portfolio`, which is about walks.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from rpp_agents.study.methods.fixed import MANUAL, manual_cell
 from rpp_agents.study.players import Asking
 from rpp_agents.study.problem import Problem
 from rpp_env.errors import InvalidOption
-from rpp_env.prompts import Prompt
+from rpp_env.sentences.prompt import Prompt
 
 __all__ = ["PROMPTS", "RANK", "Guidance", "llmrank"]
 

@@ -17,8 +17,8 @@ from rpp_agents.study.problem import Counted, Problem, Users
 from rpp_agents.trainers import find_trainer, trainer_config
 from rpp_env import RPPEnv, Step
 from rpp_env.errors import InvalidOption
-from rpp_env.patterns import AGENTS
 from rpp_env.rewriting import open_rewriter
+from rpp_env.sentences import AGENTS
 
 __all__ = ["SET_BY_THE_STUDY", "OnlyAgent", "rpp"]
 

@@ -1,0 +1,486 @@
+"""A2C: the learner of the RPP paper, corrected or as released.
+
+=================  ==========================================================================
+actors             decentralised, one network each
+critics            ``critic="own"``: one each, on what its actor sees; ``"central"``: one for
+                   all, on ``env.state()``, with one value for each agent
+last ranking       read by a GRU where the environment shows it as a sequence
+                   (``RPPEnv(ranking="sequence")``), once for all agents, trained with them
+TD error           d = r + gamma * V(s') - V(s), with V(s') a constant, and 0 after termination;
+                   an episode that the clock cut off goes on with its true last state's value
+critic loss        d^2, the agents' added up
+actor loss         -log pi(a | o) * d with d a constant, added up; minus an entropy bonus
+rewards            each user's own
+action sizes       any: what an agent does not have, or may not do, has probability 0
+=================  ==========================================================================
+
+After Mao et al., "Reinforced Prompt Personalization for Recommendation with Large Language Models"
+(https://arxiv.org/abs/2407.17115), and its code (https://github.com/maowenyu-11/RPP at 6189a8a; the
+files named below are its), which was read, not copied.
+
+`Config.paper` has their numbers: one gradient step of Adam (3e-4 for actors and GRU, 5e-4 for
+critics) after each step of all users, gamma 0.95, one hidden layer of 64, bare TD errors. The
+original made 15 such steps in all. The defaults of `Config` depart from it to learn in a few
+hundred thousand steps of users: higher learning rates that fall to 0; a whole episode between
+updates, four gradient steps on it, and errors generalised over it (lambda 0.95: with 0 the critics
+are trusted before they are right); an entropy bonus that is annealed; inputs, advantages and
+returns in normal units; gradients cut at a norm; two hidden layers. Departures in both: the GRU's
+state stands beside the observation instead of being added to other vectors; the observation is all
+of `rpp_env.observation`, where the paper's is one 64-wide sum; actors start nearly uniform.
+
+``released=True`` is the learner as its code was released, in our correct environment. These of its
+errors are kept:
+
+- the critics' loss is (gamma * V(s) - V(s'))^2: no reward in it, both sides differentiated, V(s)
+  and V(s') in each other's place; any V that is 0 everywhere is perfect (train.py);
+- the "TD error" is gamma * V(s) + R - V(s'), so that in the end R alone reinforces whatever was
+  done; nothing is subtracted, and no episode ends (train.py);
+- R is one number for all, the mean over all users of the batch (train.py);
+- the GRU is never trained (train.py), and reads rankings that are reshaped where they should be
+  transposed: pieces of several users', so that what a user is given hangs on who else is in the
+  batch (backbone.py, ``Rank_state``);
+- the state is a sum of vectors of unlike spaces, the user's at first, then sentences + GRU; the
+  user is forgotten after the first step, and the critics, which see 0 then, never know of it
+  (train.py);
+- the critics normalise over the batch, at the first step a batch of equal zeros (backbone.py);
+- no entropy bonus, normalisation or clipping; the last weights are kept, not the best (train.py).
+
+These are not kept: prompts with strangers' histories, answers scored under another permutation, one
+position of the target for all users, the best of 15 steps as the result, test users among the
+training ones (trainer_te.py, evaluate.py: errors of environment and evaluation); principal axes
+fitted anew at every step, and a Chinese encoder of English text (trainer_te.py: the environment's
+sentence vectors are fixed); a history that only grows (``rules="RPPPaper-v0"`` has it); two
+reasoning options without an output (train.py); the end after 15 updates (it is given as many steps
+as all others here). And the GRU is saved: with another random one at every evaluation, as released,
+no policy could be kept.
+
+Examples
+--------
+>>> import rpp_env
+>>> from rpp_agents import a2c
+>>> env = rpp_env.RPPEnv.make(num_envs=512, ranking="sequence")  # doctest: +SKIP
+>>> policy = a2c.train(env, a2c.Config(seed=1), run_dir="runs/a2c-1")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rpp_agents.encoders import ReleasedEncoder, ranking_encoder, released_encoder
+from rpp_agents.networks import (
+    Actor,
+    FeatureNorm,
+    ValueNorm,
+    central_critic,
+    local_critic,
+)
+from rpp_agents.policy import NetworkPolicy
+from rpp_agents.rollout import BatchedEnv, Collector, Rollout
+from rpp_agents.trainers.ppo import gae
+from rpp_agents.training import (
+    RunConfig,
+    check_numbers,
+    kept_tensors,
+    restore_tensors,
+    trainer,
+)
+from rpp_env.errors import InvalidOption
+
+__all__ = ["A2C", "Config", "Released", "train"]
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Every number of a run, once."""
+
+    critic: Literal["own", "central"] = "own"
+    """A critic for each agent on its own observation, or one on the state."""
+    gru: int = 32
+    """Width of the GRU over the last ranking, where there is a sequence to read; 0: none."""
+    rollout_steps: int = 0
+    """Steps that every environment plays between two updates; 0: one episode, at most 128."""
+    gradient_steps: int = 4
+    """Parts that a rollout is split into, with one gradient step on each. From the second on the
+    policy is no longer the one that played, and nothing corrects for it: keep them few."""
+    gae_lambda: float = 0.95
+    """Lambda of the generalised TD errors: 0 is the paper's, 1 trusts the returns alone."""
+    learning_rate: float = 3e-3
+    """Adam's learning rate at the start, for actors and GRU."""
+    critic_learning_rate: float = 3e-3
+    """Adam's learning rate at the start, for critics."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """Whether the learning rates fall linearly to 0 over the run."""
+    entropy: float = 0.05
+    """Weight of the entropy bonus at the start."""
+    entropy_end: float = 0.001
+    """Weight of the entropy bonus at the end; it moves there linearly."""
+    max_grad_norm: float = 10.0
+    """Largest norm of the actors' and of the critics' gradient, each; inf: any."""
+    value_norm: bool = True
+    """Normalise the critics' targets by running statistics of the returns."""
+    normalize_inputs: bool = True
+    """Give every number that a network sees mean 0 and deviation 1, by running statistics."""
+    normalize_advantages: bool = True
+    """Give the TD errors of each rollout mean 0 and deviation 1, for the actors."""
+    shared: bool = False
+    """One network for all agents, told which agent it is; otherwise one network each."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of actors and critics."""
+    layer_norm: bool = True
+    """Normalise each vector before the networks' first layers."""
+    released: bool = False
+    """The learner as it was released, errors and all, at `paper`'s numbers: of the options here,
+    only those of `RunConfig` still count."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "gradient_steps")
+        check_numbers(self, 0, "gru", "rollout_steps", "entropy", "entropy_end")
+        check_numbers(self, 0, "learning_rate", "critic_learning_rate", "max_grad_norm", above=True)
+        check_numbers(self, 0, "gae_lambda", highest=1)
+        if not self.hidden or min(self.hidden) < 1:
+            raise InvalidOption(
+                f"hidden must name at least one width of 1 or more, not {self.hidden}"
+            )
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Config:
+        """The paper's own numbers; `changes` are fields that shall differ."""
+        numbers: dict[str, Any] = {
+            "gru": 64,
+            "rollout_steps": 1,
+            "gradient_steps": 1,
+            "gae_lambda": 0.0,
+            "learning_rate": 3e-4,
+            "critic_learning_rate": 5e-4,
+            "schedule": "constant",
+            "entropy": 0.0,
+            "entropy_end": 0.0,
+            "max_grad_norm": math.inf,
+            "value_norm": False,
+            "normalize_inputs": False,
+            "normalize_advantages": False,
+            "hidden": (64,),
+            "layer_norm": False,
+        }
+        return cls(**numbers | changes)
+
+
+class A2C:
+    """Actors, critics and their optimisers.
+
+    Parameters
+    ----------
+    env : BatchedEnv
+    config : Config
+    """
+
+    def __init__(self, env: BatchedEnv, config: Config) -> None:
+        self.config = config
+        self.central = config.critic == "central"
+        self.collector = Collector(
+            env, "state" if self.central else "observations", team_reward=config.team_reward
+        )
+        self.rollout_steps = config.rollout_steps or min(int(env.max_cycles), 128)
+        self.steps = self.rollout_steps * env.num_envs
+        self.device = torch.device(config.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.build(env)
+        self.norm = ValueNorm(len(env.agents))
+        self.modules: dict[str, nn.Module] = {
+            name: module.to(self.device)
+            for name, module in {
+                "actor": self.actor,
+                "critic": self.critic,
+                "state_norm": self.state_norm,
+                "norm": self.norm,
+            }.items()
+        }
+        self.rates = {"actor": config.learning_rate, "critic": config.critic_learning_rate}
+        self.optimizers = {
+            name: torch.optim.Adam(self.modules[name].parameters(), lr=rate)
+            for name, rate in self.rates.items()
+        }
+        self.rng = np.random.default_rng(config.seed)
+        self.policy = NetworkPolicy(self.actor, seed=config.seed)
+
+    def build(self, env: BatchedEnv) -> None:
+        """Make the networks."""
+        config, agents = self.config, len(env.agents)
+        shape: dict[str, Any] = {"hidden": config.hidden, "layer_norm": config.layer_norm}
+        self.actor = Actor(
+            env.observation_width,
+            [int(size) for size in env.nvec],
+            shared=config.shared,
+            normalize=config.normalize_inputs,
+            encoder=ranking_encoder(env, config.gru),
+            **shape,
+        )
+        self.state_norm: nn.Module = nn.Identity()
+        self.critic: nn.Module
+        if self.central:
+            encoder = self.actor.encoder
+            taken = env.observation_width - encoder.rest_width if encoder else 0
+            plain = env.state_width - taken
+            if config.normalize_inputs:
+                self.state_norm = FeatureNorm(plain)
+            self.critic = central_critic(
+                plain + (encoder.hidden if encoder else 0), agents, **shape
+            )
+        else:
+            self.critic = local_critic(
+                self.actor.features_width, agents, shared=config.shared, **shape
+            )
+
+    # Playing
+
+    def reset(self, seed: int) -> None:
+        """See `Learner.reset`."""
+        self.collector.reset(seed)
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """See `Learner.iterate`."""
+        rollout = self.collector.collect(self.choose, self.rollout_steps)
+        return {
+            "reward": float(rollout.rewards.mean()),
+            **self.update(rollout, progress=progress),
+            **{f"info/{key}": value for key, value in rollout.infos.items()},
+        }
+
+    def choose(
+        self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Sampled actions (B, n) and their log-probabilities."""
+        return self.policy.choose(observations, masks, self.rng)
+
+    # Learning
+
+    def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
+        """Learn from one rollout; `progress` (0..1) places it on the schedules."""
+        config = self.config
+        left = 1 - progress if config.schedule == "linear" else 1.0
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = left * self.rates[name]
+        bonus = config.entropy + progress * (config.entropy_end - config.entropy)
+
+        errors, targets = self.td_errors(rollout)
+        advantages = errors
+        if config.normalize_advantages:
+            advantages = (errors - errors.mean()) / (errors.std(correction=0) + 1e-5)
+        if config.value_norm:
+            self.norm.update(targets)
+            targets = self.norm.normalize(targets)
+        data = {
+            "observations": self._tensor(rollout.observations),
+            "masks": self._tensor(rollout.masks),
+            "actions": self._tensor(rollout.actions),
+            "advantages": advantages,
+            "targets": targets,
+        }
+        if self.central:
+            data["states"] = self._tensor(rollout.inputs)
+        data = {name: tensor.flatten(0, 1) for name, tensor in data.items()}
+        order = torch.from_numpy(self.rng.permutation(len(data["actions"]))).to(self.device)
+        rows = [
+            self._descend({name: tensor[part] for name, tensor in data.items()}, bonus)
+            for part in order.chunk(config.gradient_steps)
+        ]
+        self._observe(data)
+        return {
+            **{name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]},
+            "td_error": float(errors.abs().mean()),
+            "learning_rate": left * config.learning_rate,
+            "entropy_bonus": bonus,
+        }
+
+    @torch.no_grad()
+    def td_errors(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """What the actors learn from, and what the critics should have said: (T, B, n) each."""
+        values = self.values(self._tensor(rollout.inputs))
+        ended = self._tensor(rollout.ended)
+        # What follows a step is where the next one begins, but for the end of an episode and of
+        # the rollout.
+        cut = ended.clone()
+        cut[-1] = True
+        next_values = values.roll(-1, dims=0)
+        next_values[cut] = self.values(self._tensor(rollout.next_inputs)[cut])
+        errors = gae(
+            self._tensor(rollout.rewards),
+            values,
+            next_values,
+            self._tensor(rollout.terminated),
+            ended,
+            self.config.gamma,
+            self.config.gae_lambda,
+        )
+        return errors, errors + values
+
+    def values(self, inputs: Tensor) -> Tensor:
+        """Values (..., n) in units of reward, of observations (..., n, d) or states (..., s)."""
+        seen = self._state_features(inputs) if self.central else self.actor.features(inputs)
+        values: Tensor = self.critic(seen)
+        return self.norm.denormalize(values) if self.config.value_norm else values
+
+    def _state_features(self, states: Tensor) -> Tensor:
+        """What the central critic sees: as `Actor.features`, of states."""
+        encoder = self.actor.encoder
+        if encoder is None:
+            plain: Tensor = self.state_norm(states)
+            return plain
+        return torch.cat([self.state_norm(encoder.rest(states)), encoder.ranking(states)], dim=-1)
+
+    def _descend(self, data: dict[str, Tensor], bonus: float) -> dict[str, Tensor]:
+        """One gradient step for actors, GRU and critics."""
+        features = self.actor.features(data["observations"])
+        chosen, spread = self.actor.evaluate(features, data["masks"], data["actions"])
+        policy_loss = -(chosen * data["advantages"]).mean(0).sum()
+        seen = self._state_features(data["states"]) if self.central else features
+        value_loss = ((data["targets"] - self.critic(seen)) ** 2).mean(0).sum()
+
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        # Together, because the GRU learns from both.
+        (policy_loss - bonus * spread.mean(0).sum() + value_loss).backward()
+        norms = {name: self._take_step(name) for name in self.optimizers}
+        return {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "entropy": spread.detach().mean(),
+            **{f"{name}_gradient": norm for name, norm in norms.items()},
+        }
+
+    def _take_step(self, name: str) -> Tensor:
+        parameters = self.modules[name].parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        self.optimizers[name].step()
+        return norm.detach()
+
+    def _observe(self, data: dict[str, Tensor]) -> None:
+        """Take what was seen into the statistics that inputs are normalised by."""
+        self.actor.observe(data["observations"])
+        if isinstance(self.state_norm, FeatureNorm):
+            encoder, states = self.actor.encoder, data["states"]
+            self.state_norm.update(states if encoder is None else encoder.rest(states))
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    # What a checkpoint holds
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Learner.tensors`."""
+        return kept_tensors(self.modules, self.optimizers)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Learner.restore`."""
+        restore_tensors(self.modules, self.optimizers, tensors)
+
+
+class BatchNormCritics(nn.Module):
+    """The released critics: one for each agent, ``(B, n, d) -> (B, n)``, normalising over B."""
+
+    def __init__(self, width: int, agents: int, hidden: int) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(width, hidden),
+                nn.ReLU(),
+                nn.BatchNorm1d(hidden),
+                nn.Linear(hidden, 1),
+            )
+            for _ in range(agents)
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.cat([net(inputs[:, i]) for i, net in enumerate(self.nets)], dim=1)
+
+
+class Released(A2C):
+    """The learner as it was released; the module's page lists its errors.
+
+    Parameters
+    ----------
+    env : BatchedEnv
+        Where it is an RPPEnv, the state is the released one; otherwise the observation as it is.
+    config : Config
+        Only the fields of `RunConfig` are read.
+
+    Raises
+    ------
+    InvalidOption
+        For a single environment, over which nothing can be normalised.
+    """
+
+    def __init__(self, env: BatchedEnv, config: Config) -> None:
+        if env.num_envs < 2:
+            raise InvalidOption(
+                "released=True normalises over the batch: num_envs must be 2 or more, not "
+                f"{env.num_envs}"
+            )
+        run = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
+        super().__init__(env, Config.paper(released=True, **run))
+
+    def build(self, env: BatchedEnv) -> None:
+        """Make the networks."""
+        width = self.config.hidden[0]
+        self.actor = Actor(
+            env.observation_width,
+            [int(size) for size in env.nvec],
+            shared=False,
+            hidden=(width,),
+            layer_norm=False,
+            encoder=released_encoder(env),
+        )
+        self.state_norm = nn.Identity()
+        self.critic = BatchNormCritics(self.actor.features_width, len(env.agents), width)
+
+    def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:  # noqa: ARG002
+        """Learn from one step, wrongly; nothing is scheduled."""
+        gamma = self.config.gamma
+        before, after = (
+            self._tensor(seen[0]) for seen in (rollout.observations, rollout.next_inputs)
+        )
+        reward = self._tensor(rollout.rewards[0]).mean(0)
+        value, next_value = self._value(before), self._value(after)
+        value_loss = ((gamma * value - next_value) ** 2).mean(0).sum()
+        errors = (gamma * value + reward - next_value).detach()
+
+        chosen, spread = self.actor.evaluate(
+            self.actor.features(before),
+            self._tensor(rollout.masks[0]),
+            self._tensor(rollout.actions[0]),
+        )
+        policy_loss = -(chosen * errors).mean(0).sum()
+        for name, loss in (("critic", value_loss), ("actor", policy_loss)):
+            self.optimizers[name].zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._take_step(name)
+        return {
+            "policy_loss": float(policy_loss.detach()),
+            "value_loss": float(value_loss.detach()),
+            "entropy": float(spread.detach().mean()),
+            "td_error": float(errors.abs().mean()),
+        }
+
+    def _value(self, observations: Tensor) -> Tensor:
+        seen, encoder = self.actor.features(observations), self.actor.encoder
+        if isinstance(encoder, ReleasedEncoder):
+            seen = seen.masked_fill(encoder.begins(observations), 0.0)
+        values: Tensor = self.critic(seen)
+        return values
+
+
+def _learner(env: BatchedEnv, config: Config) -> A2C:
+    return (Released if config.released else A2C)(env, config)
+
+
+train = trainer("A2C", _learner, Config())

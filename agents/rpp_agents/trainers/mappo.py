@@ -1,0 +1,40 @@
+"""MAPPO: PPO for a team, with one critic that sees the whole state.
+
+=================  ==========================================================================
+actors             decentralised; one network each, or with ``shared=True`` one for all, which
+                   sees the agent's number as a one-hot
+critic             centralised: sees ``env.state()``, one value for each agent
+rewards            the team's, or one for each agent
+advantages         GAE; a truncated episode is continued by the value of its true last state,
+                   a terminated one is not
+value loss         Huber, clipped, on returns normalised by running statistics (ValueNorm)
+policy loss        clipped ratios, plus an entropy bonus that is annealed
+action sizes       any: what an agent does not have, or may not do, has probability 0
+episodes           any length; of one step, the problem is a contextual bandit and the
+                   advantage is reward minus value
+=================  ==========================================================================
+
+After Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games"
+(https://arxiv.org/abs/2103.01955), and their code. Departures: feed-forward actors; a linear
+learning rate schedule; fewer passes in several minibatches, a higher learning rate and a network
+for each agent, because the agents here do different things, hundreds of users play at once and an
+episode has 5 steps.
+
+Examples
+--------
+>>> import rpp_env
+>>> from rpp_agents import mappo
+>>> env = rpp_env.RPPEnv.make(split="train", num_envs=512)  # doctest: +SKIP
+>>> policy = mappo.train(env, mappo.Config(seed=1), run_dir="runs/mappo-1")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rpp_agents.trainers.ppo import PPO, Config
+from rpp_agents.training import trainer
+
+__all__ = ["Config", "train"]
+
+train = trainer("MAPPO", partial(PPO, critic_input="state"), Config())

@@ -1,0 +1,334 @@
+"""Value learning for several agents: what IQL, VDN and QMIX have in common.
+
+Every agent has a network that says what each of its actions is worth, and takes the best one. The
+three differ in one argument, the `mixer`, which makes of the agents' values what is learnt from
+rewards: each value alone (IQL), their sum (VDN), or any function of them and of the state that
+grows with each of them (QMIX). As none of these can turn the order of an agent's actions round, the
+agents' own best actions are the team's best ones, and no agent needs to know of another when it
+acts. Everything else is written once, here: replay, double Q-learning with a target network, and
+exploration by random actions.
+
+Where the clock cuts an episode off, what follows is worth what it would be at the time of the last
+step (`rpp_agents.rollout.stop_the_clock` says why).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rpp_agents.networks import MASKED, FeatureNorm, QNetwork
+from rpp_agents.policy import QPolicy, epsilon_greedy
+from rpp_agents.rollout import (
+    BatchedEnv,
+    check_rewards,
+    clock_columns,
+    info_means,
+    reset_ended,
+    stop_the_clock,
+)
+from rpp_agents.trainers.replay import Replay
+from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
+from rpp_env.errors import InvalidOption, ResetNeeded
+
+__all__ = ["Config", "Mixer", "ValueLearner", "td_targets"]
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Every number of a run, once."""
+
+    rollout_steps: int = 0
+    """Steps that every environment plays in an iteration; 0: one episode, at most 128."""
+    updates: int = 1
+    """Gradient steps after every step of the environments (all of them step at once)."""
+    batch: int = 512
+    """Transitions that a gradient step learns from."""
+    capacity: int = 50_000
+    """Transitions that the replay holds; when it is full, the oldest are forgotten."""
+    target_update: float = 0.01
+    """How the target network follows: below 1, the share of the way that it goes after every
+    gradient step; from 1, the number of gradient steps after which it is copied."""
+    epsilon: float = 1.0
+    """Probability of a random action at the start, for each agent by itself."""
+    epsilon_end: float = 0.05
+    """The same when exploration has ended; it falls there linearly."""
+    explore: float = 0.3
+    """Share of the run after which `epsilon_end` is reached."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate at the start."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """Whether the learning rate falls linearly to 0 over the run."""
+    huber: float = 10.0
+    """TD error from which the loss is linear instead of square."""
+    max_grad_norm: float = 10.0
+    """Largest norm of the gradient."""
+    normalize_rewards: bool = False
+    """Divide rewards by their running standard deviation; their mean stays in."""
+    normalize_inputs: bool = True
+    """Give every number that a network sees mean 0 and deviation 1, by running statistics."""
+    shared: bool = False
+    """One network for all agents, told which agent it is; otherwise one network each."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of the agents' networks."""
+    layer_norm: bool = False
+    """Normalise each vector before the agents' first layers."""
+    blind: bool = False
+    """Act without seeing anything but the clock; a mixer, used in training only, sees all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "updates", "batch", "capacity")
+        check_numbers(self, 0, "rollout_steps")
+        check_numbers(self, 0, "epsilon", "epsilon_end", "explore", highest=1)
+        check_numbers(
+            self, 0, "target_update", "learning_rate", "huber", "max_grad_norm", above=True
+        )
+        if not self.hidden or min(self.hidden) < 1:
+            raise InvalidOption(
+                f"hidden must name at least one width of 1 or more, not {self.hidden}"
+            )
+
+
+class Mixer(nn.Module):
+    """Makes of the agents' values what is learnt from rewards."""
+
+    sees_state = False
+    """Whether it is given the team's state (B, s) too."""
+    one_value = False
+    """Whether it makes one value for the team, of the team's reward; else one for each agent."""
+
+    def forward(self, values: Tensor, *state: Tensor) -> Tensor:
+        """(B, n) or (B, 1), of the agents' values (B, n)."""
+        raise NotImplementedError
+
+
+C = TypeVar("C", bound=Config)
+
+# The algorithm
+
+
+def td_targets(rewards: Tensor, next_values: Tensor, terminated: Tensor, gamma: float) -> Tensor:
+    """What a value should have been: the reward and, unless nothing follows, the next value.
+
+    `rewards` and `next_values` are (B, m), `terminated` is bool (B,). An episode that was only cut
+    off is not terminated: its true last state has a value.
+    """
+    return rewards + gamma * (~terminated)[:, None] * next_values
+
+
+class ValueLearner:
+    """The agents' networks, their target, a mixer and a replay.
+
+    Parameters
+    ----------
+    env : BatchedEnv
+        Where it plays.
+    config : Config
+    mixer : callable
+        Makes the mixer for this environment and config. Where it gives one value for the team, the
+        reward is the team's: the mean over agents where each is paid by itself, so that rewards
+        keep their size however many agents there are.
+    """
+
+    def __init__(self, env: BatchedEnv, config: C, mixer: Callable[[BatchedEnv, C], Mixer]) -> None:
+        self.env, self.config = env, config
+        agents, most = len(env.agents), int(max(env.nvec))
+        self.device = torch.device(config.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.network = QNetwork(
+                env.observation_width,
+                [int(size) for size in env.nvec],
+                hidden=config.hidden,
+                layer_norm=config.layer_norm,
+                shared=config.shared,
+                normalize=config.normalize_inputs,
+                visible=clock_columns(env) if config.blind else None,
+            ).to(self.device)
+            self.mixer = mixer(env, config).to(self.device)
+        # The target sees its inputs through the same statistics: it is a copy of what is behind.
+        self.learnt = nn.ModuleDict({"net": self.network.net, "mixer": self.mixer})
+        self.target = copy.deepcopy(self.learnt).requires_grad_(False)
+        self.state_norm = FeatureNorm(env.state_width).to(self.device)
+        self.reward_norm = FeatureNorm(1).to(self.device)
+        self._ahead, self._behind = (list(x.parameters()) for x in (self.learnt, self.target))
+        self.optimizer = torch.optim.Adam(self._ahead, lr=config.learning_rate, eps=1e-5)
+        self.gradient_steps = 0
+
+        self.sees_state: bool = self.mixer.sees_state
+        self.outputs: int = 1 if self.mixer.one_value else agents
+        seen = ((agents, env.observation_width), torch.float32)
+        fields = {
+            "observations": seen,
+            "actions": ((agents,), torch.int64),
+            "rewards": ((self.outputs,), torch.float32),
+            "terminated": ((), torch.bool),
+            "next_observations": seen,
+            "next_masks": ((agents, most), torch.bool),
+        }
+        if self.sees_state:
+            fields["state"] = fields["next_state"] = ((env.state_width,), torch.float32)
+        self.replay = Replay(config.capacity, fields)
+        self.team = config.team_reward or self.mixer.one_value
+        self.rollout_steps = config.rollout_steps or min(int(env.max_cycles), 128)
+        self.steps = self.rollout_steps * env.num_envs
+        self.rng = np.random.default_rng(config.seed)
+        self.policy = QPolicy(self.network, epsilon=config.epsilon_end, seed=config.seed)
+        self._observations: NDArray[np.float32] | None = None
+
+    def reset(self, seed: int) -> None:
+        """See `Learner.reset`."""
+        self._observations = self.env.reset(seed=seed)[0]
+
+    def epsilon(self, progress: float) -> float:
+        """Probability of a random action when so much of the run is over."""
+        start, end, share = self.config.epsilon, self.config.epsilon_end, self.config.explore
+        return start + (end - start) * min(progress / share, 1.0) if share else end
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """See `Learner.iterate`."""
+        config, epsilon = self.config, self.epsilon(progress)
+        rate = config.learning_rate * (1 - progress if config.schedule == "linear" else 1.0)
+        self.optimizer.param_groups[0]["lr"] = rate
+        played: list[dict[str, float]] = []
+        learnt: list[dict[str, Tensor]] = []
+        for _ in range(self.rollout_steps):
+            played.append(self.play(epsilon))
+            learnt += [self.learn() for _ in range(config.updates)]
+        return {
+            **{key: float(np.mean([row[key] for row in played])) for key in played[0]},
+            **{key: float(torch.stack([row[key] for row in learnt]).mean()) for key in learnt[0]},
+            "epsilon": epsilon,
+            "learning_rate": rate,
+        }
+
+    def play(self, epsilon: float) -> dict[str, float]:
+        """One step of every environment, into the replay."""
+        env, observations = self.env, self._observations
+        if observations is None:
+            raise ResetNeeded("call reset(seed) before the first step")
+        values, legal = self.policy.values(observations, env.action_masks())
+        actions = epsilon_greedy(values, legal, epsilon, self.rng)
+        states = {"state": env.state()} if self.sees_state else {}
+        step = env.step(actions)
+        cut = step.truncated & ~step.terminated
+        following = step.observations
+        if (clock := getattr(env, "clock", None)) is not None:
+            following = stop_the_clock(following, observations, cut, clock)
+        if self.sees_state:
+            states["next_state"] = env.state()
+            if (clock := getattr(env, "state_clock", None)) is not None:
+                states["next_state"] = stop_the_clock(
+                    states["next_state"], states["state"], cut, clock
+                )
+        check_rewards(np.asarray(step.rewards))
+        paid = np.asarray(step.rewards, np.float32).reshape(env.num_envs, -1)
+        rewards = paid.mean(axis=1, keepdims=True) if self.team else paid
+        masks = env.action_masks() != 0
+        self.replay.add(
+            observations=observations,
+            actions=actions,
+            rewards=np.broadcast_to(rewards, (env.num_envs, self.outputs)),
+            terminated=step.terminated,
+            next_observations=following,
+            next_masks=np.broadcast_to(masks, (env.num_envs, *masks.shape[-2:])),
+            **states,
+        )
+        if self.config.normalize_inputs:
+            self.network.observe(self._tensor(observations))
+            if self.sees_state:
+                self.state_norm.update(self._tensor(states["state"]))
+        if self.config.normalize_rewards:
+            self.reward_norm.update(self._tensor(rewards))
+        self._observations = reset_ended(env, step.observations, step.terminated | step.truncated)
+        infos = {f"info/{key}": mean for key, mean in info_means(env, step.infos).items()}
+        return {"reward": float(paid.mean()), **infos}
+
+    def learn(self) -> dict[str, Tensor]:
+        """One gradient step on transitions from the replay."""
+        config = self.config
+        batch = {
+            name: tensor.to(self.device)
+            for name, tensor in self.replay.sample(self.rng, config.batch).items()
+        }
+        with torch.no_grad():
+            targets = self.targets(batch)
+        state = [self.state_norm(batch["state"])] if self.sees_state else []
+        values = self.network.net(self.network.features(batch["observations"]))
+        chosen = values.gather(-1, batch["actions"][..., None])[..., 0]
+        mixed = self.mixer(chosen, *state)
+        loss = nn.functional.huber_loss(mixed, targets, delta=config.huber)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient = nn.utils.clip_grad_norm_(self._ahead, config.max_grad_norm)
+        self.optimizer.step()
+        self.gradient_steps += 1
+        self._follow()
+        return {"loss": loss.detach(), "value": mixed.detach().mean(), "gradient": gradient}
+
+    def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the mixed values of a batch should be.
+
+        Double Q-learning: the network chooses the next actions, its target says their worth.
+        """
+        inputs = self.network.features(batch["next_observations"])
+        legal = self.network.legal & batch["next_masks"]
+        best = self.network.net(inputs).masked_fill(~legal, MASKED).argmax(-1, keepdim=True)
+        worth = self.target["net"](inputs).gather(-1, best)[..., 0]
+        state = [self.state_norm(batch["next_state"])] if self.sees_state else []
+        rewards = batch["rewards"]
+        if self.config.normalize_rewards:
+            rewards = rewards / self._reward_scale()
+        return td_targets(
+            rewards, self.target["mixer"](worth, *state), batch["terminated"], self.config.gamma
+        )
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the target network."""
+        period = self.config.target_update
+        if period >= 1 and self.gradient_steps % int(period):
+            return
+        for behind, ahead in zip(self._behind, self._ahead, strict=True):
+            behind.lerp_(ahead, min(period, 1.0))
+
+    def _reward_scale(self) -> Tensor:
+        seen = self.reward_norm
+        return (seen.square - seen.mean**2).clamp(min=1e-4).sqrt().float()
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    # What a checkpoint holds
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {
+            "network": self.network,
+            "mixer": self.mixer,
+            "target": self.target,
+            "state_norm": self.state_norm,
+            "reward_norm": self.reward_norm,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Learner.tensors`."""
+        return {
+            **kept_tensors(self._modules, {"learnt": self.optimizer}),
+            **self.replay.tensors(),
+            "gradient_steps": torch.tensor(self.gradient_steps),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Learner.restore`."""
+        restore_tensors(self._modules, {"learnt": self.optimizer}, tensors)
+        self.replay.restore(tensors)
+        self.gradient_steps = int(tensors["gradient_steps"])

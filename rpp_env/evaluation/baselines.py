@@ -1,0 +1,479 @@
+"""Policies that know nothing of the user: `Random`, `Fixed`, and the search for the best one."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.data.folders import whole_file
+from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.options import read_small
+from rpp_env.rules import Rules
+
+__all__ = [
+    "Batch",
+    "Fixed",
+    "Policy",
+    "Random",
+    "check_budget",
+    "fixed_prompts",
+    "halving",
+    "load_baseline",
+    "search_fixed",
+]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that chooses actions for a batch of users."""
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,
+        memory: Any = None,
+    ) -> tuple[Ints, Any]:
+        """Choose an action for every user and agent.
+
+        Parameters
+        ----------
+        observations : float32 (B, n, d)
+        masks : (n, A) or (B, n, A), optional
+            Non-zero where an action may be chosen.
+        greedy : bool
+            The most probable action instead of a sampled one.
+        memory
+            What the last call gave back; ``None`` when episodes begin. Where it is an array, its
+            rows are the users, and a row of zeros means that this user's episode begins.
+
+        Returns
+        -------
+        actions : int64 (B, n)
+        memory
+            To be handed to the next call.
+        """
+        ...
+
+
+class Batch(Protocol):
+    """What the search asks of an environment: an `rpp_env.RPPEnv`, or another of that shape."""
+
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def nvec(self) -> Sequence[int] | Ints: ...
+    @property
+    def max_cycles(self) -> int: ...
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any: ...
+    def step(self, actions: Ints) -> Any: ...
+
+
+_MOST_ACTIONS = 10_000_000
+"""Agents times the most actions of one: a file could ask for any memory otherwise."""
+
+
+class Random:
+    """Every agent chooses uniformly among the actions that it may choose.
+
+    Parameters
+    ----------
+    nvec : sequence of int
+        Number of actions of each agent.
+    seed : int
+    """
+
+    def __init__(self, nvec: Sequence[int] | Ints, *, seed: int = 0) -> None:
+        sizes = np.asarray(nvec)
+        whole = sizes.ndim == 1 and sizes.size > 0 and sizes.dtype.kind in "iu"
+        if not whole or sizes.min() < 1 or len(sizes) * int(sizes.max()) > _MOST_ACTIONS:
+            raise InvalidOption(
+                "nvec holds the number of actions of each agent: whole numbers from 1, which "
+                f"together take up to {_MOST_ACTIONS:,} places; not {str(nvec)[:60]}"
+            )
+        self.nvec = sizes.astype(np.int64)
+        self._legal = np.arange(self.nvec.max()) < self.nvec[:, None]
+        self._rng = np.random.default_rng(seed)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,  # noqa: ARG002 (there is nothing to be greedy about)
+        memory: Any = None,
+    ) -> tuple[Ints, Any]:
+        """See `Policy`."""
+        legal = self._legal if masks is None else self._legal & (np.asarray(masks) != 0)
+        draws = self._rng.random((len(observations), *self._legal.shape))
+        return np.where(legal, draws, -1.0).argmax(-1), memory
+
+    def save(self, path: str | Path) -> None:
+        """Write the sizes as JSON; the state of the random numbers is not kept."""
+        _write(path, {"kind": "random", "nvec": self.nvec.tolist()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Random:
+        """Read what `save` wrote."""
+        return _made(cls, path, _read(path, "random").get("nvec"))
+
+
+class Fixed:
+    """The same actions for every user: step t plays row t of a plan, later steps its last row.
+
+    The step is counted in `memory`, one number per user.
+
+    Parameters
+    ----------
+    plan : (S, n) ints
+    """
+
+    def __init__(self, plan: Sequence[Sequence[int]] | Ints) -> None:
+        rows = np.array(plan)
+        if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "iu" or rows.min() < 0:
+            raise InvalidOption(
+                f"a plan holds one row of actions (0 or more) for each step, not {str(plan)[:60]}"
+            )
+        self.plan = rows.astype(np.int64)
+
+    @classmethod
+    def prompt(cls, rules: Rules, *, level: int, role: int, reasoning: int, output: int) -> Fixed:
+        """One prompt: these three sentences always, and `level` reached as fast as `rules` allow.
+
+        Parameters
+        ----------
+        rules : Rules
+        level : int
+            The level to reach and keep, as `Rules` counts levels: a rung, an option, or items.
+        role, reasoning, output : int
+            The other three agents' actions.
+
+        Raises
+        ------
+        InvalidOption
+            For a level that cannot be reached.
+        """
+        actions, _ = rules.route(level)
+        plan = np.empty((len(actions), 4), np.int64)
+        plan[:] = role, 0, reasoning, output
+        plan[:, 1] = actions
+        return cls(plan)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,  # noqa: ARG002 (a plan is legal by itself)
+        greedy: bool = False,  # noqa: ARG002 (there is nothing to sample)
+        memory: Any = None,
+    ) -> tuple[Ints, Any]:
+        """See `Policy`; `memory`, int64 (B,), counts the steps played."""
+        step = np.zeros(len(observations), np.int64) if memory is None else np.asarray(memory)
+        return self.plan[np.minimum(step, len(self.plan) - 1)], step + 1
+
+    def described(self, rules: Rules) -> str:
+        """The prompt of the last step: its actions, from 0, and the items of history in it."""
+        level = np.array([rules.start])
+        for action in self.plan[:, 1]:
+            level = rules.next_level(level, action)
+        (shown,) = rules.items_shown(level, np.array([1 << 30])).tolist()
+        role, _, reasoning, output = self.plan[-1].tolist()
+        return f"role {role}, history of {shown}, reasoning {reasoning}, output {output}"
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        _write(path, {"kind": "fixed", "plan": self.plan.tolist()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fixed:
+        """Read what `save` wrote."""
+        return _made(cls, path, _read(path, "fixed").get("plan"))
+
+
+def load_baseline(path: str | Path) -> Random | Fixed:
+    """Read a saved `Random` or `Fixed`.
+
+    Raises
+    ------
+    InvalidData
+        Where the file is not there or holds neither.
+    """
+    kinds: dict[str, type[Random | Fixed]] = {"random": Random, "fixed": Fixed}
+    kind = str(_read(path)["kind"])
+    if kind not in kinds:
+        raise InvalidData(f"{path} holds a {kind!r}; a baseline is one of {', '.join(kinds)}")
+    return kinds[kind].load(path)
+
+
+def _write(path: str | Path, about: dict[str, Any]) -> None:
+    with whole_file(Path(path)) as file:
+        file.write(json.dumps(about).encode() + b"\n")
+
+
+def _read(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    try:
+        about = json.loads(read_small(Path(path)))
+        found = str(about["kind"])
+    except OSError as error:
+        raise InvalidData(f"{path} cannot be read: {error.strerror}") from error
+    except InvalidData:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidData(f"{path} holds no saved baseline (JSON with a kind)") from error
+    if kind is not None and found != kind:
+        raise InvalidData(f"{path} holds a {found!r} policy, not a {kind!r} one")
+    return dict(about)
+
+
+B = TypeVar("B")
+
+
+def _made(kind: Callable[[Any], B], path: str | Path, about: Any) -> B:
+    try:
+        return kind(about)
+    except (InvalidOption, ValueError, OverflowError) as error:
+        raise InvalidData(f"{path} holds no policy that can be used: {error}") from error
+
+
+# The best fixed prompt
+
+
+def fixed_prompts(rules: Rules, sizes: Sequence[int]) -> list[Fixed]:
+    """Every fixed prompt under `rules`: all levels with all roles, reasonings and outputs.
+
+    `sizes` are the four agents' numbers of options; the second is not used, levels take its place.
+    """
+    roles, _, reasonings, outputs = (range(int(size)) for size in sizes)
+    lowest = rules.start if rules.history == "grow" else 0  # items only ever grow
+    return [
+        Fixed.prompt(rules, level=level, role=role, reasoning=reasoning, output=output)
+        for level, role, reasoning, output in itertools.product(
+            range(lowest, rules.max_level + 1), roles, reasonings, outputs
+        )
+    ]
+
+
+def check_budget(env: Batch, budget: int) -> None:
+    """Refuse a budget with which `search_fixed` could not try every prompt once.
+
+    For commands that train first: they would find out in the end.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    rules, table = getattr(env, "rules", None), getattr(env, "table", None)
+    if rules is not None and table is None:
+        _check_budget(budget, len(fixed_prompts(rules, env.book.sizes)))  # type: ignore[attr-defined]
+
+
+def _check_budget(budget: int, candidates: int) -> None:
+    if budget < candidates:
+        raise InvalidOption(
+            f"budget={budget} episodes cannot try {candidates} candidates once each: give "
+            f"{candidates} or more"
+        )
+
+
+def search_fixed(
+    env: Batch,
+    *,
+    budget: int = 40_000,
+    seed: int = 0,
+    candidates: Sequence[Fixed] | None = None,
+) -> tuple[Fixed, float]:
+    """The fixed prompt with the highest mean reward over the episode's steps, on `env`'s users.
+
+    From a reward table (``env.table``) the answer is exact: every prompt, every user. Otherwise it
+    is found by `halving`, which spends the budget as far as there are users.
+
+    Give it training users: the choice is part of training.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        Or another batched environment.
+    budget : int
+        Episodes to play at most (not used with a table). One for every candidate is the least.
+    seed : int
+        Which users are played first.
+    candidates : sequence of Fixed, optional
+        What to choose from; by default every prompt that ``env.rules`` and ``env.book`` allow, or
+        every joint action that its masks allow at first where the environment has no rules.
+
+    Returns
+    -------
+    (Fixed, float)
+        The best one, and its mean reward on the users that were asked.
+
+    Raises
+    ------
+    InvalidOption
+        For a budget below the number of candidates.
+    """
+    rules = getattr(env, "rules", None)
+    if candidates is None:
+        candidates = (
+            [Fixed([joint]) for joint in itertools.product(*_legal(env, seed))]
+            if rules is None
+            else fixed_prompts(rules, env.book.sizes)  # type: ignore[attr-defined]
+        )
+    horizon = int(env.max_cycles)
+    rows = np.minimum(
+        np.arange(horizon), np.array([len(fixed.plan) for fixed in candidates])[:, None] - 1
+    )
+    plans = np.stack([fixed.plan[row] for fixed, row in zip(candidates, rows, strict=True)])
+    table = getattr(env, "table", None)
+    if rules is not None and table is not None:
+        means = _planned_means(table.rewards().mean(axis=0, dtype=np.float64), rules, plans)
+        best = int(means.argmax())
+        return candidates[best], float(means[best])
+    _check_budget(budget, len(plans))
+    tasks = getattr(env, "tasks", None)
+    order = None if tasks is None else np.random.default_rng(seed).permutation(len(tasks))
+    env.reset(seed=seed)
+    size = env.num_envs
+
+    def ask(start: int, stop: int, left: Ints) -> Floats:
+        # The same users for every candidate: what differs between users cancels out.
+        who = None if order is None else np.repeat(order[start:stop], len(left))
+        return _episodes(env, plans[np.tile(left, stop - start)], who, size).reshape(-1, len(left))
+
+    users = budget if order is None else len(order)
+    best, mean = halving(ask, np.arange(len(plans)), users, budget)
+    env.reset(seed=seed)  # as many rows as it was made for
+    return candidates[best], mean
+
+
+def _planned_means(means: Floats, rules: Rules, plans: Ints) -> Floats:
+    """Mean reward of every plan (N, steps, 4), from the mean reward of every cell of a table."""
+    level = np.full(len(plans), rules.start)
+    total = np.zeros(len(plans))
+    for role, history, reasoning, output in plans.transpose(1, 2, 0):
+        level = rules.next_level(level, history)
+        total += means[level, role, reasoning, output]
+    found: Floats = total / plans.shape[1]
+    return found
+
+
+def _legal(env: Batch, seed: int) -> list[list[int]]:
+    """Per agent the actions that it may choose at first in every row."""
+    env.reset(seed=seed)
+    every = np.arange(max(env.nvec)) < np.asarray(env.nvec)[:, None]
+    masks = getattr(env, "action_masks", None)
+    if masks is not None:
+        every = every & (np.asarray(masks()) != 0).reshape(-1, *every.shape).all(axis=0)
+    return [np.flatnonzero(row).tolist() for row in every]
+
+
+def halving(
+    ask: Callable[[int, int, Ints], Floats],
+    candidates: Ints,
+    users: int,
+    budget: int,
+    watch: Callable[[int, int], None] | None = None,
+) -> tuple[int, float]:
+    """Find the candidate with the highest mean reward by successive halving, within a budget.
+
+    All candidates are tried on the same few users, the better quarter of them on more users, and
+    so on until one is left. Rounds get equal shares of the budget; where users run out in the later
+    rounds, the earlier ones get their shares.
+
+    Parameters
+    ----------
+    ask : callable
+        ``ask(start, stop, left)`` returns the rewards (stop - start, len(left)) of the users number
+        `start` to `stop` - 1 under the candidates `left`.
+    candidates : (C,) ints
+        What to choose from; of equal ones the first wins.
+    users : int
+        How many there are to be tried on.
+    budget : int
+        Pairs of a user and a candidate to ask for at most. With fewer than C, only the first
+        `budget` candidates are tried.
+    watch : callable, optional
+        Called after every round with the pairs asked for so far and the best candidate.
+
+    Returns
+    -------
+    (int, float)
+        The best candidate, and its mean reward over the users it was tried on.
+    """
+    left = np.asarray(candidates, np.int64)[:budget]
+    total = dict.fromkeys(left.tolist(), 0.0)
+    tried = asked = 0
+    rounds = _rounds(len(left), users, budget)
+    for i, fresh in enumerate(rounds):
+        if fresh:
+            sums = ask(tried, tried + fresh, left).sum(axis=0)
+            for candidate, earned in zip(left.tolist(), sums.tolist(), strict=True):
+                total[candidate] += earned
+            tried += fresh
+            asked += fresh * len(left)
+        keep = math.ceil(len(left) / 4) if i < len(rounds) - 1 else 1
+        scores = np.array([total[candidate] for candidate in left.tolist()])
+        left = left[np.argsort(-scores, kind="stable")[:keep]]
+        if watch is not None:
+            watch(asked, int(left[0]))
+    best = int(left[0])
+    return best, total[best] / tried
+
+
+def _rounds(candidates: int, users: int, budget: int) -> list[int]:
+    """New users of each round of `halving`: the largest equal shares that the budget pays for."""
+    sizes = [candidates]
+    while sizes[-1] > 4:
+        sizes.append(math.ceil(sizes[-1] / 4))
+
+    def plan(share: int) -> list[int]:
+        found: list[int] = []
+        for size in sizes:
+            least = 0 if found else 1  # each candidate is tried once
+            found.append(min(max(share // size, least), users - sum(found)))
+        return found
+
+    def cost(share: int) -> int:
+        return sum(size * fresh for size, fresh in zip(sizes, plan(share), strict=True))
+
+    # The cost rises with the share: bisect, up to all candidates tried on all users.
+    shares = range(candidates * users + 1)
+    return plan(bisect.bisect_right(shares, budget, key=cost) - 1)
+
+
+def _episodes(env: Batch, plans: Ints, users: Ints | None, size: int) -> Floats:
+    """Mean reward per step of one episode for each row of `plans` (N, horizon, n)."""
+    scores: list[Floats] = []
+    for begin in range(0, len(plans), size):
+        chosen = plans[begin : begin + size]
+        count = len(chosen)
+        if users is None:
+            # The environment chooses who plays, always a whole batch; surplus rows repeat the last.
+            env.reset()
+            chosen = chosen[np.minimum(np.arange(size), count - 1)]
+        else:
+            env.reset(options={"users": users[begin : begin + size]})
+        total, length = np.zeros(len(chosen)), np.zeros(len(chosen))
+        running = np.ones(len(chosen), np.bool_)
+        for t in range(chosen.shape[1]):
+            step = env.step(chosen[:, t])
+            rewards = np.asarray(step.rewards, np.float64).reshape(len(chosen), -1).mean(axis=1)
+            total[running] += rewards[running]
+            length[running] += 1
+            ended = step.terminated | step.truncated
+            running &= ~ended
+            if not running.any():
+                break
+            if ended.any():
+                env.reset(options={"reset_mask": ended})
+        scores.append((total / length)[:count])
+    return np.concatenate(scores)

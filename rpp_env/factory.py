@@ -1,0 +1,313 @@
+"""From names to the parts of an environment; what was loaded or fitted is kept for the next one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rpp_env.data import load_dataset
+from rpp_env.data.candidates import TaskSet, make_tasks, read_selection
+from rpp_env.data.dataset import Dataset
+from rpp_env.data.splits import (
+    Interactions,
+    Repeats,
+    UserSplit,
+    split_users,
+    training_interactions,
+)
+from rpp_env.embeddings import Embeddings, fit_embeddings
+from rpp_env.errors import InvalidOption, NotTabulated
+from rpp_env.models.base import Generation, LanguageModel, is_language_model
+from rpp_env.models.names import open_model
+from rpp_env.models.recording import RecordingModel
+from rpp_env.options import check_fields, check_numbers, check_values, unknown
+from rpp_env.recommenders.base import Recommender
+from rpp_env.recommenders.llm import LLMRecommender, RankBy
+from rpp_env.rules import RULES, Rules
+from rpp_env.sentences import PatternBook, history_labels
+from rpp_env.table import RewardTable
+
+__all__ = ["Options", "Parts", "as_rules", "assemble"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `RPPEnv.make` and of every face, besides the environment's own."""
+
+    root: str | Path | None = None
+    """Where datasets lie; else the environment variable ``RPP_ENV_DATA``, else the cache folder."""
+    domain: str | None = None
+    """Whose sentences to use, where it shall differ from the dataset's."""
+    num_users: int | None = None
+    """Movieworld only: users to make."""
+    num_items: int | None = None
+    """Movieworld only: items to make."""
+    data_seed: int | None = None
+    """Movieworld only: the seed that it is made by."""
+    fractions: tuple[float, float, float] | None = None
+    """Shares of train, validation and test users, where they shall differ from the dataset's."""
+    split_by: Literal["user", "time"] = "user"
+    """Users at random, or those with the latest targets for the test; see `split_users`."""
+    num_candidates: int | None = None
+    """K, the target included, where it shall differ from the rules'."""
+    negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
+    """How the other candidates are drawn; see `make_tasks`."""
+    selection: str | Path | None = None
+    """For ``negatives="retrieved"``: the file; only users with a line in it are played."""
+    unfiltered: bool | None = None
+    """For ``negatives="retrieved"``: keep the user's own items (the paper's rules do)."""
+    repeats: Repeats = "drop"
+    """What becomes of a target that stands in its user's history: it is left out (with a warning
+    that counts), shown, or refused; see `make_tasks`."""
+    draws: int = 1
+    """Tasks per user, each with candidates and an order of its own."""
+    task_seed: int = 0
+    """Of candidates and orders; apart from `seed`, so that all seeds play the same tasks."""
+    user_seed: int = 0
+    """Of which users `max_users` takes."""
+    embeddings: Literal["svd", "lightgcn"] | Embeddings = "svd"
+    """How the embeddings of the observations are fitted, or embeddings that were."""
+    dim: int = 32
+    """Width of the embeddings."""
+    book: PatternBook | str | Path | None = None
+    """The sentences, or a path to a TOML file of them; else the domain's."""
+    model_options: Mapping[str, Any] | None = None
+    """Options of a language model that is given by its name; see `open_model`."""
+    rank_by: RankBy = "generate"
+    """How a language model is asked; see `LLMRecommender`."""
+    generation: Generation | None = None
+    """How a language model's replies are sampled, where it shall differ from the rules'."""
+    thinking: Sequence[tuple[str, str]] = ()
+    """Marks that open and close a language model's thoughts, besides those that are known; see
+    `LLMRecommender`."""
+    recording: str | Path | None = None
+    """A file that keeps a language model's answers; what it holds is not asked again."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_numbers(self, 1, "num_users", "num_items", highest=10_000_000)
+        check_numbers(self, 1, "draws", "dim", highest=10_000)
+        check_numbers(self, 2, "num_candidates", highest=10_000)
+        check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
+        if isinstance(self.embeddings, Embeddings) and self.dim != type(self).dim:
+            raise InvalidOption(f"dim={self.dim} is for embeddings that are fitted; some are given")
+
+
+_ARGUMENTS: dict[str, Any] = {
+    "dataset": str | Path | Dataset,
+    "split": Literal["train", "validation", "test"],
+    "max_users": int | None,
+    "max_cycles": int | None,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an environment is built of."""
+
+    tasks: TaskSet
+    rules: Rules
+    book: PatternBook
+    embeddings: Embeddings
+    recommender: Recommender[Any] | None
+    table: RewardTable | None
+
+
+def as_rules(rules: Any) -> Rules:
+    """The rules of that id, or the rules themselves."""
+    if isinstance(rules, Rules):
+        return rules
+    if not isinstance(rules, str) or rules not in RULES:
+        raise InvalidOption(f"{unknown('rules', rules, RULES)}. Your own are given as Rules")
+    return RULES[rules]
+
+
+def assemble(
+    dataset: str | Dataset,
+    model: str | LanguageModel | Recommender[Any] | RewardTable,
+    split: str,
+    rules: Rules,
+    max_users: int | None,
+    max_cycles: int | None,
+    options: Mapping[str, Any],
+) -> Parts:
+    """Load, fit and check all that `RPPEnv.make` was asked for."""
+    known = {field.name for field in fields(Options)}
+    for key in options:
+        if key not in known:
+            raise InvalidOption(unknown("option", key, sorted(known)))
+    chosen = Options(**options)
+    given = {"dataset": dataset, "split": split, "max_users": max_users, "max_cycles": max_cycles}
+    check_values(_ARGUMENTS, given)
+    data = _dataset(dataset, chosen)
+    if rules == RULES["RPPPaper-v0"] and data.domain == "games":
+        rules = replace(rules, start=5)  # as the paper's code has it
+    if max_cycles is not None:
+        rules = replace(rules, max_cycles=max_cycles)
+    users, interactions = _split(data, chosen.fractions, chosen.split_by, chosen.repeats)
+    rows = users.part(split)
+    retrieved = chosen.negatives == "retrieved"
+    if retrieved and chosen.selection is not None:
+        rows = np.intersect1d(rows, list(read_selection(chosen.selection, data)))
+    if max_users is not None:
+        if max_users < 1:
+            raise InvalidOption(f"max_users must be at least 1, not {max_users}")
+        # The same users for all seeds of the environment, each number's among the next one's.
+        rng = np.random.default_rng(chosen.user_seed)
+        rows = np.sort(rng.permutation(rows)[:max_users])
+    tasks = _tasks(
+        data,
+        interactions,
+        tuple(rows.tolist()),
+        num_candidates=rules.num_candidates
+        if chosen.num_candidates is None
+        else chosen.num_candidates,
+        negatives=chosen.negatives,
+        selection=chosen.selection,
+        unfiltered=(retrieved and rules.order == "step")
+        if chosen.unfiltered is None
+        else chosen.unfiltered,
+        draws=chosen.draws,
+        seed=chosen.task_seed,
+        repeats=chosen.repeats,
+    )
+    book = chosen.book
+    if not isinstance(book, PatternBook):
+        labels = history_labels(rules.history, rules.history_options)
+        book = PatternBook.load(data.domain if book is None else book, history=labels)
+    if isinstance(model, str) and model.startswith("table:"):
+        model = RewardTable.load(_table_file(model.removeprefix("table:"), split))
+    if isinstance(model, RewardTable):
+        _only_for_models(chosen, "a table")
+        if (chosen.embeddings, chosen.dim) != (Options.embeddings, Options.dim):
+            raise InvalidOption("a table brings its embeddings: leave out embeddings and dim")
+        tasks, table = model.select(tasks)
+        return Parts(tasks, rules, book, table.embeddings, None, table)
+    embeddings = chosen.embeddings
+    if isinstance(embeddings, str):
+        embeddings = _embeddings(data, interactions, embeddings, chosen.dim)
+    recommender = _recommender(model, data, interactions, rules, chosen)
+    return Parts(tasks, rules, book, embeddings, recommender, None)
+
+
+def _table_file(name: str, split: str) -> Path:
+    """The table itself, or the one of a split in a folder of tables."""
+    path = Path(name)
+    if not path.is_dir():
+        return path
+    inside = path / f"{split}.rpptable"
+    if not inside.is_file():
+        raise NotTabulated(
+            f"{path} holds no {inside.name}: make it with `rpp-env tabulate {path} --split {split}`"
+        )
+    return inside
+
+
+def _recommender(
+    model: str | LanguageModel | Recommender[Any],
+    data: Dataset,
+    interactions: Interactions,
+    rules: Rules,
+    chosen: Options,
+) -> Recommender[Any]:
+    if isinstance(model, str) and model != "embedded":
+        parts = {"dataset": data, "interactions": interactions}
+        model = open_model(model, parts, **(chosen.model_options or {}))
+    elif chosen.model_options:
+        raise InvalidOption(
+            "model_options are for a language model that is given by its name, such as "
+            "'http://127.0.0.1:8000/v1#NAME'"
+        )
+    elif isinstance(model, str):
+        model = _embedded(data, interactions)
+    if isinstance(model, Recommender):
+        _only_for_models(chosen, "a recommender")
+        return model
+    if is_language_model(model):
+        if chosen.recording is not None:
+            model = RecordingModel(chosen.recording, model)
+        generation = chosen.generation or rules.generation
+        return LLMRecommender(model, chosen.rank_by, generation, chosen.thinking)
+    raise InvalidOption(
+        f"model must be a name, a LanguageModel (id, context_length, capabilities, complete) or a "
+        f"Recommender (rank), not {type(model).__name__}"
+    )
+
+
+def _only_for_models(chosen: Options, what: str) -> None:
+    given = (chosen.rank_by, chosen.generation, chosen.recording, chosen.model_options)
+    if given != ("generate", None, None, None) or chosen.thinking:
+        raise InvalidOption(
+            "rank_by, generation, thinking, recording and model_options are for language models; "
+            f"{what} is given"
+        )
+
+
+# ------------------------------------------------------------------- kept for the next environment
+
+
+def _dataset(dataset: str | Dataset, chosen: Options) -> Dataset:
+    if isinstance(dataset, Dataset):
+        made = {"root": chosen.root, "num_users": chosen.num_users, "num_items": chosen.num_items}
+        given = sorted(name for name, value in made.items() if value is not None)
+        if given or chosen.data_seed is not None:
+            raise InvalidOption(
+                f"{given or 'data_seed'} is for loading a dataset by name; one is given"
+            )
+        return dataset if chosen.domain is None else replace(dataset, domain=chosen.domain)
+    options = {
+        "domain": chosen.domain,
+        "num_users": chosen.num_users,
+        "num_items": chosen.num_items,
+        "seed": chosen.data_seed,
+    }
+    given_options = tuple((name, value) for name, value in options.items() if value is not None)
+    return _loaded(dataset, chosen.root, os.environ.get("RPP_ENV_DATA"), given_options)
+
+
+@lru_cache(maxsize=4)
+def _loaded(
+    name: str,
+    root: str | None,
+    place: str | None,  # noqa: ARG001 - part of the key: load_dataset reads it from the environment
+    options: tuple[tuple[str, Any], ...],
+) -> Dataset:
+    return load_dataset(name, root, **dict(options))
+
+
+@lru_cache(maxsize=4)
+def _split(
+    dataset: Dataset,
+    fractions: tuple[float, float, float] | None,
+    by: Literal["user", "time"],
+    repeats: Repeats,
+) -> tuple[UserSplit, Interactions]:
+    split = split_users(dataset, fractions=fractions, by=by)
+    return split, training_interactions(dataset, split, repeats=repeats)
+
+
+@lru_cache(maxsize=8)
+def _tasks(
+    dataset: Dataset, interactions: Interactions, users: tuple[int, ...], **options: Any
+) -> TaskSet:
+    return make_tasks(dataset, users, interactions=interactions, **options)
+
+
+@lru_cache(maxsize=4)
+def _embeddings(
+    dataset: Dataset, interactions: Interactions, method: Literal["svd", "lightgcn"], dim: int
+) -> Embeddings:
+    return fit_embeddings(dataset, interactions, method=method, dim=dim)
+
+
+@lru_cache(maxsize=4)
+def _embedded(dataset: Dataset, interactions: Interactions) -> LanguageModel:
+    from rpp_env.sim.embedded import EmbeddedModel
+
+    return EmbeddedModel.fit(dataset, interactions)
