@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.arrays import read_arrays, write_arrays
-from rpp_env.data.folders import alone, drop_unfinished, whole_file
+from rpp_env.data.folders import alone, check_folder, drop_unfinished, whole_file
 from rpp_env.embeddings import Embeddings
 from rpp_env.errors import (
     InvalidData,
@@ -511,6 +511,7 @@ def tabulate(
             return _finished(path, provenance)
         drop_unfinished(path)
         parts = _Parts(Path(f"{path}.parts"), provenance, _keys(tasks), job)
+        check_folder(parts.folder, itself=True)
         parts.begin()
         answers = job.ask(parts, processes, progress)
         table = _table(tasks, answers, job, provenance, env.embeddings)

@@ -33,7 +33,7 @@ from torch import Tensor
 from rpp_agents.policy import Policy, read_tensors, write_tensors
 from rpp_agents.rollout import BatchedEnv
 from rpp_agents.ticking import ticking
-from rpp_env.data.folders import alone, drop_unfinished, write_text, writing
+from rpp_env.data.folders import alone, check_folder, drop_unfinished, write_text, writing
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class Run:
     InvalidOption
         If the folder holds a run already and `resume` is False, or if that run is another one:
         another algorithm, other options, or an environment of another shape.
+    InvalidData
+        If a link in the folder leads outside it; see `check_folder`.
     MissingExtra
         If TensorBoard files are wanted and tensorboard is not installed.
     """
@@ -124,7 +126,9 @@ class Run:
         if self.folder is None:
             if resume:
                 raise InvalidOption("resume=True needs the run_dir of the run to go on with")
-        elif (self.folder / PROGRESS).exists() or (self.folder / CHECKPOINT).exists():
+            return
+        check_folder(self.folder)
+        if (self.folder / PROGRESS).exists() or (self.folder / CHECKPOINT).exists():
             if not resume:
                 raise InvalidOption(
                     f"{self.folder} holds a run already: pass resume=True to go on with it, or "

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from rpp_env.errors import RPPError, RPPWarning, WriteFailed
+from rpp_env.errors import InvalidData, RPPError, RPPWarning, WriteFailed
 
 if sys.platform != "win32":
     import fcntl
@@ -21,6 +21,7 @@ if sys.platform != "win32":
 __all__ = [
     "alone",
     "cache_dir",
+    "check_folder",
     "check_place",
     "drop_unfinished",
     "keep_folder",
@@ -166,7 +167,7 @@ def alone(path: Path, *, wait: bool) -> Iterator[bool]:
 def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
     """The lock's open file, once it is held; None if another process holds it."""
     while True:
-        held = lock.open("ab")
+        held = _open_lock(lock)
         if sys.platform == "win32":  # has no such locks
             return held
         try:
@@ -189,6 +190,72 @@ def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
         if there == os.fstat(held.fileno()).st_ino:
             return held
         held.close()
+
+
+def _open_lock(lock: Path) -> BinaryIO:
+    """A lock's file, made as needed. It is no link to a user's file, and no pipe to wait at."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        return os.fdopen(os.open(lock, flags, 0o666), "ab")
+    except OSError:
+        if lock.is_symlink() or lock.is_fifo():
+            raise InvalidData(f"{lock} is no file: delete it, or give another folder") from None
+        raise
+
+
+def check_folder(folder: Path, *, itself: bool = False) -> None:
+    """Refuse a folder in which a link leads outside it; before files are read or written there.
+
+    Folders of runs, benches, studies and parts of tables may come from somebody else. Where a link
+    in one leads elsewhere, a file that is written in the folder would change files of the user's.
+    What is neither a file nor a folder (a pipe, a device) is refused too, because reading it may
+    never end. The folder need not exist, and links that stay in it are followed. Hidden files and
+    folders are not looked at: none is written or read by its name, except locks, and these are
+    opened by `alone` without following links.
+
+    Parameters
+    ----------
+    folder : Path
+    itself : bool
+        The folder must be no link either; else it is the user's own choice.
+
+    Raises
+    ------
+    InvalidData
+        With the link or the file, and where it leads.
+    """
+    if itself and folder.is_symlink():
+        raise InvalidData(f"{folder} is a link, and not the folder itself: delete the link")
+    root = os.path.realpath(folder)
+    waiting = [root] if Path(root).is_dir() else []
+    try:
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_symlink():
+                        target = os.path.realpath(entry.path)
+                        if os.path.commonpath([root, target]) != root:
+                            raise InvalidData(
+                                f"{_inside(folder, root, entry)} is a link to {target}, outside "
+                                f"the folder {folder}: files that are written through it would "
+                                "lie there. Delete the link, or give another folder"
+                            )
+                    elif entry.is_dir():
+                        waiting.append(entry.path)
+                    elif not entry.is_file():
+                        raise InvalidData(
+                            f"{_inside(folder, root, entry)} is neither a file nor a folder: "
+                            "delete it, or give another folder"
+                        )
+    except (OSError, ValueError) as error:  # such as a path that is too long
+        raise InvalidData(f"{folder} cannot be read: {error}") from error
+
+
+def _inside(folder: Path, root: str, entry: os.DirEntry[str]) -> Path:
+    return folder / os.path.relpath(entry.path, root)
 
 
 def check_place(path: Path) -> None:

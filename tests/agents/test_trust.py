@@ -16,6 +16,7 @@ from rpp_agents.cli import main
 from rpp_agents.plans import slug
 from rpp_agents.study import Study
 from rpp_agents.world import World, run_world
+from rpp_env import RPPEnv
 from rpp_env.errors import InvalidData, InvalidOption, ModelUnavailable
 from rpp_env.evaluation.baselines import Random
 from rpp_env.plugins import FromFile
@@ -358,6 +359,47 @@ def test_each_of_several_places_is_confirmed(
     assert f"settings[1].model {trust._visible(NEVER + '2')}" in err
     assert "settings[0]" not in err
     assert main(["study", str(file), "--dry-run", "--trust", NEVER, NEVER + "2"]) == 0
+
+
+WRITING = {
+    "bench": ("bench", "smoke", "--out", "OUT"),
+    "a bench's report": ("bench", "smoke", "--report", "--out", "OUT"),
+    "study": ("study", "smoke", "--out", "OUT"),
+    "a study's report": ("report", "OUT"),
+    "demo": ("demo", "--out", "OUT"),
+    "train": ("train", "mappo", "--run-dir", "OUT"),
+    "train, several": ("train", "mappo", "--seeds", "0", "1", "--run-dir", "OUT"),
+}
+
+
+@pytest.mark.parametrize("link", ["cells", "tensorboard", "progress.csv", "seed-0", "report.md"])
+@pytest.mark.parametrize("command", WRITING)
+def test_nothing_is_written_through_a_link_of_a_folder(
+    command: str, link: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    out.mkdir()
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    file = link in ("progress.csv", "report.md")
+    (out / link).symlink_to(outside / "mine" if file else outside)
+    assert main([word.replace("OUT", str(out)) for word in WRITING[command]]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"{link} is a link to" in err
+    assert [file.read_text() for file in outside.iterdir()] == ["mine"]
+    assert [file.name for file in out.iterdir()] == [link]
+
+
+def test_a_run_is_not_written_through_a_link(tmp_path: Path) -> None:
+    from rpp_agents.trainers import mappo
+
+    env = RPPEnv.make(num_users=60, num_items=100, num_envs=2)
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    run.mkdir()
+    (run / "progress.csv").symlink_to(mine)
+    with pytest.raises(InvalidData, match="is a link to"):
+        mappo.train(env, mappo.Config(total_steps=4), run_dir=run, progress=False)
+    assert not mine.exists()
 
 
 @pytest.mark.parametrize("place", ["/abs/x.sqlite", "../x.sqlite", "a/../../x.sqlite"])

@@ -11,6 +11,7 @@ import tyro
 from rpp_agents.bench import Bench, Cell, Levels, jobs_of, make_tables, run_cells, unfinished
 from rpp_agents.commands.console import columns, end, say, show, work_off
 from rpp_agents.jobs import Outcome
+from rpp_env.data.folders import check_folder
 from rpp_env.errors import InvalidOption
 
 __all__ = ["run"]
@@ -63,6 +64,7 @@ def run(
     folder = out or Path("runs") / f"bench-{chosen.name}"
     cells = chosen.cells(only)
     jobs = jobs_of(cells)
+    check_folder(folder)
     left = unfinished(jobs, folder)
     if dry_run:
         _list(cells, left)

@@ -13,7 +13,7 @@ from rpp_agents.plots import learning_curve
 from rpp_agents.trainers import mappo
 from rpp_agents.world import World
 from rpp_env import evaluate
-from rpp_env.data.folders import check_place, write_text
+from rpp_env.data.folders import check_folder, check_place, write_text
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.diagnose import check_reference_users, fit_reference
 from rpp_env.options import check_seed
@@ -53,6 +53,7 @@ def run(
     total_steps
         Training steps; one step is one user's prompt.
     """
+    check_folder(out)
     check_place(out / "report.json")
     check_seed(seed)
     check_reference_users(train_users)

@@ -9,6 +9,7 @@ import tyro
 
 from rpp_agents.commands.console import say
 from rpp_agents.study import Study
+from rpp_env.data.folders import check_folder
 from rpp_env.errors import InvalidOption
 
 __all__ = ["run"]
@@ -37,6 +38,7 @@ def run(
     """
     from rpp_agents.study.report import write_report
 
+    check_folder(folder)
     told = sorted(folder.glob("*.toml"))
     if len(told) != 1:
         raise InvalidOption(

@@ -15,6 +15,7 @@ from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cel
 from rpp_agents.study.work import live_of, tables_of
 from rpp_env import RPPEnv
 from rpp_env.data.files import find_dataset
+from rpp_env.data.folders import check_folder
 from rpp_env.errors import UnknownDataset
 from rpp_env.plugins import entry_points, is_code
 from rpp_env.sim.movieworld import LEVELS
@@ -64,6 +65,7 @@ def run(
     chosen = Study.load(study, trust)
     folder = out or Path("runs") / f"study-{chosen.name}"
     jobs = jobs_of(chosen.cells(only))
+    check_folder(folder)
     left = unfinished(jobs, folder)
     if dry_run:
         _list(jobs, left)

@@ -23,7 +23,7 @@ from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
 from rpp_agents.world import World, WorldOptions
 from rpp_env import Report, RPPEnv
-from rpp_env.data.folders import write_text
+from rpp_env.data.folders import check_folder, write_text
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.baselines import check_budget
 
@@ -140,6 +140,7 @@ def run(
     name = f"{algorithm}-{Path(world.dataset).name}".replace(":", "-")
     whole = run_dir or Path("runs") / (name if seeds else f"{name}-{config.seed}")
     folders = [whole / f"seed-{seed}" for seed in seeds] or [whole]
+    check_folder(whole)
     reports = []
     for seed, folder in zip(seeds or (config.seed,), folders, strict=True):
         if (folder / World.FILE).is_file() and World.load(folder) != world:
