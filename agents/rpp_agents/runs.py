@@ -171,9 +171,8 @@ class Run:
             if self.folder is not None:
                 self._open(self.folder, opened)
             self._bar, self._task = _bar(self.name, self.iterations, self.iteration, self._progress)
-            self._bar.start()
-            opened.callback(self._bar.stop)
-            if self._progress:
+            if self._progress:  # rich 13 writes an empty line also for a bar that it does not show
+                opened.enter_context(self._bar)
                 opened.enter_context(ticking(lambda: f"{self.name}: {self._said}"))
             self._opened = opened.pop_all()
         self._began = time.perf_counter() - self.seconds

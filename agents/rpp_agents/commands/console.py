@@ -9,7 +9,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,7 +206,7 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
     def line() -> str:
         return f"{label}: {last[0]:,} of {last[1]:,} {unit}" if last[1] else f"{label}: begun"
 
-    with bar, ticking(line):
+    with bar if console.is_terminal else nullcontext(), ticking(line):
         yield tell
     seconds = time.perf_counter() - began
     done = f"{last[1]:,} {unit} in {seconds:.1f} s" if last[1] else "kept from an earlier time"
@@ -299,7 +299,7 @@ def work_off(
 
     failed = []
     state = "begun"
-    with bar, ticking(lambda: state):
+    with bar if console.is_terminal else nullcontext(), ticking(lambda: state):
         tables: dict[str, Any] = {}
 
         def tell(name: str, done: int, users: int) -> None:
