@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import rpp_env
-from rpp_agents.networks import Actor
+from rpp_agents.actors import Actor
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.training import RunConfig, kept_tensors, restore_tensors, trainer
 

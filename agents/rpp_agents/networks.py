@@ -1,48 +1,29 @@
-"""The networks of the trainers: actors for any number of agents, critics, and value normalisation.
+"""Parts of the trainers' networks: layers, a network for each agent, critics, normalisation.
 
-Shapes: ``...`` are batch axes, ``n`` agents, ``d`` the observation width, ``A`` the largest number
-of actions of any agent.
+The networks that choose actions are in `rpp_agents.actors`. Shapes: ``...`` are batch axes, ``n``
+agents, ``d`` the observation width.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rpp_agents.encoders import make_encoder
-from rpp_env.errors import InvalidOption
-
 __all__ = [
-    "Actor",
     "AgentNet",
     "Critic",
     "FeatureNorm",
-    "JointActor",
-    "QNetwork",
     "StackedLinear",
-    "TeamActor",
     "ValueNorm",
     "central_critic",
-    "draw",
-    "entropy",
-    "legal_actions",
     "local_critic",
     "mlp",
     "orthogonal",
-    "sample",
 ]
-
-MASKED = -1e10
-"""Logit of an action that may not be chosen: finite, so that ``p * log p`` is 0 and not NaN."""
-
 
 NARROW = 16
 """Products of matrices with fewer columns than this take longer than with zeros beside them."""
@@ -203,217 +184,6 @@ class FeatureNorm(nn.Module):
         return torch.addcmul(shift, inputs, scale).clamp_(-5, 5)
 
 
-class TeamActor(nn.Module, ABC):
-    """Who chooses for all agents: what PPO trains and a `NetworkPolicy` keeps.
-
-    Agents that choose by themselves have a log-probability each (m = n), a joint choice has one for
-    all (m = 1). Made from the width of an observation, the agents' numbers of actions, and options
-    that `description` holds too.
-    """
-
-    choice: ClassVar[str] = "independent"
-    """How it is called in a policy's file."""
-    description: dict[str, Any]
-    legal: Tensor
-    """Bool (n, A): the actions that each agent has."""
-
-    @abstractmethod
-    def features(self, observations: Tensor) -> Tensor:
-        """What the networks see of observations ``(B, n, d)``, one row for each of B."""
-
-    @abstractmethod
-    def observe(self, observations: Tensor) -> None:
-        """Take observations ``(..., n, d)`` into the statistics that they are normalised by."""
-
-    @abstractmethod
-    def choose(
-        self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Actions (B, n) and their log-probabilities (B, m).
-
-        Sampled with `rng`, or the most probable ones without. `masks` is bool, (n, A) or (B, n, A).
-        """
-
-    @abstractmethod
-    def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of actions (B, n), and the entropy: both (B, m)."""
-
-
-class Actor(TeamActor):
-    """Decentralised actors: log-probabilities of every agent's actions from its own observation.
-
-    Parameters
-    ----------
-    width : int
-        Width of an observation (padded to the widest).
-    nvec : sequence of int
-        Number of actions of each agent; actions beyond it have probability 0.
-    hidden, layer_norm, shared
-        As in `AgentNet`. The last layer starts with gain 0.01: nearly uniform.
-    normalize : bool
-        Put a `FeatureNorm` before the networks; one for each agent, unless they share a network.
-    visible : sequence of int, optional
-        Columns of an observation that the agents may see; by default all.
-    encoder : mapping, optional
-        What reads the observations first, as `rpp_agents.encoders.make_encoder` takes it.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        nvec: Sequence[int],
-        *,
-        hidden: Sequence[int] = (64, 64),
-        layer_norm: bool = True,
-        shared: bool = True,
-        normalize: bool = False,
-        visible: Sequence[int] | None = None,
-        encoder: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.description = {
-            "width": int(width),
-            "nvec": [int(size) for size in nvec],
-            "hidden": [int(size) for size in hidden],
-            "layer_norm": layer_norm,
-            "shared": shared,
-            "normalize": normalize,
-            "visible": None if visible is None else [int(column) for column in visible],
-            "encoder": None if encoder is None else dict(encoder),
-        }
-        self.encoder = None if encoder is None else make_encoder(encoder)
-        plain = width if self.encoder is None else self.encoder.rest_width
-        self.features_width = width if self.encoder is None else plain + self.encoder.hidden
-        # One network for all agents reads them all in the same units.
-        places = 1 if shared else len(nvec)
-        self.norm = FeatureNorm(places, plain) if normalize else nn.Identity()
-        most = max(nvec)
-        self.net = AgentNet(
-            self.features_width,
-            len(nvec),
-            most,
-            hidden=hidden,
-            gain=0.01,
-            layer_norm=layer_norm,
-            shared=shared,
-            visible=visible,
-        )
-        self.register_buffer("legal", legal_actions(nvec), persistent=False)
-
-    def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Log-probabilities ``(..., n, A)`` of observations ``(..., n, d)``.
-
-        `masks` (bool, broadcastable to the result) forbids actions besides those that an agent
-        never has. What is forbidden has log-probability of about -1e10.
-        """
-        return self.log_probs(self.features(observations), masks)
-
-    def features(self, observations: Tensor) -> Tensor:
-        """What the networks see of observations: ``(..., n, features_width)``."""
-        if self.encoder is None:
-            seen: Tensor = self.norm(observations)
-            return seen
-        # What the encoder learns to say stays in its units, which move as it learns.
-        plain, encoded = self.encoder(observations)
-        return torch.cat([self.norm(plain), encoded], dim=-1)
-
-    def log_probs(self, features: Tensor, masks: Tensor | None = None) -> Tensor:
-        """The second half of `forward`, from what `features` gave."""
-        legal = self.legal if masks is None else self.legal & masks
-        logits: Tensor = self.net(features)
-        return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
-
-    def observe(self, observations: Tensor) -> None:
-        if isinstance(self.norm, FeatureNorm):
-            plain = observations if self.encoder is None else self.encoder.rest(observations)
-            self.norm.update(plain)
-
-    def choose(
-        self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        legal = self.legal if masks is None else self.legal & masks
-        return draw(self.log_probs(features, masks), legal, rng)
-
-    def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = self.log_probs(features, masks)
-        return log_probs.gather(-1, actions[..., None])[..., 0], entropy(log_probs)
-
-
-class JointActor(TeamActor):
-    """What actors of joint choices have in common: they see all agents' observations side by side.
-
-    Parameters
-    ----------
-    width, nvec, hidden, layer_norm, normalize, visible
-        As `Actor` takes them.
-    shared : bool
-        Not for these; `InvalidOption`.
-    """
-
-    columns: Tensor
-
-    def __init__(
-        self,
-        width: int,
-        nvec: Sequence[int],
-        *,
-        hidden: Sequence[int] = (64, 64),
-        layer_norm: bool = True,
-        shared: bool = False,
-        normalize: bool = False,
-        visible: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        if shared:
-            raise InvalidOption(
-                "shared=True is for agents that choose by themselves; these choose together"
-            )
-        self.description = {
-            "width": int(width),
-            "nvec": [int(size) for size in nvec],
-            "hidden": [int(size) for size in hidden],
-            "layer_norm": layer_norm,
-            "normalize": normalize,
-            "visible": None if visible is None else [int(column) for column in visible],
-        }
-        seen = torch.arange(width) if visible is None else torch.tensor(visible, dtype=torch.int64)
-        self.register_buffer("columns", seen, persistent=False)
-        self.norm = FeatureNorm(len(nvec), width) if normalize else nn.Identity()
-        self.features_width = len(seen) * len(nvec)
-        self.layer_norm = layer_norm and self.features_width > 1
-        self.register_buffer("legal", legal_actions(nvec), persistent=False)
-
-    def features(self, observations: Tensor) -> Tensor:
-        """(B, features_width)."""
-        seen = self.norm(observations)[..., self.columns].flatten(-2)
-        return F.layer_norm(seen, seen.shape[-1:]) if self.layer_norm else seen
-
-    def observe(self, observations: Tensor) -> None:
-        if isinstance(self.norm, FeatureNorm):
-            self.norm.update(observations)
-
-
-def legal_actions(nvec: Sequence[int]) -> Tensor:
-    """Bool (n, A): the actions that each agent has."""
-    sizes = [int(size) for size in nvec]
-    return torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
-
-
-class QNetwork(Actor):
-    """What each of an agent's actions is worth, from its own observation; built as an `Actor`."""
-
-    def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Values ``(..., n, A)`` of observations ``(..., n, d)``; about -1e10 where forbidden."""
-        legal = self.legal if masks is None else self.legal & masks
-        values: Tensor = self.net(self.norm(observations))
-        return values.masked_fill(~legal, MASKED)
-
-
-def entropy(log_probs: Tensor) -> Tensor:
-    """Entropy in nats over the last axis; a forbidden action adds nothing."""
-    return -(log_probs.exp() * log_probs).sum(-1)
-
-
 class Critic(nn.Module):
     """A network of values behind what normalises its inputs."""
 
@@ -429,29 +199,6 @@ class Critic(nn.Module):
         """Take inputs into the statistics that they are normalised by."""
         if isinstance(self.norm, FeatureNorm):
             self.norm.update(inputs)
-
-
-def draw(
-    log_probs: Tensor, legal: Tensor, rng: np.random.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Choices along the last axis and their log-probabilities; the best ones without `rng`."""
-    if rng is None:
-        chosen = log_probs.argmax(-1)
-    else:
-        drawn = sample(log_probs.cpu().numpy(), legal.cpu().numpy(), rng)
-        chosen = torch.from_numpy(drawn).to(log_probs.device)
-    return chosen, log_probs.gather(-1, chosen[..., None])[..., 0]
-
-
-def sample(
-    log_probs: NDArray[np.float32], legal: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw from the distributions in the last axis (the exponential race, Gumbel's trick)."""
-    race = rng.standard_exponential(log_probs.shape, dtype=np.float32)
-    with np.errstate(divide="ignore"):
-        scores = log_probs - np.log(race)
-    # The race can draw exactly 0: only this line makes it impossible to choose what is forbidden.
-    return np.asarray(np.where(legal, scores, -np.inf).argmax(-1))
 
 
 def central_critic(

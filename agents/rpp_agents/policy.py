@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rpp_agents.networks import Actor, QNetwork, TeamActor
+from rpp_agents.actors import ACTORS, Actor, QNetwork, TeamActor
 from rpp_env.data.arrays import DIGITS, file_digest
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
@@ -117,7 +117,7 @@ class NetworkPolicy:
         if about.get("kind") != "network":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a network policy")
         try:
-            actor = build(lambda: _actor_class(about["choice"])(**about["actor"]), tensors)
+            actor = build(lambda: ACTORS[about["choice"]](**about["actor"]), tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
         return cls(actor.to(device), seed=seed)
@@ -194,16 +194,6 @@ def epsilon_greedy(
         return np.asarray(best)
     race = np.where(legal, rng.random(values.shape, dtype=np.float32), -1.0)
     return np.asarray(np.where(rng.random(best.shape) < epsilon, race.argmax(-1), best))
-
-
-def _actor_class(choice: str) -> type[TeamActor]:
-    """Raises KeyError for a choice that does not exist."""
-    # Loaded here: these modules train, and need this one.
-    from rpp_agents.trainers.autoregressive import AutoregressiveActor
-    from rpp_agents.trainers.central import CentralActor
-
-    kinds = (Actor, AutoregressiveActor, CentralActor)
-    return {kind.choice: kind for kind in kinds}[choice]
 
 
 def _inputs(

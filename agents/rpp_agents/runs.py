@@ -1,4 +1,4 @@
-"""A training run's folder: its numbers, its checkpoint, its picture, and the progress bar.
+"""A training run's folder: its numbers, its checkpoint, its policy, and the progress bar.
 
 ::
 
@@ -7,7 +7,7 @@
     tensorboard/               the same rows for TensorBoard
     checkpoint.safetensors     weights, moments, statistics; counters and random state in the header
     policy.safetensors         the trained policy, at the end
-    learning_curve.png         at the end
+    learning_curve.png         at the end, drawn by `rpp_agents.training`
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -35,11 +36,9 @@ from rpp_agents.rollout import BatchedEnv
 from rpp_agents.ticking import ticking
 from rpp_env.data.folders import alone, check_folder, drop_unfinished, write_text, writing
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
+from rpp_env.options import check_fields, check_numbers
 
-if TYPE_CHECKING:
-    from rpp_agents.training import RunConfig
-
-__all__ = ["Run", "read_progress", "read_unit"]
+__all__ = ["Run", "RunConfig", "read_progress", "read_unit"]
 
 CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
 PROGRESS, CONFIG, CURVE = "progress.csv", "config.json", "learning_curve.png"
@@ -57,6 +56,39 @@ _ABOUT: dict[str, Any] = {
 """What the header of a checkpoint holds, and of which type; numbers are 0 or more."""
 
 
+@dataclass(frozen=True)
+class RunConfig:
+    """The options of a run that do not depend on the algorithm."""
+
+    total_steps: int = 500_000
+    """Steps to train for, counted over all environments (a user's step is one)."""
+    seed: int = 0
+    """Seed of the weights, of all choices of the learner, and of the environment."""
+    gamma: float = 0.95
+    """Discount; 0 looks at the next reward only."""
+    team_reward: bool = False
+    """Pay every agent the mean of all agents' rewards."""
+    evaluations: int = 10
+    """Evaluations on the validation environment, evenly spread, the last at the end."""
+    eval_episodes: int = 512
+    """Episodes of each evaluation, the same ones every time."""
+    checkpoint_every: int = 25
+    """Iterations from one checkpoint (and seeded reset of the environment) to the next; raised to
+    whole episodes where an iteration is shorter than one, or their ends would never be played."""
+    threads: int = 0
+    """Threads that torch uses; 0 leaves it as it is."""
+    device: str = "cpu"
+    """Where the networks are, as torch names it; only on the CPU are runs repeated bit for bit."""
+    tensorboard: bool = True
+    """Write TensorBoard files too, where there is a folder for the run."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
+        check_numbers(self, 0, "evaluations", "threads", "seed")
+        check_numbers(self, 0, "gamma", highest=1)
+
+
 class Run:
     """Where a run writes; with ``run_dir=None`` it only shows its progress.
 
@@ -65,7 +97,7 @@ class Run:
     run_dir : path or None
     name : str
         The algorithm.
-    config : dataclass
+    config : RunConfig
         Written down, and compared on resuming.
     env : BatchedEnv
         Only its sizes are read.
@@ -272,15 +304,10 @@ class Run:
             }
             write_tensors(self.folder / CHECKPOINT, tensors, about)
 
-    def finish(self, policy: Policy, lines: Mapping[str, float] | None) -> None:
-        """Write the policy and the learning curve."""
+    def finish(self, policy: Policy) -> None:
+        """Write the policy."""
         if self.folder is not None:
-            from rpp_agents.plots import learning_curve
-
             policy.save(self.folder / POLICY)
-            picture = self.folder / CURVE
-            with writing(picture):
-                learning_curve([self.folder], picture, label=self.name, lines=lines)
 
     def _forget_later_rows(self, path: Path) -> None:
         """Drop the rows after the checkpoint: those iterations will be played again."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rpp_agents.plots import learning_curve
 from rpp_agents.policy import Policy
 from rpp_agents.rollout import BatchedEnv, check_alike, check_batched, play
-from rpp_agents.runs import Run
+from rpp_agents.runs import CURVE, Run, RunConfig
+from rpp_env.data.folders import writing
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.interrupts import heed_interrupts
-from rpp_env.options import check_fields, check_numbers
+from rpp_env.options import check_numbers
 
 __all__ = [
     "Callback",
@@ -40,39 +41,6 @@ __all__ = [
 
 Callback = Callable[[Mapping[str, float], Policy], None]
 """Called after every iteration with its row of numbers and the policy as it is now."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """The options of a run that do not depend on the algorithm."""
-
-    total_steps: int = 500_000
-    """Steps to train for, counted over all environments (a user's step is one)."""
-    seed: int = 0
-    """Seed of the weights, of all choices of the learner, and of the environment."""
-    gamma: float = 0.95
-    """Discount; 0 looks at the next reward only."""
-    team_reward: bool = False
-    """Pay every agent the mean of all agents' rewards."""
-    evaluations: int = 10
-    """Evaluations on the validation environment, evenly spread, the last at the end."""
-    eval_episodes: int = 512
-    """Episodes of each evaluation, the same ones every time."""
-    checkpoint_every: int = 25
-    """Iterations from one checkpoint (and seeded reset of the environment) to the next; raised to
-    whole episodes where an iteration is shorter than one, or their ends would never be played."""
-    threads: int = 0
-    """Threads that torch uses; 0 leaves it as it is."""
-    device: str = "cpu"
-    """Where the networks are, as torch names it; only on the CPU are runs repeated bit for bit."""
-    tensorboard: bool = True
-    """Write TensorBoard files too, where there is a folder for the run."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
-        check_numbers(self, 0, "evaluations", "threads", "seed")
-        check_numbers(self, 0, "gamma", highest=1)
 
 
 class Learner(Protocol):
@@ -268,7 +236,10 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                     run.save(at_work.tensors(), at_work.rng)
                 for callback in callbacks:
                     callback(row, at_work.policy)
-            run.finish(at_work.policy, lines)
+            run.finish(at_work.policy)
+            if run.folder is not None:
+                with writing(run.folder / CURVE):
+                    learning_curve([run.folder], run.folder / CURVE, label=name, lines=lines)
         return at_work.policy
 
     train.__doc__ = (Train.__call__.__doc__ or "").replace("the agents of `env`", f"by {name}", 1)

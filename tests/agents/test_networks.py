@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rpp_agents.networks import (
-    Actor,
-    FeatureNorm,
-    ValueNorm,
-    central_critic,
-    entropy,
-    local_critic,
-    sample,
-)
+from rpp_agents.actors import Actor, entropy, sample
+from rpp_agents.networks import FeatureNorm, ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy, load_policy, read_tensors, write_tensors
 from rpp_env.errors import InvalidData
 

@@ -18,11 +18,9 @@ from rpp_agents import (
     mappo,
     play,
 )
-from rpp_agents.networks import Actor
+from rpp_agents.actors import Actor, AutoregressiveActor, CentralActor
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import Collector
-from rpp_agents.trainers.autoregressive import AutoregressiveActor
-from rpp_agents.trainers.central import CentralActor
 from rpp_agents.trainers.ppo import PPO, Config
 from rpp_env import RPPEnv
 from rpp_env.errors import InvalidOption

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rpp_agents import Fixed, PettingZooBatch, QPolicy, iql, load_policy, play, qmix, vdn
-from rpp_agents.networks import QNetwork
+from rpp_agents.actors import QNetwork
 from rpp_agents.policy import epsilon_greedy, read_tensors
 from rpp_agents.trainers.replay import Replay
 from rpp_agents.trainers.value import Config, ValueLearner, td_targets

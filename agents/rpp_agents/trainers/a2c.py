@@ -74,14 +74,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rpp_agents.actors import Actor
 from rpp_agents.encoders import ReleasedEncoder, ranking_encoder, released_encoder
-from rpp_agents.networks import (
-    Actor,
-    FeatureNorm,
-    ValueNorm,
-    central_critic,
-    local_critic,
-)
+from rpp_agents.networks import FeatureNorm, ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, Collector, Rollout
 from rpp_agents.trainers.ppo import gae

@@ -14,6 +14,11 @@ episodes           any length; of one step, the problem is a contextual bandit a
                    advantage is reward minus value
 =================  ==========================================================================
 
+Steps are collected by `rpp_agents.rollout.Collector`. The update is `PPO.update` in
+`rpp_agents.trainers.ppo`. The actors' networks are in `rpp_agents.actors`, the critics' in
+`rpp_agents.networks`. (The loop around them, with evaluations and checkpoints, is
+`rpp_agents.training.trainer`.)
+
 After Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games"
 (https://arxiv.org/abs/2103.01955), and their code. Departures: feed-forward actors; a linear
 learning rate schedule; fewer passes in several minibatches, a higher learning rate and a network

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rpp_agents.networks import Actor, TeamActor, ValueNorm, central_critic, local_critic
+from rpp_agents.actors import Actor, TeamActor
+from rpp_agents.networks import ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout, clock_columns
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors

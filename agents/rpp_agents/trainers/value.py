@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rpp_agents.networks import MASKED, FeatureNorm, QNetwork
+from rpp_agents.actors import MASKED, QNetwork
+from rpp_agents.networks import FeatureNorm
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.rollout import (
     BatchedEnv,
