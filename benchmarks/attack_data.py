@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attack_count import Count, bounded
 
-from rpp_agents.study.page import write_page
+from rpp_agents.experiments.page import write_page
 from rpp_env.data import load_dataset, make_tasks
 from rpp_env.sentences.parsing import parse_ranking
 from rpp_env.sentences.prompt import Prompt

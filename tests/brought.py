@@ -108,7 +108,7 @@ def a_book(history):
 
 
 def method(problem, *, seed, budget, watch, option=0):
-    from rpp_agents.study.players import Playing
+    from rpp_agents.experiments.players import Playing
 
     return Playing(Always(option))
 '''

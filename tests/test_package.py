@@ -107,12 +107,12 @@ def test_wheel_holds_the_sentences_and_the_type_markers(wheel: list[str]) -> Non
 
 def test_wheel_holds_the_benches_the_studies_and_their_page(wheel: list[str]) -> None:
     shipped = {
-        f"rpp_agents/{folder}/{path.name}"
-        for folder in ("benches", "studies")
-        for path in ROOT.glob(f"agents/rpp_agents/{folder}/*.toml")
+        str(path.relative_to(ROOT / "agents"))
+        for path in ROOT.glob("agents/rpp_agents/experiments/presets/*/*.toml")
     }
-    assert {"rpp_agents/studies/prompts.toml", "rpp_agents/benches/movieworld.toml"} <= shipped
-    assert shipped | {"rpp_agents/study/page.html"} <= set(wheel)
+    presets = "rpp_agents/experiments/presets"
+    assert {f"{presets}/study/prompts.toml", f"{presets}/bench/movieworld.toml"} <= shipped
+    assert shipped | {"rpp_agents/experiments/page.html"} <= set(wheel)
 
 
 # ---- the import ----

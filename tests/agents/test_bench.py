@@ -23,12 +23,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_agents import jobs as many
 from rpp_agents import mappo
-from rpp_agents.bench import Bench, Cell, jobs_of, kept, make_tables, run_cells, unfinished, work
-from rpp_agents.bench.plan import PRESETS
-from rpp_agents.bench.report import FEWEST_TASKS, Results, marl_eval, write_report
 from rpp_agents.cli import main
+from rpp_agents.experiments import jobs as many
+from rpp_agents.experiments.bench import (
+    Bench,
+    Cell,
+    jobs_of,
+    kept,
+    make_tables,
+    run_cells,
+    unfinished,
+    work,
+)
+from rpp_agents.experiments.bench.plan import PRESETS
+from rpp_agents.experiments.bench.report import FEWEST_TASKS, Results, marl_eval, write_report
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, search_fixed
 from rpp_env.evaluation.diagnose import fit_reference

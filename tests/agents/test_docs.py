@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 
 from rpp_agents import TRAINERS
-from rpp_agents.bench import Bench
 from rpp_agents.cli import COMMANDS, main, parse
 from rpp_agents.commands import serve
-from rpp_agents.study import Study
+from rpp_agents.experiments import Study
+from rpp_agents.experiments.bench import Bench
 from rpp_agents.world import World
 from rpp_env.data import KNOWN
 from rpp_env.data.download import SOURCES
@@ -166,10 +166,10 @@ def test_vllms_command_is_the_one_that_we_print() -> None:
 
 
 def test_shipped_files_are_named_in_the_help() -> None:
-    for verb, folder in (("bench", "benches"), ("study", "studies")):
+    for verb in ("bench", "study"):
         (text,) = (said for _, _, said in boxes(verb)["positional arguments"])
         named = text.partition("(")[2].partition(")")[0].split(", ")
-        shipped = (ROOT / "agents" / "rpp_agents" / folder).glob("*.toml")
+        shipped = (ROOT / "agents/rpp_agents/experiments/presets" / verb).glob("*.toml")
         assert named == sorted(path.stem for path in shipped)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import rpp_env
-from rpp_agents.bench import Bench
-from rpp_agents.bench import plan as bench_plan
 from rpp_agents.cli import main
+from rpp_agents.experiments import Study
+from rpp_agents.experiments import plan as study_plan
+from rpp_agents.experiments.bench import Bench
+from rpp_agents.experiments.bench import plan as bench_plan
 from rpp_agents.recommenders import fit
-from rpp_agents.study import Study
-from rpp_agents.study import plan as study_plan
 from rpp_env.models import echo
 from rpp_env.sentences import PatternBook
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rpp_agents.statistics import (
+from rpp_agents.experiments.statistics import (
     Contrast,
     Lines,
     holm,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rpp_agents.statistics import Contrast, Lines, holm, iqm, jackknife
+from rpp_agents.experiments.statistics import Contrast, Lines, holm, iqm, jackknife
 from rpp_env.intervals import estimate, gain
 
 Floats = NDArray[np.float64]

@@ -19,18 +19,19 @@ import pytest
 
 import rpp_env
 from rpp_agents.cli import main
-from rpp_agents.jobs import unfinished
+from rpp_agents.experiments import Study, jobs_of, make_tables, run_cells, show
+from rpp_agents.experiments import run as work
+from rpp_agents.experiments.jobs import unfinished
+from rpp_agents.experiments.methods import METHODS, VERSIONS, method, options
+from rpp_agents.experiments.methods.fixed import MANUAL, best_of_all
+from rpp_agents.experiments.methods.trained import OnlyAgent
+from rpp_agents.experiments.plan import PRESETS, Setting
+from rpp_agents.experiments.players import Asking, Played, Playing, Unasked, asking_best, borda
+from rpp_agents.experiments.problem import Counted, Problem, Users
+from rpp_agents.experiments.report import verdict, write_report
+from rpp_agents.experiments.results import Results
+from rpp_agents.experiments.run import Redrawn
 from rpp_agents.recommenders import BPRConfig
-from rpp_agents.study import Study, jobs_of, make_tables, run_cells, show, work
-from rpp_agents.study.methods import METHODS, VERSIONS, method, options
-from rpp_agents.study.methods.fixed import MANUAL, best_of_all
-from rpp_agents.study.methods.trained import OnlyAgent
-from rpp_agents.study.plan import PRESETS, Setting
-from rpp_agents.study.players import Asking, Played, Playing, Unasked, asking_best, borda
-from rpp_agents.study.problem import Counted, Problem, Users
-from rpp_agents.study.report import verdict, write_report
-from rpp_agents.study.results import Results
-from rpp_agents.study.work import Redrawn
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, Random
 from rpp_env.intervals import Estimate
@@ -689,7 +690,7 @@ def test_the_report_says_what_was_found(finished: tuple[Path, Path]) -> None:
 
 
 def test_the_page_holds_prompts_of_made_users(finished: tuple[Path, Path]) -> None:
-    from rpp_agents.study.show import page_data
+    from rpp_agents.experiments.show import page_data
 
     folder = finished[0]
     found = Results.read(Study.load(folder / "tiny.toml"), folder)

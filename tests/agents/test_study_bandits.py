@@ -13,10 +13,10 @@ from sklearn.cluster import KMeans
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rpp_agents.study.methods import method
-from rpp_agents.study.methods.bandits import Context, Crossed, LinearPosterior
-from rpp_agents.study.players import Asking
-from rpp_agents.study.problem import Problem, Users
+from rpp_agents.experiments.methods import method
+from rpp_agents.experiments.methods.bandits import Context, Crossed, LinearPosterior
+from rpp_agents.experiments.players import Asking
+from rpp_agents.experiments.problem import Problem, Users
 from rpp_env import InvalidOption, Prompt, Ranking, RPPEnv
 from rpp_env.sentences import PatternBook
 from rpp_env.table import tabulate

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_agents.study.page import write_page
+from rpp_agents.experiments.page import write_page
 
 TABS = ("Results", "Curves", "Choices", "Users")
 METHODS = ("Manual", "Random", "Enumerate", "GRIPS", "LinUCB", "MAPPO")

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_agents.study.methods import options
-from rpp_agents.study.methods.fixed import manual_cell
-from rpp_agents.study.methods.grips import (
+from rpp_agents.experiments.methods import options
+from rpp_agents.experiments.methods.fixed import manual_cell
+from rpp_agents.experiments.methods.grips import (
     Instruction,
     _Draft,
     _Editor,
@@ -24,9 +24,9 @@ from rpp_agents.study.methods.grips import (
     grips,
     phrases,
 )
-from rpp_agents.study.methods.llmrank import PROMPTS, llmrank
-from rpp_agents.study.players import Asking
-from rpp_agents.study.problem import Problem, Users
+from rpp_agents.experiments.methods.llmrank import PROMPTS, llmrank
+from rpp_agents.experiments.players import Asking
+from rpp_agents.experiments.problem import Problem, Users
 from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset
 from rpp_env.errors import InvalidOption

@@ -8,9 +8,17 @@ from typing import Annotated
 
 import tyro
 
-from rpp_agents.bench import Bench, Cell, Levels, jobs_of, make_tables, run_cells, unfinished
 from rpp_agents.commands.console import columns, end, say, show, work_off
-from rpp_agents.jobs import Outcome
+from rpp_agents.experiments.bench import (
+    Bench,
+    Cell,
+    Levels,
+    jobs_of,
+    make_tables,
+    run_cells,
+    unfinished,
+)
+from rpp_agents.experiments.jobs import Outcome
 from rpp_env.data.folders import check_folder
 from rpp_env.errors import InvalidOption
 
@@ -58,7 +66,7 @@ def run(
     trust
         Servers or code that the file names and that you confirm, word by word.
     """
-    from rpp_agents.bench.report import tables, write_report
+    from rpp_agents.experiments.bench.report import tables, write_report
 
     chosen = Bench.load(bench, trust)
     folder = out or Path("runs") / f"bench-{chosen.name}"

@@ -11,13 +11,15 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rpp_agents.jobs import Job, Outcome
 from rpp_agents.ticking import ticking
 from rpp_env.errors import InvalidData
 from rpp_env.markdown import unescaped
 from rpp_env.text import printable
+
+if TYPE_CHECKING:
+    from rpp_agents.experiments.jobs import Job, Outcome
 
 __all__ = ["columns", "end", "find_policy", "progress", "say", "show", "size", "work_off", "wrap"]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.commands.console import say
-from rpp_agents.study import Study
+from rpp_agents.experiments import Study
 from rpp_env.data.folders import check_folder
 from rpp_env.errors import InvalidOption
 
@@ -36,7 +36,7 @@ def run(
     trust
         Servers or code that the file names and that you confirm, word by word.
     """
-    from rpp_agents.study.report import write_report
+    from rpp_agents.experiments.report import write_report
 
     check_folder(folder)
     told = sorted(folder.glob("*.toml"))

@@ -10,9 +10,9 @@ import tyro
 
 from rpp_agents.commands.console import columns, end, say, work_off
 from rpp_agents.commands.cost import answers_of, is_asked, say_cost
-from rpp_agents.jobs import Outcome, unfinished
-from rpp_agents.study import Cell, Redrawn, Study, jobs_of, make_tables, run_cells
-from rpp_agents.study.work import live_of, tables_of
+from rpp_agents.experiments import Cell, Redrawn, Study, jobs_of, make_tables, run_cells
+from rpp_agents.experiments.jobs import Outcome, unfinished
+from rpp_agents.experiments.run import live_of, tables_of
 from rpp_env import RPPEnv
 from rpp_env.data.files import find_dataset
 from rpp_env.data.folders import check_folder
@@ -97,7 +97,7 @@ def run(
                 f"stopped; the same command goes on from what is finished in {folder}"
             ) from None
     if keep_study(study, folder) or left or _is_old(folder / "report.md", jobs, folder):
-        from rpp_agents.study.report import write_report
+        from rpp_agents.experiments.report import write_report
 
         write_report(chosen, folder)
     say(f"report: {folder / 'report.md'}")
@@ -112,7 +112,7 @@ def keep_study(which: str, folder: Path) -> bool:
 
     False where it is there already.
     """
-    from rpp_agents.study import PRESETS
+    from rpp_agents.experiments import PRESETS
     from rpp_env.data.folders import whole_file
 
     path = Path(which) if which.endswith(".toml") else PRESETS / f"{which}.toml"

@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from torch import Tensor, nn
 
+from rpp_agents.experiments.methods import Watch
+from rpp_agents.experiments.players import Asking, Unasked, asking_best
+from rpp_agents.experiments.problem import Problem, Users
 from rpp_agents.networks import StackedLinear
-from rpp_agents.study.methods import Watch
-from rpp_agents.study.players import Asking, Unasked, asking_best
-from rpp_agents.study.problem import Problem, Users
 from rpp_env.errors import InvalidOption
 
 __all__ = ["Context", "Crossed", "LinearPosterior", "Towers", "linucb", "neural_bandit"]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.study.methods import Watch
-from rpp_agents.study.methods.fixed import best_of_all, search
-from rpp_agents.study.players import Asking, asking_best
-from rpp_agents.study.problem import Problem, Users
+from rpp_agents.experiments.methods import Watch
+from rpp_agents.experiments.methods.fixed import best_of_all, search
+from rpp_agents.experiments.players import Asking, asking_best
+from rpp_agents.experiments.problem import Problem, Users
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.diagnose import fit_reference
 

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from rpp_agents.study.plan import PRESETS, Cell, Method, Setting, Study
-from rpp_agents.study.work import Redrawn, jobs_of, make_tables, run_cells, tables_of
+from rpp_agents.experiments.plan import PRESETS, Cell, Method, Setting, Study
+from rpp_agents.experiments.run import Redrawn, jobs_of, make_tables, run_cells, tables_of
 
 __all__ = [
     "PRESETS",

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.study.problem import Users
+from rpp_agents.experiments.problem import Users
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.baselines import Policy
 from rpp_env.evaluation.evaluate import episodes

@@ -1,7 +1,8 @@
 """Means, differences and intervals of the finished runs of a study.
 
 Intervals are Student's t over draws (of worlds, or of the candidates and train users of real data),
-and over users too where all draws have the same ones: see `rpp_agents.statistics.Lines`.
+and over users too where all draws have the same ones: see
+`rpp_agents.experiments.statistics.Lines`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.jobs import kept
-from rpp_agents.statistics import Contrast, Lines, holm
-from rpp_agents.study.plan import ONE_PATTERN, SWEEPS, Cell, Method, Setting, Study
-from rpp_agents.study.work import Redrawn
+from rpp_agents.experiments.jobs import kept
+from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Cell, Method, Setting, Study
+from rpp_agents.experiments.run import Redrawn
+from rpp_agents.experiments.statistics import Contrast, Lines, holm
 from rpp_env.errors import InvalidData
 from rpp_env.intervals import Estimate, has_gap
 
@@ -29,7 +30,7 @@ Key = tuple[str, str]
 """A method's label and a column."""
 
 COLUMNS = ("score", "first", "last", "merged")
-"""What is known of every test user; see `rpp_agents.study.players.Played.scores`."""
+"""What is known of every test user; see `rpp_agents.experiments.players.Played.scores`."""
 
 
 @dataclass(frozen=True)

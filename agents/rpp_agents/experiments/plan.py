@@ -29,8 +29,8 @@
 
     [[methods]]
     label = "RPP (MAPPO)"
-    method = "rpp"                 # one of rpp_agents.study.methods.METHODS, "recommender", or
-                                   # package.module:function
+    method = "rpp"                 # a name in rpp_agents.experiments.methods.METHODS,
+                                   # "recommender", or package.module:function
     family = "RPP"                 # what it stands beside in tables
     config = { trainer = "mappo", options = { learning_rate = 8e-3 } }
     parts = ["main", "users"]      # where it is run; by default everywhere
@@ -51,7 +51,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rpp_agents.plans import (
+from rpp_agents.experiments.files import (
     check_different,
     matches,
     nameless,
@@ -62,7 +62,7 @@ from rpp_agents.plans import (
     slug,
     world_option,
 )
-from rpp_agents.study.methods import VERSIONS, options
+from rpp_agents.experiments.methods import VERSIONS, options
 from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
 from rpp_env.factory import Options
@@ -82,7 +82,7 @@ __all__ = [
     "Study",
 ]
 
-PRESETS = Path(__file__).parents[1] / "studies"
+PRESETS = Path(__file__).with_name("presets") / "study"
 """Folder of the shipped studies."""
 
 PARTS: dict[str, str] = {
@@ -437,7 +437,7 @@ def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict
 
 def _trainer_options(trainer: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The Config of a trainer, with its own defaults and without what the study sets."""
-    from rpp_agents.study.methods.trained import SET_BY_THE_STUDY
+    from rpp_agents.experiments.methods.trained import SET_BY_THE_STUDY
 
     ours = ("total_steps", "seed", *SET_BY_THE_STUDY)
     for key in told:

@@ -27,12 +27,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.jobs import Outcome, run_jobs
-from rpp_agents.plans import plain, short, slug
-from rpp_agents.study.methods import method
-from rpp_agents.study.plan import Cell, Setting, Study
-from rpp_agents.study.players import Played, Player
-from rpp_agents.study.problem import Problem, Users, remade
+from rpp_agents.experiments.files import plain, short, slug
+from rpp_agents.experiments.jobs import Outcome, run_jobs
+from rpp_agents.experiments.methods import method
+from rpp_agents.experiments.plan import Cell, Setting, Study
+from rpp_agents.experiments.players import Played, Player
+from rpp_agents.experiments.problem import Problem, Users, remade
 from rpp_env import RPPEnv
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption

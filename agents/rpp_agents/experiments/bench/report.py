@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.bench.plan import Bench, Cell, Environment
-from rpp_agents.jobs import kept
-from rpp_agents.plans import slug
-from rpp_agents.plots import Picture
-from rpp_agents.statistics import (
+from rpp_agents.experiments.bench.plan import Bench, Cell, Environment
+from rpp_agents.experiments.files import slug
+from rpp_agents.experiments.jobs import kept
+from rpp_agents.experiments.statistics import (
     Contrast,
     Lines,
     holm,
@@ -38,6 +37,7 @@ from rpp_agents.statistics import (
     probability_of_improvement,
     stratified_bootstrap,
 )
+from rpp_agents.plots import Picture
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData
 from rpp_env.intervals import Estimate, gain, has_gap
@@ -273,7 +273,7 @@ def write_report(bench: Bench, out: Path) -> Path:
     Path
         Of ``report.md``.
     """
-    from rpp_agents.bench.pictures import draw_all
+    from rpp_agents.experiments.bench.pictures import draw_all
 
     results = Results.read(bench, out)
     pictures = draw_all(results, out / "plots")

@@ -46,7 +46,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rpp_agents.plans import (
+from rpp_agents.experiments.files import (
     check_different,
     matches,
     nameless,
@@ -64,7 +64,7 @@ from rpp_env.rules import RULES
 
 __all__ = ["PRESETS", "Algorithm", "Bench", "Cell", "Environment", "Levels", "Table"]
 
-PRESETS = Path(__file__).parents[1] / "benches"
+PRESETS = Path(__file__).parents[1] / "presets" / "bench"
 """Folder of the shipped benches."""
 
 _SET_BY_THE_BENCH = ("total_steps", "seed", "evaluations", "eval_episodes")

@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rpp_agents.study.players import Player
+from rpp_agents.experiments.players import Player
 from rpp_env.plugins import resolve
 
 __all__ = ["METHODS", "VERSIONS", "Fit", "Watch", "method", "options"]

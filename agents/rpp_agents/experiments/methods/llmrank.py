@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rpp_agents.study.methods import Watch
-from rpp_agents.study.methods.fixed import MANUAL, manual_cell
-from rpp_agents.study.players import Asking
-from rpp_agents.study.problem import Problem
+from rpp_agents.experiments.methods import Watch
+from rpp_agents.experiments.methods.fixed import MANUAL, manual_cell
+from rpp_agents.experiments.players import Asking
+from rpp_agents.experiments.problem import Problem
 from rpp_env.errors import InvalidOption
 from rpp_env.sentences.prompt import Prompt
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rpp_agents.study.methods import Watch
-from rpp_agents.study.methods.fixed import manual_cell
-from rpp_agents.study.players import Asking
-from rpp_agents.study.problem import Problem
+from rpp_agents.experiments.methods import Watch
+from rpp_agents.experiments.methods.fixed import manual_cell
+from rpp_agents.experiments.players import Asking
+from rpp_agents.experiments.problem import Problem
 from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import ask
 from rpp_env.models.base import Generation, LanguageModel, Request

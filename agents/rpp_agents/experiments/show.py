@@ -1,4 +1,4 @@
-"""What `rpp_agents.study.page` is given: tables, curves, choices, and single users of made worlds.
+"""What a study's page shows: tables, curves, choices, and single users of made worlds.
 
 Users of real data are never shown: most of their terms forbid it.
 """
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from rpp_agents.study.pictures import baselines, learners
-from rpp_agents.study.plan import PARTS, Cell, Setting
-from rpp_agents.study.report import findings, rounded
-from rpp_agents.study.results import Results
-from rpp_agents.study.work import live_of, users_of
+from rpp_agents.experiments.plan import PARTS, Cell, Setting
+from rpp_agents.experiments.plots import baselines, learners
+from rpp_agents.experiments.report import findings, rounded
+from rpp_agents.experiments.results import Results
+from rpp_agents.experiments.run import live_of, users_of
 from rpp_env.data import KNOWN
 from rpp_env.factory import as_rules
 from rpp_env.intervals import Estimate

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.study.methods import Watch
-from rpp_agents.study.players import Asking, borda_points
-from rpp_agents.study.problem import Problem, Users
+from rpp_agents.experiments.methods import Watch
+from rpp_agents.experiments.players import Asking, borda_points
+from rpp_agents.experiments.problem import Problem, Users
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.baselines import halving
 

@@ -6,7 +6,7 @@ file               holds
 report.md          the tables
 results.jsonl      a line for each fitted method; no users
 plots/*.png, svg   scores, learning curves, sweeps
-index.html         everything in one page: `rpp_agents.study.page`
+index.html         everything in one page: `rpp_agents.experiments.page`
 =================  ==============================================================================
 """
 
@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rpp_agents.experiments.plan import PARTS, Setting, Study
+from rpp_agents.experiments.results import Results, Row
 from rpp_agents.plots import Picture
-from rpp_agents.study.plan import PARTS, Setting, Study
-from rpp_agents.study.results import Results, Row
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
 from rpp_env.intervals import Estimate
@@ -73,9 +73,9 @@ def write_report(study: Study, out: Path, *, page_users: bool = True) -> Path:
     InvalidOption
         Where no cell is finished.
     """
-    from rpp_agents.study.page import write_page
-    from rpp_agents.study.pictures import draw_all
-    from rpp_agents.study.show import page_data
+    from rpp_agents.experiments.page import write_page
+    from rpp_agents.experiments.plots import draw_all
+    from rpp_agents.experiments.show import page_data
 
     results = Results.read(study, out)
     if not results.cells:

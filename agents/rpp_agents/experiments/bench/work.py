@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.bench.plan import Cell, Environment, Levels, Table
-from rpp_agents.jobs import Outcome, run_jobs
-from rpp_agents.plans import world_option
+from rpp_agents.experiments.bench.plan import Cell, Environment, Levels, Table
+from rpp_agents.experiments.files import world_option
+from rpp_agents.experiments.jobs import Outcome, run_jobs
 from rpp_agents.trainers import find_trainer
 from rpp_env import RPPEnv
 from rpp_env.evaluation.baselines import Policy, Random, search_fixed
@@ -280,7 +280,7 @@ def jobs_of(cells: Sequence[Cell]) -> list[Job]:
 def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator[Outcome]:
     """Run these jobs, whose tables are there, and give each one's outcome as it ends.
 
-    See `rpp_agents.jobs.run_jobs`.
+    See `rpp_agents.experiments.jobs.run_jobs`.
     """
     return run_jobs(jobs, out, _find, processes=processes)
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rpp_agents.plans import slug
+from rpp_agents.experiments.files import slug
+from rpp_agents.experiments.plan import Setting
+from rpp_agents.experiments.results import Results
 from rpp_agents.plots import (
     INK,
     MUTED,
@@ -26,8 +28,6 @@ from rpp_agents.plots import (
     short,
 )
 from rpp_agents.plots import figure as new_figure
-from rpp_agents.study.plan import Setting
-from rpp_agents.study.results import Results
 
 __all__ = ["COLOURS", "LINES", "baselines", "draw_all", "learners", "sweep_value"]
 

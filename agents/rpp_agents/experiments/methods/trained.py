@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_agents.experiments.methods import Watch
+from rpp_agents.experiments.methods.fixed import MANUAL, manual_cell
+from rpp_agents.experiments.players import Playing
+from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_agents.policy import Policy
-from rpp_agents.study.methods import Watch
-from rpp_agents.study.methods.fixed import MANUAL, manual_cell
-from rpp_agents.study.players import Playing
-from rpp_agents.study.problem import Counted, Problem, Users
 from rpp_agents.trainers import find_trainer, trainer_config
 from rpp_env import RPPEnv, Step
 from rpp_env.errors import InvalidOption

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.bench.plan import Environment
-from rpp_agents.plans import slug
+from rpp_agents.experiments.bench.plan import Environment
+from rpp_agents.experiments.files import slug
+from rpp_agents.experiments.statistics import Lines, iqm, stratified_bootstrap
 from rpp_agents.plots import (
     INK,
     TRAINING,
@@ -24,10 +25,9 @@ from rpp_agents.plots import (
     save,
 )
 from rpp_agents.plots import figure as new_figure
-from rpp_agents.statistics import Lines, iqm, stratified_bootstrap
 
 if TYPE_CHECKING:
-    from rpp_agents.bench.report import Results
+    from rpp_agents.experiments.bench.report import Results
 
 __all__ = ["draw_all"]
 
@@ -243,7 +243,7 @@ def _improvement(results: Results, path: Path) -> list[Picture]:
 
 def _overall(results: Results, path: Path) -> list[Picture]:
     """Sample efficiency over all tasks: the inter-quartile mean of the gain."""
-    from rpp_agents.bench.report import FEWEST_TASKS
+    from rpp_agents.experiments.bench.report import FEWEST_TASKS
 
     if len(results.tasks) < FEWEST_TASKS:
         return []
