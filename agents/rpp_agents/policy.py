@@ -6,22 +6,17 @@ cannot get out of step, and nothing is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rpp_agents.actors import ACTORS, Actor, QNetwork, TeamActor
-from rpp_env.data.arrays import DIGITS, file_digest
-from rpp_env.data.folders import whole_file
-from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
+from rpp_env.data.tensors import build, read_tensors, write_tensors
+from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation import baselines
 from rpp_env.evaluation.baselines import load_baseline
 
@@ -236,126 +231,3 @@ def load_policy(path: str | Path) -> Policy:
     if not isinstance(kind, str) or kind not in kinds:
         raise InvalidData(f"{path} holds a {kind!r}, not a policy")
     return kinds[kind].load(path)
-
-
-_DIGEST = b'"sha256":"'
-"""What stands before the digest in a file's header."""
-_LARGEST_HEADER = 100_000_000  # of the format itself
-
-
-def write_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
-) -> None:
-    """Write tensors with a JSON header to one safetensors file, whole or not at all.
-
-    The header also holds a SHA-256 of the file, which `read_tensors` compares.
-
-    Raises
-    ------
-    WriteFailed
-        If the file cannot be written; an older one stays as it was.
-    """
-    from safetensors.torch import save
-
-    content = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={"rpp_agents": json.dumps(about), "sha256": "0" * DIGITS},
-    )
-    at = content.index(_DIGEST) + len(_DIGEST)
-    digest = hashlib.sha256(content).hexdigest()  # as `file_digest`: zeros stand there
-    with whole_file(Path(path)) as file:
-        for part in (memoryview(content)[:at], digest.encode(), memoryview(content)[at + DIGITS :]):
-            file.write(part)
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
-
-    Files of versions before digests are read as well, with an `RPPWarning`.
-
-    Raises
-    ------
-    InvalidData
-        If the file is not there, is damaged, or is not one of ours.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise InvalidData(f"there is no file {path}")
-    try:
-        with path.open("rb") as opened:
-            at = _digest_at(opened)
-            digest = None if at is None else file_digest(opened, at)
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            if digest is not None and metadata.get("sha256") != digest:
-                raise InvalidData(f"{path} is damaged: its content is not what its digest says")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            about = json.loads(metadata.pop("rpp_agents"))
-    except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
-        if isinstance(error, InvalidData):
-            raise
-        raise InvalidData(
-            f"{path} is damaged or was not written by rpp_agents: {error!r}"
-        ) from error
-    if not isinstance(about, dict):
-        raise InvalidData(f"{path} was not written by rpp_agents: its header is {about!r}")
-    if digest is None:
-        if metadata:
-            raise InvalidData(f"{path} is damaged: its header holds {', '.join(metadata)}")
-        warnings.warn(
-            f"{path} carries no digest, as files of earlier versions, so damage cannot be noticed",
-            RPPWarning,
-            stacklevel=2,
-        )
-    return tensors, about
-
-
-def _digest_at(file: BinaryIO) -> int | None:
-    """Where the digest of an open safetensors file stands; None where there is none."""
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    header = file.read(length) if length <= _LARGEST_HEADER else b""
-    at = header.find(_DIGEST)
-    return None if at < 0 else 8 + at + len(_DIGEST)
-
-
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def build(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network:
-    """A network with the tensors of a file, which may come from somebody else.
-
-    Before any memory is taken, the shapes of the network are compared with those of the tensors.
-
-    Parameters
-    ----------
-    make : callable
-        Makes the network from its description.
-    tensors : mapping of str to Tensor
-
-    Raises
-    ------
-    KeyError, RuntimeError, TypeError, ValueError
-        If the description is not valid, or the tensors are of another network or not finite.
-    """
-    with torch.device("meta"):
-        plan = make()
-    shapes = {name: tuple(tensor.shape) for name, tensor in plan.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != found:
-        differ = sorted(n for n in {*shapes, *found} if shapes.get(n) != found.get(n))
-        raise ValueError(f"its description and its tensors differ in {', '.join(differ[:3])}")
-    beside = sum(buffer.numel() for buffer in plan.buffers())
-    if beside > _MOST_BESIDE + 4 * sum(tensor.numel() for tensor in tensors.values()):
-        raise ValueError(f"its description asks for {beside:,} numbers besides its tensors")
-    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{wrong[0]} is not finite")
-    network = make()
-    network.load_state_dict(dict(tensors))
-    return network
-
-
-_MOST_BESIDE = 10_000_000
-"""Numbers that a network may hold besides its weights, whatever its size."""

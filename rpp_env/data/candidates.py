@@ -118,7 +118,8 @@ class TaskSet:
 
     def subset(self, rows: ArrayLike) -> TaskSet:
         """The tasks at `rows` (integers or a boolean mask), in that order."""
-        chosen = np.arange(len(self))[np.asarray(rows)]
+        where = np.asarray(rows)
+        chosen = np.arange(len(self))[where if where.size else where.astype(np.int64)]
         indptr, items = _take(
             self.history_indptr[:-1][chosen], self.history_lengths[chosen], self.history_items
         )
@@ -138,6 +139,8 @@ class TaskSet:
         back = np.arange(length, 0, -1)
         where = self.history_indptr[1:, None] - back
         known = back <= self.history_lengths[:, None]
+        if not len(self.history_items):
+            return np.full(known.shape, -1, dtype=np.int32)
         return np.where(known, self.history_items[np.where(known, where, 0)], np.int32(-1))
 
     @cached_property

@@ -160,6 +160,11 @@ class Dataset:
         return {title: row for row, title in enumerate(self.titles)}
 
     @cached_property
+    def catalog_digest(self) -> str:
+        """SHA-256 (hex) of the item tokens in their order: what an item row stands for."""
+        return hashlib.sha256("\x1e".join(self.item_tokens).encode()).hexdigest()
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of all that tasks and fitted knowledge depend on.
 

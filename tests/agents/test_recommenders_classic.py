@@ -24,12 +24,13 @@ from rpp_agents.recommenders import (
     fit,
     target_ranks,
 )
-from rpp_agents.recommenders.base import Patience, earlier, keep_best, known, validation_tasks
-from rpp_agents.recommenders.sasrec import _windows, last_items
+from rpp_agents.recommenders.base import earlier, keep_best, known, validation_tasks
 from rpp_env import RPPEnv
 from rpp_env.data import Dataset, TaskSet, load_dataset, make_tasks
 from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
 from rpp_env.metrics import chance_ndcg, ndcg
+from rpp_env.recommenders.patience import Patience
+from rpp_env.recommenders.sasrec import last_items, windows
 from rpp_env.sentences.prompt import Prompt
 from rpp_env.testing import check_recommender
 
@@ -236,7 +237,7 @@ def test_sasrec_reads_the_order_and_popularity_does_not(chain: Dataset, loss: An
 
 def tiny() -> SASRec:
     torch.manual_seed(0)
-    return SASRec(30, SASRecConfig(dim=16, heads=2, max_length=10)).eval()
+    return SASRec.initial(30, SASRecConfig(dim=16, heads=2, max_length=10))
 
 
 def test_later_items_do_not_change_earlier_states() -> None:
@@ -245,7 +246,7 @@ def test_later_items_do_not_change_earlier_states() -> None:
     changed = sequences.clone()
     changed[:, 6:] = (changed[:, 6:] + 1) % 30
     with torch.inference_mode():
-        before, after = module(sequences), module(changed)
+        before, after = module.states(sequences), module.states(changed)
     assert torch.equal(before[:, :6], after[:, :6])
     assert not torch.isclose(before[:, 6:], after[:, 6:]).all(dim=-1).any()
 
@@ -293,11 +294,11 @@ def test_short_histories(name: str) -> None:
 def test_windows_teach_every_item_but_the_first_once() -> None:
     dataset = toy([list(range(12)), [3, 1], [4], list(range(8))], 12)
     histories = known(dataset)  # 11, 1, 0 and 7 items
-    users, ends = _windows(histories, 4)
-    windows = last_items(histories, users, ends, 5)
+    users, ends = windows(histories, 4)
+    shown = last_items(histories, users, ends, 5)
     taught = [
         (user, item)
-        for user, window in zip(users.tolist(), windows.tolist(), strict=True)
+        for user, window in zip(users.tolist(), shown.tolist(), strict=True)
         for before, item in pairwise(window)
         if before >= 0
     ]

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rpp_agents.recommenders.base import (
-    Progress,
     Scorer,
     ScoringRecommender,
     Vectors,
@@ -50,6 +49,7 @@ from rpp_env.data import Dataset
 from rpp_env.errors import InvalidOption
 from rpp_env.interrupts import heed_interrupts
 from rpp_env.plugins import config_class, load_code, locate, make, resolve
+from rpp_env.recommenders.patience import Progress
 
 __all__ = [
     "CONFIGS",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,14 +25,12 @@ from rpp_env.data import (
 )
 from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
 from rpp_env.metrics import ndcg
-from rpp_env.options import check_fields
 from rpp_env.prompting import Rankings
+from rpp_env.recommenders.patience import Patience, Progress
 from rpp_env.sentences.prompt import Prompt
 from rpp_env.task import RankingTask
 
 __all__ = [
-    "Patience",
-    "Progress",
     "Scorer",
     "ScoringRecommender",
     "Vectors",
@@ -47,9 +45,6 @@ __all__ = [
 
 Array = NDArray[np.float32]
 State = TypeVar("State")
-Progress = Callable[[Mapping[str, float]], None]
-"""Is told of every epoch: ``epoch``, ``validation`` (NDCG@10), ``seconds`` since the start."""
-
 _CANDIDATES, _USERS = 100, 2000
 """Validation ranks the held-out item among 99 others, for at most 2,000 users."""
 
@@ -218,23 +213,6 @@ def ranks_by(scores: Array, tasks: TaskSet) -> NDArray[np.int64]:
 def validation_ndcg(scorer: Scorer, tasks: TaskSet) -> float:
     """Mean NDCG@10 over the tasks."""
     return float(ndcg(target_ranks(scorer, tasks), 10).mean())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """When training stops."""
-
-    epochs: int = 100
-    """Epochs at most."""
-    patience: int = 5
-    """Epochs without a better validation score after which training stops."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if min(self.epochs, self.patience) < 1:
-            raise InvalidOption(
-                f"epochs and patience must be at least 1, not {self.epochs} and {self.patience}"
-            )
 
 
 def keep_best(

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from rpp_agents.recommenders.base import (
     Array,
-    Patience,
-    Progress,
     Vectors,
     chosen_matrix,
     earlier,
@@ -29,6 +27,7 @@ from rpp_agents.recommenders.base import (
 from rpp_env.data import Dataset, Interactions
 from rpp_env.embeddings import train_lightgcn
 from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.recommenders.patience import Patience, Progress
 
 __all__ = ["BPRConfig", "LightGCNConfig", "fit"]
 
