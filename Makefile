@@ -20,8 +20,8 @@ WITH_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm bench verify audit hashes build \
-	clean
+.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm bench verify audit hashes docs \
+	build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -78,11 +78,16 @@ hashes: ## write constraints/newest.hashes.txt again, after a change of the pins
 		$(addprefix --no-emit-package ,$(WITH_TORCH)) -o constraints/newest.hashes.txt
 	rm -rf .venv-hashes
 
+docs: .venv/.stamp ## the site, into docs/_build/html
+	rm -rf docs/_build docs/api/generated
+	.venv/bin/python -m sphinx -q -W --keep-going -E -b html docs docs/_build/html
+
 build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation
 
 clean: ## remove the environments, caches and builds
-	rm -rf .venv .venv-oldest .venv-peers .venv-vllm .venv-hashes .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-peers .venv-vllm .venv-hashes .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
+		docs/_build docs/api/generated
 	find agents examples rpp_env tests -name __pycache__ -prune -exec rm -rf {} +
 
 pytest = $1/bin/python -m pytest -n $(WORKERS) $2 $(PYTEST_ARGS)

@@ -33,13 +33,21 @@ from rpp_env.rewriting import LLMRewriter
 from rpp_env.sim.movieworld import LEVELS
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("checkpoints/*/*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        *ROOT.glob("docs/[!_]*.md"),
+        *ROOT.glob("docs/environments/*.md"),
+        *ROOT.glob("checkpoints/*/*.md"),
+    ]
+)
 CLI = ROOT / "docs" / "cli.md"
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OTHERS = {
     # pip
+    "--index-url",
     "--no-deps",
     # ray
     "--address",
