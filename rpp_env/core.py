@@ -1,11 +1,11 @@
-"""The environment itself: reset and step for a batch of users. Everything else is a face of it.
+"""The environment itself: reset and step for a batch of users; everything else is an adapter to it.
 
-One step, in a straight line: the agents' choices become sentences, the sentences and the user's
-task become a prompt, the recommender ranks the candidates, and the NDCG@10 of the item that the
-user really chose next is the reward of all four agents.
+One step, in a straight line: the agents' actions become a state of the prompt space, the state and
+the users' tasks become prompts, the recommender ranks the candidates, and the NDCG@10 of the item
+that a user really chose next is the reward of all agents.
 
-The state of a user is: the task, the level of the history agent, the step, and what the last step
-left behind (sentences, ranking, actions). Under the rules ``RPP-v0`` and ``RPPBandit-v0`` a reward
+The state of a user is: the task, where the agents stand in the prompt space, the step, and what the
+last step left behind (ranking, actions). Under the rules ``RPP-v0`` and ``RPPBandit-v0`` a reward
 is a function of state and action, as far as the recommender's answers are; under ``RPPPaper-v0``
 its distribution is.
 """
@@ -14,27 +14,28 @@ from __future__ import annotations
 
 import operator
 import secrets
-from collections.abc import Collection, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
 from numpy.typing import ArrayLike, NDArray
 
-from rpp_env.data.candidates import MAX_HISTORY, TaskSet
+from rpp_env.actions import actions_of
+from rpp_env.data.candidates import TaskSet
 from rpp_env.embeddings import Embeddings
-from rpp_env.errors import InvalidAction, InvalidOption, ResetNeeded
+from rpp_env.episode import Episode
+from rpp_env.errors import InvalidOption, ResetNeeded
 from rpp_env.factory import as_rules, assemble
 from rpp_env.models.asking import release
-from rpp_env.observation import Encoder, HashedNGrams, Observer, encode
+from rpp_env.observation import Context, Encoder, HashedNGrams, Observer
 from rpp_env.options import check_values
-from rpp_env.prompting import Rankings
-from rpp_env.recommenders.base import Recommender, rank_all
+from rpp_env.prompting import PromptSpace, Recommender
+from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
 from rpp_env.rules import Rules
-from rpp_env.sentences import AGENTS, Choice, PatternBook
-from rpp_env.sentences.prompt import Prompt
+from rpp_env.sentences import AGENTS, PatternBook
+from rpp_env.sentences.prompt import Prompts
+from rpp_env.sentences.space import SentencePrompts
 from rpp_env.step import (
     COUNTS,
     IDENTIFIERS,
@@ -44,7 +45,6 @@ from rpp_env.step import (
     Step,
 )
 from rpp_env.table import RewardTable
-from rpp_env.task import RankingTask
 
 if TYPE_CHECKING:
     from rpp_env.data.dataset import Dataset
@@ -54,11 +54,13 @@ __all__ = ["COUNTS", "IDENTIFIERS", "METRICS", "RPPEnv", "Step"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Space = PromptSpace[Any, Any] | Callable[[TaskSet], PromptSpace[Any, Any]]
+"""A prompt space, or what makes one for the tasks that are played."""
 
 
 _OPTIONS: dict[str, Any] = {
     "tasks": TaskSet,
-    "book": PatternBook,
+    "book": PatternBook | None,
     "embeddings": Embeddings,
     "table": RewardTable | None,
     "encoder": Encoder | None,
@@ -82,10 +84,14 @@ class RPPEnv:
     tasks : TaskSet
         Who can be played. At each reset the next `num_envs` of them, in an order that is shuffled
         anew each time all were played.
-    rules : Rules or str
-        ``"RPP-v0"``, ``"RPPBandit-v0"``, ``"RPPPaper-v0"``, or rules of your own.
-    book : PatternBook
+    rules : Rules, str or Episode
+        ``"RPP-v0"``, ``"RPPBandit-v0"``, ``"RPPPaper-v0"``, or rules of your own. With `space` an
+        `Episode` is enough.
+    book : PatternBook, optional
         The sentences; as many for the history agent as the rules have options.
+    space : PromptSpace or callable, optional
+        Prompts of another kind instead of a book's sentences, or a function that makes them from
+        the tasks that are played. One of `book` and `space` must be given.
     embeddings : Embeddings
         Of the tasks' dataset, for the observations.
     recommender : Recommender, optional
@@ -105,7 +111,10 @@ class RPPEnv:
         Give every agent as many actions as the one with most (9). An action that an agent with n
         options does not have means ``a % n``, and is counted in ``infos["masked_actions"]``.
     agent_names : {"roles", "index"}
-        `AGENTS`, or ``agent_0`` to ``agent_3`` for libraries that group agents by name.
+        `AGENTS` (the names that the space has), or ``agent_0``, ``agent_1``, ... for libraries that
+        group agents by name.
+    contexts : sequence of Context or callable
+        Further blocks of the observations, or functions that make them from the tasks.
     seed : int, optional
         Used by the first `reset` if that is not given one. Without either, the first reset draws a
         seed at random, as Gymnasium's environments do; see `np_random_seed`.
@@ -123,8 +132,9 @@ class RPPEnv:
         self,
         tasks: TaskSet,
         *,
-        rules: Rules | str = "RPP-v0",
-        book: PatternBook,
+        rules: Rules | Episode | str = "RPP-v0",
+        book: PatternBook | None = None,
+        space: Space | None = None,
         embeddings: Embeddings,
         recommender: Recommender[Any] | None = None,
         table: RewardTable | None = None,
@@ -135,6 +145,7 @@ class RPPEnv:
         num_envs: int = 256,
         padded_actions: bool = False,
         agent_names: Literal["roles", "index"] = "roles",
+        contexts: Sequence[Context | Callable[[TaskSet], Context]] = (),
         seed: int | None = None,
     ) -> None:
         check_values(
@@ -152,83 +163,120 @@ class RPPEnv:
                 "agent_names": agent_names,
             },
         )
-        self.rules = rules = as_rules(rules)
+        episode = rules if isinstance(rules, Episode) else as_rules(rules).episode
         if (recommender is None) == (table is None):
             raise InvalidOption("give a recommender or a table, and not both")
         if rewrite is not None and not callable(rewrite):
             raise InvalidOption(
                 f"rewrite={rewrite!r}: give a callable from prompts to prompts, such as "
-                "LLMRewriter(model); names are for RPPEnv.make and the faces"
+                "LLMRewriter(model); names are for RPPEnv.make and the environments' makers"
             )
         if table is not None and rewrite is not None:
             raise InvalidOption(
                 "a table cannot be rewritten: it holds answers to the book's sentences, and none "
                 "to sentences that are rewritten for each user; give a model"
             )
-        if table is not None and rules.order == "step":
+        if table is not None and episode.order == "step":
             raise InvalidOption(
-                f"a table cannot replay {rules.id}: its candidates are reordered at every step"
+                f"a table cannot replay {episode.id}: its candidates are reordered at every step"
             )
         if not 1 <= num_envs <= _MOST_ENVS or not len(tasks):
             raise InvalidOption(
                 f"one user or more must play, and {_MOST_ENVS:,} at most: num_envs is {num_envs}, "
                 f"and there are {len(tasks)} tasks"
             )
-        if book.sizes[1] != len(rules.history_options):
-            raise InvalidOption(
-                f"the book has {book.sizes[1]} history records, but {rules.id} has "
-                f"{len(rules.history_options)} history options; give one label per option"
-            )
-        if table is not None:
-            table.check(tasks, book, rules)
+        if (book is None) == (space is None):
+            raise InvalidOption("give a book of sentences or a prompt space, and not both")
         self.tasks = tasks
-        self.book = book
+        self.rules = cast("Rules", rules if isinstance(rules, Episode) else as_rules(rules))
+        """As given; an `Episode` where that was given."""
+        self.book = cast("PatternBook", book)
+        """The sentences; None where a prompt space was given."""
+        self.episode = episode
         self.embeddings = embeddings
         self.recommender = recommender
-        self.table = None if table is None else table.for_rules(rules)
-        """The recorded answers, by the levels of these rules."""
         self.rewrite = rewrite
-        self.encoder = HashedNGrams() if encoder is None else encoder
         self.padded_actions = padded_actions
         self.seed = None if seed is None else _as_seed(seed)
-        self.agents: tuple[str, ...] = (
-            AGENTS if agent_names == "roles" else tuple(f"agent_{i}" for i in range(len(AGENTS)))
+        self.space: PromptSpace[Any, Any] = (
+            self._sentences(rules, book, encoder, agent_names)
+            if book is not None
+            else self._given(space, encoder)
         )
-        self._sizes = np.array(book.sizes, dtype=np.int64)
-        self.nvec: Ints = (
-            np.full_like(self._sizes, self._sizes.max()) if padded_actions else self._sizes
+        self.agents: tuple[str, ...] = tuple(
+            self.space.agents
+            if agent_names == "roles"
+            else (f"agent_{i}" for i in range(len(self.space.agents)))
         )
-        self.action_spaces: tuple[Discrete | Box, ...] = tuple(map(Discrete, self.nvec.tolist()))
+        reads = getattr(recommender, "reads", None)
+        makes = self.space.makes
+        if reads is not None and makes is not None and not issubclass(makes, reads):
+            raise InvalidOption(
+                f"{type(recommender).__name__} reads {reads.__name__}, and the prompts here are "
+                f"{makes.__name__}: give a recommender that reads these"
+            )
+        if table is not None:
+            table.check(tasks, self.space)
+            table = table.for_space(self.space)
+        self.table = table
+        """The recorded answers, by the cells of the prompt space."""
+        self._actions = actions_of(self.space.action_spaces, padded_actions)
+        self.action_spaces = self._actions.spaces
         """What each agent chooses from."""
+        made = [given(tasks) if callable(given) else given for given in contexts]
         self.observer = Observer(
-            tasks, embeddings, rules, book.sizes, self.encoder.width, ranking, observe
+            tasks, embeddings, self.space, episode.max_cycles, ranking, observe, made
         )
-        self._limits = self.nvec.astype(np.uint64)
         self._count = num_envs
-        # Does what is seen at a visit hang on how many there were before?
-        self._several = rules.order == "step" if table is None else table.samples > 1
-        levels, moves = np.arange(rules.max_level + 1), np.arange(len(rules.history_options))
-        self._next_level = np.array(
-            [rules.next_level(np.full_like(moves, level), moves) for level in levels]
-        )
+        # Does what is seen at a visit depend on how many there were before?
+        self._several = episode.order == "step" if table is None else table.samples > 1
         self._scene = Scene(
             self.observer,
-            rules,
+            self.space,
+            episode,
             np.ascontiguousarray(tasks.candidates),
             np.asarray(tasks.users, np.int64),
-        )
-        self._items_shown = rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
-        self._lengths = tasks.history_lengths
-        self._positions = np.asarray(tasks.position, dtype=np.int64)
-        self._strides = np.array([book.sizes[2] * book.sizes[3], 0, book.sizes[3], 1])
-        self._vectors = _ended(
-            self._encode_book() if rewrite is None else np.zeros((0, self.encoder.width))
         )
         self._calls = dict.fromkeys(("batches", "prompts", "prompt_tokens", "completion_tokens"), 0)
         self._rng: np.random.Generator | None = None
         self._seed: int | None = None
         self._moment: Moment | None = None
         self._last: Step | None = None
+
+    def _sentences(
+        self, rules: Any, book: PatternBook, encoder: Encoder | None, agent_names: str
+    ) -> SentencePrompts:
+        """The prompt space of a book."""
+        if isinstance(rules, Episode):
+            raise InvalidOption(
+                f"the sentences of a book need rules, which say how many history items are shown; "
+                f"episode {rules.id!r} does not: give rules, or a prompt space"
+            )
+        agents = AGENTS if agent_names == "roles" else tuple(f"agent_{i}" for i in range(4))
+        return SentencePrompts(
+            book,
+            as_rules(rules).lengths,
+            self.tasks,
+            HashedNGrams() if encoder is None else encoder,
+            rewritten=self.rewrite is not None,
+            agents=agents,
+        )
+
+    def _given(self, space: Any, encoder: Encoder | None) -> PromptSpace[Any, Any]:
+        """A prompt space that was given, or what makes one for these tasks."""
+        if self.rewrite is not None or encoder is not None:
+            raise InvalidOption(
+                "rewrite and encoder are for the sentences of a book, and a prompt space is given"
+            )
+        made: PromptSpace[Any, Any] = space(self.tasks) if callable(space) else space
+        parts = ("agents", "action_spaces", "shape", "width", "start", "apply", "prompts")
+        for part in (*parts, "features", "cell", "blocks", "counts"):
+            if not hasattr(made, part):
+                raise InvalidOption(
+                    f"{type(made).__name__} is no prompt space: it has no {part!r}; make it a "
+                    "subclass of rpp_env.prompting.PromptSpace"
+                )
+        return made
 
     @classmethod
     def make(
@@ -237,7 +285,8 @@ class RPPEnv:
         model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
         split: str = "train",
         *,
-        rules: Rules | str = "RPP-v0",
+        rules: Rules | Episode | str = "RPP-v0",
+        space: Space | None = None,
         num_envs: int = 256,
         max_users: int | None = None,
         max_cycles: int | None = None,
@@ -247,6 +296,7 @@ class RPPEnv:
         ranking: Literal["mean", "sequence"] = "mean",
         padded_actions: bool = False,
         agent_names: Literal["roles", "index"] = "roles",
+        contexts: Sequence[Context | Callable[[TaskSet], Context]] = (),
         seed: int | None = None,
         **options: Any,
     ) -> RPPEnv:
@@ -265,17 +315,17 @@ class RPPEnv:
             A table brings its embeddings; only tasks that are in it are played.
         split : {"train", "validation", "test"}
             Whose users are played.
-        rules : Rules or str
-            The id of rules, or rules of your own.
+        rules : Rules, str or Episode
+            The id of rules, or rules of your own; with `space`, an `Episode` is enough.
         max_users : int, optional
             Play only this many users of the split, drawn by the option `user_seed` (not by `seed`).
         max_cycles : int, optional
-            Steps of an episode, where they shall differ from the rules'.
+            Steps of an episode, to override the rules'.
         rewrite : str or callable, optional
             RPP+: who rewrites the chosen sentences for each user. ``"embedded"``, the name of a
             language model (``"http://host:8000/v1#name"``, ...), or a callable from prompts to
             prompts, such as `LLMRewriter` with options of your own.
-        num_envs, encoder, observe, ranking, padded_actions, agent_names, seed
+        space, num_envs, encoder, observe, ranking, padded_actions, agent_names, contexts, seed
             As the constructor takes them.
         **options
             Fields of `rpp_env.factory.Options`: candidates, embeddings, sentences, decoding.
@@ -287,11 +337,16 @@ class RPPEnv:
         UnknownDataset, InvalidData
             Where the data are not there or not right.
         """
-        parts = assemble(dataset, model, split, as_rules(rules), max_users, max_cycles, options)
+        if not isinstance(rules, Episode):
+            rules = as_rules(rules)
+        parts = assemble(
+            dataset, model, split, rules, max_users, max_cycles, options, sentences=space is None
+        )
         return cls(
             parts.tasks,
             rules=parts.rules,
             book=parts.book,
+            space=space,
             embeddings=parts.embeddings,
             recommender=parts.recommender,
             table=parts.table,
@@ -302,6 +357,7 @@ class RPPEnv:
             num_envs=num_envs,
             padded_actions=padded_actions,
             agent_names=agent_names,
+            contexts=contexts,
             seed=seed,
         )
 
@@ -325,7 +381,7 @@ class RPPEnv:
     @property
     def max_cycles(self) -> int:
         """Steps of an episode."""
-        return self.rules.max_cycles
+        return self.episode.max_cycles
 
     @property
     def clock(self) -> slice:
@@ -368,9 +424,14 @@ class RPPEnv:
         """What was asked so far: ``batches`` and ``prompts``, and the tokens that they cost."""
         return dict(self._calls)
 
+    @property
+    def nvec(self) -> Ints:
+        """(n,) each agent's number of actions; `action_spaces` says it for vectors too."""
+        return self._actions.nvec
+
     def action_masks(self) -> NDArray[np.int8]:
-        """(n, most actions) int8, fresh: 1 where an agent has that option."""
-        return (np.arange(self._sizes.max()) < self._sizes[:, None]).astype(np.int8)
+        """(n, most actions) int8, fresh: 1 where an agent has that option; (n, 1) for vectors."""
+        return self._actions.masks()
 
     # ---------------------------------------------------------------- playing
 
@@ -423,17 +484,13 @@ class RPPEnv:
                 scene=self._scene,
                 rows=rows,
                 visit=visit,
-                level=zeros + self.rules.start,
                 clock=zeros,
-                actions=np.full((len(rows), len(self._sizes)), -1),
-                wanted=zeros,
-                answer=None,
-                rank=None,
-                vectors=self._vectors,
-                sentence=zeros - 1,
+                state=self.space.start(rows),
+                actions=self._actions.none(len(rows)),
             )
         else:
-            self._moment = self._at_play("reset_mask").begun(mask, rows, visit, self.rules.start)
+            none = self._actions.none(len(rows))
+            self._moment = self._at_play("reset_mask").begun(mask, rows, visit, none)
         return self._moment.observations(), self._moment.infos()
 
     def step(self, actions: ArrayLike) -> Step:
@@ -441,8 +498,8 @@ class RPPEnv:
 
         Parameters
         ----------
-        actions : (B, n) array of int
-            One choice per user and agent, in the order of `AGENTS`.
+        actions : (B, n) array of int, or (B, n, d) of float
+            One choice per user and agent, in the order of `agents`; see `action_spaces`.
 
         Raises
         ------
@@ -452,29 +509,24 @@ class RPPEnv:
             For an action that an agent does not have; nothing is asked then.
         """
         before = self._at_play("step()")
-        over = before.clock >= self.rules.max_cycles
+        over = before.clock >= self.episode.max_cycles
         if np.count_nonzero(over):  # any() is slower, and many play one user
             raise ResetNeeded(
                 f"the episodes of {over.sum()} of {len(over)} users are over (the first is user "
                 f"{over.argmax()}): call reset(), with options={{'reset_mask': ...}} for only some"
             )
-        choices, masked = self._checked(actions, before)
-        level = self._next_level[before.level, choices[:, 1]]
+        chosen, masked = self._actions.read(actions, len(over), self.agents)
+        state = self.space.apply(before.state, chosen)
         after = Moment(
             scene=self._scene,
             rows=before.rows,
             visit=before.visit,
-            level=level,
             clock=before.clock + 1,
-            actions=choices,
-            wanted=np.minimum(self._items_shown.take(level), self._lengths.take(before.rows)),
-            answer=None,
-            rank=None,
-            vectors=self._vectors,
-            sentence=choices.dot(self._strides),
+            state=state,
+            actions=self._actions.kept(chosen),
             masked=masked,
         )
-        after.answer, after.rank = (self._ask if self.table is None else self._replay)(after)
+        (self._ask if self.table is None else self._replay)(after, before.clock)
         # From here on nothing can fail: a step that raised has changed nothing.
         self._moment = after
         self._last = Step.to(after)
@@ -482,7 +534,7 @@ class RPPEnv:
 
     def state(self) -> Floats:
         """(B, s) float32, fresh: the shared part and all last actions. Also after the end."""
-        return self._at_play("state()").state()
+        return self._at_play("state()").team_state()
 
     def close(self) -> None:
         """Close the model's files and connections; the next step opens them again."""
@@ -565,93 +617,42 @@ class RPPEnv:
 
     # ---------------------------------------------------------------- one step
 
-    def _checked(self, actions: ArrayLike, moment: Moment) -> tuple[Ints, Ints | None]:
-        """(B, n) choices that the book holds, and how many of each user's had to be mapped."""
-        given = np.asarray(actions)
-        expected = moment.actions.shape
-        if given.shape != expected or given.dtype.kind not in "iu":
-            raise InvalidAction(
-                f"actions must be integers of shape {expected} (users, agents); got "
-                f"{given.dtype} of shape {given.shape}"
-            )
-        choices = given.astype(np.int64)
-        # Without their signs the negative ones are the highest of all.
-        wrong = choices.view(np.uint64) >= self._limits
-        if np.count_nonzero(wrong):
-            user, agent = np.argwhere(wrong)[0]
-            raise InvalidAction(
-                f"agent {self.agents[agent]!r} chose {given[user, agent]} for user {user}; "
-                f"the book holds 0..{self.nvec[agent] - 1}"
-            )
-        if not self.padded_actions:
-            return choices, None
-        return choices % self._sizes, (choices >= self._sizes).sum(axis=1)
+    def _ask(self, moment: Moment, t: Ints) -> None:
+        """Put the prompts of a moment to the recommender, all at once, and note what comes of it.
 
-    def _ask(self, moment: Moment) -> tuple[Rankings, Ints]:
-        """Put the questions to the recommender, all at once; what it says goes into `moment`."""
+        `t` (B,) is the step of each user's episode, from 0.
+        """
         assert self.recommender is not None
-        tasks = [self.tasks.task(row) for row in moment.rows.tolist()]
-        shuffled = self._shuffled(moment) if self.rules.order == "step" else None
-        if shuffled is not None:
-            tasks = [_reordered(task, order) for task, order in zip(tasks, shuffled, strict=True)]
-        choices = self.book.choose(moment.actions)
-        prompts = [
-            Prompt(task, choice, shown)
-            for task, choice, shown in zip(tasks, choices, moment.wanted.tolist(), strict=True)
-        ]
+        rows, space = moment.rows, self.space
+        tasks = self.episode.tasks(
+            self.tasks, rows, t, visit=moment.visit, seed=self.np_random_seed
+        )
+        prompts = space.prompts(moment.state, tasks, rows)
         if self.rewrite is not None:
-            rewritten = list(self.rewrite(list(prompts)))
+            rewritten = Prompts(self.rewrite(list(prompts)))
             check_rewritten(rewritten, prompts)
             prompts = rewritten
-        rankings = rank_all(self.recommender, prompts, self.tasks.num_candidates)
-        answer = rankings if shuffled is None else rankings.reordered(shuffled)
+        rankings = rank_all(self.recommender, prompts, self.tasks.num_candidates, len(rows))
         for name, number in (
             ("batches", 1),
-            ("prompts", len(prompts)),
+            ("prompts", len(rows)),
             ("prompt_tokens", int(rankings.spent("prompt_tokens").sum())),
             ("completion_tokens", int(rankings.spent("completion_tokens").sum())),
         ):
             self._calls[name] += number
-        if self.rewrite is not None:
-            said = [prompt.instructions for prompt in prompts]
-            row = {text: i for i, text in enumerate(dict.fromkeys(said))}
-            moment.vectors = _ended(encode(self.encoder, list(row)))
-            moment.sentence = np.array([row[text] for text in said])
-            moment.edited = np.array(list(map(_edited, prompts, choices)))
+        moment.state = space.answered(moment.state, prompts, rankings)
         moment.rankings, moment.prompts = rankings, prompts
-        return answer, answer.ranks(self._positions[moment.rows])
+        moment.response = self.episode.respond(rankings, tasks)
 
-    def _replay(self, moment: Moment) -> tuple[Rankings, Ints]:
-        """Look the answers up in the table."""
+    def _replay(self, moment: Moment, t: Ints) -> None:
+        """Look the answers of a moment up in the table."""
         assert self.table is not None
-        turn = None
-        if self._several:
-            turn = moment.visit * self.rules.max_cycles + moment.clock - 1
-        return self.table.lookup(moment.rows, moment.level, moment.sentence, turn)
-
-    def _shuffled(self, moment: Moment) -> Ints:
-        """(B, K) fresh orders of the candidates.
-
-        Each hangs on the seed, the user, the draw, how often this task was begun, and the step, so
-        that it is the same in every batch.
-        """
-        tokens, users = self.tasks.dataset.user_tokens, self.tasks.users
-        orders = np.empty((len(moment.rows), self.tasks.num_candidates), np.int64)
-        for i, row in enumerate(moment.rows.tolist()):
-            user = int.from_bytes(tokens[users[row]].encode(), "little")
-            key = [self._seed, user, self.tasks.draw[row], moment.visit[i], moment.clock[i] - 1]
-            orders[i] = np.random.default_rng(key).permutation(orders.shape[1])
-        return orders
-
-    # ---------------------------------------------------------------- sentences
-
-    def _encode_book(self) -> Floats:
-        """(roles * reasonings * outputs, e): every combination of sentences, encoded once."""
-        roles, _, reasonings, outputs = (np.arange(size) for size in self.book.sizes)
-        grid = np.stack(np.meshgrid(roles, [0], reasonings, outputs, indexing="ij"), axis=-1)
-        task = self.tasks.task(0)
-        texts = [Prompt(task, c, 1).instructions for c in self.book.choose(grid.reshape(-1, 4))]
-        return encode(self.encoder, texts)
+        turn = moment.visit * self.episode.max_cycles + t if self._several else None
+        cells = self.space.cell(moment.state)
+        rankings, rank = self.table.lookup(moment.rows, cells, turn)
+        moment.state = self.space.answered(moment.state, None, rankings)
+        tasks = self.episode.tasks(self.tasks, moment.rows, t)
+        moment.response = self.episode.respond(rankings, tasks, rank)
 
 
 RESET_OPTIONS = ("users", "reset_mask")
@@ -693,23 +694,3 @@ def _as_seed(seed: Any) -> int:
     if number < 0:
         raise InvalidOption(f"a seed is an integer of 0 or more, or None; got {seed!r}")
     return number
-
-
-def _ended(vectors: NDArray[Any]) -> Floats:
-    """The same rows, float32, and one of zeros: -1, nothing said yet, finds it."""
-    return np.vstack([vectors, np.zeros((1, vectors.shape[1]))]).astype(np.float32)
-
-
-def _edited(prompt: Prompt, chosen: Choice) -> tuple[int, int]:
-    """How many sentences differ from the chosen ones, and how many rewrites were of no use."""
-    said = prompt.choice
-    changed = (
-        said.role != chosen.role,
-        said.reasoning != chosen.reasoning,
-        said.output != chosen.output,
-    )
-    return sum(changed), prompt.fallbacks
-
-
-def _reordered(task: RankingTask, order: Ints) -> RankingTask:
-    return replace(task, candidates=tuple(task.candidates[i] for i in order))

@@ -22,6 +22,7 @@ from rpp_env.data.splits import (
     training_interactions,
 )
 from rpp_env.embeddings import Embeddings, fit_embeddings
+from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption, NotTabulated
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
@@ -99,6 +100,9 @@ class Options:
             raise InvalidOption(f"dim={self.dim} is for embeddings that are fitted; some are given")
 
 
+_CANDIDATES = 20
+"""Candidates of a task where the rules do not say it."""
+
 _ARGUMENTS: dict[str, Any] = {
     "dataset": str | Path | Dataset,
     "split": Literal["train", "validation", "test"],
@@ -112,8 +116,8 @@ class Parts:
     """What an environment is built of."""
 
     tasks: TaskSet
-    rules: Rules
-    book: PatternBook
+    rules: Rules | Episode
+    book: PatternBook | None
     embeddings: Embeddings
     recommender: Recommender[Any] | None
     table: RewardTable | None
@@ -132,12 +136,13 @@ def assemble(
     dataset: str | Dataset,
     model: str | LanguageModel | Recommender[Any] | RewardTable,
     split: str,
-    rules: Rules,
+    rules: Rules | Episode,
     max_users: int | None,
     max_cycles: int | None,
     options: Mapping[str, Any],
+    sentences: bool = True,
 ) -> Parts:
-    """Load, fit and check all that `RPPEnv.make` was asked for."""
+    """Load, fit and check all that `RPPEnv.make` was asked for; a book only for `sentences`."""
     known = {field.name for field in fields(Options)}
     for key in options:
         if key not in known:
@@ -165,7 +170,7 @@ def assemble(
         data,
         interactions,
         tuple(rows.tolist()),
-        num_candidates=rules.num_candidates
+        num_candidates=getattr(rules, "num_candidates", _CANDIDATES)
         if chosen.num_candidates is None
         else chosen.num_candidates,
         negatives=chosen.negatives,
@@ -177,10 +182,9 @@ def assemble(
         seed=chosen.task_seed,
         repeats=chosen.repeats,
     )
-    book = chosen.book
-    if not isinstance(book, PatternBook):
-        labels = history_labels(rules.history, rules.history_options)
-        book = PatternBook.load(data.domain if book is None else book, history=labels)
+    book = _book(chosen, rules, data.domain) if sentences else None
+    if not sentences and chosen.book is not None:
+        raise InvalidOption("book holds sentences, and a prompt space is given: give one of them")
     if isinstance(model, str) and model.startswith("table:"):
         model = RewardTable.load(_table_file(model.removeprefix("table:"), split))
     if isinstance(model, RewardTable):
@@ -194,6 +198,18 @@ def assemble(
         embeddings = _embeddings(data, interactions, embeddings, chosen.dim)
     recommender = _recommender(model, data, interactions, rules, chosen)
     return Parts(tasks, rules, book, embeddings, recommender, None)
+
+
+def _book(chosen: Options, rules: Rules | Episode, domain: str) -> PatternBook:
+    if isinstance(chosen.book, PatternBook):
+        return chosen.book
+    if isinstance(rules, Episode):
+        raise InvalidOption(
+            f"episode {rules.id!r} does not say how many history items a prompt of sentences "
+            "shows: give rules, or a prompt space (space=)"
+        )
+    labels = history_labels(rules.history, rules.history_options)
+    return PatternBook.load(domain if chosen.book is None else chosen.book, history=labels)
 
 
 def _table_file(name: str, split: str) -> Path:
@@ -213,7 +229,7 @@ def _recommender(
     model: str | LanguageModel | Recommender[Any],
     data: Dataset,
     interactions: Interactions,
-    rules: Rules,
+    rules: Rules | Episode,
     chosen: Options,
 ) -> Recommender[Any]:
     if isinstance(model, str) and model != "embedded":
@@ -232,7 +248,7 @@ def _recommender(
     if is_language_model(model):
         if chosen.recording is not None:
             model = RecordingModel(chosen.recording, model)
-        generation = chosen.generation or rules.generation
+        generation = chosen.generation or getattr(rules, "generation", None)
         return LLMRecommender(model, chosen.rank_by, generation, chosen.thinking)
     raise InvalidOption(
         f"model must be a name, a LanguageModel (id, context_length, capabilities, complete) or a "

@@ -32,170 +32,71 @@ step. Nothing here is a function of rewards, targets, or the other users of the 
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.actions import actions_of
 from rpp_env.data.candidates import MAX_HISTORY, TaskSet
-from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra
-from rpp_env.rules import Rules
+from rpp_env.errors import InvalidOption
+from rpp_env.prompting import PromptSpace
+from rpp_env.sentences.encoders import Encoder, HashedNGrams, SentenceTransformerEncoder, encode
 
 if TYPE_CHECKING:
     from rpp_env.embeddings import Embeddings
 
-__all__ = ["Encoder", "HashedNGrams", "Observer", "SentenceTransformerEncoder", "encode"]
+__all__ = [
+    "Context",
+    "Encoder",
+    "HashedNGrams",
+    "Observer",
+    "SentenceTransformerEncoder",
+    "encode",
+    "history_context",
+]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-_WORDS = re.compile(r"[^\W_]+")
 
 WINDOWS = (1, 3, 5, 10, 20)
 """Lengths of recent history that the recency slices compare."""
 LAGS = (1, 2, 4, 8, 16)
 """Distances in the sequence whose similarity they hold."""
 
-# What each agent sees under observe="private", besides ``step`` and its own last action.
-PRIVATE = (
-    ("user",),
-    ("recency", "content", "popularity", "length", "shown", "level"),
-    ("ranking",),
-    ("named", "sentences"),
-)
 
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What observations show of the tasks, whatever is chosen.
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Texts to vectors. The vector of a text does not depend on the other texts of the call."""
-
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """(n, width) float32, finite, in [-1, 1]."""
-        ...
-
-
-class HashedNGrams:
-    """Words and pairs of words, hashed to random signs and added up; needs no download.
-
-    Every n-gram has a vector of random signs that hangs on its letters and the seed (a random
-    projection of the bag of n-grams); a text is the sum of its n-grams', scaled to length 1.
-
-    Parameters
+    Attributes
     ----------
-    width : int
-        Length of the vectors, a multiple of 8, from 8 to 512.
-    seed : int
-        Of the signs.
-    """
-
-    def __init__(self, width: int = 32, seed: int = 0) -> None:
-        if not (8 <= width <= 512 and width % 8 == 0):
-            raise InvalidOption(f"width must be a multiple of 8 from 8 to 512, not {width}")
-        self._width = width
-        self.seed = seed
-        self._signs: dict[str, bytes] = {}
-
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-        return self._width
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """(n, width) float32 rows of length 1; an empty text is all zeros."""
-        rows = np.zeros((len(texts), self._width), dtype=np.int64)
-        for i, text in enumerate(texts):
-            words = _WORDS.findall(text.lower())
-            grams = (*words, *(f"{a} {b}" for a, b in pairwise(words)))
-            signs = b"".join([self._signs.get(gram) or self._hash(gram) for gram in grams])
-            table = np.frombuffer(signs, dtype=np.int8).reshape(-1, self._width)
-            table.sum(axis=0, dtype=np.int64, out=rows[i])
-        # Integers up to here: the sums, and so the vectors, are the same on every machine.
-        lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
-        scaled: Floats = (rows / np.maximum(lengths, 1)).astype(np.float32)
-        return scaled
-
-    def _hash(self, gram: str) -> bytes:
-        digest = hashlib.blake2b(f"{self.seed}|{gram}".encode(), digest_size=self._width // 8)
-        bits = np.unpackbits(np.frombuffer(digest.digest(), dtype=np.uint8))
-        signs = (bits.astype(np.int8) * np.int8(2) - np.int8(1)).tobytes()
-        return self._signs.setdefault(gram, signs)
-
-
-class SentenceTransformerEncoder:
-    """A sentence-transformers model under a seeded random projection.
-
-    Parameters
-    ----------
-    name : str
-        A model's name or path, as ``sentence_transformers.SentenceTransformer`` takes it.
-    width : int
-        Length of the vectors; the projection has orthonormal columns.
-    seed : int
-        Of the projection.
+    blocks : mapping of str to int
+        Names and widths of its parts, in order.
+    values : (T, sum of the widths) float32 array
+        Numbers in [-1, 1], by task; they depend on no target and on no other task.
 
     Raises
     ------
-    MissingExtra
-        Where sentence-transformers is not installed.
+    InvalidOption
+        For values of another shape or out of range.
     """
 
-    def __init__(
-        self, name: str = "sentence-transformers/all-MiniLM-L6-v2", width: int = 32, seed: int = 0
-    ) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise MissingExtra("sentence-transformers", "sentence-transformers") from error
-        self._model: Any = SentenceTransformer(name)
-        full = len(self._embed(["width"])[0])
-        if not 1 <= width <= full:
-            raise InvalidOption(f"width must lie in 1..{full}, the model's own, not {width}")
-        normal = np.random.default_rng(seed).standard_normal((full, width))
-        self._projection = np.linalg.qr(normal)[0]
-        self._width = width
+    blocks: Mapping[str, int]
+    values: Floats
 
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-        return self._width
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """(n, width) float32, rows at most 1 long."""
-        projected: Floats = (self._embed(texts) @ self._projection).astype(np.float32)
-        return projected
-
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        vectors = self._model.encode(
-            list(texts), normalize_embeddings=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, dtype=np.float64)
-
-
-def encode(encoder: Encoder, texts: Sequence[str]) -> Floats:
-    """`encoder.encode(texts)`, or BrokenContract where it is not what an encoder promises."""
-    vectors = encoder.encode(texts)
-    expected = (len(texts), encoder.width)
-    if getattr(vectors, "shape", None) != expected:
-        raise BrokenContract(
-            f"{type(encoder).__name__}.encode gave {getattr(vectors, 'shape', type(vectors))} for "
-            f"{len(texts)} texts; it must give an array of shape {expected}"
-        )
-    if vectors.dtype != np.float32 or not (np.abs(vectors) <= 1).all():
-        raise BrokenContract(
-            f"{type(encoder).__name__}.encode must give float32 numbers in [-1, 1]; scale its "
-            f"vectors to length 1 (got {vectors.dtype})"
-        )
-    return vectors
+    def __post_init__(self) -> None:
+        width = sum(self.blocks.values())
+        fits = self.values.ndim == 2 and self.values.shape[1] == width
+        if not fits or self.values.dtype != np.float32 or not (np.abs(self.values) <= 1).all():
+            raise InvalidOption(
+                f"the blocks of a context, {', '.join(self.blocks)}, take float32 values of shape "
+                f"(tasks, {width}) in [-1, 1]; got {self.values.dtype} of {self.values.shape}"
+            )
 
 
 class Observer:
@@ -209,30 +110,30 @@ class Observer:
     tasks : TaskSet
     embeddings : Embeddings
         Of the tasks' dataset.
-    rules : Rules
-        For the scales of level and step.
-    sizes : sequence of int
-        Options per agent.
-    sentence_width : int
-        Width of the sentences' vectors.
+    space : PromptSpace
+        Whose `PromptSpace.features` the middle blocks are.
+    steps : int
+        Steps of an episode.
     ranking : {"mean", "sequence"}
         How the last ranking is shown.
     observe : {"shared", "private"}
-        Whether all agents see the whole shared part, or each its own slices of it (`PRIVATE`): role
-        sees the user; history the history block, shown and level; reasoning the last ranking;
-        output the share named and the sentences. What an agent does not see is zero, so that all
-        observations are of one width.
+        Whether all agents see the whole shared part, or each its own blocks of it
+        (`PromptSpace.private`). Under RPP's rules role sees the user; history the history blocks,
+        shown and level; reasoning the last ranking; output the share named and the sentences. What
+        an agent does not see is zero, so that all observations are of one width.
+    contexts : sequence of Context
+        Further blocks, after those of the history.
     """
 
     def __init__(
         self,
         tasks: TaskSet,
         embeddings: Embeddings,
-        rules: Rules,
-        sizes: Sequence[int],
-        sentence_width: int,
+        space: PromptSpace[Any, Any],
+        steps: int,
         ranking: Literal["mean", "sequence"] = "mean",
         observe: Literal["shared", "private"] = "shared",
+        contexts: Sequence[Context] = (),
     ) -> None:
         # Imported here: scipy.sparse would double the time of `import rpp_env`.
         from scipy.sparse import csr_array
@@ -241,42 +142,47 @@ class Observer:
             raise InvalidOption(f"ranking must be 'mean' or 'sequence', not {ranking!r}")
         if observe not in ("shared", "private"):
             raise InvalidOption(f"observe must be 'shared' or 'private', not {observe!r}")
+        self.actions = actions_of(space.action_spaces)
         K, dim = tasks.num_candidates, embeddings.items.shape[1]
-        widths = {
-            "user": dim,
-            "recency": 20,
-            "content": 20,
-            "popularity": 2,
-            "length": 1,
-            "sentences": sentence_width,
-            "ranking": dim if ranking == "mean" else K * dim,
-            "named": 1,
-            "shown": 1,
-            "level": 1,
-            "step": 1,
-            "own_action": max(sizes),
-        }
-        ends = np.cumsum(list(widths.values())).tolist()
+        histories = history_context(tasks, embeddings)
+        (first, width), *others = space.blocks.items()
+        # The answer stands after the prompt's first block, as in the first version, so that
+        # policies that were trained then can still play.
+        blocks = [
+            *(block for context in (histories, *contexts) for block in context.blocks.items()),
+            (first, width),
+            ("ranking", dim if ranking == "mean" else K * dim),
+            ("named", 1),
+            *others,
+            ("step", 1),
+            ("own_action", self.actions.width),
+        ]
+        ends = np.cumsum([size for _, size in blocks]).tolist()
         self.layout: dict[str, slice] = {
-            name: slice(end - width, end)
-            for (name, width), end in zip(widths.items(), ends, strict=True)
+            name: slice(end - size, end) for (name, size), end in zip(blocks, ends, strict=True)
         }
-        """Where each named slice lies in an observation."""
+        """Where each named block lies in an observation."""
+        if len(self.layout) < len(blocks):
+            raise InvalidOption(f"two blocks of an observation have one name: {dict(blocks)}")
         self.width: int = ends[-1]
         """Width of an observation."""
         self.shared_width: int = self.layout["own_action"].start
         """Width of the part that all agents share."""
-        self.state_width: int = self.shared_width + sum(sizes)
+        self.state_width: int = self.shared_width + self.actions.state_width
         """Width of `state`."""
         self.ranking_shape: tuple[int, ...] = (dim,) if ranking == "mean" else (K, dim)
-        """Shape of the slice ``ranking``: one mean vector, or the places' vectors."""
-        self._static = _static(tasks, embeddings)
-        self._scales = K, MAX_HISTORY, max(rules.max_level, 1), rules.max_cycles
-        self._start = rules.start
-        # A last row of zeros: -1, an item that was not named or an action not yet taken, finds it.
+        """Shape of the block ``ranking``: one mean vector, or the places' vectors."""
+        self._static = histories.values
+        if contexts:
+            values = [histories.values, *(context.values for context in contexts)]
+            self._static = np.concatenate(values, axis=1)
+        self._before = self.layout[first]
+        self._after = slice(self.layout["named"].stop, self.layout["step"].start)
+        self._named, self._step = self.layout["named"].start, self.layout["step"].start
+        self._split = width
+        self._candidates, self._steps = K, steps
+        # A last row of zeros: -1, an item that was not named, finds it.
         self._items = np.vstack([embeddings.items, np.zeros((1, dim), np.float32)])
-        self._one_hot = _one_hot(max(sizes))
-        self._one_hots = [_one_hot(size) for size in sizes]
         self._sequence = ranking == "sequence"
         places = np.arange(K)
         discounts = np.where(places < np.arange(K + 1)[:, None], 1 / np.log2(places + 2), 0)
@@ -285,32 +191,34 @@ class Observer:
         self._matrix = csr_array((0, len(self._items)), dtype=np.float32)
         self._seen: Floats | None = None
         if observe == "private":
-            self._seen = np.zeros((len(sizes), self.shared_width), np.float32)
-            for row, names in zip(self._seen, PRIVATE, strict=True):
+            if space.private is None:
+                raise InvalidOption(
+                    "observe='private' needs a prompt space that says which blocks are whose "
+                    f"(`private`); {type(space).__name__} does not: take observe='shared'"
+                )
+            self._seen = np.zeros((len(space.agents), self.shared_width), np.float32)
+            for row, names in zip(self._seen, space.private, strict=True):
                 for name in (*names, "step"):
                     row[self.layout[name]] = 1
 
     def readers(self, name: str) -> tuple[int, ...]:
-        """The agents, by number, that see the slice `name` of the shared part."""
-        agents = range(len(self._one_hots))
+        """The agents, by number, that see the block `name` of the shared part."""
+        agents = range(len(self.actions.spaces))
         place = self.layout[name].start
         return tuple(i for i in agents if self._seen is None or self._seen[i, place])
 
-    def begin(self, rows: Ints) -> Floats:
+    def begin(self, rows: Ints, features: Floats) -> Floats:
         """(B, shared_width): the shared part before the first step, for tasks `rows`."""
         shared = np.zeros((len(rows), self.shared_width), dtype=np.float32)
-        shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
-        shared[:, self.layout["level"].start] = self._start / self._scales[2]
+        self._write(shared, rows, features)
         return shared
 
     def after(
         self,
         rows: Ints,
-        sentences: Floats,
+        features: Floats,
         ranked: NDArray[np.integer[Any]],
         named: NDArray[np.integer[Any]],
-        shown: Ints,
-        level: Ints,
         step: Ints,
     ) -> Floats:
         """(B, shared_width): the shared part after a step.
@@ -319,34 +227,37 @@ class Observer:
         ----------
         rows : (B,) int array
             Tasks.
-        sentences : (B, e) float32 array
+        features : (B, w) float32 array
+            Of the prompt space.
         ranked : (B, K) int array
             Item rows, best first.
-        named, shown, level, step : (B,) int arrays
+        named, step : (B,) int arrays
         """
         shared = np.empty((len(rows), self.shared_width), dtype=np.float32)
-        shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
-        shared[:, self.layout["sentences"]] = sentences
+        self._write(shared, rows, features)
         shared[:, self.layout["ranking"]] = self._ranking(ranked, named)
-        for column, number, scale in zip(
-            range(-4, 0), (named, shown, level, step), self._scales, strict=True
-        ):
-            shared[:, column] = number / scale
+        shared[:, self._named] = named / self._candidates
+        shared[:, self._step] = step / self._steps
         return shared
 
-    def observations(self, shared: Floats, actions: Ints) -> Floats:
-        """(B, n, width), fresh; `actions` (B, n) are the last ones, -1 where there are none."""
-        made = np.empty((*actions.shape, self.width), dtype=np.float32)
+    def _write(self, shared: Floats, rows: Ints, features: Floats) -> None:
+        """Write what is known before the answer."""
+        shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
+        shared[:, self._before] = features[:, : self._split]
+        shared[:, self._after] = features[:, self._split :]
+
+    def observations(self, shared: Floats, actions: NDArray[Any]) -> Floats:
+        """(B, n, width), fresh; `actions` (B, n, ...) are the last ones."""
+        made = np.empty((*actions.shape[:2], self.width), dtype=np.float32)
         made[:, :, : self.shared_width] = shared[:, None]
         if self._seen is not None:
             made[:, :, : self.shared_width] *= self._seen
-        made[:, :, self.shared_width :] = self._one_hot.take(actions, axis=0)
+        made[:, :, self.shared_width :] = self.actions.own(actions)
         return made
 
-    def state(self, shared: Floats, actions: Ints) -> Floats:
+    def state(self, shared: Floats, actions: NDArray[Any]) -> Floats:
         """(B, state_width): the shared part and all last actions; a fresh array."""
-        hot = [table.take(actions[:, i], axis=0) for i, table in enumerate(self._one_hots)]
-        return np.concatenate([shared, *hot], axis=1)
+        return np.concatenate([shared, *self.actions.all(actions)], axis=1)
 
     def _ranking(self, ranked: NDArray[np.integer[Any]], named: NDArray[np.integer[Any]]) -> Floats:
         B, K = ranked.shape
@@ -370,13 +281,9 @@ class Observer:
         return product
 
 
-def _one_hot(size: int) -> Floats:
-    return np.vstack([np.eye(size), np.zeros((1, size))]).astype(np.float32)
-
-
 @lru_cache(maxsize=8)  # a second environment over the same tasks costs nothing
-def _static(tasks: TaskSet, embeddings: Embeddings) -> Floats:
-    """(T, s): the slices from ``user`` to ``length``; read-only."""
+def history_context(tasks: TaskSet, embeddings: Embeddings) -> Context:
+    """What the histories show: the blocks from ``user`` to ``length``; read-only."""
     recent = tasks.padded_history(max(WINDOWS))
     whole = tasks.padded_history(MAX_HISTORY)
     lengths = tasks.history_lengths
@@ -404,7 +311,9 @@ def _static(tasks: TaskSet, embeddings: Embeddings) -> Floats:
     # Rounding may carry a mean of unit vectors past 1 by the last bit.
     static: Floats = np.clip(np.concatenate(made), -1, 1).astype(np.float32)
     static.setflags(write=False)
-    return static
+    width = embeddings.items.shape[1]
+    blocks = {"user": width, "recency": 20, "content": 20, "popularity": 2, "length": 1}
+    return Context(blocks, static)
 
 
 def _latest_sums(vectors: Floats, items: NDArray[np.int32]) -> NDArray[np.float64]:

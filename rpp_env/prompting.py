@@ -7,6 +7,7 @@ package works with these two alone, whatever a prompt is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
@@ -14,13 +15,26 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_chec
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.errors import InvalidAction, TableMismatch
 from rpp_env.task import Ranking
 
 if TYPE_CHECKING:
     from gymnasium.spaces import Box, Discrete
     from torch import Tensor
 
-__all__ = ["COSTS", "PromptSpace", "Rankings", "Recommender", "WhiteBox"]
+    from rpp_env.data.candidates import TaskBatch
+
+__all__ = [
+    "COSTS",
+    "Axis",
+    "PromptSpace",
+    "Rankings",
+    "Recommender",
+    "WhiteBox",
+    "check_choices",
+    "check_vectors",
+    "walk",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -117,29 +131,79 @@ class Rankings(Sequence[Ranking]):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """An axis of a space's `shape`: positions, and where the actions of one agent lead from them.
+
+    Attributes
+    ----------
+    agent : int
+        Number of the agent that moves along it.
+    moves : (positions, actions) int64 array
+        The position after each action.
+    start : int
+        The position before the first step.
+    order : (actions,) int64 array
+        Which of several actions that are equally good is taken: the first of these.
+    lowest : int
+        Positions below this one cannot be reached from `start`.
+    """
+
+    agent: int
+    moves: Ints
+    start: int
+    order: Ints
+    lowest: int = 0
+
+    @classmethod
+    def of(cls, agent: int, options: int) -> Axis:
+        """An axis whose positions are an agent's actions, from wherever they are chosen."""
+        every = np.arange(options)
+        return cls(agent, np.tile(every, (options, 1)), 0, every)
+
+    def __len__(self) -> int:
+        return len(self.moves)
+
+    def route(self, position: int, steps: int) -> tuple[Ints, Ints]:
+        """The (steps,) actions that lead to `position` as fast as can be, and where they lead."""
+        actions, positions, at = [], [], self.start
+        for _ in range(steps):
+            after = self.moves[at, self.order]
+            best = int(np.abs(after - position).argmin())
+            at = int(after[best])
+            actions.append(self.order[best])
+            positions.append(at)
+        return np.array(actions, np.int64), np.array(positions, np.int64)
+
+
 class PromptSpace(Protocol[S, P_co]):
     """What a prompt is made of, and who chooses it: all that differs between the systems.
 
     A space is asked nothing and asks nobody: its methods are functions of their arguments, and no
-    array that it gave back is ever changed.
+    array that it gave back is ever changed. Write yours as a subclass: what has a body below may
+    stay as it is. `rpp_env.testing.check_space` checks it.
 
     Attributes
     ----------
     agents : tuple of str
         Names of the agents, one for each action of a step.
     action_spaces : tuple of Discrete or Box
-        What each agent chooses from; all ``Discrete``, or all ``Box`` of one length d.
+        What each agent chooses from: all ``Discrete``, or all ``Box`` of one length d, with finite
+        bounds.
     shape : tuple of int or None
         Axes of the distinct prompts of a user; None for infinitely many, for which there is no
         table.
     width : int
         Length of `features`.
+    makes : type, optional
+        Of the prompts. An environment refuses a recommender that says that it reads another one.
     """
 
     agents: tuple[str, ...]
     action_spaces: tuple[Discrete | Box, ...]
     shape: tuple[int, ...] | None
     width: int
+    makes: type | None = None
 
     def start(self, rows: Ints) -> S:
         """The state of users who have not chosen yet, for the tasks at `rows` (B,)."""
@@ -155,17 +219,167 @@ class PromptSpace(Protocol[S, P_co]):
         """
         ...
 
-    def prompts(self, state: S, tasks: Any, rows: Ints) -> P_co:
+    def prompts(self, state: S, tasks: TaskBatch, rows: Ints) -> P_co:
         """The prompts of this state for the B `tasks`, which stand at `rows` of the task set."""
         ...
 
     def features(self, state: S) -> Floats:
-        """(B, width) in [-1, 1]: what observations show of the state."""
+        """(B, width) float32 in [-1, 1]: what observations show of the state."""
         ...
 
     def cell(self, state: S) -> Ints:
         """(B,) the prompts' number: a flat index into `shape`, for tables and bandits."""
         ...
+
+    # What only some spaces need
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What decides which prompts the cells are, as JSON: a table belongs to one such space."""
+        return {"space": type(self).__name__}
+
+    def within(self, made: Mapping[str, Any]) -> Ints | None:
+        """Which cells of a table are this space's, in order; None where all are.
+
+        `made` holds the `about` of the space that the table was made of.
+
+        Raises
+        ------
+        TableMismatch
+            Where the table lacks one of them; by default for anything but the same space.
+        """
+        for name, value in self.about.items():
+            if made.get(name) != value:
+                raise TableMismatch(
+                    f"the table was made with {name}={made.get(name)!r}, and the environment has "
+                    f"{value!r}: make a table of this environment"
+                )
+        return None
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """Names and widths of the parts of `features`, in their order."""
+        return {"prompt": self.width}
+
+    @property
+    def private(self) -> Sequence[Sequence[str]] | None:
+        """Per agent, the blocks of an observation that are its own; None where nothing is."""
+        return None
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """How the agents move along `shape`; by default each agent's action is its position."""
+        return tuple(Axis.of(i, size) for i, size in enumerate(self.shape or ()))
+
+    def at(self, cells: Ints, rows: Ints) -> S:
+        """The state of the prompts number `cells` (B,) for the tasks at `rows`; inverse of `cell`.
+
+        By default the one to which the cell's positions lead as actions.
+        """
+        assert self.shape is not None
+        positions = np.stack(np.unravel_index(cells, self.shape), axis=1)
+        return self.apply(self.start(rows), positions)
+
+    def alike(self, rows: Ints) -> Ints:
+        """(B, cells) per task, the first cell whose prompt is the same; by default itself."""
+        assert self.shape is not None
+        return np.tile(np.arange(math.prod(self.shape)), (len(rows), 1))
+
+    def answered(
+        self,
+        state: S,
+        prompts: Any,  # noqa: ARG002 - nothing of it changes most states
+        rankings: Rankings,  # noqa: ARG002
+    ) -> S:
+        """The state after the answer; `prompts` as they were sent, None from a table."""
+        return state
+
+    def counts(self, state: S) -> Mapping[str, Ints]:  # noqa: ARG002 - by default there are none
+        """(B,) numbers of the last prompts for the infos: some of `rpp_env.step.COUNTS`."""
+        return {}
+
+    def keys(self, state: S) -> NDArray[Any]:
+        """(B, w) numbers that are equal where prompts of one user are; by default `features`."""
+        return self.features(state)
+
+    def described(self, cell: int) -> str:
+        """A prompt in words, for reports."""
+        assert self.shape is not None
+        where = np.unravel_index(cell, self.shape)
+        return ", ".join(f"{agent} {at}" for agent, at in zip(self.agents, where, strict=True))
+
+
+def walk(axes: Sequence[Axis], plans: Ints) -> Ints:
+    """Where actions lead: per plan and step the position on each axis.
+
+    Parameters
+    ----------
+    axes : sequence of Axis
+    plans : (N, S, n) int64 array
+        Actions of n agents.
+
+    Returns
+    -------
+    (len(axes), N, S) int64 array
+    """
+    found = np.empty((len(axes), *plans.shape[:2]), np.int64)
+    for i, axis in enumerate(axes):
+        at = np.full(len(plans), axis.start)
+        for step in range(plans.shape[1]):
+            found[i, :, step] = at = axis.moves[at, plans[:, step, axis.agent]]
+    return found
+
+
+def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequence[str]) -> Ints:
+    """(B, n) int64, fresh: the choices of `count` users, each among an agent's number of options.
+
+    Raises
+    ------
+    InvalidAction
+        For another shape, anything but integers, and an action that an agent does not have.
+    """
+    if actions.shape != (count, len(agents)) or actions.dtype.kind not in "iu":
+        raise InvalidAction(
+            f"actions must be integers of shape {(count, len(agents))} (users, agents); got "
+            f"{actions.dtype} of shape {actions.shape}"
+        )
+    choices = actions.astype(np.int64)
+    # Without their signs the negative ones are the highest of all.
+    wrong = choices.view(np.uint64) >= np.asarray(sizes).view(np.uint64)
+    if np.count_nonzero(wrong):
+        user, agent = np.argwhere(wrong)[0]
+        raise InvalidAction(
+            f"agent {agents[agent]!r} chose {actions[user, agent]} for user {user}; its actions "
+            f"are 0..{int(sizes[agent]) - 1}"
+        )
+    return choices
+
+
+def check_vectors(
+    actions: NDArray[Any], count: int, spaces: Sequence[Box], agents: Sequence[str]
+) -> Floats:
+    """(B, n, d) float32, fresh: the vectors of `count` users, each within the agent's bounds.
+
+    Raises
+    ------
+    InvalidAction
+        For another shape, anything but numbers, and a number out of bounds.
+    """
+    low, high = (np.stack([getattr(space, side) for space in spaces]) for side in ("low", "high"))
+    if actions.shape != (count, *low.shape) or actions.dtype.kind not in "fiu":
+        raise InvalidAction(
+            f"actions must be numbers of shape {(count, *low.shape)} (users, agents, numbers); got "
+            f"{actions.dtype} of shape {actions.shape}"
+        )
+    vectors = actions.astype(np.float32)
+    wrong = ~((vectors >= low) & (vectors <= high))  # true for what is no number
+    if wrong.any():
+        user, agent, place = np.argwhere(wrong)[0]
+        raise InvalidAction(
+            f"agent {agents[agent]!r} chose {actions[user, agent, place]} as number {place} for "
+            f"user {user}; its bounds are {low[agent, place]} to {high[agent, place]}"
+        )
+    return vectors
 
 
 @runtime_checkable

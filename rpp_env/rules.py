@@ -8,16 +8,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation
 from rpp_env.options import check_fields, check_numbers
+from rpp_env.sentences.history import HistoryLengths
 
 __all__ = ["RULES", "Rules"]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of an episode (design: three ids, one core).
+    """What an id of RPP stands for: its `episode`, its history `lengths`, and how it is asked.
 
     How many history items are shown is a function of the *level*, an integer that the history agent
     moves (``history="rungs"``), sets (``"choose"``) or raises (``"grow"``).
@@ -41,15 +43,12 @@ class Rules:
     """The level before the first step (``"rungs"``: a rung; ``"grow"``: items)."""
     order: Literal["task", "step"] = "task"
     """Candidates keep one order per task, or are reordered for every user and step."""
-    discount: float = 0.95
-    """Discount that trainers use by default."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_numbers(self, 1, "max_cycles")
         check_numbers(self, 2, "num_candidates")
         check_numbers(self, 0, "start")
-        check_numbers(self, 0, "discount", highest=1)
         if not self.history_options or not self.rungs or min(self.rungs) < 1:
             raise InvalidOption(
                 "history_options and rungs hold one number or more, and a rung shows 1 item or "
@@ -57,69 +56,38 @@ class Rules:
             )
 
     @property
+    def episode(self) -> Episode:
+        """How long an episode is, and what is asked at each of its steps."""
+        return Episode(self.id, self.max_cycles, self.order)
+
+    @property
+    def lengths(self) -> HistoryLengths:
+        """How many history items a prompt shows."""
+        return HistoryLengths(
+            self.history, self.history_options, self.rungs, self.start, self.max_cycles
+        )
+
+    @property
     def bandit(self) -> bool:
-        """One step: the episode ends by termination; longer ones are truncated."""
-        return self.max_cycles == 1
+        """See `Episode.bandit`."""
+        return self.episode.bandit
 
     @property
     def max_level(self) -> int:
-        """The highest level that can be reached; levels run from 0 to this."""
-        if self.history == "rungs":
-            return len(self.rungs) - 1
-        if self.history == "choose":
-            return len(self.history_options) - 1
-        return min(50, self.start + max(self.history_options) * self.max_cycles)
+        """See `HistoryLengths.max_level`."""
+        return self.lengths.max_level
 
     def next_level(self, level: NDArray[np.int64], action: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The level after each of the history agent's `action` indices; clipped at the ends."""
-        if self.history == "choose":
-            return np.asarray(action, dtype=np.int64)
-        moved = level + np.asarray(self.history_options, dtype=np.int64)[action]
-        clipped: NDArray[np.int64] = np.clip(moved, 0, self.max_level)
-        return clipped
+        """See `HistoryLengths.next_level`."""
+        return self.lengths.next_level(level, action)
 
     def route(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How a fixed prompt gets to `level` as fast as the rules allow, and stays.
-
-        Returns
-        -------
-        (actions, levels)
-            (max_cycles,) int64 each: the history agent's actions, and the levels that they lead to.
-
-        Raises
-        ------
-        InvalidOption
-            For a level that cannot be reached.
-        """
-        lowest = self.start if self.history == "grow" else 0
-        if not lowest <= level <= self.max_level:
-            raise InvalidOption(
-                f"level {level} cannot be reached under {self.id}: "
-                f"levels run from {lowest} to {self.max_level}"
-            )
-        # Of several actions that lead to the same level (clipping), the one that asks for least.
-        options = np.array(
-            sorted(range(len(self.history_options)), key=lambda i: abs(self.history_options[i]))
-        )
-        actions, levels = [], []
-        at = np.int64(self.start)
-        for _ in range(self.max_cycles):
-            after = self.next_level(np.full(len(options), at), options)
-            best = int(np.abs(after - level).argmin())
-            at = after[best]
-            actions.append(options[best])
-            levels.append(at)
-        return np.array(actions, dtype=np.int64), np.array(levels, dtype=np.int64)
+        """See `HistoryLengths.route`."""
+        return self.lengths.route(level)
 
     def items_shown(self, level: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
-        """History items that the prompt shows on `level` to a user with `length` items."""
-        if self.history == "rungs":
-            shown = np.asarray(self.rungs, dtype=np.int64)[level]
-        elif self.history == "choose":
-            shown = np.asarray(self.history_options, dtype=np.int64)[level]
-        else:
-            shown = np.maximum(level, 1)
-        return np.minimum(shown, length)
+        """See `HistoryLengths.items_shown`."""
+        return self.lengths.items_shown(level, length)
 
 
 def _paper() -> Rules:

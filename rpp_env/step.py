@@ -7,18 +7,17 @@ who only want rewards do not pay for them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.episode import Episode, Response
 from rpp_env.metrics import hit, mrr, ndcg
 from rpp_env.observation import Observer
-from rpp_env.prompting import COSTS, Rankings
-from rpp_env.rules import Rules
-from rpp_env.sentences.prompt import Prompt
+from rpp_env.prompting import COSTS, PromptSpace, Rankings
 
 __all__ = [
     "COUNTS",
@@ -46,8 +45,6 @@ COUNTS = (
 )
 IDENTIFIERS = ("user",)
 """Infos that name something: their numbers have no order, and their mean has no meaning."""
-_KEYS = (*METRICS, *COUNTS, *IDENTIFIERS)
-_REWARD = METRICS.index("ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,8 @@ class Scene:
     Attributes
     ----------
     observer : Observer
-    rules : Rules
+    space : PromptSpace
+    episode : Episode
     candidates : (T, K) int32 array
         Item rows of the tasks' candidates.
     users : (T,) int64 array
@@ -65,7 +63,8 @@ class Scene:
     """
 
     observer: Observer
-    rules: Rules
+    space: PromptSpace[Any, Any]
+    episode: Episode
     candidates: NDArray[np.int32]
     users: Ints
 
@@ -77,12 +76,6 @@ class Scene:
             [ndcg(ranks, 1), ndcg(ranks, 5), ndcg(ranks, 10), hit(ranks, 10), mrr(ranks)]
         )
         return found
-
-    @cached_property
-    def rewards(self) -> NDArray[np.float64]:
-        """(K + 1,) by rank: NDCG@10."""
-        rewards: NDArray[np.float64] = self.metrics[_REWARD].copy()
-        return rewards
 
     def items(self, rows: Ints, order: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
         """(B, K) item rows of candidates in this order."""
@@ -98,63 +91,48 @@ class Moment:
     Attributes
     ----------
     scene : Scene
-    rows, visit, level, clock : (B,) int64 arrays
-        Who plays, how often each task was begun before, where the history agent stands, steps
-        taken.
-    actions : (B, n) int64 array
-        The last ones; -1 before the first step.
-    wanted : (B,) int64 array
-        History items that the last prompt was to show.
-    answer : Rankings or None
-        What they came to, in the tasks' own positions; None where nobody took a step.
-    rank : (B,) int array or None
-        Rank of the target from 1; 0 where it is not named. None where nobody took a step.
-    vectors : (V, e) float32 array
-        Of sentences; the last row is zeros.
-    sentence : (B,) int64 array
-        Which of them were last said; -1 before the first step.
+    rows, visit, clock : (B,) int64 arrays
+        Who plays, how often each task was begun before, steps taken.
+    state : dataclass of arrays
+        The prompt space's.
+    actions : (B, n) int64 or (B, n, d) float32 array
+        The last ones; -1, or the middle of their bounds, before the first step.
+    response : Response or None
+        What they came to; None where nobody took a step.
     masked : (B,) int64 array or None
         How many of the last actions were mapped; None for none of them.
-    edited : (B, 2) int64 array or None
-        Sentences that were rewritten, and those whose rewrites were of no use; None for none.
     rankings : Rankings or None
         What was said, over the candidates as the prompts showed them; see `Step`.
-    prompts : list or None
+    prompts : prompts of the space or None
         See `Step`.
     """
 
     scene: Scene
     rows: Ints
     visit: Ints
-    level: Ints
     clock: Ints
-    actions: Ints
-    wanted: Ints
-    answer: Rankings | None
-    rank: Ints | None
-    vectors: Floats
-    sentence: Ints
+    state: Any
+    actions: NDArray[Any]
+    response: Response | None = None
     masked: Ints | None = None
-    edited: Ints | None = None
     rankings: Rankings | None = None
-    prompts: list[Prompt] | None = None
+    prompts: Any = None
     _shared: Floats | None = None
 
     @property
     def shared(self) -> Floats:
         """(B, shared_width): what all agents see."""
         if self._shared is None:
-            scene, answer = self.scene, self.answer
-            if answer is None:
-                self._shared = scene.observer.begin(self.rows)
+            scene, features = self.scene, self.scene.space.features(self.state)
+            if self.response is None:
+                self._shared = scene.observer.begin(self.rows, features)
             else:
+                rankings = self.response.rankings
                 self._shared = scene.observer.after(
                     self.rows,
-                    self.vectors.take(self.sentence, axis=0),
-                    scene.items(self.rows, answer.order),
-                    answer.named,
-                    self.wanted - answer.cost.get("trimmed", 0),
-                    self.level,
+                    features,
+                    scene.items(self.rows, rankings.order),
+                    rankings.named,
                     self.clock,
                 )
         return self._shared
@@ -163,51 +141,71 @@ class Moment:
         """(B, n, d), fresh."""
         return self.scene.observer.observations(self.shared, self.actions)
 
-    def state(self) -> Floats:
+    def team_state(self) -> Floats:
         """(B, s), fresh."""
         return self.scene.observer.state(self.shared, self.actions)
 
     def infos(self) -> dict[str, NDArray[Any]]:
         """(B,) arrays, fresh: `METRICS`, `COUNTS` (zeros before a user's first step), the user."""
-        count, answer = len(self.rows), self.answer
+        count, response = len(self.rows), self.response
         users = self.scene.users.take(self.rows)
-        if answer is None or self.rank is None:
+        if response is None:
             return {
                 **{name: np.zeros(count) for name in METRICS},
                 **{name: np.zeros(count, np.int64) for name in COUNTS},
                 "user": users,
             }
-        trimmed, asked, said = map(answer.spent, COSTS)
-        rank, named = self.rank.astype(np.int64), answer.named.astype(np.int64)
-        masked = np.zeros(count, np.int64) if self.masked is None else self.masked.copy()
-        edited = np.zeros((count, 2), np.int64) if self.edited is None else self.edited
-        counts = (rank, named, self.wanted - trimmed, asked, said, trimmed, masked)
-        values = (*self.scene.metrics.take(rank, axis=1), *counts, *edited.T.copy(), users)
-        return dict(zip(_KEYS, values, strict=True))
+        rank, rankings = response.rank.astype(np.int64), response.rankings
+        infos: dict[str, NDArray[Any]] = dict(
+            zip(METRICS, self.scene.metrics.take(rank, axis=1), strict=True)
+        )
+        infos["rank"] = rank
+        infos["named"] = rankings.named.astype(np.int64)
+        counted = self.scene.space.counts(self.state)
+        for name in COUNTS[2:]:
+            if name in COSTS:
+                infos[name] = rankings.spent(name)
+            else:
+                values = self.masked if name == "masked_actions" else counted.get(name)
+                infos[name] = np.zeros(count, np.int64) if values is None else values.copy()
+        infos["user"] = users
+        return infos
 
-    def begun(self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, start: int) -> Moment:
-        """The moment at which the users of `mask` begin anew, with these tasks."""
+    def begun(self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, none: NDArray[Any]) -> Moment:
+        """The moment at which the users of `mask` begin anew, with these tasks.
 
-        def changed(array: Ints, values: Ints | int) -> Ints:
-            array = array.copy()
-            array[mask] = values
-            return array
-
+        `none` are their actions before the first step.
+        """
+        response = self.response
+        if response is not None:
+            rank, rewards = _changed(response.rank, mask, 0), _changed(response.rewards, mask, 0)
+            response = Response(response.rankings.without(mask), rank, rewards)
         return Moment(
             scene=self.scene,
-            rows=changed(self.rows, rows),
-            visit=changed(self.visit, visit),
-            level=changed(self.level, start),
-            clock=changed(self.clock, 0),
-            actions=changed(self.actions, -1),
-            wanted=changed(self.wanted, 0),
-            answer=None if self.answer is None else self.answer.without(mask),
-            rank=None if self.rank is None else changed(self.rank, 0),
-            vectors=self.vectors,
-            sentence=changed(self.sentence, -1),
-            masked=None if self.masked is None else changed(self.masked, 0),
-            edited=None if self.edited is None else changed(self.edited, 0),
+            rows=_changed(self.rows, mask, rows),
+            visit=_changed(self.visit, mask, visit),
+            clock=_changed(self.clock, mask, 0),
+            state=_merged(self.state, mask, self.scene.space.start(rows)),
+            actions=_changed(self.actions, mask, none),
+            response=response,
+            masked=None if self.masked is None else _changed(self.masked, mask, 0),
         )
+
+
+def _changed(array: NDArray[Any], mask: NDArray[np.bool_], values: Any) -> NDArray[Any]:
+    array = array.copy()
+    array[mask] = values
+    return array
+
+
+def _merged(state: Any, mask: NDArray[np.bool_], begun: Any) -> Any:
+    """A state with the rows of `mask` replaced by those of `begun`."""
+    return type(state)(
+        *(
+            None if old is None else _changed(old, mask, getattr(begun, field.name))
+            for field, old in ((field, getattr(state, field.name)) for field in fields(state))
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -232,13 +230,12 @@ class Step:
     @classmethod
     def to(cls, moment: Moment) -> Step:
         """The step that led to `moment`."""
-        rules, rank = moment.scene.rules, moment.rank
-        assert rank is not None
-        over = moment.clock >= rules.max_cycles
+        episode, response = moment.scene.episode, moment.response
+        assert response is not None
+        over = moment.clock >= episode.max_cycles
         never = np.zeros(len(over), dtype=bool)
-        terminated, truncated = (over, never) if rules.bandit else (never, over)
-        rewards = moment.scene.rewards.take(rank)
-        return cls(rewards, terminated, truncated, moment)
+        terminated, truncated = (over, never) if episode.bandit else (never, over)
+        return cls(response.rewards, terminated, truncated, moment)
 
     @cached_property
     def observations(self) -> Floats:
@@ -268,16 +265,21 @@ class Step:
         return self._moment.clock.copy()
 
     @cached_property
-    def actions(self) -> Ints:
-        """(B, n) int64: what was chosen (after ``a % n``)."""
+    def actions(self) -> NDArray[Any]:
+        """(B, n) int64 or (B, n, d) float32: what was chosen (after ``a % n``)."""
         return self._moment.actions.copy()
+
+    @property
+    def state(self) -> Any:
+        """What the prompt space's functions take; its arrays are never changed."""
+        return self._moment.state
 
     @cached_property
     def orders(self) -> NDArray[np.integer[Any]]:
         """(B, K): positions of the candidates as the task has them, best first."""
-        answer = self._moment.answer
-        assert answer is not None
-        return answer.order.copy()
+        response = self._moment.response
+        assert response is not None
+        return response.rankings.order.copy()
 
     @property
     def rankings(self) -> Rankings | None:
@@ -285,6 +287,6 @@ class Step:
         return self._moment.rankings
 
     @property
-    def prompts(self) -> list[Prompt] | None:
-        """What it was asked; None from a table."""
+    def prompts(self) -> Any:
+        """What it was asked, as the prompt space makes it; None from a table."""
         return self._moment.prompts

@@ -1,8 +1,8 @@
 """RewardTable: every answer asked once, then replayed at array speed.
 
-`tabulate` asks a recommender for every *effective prompt* that the rules can reach: (task, history
-items really shown, role, reasoning, output). Equal prompts are asked once. A table keeps, per task
-and cell (number of history items, role, reasoning, output):
+`tabulate` asks a recommender for every prompt that a prompt space can reach, one for each task and
+*cell* of the space's `shape`. Equal prompts are asked once. Under RPP's rules a cell is a number of
+history items with a role, a reasoning and an output. A table keeps, per task and cell:
 
 ==================  ==================  ==========================================================
 array               shape, dtype        holds
@@ -17,10 +17,11 @@ array               shape, dtype        holds
 ==================  ==================  ==========================================================
 
 S answers are kept per prompt where the model samples (`samples`); a replay takes them in turn. One
-table serves all rules whose numbers of history items are among its own (`RewardTable.for_rules`). A
-file holds digests and positions, no titles and no sequences; it carries the embeddings, so that a
-replay observes what the live environment did, its provenance as JSON, and a SHA-256 of itself.
-Files may come from somebody else: nothing is unpickled, and every number is checked on loading.
+table of sentences serves all rules whose numbers of history items are among its own
+(`RewardTable.for_space`). A file holds digests and positions, no titles and no sequences; it
+carries the embeddings, so that a replay observes what the live environment did, its provenance as
+JSON, and a SHA-256 of itself. Files may come from somebody else: nothing is unpickled, and every
+number is checked on loading.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.arrays import read_arrays, write_arrays
+from rpp_env.data.candidates import TaskBatch
 from rpp_env.data.folders import alone, check_folder, drop_unfinished, whole_file
 from rpp_env.embeddings import Embeddings
 from rpp_env.errors import (
@@ -58,11 +60,8 @@ from rpp_env.errors import (
 from rpp_env.interrupts import held_interrupts
 from rpp_env.metrics import ndcg
 from rpp_env.options import check_values
-from rpp_env.prompting import COSTS, Rankings
-from rpp_env.recommenders.base import Recommender, rank_all
-from rpp_env.rules import Rules
-from rpp_env.sentences import PatternBook
-from rpp_env.sentences.prompt import Prompt
+from rpp_env.prompting import COSTS, PromptSpace, Rankings, Recommender
+from rpp_env.recommenders.base import rank_all
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -92,10 +91,12 @@ class RewardTable:
 
     Attributes
     ----------
-    sizes : (int, int, int, int)
-        Numbers of history items, roles, reasonings, outputs; C is their product.
+    sizes : tuple of int
+        The prompt space's `shape`, as for sentences the numbers of history items, roles, reasonings
+        and outputs; C is their product.
     provenance : dict
-        Digests of data, tasks and sentences, the rules, the model's id, how it was asked.
+        Digests of data and tasks, what the prompts are (`PromptSpace.about`), the rules, the
+        model's id, how it was asked.
     embeddings : Embeddings
         Of the environment that was tabulated.
     """
@@ -107,7 +108,7 @@ class RewardTable:
     trimmed: NDArray[np.uint8]
     positions: NDArray[np.uint8]
     keys: NDArray[np.uint64]
-    sizes: tuple[int, int, int, int]
+    sizes: tuple[int, ...]
     provenance: dict[str, Any]
     embeddings: Embeddings
 
@@ -121,76 +122,74 @@ class RewardTable:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The numbers of history items that were asked for; as many as ``sizes[0]``."""
-        return tuple(self.provenance["shown"])
+        """Of sentences: the numbers of history items that were asked for."""
+        return tuple(self.provenance.get("shown", ()))
 
-    def for_rules(self, rules: Rules) -> RewardTable:
-        """The same answers, by the levels of these rules: what `RPPEnv.table` is.
+    def for_space(self, space: PromptSpace[Any, Any]) -> RewardTable:
+        """The same answers, by the cells of this prompt space: what `RPPEnv.table` is.
 
-        A level is known by the number of items that it shows, however it is reached. Nothing is
-        copied where the levels are the table's already.
+        Nothing is copied where the cells are the table's already. A level of sentences is known by
+        the number of items that it shows, however it is reached.
 
         Raises
         ------
         TableMismatch
-            Where the rules can show a number of items that was never asked for.
+            Where the space has prompts that were never asked for.
         """
-        wanted = _items_shown(rules)
-        missing = sorted(set(wanted) - set(self.shown))
-        if missing:
-            raise TableMismatch(
-                f"{rules.id} can show {', '.join(map(str, missing))} history items, and the table "
-                f"was made with {', '.join(map(str, self.shown))}: make one that has them all with "
-                f"`rpp-env tabulate --shown {' '.join(map(str, sorted({*self.shown, *wanted})))}`"
+        index = space.within(self.provenance)
+        table = self
+        if index is not None:
+            assert space.shape is not None
+            arrays = {name: getattr(self, name).take(index, axis=1) for name in _ANSWERS}
+            about = json.loads(json.dumps(dict(space.about)))
+            table = replace(
+                self, **arrays, sizes=space.shape, provenance={**self.provenance, **about}
             )
-        if wanted == self.shown:
-            return self
-        index = [self.shown.index(number) for number in wanted]
-        arrays = {}
-        for name in _ANSWERS:
-            cells = getattr(self, name)
-            levels = cells.reshape(len(self), self.sizes[0], -1, *cells.shape[2:])
-            arrays[name] = levels.take(index, axis=1).reshape(len(self), -1, *cells.shape[2:])
-        return replace(
-            self,
-            **arrays,
-            sizes=(len(wanted), *self.sizes[1:]),
-            provenance={**self.provenance, "shown": list(wanted)},
-        )
+        if table.sizes != space.shape:
+            raise TableMismatch(
+                f"the table has prompts of shape {table.sizes}, and the environment's have "
+                f"{space.shape}"
+            )
+        return table
 
     def lookup(
-        self, rows: Ints, level: Ints, sentence: Ints, turn: Ints | None = None
-    ) -> tuple[Rankings, Ints]:
+        self, rows: Ints, cells: Ints, turn: Ints | None = None
+    ) -> tuple[Rankings, NDArray[np.uint16]]:
         """Answers for tasks `rows`, and the rank (B,) of each target (0: not named).
 
         Parameters
         ----------
-        rows, level : (B,) int64 arrays
-            Levels are the table's own: use the table that `for_rules` gives.
-        sentence : (B,) int64 array
-            Role, reasoning and output as one number, the last one fastest.
+        rows, cells : (B,) int64 arrays
+            Cells are the table's own: use the table that `for_space` gives.
         turn : (B,) int64 array, optional
             Where several answers were recorded, which of them, modulo their number.
         """
-        cells = self.named.shape[1]
-        prompt = rows * cells + level * (cells // self.sizes[0]) + sentence
-        said = prompt if turn is None else prompt * self.samples + turn % self.samples
+        said = rows * self.named.shape[1] + cells
+        if turn is not None:
+            said = said * self.samples + turn % self.samples
         rank, named, *cost = self._numbers.take(said, axis=0).T
         orders = self.orders.reshape(-1, self.orders.shape[-1])
-        cost_of = dict(zip(COSTS, cost, strict=True))
+        cost_of = dict(zip(self._costs, cost, strict=True))
         return Rankings(orders.take(said, axis=0), named, cost_of), rank
 
     @cached_property
+    def _costs(self) -> tuple[str, ...]:
+        """Those that arise: history items that did not fit only where some did not."""
+        return COSTS if self.trimmed.any() else COSTS[1:]
+
+    @cached_property
     def _numbers(self) -> NDArray[np.uint16]:
-        """(T * C * S, 5) rank, named and `COSTS` side by side, so that a replay looks up once."""
-        made = np.empty((*self.named.shape, 2 + len(COSTS)), dtype=np.uint16)
-        made[..., 0] = self.ranks()
-        made[..., 1] = self.named
-        made[..., 2] = self.trimmed[..., None]
-        made[..., 3] = self.prompt[..., None]
-        made[..., 4] = self.completion
+        """(T * C * S, ...) rank, named and `_costs` side by side: a replay looks up once."""
+        columns = (
+            *(self.ranks(), self.named),
+            *((self.trimmed[..., None],) if "trimmed" in self._costs else ()),
+            *(self.prompt[..., None], self.completion),
+        )
+        made = np.empty((*self.named.shape, len(columns)), dtype=np.uint16)
+        for i, column in enumerate(columns):
+            made[..., i] = column
         made.setflags(write=False)
-        return made.reshape(-1, 2 + len(COSTS))
+        return made.reshape(-1, len(columns))
 
     def ranks(self) -> NDArray[np.uint8]:
         """(T, C, S) 1-based rank of the target; 0 where it was not named."""
@@ -202,34 +201,29 @@ class RewardTable:
         return found
 
     def rewards(self, k: int = 10) -> NDArray[np.float32]:
-        """(T, levels, roles, reasonings, outputs) NDCG@k, the mean of the recorded answers.
+        """(T, *sizes) NDCG@k, the mean of the recorded answers.
 
-        The first axis after the tasks' is `shown`: the levels of some rules after `for_rules`.
+        Of sentences, sizes are levels, roles, reasonings and outputs.
         """
         by_rank = ndcg(np.arange(256), k).astype(np.float32)
         mean: NDArray[np.float32] = by_rank[self.ranks()].mean(axis=2)
         return mean.reshape(len(self), *self.sizes)
 
-    def check(self, tasks: TaskSet, book: PatternBook, rules: Rules) -> None:
-        """Refuse other data, sentences or rules.
+    def check(self, tasks: TaskSet, space: PromptSpace[Any, Any]) -> None:
+        """Refuse other data and other prompts.
 
         Raises
         ------
         TableMismatch
             Where the table answers other questions than these.
         """
-        self.for_rules(rules)
-        self._check_questions(_questions(tasks) | {"book_digest": book.digest})
+        self._check_questions(_questions(tasks))
+        self.for_space(space)
         if len(tasks) != len(self) or (_keys(tasks) != self.keys).any():
             raise TableMismatch(
                 f"the table's {len(self)} tasks are not the environment's {len(tasks)}: the users, "
                 "the draws, the candidates or their order differ; choose the table's with "
                 "`RewardTable.select`"
-            )
-        if self.sizes[1:] != (book.sizes[0], *book.sizes[2:]):
-            raise TableMismatch(
-                f"the table has {self.sizes[1:]} roles, reasonings and output formats, and the "
-                f"book has {(book.sizes[0], *book.sizes[2:])}"
             )
         wrong = np.count_nonzero(tasks.position != self.positions)
         if wrong:
@@ -345,9 +339,11 @@ class RewardTable:
                 f"it has format {provenance.get('format')!r}, and this version reads {_FORMAT}"
             )
         sizes, shown = kept.pop("sizes"), provenance.get("shown")
-        if sizes.shape != (4,) or sizes.dtype != np.int64 or not (sizes > 0).all():
-            raise ValueError("its sizes are not four numbers from 1")
-        if not _are_numbers(shown) or len(shown) != sizes[0]:
+        fits = sizes.ndim == 1 and 0 < sizes.size <= _MOST_AXES and sizes.dtype == np.int64
+        if not fits or not (sizes > 0).all():
+            raise ValueError(f"its sizes are not 1 to {_MOST_AXES} numbers from 1")
+        # Tables of sentences; those of other prompts say nothing of history items.
+        if "shown" in provenance and (not _are_numbers(shown) or len(shown) != sizes[0]):
             raise ValueError(f"{sizes[0]} levels, but items shown are {shown}")
         tasks = kept["keys"].size
         counts = [provenance.get("samples"), provenance.get("num_candidates")]
@@ -368,6 +364,8 @@ class RewardTable:
         )
 
 
+_MOST_AXES = 64
+"""As many as an array can have."""
 _EMBEDDINGS = ("items", "content", "popularity")
 
 
@@ -395,7 +393,7 @@ def _check_answers(
     arrays: Mapping[str, NDArray[Any]],
     tasks: int,
     sizes: Sequence[int],
-    shown: Sequence[int],
+    shown: Sequence[int] | None,
     samples: int,
     candidates: int,
 ) -> None:
@@ -420,9 +418,10 @@ def _check_answers(
         raise ValueError("its orders are not all permutations of the candidates")
     if arrays["named"].max() > candidates:
         raise ValueError(f"it holds answers that name more than {candidates} candidates")
-    by_level = arrays["trimmed"].reshape(tasks, len(shown), -1).max(axis=(0, 2))
-    if (by_level > np.array(shown)).any():
-        raise ValueError("it holds prompts that lost more history items than were shown")
+    if shown is not None:
+        by_level = arrays["trimmed"].reshape(tasks, len(shown), -1).max(axis=(0, 2))
+        if (by_level > np.array(shown)).any():
+            raise ValueError("it holds prompts that lost more history items than were shown")
     if "positions" in arrays and arrays["positions"].max() >= candidates:
         raise ValueError("it holds targets outside of the candidates")
 
@@ -451,7 +450,7 @@ def tabulate(
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> RewardTable:
-    """Ask for every prompt that the environment's rules can reach.
+    """Ask for every prompt that the environment's prompt space can reach.
 
     Parameters
     ----------
@@ -463,8 +462,8 @@ def tabulate(
     rows : sequence of int, optional
         Task rows; all by default.
     shown : sequence of int, optional
-        Numbers of history items to ask for, so that one table serves several rules; those of the
-        environment's rules must be among them. By default those alone.
+        For prompts of sentences: numbers of history items to ask for, so that one table serves
+        several rules; those of the environment's rules must be among them. By default those alone.
     samples : int
         Answers per prompt, for models that sample.
     processes : int
@@ -488,18 +487,25 @@ def tabulate(
         raise InvalidOption("this environment replays a table already: give one with a recommender")
     if env.rewrite is not None:
         raise InvalidOption("rewritten prompts are no function of the actions: tabulate without")
-    if env.rules.order == "step":
+    if env.episode.order == "step":
         raise InvalidOption(
-            f"{env.rules.id} reorders the candidates at every step, which no table can hold"
+            f"{env.episode.id} reorders the candidates at every step, which no table can hold"
+        )
+    if env.space.shape is None:
+        raise InvalidOption(
+            f"{type(env.space).__name__} has infinitely many prompts, and a table holds every one: "
+            "give a prompt space with a shape, such as one whose agents choose from a codebook"
         )
     counts = {"samples": samples, "processes": processes}
     check_values(dict.fromkeys(counts, int), counts)
     if samples < 1 or processes < 1:
         raise InvalidOption(f"samples and processes must be at least 1, not {samples}, {processes}")
-    numbers = _numbers(env.rules, shown)
-    tasks = env.tasks if rows is None else env.tasks.subset(rows)
-    provenance = _provenance(env, tasks, numbers, samples)
-    job = _Job(tasks, env.book, numbers, env.recommender, samples)
+    space = env.space if shown is None else _showing(env, shown)
+    every = np.arange(len(env.tasks))
+    chosen = every if rows is None else every[np.asarray(rows)]
+    tasks = env.tasks if rows is None else env.tasks.subset(chosen)
+    provenance = _provenance(env, tasks, space, samples)
+    job = _Job(env.tasks, chosen, space, env.recommender, samples)
     if path is None:
         answers = job.ask(None, processes, progress)
         return _table(tasks, answers, job, provenance, env.embeddings)
@@ -540,7 +546,7 @@ def _table(
         **answers,
         positions=tasks.position.astype(np.uint8),
         keys=_keys(tasks),
-        sizes=job.sizes,
+        sizes=job.space.shape or (),
         provenance=provenance,
         embeddings=embeddings,
     )
@@ -551,15 +557,10 @@ class _Job:
     """What a worker needs to ask for a range of tasks."""
 
     tasks: TaskSet
-    book: PatternBook
-    shown: tuple[int, ...]
+    rows: Ints
+    space: PromptSpace[Any, Any]
     recommender: Recommender[Any]
     samples: int
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        roles, _, reasonings, outputs = self.book.sizes
-        return len(self.shown), roles, reasonings, outputs
 
     def ask(
         self,
@@ -568,7 +569,7 @@ class _Job:
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, NDArray[Any]]:
         """The arrays of all tasks; what `parts` holds is not asked again."""
-        total = len(self.tasks)
+        total = len(self.rows)
         chunks = [range(s, min(s + _CHUNK, total)) for s in range(0, total, _CHUNK)]
         made: dict[int, dict[str, NDArray[Any]]] = {}
         if parts is not None:
@@ -588,44 +589,40 @@ class _Job:
             name: np.concatenate([made[i][name] for i in range(len(chunks))]) for name in _ANSWERS
         }
 
-    def run(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """The arrays of these tasks."""
-        sentences = self.sizes[1:]
-        grid = np.stack(np.meshgrid(*map(np.arange, sentences), indexing="ij"), axis=-1)
-        actions = np.insert(grid.reshape(-1, 3), 1, 0, axis=1)
-        choices = self.book.choose(actions)
-        prompts, cells = [], []
-        for row in rows:
-            task = self.tasks.task(row)
-            shown = np.minimum(self.shown, len(task.history))
-            asked = np.unique(shown)
-            prompts += [Prompt(task, choice, int(n)) for n in asked for choice in choices]
-            cells.append((asked, np.searchsorted(asked, shown)))
-        K = self.tasks.num_candidates
-        answers = [rank_all(self.recommender, prompts, K) for _ in range(self.samples)]
-        orders = np.array([said.order for said in answers], dtype=np.uint8)
-        names = ("completion_tokens", "prompt_tokens", "trimmed")
-        numbers = np.array(
-            [np.stack([said.named, *map(said.spent, names)], axis=1) for said in answers]
+    def run(self, numbers: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """The arrays of these tasks, by their places in `rows`."""
+        rows = self.rows[np.asarray(numbers)]
+        alike = self.space.alike(rows)
+        asked = [np.unique(cells) for cells in alike]  # equal prompts once
+        cells, who = np.concatenate(asked), np.repeat(rows, list(map(len, asked)))
+        starts = np.cumsum([0, *map(len, asked[:-1])])
+        where = np.stack(
+            [
+                start + np.searchsorted(own, first)
+                for start, own, first in zip(starts, asked, alike, strict=True)
+            ]
         )
-        if not 0 <= numbers.min() <= numbers.max() < 1 << 16:
+        prompts = self.space.prompts(self.space.at(cells, who), TaskBatch(self.tasks, who), who)
+        K = self.tasks.num_candidates
+        answers = [rank_all(self.recommender, prompts, K, len(cells)) for _ in range(self.samples)]
+        orders = np.stack([said.order.astype(np.uint8) for said in answers], axis=1)
+        names = ("completion_tokens", "prompt_tokens", "trimmed")
+        numbers_of = np.stack(
+            [np.stack([said.named, *map(said.spent, names)], axis=1) for said in answers], axis=1
+        )
+        if not 0 <= numbers_of.min() <= numbers_of.max() < 1 << 16:
             raise InvalidOption(
-                f"a table keeps 0 to 65,535 tokens per text, not {numbers.min()} to {numbers.max()}"
+                "a table keeps 0 to 65,535 tokens per text, not "
+                f"{numbers_of.min()} to {numbers_of.max()}"
             )
-        made: dict[str, list[NDArray[Any]]] = {name: [] for name in _ANSWERS}
-        start = 0
-        for asked, index in cells:
-            end = start + len(asked) * len(choices)
-            block = numbers[:, start:end].reshape(self.samples, len(asked), len(choices), 4)
-            by_cell = block[:, index].reshape(self.samples, -1, 4).transpose(1, 0, 2)
-            ranked = orders[:, start:end].reshape(self.samples, len(asked), len(choices), K)
-            made["orders"].append(ranked[:, index].reshape(self.samples, -1, K).swapaxes(0, 1))
-            made["named"].append(by_cell[..., 0].astype(np.uint8))
-            made["completion"].append(by_cell[..., 1].astype(np.uint16))
-            made["prompt"].append(by_cell[:, 0, 2].astype(np.uint16))
-            made["trimmed"].append(by_cell[:, 0, 3].astype(np.uint8))
-            start = end
-        return {name: np.stack(arrays) for name, arrays in made.items()}
+        named, completion, prompt, trimmed = numbers_of[where].transpose(3, 0, 1, 2)
+        return {
+            "orders": orders[where],
+            "named": named.astype(np.uint8),
+            "completion": completion.astype(np.uint16),
+            "prompt": prompt[..., 0].astype(np.uint16),
+            "trimmed": trimmed[..., 0].astype(np.uint8),
+        }
 
 
 def _work(
@@ -679,28 +676,20 @@ def _run(rows: Sequence[int]) -> dict[str, NDArray[Any]]:
     return _job.run(rows)
 
 
-def _items_shown(rules: Rules) -> tuple[int, ...]:
-    """Per level, how many items the rules show to a user with a long history."""
-    levels = np.arange(rules.max_level + 1)
-    return tuple(rules.items_shown(levels, np.full(len(levels), 1 << 30)).tolist())
-
-
-def _numbers(rules: Rules, shown: Sequence[int] | None) -> tuple[int, ...]:
-    """The numbers of history items that a table is to hold."""
-    if shown is None:
-        return _items_shown(rules)
-    wanted = sorted(set(_items_shown(rules)))
-    given = np.unique(np.asarray(shown))
-    if given.dtype.kind not in "iu" or given.min() < 1 or not set(wanted) <= set(given.tolist()):
+def _showing(env: RPPEnv, shown: Sequence[int]) -> PromptSpace[Any, Any]:
+    """The prompt space of the environment with other numbers of history items."""
+    showing = getattr(env.space, "showing", None)
+    if showing is None:
         raise InvalidOption(
-            f"shown must be numbers of history items from 1, {', '.join(map(str, wanted))} among "
-            f"them, which {rules.id} can show; got {list(shown)}"
+            f"shown={list(shown)} is for prompts of sentences; the environment's are those of "
+            f"{type(env.space).__name__}: leave it out"
         )
-    return tuple(given.tolist())
+    space: PromptSpace[Any, Any] = showing(shown, env.tasks)
+    return space
 
 
 def _questions(tasks: TaskSet) -> dict[str, Any]:
-    """What decides which questions a table answers, besides sentences, `shown` and the tasks."""
+    """What decides which questions a table answers, besides the prompts and the tasks."""
     return {
         "dataset": tasks.dataset.name,
         "dataset_digest": tasks.dataset.digest,
@@ -709,19 +698,17 @@ def _questions(tasks: TaskSet) -> dict[str, Any]:
 
 
 def _provenance(
-    env: RPPEnv, tasks: TaskSet, shown: tuple[int, ...], samples: int
+    env: RPPEnv, tasks: TaskSet, space: PromptSpace[Any, Any], samples: int
 ) -> dict[str, Any]:
     model = getattr(env.recommender, "model", None)
     generation = getattr(env.recommender, "generation", None)
     provenance = {
         "format": _FORMAT,
         **_questions(tasks),
-        "book_digest": env.book.digest,
-        # Not how the history agent moves: a level shows the same items however it is reached.
-        "shown": shown,
+        **space.about,
         "tasks": len(tasks),
         "tasks_digest": hashlib.sha256(_keys(tasks).tobytes()).hexdigest(),
-        "rules": env.rules.id,
+        "rules": env.episode.id,
         "model": getattr(model, "id", None) or type(env.recommender).__name__,
         "rank_by": getattr(env.recommender, "rank_by", None),
         "generation": None if generation is None else asdict(generation),
@@ -828,8 +815,8 @@ class _Parts:
         _check_answers(
             {name: kept[name] for name in _ANSWERS},
             len(rows),
-            self.job.sizes,
-            self.job.shown,
+            self.job.space.shape or (),
+            self.provenance.get("shown"),
             self.job.samples,
             self.job.tasks.num_candidates,
         )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.task import RankingTask
 from rpp_env.text import plain
 
-__all__ = ["MAX_HISTORY", "TaskSet", "make_tasks", "read_selection", "split_selection"]
+__all__ = ["MAX_HISTORY", "TaskBatch", "TaskSet", "make_tasks", "read_selection", "split_selection"]
 
 MAX_HISTORY = 50
 """Items before the target that a task keeps; older ones are left out."""
@@ -134,11 +134,19 @@ class TaskSet:
             self.dropped[chosen],
         )
 
-    def padded_history(self, length: int = 20) -> NDArray[np.int32]:
-        """(T, length) int32 item rows: the latest in the last column, -1 where there are none."""
+    def padded_history(
+        self, length: int = 20, rows: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int32]:
+        """(T, length) int32 item rows: the latest in the last column, -1 where there are none.
+
+        Of the tasks at `rows` alone, where they are given.
+        """
         back = np.arange(length, 0, -1)
-        where = self.history_indptr[1:, None] - back
-        known = back <= self.history_lengths[:, None]
+        ends, lengths = self.history_indptr[1:], self.history_lengths
+        if rows is not None:
+            ends, lengths = ends[rows], lengths[rows]
+        where = ends[:, None] - back
+        known = back <= lengths[:, None]
         if not len(self.history_items):
             return np.full(known.shape, -1, dtype=np.int32)
         return np.where(known, self.history_items[np.where(known, where, 0)], np.int32(-1))
@@ -158,6 +166,52 @@ class TaskSet:
             sha.update(str(array.shape).encode())
             sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
         return sha.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatch(Sequence[RankingTask]):
+    """The tasks of B users at one step, as arrays; as a sequence, one `RankingTask` for each.
+
+    Attributes
+    ----------
+    tasks : TaskSet
+    rows : (B,) int64 array
+        Which of them.
+    shown : (B, K) int64 array, optional
+        Per user, which of the task's candidates stands in each place; None for the task's own
+        order.
+    """
+
+    tasks: TaskSet
+    rows: NDArray[np.int64]
+    shown: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> RankingTask: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RankingTask]: ...
+    def __getitem__(self, index: int | slice) -> RankingTask | list[RankingTask]:
+        """One user's task with its titles, or a list of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        task = self.tasks.task(int(self.rows[index]))
+        if self.shown is None:
+            return task
+        order = self.shown[index].tolist()
+        return replace(task, candidates=tuple(task.candidates[i] for i in order))
+
+    @property
+    def candidates(self) -> NDArray[np.int32]:
+        """(B, K) int32 item rows, in the order in which they are shown."""
+        own = self.tasks.candidates[self.rows]
+        return own if self.shown is None else np.take_along_axis(own, self.shown, axis=1)
+
+    def histories(self, length: int) -> NDArray[np.int32]:
+        """(B, length) int32 item rows: the latest in the last column, -1 where there are none."""
+        return self.tasks.padded_history(length, self.rows)
 
 
 def make_tasks(

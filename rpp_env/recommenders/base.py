@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rpp_env.errors import BrokenContract
 from rpp_env.prompting import Rankings, Recommender
 
-if TYPE_CHECKING:
-    from rpp_env.sentences.prompt import Prompt
-
 __all__ = ["Recommender", "rank_all"]
 
 
-def rank_all(recommender: Recommender[Any], prompts: Sequence[Prompt], candidates: int) -> Rankings:
-    """Rank the candidates of every prompt, and check what comes back.
+def rank_all(
+    recommender: Recommender[Any], prompts: Any, candidates: int, count: int | None = None
+) -> Rankings:
+    """Rank the candidates of `count` prompts (as many as they are long), and check what comes back.
 
     Raises
     ------
     BrokenContract
         If there is not one ranking for each prompt, over all `candidates`.
     """
+    count = len(prompts) if count is None else count
     given = recommender.rank(prompts)
     name = type(recommender).__name__
     if not isinstance(given, Rankings):
@@ -31,9 +30,9 @@ def rank_all(recommender: Recommender[Any], prompts: Sequence[Prompt], candidate
     lengths = (
         {given.order.shape[1]} if isinstance(given, Rankings) else {len(r.order) for r in given}
     )
-    if len(given) != len(prompts) or not lengths <= {candidates}:
+    if len(given) != count or not lengths <= {candidates}:
         raise BrokenContract(
-            f"{name}.rank gave {len(given)} rankings for {len(prompts)} "
+            f"{name}.rank gave {len(given)} rankings for {count} "
             f"prompts of {candidates} candidates; it must give one per prompt, over all "
             "candidates, in order"
         )

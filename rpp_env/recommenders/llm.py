@@ -30,7 +30,7 @@ from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
 from rpp_env.prompting import Rankings
 from rpp_env.sentences.parsing import as_pairs, parse_order
-from rpp_env.sentences.prompt import LETTERS, as_messages
+from rpp_env.sentences.prompt import LETTERS, Prompts, as_messages
 from rpp_env.task import Ranking
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class LLMRecommender:
         If the model returns another number of replies than it was asked for, or a reply that is no
         answer: `rpp_env.models.asking.flaw` lists what is checked.
     """
+
+    reads = Prompts
 
     def __init__(
         self,

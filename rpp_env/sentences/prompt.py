@@ -21,7 +21,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.sentences import Choice
 from rpp_env.task import RankingTask
 
-__all__ = ["LETTERS", "Prompt", "as_messages"]
+__all__ = ["LETTERS", "Prompt", "Prompts", "as_messages"]
 
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 """Names of the candidates where one token is asked for: one token each in every tokeniser."""
@@ -125,6 +125,10 @@ class Prompt:
         return _instructions(
             choice.role, choice.reasoning, choice.output, len(self.task.candidates)
         )
+
+
+class Prompts(list[Prompt]):
+    """The prompts of a batch of users, in words."""
 
 
 def as_messages(text: str) -> tuple[dict[str, str], ...]:

@@ -189,12 +189,9 @@ class Users:
             Another order of the candidates for each question. Answers are told in the tasks' own.
         """
         rows, cells = np.asarray(rows, np.int64), np.asarray(cells, np.int64)
-        level, *sentences = np.unravel_index(cells, self.shape)
         table = self.env.table
         if table is not None and rewrite is None and orders is None:
-            sizes = self.shape
-            sentence = np.ravel_multi_index(tuple(sentences), sizes[1:])
-            answer, rank = table.lookup(rows, np.asarray(level), np.asarray(sentence))
+            answer, rank = table.lookup(rows, cells)
             found = _asked(answer, rank)
             self.ledger.count(self._keys(rows, cells), found.tokens)
             return found
@@ -252,7 +249,7 @@ class Users:
         return _key(rows, self.shown(rows, cells), sentences, self.shape)
 
 
-def _asked(answer: Rankings, rank: Ints) -> Asked:
+def _asked(answer: Rankings, rank: NDArray[np.integer[Any]]) -> Asked:
     tokens = answer.spent("prompt_tokens") + answer.spent("completion_tokens")
     order, named = answer.order.astype(np.uint8), answer.named.astype(np.int64)
     return Asked(order, rank.astype(np.int64), named, tokens)

@@ -1,0 +1,243 @@
+"""What agents choose among, integers or vectors, as observations and libraries see it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
+from numpy.typing import ArrayLike, NDArray
+
+from rpp_env.errors import InvalidOption
+from rpp_env.prompting import check_choices
+
+__all__ = ["Actions", "Choices", "Vectors", "actions_of"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class Actions(Protocol):
+    """The actions of n agents.
+
+    Attributes
+    ----------
+    spaces : tuple of Discrete or Box
+        Per agent.
+    joint : Space
+        Of one agent that chooses for all of them.
+    one : str
+        What an agent gives, in words.
+    width : int
+        Numbers of an observation that show an agent's own last action.
+    state_width : int
+        Numbers of a state that show the last actions of all agents.
+    """
+
+    spaces: tuple[Discrete | Box, ...]
+    joint: Space[Any]
+    one: str
+    width: int
+    state_width: int
+
+    @property
+    def nvec(self) -> Ints:
+        """(n,) each agent's number of actions."""
+        ...
+
+    def none(self, count: int) -> NDArray[Any]:
+        """(count, n, ...) what stands for the last actions before the first step."""
+        ...
+
+    def read(
+        self, given: ArrayLike, count: int, agents: Sequence[str]
+    ) -> tuple[NDArray[Any], Ints | None]:
+        """Actions as a prompt space takes them, and how many of each user's had to be mapped."""
+        ...
+
+    def kept(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """A copy of actions that a prompt space has taken."""
+        ...
+
+    def each(self, action: Any) -> Any:
+        """One agent's action as a part of `given`; TypeError or ValueError where it is none."""
+        ...
+
+    def split(self, action: NDArray[Any]) -> NDArray[Any]:
+        """(B, n, ...) actions out of (B, ...) of the `joint` space."""
+        ...
+
+    def own(self, actions: NDArray[Any]) -> Floats:
+        """(B, n, width): each agent's last action, in [-1, 1]."""
+        ...
+
+    def all(self, actions: NDArray[Any]) -> list[Floats]:
+        """The last actions of all agents: arrays with B rows, `state_width` columns together."""
+        ...
+
+    def masks(self) -> NDArray[np.int8]:
+        """(n, most actions) int8, fresh: 1 where an agent has that action."""
+        ...
+
+
+class Choices:
+    """Integers: one option of an agent each.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Each agent's number of options.
+    padded : bool
+        Whether all agents get as many actions as the one with most. An action that an agent with n
+        options does not have then means ``a % n``.
+    """
+
+    one = "an integer"
+
+    def __init__(self, sizes: Sequence[int], padded: bool = False) -> None:
+        self.sizes: Ints = np.array(sizes, dtype=np.int64)
+        self.nvec: Ints = np.full_like(self.sizes, self.sizes.max()) if padded else self.sizes
+        self.padded = padded
+        self.spaces: tuple[Discrete | Box, ...] = tuple(map(Discrete, self.nvec.tolist()))
+        self.joint: Space[Any] = MultiDiscrete(self.nvec)
+        self.width = int(self.sizes.max())
+        self.state_width = int(self.sizes.sum())
+        # A last row of zeros: -1, no action yet, finds it.
+        self._one_hot = _one_hot(self.width)
+        self._one_hots = [_one_hot(size) for size in self.sizes.tolist()]
+
+    def none(self, count: int) -> Ints:
+        """See `Actions`: -1."""
+        return np.full((count, len(self.sizes)), -1)
+
+    def read(
+        self, given: ArrayLike, count: int, agents: Sequence[str]
+    ) -> tuple[NDArray[Any], Ints | None]:
+        """See `Actions`."""
+        actions = np.asarray(given)
+        if not self.padded:
+            return actions, None
+        choices = check_choices(actions, count, self.nvec, agents)
+        return choices % self.sizes, (choices >= self.sizes).sum(axis=1)
+
+    def kept(self, actions: NDArray[Any]) -> Ints:
+        """See `Actions`."""
+        return actions.astype(np.int64)
+
+    def each(self, action: Any) -> int:
+        """See `Actions`."""
+        return operator.index(action)
+
+    def split(self, action: NDArray[Any]) -> NDArray[Any]:
+        """See `Actions`."""
+        return action
+
+    def own(self, actions: Ints) -> Floats:
+        """See `Actions`: one-hot, by the most options of an agent."""
+        return self._one_hot.take(actions, axis=0)
+
+    def all(self, actions: Ints) -> list[Floats]:
+        """See `Actions`: one-hot."""
+        return [hot.take(actions[:, i], axis=0) for i, hot in enumerate(self._one_hots)]
+
+    def masks(self) -> NDArray[np.int8]:
+        """See `Actions`."""
+        return (np.arange(self.width) < self.sizes[:, None]).astype(np.int8)
+
+
+class Vectors:
+    """Vectors: d numbers of an agent each, within its bounds."""
+
+    def __init__(self, spaces: Sequence[Box], padded: bool = False) -> None:
+        if padded:
+            raise InvalidOption(
+                "padded_actions gives all agents as many options, and these choose vectors: leave "
+                "it out"
+            )
+        widths = {space.shape for space in spaces}
+        low = np.stack([space.low for space in spaces]) if len(widths) == 1 else np.zeros(0)
+        high = np.stack([space.high for space in spaces]) if len(widths) == 1 else np.zeros(0)
+        if low.ndim != 2 or not np.isfinite([low, high]).all() or not (low < high).all():
+            raise InvalidOption(
+                "agents that choose vectors must have Box spaces of one length with finite bounds; "
+                f"these have {', '.join(map(str, spaces))}"
+            )
+        self.spaces: tuple[Discrete | Box, ...] = tuple(spaces)
+        self.width = low.shape[1]
+        self.one = f"{self.width} numbers"
+        self.state_width = low.size
+        self._shape = low.shape
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        self.joint: Space[Any] = Box(low.ravel(), high.ravel(), dtype=np.float32)
+
+    @property
+    def nvec(self) -> Ints:
+        """Refused: vectors have no number."""
+        raise InvalidOption(
+            "these agents choose vectors (Box), which have no number: see action_spaces"
+        )
+
+    def none(self, count: int) -> Floats:
+        """See `Actions`: the middle of the bounds."""
+        return np.tile(self._middle, (count, 1, 1))
+
+    def read(
+        self,
+        given: ArrayLike,
+        count: int,  # noqa: ARG002 - a prompt space checks its actions
+        agents: Sequence[str],  # noqa: ARG002
+    ) -> tuple[NDArray[Any], None]:
+        """See `Actions`."""
+        return np.asarray(given), None
+
+    def kept(self, actions: NDArray[Any]) -> Floats:
+        """See `Actions`."""
+        return actions.astype(np.float32)
+
+    def each(self, action: Any) -> Floats:
+        """See `Actions`."""
+        vector = np.asarray(action, np.float32)
+        if vector.shape != self._shape[1:]:
+            raise ValueError(f"shape {vector.shape}")
+        return vector
+
+    def split(self, action: NDArray[Any]) -> NDArray[Any]:
+        """See `Actions`."""
+        return action.reshape(*action.shape[:-1], *self._shape)
+
+    def own(self, actions: Floats) -> Floats:
+        """See `Actions`: the numbers, scaled by the bounds."""
+        scaled: Floats = np.clip((actions - self._middle) / self._half, -1, 1).astype(np.float32)
+        return scaled
+
+    def all(self, actions: Floats) -> list[Floats]:
+        """See `Actions`: the numbers of all agents, scaled by the bounds."""
+        return [self.own(actions).reshape(len(actions), -1)]
+
+    def masks(self) -> NDArray[np.int8]:
+        """See `Actions`: a 1 for each agent, as there is nothing to forbid."""
+        return np.ones((len(self.spaces), 1), np.int8)
+
+
+def actions_of(spaces: Sequence[Discrete | Box], padded: bool = False) -> Actions:
+    """The actions of agents that choose from `spaces`.
+
+    Raises
+    ------
+    InvalidOption
+        For spaces of both kinds, and for vectors of several lengths or without bounds.
+    """
+    if all(isinstance(space, Discrete) and space.start == 0 for space in spaces):
+        return Choices([int(cast("Discrete", space).n) for space in spaces], padded)
+    if all(isinstance(space, Box) for space in spaces):
+        return Vectors(cast("Sequence[Box]", spaces), padded)
+    raise InvalidOption(
+        "all agents must choose from Discrete spaces that begin with 0, or all from Box spaces; "
+        f"these have {', '.join(map(str, spaces))}"
+    )
+
+
+def _one_hot(size: int) -> Floats:
+    return np.vstack([np.eye(size), np.zeros((1, size))]).astype(np.float32)

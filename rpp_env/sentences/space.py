@@ -1,0 +1,317 @@
+"""Prompts of sentences: four agents choose a role, a history length, a reasoning and an output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+
+from rpp_env.data.candidates import MAX_HISTORY, TaskBatch, TaskSet
+from rpp_env.errors import InvalidOption, TableMismatch
+from rpp_env.prompting import Axis, PromptSpace, Rankings, check_choices
+from rpp_env.sentences import AGENTS, Choice, PatternBook
+from rpp_env.sentences.encoders import Encoder, encode
+from rpp_env.sentences.history import HistoryLengths
+from rpp_env.sentences.prompt import Prompt, Prompts
+
+__all__ = ["SentencePrompts", "Sentences"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Where the four agents of B users stand.
+
+    Attributes
+    ----------
+    length : (B,) int64 array
+        Items in each user's history.
+    choices : (B, 4) int64 array
+        The last actions; -1 before the first step.
+    level : (B,) int64 array
+        Where the history agent stands.
+    shown : (B,) int64 array
+        History items in the last prompt.
+    vectors : (B, e) float32 array or None
+        Of the sentences as they were rewritten (RPP+); None where nothing is rewritten.
+    edited : (B, 2) int64 array or None
+        Sentences that were rewritten, and those whose rewrites were of no use.
+    """
+
+    length: Ints
+    choices: Ints
+    level: Ints
+    shown: Ints
+    vectors: Floats | None
+    edited: Ints | None
+
+
+class SentencePrompts(PromptSpace[Sentences, Prompts]):
+    """The sentences of a catalog, and how many items of the history are shown.
+
+    Its axes are history level, role, reasoning and output.
+
+    Parameters
+    ----------
+    book : PatternBook
+        The sentences; as many labels for the history agent as `history` has options.
+    history : HistoryLengths
+    tasks : TaskSet
+        Those that are played: their histories, and how many candidates the sentences speak of.
+    encoder : Encoder
+        Embeds the sentences for the observations.
+    rewritten : bool
+        Whether the sentences are rewritten for each user before they are sent (RPP+).
+    agents : sequence of str
+        The agents' names.
+
+    Raises
+    ------
+    InvalidOption
+        Where catalog and `history` differ in the history agent's options.
+    """
+
+    makes = Prompts
+    private = (
+        ("user",),
+        ("recency", "content", "popularity", "length", "shown", "level"),
+        ("ranking",),
+        ("named", "sentences"),
+    )
+
+    def __init__(
+        self,
+        book: PatternBook,
+        history: HistoryLengths,
+        tasks: TaskSet,
+        encoder: Encoder,
+        rewritten: bool = False,
+        agents: Sequence[str] = AGENTS,
+    ) -> None:
+        if book.sizes[1] != len(history.options):
+            raise InvalidOption(
+                f"the book has {book.sizes[1]} history records, and there are "
+                f"{len(history.options)} history options; give one label per option"
+            )
+        self.book = book
+        self.history = history
+        self.encoder = encoder
+        self.rewritten = rewritten
+        self.agents = tuple(agents)
+        self.action_spaces: tuple[Discrete | Box, ...] = tuple(map(Discrete, book.sizes))
+        roles, _, *others = book.sizes
+        self._sentences = (roles, *others)
+        self.shape: tuple[int, ...] = (history.max_level + 1, *self._sentences)
+        self.width = encoder.width + 2
+        self._lengths = tasks.history_lengths
+        self._limits = np.array(book.sizes)
+        self._moves = history.axis.moves
+        self._items = np.minimum(history.shown(), MAX_HISTORY)
+        self._scale = max(history.max_level, 1)
+        # A history level has as many cells as there are combinations of sentences.
+        self._count = math.prod(self._sentences)
+        self._strides = np.array([math.prod(others), 0, others[1], 1])
+        said: list[str] = []
+        if not rewritten:
+            every = self._choices(np.arange(self._count))
+            task = tasks.task(0)
+            said = [Prompt(task, choice, 1).instructions for choice in book.choose(every)]
+        # A last row of zeros: -1, nothing said yet, finds it.
+        none = np.zeros((1, encoder.width), np.float32)
+        self._vectors = np.vstack([encode(encoder, said), none]) if said else none
+
+    def start(self, rows: Ints) -> Sentences:
+        """See `PromptSpace`."""
+        count = len(rows)
+        zeros = np.zeros(count, np.int64)
+        return Sentences(
+            self._lengths.take(rows),
+            np.full((count, len(AGENTS)), -1),
+            zeros + self.history.first,
+            zeros,
+            np.zeros((count, self.encoder.width), np.float32) if self.rewritten else None,
+            np.zeros((count, 2), np.int64) if self.rewritten else None,
+        )
+
+    def apply(self, state: Sentences, actions: NDArray[Any]) -> Sentences:
+        """See `PromptSpace`."""
+        choices = check_choices(actions, len(state.level), self._limits, self.agents)
+        level = self._moves[state.level, choices[:, 1]]
+        shown = np.minimum(self._items.take(level), state.length)
+        return Sentences(state.length, choices, level, shown, state.vectors, state.edited)
+
+    def prompts(
+        self,
+        state: Sentences,
+        tasks: TaskBatch,
+        rows: Ints,  # noqa: ARG002 - a task says whose it is
+    ) -> Prompts:
+        """See `PromptSpace`."""
+        choices, shown = self.book.choose(state.choices), state.shown.tolist()
+        return Prompts(map(Prompt, tasks, choices, shown))
+
+    def answered(
+        self, state: Sentences, prompts: Sequence[Prompt] | None, rankings: Rankings
+    ) -> Sentences:
+        """The state with what became of the prompts: items that did not fit, rewritten sentences.
+
+        Parameters
+        ----------
+        state : Sentences
+        prompts : sequence of Prompt or None
+            As they were sent.
+        rankings : Rankings
+        """
+        trimmed = rankings.cost.get("trimmed")
+        if trimmed is None and not self.rewritten:
+            return state
+        shown = state.shown if trimmed is None else state.shown - trimmed
+        vectors, edited = state.vectors, state.edited
+        if self.rewritten and prompts is not None:
+            said = [prompt.instructions for prompt in prompts]
+            row = {text: i for i, text in enumerate(dict.fromkeys(said))}
+            vectors = encode(self.encoder, list(row))[[row[text] for text in said]]
+            edited = np.array(list(map(_edited, prompts, self.book.choose(state.choices))))
+        return Sentences(state.length, state.choices, state.level, shown, vectors, edited)
+
+    def features(self, state: Sentences) -> Floats:
+        """See `PromptSpace`: the sentences' vector, the items shown / 50, the level / the last."""
+        made = np.empty((len(state.level), self.width), np.float32)
+        vectors = state.vectors
+        if vectors is None:
+            vectors = self._vectors.take(self._said(state), axis=0)
+        made[:, :-2] = vectors
+        made[:, -2] = state.shown / MAX_HISTORY
+        made[:, -1] = state.level / self._scale
+        return made
+
+    def cell(self, state: Sentences) -> Ints:
+        """See `PromptSpace`."""
+        cell: Ints = state.level * self._count + state.choices.dot(self._strides)
+        return cell
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The sentences' digest, and the items that each level shows.
+
+        Not how the history agent moves: a level shows the same items however it is reached.
+        """
+        return {"book_digest": self.book.digest, "shown": list(self.history.shown())}
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """See `PromptSpace`."""
+        return {"sentences": self.encoder.width, "shown": 1, "level": 1}
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """See `PromptSpace`."""
+        role, _, reasoning, output = self.book.sizes
+        return self.history.axis, Axis.of(0, role), Axis.of(2, reasoning), Axis.of(3, output)
+
+    def at(self, cells: Ints, rows: Ints) -> Sentences:
+        """See `PromptSpace`."""
+        level, said = np.divmod(cells, self._count)
+        length = self._lengths.take(rows)
+        shown = np.minimum(self._items.take(level), length)
+        return Sentences(length, self._choices(said), level, shown, None, None)
+
+    def alike(self, rows: Ints) -> Ints:
+        """See `PromptSpace`: levels that show a user the same items ask the same."""
+        shown = np.minimum(self._items, self._lengths.take(rows)[:, None])
+        first = (shown[:, :, None] == shown[:, None, :]).argmax(axis=2)
+        cells = first[:, :, None] * self._count + np.arange(self._count)
+        return cells.reshape(len(rows), -1)
+
+    def counts(self, state: Sentences) -> Mapping[str, Ints]:
+        """See `PromptSpace`."""
+        counts = {"shown": state.shown}
+        if state.edited is not None:
+            counts |= {"rewritten": state.edited[:, 0], "rewrite_fallbacks": state.edited[:, 1]}
+        return counts
+
+    def keys(self, state: Sentences) -> Ints:
+        """See `PromptSpace`: role, items shown, reasoning, output."""
+        keys = state.choices.copy()
+        keys[:, 1] = state.shown
+        return keys
+
+    def described(self, cell: int) -> str:
+        """See `PromptSpace`: actions from 0, and the items of history."""
+        level, role, reasoning, output = np.unravel_index(cell, self.shape)
+        shown = self.history.shown()[level]
+        return f"role {role}, history of {shown}, reasoning {reasoning}, output {output}"
+
+    def within(self, made: Mapping[str, Any]) -> Ints | None:
+        """See `PromptSpace`: a level is known by the number of items that it shows."""
+        wanted, shown = self.history.shown(), tuple(made.get("shown", ()))
+        if missing := sorted(set(wanted) - set(shown)):
+            numbers = " ".join(map(str, sorted({*shown, *wanted})))
+            raise TableMismatch(
+                f"{', '.join(map(str, missing))} history items can be shown here, and the table "
+                f"was made with {', '.join(map(str, shown))}: make one that has them all with "
+                f"`rpp-env tabulate --shown {numbers}`"
+            )
+        if made.get("book_digest") != self.book.digest:
+            raise TableMismatch(
+                f"the table was made with book_digest={made.get('book_digest')!r}, and the "
+                f"environment has {self.book.digest!r}: make a table of this environment with "
+                "`rpp-env tabulate`, or give the table's own sentences"
+            )
+        if wanted == shown:
+            return None
+        levels = np.array([shown.index(number) for number in wanted])
+        cells: Ints = (levels[:, None] * self._count + np.arange(self._count)).ravel()
+        return cells
+
+    def showing(self, numbers: Sequence[int], tasks: TaskSet) -> SentencePrompts:
+        """The same sentences with these history lengths, each chosen directly: for tables.
+
+        Raises
+        ------
+        InvalidOption
+            Where one that this space shows is not among them.
+        """
+        wanted = sorted(set(self.history.shown()))
+        given = np.unique(np.asarray(numbers))
+        fits = given.dtype.kind in "iu" and given.min() >= 1
+        if not fits or not set(wanted) <= set(given.tolist()):
+            raise InvalidOption(
+                f"shown must be numbers of history items from 1, {', '.join(map(str, wanted))} "
+                f"among them, which can be shown here; got {list(numbers)}"
+            )
+        options = tuple(given.tolist())
+        return SentencePrompts(
+            replace(self.book, history_records=tuple(map(str, options))),
+            HistoryLengths("choose", options, (1,), 0, 1),
+            tasks,
+            self.encoder,
+        )
+
+    def _said(self, state: Sentences) -> Ints:
+        """(B,) row of `_vectors`; -1, the last one, where nothing was said yet."""
+        said: Ints = np.maximum(state.choices.dot(self._strides), -1)
+        return said
+
+    def _choices(self, said: Ints) -> Ints:
+        """(B, 4) actions that choose combinations of sentences, by number."""
+        role, reasoning, output = np.unravel_index(said, self._sentences)
+        return np.stack([role, np.zeros_like(role), reasoning, output], axis=1)
+
+
+def _edited(prompt: Prompt, chosen: Choice) -> tuple[int, int]:
+    """How many sentences differ from the chosen ones, and how many rewrites were of no use."""
+    said = prompt.choice
+    changed = (
+        said.role != chosen.role,
+        said.reasoning != chosen.reasoning,
+        said.output != chosen.output,
+    )
+    return sum(changed), prompt.fallbacks
