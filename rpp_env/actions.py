@@ -81,6 +81,10 @@ class Actions(Protocol):
         """(n, most actions) int8, fresh: 1 where an agent has that action."""
         ...
 
+    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """(*shape, ...) uniform actions; the last number of `shape` is n."""
+        ...
+
 
 class Choices:
     """Integers: one option of an agent each.
@@ -145,6 +149,10 @@ class Choices:
     def masks(self) -> NDArray[np.int8]:
         """See `Actions`."""
         return (np.arange(self.width) < self.sizes[:, None]).astype(np.int8)
+
+    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Ints:
+        """See `Actions`."""
+        return rng.integers(self.sizes, size=shape)
 
 
 class Vectors:
@@ -219,6 +227,12 @@ class Vectors:
     def masks(self) -> NDArray[np.int8]:
         """See `Actions`: a 1 for each agent, as there is nothing to forbid."""
         return np.ones((len(self.spaces), 1), np.int8)
+
+    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+        """See `Actions`."""
+        low, high = self._middle - self._half, self._middle + self._half
+        drawn = rng.uniform(low, high, size=(*shape, self.width))
+        return np.clip(drawn.astype(np.float32), low, high)
 
 
 def actions_of(spaces: Sequence[Discrete | Box], padded: bool = False) -> Actions:

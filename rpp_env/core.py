@@ -164,29 +164,12 @@ class RPPEnv:
             },
         )
         episode = rules if isinstance(rules, Episode) else as_rules(rules).episode
-        if (recommender is None) == (table is None):
-            raise InvalidOption("give a recommender or a table, and not both")
-        if rewrite is not None and not callable(rewrite):
-            raise InvalidOption(
-                f"rewrite={rewrite!r}: give a callable from prompts to prompts, such as "
-                "LLMRewriter(model); names are for RPPEnv.make and the environments' makers"
-            )
-        if table is not None and rewrite is not None:
-            raise InvalidOption(
-                "a table cannot be rewritten: it holds answers to the book's sentences, and none "
-                "to sentences that are rewritten for each user; give a model"
-            )
-        if table is not None and episode.order == "step":
-            raise InvalidOption(
-                f"a table cannot replay {episode.id}: its candidates are reordered at every step"
-            )
+        _check_parts(recommender, table, rewrite, book, space, episode)
         if not 1 <= num_envs <= _MOST_ENVS or not len(tasks):
             raise InvalidOption(
                 f"one user or more must play, and {_MOST_ENVS:,} at most: num_envs is {num_envs}, "
                 f"and there are {len(tasks)} tasks"
             )
-        if (book is None) == (space is None):
-            raise InvalidOption("give a book of sentences or a prompt space, and not both")
         self.tasks = tasks
         self.rules = cast("Rules", rules if isinstance(rules, Episode) else as_rules(rules))
         """As given; an `Episode` where that was given."""
@@ -203,6 +186,8 @@ class RPPEnv:
             if book is not None
             else self._given(space, encoder)
         )
+        self.encoder: Encoder | None = getattr(self.space, "encoder", None)
+        """Embeds sentences for the observations."""
         self.agents: tuple[str, ...] = tuple(
             self.space.agents
             if agent_names == "roles"
@@ -220,8 +205,9 @@ class RPPEnv:
             table = table.for_space(self.space)
         self.table = table
         """The recorded answers, by the cells of the prompt space."""
-        self._actions = actions_of(self.space.action_spaces, padded_actions)
-        self.action_spaces = self._actions.spaces
+        self.actions = actions_of(self.space.action_spaces, padded_actions)
+        """How actions are read and shown."""
+        self.action_spaces = self.actions.spaces
         """What each agent chooses from."""
         made = [given(tasks) if callable(given) else given for given in contexts]
         self.observer = Observer(
@@ -427,11 +413,11 @@ class RPPEnv:
     @property
     def nvec(self) -> Ints:
         """(n,) each agent's number of actions; `action_spaces` says it for vectors too."""
-        return self._actions.nvec
+        return self.actions.nvec
 
     def action_masks(self) -> NDArray[np.int8]:
         """(n, most actions) int8, fresh: 1 where an agent has that option; (n, 1) for vectors."""
-        return self._actions.masks()
+        return self.actions.masks()
 
     # ---------------------------------------------------------------- playing
 
@@ -486,10 +472,10 @@ class RPPEnv:
                 visit=visit,
                 clock=zeros,
                 state=self.space.start(rows),
-                actions=self._actions.none(len(rows)),
+                actions=self.actions.none(len(rows)),
             )
         else:
-            none = self._actions.none(len(rows))
+            none = self.actions.none(len(rows))
             self._moment = self._at_play("reset_mask").begun(mask, rows, visit, none)
         return self._moment.observations(), self._moment.infos()
 
@@ -515,7 +501,7 @@ class RPPEnv:
                 f"the episodes of {over.sum()} of {len(over)} users are over (the first is user "
                 f"{over.argmax()}): call reset(), with options={{'reset_mask': ...}} for only some"
             )
-        chosen, masked = self._actions.read(actions, len(over), self.agents)
+        chosen, masked = self.actions.read(actions, len(over), self.agents)
         state = self.space.apply(before.state, chosen)
         after = Moment(
             scene=self._scene,
@@ -523,7 +509,7 @@ class RPPEnv:
             visit=before.visit,
             clock=before.clock + 1,
             state=state,
-            actions=self._actions.kept(chosen),
+            actions=self.actions.kept(chosen),
             masked=masked,
         )
         (self._ask if self.table is None else self._replay)(after, before.clock)
@@ -653,6 +639,30 @@ class RPPEnv:
         moment.state = self.space.answered(moment.state, None, rankings)
         tasks = self.episode.tasks(self.tasks, moment.rows, t)
         moment.response = self.episode.respond(rankings, tasks, rank)
+
+
+def _check_parts(
+    recommender: Any, table: Any, rewrite: Any, book: Any, space: Any, episode: Episode
+) -> None:
+    """Refuse parts of an environment that contradict each other."""
+    if (recommender is None) == (table is None):
+        raise InvalidOption("give a recommender or a table, and not both")
+    if rewrite is not None and not callable(rewrite):
+        raise InvalidOption(
+            f"rewrite={rewrite!r}: give a callable from prompts to prompts, such as "
+            "LLMRewriter(model); names are for RPPEnv.make and the environments' makers"
+        )
+    if table is not None and rewrite is not None:
+        raise InvalidOption(
+            "a table cannot be rewritten: it holds answers to the book's sentences, and none "
+            "to sentences that are rewritten for each user; give a model"
+        )
+    if table is not None and episode.order == "step":
+        raise InvalidOption(
+            f"a table cannot replay {episode.id}: its candidates are reordered at every step"
+        )
+    if (book is None) == (space is None):
+        raise InvalidOption("give a book of sentences or a prompt space, and not both")
 
 
 RESET_OPTIONS = ("users", "reset_mask")

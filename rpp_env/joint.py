@@ -1,7 +1,8 @@
-"""Gymnasium: the four agents as one that chooses all four sentences.
+"""Gymnasium: all agents as one that chooses for all of them.
 
-The observation is the environment's state (the shared part and all four last actions), the action
-a ``MultiDiscrete([5, 5, 9, 5])``. `JointEnv` plays one user, `JointVectorEnv` many, with one call
+The observation is the environment's state (the shared part and all last actions), the action under
+RPP's rules a ``MultiDiscrete([5, 5, 9, 5])``; where agents choose vectors, it is a ``Box`` that
+holds one after the other. `JointEnv` plays one user, `JointVectorEnv` many, with one call
 of the model per step.
 """
 
@@ -27,19 +28,20 @@ from rpp_env.table import RewardTable
 __all__ = ["JointEnv", "JointVectorEnv"]
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 
-def _spaces(core: RPPEnv) -> tuple[Space[Floats], Space[Ints]]:
-    return Box(-1.0, 1.0, (core.state_width,), np.float32), MultiDiscrete(core.nvec)
+def _spaces(core: RPPEnv) -> tuple[Space[Floats], Space[Any]]:
+    return Box(-1.0, 1.0, (core.state_width,), np.float32), core.actions.joint
 
 
 def _flat_masks(core: RPPEnv) -> NDArray[np.bool_]:
     masks = core.action_masks()
+    if not isinstance(core.actions.joint, MultiDiscrete):
+        return np.ones(0, bool)  # nothing can be forbidden among vectors
     return np.concatenate([mask[:n] for mask, n in zip(masks, core.nvec, strict=True)]).astype(bool)
 
 
-class JointEnv(gymnasium.Env[Floats, Ints]):
+class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
     """One user, one agent; ``gymnasium.make("rpp_env:RPP-v0", ...)`` makes one.
 
     Parameters
@@ -92,9 +94,9 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
         _, infos = self.core.reset(seed, options)
         return self.core.state()[0], {name: values.item() for name, values in infos.items()}
 
-    def step(self, action: Ints) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """Four choices, in the order of `AGENTS`."""
-        step = self.core.step(np.asarray(action)[None])
+    def step(self, action: NDArray[Any]) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+        """One action of every agent, in the order of `RPPEnv.agents`."""
+        step = self.core.step(self.core.actions.split(np.asarray(action)[None]))
         if self.render_mode == "human":
             self.render()
         return (
@@ -106,7 +108,10 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
         )
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """(sum of actions,) bool: the agents' masks side by side, as MaskablePPO takes them."""
+        """(sum of actions,) bool: the agents' masks side by side, as MaskablePPO takes them.
+
+        Empty where agents choose vectors.
+        """
         return _flat_masks(self.core)
 
     def close(self) -> None:
@@ -126,7 +131,7 @@ class JointEnv(gymnasium.Env[Floats, Ints]):
         return show(self.core, self.render_mode)
 
 
-class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
+class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
     """Many users at once; ``gymnasium.make_vec("rpp_env:RPP-v0", num_envs=256, ...)`` makes one.
 
     Parameters
@@ -211,14 +216,14 @@ class JointVectorEnv(VectorEnv[Floats, Ints, NDArray[Any]]):
         return self.core.state(), _marked(infos, np.ones(self.num_envs, bool))
 
     def step(
-        self, actions: Ints
+        self, actions: NDArray[Any]
     ) -> tuple[Floats, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """(num_envs, 4) choices; one call of the model."""
+        """(num_envs, ...) actions of the joint space; one call of the recommender."""
         everyone = np.ones(self.num_envs, bool)
         if self._over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
             observations, infos = self.reset()
             return observations, np.zeros(self.num_envs), ~everyone, ~everyone, infos
-        step = self.core.step(actions)
+        step = self.core.step(self.core.actions.split(np.asarray(actions)))
         over = step.terminated | step.truncated
         observations, infos = self.core.state(), _marked(step.infos, everyone)
         # Without reset_mask, and it is refused under NEXT_STEP, all episodes end together.

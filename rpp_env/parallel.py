@@ -22,7 +22,6 @@ Versions: v0, first release.
 from __future__ import annotations
 
 import copy
-import operator
 from typing import Any, cast
 
 import numpy as np
@@ -46,7 +45,7 @@ Observation = NDArray[np.float32]
 Infos = dict[str, dict[str, Any]]
 
 
-class RPPParallelEnv(ParallelEnv[str, Observation, int]):
+class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
     """One user of a core, as PettingZoo sees it; `parallel_env` makes one from names.
 
     Parameters
@@ -93,7 +92,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
         """The same object at every call."""
         return self.observation_spaces[agent]
 
-    def action_space(self, agent: str) -> Space[int]:
+    def action_space(self, agent: str) -> Space[Any]:
         """The same object at every call."""
         return self.action_spaces[agent]
 
@@ -117,7 +116,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
         return self._split(observations[0]), self._infos({k: v.item() for k, v in infos.items()})
 
     def step(
-        self, actions: dict[str, int]
+        self, actions: dict[str, Any]
     ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], Infos]:
         """One action of every agent; after the last step nobody is left in `agents`.
 
@@ -173,12 +172,13 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
         """Close the model's files and connections; the next step opens them again."""
         self.core.close()
 
-    def _action(self, actions: dict[str, int], agent: str) -> int:
+    def _action(self, actions: dict[str, Any], agent: str) -> Any:
         try:
-            return operator.index(actions[agent])
-        except (KeyError, TypeError):
+            return self.core.actions.each(actions[agent])
+        except (KeyError, TypeError, ValueError):
             raise InvalidAction(
-                f"step() needs an integer from each of {', '.join(self.possible_agents)}; "
+                f"step() needs {self.core.actions.one} from each of "
+                f"{', '.join(self.possible_agents)}; "
                 f"{agent!r} gave {actions.get(agent)!r}"
             ) from None
 
@@ -193,20 +193,21 @@ class RPPParallelEnv(ParallelEnv[str, Observation, int]):
         return split
 
 
-class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
+class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], Any]):
     """Observations ``{"observation": vector, "action_mask": int8}``, for libraries that look there.
 
     RLlib's action-masking modules and Tianshou read masks from there. Without `padded_actions` the
     masks are all ones.
     """
 
-    def __init__(self, env: ParallelEnv[str, Observation, int]) -> None:
+    def __init__(self, env: ParallelEnv[str, Observation, Any]) -> None:
         super().__init__(cast("Any", env))  # the wrapper changes the type of the observations
         core = cast("Any", env.unwrapped).core
+        spaces = core.action_spaces
         self._masks = {
-            agent: mask[:n]
-            for agent, mask, n in zip(
-                env.possible_agents, core.action_masks(), core.nvec, strict=True
+            agent: mask[: getattr(space, "n", 1)]  # vectors have one, which forbids nothing
+            for agent, mask, space in zip(
+                env.possible_agents, core.action_masks(), spaces, strict=True
             )
         }
         self.observation_spaces: dict[str, Space[Any]] = {
@@ -231,7 +232,7 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
         return self._moved(observations, infos), infos
 
     def step(
-        self, actions: dict[str, int]
+        self, actions: dict[str, Any]
     ) -> tuple[
         dict[str, dict[str, Any]], dict[str, float], dict[str, bool], dict[str, bool], Infos
     ]:
@@ -248,7 +249,7 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], int]):
         }
 
 
-class RPPAECEnv(parallel_to_aec_wrapper[str, Observation, int]):
+class RPPAECEnv(parallel_to_aec_wrapper[str, Observation, Any]):
     """The agents of an `RPPParallelEnv` one after the other; `env` makes one from names."""
 
     @property
@@ -289,11 +290,11 @@ def raw_env(
     *,
     render_mode: str | None = None,
     **options: Any,
-) -> AECEnv[str, Observation, int]:
+) -> AECEnv[str, Observation, Any]:
     """The agents one after the other: a PettingZoo `AECEnv` around `parallel_env`."""
     made = parallel_env(dataset, model, split, render_mode=render_mode, **options)
     aec: Any = RPPAECEnv(cast("Any", made))
-    return cast("AECEnv[str, Observation, int]", OrderEnforcingWrapper(aec))
+    return cast("AECEnv[str, Observation, Any]", OrderEnforcingWrapper(aec))
 
 
 env = raw_env

@@ -147,6 +147,8 @@ class Axis:
         Which of several actions that are equally good is taken: the first of these.
     lowest : int
         Positions below this one cannot be reached from `start`.
+    free : bool
+        Whether each action leads to the position of its own number, from everywhere.
     """
 
     agent: int
@@ -154,12 +156,13 @@ class Axis:
     start: int
     order: Ints
     lowest: int = 0
+    free: bool = False
 
     @classmethod
     def of(cls, agent: int, options: int) -> Axis:
         """An axis whose positions are an agent's actions, from wherever they are chosen."""
         every = np.arange(options)
-        return cls(agent, np.tile(every, (options, 1)), 0, every)
+        return cls(agent, np.tile(every, (options, 1)), 0, every, free=True)
 
     def __len__(self) -> int:
         return len(self.moves)

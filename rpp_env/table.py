@@ -341,10 +341,14 @@ class RewardTable:
         sizes, shown = kept.pop("sizes"), provenance.get("shown")
         fits = sizes.ndim == 1 and 0 < sizes.size <= _MOST_AXES and sizes.dtype == np.int64
         if not fits or not (sizes > 0).all():
-            raise ValueError(f"its sizes are not 1 to {_MOST_AXES} numbers from 1")
-        # Tables of sentences; those of other prompts say nothing of history items.
-        if "shown" in provenance and (not _are_numbers(shown) or len(shown) != sizes[0]):
-            raise ValueError(f"{sizes[0]} levels, but items shown are {shown}")
+            raise ValueError(
+                "its sizes are not four numbers from 1, or as many as its prompts have"
+            )
+        if "shown" in provenance:  # of sentences
+            if len(sizes) != 4:
+                raise ValueError("its sizes are not four numbers from 1")
+            if not _are_numbers(shown) or len(shown) != sizes[0]:
+                raise ValueError(f"{sizes[0]} levels, but items shown are {shown}")
         tasks = kept["keys"].size
         counts = [provenance.get("samples"), provenance.get("num_candidates")]
         if not _are_numbers(counts) or not tasks:

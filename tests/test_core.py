@@ -407,8 +407,8 @@ def test_a_step_needs_a_reset() -> None:
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ([[0, 2, 9, 0]], r"agent 'reasoning_guidance' chose 9 for user 0; the book holds 0\.\.8"),
-        ([[-1, 2, 0, 0]], r"agent 'role_playing' chose -1 for user 0; the book holds 0\.\.4"),
+        ([[0, 2, 9, 0]], r"agent 'reasoning_guidance' chose 9 for user 0; its actions are 0\.\.8"),
+        ([[-1, 2, 0, 0]], r"agent 'role_playing' chose -1 for user 0; its actions are 0\.\.4"),
         ([[0, 2, 0]], r"shape \(1, 4\).*got int64 of shape \(1, 3\)"),
         ([PLAIN, PLAIN], r"got int64 of shape \(2, 4\)"),
         ([[0.0, 2.0, 0.0, 0.0]], "got float64"),
@@ -754,7 +754,7 @@ def test_a_dataset_can_be_handed_over_but_not_configured() -> None:
 
 def test_a_book_must_fit_the_rules() -> None:
     book = PatternBook.load("movies", history=("one", "two"))
-    with pytest.raises(InvalidOption, match="2 history records, but RPP-v0 has 5 history options"):
+    with pytest.raises(InvalidOption, match="2 history records, and there are 5 history options"):
         make(book=book)
 
 

@@ -11,28 +11,30 @@ import pytest
 from rpp_env import RULES, InvalidOption, RPPEnv
 from rpp_env.evaluation import diagnose as d
 from rpp_env.models import echo
+from rpp_env.prompting import Axis
 from rpp_env.table import tabulate
 
 RULE = RULES["RPP-v0"]
 SHAPE = (7, 5, 9, 5)
+AXES = (RULE.lengths.axis, Axis.of(0, 5), Axis.of(2, 9), Axis.of(3, 5))
 
 
 def test_episode_scores_pay_for_the_way() -> None:
     rewards = np.zeros((1, *SHAPE), dtype=np.float32)
     rewards[0, 6] = 1.0
-    scores = d.episode_scores(rewards, RULE)
+    scores = d.episode_scores(rewards, AXES, 5)
     assert scores[0, 6] == pytest.approx(0.8)  # the first step shows 8 items, not 20
     assert scores[0, 5].max() == 0.0
     rewards[0, 4] = 0.5
-    assert d.episode_scores(rewards, RULE)[0, 6] == pytest.approx(0.9)
+    assert d.episode_scores(rewards, AXES, 5)[0, 6] == pytest.approx(0.9)
 
 
 def test_planning_sees_what_greed_does_not() -> None:
     rewards = np.zeros((1, *SHAPE), dtype=np.float32)
     rewards[0, 2] = 0.4
     rewards[0, 6] = 1.0  # two moves away; greed stays on level 2
-    assert d._planned(rewards, rewards, RULE, greedy=True)[0] == pytest.approx(0.4)
-    assert d._planned(rewards, rewards, RULE)[0] == pytest.approx(0.8)
+    assert d._planned(rewards, rewards, AXES, 5, greedy=True)[0] == pytest.approx(0.4)
+    assert d._planned(rewards, rewards, AXES, 5)[0] == pytest.approx(0.8)
 
 
 def test_planning_equals_a_search_of_all_plans() -> None:
@@ -46,7 +48,7 @@ def test_planning_equals_a_search_of_all_plans() -> None:
         level = RULE.next_level(level, move)
         total += best[:, level]
     totals = total.max(axis=1) / 5
-    assert d._planned(rewards, rewards, RULE) == pytest.approx(totals)
+    assert d._planned(rewards, rewards, AXES, 5) == pytest.approx(totals)
 
 
 def test_random_scores_equal_a_simulation() -> None:
@@ -64,7 +66,7 @@ def test_random_scores_equal_a_simulation() -> None:
             rng.integers(9, size=runs),
             rng.integers(5, size=runs),
         ]
-    assert d._random_scores(rewards, RULE) == pytest.approx(total.mean(axis=1) / 5, abs=5e-3)
+    assert d._random_scores(rewards, AXES, 5) == pytest.approx(total.mean(axis=1) / 5, abs=5e-3)
 
 
 def test_an_additive_table_is_additive_and_has_no_traps() -> None:
@@ -74,7 +76,7 @@ def test_an_additive_table_is_additive_and_has_no_traps() -> None:
     scores = np.asarray(table)[None].astype(np.float32)
     assert d._additive(scores) == pytest.approx(scores, abs=1e-5)
     assert d._additive_share(scores) == pytest.approx(1.0, abs=1e-4)
-    assert d._stuck(scores) == 0.0
+    assert d._stuck(scores, (1, 0, 2, 3)) == 0.0
 
 
 def test_two_peaks_are_a_trap() -> None:
@@ -83,7 +85,7 @@ def test_two_peaks_are_a_trap() -> None:
     scores[0, :, 0, :4] = 0.5
     scores[0, :, 1:, 4:] = 1.0
     scores += np.float32(0)
-    stuck = d._stuck(scores)
+    stuck = d._stuck(scores, (1, 0, 2, 3))
     # AGENTS begin with the role: from reasonings 0-3 it goes to role 0 and stays there.
     assert stuck == pytest.approx(4 / 9)
     assert d._additive_share(scores) < 0.9
@@ -142,7 +144,7 @@ def test_a_reference_plays_its_cells(small: dict[str, RPPEnv]) -> None:
         observations = step.observations
         rewards.append(step.rewards)
     assert test.table is not None
-    scores = d.episode_scores(test.table.rewards()[rows], test.rules)
+    scores = d.episode_scores(test.table.rewards()[rows], test.space.axes, 5)
     wanted = scores[rows, cells[:, 0], cells[:, 1], cells[:, 2], cells[:, 3]]
     assert np.mean(rewards, axis=0) == pytest.approx(wanted)
 

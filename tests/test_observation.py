@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from rpp_env import (
-    RULES,
     BrokenContract,
     HashedNGrams,
     InvalidOption,
@@ -21,8 +20,9 @@ from rpp_env import (
 )
 from rpp_env.embeddings import Embeddings
 from rpp_env.models import echo, silent
-from rpp_env.observation import LAGS, PRIVATE, WINDOWS, Observer, encode
+from rpp_env.observation import LAGS, WINDOWS, Observer, encode, history_context
 from rpp_env.sentences import AGENTS
+from rpp_env.sentences.space import SentencePrompts
 from rpp_env.testing import check_encoder
 
 SMALL = {"num_users": 120, "num_items": 100, "num_envs": 6}
@@ -207,7 +207,7 @@ def test_private_means_that_each_agent_sees_its_own_slices() -> None:
     assert whole.last_step is not None
     mine, all_of_it = env.last_step.observations, whole.last_step.observations
     for agent in range(len(AGENTS)):
-        seen = {*PRIVATE[agent], "step", "own_action"}
+        seen = {*SentencePrompts.private[agent], "step", "own_action"}
         for name in env.observer.layout:
             part = cut(env, mine, name)[:, agent]
             expected = cut(env, all_of_it, name)[:, agent]
@@ -225,7 +225,7 @@ def test_unknown_ways_to_observe_are_refused(option: dict[str, str]) -> None:
 
 
 def test_the_history_block_against_its_definition(env: RPPEnv) -> None:
-    static = env.observer.begin(np.arange(len(env.tasks)))
+    static = history_context(env.tasks, env.embeddings).values
     for name, vectors in (("recency", env.embeddings.items), ("content", env.embeddings.content)):
         for row in range(0, len(env.tasks), 7):
             history = vectors[env.tasks.history(row)].astype(np.float64)
@@ -243,7 +243,7 @@ def test_the_history_block_against_its_definition(env: RPPEnv) -> None:
 
 
 def test_popularity_length_and_user_against_their_definitions(env: RPPEnv) -> None:
-    static = env.observer.begin(np.arange(len(env.tasks)))
+    static = history_context(env.tasks, env.embeddings).values
     for row in range(0, len(env.tasks), 7):
         history = env.tasks.history(row)
         known = env.embeddings.popularity[history]
@@ -264,16 +264,21 @@ def test_short_histories_and_unknown_items_stay_finite_and_in_range(env: RPPEnv)
     items = env.embeddings.items.copy()
     items[[5, 6]] = 0
     embeddings = Embeddings(items, env.embeddings.content * 0, env.embeddings.popularity)
-    observer = Observer(short, embeddings, RULES["RPP-v0"], SIZES, 32)
-    static = observer.begin(np.arange(2))
+    static = history_context(short, embeddings).values
     assert np.isfinite(static).all()
     assert np.abs(static).max() <= 1
-    assert not static[0, observer.layout["recency"]].any()
+    assert not cut(env, static[0], "recency").any()
+
+
+def begin(observer: Observer, space: SentencePrompts, count: int) -> np.ndarray:
+    rows = np.arange(count)
+    return observer.begin(rows, space.features(space.start(rows)))
 
 
 def test_a_task_looks_the_same_whichever_others_there_are(env: RPPEnv) -> None:
-    whole = env.observer.begin(np.arange(len(env.tasks)))
+    whole = begin(env.observer, env.space, len(env.tasks))
     for rows in ([17], [3, 17, 40], list(range(30))[::-1]):
         subset = env.tasks.subset(rows)
-        alone = Observer(subset, env.embeddings, env.rules, SIZES, 32).begin(np.arange(len(rows)))
-        assert np.array_equal(alone, whole[rows])
+        space = SentencePrompts(env.book, env.rules.lengths, subset, HashedNGrams())
+        alone = Observer(subset, env.embeddings, space, env.max_cycles)
+        assert np.array_equal(begin(alone, space, len(rows)), whole[rows])

@@ -447,6 +447,7 @@ def test_the_observation_embeds_the_sentences_that_were_sent() -> None:
     assert step.prompts is not None
     said = [prompt.instructions for prompt in step.prompts]
     assert 1 < len(set(said)) < 8
+    assert env.encoder is not None
     vectors = env.encoder.encode(said)
     assert np.array_equal(step.observations[:, 0, env.observer.layout["sentences"]], vectors)
 

@@ -602,7 +602,10 @@ def test_targets_and_items_must_be_the_datasets(small: RewardTable) -> None:
         tabulated(env, moved)
     with pytest.raises(TableMismatch, match="targets of 3"):
         make(moved, max_users=3)
-    with pytest.raises(TableMismatch, match=r"has \(2, 4, 1\) roles, reasonings and output"):
+    with pytest.raises(
+        TableMismatch,
+        match=r"prompts of shape \(7, 2, 4, 1\), and the environment's have \(7, 2, 2, 2\)",
+    ):
         make(replace(small, sizes=(7, 2, 4, 1)), max_users=3)
     few = replace(
         small.embeddings,
@@ -701,7 +704,9 @@ def test_one_table_serves_several_rules(tmp_path: Path) -> None:
         own = tabulate(live)
         assert dead.table.shown == own.shown
         assert (dead.table.rewards() == own.rewards()).all()
-    assert union.for_rules(replace(mine, rungs=UNION)) is union
+    all_of_it = replace(mine, rungs=UNION)
+    whole = RPPEnv.make(model=Counting(), book=labelled(all_of_it), rules=all_of_it, **SMALL)
+    assert union.for_space(whole.space) is union
     live = make(Counting())
     with pytest.raises(TableMismatch, match="holds other answers"):
         tabulate(live, tmp_path / "t.rpptable")
@@ -711,10 +716,11 @@ def test_items_that_were_never_asked_for_are_named() -> None:
     env = make(Counting(), max_users=2)
     table = tabulate(env)
     bandit = RULES["RPPBandit-v0"]
-    wanted = r"RPPBandit-v0 can show 10 history items.* --shown 1 2 3 5 8 10 13 20`"
+    other = RPPEnv.make(model=Counting(), rules=bandit, book=labelled(bandit), **SMALL)
+    wanted = r"10 history items can be shown here.* --shown 1 2 3 5 8 10 13 20`"
     for call in (
-        lambda: table.for_rules(bandit),
-        lambda: table.check(env.tasks, env.book, bandit),
+        lambda: table.for_space(other.space),
+        lambda: table.check(env.tasks, other.space),
         lambda: RPPEnv.make(model=table, rules=bandit, book=labelled(bandit), **SMALL),
     ):
         with pytest.raises(TableMismatch, match=wanted):

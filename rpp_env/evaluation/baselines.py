@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import read_small
+from rpp_env.prompting import PromptSpace, walk
 from rpp_env.rules import Rules
 
 __all__ = [
@@ -164,10 +165,19 @@ class Fixed:
         InvalidOption
             For a level that cannot be reached.
         """
-        actions, _ = rules.route(level)
+        actions, _ = rules.lengths.route(level)
         plan = np.empty((len(actions), 4), np.int64)
         plan[:] = role, 0, reasoning, output
         plan[:, 1] = actions
+        return cls(plan)
+
+    @classmethod
+    def of(cls, space: PromptSpace[Any, Any], cell: int, steps: int) -> Fixed:
+        """The prompt number `cell` of a space, reached as fast as its axes allow, and kept."""
+        assert space.shape is not None
+        plan = np.zeros((steps, len(space.agents)), np.int64)
+        for axis, position in zip(space.axes, np.unravel_index(cell, space.shape), strict=True):
+            plan[:, axis.agent] = axis.route(int(position), steps)[0]
         return cls(plan)
 
     def act(
@@ -181,14 +191,12 @@ class Fixed:
         step = np.zeros(len(observations), np.int64) if memory is None else np.asarray(memory)
         return self.plan[np.minimum(step, len(self.plan) - 1)], step + 1
 
-    def described(self, rules: Rules) -> str:
-        """The prompt of the last step: its actions, from 0, and the items of history in it."""
-        level = np.array([rules.start])
-        for action in self.plan[:, 1]:
-            level = rules.next_level(level, action)
-        (shown,) = rules.items_shown(level, np.array([1 << 30])).tolist()
-        role, _, reasoning, output = self.plan[-1].tolist()
-        return f"role {role}, history of {shown}, reasoning {reasoning}, output {output}"
+    def described(self, space: PromptSpace[Any, Any]) -> str:
+        """The prompt of the last step, in words."""
+        if space.shape is None:
+            return f"the actions {self.plan[-1].tolist()}"
+        last = walk(space.axes, self.plan[None])[:, 0, -1]
+        return space.described(int(np.ravel_multi_index(tuple(last), space.shape)))
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
@@ -248,19 +256,23 @@ def _made(kind: Callable[[Any], B], path: str | Path, about: Any) -> B:
 # The best fixed prompt
 
 
-def fixed_prompts(rules: Rules, sizes: Sequence[int]) -> list[Fixed]:
-    """Every fixed prompt under `rules`: all levels with all roles, reasonings and outputs.
+def fixed_prompts(space: PromptSpace[Any, Any], steps: int) -> list[Fixed]:
+    """Every fixed prompt of a space: all that can be reached, in the order of their cells.
 
-    `sizes` are the four agents' numbers of options; the second is not used, levels take its place.
+    Raises
+    ------
+    InvalidOption
+        Where they are infinitely many.
     """
-    roles, _, reasonings, outputs = (range(int(size)) for size in sizes)
-    lowest = rules.start if rules.history == "grow" else 0  # items only ever grow
-    return [
-        Fixed.prompt(rules, level=level, role=role, reasoning=reasoning, output=output)
-        for level, role, reasoning, output in itertools.product(
-            range(lowest, rules.max_level + 1), roles, reasonings, outputs
+    if space.shape is None:
+        raise InvalidOption(
+            f"{type(space).__name__} has infinitely many prompts, and the best fixed one cannot be "
+            "searched for: give candidates, or a policy as the baseline 'fixed'"
         )
-    ]
+    cells = np.arange(math.prod(space.shape)).reshape(space.shape)
+    for i, axis in enumerate(space.axes):
+        cells = cells.take(np.arange(axis.lowest, len(axis)), axis=i)
+    return [Fixed.of(space, cell, steps) for cell in cells.ravel().tolist()]
 
 
 def check_budget(env: Batch, budget: int) -> None:
@@ -272,9 +284,9 @@ def check_budget(env: Batch, budget: int) -> None:
     ------
     InvalidOption
     """
-    rules, table = getattr(env, "rules", None), getattr(env, "table", None)
-    if rules is not None and table is None:
-        _check_budget(budget, len(fixed_prompts(rules, env.book.sizes)))  # type: ignore[attr-defined]
+    space, table = getattr(env, "space", None), getattr(env, "table", None)
+    if space is not None and table is None:
+        _check_budget(budget, len(fixed_prompts(space, env.max_cycles)))
 
 
 def _check_budget(budget: int, candidates: int) -> None:
@@ -308,8 +320,8 @@ def search_fixed(
     seed : int
         Which users are played first.
     candidates : sequence of Fixed, optional
-        What to choose from; by default every prompt that ``env.rules`` and ``env.book`` allow, or
-        every joint action that its masks allow at first where the environment has no rules.
+        What to choose from; by default every prompt of ``env.space``, or every joint action that
+        its masks allow at first where the environment has no prompt space.
 
     Returns
     -------
@@ -319,23 +331,23 @@ def search_fixed(
     Raises
     ------
     InvalidOption
-        For a budget below the number of candidates.
+        For a budget below the number of candidates, and for a space of infinitely many prompts.
     """
-    rules = getattr(env, "rules", None)
+    space = getattr(env, "space", None)
+    horizon = int(env.max_cycles)
     if candidates is None:
         candidates = (
             [Fixed([joint]) for joint in itertools.product(*_legal(env, seed))]
-            if rules is None
-            else fixed_prompts(rules, env.book.sizes)  # type: ignore[attr-defined]
+            if space is None
+            else fixed_prompts(space, horizon)
         )
-    horizon = int(env.max_cycles)
     rows = np.minimum(
         np.arange(horizon), np.array([len(fixed.plan) for fixed in candidates])[:, None] - 1
     )
     plans = np.stack([fixed.plan[row] for fixed, row in zip(candidates, rows, strict=True)])
     table = getattr(env, "table", None)
-    if rules is not None and table is not None:
-        means = _planned_means(table.rewards().mean(axis=0, dtype=np.float64), rules, plans)
+    if space is not None and table is not None:
+        means = _planned_means(table.rewards().mean(axis=0, dtype=np.float64), space, plans)
         best = int(means.argmax())
         return candidates[best], float(means[best])
     _check_budget(budget, len(plans))
@@ -355,13 +367,11 @@ def search_fixed(
     return candidates[best], mean
 
 
-def _planned_means(means: Floats, rules: Rules, plans: Ints) -> Floats:
-    """Mean reward of every plan (N, steps, 4), from the mean reward of every cell of a table."""
-    level = np.full(len(plans), rules.start)
+def _planned_means(means: Floats, space: PromptSpace[Any, Any], plans: Ints) -> Floats:
+    """Mean reward of every plan (N, steps, n), from the mean reward of every cell of a table."""
     total = np.zeros(len(plans))
-    for role, history, reasoning, output in plans.transpose(1, 2, 0):
-        level = rules.next_level(level, history)
-        total += means[level, role, reasoning, output]
+    for positions in walk(space.axes, plans).transpose(2, 0, 1):
+        total += means[tuple(positions)]
     found: Floats = total / plans.shape[1]
     return found
 

@@ -1,9 +1,10 @@
 """How much there is to gain from personal prompts, and how much the agents need each other.
 
 Everything is computed on reward tables: what is chosen is chosen on train users, and scored on
-other users, each with a paired bootstrap interval over these users. A *cell* is one prompt: a level
-of the history agent, a role, a reasoning and an output sentence. The score of a cell for a user is
-the mean NDCG@10 over an episode's steps in which the cell is reached as fast as the rules allow.
+other users, each with a paired bootstrap interval over these users. A *cell* is one prompt of the
+prompt space: under RPP's rules a history level, a role, a reasoning and an output sentence. The
+score of a cell for a user is the mean NDCG@10 over an episode's steps in which the cell is reached
+as fast as the space's axes allow.
 
 Lines
     *chance* (a random ranking), *random prompt* (uniform actions), *best fixed prompt* (the best
@@ -17,8 +18,10 @@ Neither reference is a ceiling.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +37,7 @@ from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.markdown import code, table, words
 from rpp_env.metrics import chance_ndcg
 from rpp_env.options import check_seed
-from rpp_env.rules import Rules
-from rpp_env.sentences import AGENTS
+from rpp_env.prompting import Axis
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -53,36 +55,43 @@ __all__ = [
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-# A table's axes are levels, roles, reasonings, outputs; the agents come in another order.
-_AXES = {"role_playing": 1, "history_records": 0, "reasoning_guidance": 2, "output_format": 3}
 
-
-def episode_scores(rewards: Floats, rules: Rules) -> NDArray[np.float32]:
-    """Scores of every cell for every user, the way to its level included.
+def episode_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> NDArray[np.float32]:
+    """Scores of every cell for every user, the way to it included.
 
     Parameters
     ----------
-    rewards : (T, levels, roles, reasonings, outputs) array
+    rewards : (T, *shape) array
         From `RewardTable.rewards`.
-    rules : Rules
+    axes : sequence of Axis
+        Of the prompt space, one for each number of its shape.
+    steps : int
+        Of an episode.
 
     Returns
     -------
     Array of the same shape.
     """
-    scores = np.empty(rewards.shape, dtype=np.float32)
-    for level in range(rewards.shape[1]):
-        levels = rules.route(level)[1]
-        scores[:, level] = sum(rewards[:, at] for at in levels) / len(levels)
-    return scores
+    ways = {
+        i: np.stack([axis.route(at, steps)[1] for at in range(len(axis))])
+        for i, axis in enumerate(axes, 1)
+        if not axis.free
+    }
+    total: Any = 0
+    for step in range(steps):
+        there = rewards
+        for i, way in ways.items():
+            there = there.take(way[:, step], axis=i)
+        total = total + there
+    return np.asarray(total / steps, dtype=np.float32)
 
 
-def hindsight_scores(rewards: Floats, rules: Rules) -> Floats:
+def hindsight_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> Floats:
     """(T,) the most that any actions could have earned each user; luck included.
 
-    `rewards` are as `episode_scores` takes them.
+    The arguments are those of `episode_scores`.
     """
-    return _planned(rewards, rewards, rules)
+    return _planned(rewards, rewards, axes, steps)
 
 
 class Reference:
@@ -98,25 +107,26 @@ class Reference:
     def __init__(
         self,
         predict: Callable[[Floats], Floats],
-        rules: Rules,
-        sizes: tuple[int, ...],
+        axes: Sequence[Axis],
+        steps: int,
         portfolio: Ints,
     ) -> None:
         self._predict = predict
-        self.rules = rules
-        self.sizes = sizes
+        self.axes = tuple(axes)
+        self.steps = steps
+        self.sizes = tuple(map(len, axes))
         self.portfolio = portfolio
 
     def rewards(self, observations: Floats) -> Floats:
-        """(B, levels, roles, reasonings, outputs) predicted rewards, up to a constant per user.
+        """(B, *shape) predicted rewards, up to a constant per user.
 
         `observations` (B, n, d) are those of `RPPEnv.reset`.
         """
         return self._predict(observations[:, 0]).reshape(-1, *self.sizes)
 
     def cells(self, observations: Floats) -> Ints:
-        """(B, 4) each user's best predicted cell: level, role, reasoning, output."""
-        best = self.choose(episode_scores(self.rewards(observations), self.rules))
+        """(B, axes) each user's best predicted cell, as positions on the axes."""
+        best = self.choose(episode_scores(self.rewards(observations), self.axes, self.steps))
         return np.stack(np.unravel_index(best, self.sizes), axis=1)
 
     def choose(self, scores: Floats) -> Ints:
@@ -133,15 +143,16 @@ class Reference:
         greedy: bool = False,  # noqa: ARG002 - there is nothing to sample
         memory: Any = None,
     ) -> tuple[Ints, Any]:
-        """Play each user's cell; `memory` (B, 5) holds the cells and the steps played."""
+        """Play each user's cell; `memory` (B, axes + 1) holds the cells and the steps played."""
         if memory is None:
             cells = self.cells(observations)
             memory = np.concatenate([cells, np.zeros((len(cells), 1), np.int64)], axis=1)
-        routes = np.stack([self.rules.route(level)[0] for level in range(self.sizes[0])])
-        level, role, reasoning, output, step = memory.T
-        history = routes[level, np.minimum(step, self.rules.max_cycles - 1)]
-        actions = np.stack([role, history, reasoning, output], axis=1)
-        return actions, np.concatenate([memory[:, :4], memory[:, 4:] + 1], axis=1)
+        step = np.minimum(memory[:, -1], self.steps - 1)
+        actions = np.zeros((len(memory), 1 + max(axis.agent for axis in self.axes)), np.int64)
+        for axis, position in zip(self.axes, memory.T, strict=False):
+            routes = np.stack([axis.route(at, self.steps)[0] for at in range(len(axis))])
+            actions[:, axis.agent] = routes[position, step]
+        return actions, np.concatenate([memory[:, :-1], memory[:, -1:] + 1], axis=1)
 
 
 FEWEST_USERS = 11
@@ -214,8 +225,8 @@ def fit_reference(
         everywhere = np.zeros(table.shape[1], dtype=np.float32)
         return Reference(
             lambda observations: np.tile(everywhere, (len(observations), 1)),
-            env.rules,
-            rewards.shape[1:],
+            env.space.axes,
+            env.max_cycles,
             np.zeros(1, dtype=np.int64),
         )
     seen = _first_observations(env)[:, 0]
@@ -248,9 +259,10 @@ def fit_reference(
         found = np.mean([network.predict(scaled) for network in networks], axis=0) * unit
         return np.asarray(principal.inverse_transform(found), dtype=np.float32)
 
-    chosen = _argmax(episode_scores(predict(seen).reshape(rewards.shape), env.rules))
+    wished = predict(seen).reshape(rewards.shape)
+    chosen = _argmax(episode_scores(wished, env.space.axes, env.max_cycles))
     often = np.bincount(chosen, minlength=table.shape[1]).argsort(kind="stable")[::-1]
-    return Reference(predict, env.rules, rewards.shape[1:], often[:portfolio])
+    return Reference(predict, env.space.axes, env.max_cycles, often[:portfolio])
 
 
 @dataclass(frozen=True)
@@ -346,23 +358,25 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
     shared = set(train.tasks.users.tolist()) & set(scored.tasks.users.tolist())
     if train.tasks.dataset is scored.tasks.dataset and shared:
         raise InvalidOption(f"{len(shared)} users are in both environments; take disjoint splits")
-    rules = train.rules
     reference = fit_reference(train, seed=seed) if reference is None else reference
-    fitted = episode_scores(_rewards(train), rules)
+    space, axes, steps = train.space, train.space.axes, train.max_cycles
+    fitted = episode_scores(_rewards(train), axes, steps)
     rewards = _rewards(scored)
-    scores = episode_scores(rewards, rules)
+    scores = episode_scores(rewards, axes, steps)
+    movers = {space.agents[axis.agent]: i for i, axis in enumerate(axes)}
+    movers = {agent: movers[agent] for agent in space.agents if agent in movers}
     shape = scores.shape[1:]
     everyone = np.arange(len(scores))
     flat = scores.reshape(len(scores), -1)
 
     fixed = int(fitted.reshape(len(fitted), -1).mean(axis=0).argmax())
     predicted = reference.rewards(_first_observations(scored))
-    wished = episode_scores(predicted, rules)
+    wished = episode_scores(predicted, axes, steps)
     columns: dict[str, Floats] = {
-        "random prompt": _random_scores(rewards, rules),
+        "random prompt": _random_scores(rewards, axes, steps),
         "best fixed prompt": flat[:, fixed],
         "observable reference": flat[everyone, reference.choose(wished)],
-        "hindsight": _planned(rewards, rewards, rules),
+        "hindsight": _planned(rewards, rewards, axes, steps),
     }
     agents: dict[str, dict[str, Any]] = {}
     wants = {"observable": wished}
@@ -388,13 +402,13 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
     for kind, want in wants.items():
         # What the choice is made from on the train users, to freeze each agent at its best value.
         basis = (
-            episode_scores(reference.rewards(_first_observations(train)), rules)
+            episode_scores(reference.rewards(_first_observations(train)), axes, steps)
             if kind == "observable"
             else means[ours]
         )
         agents[kind] = {}
-        for agent in AGENTS:
-            cells = _frozen(basis, fitted, want, _AXES[agent])
+        for agent, axis in movers.items():
+            cells = _frozen(basis, fitted, want, axis)
             columns[f"{kind}: {agent} frozen"] = flat[everyone, cells]
         columns[f"{kind}: additive"] = flat[everyone, _argmax(_additive(want))]
     lines = estimate(columns, statistics, resamples=resamples, seed=seed)
@@ -414,14 +428,14 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
                         f"gap left with {agent} frozen": _ratio(
                             f"{kind}: {agent} frozen", "best fixed prompt", top
                         )
-                        for agent in AGENTS
+                        for agent in movers
                     },
                     resamples=resamples,
                     seed=seed,
                 )
             )
         else:
-            agents[kind].update(dict.fromkeys(f"gap left with {agent} frozen" for agent in AGENTS))
+            agents[kind].update(dict.fromkeys(f"gap left with {agent} frozen" for agent in movers))
         agents[kind].update(
             estimate(
                 columns,
@@ -433,27 +447,26 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
         # Users of one habit have one table between them; a sample of the others is enough.
         some = want[np.random.default_rng(seed).permutation(len(want))[:300]]
         agents[kind]["additive share of the variance"] = _additive_share(some)
-        agents[kind]["starts from which coordinate ascent gets stuck"] = _stuck(some)
-    columns["planning"] = _planned(predicted, rewards, rules)
-    columns["greedy"] = _planned(predicted, rewards, rules, greedy=True)
+        stuck = _stuck(some, tuple(movers.values()))
+        agents[kind]["starts from which coordinate ascent gets stuck"] = stuck
+    columns["planning"] = _planned(predicted, rewards, axes, steps)
+    columns["greedy"] = _planned(predicted, rewards, axes, steps, greedy=True)
     myopia = estimate(
         columns, {"": _difference("planning", "greedy")}, resamples=resamples, seed=seed
     )[""]
     chance = chance_ndcg(scored.tasks.num_candidates)
     assert train.table is not None
-    level, role, reasoning, output = map(int, np.unravel_index(fixed, shape))
-    prompt = Fixed.prompt(rules, level=level, role=role, reasoning=reasoning, output=output)
     return Diagnosis(
         about={
             "dataset": scored.tasks.dataset.name,
-            "rules": rules.id,
+            "rules": scored.episode.id,
             "model": train.table.provenance.get("model"),
             "negatives": negatives,
             "split": split,
             "train_users": len(fitted),
             "users": len(scores),
             "num_candidates": scored.tasks.num_candidates,
-            "best_fixed": prompt.described(rules),
+            "best_fixed": Fixed.of(space, fixed, steps).described(space),
         },
         lines={"chance": Estimate(chance, chance, chance), **lines},
         gaps=found,
@@ -497,48 +510,77 @@ def _argmax(scores: Floats) -> Ints:
     return best
 
 
-def _random_scores(rewards: Floats, rules: Rules) -> Floats:
-    """(T,) expected score of uniform actions: the level walks, the sentences are drawn anew."""
-    by_level = rewards.mean(axis=(2, 3, 4))
-    levels = np.arange(rewards.shape[1])
-    options = np.arange(len(rules.history_options))
-    at = np.zeros(len(levels))
-    at[rules.start if rules.history != "choose" else 0] = 1.0
+def _dynamics(axes: Sequence[Axis], *, preferred: bool = True) -> tuple[Ints, int]:
+    """Where joint moves along the axes that are not free lead, and the joint position at first.
+
+    Returns
+    -------
+    ((moves, positions) int64 array, int)
+        Moves in their agents' order of preference, or by number.
+    """
+    bound = [axis for axis in axes if not axis.free]
+    sizes = tuple(map(len, bound))
+    if not bound:
+        return np.zeros((1, 1), np.int64), 0
+    at = np.indices(sizes).reshape(len(sizes), -1)
+    orders = [axis.order if preferred else np.arange(len(axis.order)) for axis in bound]
+    moves = [
+        np.ravel_multi_index(
+            tuple(axis.moves[at[i], move[i]] for i, axis in enumerate(bound)), sizes
+        )
+        for move in product(*orders)
+    ]
+    start = int(np.ravel_multi_index(tuple(axis.start for axis in bound), sizes))
+    return np.stack(moves), start
+
+
+def _by_position(scores: Floats, axes: Sequence[Axis]) -> Floats:
+    """(T, positions, rest): the axes that are not free, as one, before the others."""
+    bound = [i for i, axis in enumerate(axes, 1) if not axis.free]
+    front = np.moveaxis(scores, bound, range(1, 1 + len(bound)))
+    return front.reshape(len(scores), math.prod(front.shape[1 : 1 + len(bound)]), -1)
+
+
+def _random_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> Floats:
+    """(T,) expected score of uniform actions: positions walk, what is free is drawn anew."""
+    free = tuple(i for i, axis in enumerate(axes, 1) if axis.free)
+    by_position = _by_position(rewards.mean(axis=free, keepdims=True), axes)[..., 0]
+    moves, start = _dynamics(axes, preferred=False)
+    at = np.zeros(moves.shape[1])
+    at[start] = 1.0
     total = np.zeros(len(rewards))
-    for _ in range(rules.max_cycles):
-        after = np.zeros(len(levels))
-        for option in options:
-            np.add.at(
-                after, rules.next_level(levels, np.full(len(levels), option)), at / len(options)
-            )
+    for _ in range(steps):
+        after = np.zeros(len(at))
+        for to in moves:
+            np.add.at(after, to, at / len(moves))
         at = after
-        total += by_level @ at
-    return total / rules.max_cycles
+        total += by_position @ at
+    return total / steps
 
 
-def _planned(wanted: Floats, paid: Floats, rules: Rules, *, greedy: bool = False) -> Floats:
+def _planned(
+    wanted: Floats, paid: Floats, axes: Sequence[Axis], steps: int, *, greedy: bool = False
+) -> Floats:
     """(T,) mean of `paid` over an episode whose actions are best by `wanted` (dynamic programming).
 
-    `greedy` looks one step ahead only; ties keep the history where it is.
+    `greedy` looks one step ahead only; ties go by the axes' order of preference.
     """
-    users, levels = wanted.shape[:2]
-    flat = wanted.reshape(users, levels, -1)
+    flat, pays = _by_position(wanted, axes), _by_position(paid, axes)
+    users, positions = flat.shape[:2]
     pick = flat.argmax(axis=2)
-    best = np.take_along_axis(flat, pick[..., None], axis=2)[..., 0]  # (T, levels)
-    gets = np.take_along_axis(paid.reshape(users, levels, -1), pick[..., None], axis=2)[..., 0]
-    every = np.arange(levels)
-    options = sorted(range(len(rules.history_options)), key=lambda i: abs(rules.history_options[i]))
-    moves = np.stack([rules.next_level(every, np.full(levels, option)) for option in options])
-    value = np.zeros((users, levels))  # of being on a level with the steps that are left
-    earned = np.zeros((users, levels))
-    for _ in range(rules.max_cycles):
+    best = np.take_along_axis(flat, pick[..., None], axis=2)[..., 0]  # (T, positions)
+    gets = np.take_along_axis(pays, pick[..., None], axis=2)[..., 0]
+    every = np.arange(positions)
+    moves, start = _dynamics(axes)
+    value = np.zeros((users, positions))  # of being there with the steps that are left
+    earned = np.zeros((users, positions))
+    for _ in range(steps):
         ahead = best if greedy else best + value
-        choice = ahead[:, moves].argmax(axis=1)  # (T, levels) of moves (options, levels)
+        choice = ahead[:, moves].argmax(axis=1)  # (T, positions) of moves
         to = moves[choice, every]
         value = np.take_along_axis(best + value, to, axis=1)
         earned = np.take_along_axis(gets + earned, to, axis=1)
-    start = rules.start if rules.history != "choose" else 0
-    return earned[:, start] / rules.max_cycles
+    return earned[:, start] / steps
 
 
 def _frozen(basis: Floats, fitted: Floats, want: Floats, axis: int) -> Ints:
@@ -566,7 +608,9 @@ def _additive(scores: Floats) -> Floats:
     effects = [
         scores.mean(axis=tuple(a for a in axes if a != axis), keepdims=True) - mean for axis in axes
     ]
-    total: Floats = mean + effects[0] + effects[1] + effects[2] + effects[3]
+    total: Floats = mean
+    for effect in effects:
+        total = total + effect
     return total
 
 
@@ -579,21 +623,23 @@ def _additive_share(scores: Floats) -> float:
     return float(np.mean(1 - rest[differ] / variance[differ])) if differ.any() else 1.0
 
 
-def _stuck(scores: Floats, tolerance: float = 0.01) -> float:
-    """Share of (user, start) from which agents that improve in turn end below the best cell."""
+def _stuck(scores: Floats, order: Sequence[int], tolerance: float = 0.01) -> float:
+    """Share of (user, start) from which agents that improve in turn end below the best cell.
+
+    `order` holds the agents' axes, in the order of their turns.
+    """
     users, *sizes = scores.shape
     rows = np.arange(users)[:, None]
     flat = scores.reshape(users, -1)
-    cell = np.stack(np.unravel_index(np.arange(flat.shape[1]), sizes))  # (4, starts)
+    cell = np.stack(np.unravel_index(np.arange(flat.shape[1]), sizes))  # (axes, starts)
     at = [np.broadcast_to(c, (users, flat.shape[1])).copy() for c in cell]
     before = flat - 1.0
     now = flat
     while (now > before + 1e-9).any():
         before = now
-        for agent in AGENTS:
-            axis = _AXES[agent]
-            others = [at[a] for a in range(4) if a != axis]
+        for axis in order:
+            others = [at[a] for a in range(len(sizes)) if a != axis]
             best = scores.argmax(axis=1 + axis)
-            at[axis] = best[rows, others[0], others[1], others[2]]
-        now = scores[rows, at[0], at[1], at[2], at[3]]
+            at[axis] = best[(rows, *others)]
+        now = scores[(rows, *at)]
     return float((now < flat.max(axis=1, keepdims=True) - tolerance).mean())

@@ -290,7 +290,7 @@ def evaluate(
         )
     if isinstance(fixed := chosen.get("fixed"), Fixed):
         about["fixed_plan"] = fixed.plan.tolist()
-        about["fixed_prompt"] = fixed.described(env.rules)
+        about["fixed_prompt"] = fixed.described(env.space)
     if "random" in chosen and chosen["random"] is None:
         chosen["random"] = _Drawn(env, seed)
     players: dict[str, Policy] = {**chosen, name: policy}
@@ -311,7 +311,7 @@ class _Drawn:
 
     def __init__(self, env: RPPEnv, seed: int) -> None:
         shape = len(env.tasks), env.max_cycles, len(env.agents)
-        self._plan = np.random.default_rng(seed).integers(env.book.sizes, size=shape)
+        self._plan = env.observer.actions.drawn(np.random.default_rng(seed), shape)
         self._next = 0
 
     def act(
@@ -320,7 +320,7 @@ class _Drawn:
         masks: NDArray[Any] | None = None,  # noqa: ARG002 - drawn among what exists
         greedy: bool = False,  # noqa: ARG002 - there is nothing to be greedy about
         memory: Any = None,
-    ) -> tuple[Ints, Any]:
+    ) -> tuple[NDArray[Any], Any]:
         begin, step = (self._next, 0) if memory is None else memory
         end = begin + len(observations)
         self._next = end
@@ -348,7 +348,7 @@ def _baselines(given: Sequence[str] | Mapping[str, Policy | None], name: str) ->
 
 def _check_users(env: object, name: str) -> None:
     """Refuse environments that have no users whose next items could be ranked."""
-    parts = ("tasks", "rules", "book", "num_envs")
+    parts = ("tasks", "episode", "space", "num_envs")
     if all(hasattr(env, part) for part in parts):
         return
     core = getattr(env, "core", None)
@@ -362,10 +362,10 @@ def _check_users(env: object, name: str) -> None:
 
 
 def _check_apart(train: RPPEnv, env: RPPEnv) -> None:
-    if train.rules != env.rules or train.book.digest != env.book.digest:
+    if train.rules != env.rules or dict(train.space.about) != dict(env.space.about):
         raise InvalidOption(
-            f"train_env plays {train.rules.id} and env {env.rules.id}, or their sentences differ: "
-            "what is chosen under other rules is no baseline"
+            f"train_env plays {train.episode.id} and env {env.episode.id}, or their prompts differ:"
+            " what is chosen under other rules is no baseline"
         )
     if train.tasks.dataset.digest != env.tasks.dataset.digest:
         return
@@ -410,17 +410,19 @@ def _played(
     tasks, steps = len(env.tasks), env.max_cycles
     infos = ("rank", "named", "prompt_tokens", "completion_tokens", "masked_actions", "shown")
     numbers = {key: np.zeros((tasks, steps), np.int64) for key in infos}
-    prompts = np.zeros((tasks, steps, 4), np.int64)
+    prompts: dict[int, NDArray[Any]] = {}
     for rows, t, step in episodes(policy, env, size=size, greedy=greedy, seed=seed):
         for key, values in numbers.items():
             values[rows, t] = step.infos[key]
-        prompts[rows, t] = step.actions
+        keys = env.space.keys(step.state)
+        kept = prompts.setdefault(t, np.zeros((tasks, *keys.shape[1:]), keys.dtype))
+        kept[rows] = keys
         if progress is not None and t == steps - 1:
             progress(line, int(rows[-1]) + 1, tasks)
-    prompts[..., 1] = numbers["shown"]  # what the history agent's choices came to
     new = np.ones((tasks, steps), bool)
     for t in range(1, steps):
-        new[:, t] = ~(prompts[:, :t] == prompts[:, t : t + 1]).all(axis=2).any(axis=1)
+        for earlier in range(t):
+            new[:, t] &= (prompts[earlier] != prompts[t]).any(axis=1)
     return Scores(
         ranks=numbers["rank"],
         named=numbers["named"] / env.tasks.num_candidates,
@@ -458,7 +460,7 @@ def _report(
         columns |= {(line, metric): by_user(values) for metric, values in found.items()}
     if env.table is not None:
         columns["hindsight", "ndcg@10"] = by_user(
-            hindsight_scores(env.table.rewards(), env.rules).astype(np.float64)
+            hindsight_scores(env.table.rewards(), env.space.axes, env.max_cycles).astype(np.float64)
         )
 
     def score(line: str) -> Callable[[Means], Floats]:
@@ -531,7 +533,7 @@ def _about(env: RPPEnv) -> dict[str, Any]:
         "dataset": env.tasks.dataset.name,
         "dataset_digest": env.tasks.dataset.digest,
         "tasks_digest": env.tasks.digest,
-        "rules": env.rules.id,
+        "rules": env.episode.id,
         "model": told,
         "users": len(np.unique(env.tasks.users)),
         "tasks": len(env.tasks),

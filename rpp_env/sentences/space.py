@@ -227,7 +227,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         """See `PromptSpace`: levels that show a user the same items ask the same."""
         shown = np.minimum(self._items, self._lengths.take(rows)[:, None])
         first = (shown[:, :, None] == shown[:, None, :]).argmax(axis=2)
-        cells = first[:, :, None] * self._count + np.arange(self._count)
+        cells: Ints = first[:, :, None] * self._count + np.arange(self._count)
         return cells.reshape(len(rows), -1)
 
     def counts(self, state: Sentences) -> Mapping[str, Ints]:

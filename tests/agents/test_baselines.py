@@ -17,7 +17,8 @@ from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation import baselines
 from rpp_env.evaluation.baselines import load_baseline
 from rpp_env.metrics import ndcg
-from rpp_env.rules import RULES
+from rpp_env.prompting import Axis
+from rpp_env.rules import RULES, Rules
 
 OBSERVATIONS = np.zeros((4, 4, 3), np.float32)
 
@@ -81,9 +82,16 @@ def test_other_rules() -> None:
         Fixed.prompt(RULES["RPP-v0"], level=7, role=0, reasoning=0, output=0)
 
 
+def space(rules: Rules, roles: int, reasonings: int, outputs: int) -> Any:
+    """As much of a prompt space as a search needs."""
+    free = zip((0, 2, 3), (roles, reasonings, outputs), strict=True)
+    axes = (rules.lengths.axis, *(Axis.of(agent, size) for agent, size in free))
+    return SimpleNamespace(shape=tuple(map(len, axes)), axes=axes, agents=tuple("abcd"))
+
+
 def test_every_prompt_is_listed_once() -> None:
     rules = RULES["RPP-v0"]
-    prompts = fixed_prompts(rules, (5, 5, 9, 5))
+    prompts = fixed_prompts(space(rules, 5, 9, 5), 5)
     assert len(prompts) == 7 * 5 * 9 * 5
     assert len({(levels_of(f, rules)[-1], *f.plan[-1, [0, 2, 3]]) for f in prompts[::50]}) == 32
     assert len({fixed.plan.tobytes() for fixed in prompts}) == 1575
@@ -118,7 +126,7 @@ class Answers:
 
     def __init__(self, users: int = 60, num_envs: int = 16, *, table: bool = False) -> None:
         self.rules = RULES["RPP-v0"]
-        self.book = SimpleNamespace(sizes=(3, 5, 2, 2))
+        self.space = space(self.rules, 3, 2, 2)
         self.agents, self.nvec = tuple("abcd"), np.array([3, 5, 2, 2])
         self.max_cycles, self._count = 5, num_envs
         rng = np.random.default_rng(0)
@@ -185,7 +193,7 @@ def test_the_table_gives_the_best_prompt_exactly() -> None:
             total += live.step(actions).rewards.mean() / 5
         return total
 
-    scores = [score(fixed) for fixed in fixed_prompts(env.rules, env.book.sizes)]
+    scores = [score(fixed) for fixed in fixed_prompts(env.space, 5)]
     assert mean == pytest.approx(max(scores))
     assert score(best) == pytest.approx(max(scores))
 
@@ -195,7 +203,7 @@ def test_halving_comes_close_and_keeps_to_its_budget() -> None:
     env = Answers()
     best, mean = search_fixed(env, budget=1500, seed=1)
     assert 0.95 * 1500 * 5 <= env.asked <= 1500 * 5
-    scores = {f.plan.tobytes(): f for f in fixed_prompts(env.rules, env.book.sizes)}
+    scores = {f.plan.tobytes(): f for f in fixed_prompts(env.space, 5)}
     assert best.plan.tobytes() in scores
     assert mean > exact - 0.08
     # With budget for everything, everyone is asked once about the last ones left, and no more.
