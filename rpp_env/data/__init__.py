@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any, cast
 
+from rpp_env.data.arrivals import ColdSplit, arrival_tasks, split_arrivals
 from rpp_env.data.candidates import (
     MAX_HISTORY,
     TaskSet,
@@ -16,6 +17,7 @@ from rpp_env.data.candidates import (
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.files import KNOWN, MADE, find_dataset, read_dataset
 from rpp_env.data.folders import cache_dir
+from rpp_env.data.profiles import Profiles
 from rpp_env.data.splits import Interactions, UserSplit, split_users, training_interactions
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import unknown
@@ -25,14 +27,18 @@ __all__ = [
     "KNOWN",
     "MADE",
     "MAX_HISTORY",
+    "ColdSplit",
     "Dataset",
     "Interactions",
+    "Profiles",
     "TaskSet",
     "UserSplit",
+    "arrival_tasks",
     "cache_dir",
     "load_dataset",
     "make_tasks",
     "read_selection",
+    "split_arrivals",
     "split_selection",
     "split_users",
     "training_interactions",
@@ -45,7 +51,8 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
     Parameters
     ----------
     name : str or Path
-        ``"movieworld"``, ``"movieworld-hard"`` and ``"movieworld-drift"`` are made by a seed.
+        ``"movieworld"``, ``"movieworld-hard"``, ``"movieworld-drift"`` and ``"arrivals"`` are made
+        by a seed.
         ``"ml-1m"``, ``"ml-100k"``, ``"ml-latest-small"``, ``"lastfm"``, ``"games"``, ``"beauty"``,
         ``"sports"`` and ``"toys"`` (upper or lower case) are folders of that name, looked up under
         `root`, else under the environment variable ``RPP_ENV_DATA``, else in the cache folder.

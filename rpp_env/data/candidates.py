@@ -48,13 +48,15 @@ class TaskSet:
     users : (T,) int64 array
         User rows.
     draw : (T,) int64 array
-        Which draw of candidates this is for its user, from 0.
+        Which task of its user this is, from 0: the draw of candidates, or (`arrival_tasks`) how
+        many clicks came before the target.
     history_indptr : (T + 1,) int64 array
         Task i's history is ``history_items[history_indptr[i]:history_indptr[i + 1]]``.
     history_items : (H,) int32 array
-        The last 50 items before the target, oldest first.
+        The last 50 items before the target, oldest first; of a user who has just arrived, none.
     candidates : (T, K) int32 array
-        Item rows in the order in which they are shown.
+        Item rows in the order in which they are shown. Where all items are candidates, a read-only
+        view of one row: the items in the order of the catalog.
     position : (T,) int64 array
         Where among them the target stands, 0 to K - 1.
     dropped : (T,) int64 array
@@ -91,7 +93,7 @@ class TaskSet:
 
     @property
     def history_lengths(self) -> NDArray[np.int64]:
-        """(T,) int64: items in each history, 1 to 50."""
+        """(T,) int64: items in each history, at most 50."""
         return np.diff(self.history_indptr)
 
     def history(self, i: int) -> NDArray[np.int32]:
@@ -164,7 +166,10 @@ class TaskSet:
             self.position,
         ):
             sha.update(str(array.shape).encode())
-            sha.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+            step = max(1, _CELLS // max(1, array[:1].size))  # all items of all users are many
+            for start in range(0, len(array), step):
+                part = array[start : start + step]
+                sha.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
         return sha.hexdigest()
 
 
@@ -218,7 +223,7 @@ def make_tasks(
     dataset: Dataset,
     users: ArrayLike,
     *,
-    num_candidates: int = 20,
+    num_candidates: int | None = 20,
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform",
     interactions: Interactions | None = None,
     draws: int = 1,
@@ -238,8 +243,8 @@ def make_tasks(
     dataset : Dataset
     users : (n,) array of int
         User rows; users with fewer than two items are left out, since they have no history.
-    num_candidates : int
-        K, the target included; at least 2.
+    num_candidates : int, optional
+        K, the target included; at least 2. None: all items, also those of the history.
     negatives : {"uniform", "popularity", "retrieved"}
         ``"uniform"``: over all items that the user never touched. ``"popularity"``: the same
         items, in proportion to one plus their count in `interactions` (one, so that an item unseen
@@ -277,11 +282,7 @@ def make_tasks(
         raise InvalidOption(
             f"negatives {negatives!r} is unknown; choose uniform, popularity or retrieved"
         )
-    if not 2 <= num_candidates <= dataset.num_items:
-        raise InvalidOption(
-            f"num_candidates must lie in 2..{dataset.num_items}, the number of items of "
-            f"{dataset.name}; got {num_candidates}"
-        )
+    check_candidates(dataset, num_candidates, negatives, draws)
     if draws < 1:
         raise InvalidOption(f"draws must be at least 1, not {draws}")
     if negatives == "popularity" and interactions is None:
@@ -292,49 +293,114 @@ def make_tasks(
         raise InvalidOption("negatives='retrieved' and selection=... belong together: give both")
     if unfiltered and negatives != "retrieved":
         raise InvalidOption("unfiltered=True reads selection files: it needs negatives='retrieved'")
+    rows = user_rows(dataset, users)
+    rows = rows[dataset.lengths[rows] >= 2]
+    indptr, history, dropped = histories(dataset, rows, repeats)
+    left = np.diff(indptr) > 0
+    if dropped.any():
+        warnings.warn(left_out(dataset.name, dropped, left), stacklevel=2)
+    starts, lengths = (np.repeat(values[left], draws) for values in (indptr[:-1], np.diff(indptr)))
+    dropped, rows = np.repeat(dropped[left], draws), rows[left]
+    rows, draw = np.repeat(rows, draws), np.tile(np.arange(draws, dtype=np.int64), len(rows))
+    targets = dataset.items[dataset.indptr[rows + 1] - 1]
+    weights = np.ones(dataset.num_items)
+    if negatives == "retrieved":
+        if not isinstance(selection, Mapping):
+            assert selection is not None
+            selection = read_selection(selection, dataset)
+        assert num_candidates is not None
+        others = _retrieved(
+            dataset, rows, selection, count=num_candidates - 1, unfiltered=unfiltered
+        )
+        keys = _keys(seed, [dataset.user_tokens[row] for row in rows], draw)
+        candidates, position = _ordered(targets, others, keys[:, 2])
+    else:
+        if negatives == "popularity":
+            assert interactions is not None
+            weights += interactions.counts
+        candidates, position = among(dataset, rows, draw, targets, num_candidates, weights, seed)
+    indptr, history = latest(starts, lengths, history, MAX_HISTORY)
+    return TaskSet(dataset, rows, draw, indptr, history, candidates, position, dropped)
+
+
+def check_candidates(
+    dataset: Dataset, num_candidates: int | None, negatives: str = "uniform", draws: int = 1
+) -> None:
+    """Refuse a number of candidates that the catalog does not have.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    if num_candidates is None:
+        if negatives != "uniform" or draws != 1:
+            raise InvalidOption(
+                "num_candidates=None takes all items as candidates, so nothing is drawn: leave out "
+                "negatives and draws"
+            )
+    elif not 2 <= num_candidates <= dataset.num_items:
+        raise InvalidOption(
+            f"num_candidates must lie in 2..{dataset.num_items}, the number of items of "
+            f"{dataset.name}; got {num_candidates}"
+        )
+
+
+def user_rows(dataset: Dataset, users: ArrayLike) -> NDArray[np.int64]:
+    """User rows as an array.
+
+    Raises
+    ------
+    InvalidOption
+        Where one is out of range.
+    """
     rows = np.asarray(users, dtype=np.int64).reshape(-1)
     if len(rows) and not 0 <= rows.min() <= rows.max() < dataset.num_users:
         raise InvalidOption(
             f"user rows must lie in 0..{dataset.num_users - 1}; got {rows.min()}..{rows.max()}"
         )
-    rows = rows[dataset.lengths[rows] >= 2]
-    indptr, history, dropped = histories(dataset, rows, repeats)
-    left = np.diff(indptr) > 0
-    if dropped.any():
-        warnings.warn(_left_out(dataset.name, dropped, left), stacklevel=2)
-    starts, lengths = (np.repeat(values[left], draws) for values in (indptr[:-1], np.diff(indptr)))
-    dropped, rows = np.repeat(dropped[left], draws), rows[left]
-    rows, draw = np.repeat(rows, draws), np.tile(np.arange(draws, dtype=np.int64), len(rows))
-    keys = _keys(seed, [dataset.user_tokens[row] for row in rows], draw)
-    targets = dataset.items[dataset.indptr[rows + 1] - 1]
-    if negatives == "retrieved":
-        if not isinstance(selection, Mapping):
-            assert selection is not None
-            selection = read_selection(selection, dataset)
-        others = _retrieved(
-            dataset, rows, selection, count=num_candidates - 1, unfiltered=unfiltered
-        )
-    else:
-        weights = np.ones(dataset.num_items)
-        if negatives == "popularity":
-            assert interactions is not None
-            weights += interactions.counts
-        others = _sampled(dataset, rows, keys, num_candidates - 1, weights)
-    candidates, position = _ordered(targets, others, keys[:, 2])
-    kept = np.minimum(lengths, MAX_HISTORY)
-    indptr, history = _take(starts + lengths - kept, kept, history)
-    return TaskSet(dataset, rows, draw, indptr, history, candidates, position, dropped)
+    return rows
 
 
-def _left_out(name: str, dropped: NDArray[np.int64], left: NDArray[np.bool_]) -> str:
+def among(
+    dataset: Dataset,
+    users: NDArray[np.int64],
+    draw: NDArray[np.int64],
+    targets: NDArray[np.int32],
+    num_candidates: int | None,
+    weights: NDArray[np.float64],
+    seed: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """(T, K) candidates and (T,) positions of the targets: sampled negatives, or all items."""
+    if num_candidates is None:
+        catalog = np.arange(dataset.num_items, dtype=np.int32)
+        return np.broadcast_to(catalog, (len(users), len(catalog))), targets.astype(np.int64)
+    keys = _keys(seed, [dataset.user_tokens[row] for row in users], draw)
+    others = _sampled(dataset, users, keys, num_candidates - 1, weights)
+    return _ordered(targets, others, keys[:, 2])
+
+
+def latest(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], flat: NDArray[np.int32], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The last `most` items of stretches of `flat`, as a ragged array."""
+    kept = np.minimum(lengths, most)
+    return _take(starts + lengths - kept, kept, flat)
+
+
+def left_out(
+    name: str, dropped: NDArray[np.int64], left: NDArray[np.bool_], who: str = "users"
+) -> str:
     """What a user should know of targets that stood in their users' histories."""
     text = (
-        f"{name}: {(dropped > 0).sum():,} of {len(dropped):,} users chose their target before, by "
+        f"{name}: {(dropped > 0).sum():,} of {len(dropped):,} {who} chose their target before, by "
         "the same id or by the same title (doubled rows look the same); "
         f"{dropped.sum():,} items were left out of their histories"
     )
     if not left.all():
-        text += f", and {(~left).sum():,} users have no task, as nothing else stands in theirs"
+        text += (
+            f", and {(~left).sum():,} {who.partition(':')[0]} are left out, as nothing else stands "
+            "in their histories"
+        )
     return text + ". repeats='keep' shows them, repeats='refuse' raises an error"
 
 

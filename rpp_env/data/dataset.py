@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.data.profiles import Profiles
 from rpp_env.data.titles import names_of_items
 from rpp_env.errors import InvalidData
 from rpp_env.text import plain
@@ -61,6 +62,9 @@ class Dataset:
         What a reader of results should know, in a sentence or two.
     folder : Path, optional
         Where the files lie; selection files are looked up there.
+    profiles : Profiles, optional
+        What is known of the users besides their clicks. Not part of `digest`, having one of its
+        own: no task depends on it.
 
     Raises
     ------
@@ -83,6 +87,7 @@ class Dataset:
     last_times: NDArray[np.float64] | None = None
     notes: str = ""
     folder: Path | None = field(default=None, repr=False)
+    profiles: Profiles | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "indptr", _frozen(self.indptr, np.int64))
@@ -123,6 +128,10 @@ class Dataset:
                 raise InvalidData(f"{self.name}: the {what} {_twice(values)!r} stands twice")
         if self.habits is not None and self.habits.shape != (self.num_users,):
             raise InvalidData(f"{self.name}: habits must hold one number per user")
+        if self.profiles is not None and len(self.profiles) != self.num_users:
+            raise InvalidData(
+                f"{self.name}: {len(self.profiles)} profiles for {self.num_users} users"
+            )
         if self.last_times is not None:
             object.__setattr__(self, "last_times", _frozen(self.last_times, np.float64))
             if self.last_times.shape != (self.num_users,) or not np.isfinite(self.last_times).all():

@@ -12,6 +12,7 @@ import numpy as np
 from rpp_env.data.atomic import read_interactions, read_table
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.folders import cache_dir
+from rpp_env.data.profiles import read_profiles
 from rpp_env.data.titles import clean_title, unique_titles
 from rpp_env.errors import InvalidData, UnknownDataset
 from rpp_env.options import unknown
@@ -19,7 +20,7 @@ from rpp_env.plugins import entry_points
 
 __all__ = ["KNOWN", "MADE", "Facts", "find_dataset", "read_dataset"]
 
-MADE = ("movieworld", "movieworld-hard", "movieworld-drift")
+MADE = ("movieworld", "movieworld-hard", "movieworld-drift", "arrivals")
 """Datasets that are made by a seed."""
 
 
@@ -107,8 +108,9 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
 
     ``<folder>.inter`` or ``<folder>.inter.gz`` needs the columns ``user_id``, ``item_id`` and
     ``timestamp``; ``<folder>.item`` needs ``item_id`` and a title (``title``, ``movie_title`` or
-    ``name``), and may have a year, a maker and genres; ``<folder>.user`` may be missing. Each
-    user's rows are put in order of their timestamps; equal timestamps keep the order of the file.
+    ``name``), and may have a year, a maker and genres; ``<folder>.user`` may be missing, and may
+    have what `read_profiles` reads. Each user's rows are put in order of their timestamps; equal
+    timestamps keep the order of the file.
 
     Parameters
     ----------
@@ -145,14 +147,17 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
             f"{read.path}, line {line}, column item_id: expected an id of {item_file.name}, got "
             f"{error.args[0]!r}"
         ) from None
+    profiles = None
     if user_file.is_file():
-        listed = set(read_table(user_file, ("user_id",))["user_id"])
+        known = read_table(user_file, ("user_id",))
+        listed = set(known["user_id"])
         for code, token in enumerate(read.user_tokens):
             if token not in listed:
                 raise InvalidData(
                     f"{read.path}, line {read.line_of_user(code)}, column user_id: expected an id "
                     f"of {user_file.name}, got {token!r}"
                 )
+        profiles = read_profiles(known, read.user_tokens, str(user_file))
     sequence = np.lexsort((read.timestamps, read.users))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(read.users))])
     order = facts.order if order is None else order
@@ -176,6 +181,7 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
         last_times=read.timestamps[sequence[indptr[1:] - 1]] if order == "time" else None,
         notes=facts.notes,
         folder=folder,
+        profiles=profiles,
     )
 
 

@@ -183,7 +183,10 @@ def training_interactions(
 
 
 def histories(
-    dataset: Dataset, users: NDArray[np.int64], repeats: Repeats = "drop"
+    dataset: Dataset,
+    users: NDArray[np.int64],
+    repeats: Repeats = "drop",
+    before: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
     """The users' sequences before their targets, and what becomes of earlier choices of a target.
 
@@ -198,6 +201,8 @@ def histories(
         User rows.
     repeats : {"drop", "keep", "refuse"}
         Leave the target out of the history, show it, or raise.
+    before : (n,) int64 array, optional
+        How many items stand before each target; by default all but the last.
 
     Returns
     -------
@@ -217,7 +222,7 @@ def histories(
     if repeats not in get_args(Repeats):
         raise InvalidOption(f"repeats must be {', '.join(get_args(Repeats))}, not {repeats!r}")
     starts = dataset.indptr[users]
-    lengths = np.maximum(dataset.lengths[users] - 1, 0)
+    lengths = np.maximum(dataset.lengths[users] - 1, 0) if before is None else before
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     items = dataset.items[np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])]
     dropped = np.zeros_like(lengths)

@@ -63,7 +63,7 @@ depend on who else is asked."""
 _PLACES = 16
 """Histories are padded to a multiple of so many places, for the same reason."""
 _JUDGED = 2000
-"""Users at most whose held-out clicks choose the epoch."""
+"""Users at most whose held-out clicks choose the epoch; at most a fifth of all users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -421,9 +421,9 @@ def train(
 ) -> SASRec:
     """Train a SASRec on histories, and keep the epoch that is best on held-out clicks.
 
-    The last item of every history is held out; what is trained on is the rest. After every epoch
-    the held-out items of up to 2,000 users are ranked among all items, without those of the
-    user's history. The weights are not fitted again with the held-out items.
+    The last items of a fifth of the users, of 2,000 at most, are held out; all else is trained on.
+    After every epoch the held-out items are ranked among all items but those of the user's history.
+    The weights are not fitted again with the held-out items.
 
     Parameters
     ----------
@@ -442,7 +442,7 @@ def train(
     Raises
     ------
     InvalidOption
-        Where no user has two items or more.
+        Where no user has two items or more besides what is held out.
     InvalidData
         For a checkpoint of other histories, another config or seed.
     TrainingDiverged
@@ -482,7 +482,7 @@ class Training:
         self.config, self.seed = config, seed
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._taught, self._users, self._held = _held_out(histories)
-        if not len(self._users):
+        if not (np.diff(self._taught.indptr) >= 2).any():
             raise InvalidOption(
                 "SASRec is trained on histories of two items or more, and there is none: give more "
                 "users, or longer histories"
@@ -492,7 +492,7 @@ class Training:
             self.model = SASRec.initial(histories.num_items, config, catalog)
         self._about = {
             "kind": "sasrec training",
-            "config": asdict(replace(config, epochs=1)),  # more epochs may be asked for later
+            "config": asdict(replace(config, epochs=1, patience=1)),  # may be raised later
             "seed": seed,
             "catalog": catalog,
             "histories": _digest(histories),
@@ -623,15 +623,16 @@ def _digest(histories: Interactions) -> str:
 def _held_out(
     histories: Interactions,
 ) -> tuple[Interactions, NDArray[np.int64], NDArray[np.int32]]:
-    """Histories without their last items, and up to 2,000 users with theirs."""
+    """Histories without the last items of some users, those users, and these items."""
     lengths = np.diff(histories.indptr)
-    last = np.zeros(len(histories.items), dtype=bool)
-    last[histories.indptr[1:][lengths > 0] - 1] = True
-    indptr = np.concatenate([[0], np.cumsum(np.maximum(lengths - 1, 0))])
     users = np.flatnonzero(lengths >= 2)
-    users = np.sort(np.random.default_rng(0x7A1).permutation(users)[:_JUDGED])
-    held = histories.items[histories.indptr[users + 1] - 1]
-    return Interactions(indptr, histories.items[~last], histories.num_items), users, held
+    users = np.random.default_rng(0x7A1).permutation(users)
+    users = np.sort(users[: min(_JUDGED, -(-len(users) // 5))])
+    last = histories.indptr[users + 1] - 1
+    lengths[users] -= 1
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    rest = Interactions(indptr, np.delete(histories.items, last), histories.num_items)
+    return rest, users, histories.items[last]
 
 
 def full_ranks(

@@ -5,7 +5,7 @@ items              400 films (option): 12 genres, 12 hidden circles, series, a p
 users              12,000 (option): 8,000 train, 2,000 validation, 2,000 test
 history            22 to 45 films, then the target
 habit              latent, one of six (`HABITS`); it decides the next film, and shows in the history
-levels             ``movieworld``, ``movieworld-hard``, ``movieworld-drift``
+levels             ``movieworld``, ``movieworld-hard``, ``movieworld-drift``, ``arrivals``
 =================  ====================================================================
 
 A *genre* stands in the catalogue. A *circle* does not: it is what like-minded people watch, and
@@ -21,6 +21,12 @@ follower
 crowd
     Watches what everybody watches.
 
+On the level ``arrivals`` viewers have profiles (`FIELDS`), which say something about them before
+they choose a film: with the chance `World.telling` the age is that of the habit, the occupation
+that of the home genre, the region that of the home circle; else each is drawn at random, and some
+are missing. The gender says nothing. Viewers arrive at home: their first film is of the home genre
+or circle, as far as it follows their habit; so `first_choice` is the best that a profile allows.
+
 A viewer's own habit makes only a share of the choices (`World.own`); the rest follow popularity. So
 a habit can be inferred from a history, but not read off one film. The parameters were frozen by the
 diagnostics in ``docs/movieworld.md`` before the published runs; later changes need a new level.
@@ -34,16 +40,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.dataset import Dataset
+from rpp_env.data.profiles import Profiles
 from rpp_env.errors import InvalidOption
 from rpp_env.options import check_seed, unknown
 from rpp_env.sim.filmtitles import GENRES, film_title
 
-__all__ = ["HABITS", "LEVELS", "World", "movieworld"]
+__all__ = ["FIELDS", "HABITS", "LEVELS", "World", "first_choice", "movieworld"]
 
 HABITS = ("genre loyal", "genre drift", "circle loyal", "circle drift", "follower", "crowd")
 """Names of the latent habits; `Dataset.habits` holds their numbers."""
 
 _GENRE_LOYAL, _GENRE_DRIFT, _CIRCLE_LOYAL, _CIRCLE_DRIFT, _FOLLOWER, _CROWD = range(6)
+FIELDS: dict[str, tuple[str, ...]] = {
+    "gender": ("F", "M"),
+    "age": tuple(f"band {i}" for i in range(1, len(HABITS) + 1)),
+    "occupation": tuple(f"occupation {i}" for i in range(1, len(GENRES) + 1)),
+    "region": tuple(f"region {i}" for i in range(1, 13)),
+}
+"""Fields of a profile on the level ``arrivals``, and their values."""
+
 _CHUNK = 4096  # users made at once: memory stays bounded, and a user does not depend on num_users
 _CIRCLES = 12
 _PARTS = ("", " II", " III", " IV", " V")
@@ -75,6 +90,10 @@ class World:
     """Chance that a follower takes the next part at once; falls by a fifth with each film since."""
     span: int = 4096
     """Words that the embedded model keeps in mind: what it reads and what it writes, together."""
+    telling: float | None = None
+    """Chance that a field of a profile is that of the viewer's habit or home; None: no profiles."""
+    missing: float = 0.1
+    """Chance that a field of a profile is missing."""
     change: tuple[int, int] | None = None
     """Where set, the habit changes this many films before the target (range, inclusive)."""
 
@@ -92,8 +111,9 @@ LEVELS: dict[str, World] = {
         span=280,
     ),
     "movieworld-drift": World(change=(8, 20)),
+    "arrivals": World(telling=0.7),
 }
-"""The three levels; all share the catalogue of their seed."""
+"""The levels; all share the catalogue of their seed."""
 
 
 def movieworld(
@@ -136,6 +156,15 @@ def movieworld(
     habits = np.concatenate([c[2] for c in chunks])[:num_users]
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     items = np.concatenate([c[1] for c in chunks])[: indptr[-1]]
+    profiles = None
+    if world.telling is not None:
+        parts = [
+            _profiles(world, habit, homes, np.random.default_rng([seed, 0xA221, chunk]))
+            for chunk, (_, _, habit, homes) in enumerate(chunks)
+        ]
+        profiles = Profiles(
+            tuple(FIELDS), tuple(FIELDS.values()), np.concatenate(parts)[:num_users]
+        )
     sixth = num_users // 6
     return Dataset(
         name=level,
@@ -152,7 +181,65 @@ def movieworld(
         habit_names=HABITS,
         default_split=(num_users - 2 * sixth, sixth, sixth),
         notes=f"Made by a seed ({seed}); no film or viewer is real.",
+        profiles=profiles,
     )
+
+
+def first_choice(
+    profiles: Profiles, level: str = "arrivals", *, num_items: int = 400, seed: int = 0
+) -> NDArray[np.float64]:
+    """(n, num_items): the probability of every first film, given the profile and nothing else.
+
+    The best ranking for viewers who have chosen nothing yet, and with profiles of missing fields
+    (codes 0) the best for a viewer of whom nothing is known.
+
+    Parameters
+    ----------
+    profiles : Profiles
+        Of the fields `FIELDS`.
+    level, num_items, seed
+        As the world was made.
+    """
+    world = LEVELS[level]
+    if world.telling is None or profiles.fields != tuple(FIELDS):
+        raise InvalidOption(f"first_choice is for profiles of the fields {', '.join(FIELDS)}")
+    tables = np.diff(_tables(_Catalogue.make(num_items, seed), world), axis=1, prepend=0.0)
+    ways = world.own * tables + (1 - world.own) * tables[:1]
+    habit, genre, circle = (
+        _posterior(profiles.codes[:, column], size, world.telling)
+        for column, size in ((1, len(HABITS)), (2, len(GENRES)), (3, _CIRCLES))
+    )
+    habit = habit * np.array(world.habits)
+    habit = habit / habit.sum(axis=1, keepdims=True)
+    by_genre, by_circle = genre @ ways[2 : 2 + len(GENRES)], circle @ ways[2 + len(GENRES) :]
+    of_genre = habit[:, [_GENRE_LOYAL, _GENRE_DRIFT]].sum(axis=1, keepdims=True)
+    crowd = habit[:, [_CROWD]]
+    chances: NDArray[np.float64] = (
+        of_genre * by_genre + crowd * ways[1] + (1 - of_genre - crowd) * by_circle
+    )
+    return chances
+
+
+def _posterior(codes: NDArray[np.int64], size: int, telling: float) -> NDArray[np.float64]:
+    """(n, size): how likely each value is, given the field; all alike where it is missing."""
+    chances = np.full((len(codes), size), (1 - telling) / size)
+    known = np.flatnonzero(codes)
+    chances[known, codes[known] - 1] += telling
+    scaled: NDArray[np.float64] = chances / chances.sum(axis=1, keepdims=True)
+    return scaled
+
+
+def _profiles(
+    world: World, habit: NDArray[np.int64], homes: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """(users, fields) codes of a chunk of users."""
+    assert world.telling is not None
+    said = np.column_stack([np.zeros_like(habit), habit, homes])
+    sizes = np.array([len(values) for values in FIELDS.values()])
+    drawn = rng.integers(sizes, size=said.shape)
+    telling = np.array([0.0, *[world.telling] * 3])  # the gender says nothing
+    codes = 1 + np.where(rng.random(said.shape) < telling, said, drawn)
+    return np.where(rng.random(said.shape) < world.missing, 0, codes)
 
 
 @dataclass(frozen=True)
@@ -208,8 +295,8 @@ class _Catalogue:
 
 def _histories(
     catalogue: _Catalogue, world: World, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Sequence lengths, items (one after the other) and habits of a chunk of users."""
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Sequence lengths, items (one after the other), habits and homes of a chunk of users."""
     users, num_items = _CHUNK, len(catalogue.titles)
     everyone = np.arange(users)
     shares = np.array(world.habits) / np.sum(world.habits)
@@ -225,6 +312,8 @@ def _histories(
     home_circle = rng.integers(_CIRCLES, size=users)
     current = np.zeros(users, dtype=np.int64)
     away = rng.random(users) < 0.5
+    if world.telling is not None:
+        away[:] = True  # and so at home when the first film is chosen
     left = np.zeros(users, dtype=np.int64)
     pending = np.full(users, -1)
     age = np.zeros(users, dtype=np.int64)
@@ -239,6 +328,8 @@ def _histories(
         other = np.where(
             of_genre, rng.integers(len(GENRES), size=users), rng.integers(_CIRCLES, size=users)
         )
+        if world.telling is not None and not t:
+            other = home
         turn = left <= 0
         away ^= turn
         current = np.where(turn, np.where(loyal & ~away, home, other), current)
@@ -265,7 +356,7 @@ def _histories(
         age = np.where(begun, 0, age + 1)
         pending = np.where(begun, catalogue.sequel[item], np.where(item == pending, -1, pending))
     mask = np.arange(chosen.shape[1])[None, :] <= length[:, None]
-    return length + 1, chosen[mask], habit
+    return length + 1, chosen[mask], habit, np.column_stack([home_genre, home_circle])
 
 
 def _tables(catalogue: _Catalogue, world: World) -> NDArray[np.float64]:

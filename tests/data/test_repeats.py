@@ -99,7 +99,7 @@ def test_a_user_who_comes_back_to_an_item_keeps_the_rest(making) -> None:
 
 def test_who_only_ever_chose_the_target_has_no_task(making) -> None:
     data = making.of([[7, 7, 7], [1, 2, 3]], 30)
-    with pytest.warns(UserWarning, match="1 users have no task"):
+    with pytest.warns(UserWarning, match="1 users are left out"):
         tasks = make_tasks(data, [0, 1], draws=2)
     assert tasks.users.tolist() == [1, 1]
     with pytest.warns(UserWarning, match="1 of 1 users"):
