@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from rpp_agents.policy import Policy
@@ -63,7 +64,7 @@ class MatrixGame:
     """A payoff matrix, played 25 times over; nothing is to be seen."""
 
     agents = ("agent_0", "agent_1")
-    nvec = (3, 3)
+    action_spaces = (Discrete(3), Discrete(3))
     observation_width = state_width = 1
     max_cycles = 25
 
@@ -451,7 +452,7 @@ def random_row(name: str) -> list[str]:
     problem = PROBLEMS[name]
     env = problem.make(problem.copies)
     episodes = max(1000, problem.episodes) // problem.copies * problem.copies
-    returns = team_returns(Random(env.nvec), env, episodes, greedy=False) / problem.unit
+    returns = team_returns(Random(env.action_spaces), env, episodes, greedy=False) / problem.unit
     places = 3 if name == "lbf" else 2
     return [name, f"{returns.mean():.{places}f}", problem.random]
 

@@ -28,7 +28,8 @@ class Reinforce:
     def __init__(self, env, config):
         self.env, self.config = env, config
         torch.manual_seed(config.seed)
-        self.actor = Actor(env.observation_width, env.nvec, shared=False)
+        sizes = [space.n for space in env.action_spaces]
+        self.actor = Actor(env.observation_width, sizes, shared=False)
         self.optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate)
         self.policy = NetworkPolicy(self.actor, seed=config.seed)
         self.rng = np.random.default_rng(config.seed)  # all of your randomness: it is checkpointed

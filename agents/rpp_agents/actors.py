@@ -1,7 +1,7 @@
 """Actors: the networks that choose, by the kinds of action that they choose among.
 
 Shapes: ``...`` are batch axes, ``n`` agents, ``d`` the observation width, ``A`` the largest number
-of actions of any agent.
+of actions of any agent, ``k`` the longest action where actions are vectors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,18 +21,23 @@ from torch import Tensor, nn
 from rpp_agents.encoders import make_encoder
 from rpp_agents.networks import AgentNet, FeatureNorm, StackedLinear
 from rpp_env.errors import InvalidOption
+from rpp_env.spaces import ActionSpaces, BoxSpaces, DiscreteSpaces, bounds_of
 
 __all__ = [
     "ACTORS",
     "Actor",
     "AutoregressiveActor",
     "CentralActor",
+    "GaussianActor",
+    "IndependentActor",
     "JointActor",
     "QNetwork",
     "TeamActor",
     "draw",
     "entropy",
+    "independent",
     "legal_actions",
+    "make_actor",
     "sample",
 ]
 
@@ -44,15 +49,17 @@ class TeamActor(nn.Module, ABC):
     """Who chooses for all agents: what PPO trains and a `NetworkPolicy` keeps.
 
     Agents that choose by themselves have a log-probability each (m = n), a joint choice has one for
-    all (m = 1). Made from the width of an observation, the agents' numbers of actions, and options
-    that `description` holds too.
+    all (m = 1). Made from the width of an observation, the description of the agents' actions (see
+    `rpp_env.spaces`), and options that `description` holds too.
     """
 
-    choice: ClassVar[str] = "independent"
+    choice: ClassVar[str]
     """How it is called in a policy's file."""
+    plays: ClassVar[type[DiscreteSpaces | BoxSpaces]] = DiscreteSpaces
+    """The kind of actions that it chooses."""
     description: dict[str, Any]
     legal: Tensor
-    """Bool (n, A): the actions that each agent has."""
+    """Bool (n, A): the actions that each agent has; of vectors (n, 1): that it acts."""
 
     @abstractmethod
     def features(self, observations: Tensor) -> Tensor:
@@ -66,27 +73,33 @@ class TeamActor(nn.Module, ABC):
     def choose(
         self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Actions (B, n) and their log-probabilities (B, m).
+        """Actions, (B, n) or (B, n, k), and their log-probabilities (B, m).
 
         Sampled with `rng`, or the most probable ones without. `masks` is bool, (n, A) or (B, n, A).
         """
 
     @abstractmethod
     def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of actions (B, n), and the entropy: both (B, m)."""
+        """Log-probabilities of actions, and the entropy: both (B, m)."""
+
+    def playable(self, actions: Tensor) -> Tensor:
+        """Actions that were chosen, as an environment takes them."""
+        return actions
 
 
-class Actor(TeamActor):
-    """Decentralised actors: log-probabilities of every agent's actions from its own observation.
+class IndependentActor(TeamActor):
+    """Agents that choose by themselves, each by a network over its own observation.
 
     Parameters
     ----------
     width : int
         Width of an observation (padded to the widest).
-    nvec : sequence of int
-        Number of actions of each agent; actions beyond it have probability 0.
+    actions : mapping
+        What of the description says among what the agents choose.
+    agents, outputs : int
+        Number of agents, and of outputs of the network of each.
     hidden, layer_norm, shared
-        As in `AgentNet`. The last layer starts with gain 0.01: nearly uniform.
+        As in `AgentNet`. The last layer starts with gain 0.01: all choices are nearly alike.
     normalize : bool
         Put a `FeatureNorm` before the networks; one for each agent, unless they share a network.
     visible : sequence of int, optional
@@ -98,7 +111,9 @@ class Actor(TeamActor):
     def __init__(
         self,
         width: int,
-        nvec: Sequence[int],
+        actions: Mapping[str, Any],
+        agents: int,
+        outputs: int,
         *,
         hidden: Sequence[int] = (64, 64),
         layer_norm: bool = True,
@@ -110,7 +125,7 @@ class Actor(TeamActor):
         super().__init__()
         self.description = {
             "width": int(width),
-            "nvec": [int(size) for size in nvec],
+            **actions,
             "hidden": [int(size) for size in hidden],
             "layer_norm": layer_norm,
             "shared": shared,
@@ -122,28 +137,18 @@ class Actor(TeamActor):
         plain = width if self.encoder is None else self.encoder.rest_width
         self.features_width = width if self.encoder is None else plain + self.encoder.hidden
         # One network for all agents reads them all in the same units.
-        places = 1 if shared else len(nvec)
+        places = 1 if shared else agents
         self.norm = FeatureNorm(places, plain) if normalize else nn.Identity()
-        most = max(nvec)
         self.net = AgentNet(
             self.features_width,
-            len(nvec),
-            most,
+            agents,
+            outputs,
             hidden=hidden,
             gain=0.01,
             layer_norm=layer_norm,
             shared=shared,
             visible=visible,
         )
-        self.register_buffer("legal", legal_actions(nvec), persistent=False)
-
-    def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Log-probabilities ``(..., n, A)`` of observations ``(..., n, d)``.
-
-        `masks` (bool, broadcastable to the result) forbids actions besides those that an agent
-        never has. What is forbidden has log-probability of about -1e10.
-        """
-        return self.log_probs(self.features(observations), masks)
 
     def features(self, observations: Tensor) -> Tensor:
         """What the networks see of observations: ``(..., n, features_width)``."""
@@ -154,16 +159,45 @@ class Actor(TeamActor):
         plain, encoded = self.encoder(observations)
         return torch.cat([self.norm(plain), encoded], dim=-1)
 
+    def observe(self, observations: Tensor) -> None:
+        if isinstance(self.norm, FeatureNorm):
+            plain = observations if self.encoder is None else self.encoder.rest(observations)
+            self.norm.update(plain)
+
+
+class Actor(IndependentActor):
+    """Agents that choose one of a number of actions: log-probabilities of each.
+
+    Parameters
+    ----------
+    width : int
+        Width of an observation (padded to the widest).
+    nvec : sequence of int
+        Number of actions of each agent; actions beyond it have probability 0.
+    **options
+        As `IndependentActor` takes them.
+    """
+
+    choice: ClassVar[str] = "independent"
+
+    def __init__(self, width: int, nvec: Sequence[int], **options: Any) -> None:
+        sizes = [int(size) for size in nvec]
+        super().__init__(width, {"nvec": sizes}, len(sizes), max(sizes), **options)
+        self.register_buffer("legal", legal_actions(sizes), persistent=False)
+
+    def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Log-probabilities ``(..., n, A)`` of observations ``(..., n, d)``.
+
+        `masks` (bool, broadcastable to the result) forbids actions besides those that an agent
+        never has. What is forbidden has log-probability of about -1e10.
+        """
+        return self.log_probs(self.features(observations), masks)
+
     def log_probs(self, features: Tensor, masks: Tensor | None = None) -> Tensor:
         """The second half of `forward`, from what `features` gave."""
         legal = self.legal if masks is None else self.legal & masks
         logits: Tensor = self.net(features)
         return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
-
-    def observe(self, observations: Tensor) -> None:
-        if isinstance(self.norm, FeatureNorm):
-            plain = observations if self.encoder is None else self.encoder.rest(observations)
-            self.norm.update(plain)
 
     def choose(
         self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
@@ -174,6 +208,98 @@ class Actor(TeamActor):
     def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         log_probs = self.log_probs(features, masks)
         return log_probs.gather(-1, actions[..., None])[..., 0], entropy(log_probs)
+
+
+class GaussianActor(IndependentActor):
+    """Agents whose actions are vectors: a normal distribution for each number.
+
+    The network gives the means. Standard deviations do not depend on what is seen: one parameter,
+    their logarithm, for each number of each agent (or of all agents together, if they share a
+    network). Numbers with two bounds are counted from the middle between them, in half the distance
+    of the bounds; a standard deviation begins as 1 of these units. As in CleanRL and
+    Stable-Baselines3 the distribution knows no bounds: log-probabilities are those of what was
+    sampled, and what the environment is given is clipped (`playable`).
+
+    Greedy means the mean. An agent whose mask is False has left: its action is 0 and certain.
+
+    Parameters
+    ----------
+    width : int
+        Width of an observation (padded to the widest).
+    boxes : sequence of mappings
+        For each agent, ``low`` and ``high``: the bounds of its numbers, None where there is none.
+    **options
+        As `IndependentActor` takes them.
+    """
+
+    choice: ClassVar[str] = "gaussian"
+    plays: ClassVar[type[DiscreteSpaces | BoxSpaces]] = BoxSpaces
+    low: Tensor
+    high: Tensor
+    middle: Tensor
+    unit: Tensor
+    has: Tensor
+    """Bool (n, k): the numbers that each agent has."""
+
+    def __init__(self, width: int, boxes: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        bounds = [bounds_of(box) for box in boxes]
+        agents, most = len(bounds), max(len(low) for low, _ in bounds)
+        about = [{"low": list(box["low"]), "high": list(box["high"])} for box in boxes]
+        super().__init__(width, {"boxes": about}, agents, most, **options)
+        copies = 1 if self.description["shared"] else agents
+        self.log_std = nn.Parameter(torch.zeros(copies, most))
+        none = torch.zeros(agents, most)
+        low, high, has = none.clone(), none.clone(), none.bool()
+        for row, (below, above) in enumerate(bounds):
+            low[row, : len(below)] = torch.tensor(below)
+            high[row, : len(above)] = torch.tensor(above)
+            has[row, : len(below)] = True
+        # Old environments write the largest float where there is no bound.
+        half = (high / 2 - low / 2).nan_to_num(posinf=0)
+        bounded = (half > 0) & (half < _NO_BOUND)
+        buffers = {
+            "legal": torch.ones(agents, 1, dtype=torch.bool),
+            "has": has,
+            "low": low,
+            "high": high,
+            "unit": torch.where(bounded, half, 1.0),
+            "middle": torch.where(bounded, low / 2 + high / 2, 0.0),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Means ``(..., n, k)`` and the logarithms of the standard deviations ``(n, k)``."""
+        means: Tensor = self.middle + self.unit * self.net(features)
+        return means, self.unit.log() + self.log_std
+
+    def choose(
+        self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        acts = self.legal if masks is None else self.legal & masks
+        means, log_std = self.distribution(features)
+        chosen = means
+        if rng is not None:
+            noise = rng.standard_normal(tuple(means.shape), np.float32)
+            chosen = means + log_std.exp() * torch.from_numpy(noise).to(means.device)
+        chosen = chosen.masked_fill(~(acts & self.has), 0.0)
+        return chosen, self._log_probs(means, log_std, acts, chosen)
+
+    def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        acts = self.legal & masks
+        means, log_std = self.distribution(features)
+        spread = (log_std + 0.5 * math.log(2 * math.pi * math.e)).expand_as(means)
+        log_probs = self._log_probs(means, log_std, acts, actions)
+        return log_probs, spread.masked_fill(~(acts & self.has), 0.0).sum(-1)
+
+    def playable(self, actions: Tensor) -> Tensor:
+        return actions.clamp(self.low, self.high)
+
+    def _log_probs(self, means: Tensor, log_std: Tensor, acts: Tensor, actions: Tensor) -> Tensor:
+        """(..., n): of all numbers of an agent together."""
+        errors = (actions - means) * (-log_std).exp()
+        each = -0.5 * errors**2 - log_std - 0.5 * math.log(2 * math.pi)
+        return each.masked_fill(~(acts & self.has), 0.0).sum(-1)
 
 
 class JointActor(TeamActor):
@@ -408,8 +534,47 @@ class AutoregressiveActor(JointActor):
 
 _MOST_JOINT = 100_000
 """Joint actions that a network may have; beyond, its last layer would outgrow everything."""
+_NO_BOUND = 1e6
+"""Half distance of two bounds from which they count as none where numbers are scaled."""
+
+A = TypeVar("A", bound=TeamActor)
 
 ACTORS: dict[str, type[TeamActor]] = {
-    actor.choice: actor for actor in (Actor, AutoregressiveActor, CentralActor)
+    actor.choice: actor for actor in (Actor, GaussianActor, AutoregressiveActor, CentralActor)
 }
-"""The kinds of actor, by the name that a policy's file knows them by."""
+"""The kinds of actor, by the name that a policy's file knows them by: a new one is entered here."""
+
+
+def independent(actions: ActionSpaces) -> type[IndependentActor]:
+    """The kind of actor of `ACTORS` whose agents choose such actions, each by itself."""
+    return next(
+        actor
+        for actor in ACTORS.values()
+        if issubclass(actor, IndependentActor) and actor.plays is type(actions)
+    )
+
+
+def make_actor(kind: type[A], width: int, actions: ActionSpaces, **options: Any) -> A:
+    """An actor for what the agents choose from.
+
+    Parameters
+    ----------
+    kind : type of TeamActor
+    width : int
+        Width of an observation.
+    actions : ActionSpaces
+        What the agents choose from, as `rpp_env.spaces.spaces_of` gives it.
+    **options
+        Of the actor, such as `hidden`.
+
+    Raises
+    ------
+    InvalidOption
+        If this kind of actor does not choose such actions.
+    """
+    if not isinstance(actions, kind.plays):
+        raise InvalidOption(
+            f"agent {actions.agents[0]!r} acts in {actions.spaces[0]}, and this trainer only plays "
+            f"{kind.plays.space.__name__} actions: take mappo, ippo or a2c, which play both kinds"
+        )
+    return kind(width, actions.description, **options)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.errors import BrokenContract, InvalidOption, ResetNeeded
+from rpp_env.spaces import spaces_of
 
 __all__ = ["MAX_WIDTH", "PettingZooBatch"]
 
@@ -36,12 +37,13 @@ MAX_WIDTH = 4096
 class PettingZooBatch:
     """Several copies of a PettingZoo parallel environment as one `BatchedEnv`.
 
-    For environments with ``Discrete`` actions and vector observations, of any number of agents.
-    Observations are flattened and padded with zeros to the widest agent's, action counts to the
-    largest; masks hide the padding and whatever the environment forbids (``action_mask`` in a
-    dictionary observation or in the agent's info). Rewards stay per agent, (B, n). An agent that
-    has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices have
-    no gradient, but its rows still count where losses and advantages are averaged.
+    For environments with vector observations, of any number of agents, which all act in
+    ``Discrete`` or all in ``Box`` spaces. Observations are flattened and padded with zeros to the
+    widest agent's, action counts to the largest, and ``Box`` actions to the longest; masks hide
+    the padding and whatever the environment forbids (``action_mask`` in a dictionary observation or
+    in the agent's info; for ``Discrete`` actions only). Rewards stay per agent, (B, n). An agent
+    that has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices
+    have no gradient, but its rows still count where losses and advantages are averaged.
     An agent has left once it was terminated or truncated, even if the environment goes on naming
     it. An episode ends when no agent is left, as a truncation if any of the last to leave was
     truncated. The state is the environment's own ``state()`` where that is a method that gives
@@ -66,8 +68,9 @@ class PettingZooBatch:
     Raises
     ------
     InvalidOption
-        For fewer than one copy, an environment that is not a parallel one, actions other than
-        ``Discrete``, and observations that are too wide or cannot be flattened.
+        For fewer than one copy, an environment that is not a parallel one, actions that are
+        neither all ``Discrete`` nor all ``Box``, and observations that are too wide or cannot be
+        flattened.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class PettingZooBatch:
         max_cycles: int | None = None,
         max_width: int = MAX_WIDTH,
     ) -> None:
-        from gymnasium.spaces import Dict, Discrete
+        from gymnasium.spaces import Dict
         from pettingzoo import ParallelEnv
 
         if num_envs < 1:
@@ -101,19 +104,13 @@ class PettingZooBatch:
         self.agents: tuple[str, ...] = tuple(possible)
         self._known = frozenset(self.agents)
         self._spaces = []
-        self._actions: list[Discrete] = []
         for agent in self.agents:
             space = env.observation_space(agent)
             if isinstance(space, Dict) and "action_mask" in space.spaces:
                 space = space["observation"]
             self._spaces.append(space)
-            choices = env.action_space(agent)
-            if not isinstance(choices, Discrete):
-                raise InvalidOption(
-                    f"agent {agent!r} acts in {choices}; only Discrete can be trained"
-                )
-            self._actions.append(choices)
-        self.nvec = np.array([space.n for space in self._actions], dtype=np.int64)
+        self._actions = spaces_of(self.agents, map(env.action_space, self.agents))
+        self.action_spaces: tuple[Any, ...] = self._actions.spaces
         self._widths = [
             _width(agent, space, max_width)
             for agent, space in zip(self.agents, self._spaces, strict=True)
@@ -121,7 +118,7 @@ class PettingZooBatch:
         self.observation_width = max(self._widths)
         self._limit = max_cycles
         self.max_cycles = int(max_cycles or getattr(env.unwrapped, "max_cycles", None) or 128)
-        self._padding = np.arange(self.nvec.max()) < self.nvec[:, None]
+        self._padding = self._actions.legal
         self._first_seed: int | None = seed
         self._over = np.ones(num_envs, np.bool_)
         self._clock = np.zeros(num_envs, np.int64)
@@ -164,8 +161,8 @@ class PettingZooBatch:
         self._check_shown()
         return self._observations.copy(), {}
 
-    def step(self, actions: NDArray[np.int64]) -> _Step:
-        """Step every copy with actions (B, n), counted from 0."""
+    def step(self, actions: NDArray[Any]) -> _Step:
+        """Step every copy with actions: (B, n) integers from 0, or (B, n, d) floats."""
         if self._over.any():
             raise ResetNeeded(
                 f"environment {int(np.argmax(self._over))} has ended: call "
@@ -178,8 +175,8 @@ class PettingZooBatch:
         for i, env in enumerate(self._envs):
             alive, absent = set(env.agents), self._gone[i]
             chosen = {
-                agent: int(space.start + action)
-                for agent, space, action in zip(self.agents, self._actions, actions[i], strict=True)
+                agent: self._actions.own(j, actions[i][j])
+                for j, agent in enumerate(self.agents)
                 if agent in alive
             }
             given = _dictionaries("step()", env.step(chosen), 5)
@@ -263,7 +260,7 @@ class PettingZooBatch:
             if agent not in observations or agent in absent:
                 if agent in live:
                     raise BrokenContract(f"agent {agent!r} is at play, but was shown nothing")
-                self._masks[i, j, 0] = True
+                self._masks[i, j] = self._actions.left
                 continue
             seen = observations[agent]
             mask = ((infos or {}).get(agent) or {}).get("action_mask")
@@ -272,7 +269,7 @@ class PettingZooBatch:
             self._observations[i, j, : self._widths[j]] = self._flat(j, seen)
             self._masks[i, j] = self._padding[j]
             if mask is not None:
-                self._masks[i, j] &= self._allowed(j, mask)
+                self._masks[i, j] &= self._actions.allowed(j, mask)
                 if not self._masks[i, j].any():
                     if agent in live:
                         raise BrokenContract(
@@ -281,7 +278,7 @@ class PettingZooBatch:
                     self._masks[i, j] = self._padding[j]  # it has played its last step
             if live and agent not in live:
                 # It has left, and the others go on.
-                self._masks[i, j] = np.arange(self._masks.shape[-1]) == 0
+                self._masks[i, j] = self._actions.left
 
     def _flat(self, j: int, seen: Any) -> NDArray[np.float32]:
         """An observation of agent `j` as a vector."""
@@ -310,18 +307,6 @@ class PettingZooBatch:
                 f"agent {self.agents[j]!r} was shown {_described(self._observations[i, j])}; all "
                 "must be finite"
             )
-
-    def _allowed(self, j: int, mask: Any) -> NDArray[np.bool_]:
-        """(A,) a mask of agent `j`, padded."""
-        given, count = np.asarray(mask), int(self.nvec[j])
-        if given.shape != (count,):
-            raise BrokenContract(
-                f"agent {self.agents[j]!r} has {count} actions, but its action_mask has the shape "
-                f"{given.shape}: one number for each action is needed"
-            )
-        allowed = np.zeros(self._masks.shape[-1], np.bool_)
-        allowed[:count] = given != 0
-        return allowed
 
 
 _UNNOTICED = 256

@@ -65,34 +65,48 @@ class NetworkPolicy:
         masks: NDArray[Any] | None = None,
         greedy: bool = False,
         memory: Any = None,
-    ) -> tuple[NDArray[np.int64], Any]:
+    ) -> tuple[NDArray[Any], Any]:
         """See `Policy.act`; this policy has no memory and hands back what it was given."""
-        return self.choose(observations, masks, None if greedy else self._rng)[0], memory
+        actions, _ = self._choose(observations, masks, None if greedy else self._rng)
+        return self.actor.playable(actions).cpu().numpy(), memory
 
     def choose(
         self,
         observations: NDArray[np.float32],
         masks: NDArray[Any] | None,
         rng: np.random.Generator | None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Actions (B, n) and log-probabilities, (B, n) or (B, 1), as `TeamActor.choose`."""
-        with torch.inference_mode():
-            seen, allowed = _inputs(self.actor, observations, masks)
-            chosen = self.actor.choose(self.actor.features(seen), allowed, rng)
-        actions, log_probs = (tensor.cpu().numpy() for tensor in chosen)
-        return actions, log_probs
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Actions and log-probabilities, (B, n) or (B, 1), as `TeamActor.choose` gives them.
+
+        Vectors are as they were sampled, so that the log-probabilities are theirs: beyond the
+        bounds of their space, it may be. What `act` returns lies within them.
+        """
+        actions, log_probs = self._choose(observations, masks, rng)
+        return actions.cpu().numpy(), log_probs.cpu().numpy()
+
+    @torch.inference_mode()
+    def _choose(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None,
+        rng: np.random.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        seen, allowed = _inputs(self.actor, observations, masks)
+        return self.actor.choose(self.actor.features(seen), allowed, rng)
 
     def log_probs(
         self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Log-probabilities (B, n, A) and which actions are legal, (n, A) or (B, n, A).
 
-        Only of agents that choose by themselves: `InvalidOption` for a joint choice.
+        Only of agents that choose by themselves among a number of actions: `InvalidOption` for a
+        joint choice and for vectors.
         """
         if not isinstance(self.actor, Actor):
             raise InvalidOption(
-                "agents that choose together have no probabilities of their own; choose() gives "
-                "those of the joint actions that it takes"
+                f"this policy's choice is {self.actor.choice}, without a probability for each "
+                "action of each agent; choose() gives the log-probabilities of the actions that "
+                "it takes"
             )
         return _outputs(self.actor, observations, masks)
 
@@ -113,7 +127,7 @@ class NetworkPolicy:
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a network policy")
         try:
             actor = build(lambda: ACTORS[about["choice"]](**about["actor"]), tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
         return cls(actor.to(device), seed=seed)
 
@@ -172,7 +186,7 @@ class QPolicy:
         try:
             network = build(lambda: QNetwork(**about["network"]), tensors)
             epsilon = float(about["epsilon"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
         return cls(network.to(device), epsilon=epsilon, seed=seed)
 

@@ -1,9 +1,9 @@
 """Batches of environments, and what a trainer takes from them.
 
 `BatchedEnv` is what `rpp_env.RPPEnv` offers; `PettingZooBatch` offers the same for PettingZoo
-parallel environments with discrete actions and vector observations. Neither resets by itself: the
-observations and the state after an episode's last step are the true final ones, and the caller of
-`step` calls ``reset(options={"reset_mask": ended})``.
+parallel environments with `Discrete` or `Box` actions and vector observations. Neither resets by
+itself: the observations and the state after an episode's last step are the true final ones, and the
+caller of `step` calls ``reset(options={"reset_mask": ended})``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from rpp_agents.pettingzoo_batch import PettingZooBatch
 from rpp_agents.policy import Policy
 from rpp_env.errors import BrokenContract, InvalidOption, ResetNeeded
+from rpp_env.spaces import ActionSpaces, spaces_of
 
 __all__ = [
     "BatchedEnv",
@@ -30,6 +32,7 @@ __all__ = [
     "check_batched",
     "check_rewards",
     "clock_columns",
+    "env_actions",
     "info_means",
     "play",
     "reset_ended",
@@ -75,6 +78,11 @@ class Transition(Protocol):
 class BatchedEnv(Protocol):
     """B copies of an environment with n agents, stepped together.
 
+    All agents act in ``Discrete`` spaces, and `step` takes integers (B, n) from 0; or all in
+    ``Box`` spaces, and it takes floats (B, n, d) within the bounds, d being the longest agent's
+    length. `action_masks` is (n, A) or (B, n, A), with a column for each of the A actions of the
+    agent that has most; of ``Box`` spaces one column, 0 for an agent that has left.
+
     ``reset(seed=..., options={"reset_mask": (B,) bool})`` begins a new episode where the mask is
     True and leaves the others where they are; both `reset` and `step` give all B rows back. Resets
     with the same `seed` are followed by the same episodes.
@@ -92,7 +100,7 @@ class BatchedEnv(Protocol):
     @property
     def agents(self) -> Sequence[str]: ...
     @property
-    def nvec(self) -> Sequence[int] | NDArray[np.int64]: ...
+    def action_spaces(self) -> Sequence[Discrete | Box]: ...
     @property
     def observation_width(self) -> int: ...
     @property
@@ -103,7 +111,7 @@ class BatchedEnv(Protocol):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], Mapping[str, NDArray[Any]]]: ...
-    def step(self, actions: NDArray[np.int64]) -> Transition: ...
+    def step(self, actions: NDArray[Any]) -> Transition: ...
     def state(self) -> NDArray[np.float32]: ...
     def action_masks(self) -> NDArray[np.int8]: ...
 
@@ -111,23 +119,35 @@ class BatchedEnv(Protocol):
 def check_batched(env: object, name: str) -> None:
     """Refuse what is no `BatchedEnv`, before anything of it is used."""
     parts = (
-        *("num_envs", "agents", "nvec", "observation_width", "state_width", "max_cycles"),
+        *("num_envs", "agents", "action_spaces", "observation_width", "state_width", "max_cycles"),
         *("reset", "step", "state", "action_masks"),
     )
     missing = [part for part in parts if not hasattr(env, part)]
+    if missing == ["action_spaces"] and hasattr(env, "nvec"):
+        raise InvalidOption(
+            f"{name} is a {type(env).__name__} with nvec, which earlier versions read: name the "
+            "agents' spaces instead, as in action_spaces = tuple(gymnasium.spaces.Discrete(n) for "
+            "n in nvec)"
+        )
     if missing:
         raise InvalidOption(
             f"{name} is a {type(env).__name__} without {missing[0]!r}: give a batch of "
             "environments, such as an rpp_env.RPPEnv, or PettingZooBatch(make_env, num_envs=16) "
             "for a PettingZoo parallel environment"
         )
+    env_actions(env)  # type: ignore[arg-type]  # it has all parts
+
+
+def env_actions(env: BatchedEnv) -> ActionSpaces:
+    """What the agents of `env` choose from; `InvalidOption` for spaces that nothing here plays."""
+    return spaces_of(env.agents, env.action_spaces)
 
 
 def check_alike(env: BatchedEnv, eval_env: BatchedEnv) -> None:
     """Refuse an `eval_env` that a policy trained in `env` cannot play."""
     for what, shape in (
         ("agents", lambda batch: len(batch.agents)),
-        ("actions", lambda batch: [int(size) for size in batch.nvec]),
+        ("actions", lambda batch: env_actions(batch).description),
         ("numbers in an observation", lambda batch: int(batch.observation_width)),
     ):
         trained, played = shape(env), shape(eval_env)
@@ -206,9 +226,9 @@ class Rollout:
     observations: NDArray[np.float32]
     """(T, B, n, d): what the agents saw before each step."""
     masks: NDArray[np.bool_]
-    """(T, B, n, A): what they were allowed to do."""
-    actions: NDArray[np.int64]
-    """(T, B, n)."""
+    """(T, B, n, A): what they were allowed to do; see `BatchedEnv`."""
+    actions: NDArray[Any]
+    """(T, B, n) integers, or (T, B, n, d) floats as they were sampled, before they were clipped."""
     log_probs: NDArray[np.float32]
     """Of those actions, when they were chosen: (T, B, n), or (T, B, 1) of a joint choice."""
     inputs: NDArray[np.float32]
@@ -243,6 +263,7 @@ class Collector:
         self.env = env
         self.critic_input = critic_input
         self.team_reward = team_reward
+        self._actions = env_actions(env)
         self._observations: NDArray[np.float32] | None = None
 
     def reset(self, seed: int) -> None:
@@ -253,19 +274,22 @@ class Collector:
         self,
         choose: Callable[
             [NDArray[np.float32], NDArray[np.bool_]],
-            tuple[NDArray[np.int64], NDArray[np.float32]],
+            tuple[NDArray[Any], NDArray[np.float32]],
         ],
         steps: int,
     ) -> Rollout:
-        """Play `steps` steps; `choose` gives actions and log-probabilities for what is seen."""
+        """Play `steps` steps; `choose` gives actions and log-probabilities for what is seen.
+
+        The environment is given the actions clipped to the bounds of their spaces.
+        """
         env = self.env
         if self._observations is None:
             raise ResetNeeded("call reset(seed) before the first collect")
         observations = self._observations
-        batch, agents, most = env.num_envs, len(env.agents), int(max(env.nvec))
+        batch, agents = env.num_envs, len(env.agents)
         seen = np.empty((steps, batch, agents, env.observation_width), np.float32)
-        masks = np.empty((steps, batch, agents, most), np.bool_)
-        actions = np.empty((steps, batch, agents), np.int64)
+        masks = np.empty((steps, batch, agents, self._actions.legal.shape[1]), np.bool_)
+        actions: list[NDArray[Any]] = []
         log_probs: list[NDArray[np.float32]] = []
         central = self.critic_input == "state"
         inputs = np.empty((steps, batch, env.state_width), np.float32) if central else seen
@@ -281,9 +305,10 @@ class Collector:
             masks[t] = env.action_masks() != 0
             if central:
                 inputs[t] = state
-            actions[t], chosen = choose(seen[t], masks[t])
-            log_probs.append(chosen)
-            step = env.step(actions[t])
+            chosen, chances = choose(seen[t], masks[t])
+            actions.append(chosen)
+            log_probs.append(chances)
+            step = env.step(self._actions.playable(chosen))
             state = env.state() if central else None
             next_inputs[t] = state if central else step.observations
             rewards[t] = self._paid(step.rewards)
@@ -298,7 +323,7 @@ class Collector:
         return Rollout(
             seen,
             masks,
-            actions,
+            np.stack(actions),
             np.stack(log_probs),
             inputs,
             next_inputs,

@@ -32,7 +32,7 @@ import numpy as np
 from torch import Tensor
 
 from rpp_agents.policy import Policy, read_tensors, write_tensors
-from rpp_agents.rollout import BatchedEnv
+from rpp_agents.rollout import BatchedEnv, env_actions
 from rpp_agents.ticking import ticking
 from rpp_env.data.folders import alone, check_folder, drop_unfinished, write_text, writing
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
@@ -144,7 +144,7 @@ class Run:
             "config": json.loads(json.dumps(dataclasses.asdict(config))),
             "environment": {
                 "agents": list(env.agents),
-                "nvec": [int(size) for size in env.nvec],
+                "actions": env_actions(env).description,
                 "num_envs": env.num_envs,
                 "observation_width": env.observation_width,
                 "state_width": env.state_width,
@@ -173,6 +173,8 @@ class Run:
         tensors, about = read_tensors(path)
         if about.get("kind") != "checkpoint":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a checkpoint")
+        if isinstance(sizes := about.get("environment"), dict) and "nvec" in sizes:
+            sizes["actions"] = sizes.pop("nvec")  # as versions before `Box` actions called it
         for key, kind in _ABOUT.items():
             value = about.get(key)
             number = kind in (int, float)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from gymnasium.spaces import Box, Space
 from numpy.typing import NDArray
 
 from rpp_env.data.folders import whole_file
@@ -18,6 +19,7 @@ from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import read_small
 from rpp_env.prompting import PromptSpace, walk
 from rpp_env.rules import Rules
+from rpp_env.spaces import BoxSpaces, DiscreteSpaces, bounds_of, spaces_of
 
 __all__ = [
     "Batch",
@@ -74,7 +76,9 @@ class Batch(Protocol):
     @property
     def num_envs(self) -> int: ...
     @property
-    def nvec(self) -> Sequence[int] | Ints: ...
+    def agents(self) -> Sequence[str]: ...
+    @property
+    def action_spaces(self) -> Sequence[Space[Any]]: ...
     @property
     def max_cycles(self) -> int: ...
 
@@ -89,23 +93,18 @@ _MOST_ACTIONS = 10_000_000
 class Random:
     """Every agent chooses uniformly among the actions that it may choose.
 
+    Numbers without two bounds are drawn from a standard normal distribution.
+
     Parameters
     ----------
-    nvec : sequence of int
-        Number of actions of each agent.
+    spaces : sequence of Discrete, Box or int
+        What each agent chooses from, as ``env.action_spaces``; a number of actions will do.
     seed : int
     """
 
-    def __init__(self, nvec: Sequence[int] | Ints, *, seed: int = 0) -> None:
-        sizes = np.asarray(nvec)
-        whole = sizes.ndim == 1 and sizes.size > 0 and sizes.dtype.kind in "iu"
-        if not whole or sizes.min() < 1 or len(sizes) * int(sizes.max()) > _MOST_ACTIONS:
-            raise InvalidOption(
-                "nvec holds the number of actions of each agent: whole numbers from 1, which "
-                f"together take up to {_MOST_ACTIONS:,} places; not {str(nvec)[:60]}"
-            )
-        self.nvec = sizes.astype(np.int64)
-        self._legal = np.arange(self.nvec.max()) < self.nvec[:, None]
+    def __init__(self, spaces: Sequence[Space[Any] | int] | Ints, *, seed: int = 0) -> None:
+        named = isinstance(spaces, Sequence) and any(isinstance(one, Space) for one in spaces)
+        self._actions = spaces_of(range(len(spaces)), spaces) if named else _choices(spaces)
         self._rng = np.random.default_rng(seed)
 
     def act(
@@ -116,18 +115,23 @@ class Random:
         memory: Any = None,
     ) -> tuple[Ints, Any]:
         """See `Policy`."""
-        legal = self._legal if masks is None else self._legal & (np.asarray(masks) != 0)
-        draws = self._rng.random((len(observations), *self._legal.shape))
-        return np.where(legal, draws, -1.0).argmax(-1), memory
+        legal = self._actions.legal
+        if masks is not None:
+            legal = legal & (np.asarray(masks) != 0)
+        return self._actions.random(self._rng, len(observations), legal), memory
 
     def save(self, path: str | Path) -> None:
-        """Write the sizes as JSON; the state of the random numbers is not kept."""
-        _write(path, {"kind": "random", "nvec": self.nvec.tolist()})
+        """Write sizes or bounds as JSON; the state of the random numbers is not kept."""
+        _write(path, {"kind": "random", self._actions.key: self._actions.description})
 
     @classmethod
     def load(cls, path: str | Path) -> Random:
         """Read what `save` wrote."""
-        return _made(cls, path, _read(path, "random").get("nvec"))
+        about = _read(path, "random")
+        spaces = about.get(DiscreteSpaces.key)
+        if BoxSpaces.key in about:
+            spaces = _made(_boxes, path, about[BoxSpaces.key])
+        return _made(cls, path, spaces)
 
 
 class Fixed:
@@ -243,13 +247,33 @@ def _read(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     return dict(about)
 
 
+def _choices(sizes: Any) -> DiscreteSpaces:
+    """Agents with these numbers of actions, which a file may have asked for."""
+    given = np.asarray(sizes)
+    whole = given.ndim == 1 and given.size > 0 and given.dtype.kind in "iu"
+    if not whole or given.min() < 1 or len(given) * int(given.max()) > _MOST_ACTIONS:
+        raise InvalidOption(
+            "the numbers of actions of the agents must be whole numbers from 1, which together "
+            f"take up to {_MOST_ACTIONS:,} places; not {str(sizes)[:60]}"
+        )
+    return DiscreteSpaces((), given.tolist())
+
+
+def _boxes(about: Any) -> list[Box]:
+    """The spaces of a description, which a file may hold."""
+    bounds = [bounds_of(box) for box in about]
+    if len(bounds) * max(len(low) for low, _ in bounds) > _MOST_ACTIONS:
+        raise InvalidOption(f"the agents' numbers take more than {_MOST_ACTIONS:,} places")
+    return [Box(*np.array([low, high], np.float32)) for low, high in bounds]
+
+
 B = TypeVar("B")
 
 
 def _made(kind: Callable[[Any], B], path: str | Path, about: Any) -> B:
     try:
         return kind(about)
-    except (InvalidOption, ValueError, OverflowError) as error:
+    except (InvalidOption, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InvalidData(f"{path} holds no policy that can be used: {error}") from error
 
 
@@ -379,7 +403,13 @@ def _planned_means(means: Floats, space: PromptSpace[Any, Any], plans: Ints) -> 
 def _legal(env: Batch, seed: int) -> list[list[int]]:
     """Per agent the actions that it may choose at first in every row."""
     env.reset(seed=seed)
-    every = np.arange(max(env.nvec)) < np.asarray(env.nvec)[:, None]
+    actions = spaces_of(env.agents, env.action_spaces)
+    if not isinstance(actions, DiscreteSpaces):
+        raise InvalidOption(
+            f"agent {actions.agents[0]!r} acts in {actions.spaces[0]}: the best fixed choice is "
+            "searched among Discrete actions only"
+        )
+    every = actions.legal
     masks = getattr(env, "action_masks", None)
     if masks is not None:
         every = every & (np.asarray(masks()) != 0).reshape(-1, *every.shape).all(axis=0)

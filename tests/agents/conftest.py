@@ -36,6 +36,7 @@ class Contextual:
     ) -> None:
         rng = np.random.default_rng(seed)
         self.num_envs, self.nvec, self.max_cycles = num_envs, np.array(nvec), horizon
+        self.action_spaces = tuple(map(Discrete, nvec))
         self.agents = tuple(f"agent_{i}" for i in range(len(nvec)))
         self.users = rng.standard_normal((users, context + padding)).astype(np.float32)
         # The tastes are the world's, the users are this environment's.
@@ -99,7 +100,7 @@ class Clock:
 
     def __init__(self, num_envs: int, *, horizon: int, ends: str) -> None:
         self.num_envs, self.max_cycles, self.ends = num_envs, horizon, ends
-        self.agents, self.nvec = ("a", "b"), np.array([2, 3])
+        self.agents, self.action_spaces = ("a", "b"), (Discrete(2), Discrete(3))
         self.observation_width = self.state_width = 2
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
 from rpp_agents import Fixed, PettingZooBatch, Random, a2c, load_policy, play
 from rpp_agents.encoders import make_encoder, ranking_encoder
@@ -58,7 +59,7 @@ def rollout_of(observations: Any, following: Any, rewards: Any, **changed: Any) 
 def one_agent(width: int, num_envs: int = 2) -> Any:
     return SimpleNamespace(
         agents=("only",),
-        nvec=[2],
+        action_spaces=(Discrete(2),),
         num_envs=num_envs,
         max_cycles=1,
         observation_width=width,
@@ -275,7 +276,7 @@ def test_users_are_told_apart(toys: SimpleNamespace, horizon: int, critic: Any) 
     score = play(a2c.train(env, config, progress=False), held_out, episodes=1000).mean()
     joints: Any = np.stack(np.meshgrid(*map(range, world["nvec"])), -1).reshape(-1, 3)
     fixed = max(play(Fixed([joint]), held_out, episodes=500).mean() for joint in joints)
-    assert play(Random(held_out.nvec), held_out, episodes=500).mean() < fixed
+    assert play(Random(held_out.action_spaces), held_out, episodes=500).mean() < fixed
     assert score > fixed + 0.1
 
 

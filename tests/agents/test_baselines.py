@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 
 from rpp_agents import enumeration
 from rpp_agents.baselines import Fixed, Random, fixed_prompts, search_fixed
@@ -106,7 +107,8 @@ def test_saved_baselines_act_the_same(tmp_path: Any) -> None:
     Random([3, 5]).save(tmp_path / "r")
     loaded = load_policy(tmp_path / "r")
     assert isinstance(loaded, Random)
-    assert loaded.nvec.tolist() == [3, 5]
+    actions = loaded.act(np.zeros((500, 2, 1), np.float32))[0]
+    assert actions.max(axis=0).tolist() == [2, 4]
     with pytest.raises(ValueError, match="not a 'fixed' one"):
         Fixed.load(tmp_path / "r")
     with pytest.raises(InvalidOption, match="plan"):
@@ -128,6 +130,7 @@ class Answers:
         self.rules = RULES["RPP-v0"]
         self.space = space(self.rules, 3, 2, 2)
         self.agents, self.nvec = tuple("abcd"), np.array([3, 5, 2, 2])
+        self.action_spaces = tuple(map(Discrete, self.nvec.tolist()))
         self.max_cycles, self._count = 5, num_envs
         rng = np.random.default_rng(0)
         self.tasks = Tasks(rng.integers(20, size=users))

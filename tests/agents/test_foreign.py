@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sequence, Text, Tuple
 from pettingzoo import ParallelEnv
 from pettingzoo.utils.wrappers.base_parallel import BaseParallelWrapper
 
@@ -193,10 +193,22 @@ def test_observations_outside_their_space_are_refused(shown: Any, why: str) -> N
 # ---- what agents do
 
 
-@pytest.mark.parametrize("space", [Box(0, 1, (2,)), MultiDiscrete([2, 3]), Text(4)])
-def test_actions_that_are_not_discrete_are_refused(space: Any) -> None:
-    with pytest.raises(InvalidOption, match="only Discrete can be trained"):
+@pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), MultiBinary(3), Text(4), None], ids=str)
+def test_actions_of_other_kinds_are_refused(space: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"'a' acts in .*; only Discrete and Box"):
         batch(act=space)
+
+
+@pytest.mark.parametrize("space", [Box(0, 255, (2,), np.uint8), Box(0, 1, (0,))], ids=str)
+def test_vectors_of_no_floats_are_refused(space: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"'a' acts in .* must hold one float or more"):
+        batch(act=space)
+
+
+def test_a_vector_cannot_be_masked() -> None:
+    env = batch(act=Box(0, 1, (2,)), mask=[1, 0])
+    with pytest.raises(BrokenContract, match=r"'a' acts in Box.*\[1, 0\]: only Discrete actions"):
+        env.reset()
 
 
 @pytest.mark.parametrize("where", ["info", "observation"])
@@ -240,7 +252,7 @@ def test_agents_that_are_named_after_their_end_have_left(kind: str) -> None:
     assert step.terminated.all() == (kind == "terminated")
     with pytest.raises(ResetNeeded):
         env.step(NONE)
-    assert play(Random(env.nvec), env, episodes=4).tolist() == [1.0] * 4
+    assert play(Random(env.action_spaces), env, episodes=4).tolist() == [1.0] * 4
     mappo.train(env, mappo.Config(**SHORT), eval_env=PettingZooBatch(Stays, 2), progress=False)
 
 
@@ -265,12 +277,12 @@ def test_an_agent_that_left_by_itself_is_shown_nothing_more() -> None:
 def test_an_environment_without_an_end_is_cut_off_or_said() -> None:
     endless = made(length=10**9)
     env = PettingZooBatch(endless, 2, max_cycles=4)
-    assert play(Random(env.nvec), env, episodes=2).tolist() == [1.0, 1.0]
+    assert play(Random(env.action_spaces), env, episodes=2).tolist() == [1.0, 1.0]
     env.reset()
     assert [env.step(NONE).truncated.all() for _ in range(4)] == [False] * 3 + [True]
     env = PettingZooBatch(made(length=10**9, max_cycles=2), 2)
     with pytest.raises(BrokenContract, match=r"not ended after 200 steps, .* as max_cycles"):
-        play(Random(env.nvec), env, episodes=2)
+        play(Random(env.action_spaces), env, episodes=2)
     with pytest.raises(InvalidOption, match="max_cycles must be at least 1"):
         PettingZooBatch(endless, 1, max_cycles=0)
 

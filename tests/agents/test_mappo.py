@@ -93,7 +93,7 @@ def test_users_are_told_apart(toys: SimpleNamespace, horizon: int, trainer: Any)
     score = play(policy, held_out, episodes=1000).mean()
     joints = np.stack(np.meshgrid(*map(range, world["nvec"])), -1).reshape(-1, 3)
     fixed = max(play(Fixed([joint]), held_out, episodes=500).mean() for joint in joints)
-    assert play(Random(held_out.nvec), held_out, episodes=500).mean() < fixed
+    assert play(Random(held_out.action_spaces), held_out, episodes=500).mean() < fixed
     assert score > fixed + 0.15
 
 
@@ -106,7 +106,7 @@ def test_any_number_of_agents_that_see_and_do_different_things(
     policy = mappo.train(batch, config, progress=False)
     best = play(Fixed([[0] * agents]), batch, episodes=8).mean()
     assert play(policy, batch, episodes=8).mean() == pytest.approx(best)
-    assert play(Random(batch.nvec), batch, episodes=80).mean() < best - 0.1
+    assert play(Random(batch.action_spaces), batch, episodes=80).mean() < best - 0.1
 
 
 def test_each_agent_follows_its_own_reward(toys: SimpleNamespace) -> None:

@@ -59,7 +59,7 @@ def test_pettingzoo_of_any_shape(toys: SimpleNamespace, agents: int, mask_in: st
     batch = PettingZooBatch(lambda: toys.Uneven(agents, mask_in=mask_in), 4, seed=3)
     observations, infos = batch.reset()
     assert observations.shape == (4, agents, agents)
-    assert batch.nvec.tolist() == [i + 2 for i in range(agents)]
+    assert [space.n for space in batch.action_spaces] == [i + 2 for i in range(agents)]
     assert batch.state_width == sum(range(1, agents + 1))
     assert batch.state().shape == (4, batch.state_width)
     for i in range(agents):
@@ -70,7 +70,7 @@ def test_pettingzoo_of_any_shape(toys: SimpleNamespace, agents: int, mask_in: st
     side_by_side = np.concatenate([observations[0, i, : i + 1] for i in range(agents)])
     np.testing.assert_array_equal(batch.state()[0], side_by_side)
     # The world itself asserts that nothing forbidden is chosen, over agents that leave one by one.
-    assert 0 < play(Random(batch.nvec, seed=0), batch, episodes=20, seed=1).mean() < agents
+    assert 0 < play(Random(batch.action_spaces, seed=0), batch, episodes=20, seed=1).mean() < agents
     assert infos == {}
 
 
@@ -124,9 +124,9 @@ def test_its_own_state_is_used_where_there_is_one(toys: SimpleNamespace) -> None
 
 
 def test_what_cannot_be_trained_is_refused(toys: SimpleNamespace) -> None:
-    class Continuous(toys.MatrixGame):  # type: ignore[misc]
+    class Mixed(toys.MatrixGame):  # type: ignore[misc]
         def action_space(self, agent: str) -> Any:
-            return Box(0, 1)
+            return Box(0, 1) if agent == "column" else super().action_space(agent)
 
     class Stuck(toys.Uneven):  # type: ignore[misc]
         def _look(self, agents: Any) -> Any:
@@ -135,8 +135,8 @@ def test_what_cannot_be_trained_is_refused(toys: SimpleNamespace) -> None:
                 a: {"action_mask": 0 * i["action_mask"]} for a, i in infos.items()
             }
 
-    with pytest.raises(InvalidOption, match="only Discrete"):
-        PettingZooBatch(lambda: Continuous([[0, 1], [1, 0]]), 1)
+    with pytest.raises(InvalidOption, match=r"'row' acts in Discrete\(2\) and .* in Box"):
+        PettingZooBatch(lambda: Mixed([[0, 1], [1, 0]]), 1)
     with pytest.raises(InvalidOption, match="ParallelEnv"):
         PettingZooBatch(object, 1)
     with pytest.raises(InvalidOption, match="num_envs"):

@@ -300,7 +300,7 @@ def test_only_one_agent_chooses(problem: Problem, agent: str) -> None:
     assert env.nvec.tolist() == [train.env.nvec[index]]
     seen, _ = env.reset(seed=0, options={"users": np.arange(len(train))})
     assert seen.shape == (len(train), 1, env.observation_width)
-    rng = Random(env.nvec, seed=0)
+    rng = Random(env.action_spaces, seed=0)
     shown = []
     for _ in range(env.max_cycles):
         actions, _ = rng.act(seen)

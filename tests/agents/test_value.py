@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 from torch import nn
 
 from rpp_agents import Fixed, PettingZooBatch, QPolicy, iql, load_policy, play, qmix, vdn
@@ -162,7 +163,7 @@ class Chain:
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs, self.max_cycles = num_envs, 10
-        self.agents, self.nvec = ("walker",), np.array([2])
+        self.agents, self.action_spaces = ("walker",), (Discrete(2),)
         self.observation_width = self.state_width = 3
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:

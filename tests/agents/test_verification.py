@@ -81,7 +81,7 @@ def test_random_foragers_find_as_much_as_the_package_by_itself_gives(
     gymnasium = pytest.importorskip("gymnasium")
     pytest.importorskip("lbforaging")
     env = verification.foraging(200)
-    random = Random(env.nvec, seed=1)
+    random = Random(env.action_spaces, seed=1)
     returns = verification.team_returns(random, env, 600, greedy=False)
     assert set(np.round(returns, 6)) == {0.0, 1.0}
     # 5,000 episodes of the plain environment gave 0.0138 +- 0.0017.
@@ -121,7 +121,7 @@ def test_random_spreading_is_on_the_scale_of_the_reference(verification: ModuleT
     pytest.importorskip("mpe2")
     env = verification.spread(25)
     assert (env.agents, env.state_width) == (("agent_0", "agent_1", "agent_2"), 54)
-    returns = verification.team_returns(Random(env.nvec, seed=1), env, 100, greedy=False)
+    returns = verification.team_returns(Random(env.action_spaces, seed=1), env, 100, greedy=False)
     error = np.hypot(returns.std() / np.sqrt(100), 1.4)  # theirs: 300 episodes
     assert abs(returns.mean() - -82.1) < 4 * error
     idle = verification.team_returns(Always(0, 0, 0), env, 100)

@@ -74,11 +74,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rpp_agents.actors import Actor
+from rpp_agents.actors import independent, make_actor
 from rpp_agents.encoders import ReleasedEncoder, ranking_encoder, released_encoder
 from rpp_agents.networks import FeatureNorm, ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy
-from rpp_agents.rollout import BatchedEnv, Collector, Rollout
+from rpp_agents.rollout import BatchedEnv, Collector, Rollout, env_actions
 from rpp_agents.trainers.ppo import gae
 from rpp_agents.training import (
     RunConfig,
@@ -212,9 +212,11 @@ class A2C:
         """Make the networks."""
         config, agents = self.config, len(env.agents)
         shape: dict[str, Any] = {"hidden": config.hidden, "layer_norm": config.layer_norm}
-        self.actor = Actor(
+        actions = env_actions(env)
+        self.actor = make_actor(
+            independent(actions),
             env.observation_width,
-            [int(size) for size in env.nvec],
+            actions,
             shared=config.shared,
             normalize=config.normalize_inputs,
             encoder=ranking_encoder(env, config.gru),
@@ -253,8 +255,8 @@ class A2C:
 
     def choose(
         self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Sampled actions (B, n) and their log-probabilities."""
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
         return self.policy.choose(observations, masks, self.rng)
 
     # Learning
@@ -427,9 +429,11 @@ class Released(A2C):
     def build(self, env: BatchedEnv) -> None:
         """Make the networks."""
         width = self.config.hidden[0]
-        self.actor = Actor(
+        actions = env_actions(env)
+        self.actor = make_actor(
+            independent(actions),
             env.observation_width,
-            [int(size) for size in env.nvec],
+            actions,
             shared=False,
             hidden=(width,),
             layer_norm=False,

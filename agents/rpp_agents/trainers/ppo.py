@@ -9,7 +9,7 @@ normalisation, a clipped Huber loss for the values, advantages normalised over t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,10 +19,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rpp_agents.actors import Actor, TeamActor
+from rpp_agents.actors import TeamActor, independent, make_actor
 from rpp_agents.networks import ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy
-from rpp_agents.rollout import BatchedEnv, Collector, CriticInput, Rollout, clock_columns
+from rpp_agents.rollout import (
+    BatchedEnv,
+    Collector,
+    CriticInput,
+    Rollout,
+    clock_columns,
+    env_actions,
+)
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption
 
@@ -130,9 +137,9 @@ class PPO:
     config : Config
     critic_input : "state" or "observations"
         What the critic sees. Either way it has one value for each agent.
-    actor : callable
-        Makes the actor; by default one of agents that choose by themselves. The advantage of a
-        joint choice is the mean of the agents' advantages.
+    actor : type of TeamActor, optional
+        Kind of actor; by default that of agents that choose by themselves in their spaces (see
+        `rpp_agents.actors`). The advantage of a joint choice is the mean of the agents' advantages.
     """
 
     def __init__(
@@ -140,9 +147,10 @@ class PPO:
         env: BatchedEnv,
         config: Config,
         critic_input: CriticInput,
-        actor: Callable[..., TeamActor] = Actor,
+        actor: type[TeamActor] | None = None,
     ) -> None:
         agents, self.config = len(env.agents), config
+        actions = env_actions(env)
         shape: dict[str, Any] = {
             "hidden": config.hidden,
             "layer_norm": config.layer_norm,
@@ -150,9 +158,10 @@ class PPO:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            acting = actor(
+            acting = make_actor(
+                actor or independent(actions),
                 env.observation_width,
-                [int(size) for size in env.nvec],
+                actions,
                 shared=config.shared,
                 visible=clock_columns(env) if config.blind else None,
                 **shape,
@@ -192,8 +201,8 @@ class PPO:
 
     def choose(
         self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Sampled actions (B, n) and their log-probabilities."""
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
         return self.policy.choose(observations, masks, self.rng)
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:

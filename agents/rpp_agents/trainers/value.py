@@ -24,13 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rpp_agents.actors import MASKED, QNetwork
+from rpp_agents.actors import MASKED, QNetwork, make_actor
 from rpp_agents.networks import FeatureNorm
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.rollout import (
     BatchedEnv,
     check_rewards,
     clock_columns,
+    env_actions,
     info_means,
     reset_ended,
     stop_the_clock,
@@ -141,13 +142,15 @@ class ValueLearner:
 
     def __init__(self, env: BatchedEnv, config: C, mixer: Callable[[BatchedEnv, C], Mixer]) -> None:
         self.env, self.config = env, config
-        agents, most = len(env.agents), int(max(env.nvec))
+        actions = env_actions(env)
+        agents = len(env.agents)
         self.device = torch.device(config.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = QNetwork(
+            self.network = make_actor(
+                QNetwork,
                 env.observation_width,
-                [int(size) for size in env.nvec],
+                actions,
                 hidden=config.hidden,
                 layer_norm=config.layer_norm,
                 shared=config.shared,
@@ -173,7 +176,7 @@ class ValueLearner:
             "rewards": ((self.outputs,), torch.float32),
             "terminated": ((), torch.bool),
             "next_observations": seen,
-            "next_masks": ((agents, most), torch.bool),
+            "next_masks": (actions.legal.shape, torch.bool),
         }
         if self.sees_state:
             fields["state"] = fields["next_state"] = ((env.state_width,), torch.float32)

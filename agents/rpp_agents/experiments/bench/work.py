@@ -243,7 +243,7 @@ def _score_levels(levels: Levels, out: Path) -> dict[str, Any]:
     env, train_digest = _env(levels, "train", out)
     test, test_digest = _env(levels, levels.bench.split, out)
     fixed, on_train = search_fixed(env)
-    rng = Random(test.nvec, seed=levels.world)
+    rng = Random(test.action_spaces, seed=levels.world)
     lines = {
         "random": np.mean([play_everyone(rng, test) for _ in range(RANDOM_PLAYS)], axis=0),
         "fixed": play_everyone(fixed, test),
