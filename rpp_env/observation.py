@@ -292,7 +292,8 @@ def history_context(tasks: TaskSet, embeddings: Embeddings) -> Context:
     for start in range(0, len(tasks), block):
         part = slice(start, start + block)
         items = recent[part]
-        count = np.minimum(lengths[part], max(WINDOWS))
+        # Of a user who has just arrived all means are 0: nothing is divided by one.
+        count = np.clip(lengths[part], 1, max(WINDOWS))
         popularity = _latest_sums(embeddings.popularity[:, None], items)[:, [2, -1], 0]
         made.append(
             np.concatenate(

@@ -18,7 +18,8 @@ class RankingTask:
     user : str
         The user's token in the dataset.
     history : tuple of str
-        Titles in time order, oldest first, without the target; at least one.
+        Titles in time order, oldest first, without the target; none for a user who has just
+        arrived, of whom prompts of sentences cannot be made.
     candidates : tuple of str
         Titles in the order in which the prompt shows them; no title twice.
     target : str
@@ -29,7 +30,7 @@ class RankingTask:
     Raises
     ------
     InvalidTask
-        For an empty history, repeated candidates, or a target outside the candidates.
+        For repeated candidates, or a target outside the candidates.
     """
 
     user: str
@@ -39,11 +40,6 @@ class RankingTask:
     domain: str = "movies"
 
     def __post_init__(self) -> None:
-        if not self.history:
-            raise InvalidTask(
-                f"user {self.user!r} has an empty history: at least one item is needed before the "
-                "target; leave such users out"
-            )
         if len(set(self.candidates)) != len(self.candidates):
             twice = sorted({c for c in self.candidates if self.candidates.count(c) > 1})
             raise InvalidTask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -93,6 +94,14 @@ class Interactions:
     def counts(self) -> NDArray[np.int64]:
         """(num_items,) int64: how often each item stands in these histories."""
         return np.bincount(self.items, minlength=self.num_items).astype(np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all histories."""
+        sha = hashlib.sha256(str(self.num_items).encode())
+        sha.update(np.ascontiguousarray(self.indptr, "<i8").tobytes())
+        sha.update(np.ascontiguousarray(self.items, "<i4").tobytes())
+        return sha.hexdigest()
 
 
 def split_users(

@@ -495,7 +495,7 @@ class Training:
             "config": asdict(replace(config, epochs=1, patience=1)),  # may be raised later
             "seed": seed,
             "catalog": catalog,
-            "histories": _digest(histories),
+            "histories": histories.digest,
         }
         self._epoch, self._found, self._seconds, self._value = 0, 0, 0.0, -np.inf
         self.best = SASRec(config, _copied(self.model.weights), catalog)
@@ -611,13 +611,6 @@ def make_optimizer(
 def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights that later steps do not change, and that take no gradients."""
     return {name: tensor.detach().clone() for name, tensor in weights.items()}
-
-
-def _digest(histories: Interactions) -> str:
-    sha = hashlib.sha256(str(histories.num_items).encode())
-    sha.update(np.ascontiguousarray(histories.indptr, "<i8").tobytes())
-    sha.update(np.ascontiguousarray(histories.items, "<i4").tobytes())
-    return sha.hexdigest()
 
 
 def _held_out(

@@ -75,7 +75,8 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
     Raises
     ------
     InvalidOption
-        Where catalog and `history` differ in the history agent's options.
+        Where catalog and `history` differ in the history agent's options, and for a task without
+        a history.
     """
 
     makes = Prompts
@@ -99,6 +100,12 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
             raise InvalidOption(
                 f"the book has {book.sizes[1]} history records, and there are "
                 f"{len(history.options)} history options; give one label per option"
+            )
+        if not tasks.history_lengths.all():
+            user = tasks.dataset.user_tokens[tasks.users[tasks.history_lengths.argmin()]]
+            raise InvalidOption(
+                f"user {user!r} has an empty history: prompts of sentences need one item at least "
+                "before the target; leave such tasks out, or give a recommender of vectors"
             )
         self.book = book
         self.history = history

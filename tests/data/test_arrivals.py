@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rpp_env import PatternBook, RPPEnv
 from rpp_env.data import (
     Dataset,
     UserSplit,
@@ -21,6 +22,7 @@ from rpp_env.data.arrivals import ColdSplit
 from rpp_env.embeddings import fit_embeddings
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.metrics import ndcg
+from rpp_env.observation import history_context
 from rpp_env.sim.movieworld import FIELDS, LEVELS, first_choice
 
 PARTS = ("train", "validation", "test")
@@ -309,3 +311,29 @@ def test_profiles_are_worth_a_known_amount(world: Dataset) -> None:
     assert others.mean() < none.mean()
     with pytest.raises(InvalidOption, match="gender, age, occupation, region"):
         first_choice(world.profiles.select(["age"]))
+
+
+# ------------------------------------------------------------------------- what else meets them
+
+
+class Nobody:
+    def rank(self, prompts: Any) -> Any:
+        raise AssertionError("nothing may be asked")
+
+
+def test_users_without_history_are_seen_and_get_no_sentences(world: Dataset) -> None:
+    split = split_arrivals(world)
+    embeddings = fit_embeddings(world, split.interactions(world))
+    tasks = arrival_tasks(world, split.cold.test[:40])
+    seen = history_context(tasks, embeddings).values
+    assert np.isfinite(seen).all()
+    assert (seen[tasks.draw == 0] == 0).all()
+    assert (seen[tasks.draw > 0] != 0).any(axis=1).all()
+    assert tasks.task(0).history == ()
+    with pytest.raises(InvalidOption, match="empty history: prompts of sentences need one item"):
+        RPPEnv(
+            tasks,
+            book=PatternBook.load("movies"),
+            embeddings=embeddings,
+            recommender=Nobody(),
+        )
