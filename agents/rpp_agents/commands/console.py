@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rpp_agents.ticking import ticking
-from rpp_env.errors import InvalidData
+from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.markdown import unescaped
 from rpp_env.text import printable
 
 if TYPE_CHECKING:
     from rpp_agents.experiments.jobs import Job, Outcome
 
-__all__ = ["columns", "end", "find_policy", "progress", "say", "show", "size", "work_off", "wrap"]
+__all__ = [
+    "asking",
+    "columns",
+    "end",
+    "find_policy",
+    "progress",
+    "say",
+    "show",
+    "size",
+    "work_off",
+    "wrap",
+]
 
 
 def say(
@@ -52,6 +63,21 @@ def say(
     text = " ".join(map(str, parts) if painted else map(printable, parts))
     stream = sys.stderr if error else sys.stdout
     print(wrap(text) if stream.isatty() else text, end=end, file=stream, flush=flush)
+
+
+def asking(yes: bool) -> Callable[[str], bool]:
+    """Show terms of use and ask whether they are accepted; with `yes`, they are."""
+
+    def accept(terms: str) -> bool:
+        say(terms)
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise InvalidOption("nobody is here to accept the terms: pass --yes if you do")
+        say("Download on these terms? [y/N] ", end="", flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    return accept
 
 
 def wrap(text: str, width: int | None = None, indent: str = "  ") -> str:

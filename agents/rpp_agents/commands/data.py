@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from rpp_agents.commands.console import columns, say, size
+from rpp_agents.commands.console import asking, columns, say, size
 from rpp_env.data import KNOWN, MADE
 from rpp_env.data.download import SOURCES, get
 from rpp_env.data.files import find_dataset
@@ -45,15 +44,7 @@ def run(
     if name is None:
         raise InvalidOption(f"which one? rpp-env data get {' | '.join(SOURCES)}")
 
-    def accept(terms: str) -> bool:
-        say(terms)
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise InvalidOption("nobody is here to accept the terms: pass --yes if you do")
-        return input("Download on these terms? [y/N] ").strip().lower() in ("y", "yes")
-
-    folder = get(name, root, accept=accept)
+    folder = get(name, root, accept=asking(yes))
     say(f"{name} is in {folder}")
 
 

