@@ -29,7 +29,8 @@ from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
 from rpp_env.options import check_fields, check_numbers, check_values, unknown
 from rpp_env.recommenders.base import Recommender
-from rpp_env.recommenders.llm import LLMRecommender, RankBy
+from rpp_env.recommenders.likelihood import LikelihoodRecommender, Score
+from rpp_env.recommenders.llm import Calibrate, LLMRecommender, RankBy
 from rpp_env.rules import RULES, Rules
 from rpp_env.sentences import PatternBook, history_labels
 from rpp_env.table import RewardTable
@@ -81,7 +82,13 @@ class Options:
     model_options: Mapping[str, Any] | None = None
     """Options of a language model that is given by its name; see `open_model`."""
     rank_by: RankBy = "generate"
-    """How a language model is asked; see `LLMRecommender`."""
+    """How a language model is asked; see `LLMRecommender` and `LikelihoodRecommender`."""
+    score: Score = "sum"
+    """For ``rank_by="likelihood"``: how titles' log-probabilities become scores."""
+    alpha: float | None = None
+    """For ``score="pmi-alpha"``: the weight, chosen on train users; see `choose_alpha`."""
+    calibrate: Calibrate = "none"
+    """For ``rank_by="logprobs"``: what is done about a model's liking for letters."""
     generation: Generation | None = None
     """How a language model's replies are sampled, where it shall differ from the rules'."""
     thinking: Sequence[tuple[str, str]] = ()
@@ -249,7 +256,18 @@ def _recommender(
         if chosen.recording is not None:
             model = RecordingModel(chosen.recording, model)
         generation = chosen.generation or getattr(rules, "generation", None)
-        return LLMRecommender(model, chosen.rank_by, generation, chosen.thinking)
+        if chosen.rank_by == "likelihood":
+            if chosen.thinking or chosen.generation is not None or chosen.calibrate != "none":
+                raise InvalidOption(
+                    "rank_by='likelihood' has the model write nothing: generation, thinking and "
+                    "calibrate are for other ways"
+                )
+            return LikelihoodRecommender(model, chosen.score, chosen.alpha)
+        if (chosen.score, chosen.alpha) != ("sum", None):
+            raise InvalidOption(
+                f"score and alpha are for rank_by='likelihood', not for {chosen.rank_by!r}"
+            )
+        return LLMRecommender(model, chosen.rank_by, generation, chosen.thinking, chosen.calibrate)
     raise InvalidOption(
         f"model must be a name, a LanguageModel (id, context_length, capabilities, complete) or a "
         f"Recommender (rank), not {type(model).__name__}"
@@ -257,11 +275,10 @@ def _recommender(
 
 
 def _only_for_models(chosen: Options, what: str) -> None:
-    given = (chosen.rank_by, chosen.generation, chosen.recording, chosen.model_options)
-    if given != ("generate", None, None, None) or chosen.thinking:
+    names = "rank_by score alpha calibrate generation thinking recording model_options".split()
+    if any(getattr(chosen, name) != getattr(Options, name) for name in names):
         raise InvalidOption(
-            "rank_by, generation, thinking, recording and model_options are for language models; "
-            f"{what} is given"
+            f"{', '.join(names[:-1])} and {names[-1]} are for language models; {what} is given"
         )
 
 

@@ -58,7 +58,7 @@ def check_model(model: LanguageModel, prompts: Sequence[Prompt] | None = None) -
     _expect(isinstance(model, LanguageModel), f"{_name(model)} lacks a part of LanguageModel")
     _expect(_is(str, model.id) and model.id != "", "model.id must be a text that is not empty")
     _expect(model.context_length > 0, "model.context_length must be above 0")
-    known = {"choices", "grammar", "deterministic"}
+    known = {"choices", "grammar", "likelihood", "deterministic"}
     _expect(
         set(model.capabilities) <= known,
         f"model.capabilities may hold {sorted(known)}; got {sorted(model.capabilities)}",

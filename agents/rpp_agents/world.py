@@ -24,9 +24,11 @@ from rpp_env.data.folders import whole_file
 from rpp_env.data.splits import Repeats
 from rpp_env.errors import InvalidData, InvalidOption, NotTabulated, TableMismatch
 from rpp_env.models.names import parse_options
+from rpp_env.models.pretrained import PRETRAINED
 from rpp_env.options import made, read_small
 from rpp_env.plugins import FromFile
-from rpp_env.recommenders.llm import RankBy
+from rpp_env.recommenders.likelihood import Score
+from rpp_env.recommenders.llm import Calibrate, RankBy
 from rpp_env.sim.movieworld import LEVELS
 from rpp_env.table import tabulate
 
@@ -43,14 +45,24 @@ class World:
     """Dataset: a name from `rpp-env data list`, the path of a folder of atomic files, or
     package.module:function."""
     model: str = "embedded"
-    """Model that ranks: "embedded"; a language model on a server (http://HOST:8000/v1#NAME) or in
-    this process (vllm:ID, hf:ID); "table:PATH" (a table, or a folder of tables by split) or
-    "recording:PATH" to replay answers; one of your own, package.module:factory."""
+    """Model that ranks: "embedded"; "smollm2" or another that `rpp-env model get` keeps; a language
+    model on a server (http://HOST:8000/v1#NAME) or in this process (vllm:ID, hf:ID);
+    "table:PATH" (a table, or a folder of tables by split) or "recording:PATH" to replay answers;
+    one of your own, package.module:factory."""
     model_options: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None
     """Options of a language model, as rpp_env.models.open_model takes them, such as
     '{"request_options": {"temperature": null}}'."""
     rank_by: RankBy = "generate"
-    """What a language model is asked for: a list in words (generate) or letters (the others)."""
+    """What a language model is asked for: a list in words (generate), letters (logprobs,
+    structured), or how probable each candidate's title is as what follows (likelihood)."""
+    score: Score = "sum"
+    """How a title's log-probability becomes its score, for `--rank-by likelihood`: its sum or mean
+    over tokens, or minus that without a history (pmi; pmi-alpha weighs it)."""
+    alpha: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Weight of pmi-alpha, chosen on train users."""
+    calibrate: Calibrate = "none"
+    """What is done about a model's liking for letters, for `--rank-by logprobs`: minus what it says
+    without candidates (prior), or the mean over four orders (permutations)."""
     recording: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """File that keeps every reply of a language model; what it holds is not asked for again."""
     rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
@@ -83,6 +95,7 @@ class World:
         named: dict[str, Any] = {
             "model_options": parse_options(self.model_options),
             "rewrite": self.rewrite,
+            "alpha": self.alpha,
             "recording": self.recording,
             "data_seed": self.data_seed,
             "num_candidates": self.candidates,
@@ -100,6 +113,8 @@ class World:
             negatives=self.negatives,
             repeats=self.repeats,
             rank_by=self.rank_by,
+            score=self.score,
+            calibrate=self.calibrate,
             **{name: value for name, value in named.items() if value is not None},
             **options,
         )
@@ -160,7 +175,7 @@ class World:
             live.book.digest,
             live.rules.id,
             getattr(model, "id", None),
-            *([] if self.rank_by == "generate" else [self.rank_by]),
+            *([] if self.rank_by == "generate" else [getattr(live.recommender, "rank_by", None)]),
         )
         digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
         name = f"{live.tasks.dataset.name}-{split}-{len(live.tasks)}-{digest}.rpptable"
@@ -173,7 +188,14 @@ class World:
             shutil.rmtree(f"{path}.parts", ignore_errors=True)
             tabulate(live, path, processes=processes, progress=progress)
         table = replace(
-            self, model=f"table:{path}", rank_by="generate", recording=None, model_options=None
+            self,
+            model=f"table:{path}",
+            rank_by="generate",
+            score="sum",
+            alpha=None,
+            calibrate="none",
+            recording=None,
+            model_options=None,
         )
         return table.env(split, max_users=users)
 
@@ -256,9 +278,9 @@ def run_world(words: Sequence[str]) -> World | None:
 
 _OWN: dict[str, frozenset[str]] = {
     "dataset": frozenset({*KNOWN, *LEVELS}),
-    "model": frozenset({"embedded"}),
+    "model": frozenset({"embedded", *PRETRAINED}),
     "model_options": frozenset(),
-    "rewrite": frozenset({"embedded"}),
+    "rewrite": frozenset({"embedded", *PRETRAINED}),
     "recording": frozenset(),
     "selection": frozenset(),
     "root": frozenset(),

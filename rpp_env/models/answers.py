@@ -70,8 +70,11 @@ def sampled(request: Request) -> bool:
 
 def request_text(request: Request) -> str:
     """Everything but the model that an answer depends on, as JSON."""
+    more = request.continuations
+    # In the order of their names; left out where there are none, so that older keys stay.
+    continued = "" if more is None else f'"continuations":{to_json(more)},'
     return (
-        f'{{"choices":{to_json(request.choices)},"generation":{_generation(request.generation)},'
+        f'{{"choices":{to_json(request.choices)},{continued}"generation":{_generation(request.generation)},'
         f'"grammar":{to_json(request.grammar)},"messages":{to_json(request.messages)}}}'
     )
 
@@ -107,16 +110,18 @@ def turn_of(key: str, model: str, request: str) -> int:
 
 def reply_text(reply: Reply, request: Request) -> str:
     """A reply as JSON, with plain numbers, and log-probabilities only if they were asked for."""
-    logprobs = reply.choice_logprobs if request.choices is not None else None
-    return to_json(
-        {
-            "text": reply.text,
-            "prompt_tokens": int(reply.prompt_tokens),
-            "completion_tokens": int(reply.completion_tokens),
-            "finish_reason": reply.finish_reason,
-            "choice_logprobs": None if logprobs is None else [float(x) for x in logprobs],
-        }
-    )
+    wanted = request.choices is not None or request.continuations is not None
+    logprobs = reply.choice_logprobs if wanted else None
+    fields = {
+        "text": reply.text,
+        "prompt_tokens": int(reply.prompt_tokens),
+        "completion_tokens": int(reply.completion_tokens),
+        "finish_reason": reply.finish_reason,
+        "choice_logprobs": None if logprobs is None else [float(x) for x in logprobs],
+    }
+    if request.continuations is not None and reply.choice_tokens is not None:
+        fields["choice_tokens"] = [int(count) for count in reply.choice_tokens]
+    return to_json(fields)
 
 
 def reply_of(text: str, request: Request) -> Reply:
@@ -128,9 +133,9 @@ def reply_of(text: str, request: Request) -> Reply:
         If it holds no reply, or none that answers `request`.
     """
     read = json.loads(text)
-    logprobs = read["choice_logprobs"]
-    if isinstance(logprobs, list):
-        read["choice_logprobs"] = tuple(logprobs)
+    for name in ("choice_logprobs", "choice_tokens"):
+        if isinstance(read.get(name), list):
+            read[name] = tuple(read[name])
     reply = Reply(**read)
     if wrong := flaw(request, reply):
         raise ValueError(f"the model {wrong}")
@@ -146,12 +151,14 @@ def explained(error: Exception) -> str:
 
 def _request_of(read: Any) -> Request:
     """Read a request from parsed JSON; raises one of `MALFORMED`."""
-    if set(read) != {"choices", "generation", "grammar", "messages"}:
+    if set(read) - {"continuations"} != {"choices", "generation", "grammar", "messages"}:
         raise ValueError(f"these are not the fields of a request: {', '.join(map(str, read))}")
     texts = [text for message in read["messages"] for pair in message.items() for text in pair]
     choices, grammar = read["choices"], read["grammar"]
-    if not all(isinstance(text, str) for text in [*texts, *(choices or []), grammar or ""]):
-        raise TypeError("messages, choices and the grammar of a request must be texts")
+    continuations = read.get("continuations")
+    said = [*texts, *(choices or []), *(continuations or []), grammar or ""]
+    if not all(isinstance(text, str) for text in said):
+        raise TypeError("messages, choices, continuations and grammar of a request must be texts")
     generation = dict(read["generation"])
     generation["stop"] = tuple(generation["stop"])
     return Request(
@@ -159,6 +166,7 @@ def _request_of(read: Any) -> Request:
         generation=Generation(**generation),
         choices=None if choices is None else tuple(choices),
         grammar=grammar,
+        continuations=None if continuations is None else tuple(continuations),
     )
 
 

@@ -111,17 +111,27 @@ def flaw(request: Request, reply: object) -> str:
             f"{reply.completion_tokens!r:.40} completion tokens: both must be integers from 0 to "
             f"{MOST_TOKENS - 1:,}"
         )
-    if request.choices is None or (finish in NO_ANSWER and text == ""):
+    wanted = request.choices if request.continuations is None else request.continuations
+    if wanted is None or (finish in NO_ANSWER and text == ""):
         return ""
     found: object = reply.choice_logprobs
+    what = "letters" if request.continuations is None else "continuations"
     if not (
-        isinstance(found, Sequence)
-        and len(found) == len(request.choices)
-        and all(map(_is_logprob, found))
+        isinstance(found, Sequence) and len(found) == len(wanted) and all(map(_is_logprob, found))
     ):
         return (
-            f"was asked for the log-probabilities of {len(request.choices)} letters and gave "
+            f"was asked for the log-probabilities of {len(wanted)} {what} and gave "
             f"{repr(found)[:200]}: each must be there, finite and not above 0"
+        )
+    counts: object = reply.choice_tokens
+    if request.continuations is not None and not (
+        isinstance(counts, Sequence)
+        and len(counts) == len(wanted)
+        and all(is_token_count(count) and count > 0 for count in counts)
+    ):
+        return (
+            f"gave {repr(counts)[:200]} as the numbers of tokens of {len(wanted)} continuations: "
+            "each must be an integer above 0"
         )
     return ""
 

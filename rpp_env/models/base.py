@@ -21,7 +21,11 @@ __all__ = [
 ]
 
 Message = dict[str, str]
-"""``{"role": "user", "content": ...}``, as chat servers take it."""
+"""``{"role": "user", "content": ...}``, as chat servers take it.
+
+A single message with the role ``"text"`` is plain text that the model goes on with, without a chat
+template, for models with the capability ``"likelihood"``.
+"""
 NO_ANSWER = frozenset({"content_filter", "too_long", "no_answer"})
 """`Reply.finish_reason` of a reply without text, and without log-probabilities, that names nothing
 because the model was not let answer."""
@@ -67,6 +71,8 @@ class Request:
     """One-token identifiers whose log-probabilities are wanted instead of a text."""
     grammar: str | None = None
     """A grammar that the reply must obey, for models with that capability."""
+    continuations: tuple[str, ...] | None = None
+    """Texts whose log-probabilities, as what follows the prompt, are wanted instead of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,10 @@ class Reply:
     error in place of an answer, which it may give another time, so that it is not to be kept.
     """
     choice_logprobs: tuple[float, ...] | None = None
-    """Of `Request.choices`, in their order: finite, and comparable with each other."""
+    """Of `Request.choices` or `Request.continuations`, in their order: finite, and comparable with
+    each other. Of a continuation it is the sum over its tokens."""
+    choice_tokens: tuple[int, ...] | None = None
+    """Of `Request.continuations`: how many tokens each of them has; at least one."""
 
     @classmethod
     def choosing(
@@ -119,7 +128,7 @@ class LanguageModel(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Any of ``"choices"``, ``"grammar"``, ``"deterministic"``."""
+        """Any of ``"choices"``, ``"grammar"``, ``"likelihood"``, ``"deterministic"``."""
         ...
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from rpp_env.errors import InvalidOption
-from rpp_env.models.base import LanguageModel, Message, Request
+from rpp_env.models.base import LanguageModel, Message, Reply, Request
 from rpp_env.text import template_words, without_words
 
 __all__ = [
     "Chat",
+    "check_continued",
     "check_length",
     "check_single",
     "checkpoint_id",
+    "continuing",
     "distinct",
     "weights_digest",
 ]
@@ -96,9 +98,10 @@ def distinct(requests: Sequence[Request]) -> tuple[list[Request], list[int]]:
     for request in requests:
         drawn = request.generation
         key: Any = object()
-        if request.choices is not None or drawn.temperature == 0 or drawn.seed is not None:
+        measured = request.choices is not None or request.continuations is not None
+        if measured or drawn.temperature == 0 or drawn.seed is not None:
             said = tuple((m["role"], m["content"]) for m in request.messages)
-            key = said, drawn, request.choices, request.grammar
+            key = said, drawn, request.choices, request.grammar, request.continuations
         if key not in places:
             places[key] = len(asked)
             asked.append(request)
@@ -114,6 +117,36 @@ def check_length(model: LanguageModel, length: int, request: Request) -> None:
             f"a prompt of {length} tokens and a reply of {reply} do not fit into the "
             f"{model.context_length} of {model.id}: shorten the prompt or lower max_tokens"
         )
+
+
+def check_continued(
+    model: LanguageModel, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> None:
+    """Refuse a prompt that with its longest continuation is longer than the model's context."""
+    length = len(prompt) + max(map(len, continuations), default=0)
+    if length > model.context_length:
+        raise InvalidOption(
+            f"a prompt with its longest continuation has {length} tokens, and {model.id} reads "
+            f"{model.context_length}: shorten the prompt"
+        )
+
+
+def continuing(
+    texts: Sequence[str],
+    scores: Sequence[float],
+    prompt: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+) -> Reply:
+    """The reply to a request for continuations: their scores, and the most probable as its text."""
+    lengths = tuple(map(len, continuations))
+    best = max(range(len(texts)), key=scores.__getitem__, default=None)
+    return Reply(
+        "" if best is None else texts[best],
+        len(prompt),
+        sum(lengths),
+        choice_logprobs=tuple(scores),
+        choice_tokens=lengths,
+    )
 
 
 def check_single(tokens: Mapping[str, Sequence[int]]) -> None:
@@ -157,29 +190,71 @@ class Chat:
         """
         if not conversations:
             return []
-        texts, begun = [], []
-        for messages in conversations:
-            said = [{**m, "content": self._as_data(m["content"])} for m in messages]
-            start = ""
-            if self.templated:
-                if said[-1]["role"] == "assistant":
-                    # Tokens of its own, after the prompt's: as the model would have written it.
-                    # Templates may trim what an assistant said.
-                    start = said.pop()["content"]
-                texts.append(
-                    self.tokenizer.apply_chat_template(
-                        said, tokenize=False, add_generation_prompt=True
-                    )
-                )
-            else:
-                texts.append("\n\n".join(message["content"] for message in said))
-            begun.append(start)
+        texts, begun = zip(*map(self._rendered, conversations), strict=True)
         # A template writes the token of the beginning itself.
-        prompts = self.tokenizer(texts, add_special_tokens=not self.templated)["input_ids"]
+        prompts = self.tokenizer(list(texts), add_special_tokens=not self.templated)["input_ids"]
         return [
             [*ids, *(self.tokenizer.encode(start, add_special_tokens=False) if start else ())]
             for ids, start in zip(prompts, begun, strict=True)
         ]
+
+    def continued(
+        self, messages: Sequence[Message], continuations: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Tokens of a prompt, and of each text as it goes on from the prompt.
+
+        Prompt and continuation are tokenised as one text, as a model has read such texts, and split
+        where the prompt ends. Blanks at the prompt's end are counted to the continuations: most
+        tokenizers make one token of a blank and the word behind it.
+
+        Raises
+        ------
+        InvalidOption
+            Where a token stands across the end of the prompt, a continuation becomes no token, or
+            two of them become the same tokens.
+        """
+        plain = [message["role"] for message in messages] == ["text"]
+        parts = [self._as_data(messages[0]["content"])] if plain else self._rendered(messages)
+        text = "".join(parts)
+        shorter = text.rstrip(" ")
+        gap = text[len(shorter) :]
+        whole = [shorter + gap + self._as_data(one) for one in continuations]
+        marked = plain or not self.templated
+        prompt, *rows = self.tokenizer([shorter, *whole], add_special_tokens=marked)["input_ids"]
+        if not prompt:
+            raise InvalidOption("an empty prompt has no continuations: begin it with a word")
+        known: dict[tuple[int, ...], str] = {}
+        found = []
+        for row, said in zip(rows, continuations, strict=True):
+            if row[: len(prompt)] != prompt:
+                raise InvalidOption(
+                    f"this model's tokenizer does not split {shorter[-12:] + gap + said!r:.80} "
+                    f"before {said!r:.60}: a token stands across the boundary, so that the "
+                    "likelihood of what follows is not defined. Let the prompt end in a letter, a "
+                    "colon or a line break"
+                )
+            rest = row[len(prompt) :]
+            if not rest:
+                raise InvalidOption(f"{said!r:.60} becomes no token of this model's tokenizer")
+            other = known.setdefault(tuple(rest), said)
+            if other != said:
+                raise InvalidOption(
+                    f"{said!r:.60} and {other!r:.60} become the same tokens of this model's "
+                    "tokenizer, which cannot tell them apart"
+                )
+            found.append(rest)
+        return prompt, found
+
+    def _rendered(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """What a conversation is to the model, and what of its reply has begun already."""
+        said = [{**m, "content": self._as_data(m["content"])} for m in messages]
+        if not self.templated:
+            return "\n\n".join(message["content"] for message in said), ""
+        # Tokens of its own, after the prompt's: as the model would have written it. Templates may
+        # trim what an assistant said.
+        start = said.pop()["content"] if said[-1]["role"] == "assistant" else ""
+        whole = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        return str(whole), start
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text alone, without a template's."""

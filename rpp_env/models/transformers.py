@@ -7,13 +7,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rpp_env.errors import InvalidOption, MissingExtra
 from rpp_env.models.base import Generation, Reply, Request
-from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct
+from rpp_env.models.checkpoints import (
+    Chat,
+    check_continued,
+    check_length,
+    checkpoint_id,
+    continuing,
+    distinct,
+)
+from rpp_env.models.likelihoods import Branches, Tree, passes, scores_alone, scores_of
 
-__all__ = ["TransformersModel"]
+__all__ = ["Read", "TransformersModel"]
+
+PASS = 2048
+"""Tokens of a pass over a tree of continuations. Attention costs their square, everything else is
+in proportion to them: with more of them, a small model gets slower."""
+LOGITS = 1 << 26
+"""Numbers in the logits of such a pass: 256 MiB in float32."""
+NEAR = 0.02
+"""How far the log-probability of a few tokens may lie from the same by brute force: rounding, in
+bfloat16 too, and no error of the arrangement."""
+
+
+@dataclass
+class Read:
+    """How many tokens of prompts and continuations were asked for, and how many were computed."""
+
+    asked: int = 0
+    """As if each continuation were read together with its whole prompt."""
+    computed: int = 0
+
+    @property
+    def shared(self) -> float:
+        """The share of the tokens that did not have to be computed; 0 where none were asked."""
+        return 1 - self.computed / self.asked if self.asked else 0.0
 
 
 class TransformersModel:
@@ -21,7 +54,9 @@ class TransformersModel:
 
     Prompts are padded on the left. What the checkpoint's own ``generation_config`` says about
     sampling is not heeded, only its tokens of the end. With `Request.choices` the reply is one
-    forward pass; see `Chat.choice_tokens` for which tokens count as a choice.
+    forward pass; see `Chat.choice_tokens` for which tokens count as a choice. With
+    `Request.continuations` all continuations of a prompt, and of prompts that begin alike, share
+    one pass that reads no token twice: `rpp_env.models.likelihoods`. `read` counts what that saved.
 
     A pickled one is loaded again from `path_or_id` where it is unpickled, so that every worker
     process has weights of its own.
@@ -87,8 +122,9 @@ class TransformersModel:
         )
         alone = batch_size == 1 and self.device == "cpu"
         self.capabilities: frozenset[str] = frozenset(
-            {"choices", "deterministic"} if alone else {"choices"}
+            {"choices", "likelihood", *(["deterministic"] if alone else [])}
         )
+        self.read = Read()
 
     def __reduce__(self) -> tuple[Callable[..., TransformersModel], tuple[Any, ...]]:
         return _load, self._arguments
@@ -107,10 +143,14 @@ class TransformersModel:
             reply is longer than `context_length`.
         """
         asked, index = distinct(requests)
-        prompts = self._chat.encode([request.messages for request in asked])
+        replies = self._continue(asked)
+        written = [i for i in range(len(asked)) if i not in replies]
+        encoded = self._chat.encode([asked[i].messages for i in written])
+        prompts = dict(zip(written, encoded, strict=True))
         # What is asked in one pass is sampled in one way.
         groups: dict[Generation | None, list[int]] = {}
-        for i, request in enumerate(asked):
+        for i in written:
+            request = asked[i]
             if request.grammar is not None:
                 raise InvalidOption(
                     "transformers cannot hold a reply to a grammar: take vLLM, or rank by "
@@ -118,7 +158,6 @@ class TransformersModel:
                 )
             check_length(self, len(prompts[i]), request)
             groups.setdefault(None if request.choices else request.generation, []).append(i)
-        replies: dict[int, Reply] = {}
         for generation, members in groups.items():
             # The longest first: if memory does not suffice, it shows at once.
             members.sort(key=lambda i: (-len(prompts[i]), prompts[i]))
@@ -132,6 +171,63 @@ class TransformersModel:
                     answered = self._write(batch, generation)
                 replies.update(zip(rows, answered, strict=True))
         return [replies[place] for place in index]
+
+    def _continue(self, asked: Sequence[Request]) -> dict[int, Reply]:
+        """Log-probabilities of continuations, for those of the requests that ask for them."""
+        wanted = {
+            i: self._chat.continued(request.messages, request.continuations)
+            for i, request in enumerate(asked)
+            if request.continuations is not None
+        }
+        if not wanted:
+            return {}
+        for prompt, continuations in wanted.values():
+            check_continued(self, prompt, continuations)
+        numbers, branches = list(wanted), list(wanted.values())
+        ends = max(1, LOGITS // self._model.get_output_embeddings().weight.shape[0])
+        replies = {}
+        for group in passes(branches, PASS, ends, alone=self.batch_size == 1):
+            for i, scores in zip(group, self._scores([branches[j] for j in group]), strict=True):
+                texts = asked[numbers[i]].continuations or ()
+                replies[numbers[i]] = continuing(texts, scores, *branches[i])
+        return replies
+
+    def _scores(self, branches: Sequence[Branches]) -> list[list[float]]:
+        alone = sum(len(p) + len(rest) for p, many in branches for rest in many)
+        self.read.asked += alone
+        deepest = max(len(p) + max(map(len, many), default=0) for p, many in branches)
+        if not self._reads_trees or (self._window and deepest > self._window):
+            self.read.computed += alone
+            return [scores_alone(self._model, one, self.device) for one in branches]
+        tree = Tree()
+        for prompt, continuations in branches:
+            tree.add(prompt, continuations)
+        self.read.computed += len(tree.tokens)
+        return scores_of(self._model, tree, self.device)
+
+    @cached_property
+    def _window(self) -> int:
+        """How many tokens back its layers look, where that is limited; else 0."""
+        return int(getattr(self._model.config, "sliding_window", None) or 0)
+
+    @cached_property
+    def _reads_trees(self) -> bool:
+        """Whether the model obeys a mask of our own, by a small example beside brute force."""
+        example: list[Branches] = [([3, 4, 5, 6], [[7, 8], [7, 9, 10], [11]]), ([3, 4], [[12, 3]])]
+        tree = Tree()
+        for one in example:
+            tree.add(*one)
+        try:
+            found = scores_of(self._model, tree, self.device)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            return False  # another architecture: it takes no such mask, or no positions
+        alone = [scores_alone(self._model, one, self.device) for one in example]
+        gaps = [
+            abs(a - b) / max(1.0, abs(b))
+            for row, other in zip(found, alone, strict=True)
+            for a, b in zip(row, other, strict=True)
+        ]
+        return max(gaps) < NEAR
 
     def _choose(self, prompts: list[list[int]], choices: Sequence[tuple[str, ...]]) -> list[Reply]:
         import torch

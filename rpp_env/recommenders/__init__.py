@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from rpp_env.recommenders.base import Recommender
+from rpp_env.recommenders.likelihood import LikelihoodRecommender, Likelihoods, choose_alpha
 from rpp_env.recommenders.llm import LLMRecommender
 
-__all__ = ["LLMRecommender", "Recommender"]
+__all__ = [
+    "LLMRecommender",
+    "LikelihoodRecommender",
+    "Likelihoods",
+    "Recommender",
+    "choose_alpha",
+]

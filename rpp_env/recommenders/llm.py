@@ -1,6 +1,7 @@
 """A language model as a recommender: ask, read the reply, count what it cost.
 
-There are three ways to get a ranking out of a model:
+There are three ways to get a ranking out of a model that is shown the candidates (and a fourth
+without showing them: `rpp_env.recommenders.likelihood`):
 
 ``generate``
     The model writes a list in words, and `sentences.parsing` reads it: the paper's way. What was
@@ -8,7 +9,8 @@ There are three ways to get a ranking out of a model:
 ``logprobs``
     The candidates carry letters, the model is asked for the first one, and the log-probabilities of
     all letters order the candidates (FIRST, Reddy et al., EMNLP 2024). One forward pass and one
-    token instead of a list. Another question than ``generate``, and another reward.
+    token instead of a list. Another question than ``generate``, and another reward. Small models
+    prefer some letters whatever they stand for, most of all the first: `Calibrate` names remedies.
 ``structured``
     The model writes the letters of all candidates, and may only write those that are left: greedy
     decoding under the constraint that the answer is a permutation, so that nothing is unparsed. A
@@ -21,9 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import Room, ask, release
@@ -36,10 +40,16 @@ from rpp_env.task import Ranking
 if TYPE_CHECKING:
     from rpp_env.sentences.prompt import Prompt
 
-__all__ = ["LLMRecommender", "RankBy"]
+__all__ = ["Calibrate", "LLMRecommender", "RankBy"]
 
-RankBy = Literal["generate", "logprobs", "structured"]
-"""How a ranking is got out of a language model."""
+RankBy = Literal["generate", "logprobs", "structured", "likelihood"]
+"""How a ranking is got out of a language model; the last one by `LikelihoodRecommender`."""
+Calibrate = Literal["none", "prior", "permutations"]
+"""What is done about a model's liking for letters: nothing; subtract the letters' log-probabilities
+under the same prompt without candidates (a second pass, of a shorter prompt); or average over
+`ORDERS` orders of the candidates (as many passes)."""
+ORDERS = 4
+"""Orders of the candidates that are averaged over; the first is the one that the task has."""
 
 
 class LLMRecommender:
@@ -60,6 +70,9 @@ class LLMRecommender:
     generation : Generation
         How replies are sampled; of no matter to ``"logprobs"`` and ``"structured"``, which decode
         greedily.
+    calibrate : str
+        For ``"logprobs"`` only: ``"none"``, ``"prior"`` or ``"permutations"``; see `Calibrate`. The
+        ranking's tokens are those of all passes.
     thinking : sequence of pairs of str
         Marks that open and close the model's thoughts, besides those that are known:
         `sentences.parsing.THINKING` and tags such as ``<think>``. Thoughts are not read as the
@@ -83,10 +96,21 @@ class LLMRecommender:
         rank_by: RankBy = "generate",
         generation: Generation | None = None,
         thinking: Sequence[tuple[str, str]] = (),
+        calibrate: Calibrate = "none",
     ) -> None:
+        if rank_by == "likelihood":
+            raise InvalidOption("LLMRecommender shows candidates: take LikelihoodRecommender")
         if rank_by not in get_args(RankBy):
             raise InvalidOption(
                 f"rank_by={rank_by!r} is unknown: choose {', '.join(get_args(RankBy))}"
+            )
+        if calibrate not in get_args(Calibrate):
+            raise InvalidOption(
+                f"calibrate={calibrate!r} is unknown: choose {', '.join(get_args(Calibrate))}"
+            )
+        if calibrate != "none" and rank_by != "logprobs":
+            raise InvalidOption(
+                f"calibrate={calibrate!r} is for rank_by='logprobs', not for {rank_by!r}"
             )
         if rank_by != "generate" and "choices" not in model.capabilities:
             raise InvalidOption(
@@ -104,7 +128,10 @@ class LLMRecommender:
         elif rank_by == "structured":
             generation = Generation(max_tokens=2 * len(LETTERS))
         self.model = model
-        self.rank_by = rank_by
+        self.calibrate = calibrate
+        self._way = rank_by
+        self.rank_by = rank_by if calibrate == "none" else f"{rank_by} ({calibrate})"
+        """How it ranks, in words that tables keep."""
         self.generation = generation
         self.thinking = as_pairs(thinking)
 
@@ -114,7 +141,8 @@ class LLMRecommender:
         fitted = [self._fit(prompt, room) for prompt in prompts]
         found: dict[int, Ranking] = {}
         while todo := [i for i in range(len(prompts)) if i not in found]:
-            answers = self._answers([fitted[i][1] for i in todo], [prompts[i] for i in todo])
+            asked = [_showing(prompts[i], fitted[i][0]) for i in todo]
+            answers = self._answers([fitted[i][1] for i in todo], asked)
             for i, ranking in zip(todo, answers, strict=True):
                 if ranking is None:
                     fitted[i] = self._shorter(prompts[i], fitted[i][0])
@@ -135,7 +163,7 @@ class LLMRecommender:
         }
         asked = [text for text, _ in questions.values()]
         answering = [prompt for _, prompt in questions.values()]
-        answers = dict(zip(questions, ways[self.rank_by](asked, answering), strict=True))
+        answers = dict(zip(questions, ways[self._way](asked, answering), strict=True))
         return [answers[key] for key in keys]
 
     def release(self) -> None:
@@ -158,16 +186,45 @@ class LLMRecommender:
 
     def _by_logprobs(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
         letters = [LETTERS[: len(prompt.task.candidates)] for prompt in prompts]
-        replies = self._choose(list(map(as_messages, texts)), letters)
+        # What each prompt is asked as: itself, and what calibrates it.
+        asked = [[text, *self._others(prompt)] for text, prompt in zip(texts, prompts, strict=True)]
+        flat = self._choose(
+            [as_messages(text) for each in asked for text in each],
+            [said for each, said in zip(asked, letters, strict=True) for _ in each],
+        )
         rankings: list[Ranking | None] = []
-        for reply, prompt in zip(replies, prompts, strict=True):
-            if reply.choice_logprobs is None:
-                rankings.append(_unranked(reply, prompt, [reply]))
+        for prompt, each in zip(prompts, asked, strict=True):
+            replies, flat = flat[: len(each)], flat[len(each) :]
+            failed = next((reply for reply in replies if reply.choice_logprobs is None), None)
+            if failed is not None:
+                rankings.append(_unranked(failed, prompt, replies))
                 continue
+            scores = self._calibrated(np.array([reply.choice_logprobs for reply in replies]))
             # Stable: equal ones stay in the order in which the candidates were shown.
-            order = np.argsort(-np.array(reply.choice_logprobs), kind="stable")
-            rankings.append(_ranking(tuple(order.tolist()), len(order), [reply], reply.text))
+            order = np.argsort(-scores, kind="stable")
+            rankings.append(_ranking(tuple(order.tolist()), len(order), replies, replies[0].text))
         return rankings
+
+    def _others(self, prompt: Prompt) -> list[str]:
+        """What else is asked, to take out the model's liking for letters."""
+        if self.calibrate == "prior":
+            return [prompt.lettered(candidates=False)]
+        if self.calibrate == "none":
+            return []
+        task = prompt.task
+        return [
+            replace(
+                prompt, task=replace(task, candidates=tuple(task.candidates[i] for i in order))
+            ).lettered()
+            for order in _orders(len(task.candidates))[1:]
+        ]
+
+    def _calibrated(self, logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K,) scores of the candidates, out of the letters' log-probabilities in each question."""
+        if self.calibrate == "prior":
+            return np.asarray(logprobs[0] - logprobs[1])
+        orders = _orders(logprobs.shape[1])[: len(logprobs)]
+        return np.asarray(np.take_along_axis(logprobs, np.argsort(orders, axis=1), 1).mean(axis=0))
 
     def _structured(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
         left = [list(LETTERS[: len(prompt.task.candidates)]) for prompt in prompts]
@@ -213,9 +270,9 @@ class LLMRecommender:
     # What fits
 
     def _text(self, prompt: Prompt) -> str:
-        if self.rank_by == "generate":
+        if self._way == "generate":
             return prompt.text
-        return prompt.lettered(whole=self.rank_by == "structured")
+        return prompt.lettered(whole=self._way == "structured")
 
     def _fit(self, prompt: Prompt, room: Room) -> tuple[int, str]:
         """How many history items of `prompt` fit, and the text with these."""
@@ -247,6 +304,17 @@ class LLMRecommender:
             )
         shown = max(1, 2 * shown // 3)
         return shown, self._text(replace(prompt, shown=shown))
+
+
+@lru_cache(maxsize=64)
+def _orders(count: int) -> NDArray[np.int64]:
+    """(ORDERS, count) orders of the candidates, the same for all users; the first as shown."""
+    rng = np.random.default_rng(count)
+    return np.stack([np.arange(count), *(rng.permutation(count) for _ in range(ORDERS - 1))])
+
+
+def _showing(prompt: Prompt, shown: int) -> Prompt:
+    return prompt if shown == prompt.shown else replace(prompt, shown=shown)
 
 
 def _unranked(reply: Reply, prompt: Prompt, replies: list[Reply]) -> Ranking | None:

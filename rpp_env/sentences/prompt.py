@@ -19,6 +19,7 @@ from operator import add
 
 from rpp_env.errors import InvalidOption
 from rpp_env.sentences import Choice
+from rpp_env.sentences.leads import Lead
 from rpp_env.task import RankingTask
 
 __all__ = ["LETTERS", "Prompt", "Prompts", "as_messages"]
@@ -34,6 +35,15 @@ _EACH = (
     "Format of each line: <letter>"
 )
 
+_BEGUN = {
+    "numbered": ("1.", " ", "\n"),
+    "bare": ("", "", "\n"),
+    "numbers": ("Candidate:", " ", "\n"),
+    "json": ("[", ' "', '",'),
+    "template": ("1 |", " ", "\n"),
+}
+"""For each of `rpp_env.sentences.FORMATS` what an answer begins with, and what stands before and
+after the title in it."""
 _NUMBERS = tuple(f"{i}. " for i in range(1, 1001))
 _LETTERS = tuple(f"{letter}. " for letter in LETTERS)
 
@@ -77,13 +87,16 @@ class Prompt:
         """The whole prompt; made anew at each call."""
         return self._text(self.choice.contract, _NUMBERS)
 
-    def lettered(self, whole: bool = False) -> str:
+    def lettered(self, whole: bool = False, candidates: bool = True) -> str:
         """The prompt that asks for letters of `LETTERS` instead of titles.
 
         Parameters
         ----------
         whole : bool
             Whether to ask for all candidates, one letter a line, or for the first one alone.
+        candidates : bool
+            Whether the candidates are shown. Without them, what a model answers is its liking for
+            letters alone.
 
         Raises
         ------
@@ -95,7 +108,22 @@ class Prompt:
                 f"user {self.task.user!r} has {len(self.task.candidates)} candidates, and there "
                 f"are {len(LETTERS)} letters to name them: take fewer, or rank_by='generate'"
             )
-        return self._text(_EACH if whole else _FIRST, _LETTERS)
+        return self._text(_EACH if whole else _FIRST, _LETTERS if candidates else ())
+
+    def lead(self) -> Lead:
+        """The prompt without candidates, up to where a title follows; for likelihoods.
+
+        The sentences and the history stay, and the output's format says what the answer has begun
+        with: "1." for a numbered list, "[" for JSON.
+        """
+        task, choice = self.task, self.choice
+        sentences = (choice.role, choice.history_lead, "", choice.reasoning, choice.output, "")
+        role, history_lead, _, tail = _frame(sentences, len(task.candidates))
+        text = role
+        if self.shown:
+            text += history_lead + _listed(task.history[-self.shown :], _NUMBERS)
+        begun, before, after = _BEGUN[choice.format]
+        return Lead((text + tail).strip("\n"), before, after, begun)
 
     def _text(self, contract: str, markers: tuple[str, ...]) -> str:
         task, choice = self.task, self.choice
@@ -111,6 +139,8 @@ class Prompt:
         head, history_lead, candidates_lead, tail = _frame(sentences, len(candidates))
         if self.shown:  # where it is 0, a slice from -0 would be the whole history
             head += history_lead + _listed(task.history[-self.shown :], _NUMBERS) + "\n\n"
+        if not markers:
+            return head.rstrip("\n") + tail
         return head + candidates_lead + _listed(candidates, markers) + tail
 
     @property

@@ -1,0 +1,242 @@
+"""A real language model ranks by likelihood: NDCG@10 beside chance, popularity and its controls.
+
+    rpp-env model get smollm2
+    python benchmarks/likelihood.py --dataset ml-1m --users 200 --out runs/likelihood
+
+Each candidate's title is scored as what follows a user's last films, in several forms and for
+several history lengths. Beside them stand what the same model says without any history, what it
+says with another user's history, the candidates' popularity among train users, and chance.
+All four scores come from the same answers; alpha of pmi-alpha is chosen on train users.
+
+The primary contrast is named here, before any run: the form "list" with 10 titles and the score
+"sum", minus the same model without a history, paired over test users.
+
+Everything goes through a recording, so that the same command goes on where it was stopped. It
+writes OUT/likelihood.md and OUT/likelihood.json, which hold no titles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rpp_agents.commands.console import progress
+from rpp_env.data import load_dataset
+from rpp_env.data.candidates import TaskSet, make_tasks
+from rpp_env.data.folders import write_text
+from rpp_env.data.splits import split_users, training_interactions
+from rpp_env.errors import RPPError
+from rpp_env.intervals import estimate
+from rpp_env.markdown import table
+from rpp_env.metrics import chance_ndcg, ndcg
+from rpp_env.models import RecordingModel
+from rpp_env.models.names import open_model, parse_options
+from rpp_env.recommenders import LikelihoodRecommender, Likelihoods, choose_alpha
+from rpp_env.sentences.leads import FORMS, ContinuedPrompt
+
+CHUNK = 16
+"""Users that are asked for together: what a stopped run loses at most."""
+PRIMARY = ("list, 10 titles", "sum")
+SCORES = ("sum", "mean", "pmi", "pmi-alpha")
+
+
+def paid(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(U,) NDCG@10 of each user's target; of equal candidates the first is ahead."""
+    orders = np.argsort(-scores, axis=1, kind="stable")
+    return ndcg((orders == targets[:, None]).argmax(axis=1) + 1)
+
+
+def prompts(tasks: TaskSet, form: str, length: int, other: bool = False) -> list[ContinuedPrompt]:
+    """Each user's prompt; with `other`, it shows the next user's history."""
+    made = []
+    for i in range(len(tasks)):
+        task = tasks.task(i)
+        if other:
+            history = tasks.task((i + 1) % len(tasks)).history
+            # What the user is to choose next must not stand in it, for its own sake.
+            left = tuple(title for title in history if title not in task.candidates)
+            task = replace(task, history=left or history[:1])
+        made.append(ContinuedPrompt(task, FORMS[form], min(length, len(task.history))))
+    return made
+
+
+def asked(
+    recommender: LikelihoodRecommender, given: Sequence[ContinuedPrompt], what: str
+) -> Likelihoods:
+    """What the model says of all prompts, a few users at a time."""
+    parts = []
+    with progress(what) as show:
+        for start in range(0, len(given), CHUNK):
+            parts.append(recommender.likelihoods(given[start : start + CHUNK]))
+            show(min(start + CHUNK, len(given)), len(given))
+    return Likelihoods(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("sums", "tokens", "stubs"))
+    )
+
+
+@dataclass
+class Measured:
+    """What a model, and lines beside it, earn on the same test users."""
+
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """NDCG@10 of each user, by "SETTING; SCORE", and of popularity."""
+    alphas: dict[str, float] = field(default_factory=dict)
+    contrasts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Two columns whose difference is wanted, by its name."""
+
+    def add(self, setting: str, found: Likelihoods, targets: np.ndarray, alpha: float) -> None:
+        for score in SCORES:
+            self.columns[f"{setting}; {score}"] = paid(found.scores(score, alpha), targets)
+
+    def add_empty(self, form: str, found: Likelihoods, targets: np.ndarray) -> None:
+        """What the same titles earn without a history."""
+        bare = Likelihoods(found.stubs, found.tokens, np.zeros_like(found.stubs))
+        for score in ("sum", "mean"):
+            self.columns[f"{form}, no history; {score}"] = paid(bare.scores(score), targets)
+
+    def compare(self, form: str, setting: str, control: str | None) -> None:
+        for score in SCORES:
+            name = f"{setting}; {score}"
+            bare = f"{form}, no history; {'mean' if score == 'mean' else 'sum'}"
+            self.contrasts[f"{name} - no history"] = (name, bare)
+            if control is not None:
+                other = f"{control}; {score}"
+                self.contrasts[f"{name} - another user's history"] = (name, other)
+            self.contrasts[f"{name} - popularity"] = (name, "popularity")
+
+
+def measure(
+    given: argparse.Namespace, recommender: LikelihoodRecommender, train: TaskSet, test: TaskSet
+) -> Measured:
+    """Ask the model in every form and for every length, and in the controls."""
+    measured, targets = Measured(), test.position.astype(np.int64)
+    for form in given.forms:
+        first = given.lengths[0]
+        control = f"{form}, {first} titles of another user"
+        for length in given.lengths:
+            setting = f"{form}, {length} titles"
+            asked(recommender, prompts(train, form, length), f"{setting} (train users)")
+            alpha = choose_alpha(recommender, prompts(train, form, length))
+            measured.alphas[setting] = alpha
+            found = asked(recommender, prompts(test, form, length), setting)
+            measured.add(setting, found, targets, alpha)
+            measured.add_empty(form, found, targets)
+            if length == first:
+                other = asked(recommender, prompts(test, form, length, other=True), control)
+                measured.add(control, other, targets, alpha)
+            measured.compare(form, setting, control if length == first else None)
+    return measured
+
+
+def report(
+    given: argparse.Namespace, measured: Measured, test: TaskSet, model: str, tail: str
+) -> tuple[str, dict[str, Any]]:
+    """The page, and the numbers in it."""
+    columns = measured.columns
+    means = estimate(columns, {name: lambda m, n=name: m[n] for name in columns})
+    differences = estimate(
+        columns,
+        {
+            name: lambda m, one=one, other=other: m[one] - m[other]
+            for name, (one, other) in measured.contrasts.items()
+        },
+    )
+    settings = dict.fromkeys(name.partition("; ")[0] for name in columns if "; " in name)
+    rows = [[name, *(means.get(f"{name}; {score}", "") for score in SCORES)] for name in settings]
+    chance = chance_ndcg(test.num_candidates)
+    primary = "; ".join(PRIMARY)
+    named = f"; the primary contrast is {primary} - no history" if primary in columns else ""
+    text = f"""# {given.model} ranks {given.dataset} by likelihood
+
+{len(test)} test users, {test.num_candidates} candidates, {given.negatives} negatives; NDCG@10 with
+95% intervals over users. Chance is {chance:.3f}; popularity among train users {means["popularity"]}.
+{model}.
+
+{table([["form and history", *SCORES], *rows])}
+
+alpha, chosen on train users: {", ".join(f"{n}: {a:g}" for n, a in measured.alphas.items())}.
+
+Paired differences{named}.
+
+{table([["contrast", "NDCG@10"], *([n, f"{d:+.3f}"] for n, d in differences.items())])}
+
+{tail}
+"""
+    result = {
+        "model": model,
+        "dataset": given.dataset,
+        "negatives": given.negatives,
+        "users": len(test),
+        "chance": chance,
+        "means": {name: asdict(found) for name, found in means.items()},
+        "differences": {name: asdict(found) for name, found in differences.items()},
+        "alpha": measured.alphas,
+    }
+    return text, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--model-options", metavar="JSON", help='such as \'{"dtype": "bfloat16"}\'')
+    parser.add_argument("--dataset", default="ml-1m")
+    parser.add_argument("--negatives", default="uniform", choices=("uniform", "popularity"))
+    parser.add_argument("--users", type=int, default=200, help="test users")
+    parser.add_argument("--train-users", type=int, default=60, help="on whom alpha is chosen")
+    parser.add_argument("--forms", nargs="+", default=["list"], choices=list(FORMS))
+    parser.add_argument("--lengths", nargs="+", type=int, default=[10, 3, 20])
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--out", type=Path, default=Path("runs/likelihood"))
+    given = parser.parse_args()
+    if given.threads:
+        import torch
+
+        torch.set_num_threads(given.threads)
+    began = time.perf_counter()
+    data = load_dataset(given.dataset)
+    split = split_users(data)
+    interactions = training_interactions(data, split)
+    rng = np.random.default_rng(0)
+
+    def tasks_of(part: str, count: int) -> TaskSet:
+        users = np.sort(rng.permutation(split.part(part))[:count])
+        return make_tasks(
+            data,
+            tuple(users.tolist()),
+            interactions=interactions,
+            num_candidates=20,
+            negatives=given.negatives,
+        )
+
+    test, train = tasks_of("test", given.users), tasks_of("train", given.train_users)
+    inner = open_model(given.model, **(parse_options(given.model_options) or {}))
+    model = RecordingModel(given.out / "answers.sqlite", inner)
+    measured = measure(given, LikelihoodRecommender(model), train, test)
+    popularity = interactions.counts[test.candidates].astype(np.float64)
+    measured.columns["popularity"] = paid(popularity, test.position.astype(np.int64))
+    tail = f"{time.perf_counter() - began:,.0f} s in all."
+    read = getattr(inner, "read", None)
+    if read is not None and read.asked:
+        tail += (
+            f" {read.computed:,} tokens were computed of {read.asked:,} in prompts and titles: "
+            f"{read.shared:.0%} were shared."
+        )
+    text, result = report(given, measured, test, model.id, tail)
+    write_text(given.out / "likelihood.md", text)
+    write_text(given.out / "likelihood.json", json.dumps(result, indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RPPError as error:
+        sys.exit(f"error: {error}")
