@@ -157,8 +157,8 @@ def report(
     text = f"""# {given.model} ranks {given.dataset} by likelihood
 
 {len(test)} test users, {test.num_candidates} candidates, {given.negatives} negatives; NDCG@10 with
-95% intervals over users. Chance is {chance:.3f}; popularity among train users {means["popularity"]}.
-{model}.
+95% intervals over users. Chance is {chance:.3f}; popularity among
+train users {means["popularity"]}. {model}.
 
 {table([["form and history", *SCORES], *rows])}
 

@@ -29,6 +29,7 @@ from rpp_agents.experiments.bench import Bench
 from rpp_agents.world import World
 from rpp_env.data import KNOWN
 from rpp_env.data.download import SOURCES
+from rpp_env.models.pretrained import PRETRAINED
 from rpp_env.rewriting import LLMRewriter
 from rpp_env.sim.movieworld import LEVELS
 
@@ -135,7 +136,8 @@ def test_a_command_line_is_one(page: Path, words: list[str]) -> None:
     world = given.get("world")
     if isinstance(world, World) and "/" not in world.dataset:
         assert world.dataset in {*KNOWN, *LEVELS}
-        assert re.match(r"embedded$|(table|recording|vllm|hf):.|https?://\S+#\S", world.model)
+        own = world.model in {"embedded", *PRETRAINED}
+        assert own or re.match(r"(table|recording|vllm|hf):.|https?://\S+#\S", world.model)
     name = words[1]
     if words[0] == "data":
         assert words[1] != "get" or words[2] in SOURCES
