@@ -207,7 +207,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
 
     def tasks_of(part: str, count: int) -> TaskSet:
-        users = np.sort(rng.permutation(split.part(part))[:count])
+        users = rng.permutation(split.part(part))[:count]  # each number's among the next one's
         return make_tasks(
             data,
             tuple(users.tolist()),

@@ -235,14 +235,6 @@ def test_options_are_checked(given: dict[str, Any], words: str) -> None:
         LikelihoodRecommender(Letters(), **given)
 
 
-def test_servers_refuse_what_they_would_answer_wrongly() -> None:
-    from rpp_env.models.openai import OpenAIModel
-
-    model = OpenAIModel("http://127.0.0.1:9/v1", "m")
-    with pytest.raises(InvalidOption, match="servers are not asked"):
-        model.complete([Request(({"role": "text", "content": "1."},), continuations=("Up",))])
-
-
 def test_models_without_likelihoods_are_refused() -> None:
     model = rpp_env.models.scripted.echo()
     with pytest.raises(InvalidOption, match=r"needs the log-probabilities of texts.*'echo'"):

@@ -37,6 +37,7 @@ from rpp_env.models import (
 from rpp_env.models.names import open_model
 from rpp_env.models.openai import OpenAIModel
 from rpp_env.models.transport import side_by_side
+from rpp_env.recommenders import LikelihoodRecommender
 from rpp_env.testing import check_model
 
 FAKE = Path(__file__).with_name("fake_server.py")
@@ -125,6 +126,15 @@ def ask(text: str, *more: str, choices: str | None = None, **generation: Any) ->
 def echo(text: str) -> str:
     """What the fake server's model says to a message, by way of its template."""
     return f"echo {f'<s>[INST] {text} [/INST]'[-60:]}"
+
+
+def test_likelihoods_of_given_texts_are_refused(connect: Any) -> None:
+    model = connect()
+    asked = Request(({"role": "text", "content": "1. Heat\n2."},), continuations=(" Up\n",))
+    with pytest.raises(InvalidOption, match="not asked how probable a given text is"):
+        model.complete([asked])
+    with pytest.raises(InvalidOption, match="needs the log-probabilities of texts that are given"):
+        LikelihoodRecommender(model)
 
 
 # ---- what is asked, and how often ----

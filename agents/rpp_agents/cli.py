@@ -39,7 +39,7 @@ COMMANDS = {
     "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
     "study": "Compare ways of choosing prompts by their model calls; resumable.",
     "report": "Write a study's tables, plots and HTML page again.",
-    "doctor": "Show versions, the datasets found and the caches.",
+    "doctor": "Show versions, the datasets and language models found, and the caches.",
 }
 """Verbs, and what each does."""
 

@@ -575,8 +575,8 @@ class OpenAIModel:
         """Refuse what nobody could answer, and what this server cannot do."""
         if any(request.continuations is not None for request in requests):
             raise InvalidOption(
-                "servers are not asked for the log-probabilities of texts that are given: most "
-                "give none, or zeros. Load the model in this process ('hf:ID', 'smollm2')"
+                "servers are not asked how probable a given text is, since many answer with "
+                "nothing or with zeros: load the model in this process ('hf:ID', 'smollm2')"
             )
         for choices in {request.choices for request in requests if request.choices is not None}:
             if len(set(choices)) < max(1, len(choices)):
