@@ -627,7 +627,7 @@ class RPPEnv:
         ):
             self._calls[name] += number
         moment.state = space.answered(moment.state, prompts, rankings)
-        moment.rankings, moment.prompts = rankings, prompts
+        moment.rankings, moment.prompts, moment.tasks = rankings, prompts, tasks
         moment.response = self.episode.respond(rankings, tasks)
 
     def _replay(self, moment: Moment, t: Ints) -> None:
@@ -637,8 +637,8 @@ class RPPEnv:
         cells = self.space.cell(moment.state)
         rankings, rank = self.table.lookup(moment.rows, cells, turn)
         moment.state = self.space.answered(moment.state, None, rankings)
-        tasks = self.episode.tasks(self.tasks, moment.rows, t)
-        moment.response = self.episode.respond(rankings, tasks, rank)
+        moment.tasks = self.episode.tasks(self.tasks, moment.rows, t)
+        moment.response = self.episode.respond(rankings, moment.tasks, rank)
 
 
 def _check_parts(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.errors import InvalidAction, TableMismatch
-from rpp_env.task import Ranking
+from rpp_env.task import Ranking, RankingTask
 
 if TYPE_CHECKING:
     from gymnasium.spaces import Box, Discrete
@@ -31,6 +31,7 @@ __all__ = [
     "Rankings",
     "Recommender",
     "WhiteBox",
+    "Words",
     "check_choices",
     "check_vectors",
     "walk",
@@ -179,6 +180,25 @@ class Axis:
         return np.array(actions, np.int64), np.array(positions, np.int64)
 
 
+@dataclass(frozen=True)
+class Words:
+    """A prompt as a person reads it.
+
+    Attributes
+    ----------
+    choices : list of (int, str, str, str or None)
+        Per line an agent's number, its action, what that means, and what it was rewritten to.
+    text : str
+        The prompt.
+    parts : dict of str to int
+        First lines of those of its paragraphs that are an agent's, with that agent's number.
+    """
+
+    choices: Sequence[tuple[int, str, str, str | None]]
+    text: str
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
 class PromptSpace(Protocol[S, P_co]):
     """What a prompt is made of, and who chooses it: all that differs between the systems.
 
@@ -305,11 +325,36 @@ class PromptSpace(Protocol[S, P_co]):
         """(B, w) numbers that are equal where prompts of one user are; by default `features`."""
         return self.features(state)
 
+    def words(
+        self,
+        actions: NDArray[Any],
+        prompts: Any,  # noqa: ARG002 - by default they have no words
+        user: int,  # noqa: ARG002
+        task: RankingTask,
+        counts: Mapping[str, Any],  # noqa: ARG002
+    ) -> Words:
+        """How one user's last `actions` (n, ...) and prompt look, for a person.
+
+        `prompts` are the whole batch's, of which the prompt is number `user`; None from a table.
+        `counts` are the user's infos.
+        """
+        choices = [(i, _short(action), "", None) for i, action in enumerate(actions)]
+        candidates = "\n".join(f"{i}. {title}" for i, title in enumerate(task.candidates, 1))
+        return Words(choices, f"a prompt of {type(self).__name__}\n\n{candidates}")
+
     def described(self, cell: int) -> str:
         """A prompt in words, for reports."""
         assert self.shape is not None
         where = np.unravel_index(cell, self.shape)
         return ", ".join(f"{agent} {at}" for agent, at in zip(self.agents, where, strict=True))
+
+
+def _short(action: NDArray[Any]) -> str:
+    """An action in a few characters."""
+    if action.ndim == 0:
+        return str(action)
+    numbers = " ".join(f"{number:+.2f}" for number in action[:8])
+    return f"({numbers}{' ...' if len(action) > 8 else ''})"
 
 
 def walk(axes: Sequence[Axis], plans: Ints) -> Ints:

@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.errors import InvalidOption, MissingExtra, ResetNeeded
-from rpp_env.sentences import AGENTS
-from rpp_env.sentences.prompt import Prompt
+from rpp_env.prompting import Words
 from rpp_env.text import printable
 
 if TYPE_CHECKING:
@@ -39,8 +38,10 @@ RENDER_MODES = ("ansi", "human", "rgb_array")
 SIZE = (1280, 960)
 """Width and height of a picture in pixels: even numbers, as video codecs want them."""
 
-COLOURS = dict(zip(AGENTS, (35, 36, 33, 32), strict=True))  # magenta, cyan, yellow, green
+COLOURS = (35, 36, 33, 32)
+"""Of the agents, in turn: magenta, cyan, yellow, green."""
 BOLD, FAINT, TARGET = "1", "2", "1;7"
+_REWARD = 32  # green
 WIDTH = 80
 
 Span = tuple[str, int | str | None]
@@ -129,29 +130,20 @@ def _sections(env: RPPEnv, user: int) -> list[Section]:
             f"{len(task.history)} items of history, the last one {last!r}",
             f"{len(task.candidates)} candidates",
         )
-        title = f"{env.rules.id}  user {printable(task.user)}  nothing asked yet"
+        title = f"{env.episode.id}  user {printable(task.user)}  nothing asked yet"
         return [Section(title, [[(text, None)] for text in about])]
     infos = {name: values[user].item() for name, values in step.infos.items()}
     task = env.tasks.task(int(step.rows[user]))
-    (choice,) = env.book.choose(step.actions[user : user + 1])
-    prompt = Prompt(task, choice, infos["shown"]) if step.prompts is None else step.prompts[user]
+    shown = step.tasks[user]
+    words = env.space.words(step.actions[user], step.prompts, user, shown, infos)
     ranking = None if step.rankings is None else step.rankings[user]
-    actions = step.actions[user].tolist()
-    label = env.book.history_records[actions[1]]
-    shown = f"{label}: {infos['shown']} of {len(task.history)} shown"
-    options = (choice.role or "(no role)", shown, choice.reasoning, choice.output)
-    sent = (prompt.choice.role, shown, prompt.choice.reasoning, prompt.choice.output)
-    K = str(len(task.candidates))
     when = f"step {step.clock[user]} of {env.max_cycles}"
     choices: list[Line] = []
-    for agent, action, said, new in zip(AGENTS, actions, options, sent, strict=True):
-        rows = [(f"{agent:<20}{action}  ", said)]
-        if new and new != said:  # an empty one is the role that there is not
+    for agent, action, said, new in words.choices:
+        rows = [(f"{env.space.agents[agent]:<20}{action}  ", said)]
+        if new is not None:
             rows.append((f"{'rewritten':>20}   ", new))
-        choices += [
-            [(left, BOLD), (printable(text.replace("{k}", K)), COLOURS[agent])]
-            for left, text in rows
-        ]
+        choices += [[(left, BOLD), (printable(text), _colour(agent))] for left, text in rows]
     asked = "prompt"
     if env.rewrite is not None:
         asked += f"  {infos['rewritten']} rewritten, {infos['rewrite_fallbacks']} rewrites refused"
@@ -159,32 +151,27 @@ def _sections(env: RPPEnv, user: int) -> list[Section]:
         reply = Section("replayed from a table, which keeps orders and no words", [])
     else:
         cost = f"{ranking.prompt_tokens} + {ranking.completion_tokens} tokens"
-        reply = Section(f"reply  {cost}", _reply(ranking, prompt.task))
+        reply = Section(f"reply  {cost}", _reply(ranking, shown))
     return [
-        Section(f"{env.rules.id}  user {printable(task.user)}  {when}", choices),
-        Section(asked, _prompt(prompt)),
+        Section(f"{env.episode.id}  user {printable(task.user)}  {when}", choices),
+        Section(asked, _prompt(words, shown)),
         reply,
-        Section("what it was worth", _verdict(infos, prompt, step.rewards[user])),
+        Section("what it was worth", _verdict(infos, shown, step.rewards[user])),
     ]
 
 
-def _prompt(prompt: Prompt) -> list[Line]:
+def _colour(agent: int) -> int:
+    return COLOURS[agent % len(COLOURS)]
+
+
+def _prompt(words: Words, task: RankingTask) -> list[Line]:
     """The text as it was sent, its parts in the colours of their agents, the target marked."""
-    choice, K = prompt.choice, str(len(prompt.task.candidates))
-    part = {
-        printable(sentence.replace("{k}", K)): COLOURS[agent]
-        for sentence, agent in (
-            (choice.role, "role_playing"),
-            (choice.history_lead, "history_records"),
-            (choice.reasoning, "reasoning_guidance"),
-            (choice.output, "output_format"),
-        )
-    }
+    part = {printable(head): _colour(agent) for head, agent in words.parts.items()}
     painted: list[Line] = []
-    for paragraph in printable(prompt.text).split("\n\n"):
+    for paragraph in printable(words.text).split("\n\n"):
         lines = paragraph.split("\n")
         colour = part.get(lines[0])
-        mark = f". {printable(prompt.task.target)}"
+        mark = f". {printable(task.target)}"
         for line in lines:
             # No agent touches the candidates.
             target = TARGET if line.endswith(mark) else None
@@ -205,21 +192,21 @@ def _reply(ranking: Ranking, task: RankingTask) -> list[Line]:
     ]
 
 
-def _verdict(infos: dict[str, float], prompt: Prompt, reward: float) -> list[Line]:
-    target, K = printable(prompt.task.target), len(prompt.task.candidates)
+def _verdict(infos: dict[str, float], task: RankingTask, reward: float) -> list[Line]:
+    target, K = printable(task.target), len(task.candidates)
     place = f"was ranked {infos['rank']} of {K}" if infos["rank"] else "was not named"
     said = "all candidates named" if infos["named"] == K else f"{infos['named']} of {K} named"
     if infos["trimmed"]:
         said += f", {infos['trimmed']} history items left out to fit"
     filled = round(20 * reward)
-    where = f", shown as number {prompt.task.position + 1}, {place}; {said}"
+    where = f", shown as number {task.position + 1}, {place}; {said}"
     return [
         [(target, TARGET), (where, None)],
         [
             ("NDCG@10 ", None),
             (f"{reward:.3f}", BOLD),
             ("  ", None),
-            ("█" * filled, COLOURS["output_format"]),
+            ("█" * filled, _REWARD),
             ("░" * (20 - filled), FAINT),
         ],
     ]
@@ -260,15 +247,12 @@ def _hung(line: Line, width: int) -> list[Line]:
 
 _FONT_SIZE, _LINE, _MARGIN = 13, 17, 20
 _PAPER, _INK, _GREY, _RULE = "#ffffff", "#1f2430", "#6b7280", "#cbd5e1"
-_ON_PAPER = {
+_ON_PAPER: dict[int | str | None, str] = {
     None: _INK,
     BOLD: _INK,
     FAINT: _GREY,
     TARGET: _PAPER,
-    COLOURS["role_playing"]: "#a21caf",
-    COLOURS["history_records"]: "#0e7490",
-    COLOURS["reasoning_guidance"]: "#a16207",
-    COLOURS["output_format"]: "#15803d",
+    **dict(zip(COLOURS, ("#a21caf", "#0e7490", "#a16207", "#15803d"), strict=True)),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.data.candidates import TaskBatch
 from rpp_env.episode import Episode, Response
 from rpp_env.metrics import hit, mrr, ndcg
 from rpp_env.observation import Observer
@@ -105,6 +106,8 @@ class Moment:
         What was said, over the candidates as the prompts showed them; see `Step`.
     prompts : prompts of the space or None
         See `Step`.
+    tasks : TaskBatch or None
+        See `Step`.
     """
 
     scene: Scene
@@ -117,6 +120,7 @@ class Moment:
     masked: Ints | None = None
     rankings: Rankings | None = None
     prompts: Any = None
+    tasks: TaskBatch | None = None
     _shared: Floats | None = None
 
     @property
@@ -285,6 +289,13 @@ class Step:
     def rankings(self) -> Rankings | None:
         """What the recommender said, over the candidates as prompts showed them; None by table."""
         return self._moment.rankings
+
+    @property
+    def tasks(self) -> TaskBatch:
+        """Whose next item was asked for, among which candidates, as they were shown."""
+        tasks = self._moment.tasks
+        assert tasks is not None
+        return tasks
 
     @property
     def prompts(self) -> Any:

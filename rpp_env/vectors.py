@@ -1,18 +1,32 @@
-"""Prompts that are vectors: a prefix that stands before a user's history."""
+"""Prompts that are vectors: a prefix that stands before a user's history.
+
+Each agent gives one vector of the prefix: a code out of a box, which a matrix decodes
+(`VectorPrompts`), or an entry of a codebook (`CodebookPrompts`), which has finitely many prompts
+and so tables.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import ArrayLike, NDArray
 
-from rpp_env.data.candidates import TaskSet
+from rpp_env.data.candidates import TaskBatch, TaskSet
+from rpp_env.errors import InvalidOption
+from rpp_env.prompting import PromptSpace, check_choices, check_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PrefixPrompts"]
+__all__ = ["CodebookPrompts", "Codes", "PrefixPrompts", "VectorPrompts"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,3 +47,175 @@ class PrefixPrompts:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """What the agents of B users chose last.
+
+    Attributes
+    ----------
+    codes : (B, n, k) float32 or (B, n) int64 array
+        Codes, 0 before the first step; or entries of a codebook, -1 before it.
+    """
+
+    codes: NDArray[Any]
+
+
+class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
+    """A prefix of n vectors of length d, decoded from codes: ``vector = code @ decoder``.
+
+    A code is a vector of length k within [-1, 1] in each of its numbers. Observations show the
+    codes.
+
+    Parameters
+    ----------
+    decoder : (k, d) array
+        Such as principal components of item vectors, scaled to their norms. The identity makes the
+        code the vector.
+    agents : sequence of str
+        Names, one for each place of the prefix.
+
+    Raises
+    ------
+    InvalidOption
+        For a decoder that is no matrix of finite numbers, and where there is no agent.
+    """
+
+    makes = PrefixPrompts
+    shape = None
+
+    def __init__(self, decoder: ArrayLike, agents: Sequence[str] = ("prefix_0",)) -> None:
+        self.decoder = _matrix(decoder, "decoder")
+        self.agents = _named(agents)
+        box = Box(-1.0, 1.0, (len(self.decoder),), np.float32)
+        self._boxes = (box,) * len(self.agents)
+        self.action_spaces: tuple[Discrete | Box, ...] = self._boxes
+        self.width = len(self.agents) * len(self.decoder)
+
+    def start(self, rows: Ints) -> Codes:
+        """See `PromptSpace`."""
+        return Codes(np.zeros((len(rows), len(self.agents), len(self.decoder)), np.float32))
+
+    def apply(self, state: Codes, actions: NDArray[Any]) -> Codes:
+        """See `PromptSpace`."""
+        return Codes(check_vectors(actions, len(state.codes), self._boxes, self.agents))
+
+    def prompts(
+        self,
+        state: Codes,
+        tasks: TaskBatch,
+        rows: Ints,  # noqa: ARG002 - a code is the same for every user
+    ) -> PrefixPrompts:
+        """See `PromptSpace`."""
+        # Not one product for all: its bits would depend on the size of the batch.
+        decoded = (state.codes[..., None] * self.decoder).sum(axis=2, dtype=np.float32)
+        return PrefixPrompts(decoded, tasks.as_set())
+
+    def features(self, state: Codes) -> Floats:
+        """See `PromptSpace`: the codes."""
+        return state.codes.reshape(len(state.codes), -1)
+
+    def cell(self, state: Codes) -> Ints:  # noqa: ARG002
+        """Refused: codes have no number."""
+        raise InvalidOption(
+            "vectors have no number, so that there are no tables of them: see CodebookPrompts"
+        )
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """See `PromptSpace`."""
+        return {"space": type(self).__name__, "decoder": _digest(self.decoder)}
+
+
+class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
+    """A prefix of n vectors, each an entry of a codebook.
+
+    Observations show the entries, scaled by the largest number of the codebook.
+
+    Parameters
+    ----------
+    codebook : (V, d) array
+        What each agent chooses from.
+    agents : sequence of str
+        Names, one for each place of the prefix.
+
+    Raises
+    ------
+    InvalidOption
+        For a codebook that is no matrix of finite numbers, and where there is no agent.
+    """
+
+    makes = PrefixPrompts
+
+    def __init__(self, codebook: ArrayLike, agents: Sequence[str] = ("prefix_0",)) -> None:
+        self.codebook = _matrix(codebook, "codebook")
+        self.agents = _named(agents)
+        size, length = self.codebook.shape
+        self.action_spaces: tuple[Discrete | Box, ...] = tuple(Discrete(size) for _ in self.agents)
+        self.shape: tuple[int, ...] | None = (size,) * len(self.agents)
+        self.width = len(self.agents) * length
+        self._sizes = np.full(len(self.agents), size)
+        # A last row of zeros: -1, nothing chosen yet, finds it.
+        scaled = self.codebook / max(float(np.abs(self.codebook).max()), 1e-12)
+        self._shown = np.vstack([scaled, np.zeros((1, length))]).astype(np.float32)
+
+    def start(self, rows: Ints) -> Codes:
+        """See `PromptSpace`."""
+        return Codes(np.full((len(rows), len(self.agents)), -1))
+
+    def apply(self, state: Codes, actions: NDArray[Any]) -> Codes:
+        """See `PromptSpace`."""
+        return Codes(check_choices(actions, len(state.codes), self._sizes, self.agents))
+
+    def prompts(
+        self,
+        state: Codes,
+        tasks: TaskBatch,
+        rows: Ints,  # noqa: ARG002 - an entry is the same for every user
+    ) -> PrefixPrompts:
+        """See `PromptSpace`."""
+        return PrefixPrompts(self.codebook[state.codes], tasks.as_set())
+
+    def features(self, state: Codes) -> Floats:
+        """See `PromptSpace`: the entries, scaled."""
+        shown: Floats = self._shown[state.codes].reshape(len(state.codes), -1)
+        return shown
+
+    def cell(self, state: Codes) -> Ints:
+        """See `PromptSpace`."""
+        assert self.shape is not None
+        cell: Ints = np.ravel_multi_index(tuple(state.codes.T), self.shape).astype(np.int64)
+        return cell
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """See `PromptSpace`."""
+        return {"space": type(self).__name__, "codebook": _digest(self.codebook)}
+
+
+def _matrix(given: ArrayLike, name: str) -> Floats:
+    """A float32 copy of a matrix of finite numbers."""
+    matrix = np.array(given, dtype=np.float32)
+    if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+        raise InvalidOption(
+            f"{name} must be a matrix of finite numbers; got {matrix.dtype} of shape {matrix.shape}"
+        )
+    return matrix
+
+
+def _named(agents: Sequence[str]) -> tuple[str, ...]:
+    """Names of agents, at least one and all different."""
+    names = tuple(agents)
+    if isinstance(agents, str) or not names or len(set(names)) < len(names):
+        raise InvalidOption(
+            f"agents must be different names, one for each place of the prompt; got {agents!r}"
+        )
+    return names
+
+
+def _digest(matrix: Floats) -> str:
+    """SHA-256 (hex) of a matrix."""
+    sha = hashlib.sha256(str(matrix.shape).encode())
+    sha.update(np.ascontiguousarray(matrix, dtype="<f4").tobytes())
+    return sha.hexdigest()

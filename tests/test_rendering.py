@@ -60,16 +60,16 @@ def test_the_four_parts_have_their_agents_colours_on_both_sides() -> None:
     env.step(ACTIONS)
     seen = env.render()
     for agent in AGENTS:
-        colour = _ON_PAPER[COLOURS[agent]]
+        colour = _ON_PAPER[COLOURS[AGENTS.index(agent)]]
         assert has(seen[LEFT], colour), agent  # in the prompt
         assert has(seen[RIGHT], colour), agent  # among the choices
     env.step({**ACTIONS, "role_playing": 0})  # no role
-    assert not has(env.render()[LEFT], _ON_PAPER[COLOURS["role_playing"]])
+    assert not has(env.render()[LEFT], _ON_PAPER[COLOURS[0]])
 
 
 def test_the_bar_is_as_long_as_the_reward() -> None:
     """The candidate that stands first earns 1 from the echo; silence earns nothing."""
-    green = _ON_PAPER[COLOURS["output_format"]]
+    green = _ON_PAPER[COLOURS[3]]
     foot = np.s_[-50:, SIZE[0] // 2 :]
     for model, reward in ((echo(), 1.0), (silent(), 0.0)):
         env = make(model)
@@ -133,7 +133,7 @@ def test_a_table_has_a_picture_without_words(tmp_path: Path) -> None:
     env = make(f"table:{tmp_path / 't.rpptable'}")
     env.reset(seed=0)
     env.step(ACTIONS)
-    assert has(env.render()[LEFT], _ON_PAPER[COLOURS["history_records"]])
+    assert has(env.render()[LEFT], _ON_PAPER[COLOURS[1]])
 
 
 def test_many_users_have_a_picture_each() -> None:

@@ -218,6 +218,14 @@ class TaskBatch(Sequence[RankingTask]):
         """(B, length) int32 item rows: the latest in the last column, -1 where there are none."""
         return self.tasks.padded_history(length, self.rows)
 
+    def as_set(self) -> TaskSet:
+        """The same B tasks as a set of their own, candidates in the order that is shown."""
+        own = self.tasks.subset(self.rows)
+        if self.shown is None:
+            return own
+        place = (self.shown == own.position[:, None]).argmax(axis=1)
+        return replace(own, candidates=self.candidates, position=place)
+
 
 def make_tasks(
     dataset: Dataset,

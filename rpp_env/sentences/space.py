@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from rpp_env.data.candidates import MAX_HISTORY, TaskBatch, TaskSet
 from rpp_env.errors import InvalidOption, TableMismatch
-from rpp_env.prompting import Axis, PromptSpace, Rankings, check_choices
+from rpp_env.prompting import Axis, PromptSpace, Rankings, Words, check_choices
 from rpp_env.sentences import AGENTS, Choice, PatternBook
 from rpp_env.sentences.encoders import Encoder, encode
 from rpp_env.sentences.history import HistoryLengths
 from rpp_env.sentences.prompt import Prompt, Prompts
+from rpp_env.task import RankingTask
 
 __all__ = ["SentencePrompts", "Sentences"]
 
@@ -249,6 +250,34 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         keys = state.choices.copy()
         keys[:, 1] = state.shown
         return keys
+
+    def words(
+        self,
+        actions: NDArray[Any],
+        prompts: Sequence[Prompt] | None,
+        user: int,
+        task: RankingTask,
+        counts: Mapping[str, Any],
+    ) -> Words:
+        """See `PromptSpace`: the sentences, and the whole prompt."""
+        (choice,) = self.book.choose(actions[None])
+        prompt = Prompt(task, choice, int(counts["shown"])) if prompts is None else prompts[user]
+        label = self.book.history_records[int(actions[1])]
+        shown = f"{label}: {counts['shown']} of {len(task.history)} shown"
+        options = (choice.role or "(no role)", shown, choice.reasoning, choice.output)
+        said = prompt.choice
+        sent = (said.role, shown, said.reasoning, said.output)
+        heads = (said.role, said.history_lead, said.reasoning, said.output)
+
+        def filled(sentence: str) -> str:
+            return sentence.replace("{k}", str(len(task.candidates)))
+
+        choices = [
+            # An empty sentence is the role that there is not.
+            (i, str(action), filled(old), filled(new) if new and new != old else None)
+            for i, (action, old, new) in enumerate(zip(actions, options, sent, strict=True))
+        ]
+        return Words(choices, prompt.text, {filled(head): i for i, head in enumerate(heads)})
 
     def described(self, cell: int) -> str:
         """See `PromptSpace`: actions from 0, and the items of history."""

@@ -126,11 +126,11 @@ class _Hand:
         """All options with their sentences, each agent in its colour."""
         coloured = "NO_COLOR" not in os.environ
         lines = []
-        for agent, options in zip(AGENTS, self._options, strict=True):
+        for agent, colour, options in zip(AGENTS, COLOURS, self._options, strict=True):
             lines.append(agent)
             for i, text in enumerate(options):
                 line = f"  {i}  {printable(text)}"
-                lines.append(f"\x1b[{COLOURS[agent]}m{line}\x1b[0m" if coloured else line)
+                lines.append(f"\x1b[{colour}m{line}\x1b[0m" if coloured else line)
         return "\n".join(lines)
 
     def act(
