@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rpp_env.core import RPPEnv, Step
 from rpp_env.data import Dataset, TaskSet, load_dataset, make_tasks
+from rpp_env.episode import Episode
 from rpp_env.errors import (
     BrokenContract,
     InvalidAction,
@@ -19,9 +20,9 @@ from rpp_env.errors import (
 from rpp_env.evaluation.evaluate import Report, evaluate
 from rpp_env.joint import JointEnv, JointVectorEnv
 from rpp_env.models import Generation, LanguageModel, Reply, Request, ScriptedModel
-from rpp_env.observation import Encoder, HashedNGrams, SentenceTransformerEncoder
+from rpp_env.observation import Context, Encoder, HashedNGrams, SentenceTransformerEncoder
 from rpp_env.parallel import ActionMaskInObservation, env, parallel_env, raw_env
-from rpp_env.prompting import Rankings
+from rpp_env.prompting import PromptSpace, Rankings
 from rpp_env.recommenders import LLMRecommender, Recommender
 from rpp_env.registration import register_all
 from rpp_env.rewriting import LLMRewriter, Rewrite
@@ -37,8 +38,10 @@ __all__ = [
     "ActionMaskInObservation",
     "BrokenContract",
     "Choice",
+    "Context",
     "Dataset",
     "Encoder",
+    "Episode",
     "Generation",
     "HashedNGrams",
     "InvalidAction",
@@ -53,6 +56,7 @@ __all__ = [
     "MissingExtra",
     "PatternBook",
     "Prompt",
+    "PromptSpace",
     "RPPEnv",
     "RPPError",
     "Ranking",

@@ -7,7 +7,6 @@ package works with these two alone, whatever a prompt is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
@@ -303,10 +302,9 @@ class PromptSpace(Protocol[S, P_co]):
         positions = np.stack(np.unravel_index(cells, self.shape), axis=1)
         return self.apply(self.start(rows), positions)
 
-    def alike(self, rows: Ints) -> Ints:
-        """(B, cells) per task, the first cell whose prompt is the same; by default itself."""
-        assert self.shape is not None
-        return np.tile(np.arange(math.prod(self.shape)), (len(rows), 1))
+    def alike(self, cells: Ints, rows: Ints) -> Ints:  # noqa: ARG002 - by default all differ
+        """(B,) the first cell whose prompt for the task at `rows` (B,) is that of `cells` (B,)."""
+        return cells
 
     def answered(
         self,

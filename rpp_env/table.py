@@ -596,7 +596,9 @@ class _Job:
     def run(self, numbers: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The arrays of these tasks, by their places in `rows`."""
         rows = self.rows[np.asarray(numbers)]
-        alike = self.space.alike(rows)
+        every = np.arange(math.prod(self.space.shape or ()))
+        some = np.tile(every, len(rows)), np.repeat(rows, len(every))
+        alike = self.space.alike(*some).reshape(len(rows), -1)
         asked = [np.unique(cells) for cells in alike]  # equal prompts once
         cells, who = np.concatenate(asked), np.repeat(rows, list(map(len, asked)))
         starts = np.cumsum([0, *map(len, asked[:-1])])

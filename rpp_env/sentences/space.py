@@ -231,12 +231,13 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         shown = np.minimum(self._items.take(level), length)
         return Sentences(length, self._choices(said), level, shown, None, None)
 
-    def alike(self, rows: Ints) -> Ints:
+    def alike(self, cells: Ints, rows: Ints) -> Ints:
         """See `PromptSpace`: levels that show a user the same items ask the same."""
+        level, said = np.divmod(cells, self._count)
         shown = np.minimum(self._items, self._lengths.take(rows)[:, None])
-        first = (shown[:, :, None] == shown[:, None, :]).argmax(axis=2)
-        cells: Ints = first[:, :, None] * self._count + np.arange(self._count)
-        return cells.reshape(len(rows), -1)
+        own = np.take_along_axis(shown, level[:, None], axis=1)
+        first: Ints = (shown == own).argmax(axis=1) * self._count + said
+        return first
 
     def counts(self, state: Sentences) -> Mapping[str, Ints]:
         """See `PromptSpace`."""
