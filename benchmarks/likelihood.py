@@ -2,6 +2,7 @@
 
     rpp-env model get smollm2
     python benchmarks/likelihood.py --dataset ml-1m --users 200 --out runs/likelihood
+    make real-llm     # all of it from a fresh clone, on ml-latest-small or movieworld
 
 Each candidate's title is scored as what follows a user's last films, in several forms and for
 several history lengths. Beside them stand what the same model says without any history, what it
@@ -29,11 +30,11 @@ from typing import Any
 import numpy as np
 
 from rpp_agents.commands.console import progress
-from rpp_env.data import load_dataset
+from rpp_env.data import Dataset, load_dataset
 from rpp_env.data.candidates import TaskSet, make_tasks
 from rpp_env.data.folders import write_text
 from rpp_env.data.splits import split_users, training_interactions
-from rpp_env.errors import RPPError
+from rpp_env.errors import RPPError, UnknownDataset
 from rpp_env.intervals import estimate
 from rpp_env.markdown import table
 from rpp_env.metrics import chance_ndcg, ndcg
@@ -183,11 +184,23 @@ Paired differences{named}.
     return text, result
 
 
+def first_here(names: Sequence[str]) -> Dataset:
+    """The first dataset of these that is on this machine, or is generated."""
+    for name in names[:-1]:
+        try:
+            return load_dataset(name)
+        except UnknownDataset:
+            print(f"{name} is not here (rpp-env data get {name}); next: {names[-1]}", flush=True)
+    return load_dataset(names[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--model-options", metavar="JSON", help='such as \'{"dtype": "bfloat16"}\'')
-    parser.add_argument("--dataset", default="ml-1m")
+    parser.add_argument(
+        "--dataset", nargs="+", default=["ml-1m"], help="of several, the first that is here"
+    )
     parser.add_argument("--negatives", default="uniform", choices=("uniform", "popularity"))
     parser.add_argument("--users", type=int, default=200, help="test users")
     parser.add_argument("--train-users", type=int, default=60, help="on whom alpha is chosen")
@@ -201,7 +214,8 @@ def main() -> None:
 
         torch.set_num_threads(given.threads)
     began = time.perf_counter()
-    data = load_dataset(given.dataset)
+    data = first_here(given.dataset)
+    given.dataset = data.name
     split = split_users(data)
     interactions = training_interactions(data, split)
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 
 import rpp_env
-from rpp_env.errors import BrokenContract, InvalidOption, MissingRecording
+from rpp_env.errors import BrokenContract, InvalidOption, MissingRecording, TableMismatch
 from rpp_env.metrics import ndcg
 from rpp_env.models import Generation, RecordingModel, Reply, Request
 from rpp_env.models.answers import request_text
 from rpp_env.recommenders import LikelihoodRecommender, LLMRecommender, choose_alpha
-from rpp_env.sentences.leads import FORMS, ContinuedPrompt
+from rpp_env.sentences.lead_space import LeadPrompts
+from rpp_env.sentences.leads import CLOSINGS, FORMS, OPENINGS, ContinuedPrompt
 from rpp_env.task import RankingTask
 from rpp_env.testing import check_model, check_recommender, example_prompts
 
@@ -92,9 +94,10 @@ def test_a_title_is_data_in_every_form() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_no_form_shows_the_candidates_or_more_history_than_it_says(form: str) -> None:
     assert len(FORMS) == 9
-    for shown in range(4):
-        lead = prompt(shown, form).lead()
+    for shown, closing in itertools.product(range(4), CLOSINGS):
+        lead = replace(prompt(shown, form), closing=closing).lead()
         said = lead.text + lead.begun
+        assert closing.line in said or closing.phrase in said
         assert not any(
             title in said.replace("Alien", "") for title in ("Aliens", "Up\n", "Alien 3")
         )
@@ -346,3 +349,76 @@ def test_the_environment_takes_the_options() -> None:
             )
     with pytest.raises(InvalidOption, match="are for language models; a recommender is given"):
         rpp_env.RPPEnv.make("movieworld", LikelihoodRecommender(Letters()), score="pmi")
+
+
+# ---- a prompt space of its own ----
+
+
+def leads(model: Any, **options: Any) -> rpp_env.RPPEnv:
+    return rpp_env.RPPEnv.make(
+        "movieworld",
+        model,
+        "train",
+        **(
+            {"rank_by": "likelihood", "space": LeadPrompts, "max_users": 4, "num_envs": 4} | options
+        ),
+    )
+
+
+def test_agents_choose_opening_length_form_and_closing() -> None:
+    env = leads(Letters(), seed=0)
+    assert env.space.shape == (7, 5, 9, 5)
+    assert [space.n for space in env.action_spaces] == [5, 5, 9, 5]
+    observations, _ = env.reset(seed=0)
+    step = env.step([[2, 4, 3, 1]] * 4)
+    assert step.observations.shape == observations.shape
+    for given, row in zip(step.prompts, range(4), strict=True):
+        assert given.shown == min(8, len(env.tasks.task(row).history)) or given.shown == 8
+        assert given.text.startswith(f"{OPENINGS[2]}Movies like ")
+        assert given.text.endswith(", next")
+    twin = leads(Letters(), seed=0)
+    twin.reset(seed=0)
+    assert (twin.step([[2, 4, 3, 1]] * 4).rewards == step.rewards).all()
+    assert (step.observations != twin.step([[2, 4, 4, 1]] * 4).observations).any()
+
+
+def test_all_prompts_of_the_space_differ_but_for_short_histories() -> None:
+    env = leads(Letters(), max_users=1, num_envs=1)
+    cells = np.arange(7 * 5 * 9 * 5)
+    rows = np.zeros(len(cells), np.int64)
+    space = env.space
+    state = space.at(cells, rows)
+    assert (space.cell(state) == cells).all()
+    alike = space.alike(rows[:1])[0]
+    task = env.tasks.task(0)
+    said = [given.lead() for given in space.prompts(state, [task] * len(cells), rows)]
+    for cell, lead in enumerate(said):
+        assert (lead == said[alike[cell]]) is True
+    assert len(set(said)) == len(set(alike.tolist()))
+    features = space.features(state)
+    assert np.abs(features).max() <= 1
+
+
+def test_its_tables_replay_and_know_their_space(tmp_path: Path) -> None:
+    path = tmp_path / "leads.rpptable"
+    small: dict[str, Any] = {"max_users": 2, "num_envs": 2, "rules": "RPPBandit-v0"}
+    env = leads(Letters(), score="pmi", **small)
+    rpp_env.tabulate(env, path, processes=1)
+    played = rpp_env.RPPEnv.make("movieworld", f"table:{path}", "train", space=LeadPrompts, **small)
+    for one in (env, played):
+        one.reset(seed=0)
+    for actions in ([0, 0, 0, 0], [1, 3, 8, 4], [4, 4, 7, 2]):
+        rewards = [one.step([actions] * 2).rewards for one in (env, played)]
+        assert (rewards[0] == rewards[1]).all()
+        for one in (env, played):
+            one.reset()
+    with pytest.raises(TableMismatch):
+        rpp_env.RPPEnv.make("movieworld", f"table:{path}", "train", **small)
+
+
+def test_other_domains_need_a_catalog_of_their_own() -> None:
+    music = replace(rpp_env.load_dataset("movieworld"), domain="music")
+    with pytest.raises(InvalidOption, match="are for films"):
+        rpp_env.RPPEnv.make(
+            music, Letters(), "train", max_users=2, rank_by="likelihood", space=LeadPrompts
+        )

@@ -120,11 +120,14 @@ def check_length(model: LanguageModel, length: int, request: Request) -> None:
 
 
 def check_continued(
-    model: LanguageModel, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+    model: LanguageModel,
+    prompt: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    reply: int = 0,
 ) -> None:
-    """Refuse a prompt that with its longest continuation is longer than the model's context."""
+    """Refuse a prompt that with its longest continuation and a reply exceeds the context."""
     length = len(prompt) + max(map(len, continuations), default=0)
-    if length > model.context_length:
+    if length + reply > model.context_length:
         raise InvalidOption(
             f"a prompt with its longest continuation has {length} tokens, and {model.id} reads "
             f"{model.context_length}: shorten the prompt"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -11,7 +13,15 @@ import numpy as np
 
 from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra, ModelUnavailable
 from rpp_env.models.base import Reply, Request
-from rpp_env.models.checkpoints import Chat, check_length, checkpoint_id, distinct
+from rpp_env.models.checkpoints import (
+    Chat,
+    check_continued,
+    check_length,
+    checkpoint_id,
+    continuing,
+    distinct,
+)
+from rpp_env.models.likelihoods import Branches
 
 __all__ = ["VLLMModel"]
 
@@ -45,7 +55,9 @@ class VLLMModel:
     With `Request.choices` one token is asked for, and the log-probabilities of exactly the choices'
     tokens (vLLM's ``logprob_token_ids``), over the whole vocabulary, before any sampling setting;
     see `Chat.choice_tokens` for which tokens count as a choice. With `Request.grammar` the reply is
-    held to it by vLLM's structured outputs.
+    held to it by vLLM's structured outputs. With `Request.continuations` each continuation is read
+    with its whole prompt (vLLM's ``prompt_logprobs``, which does not use the prefix cache), where a
+    probe has shown that their log-probabilities come back.
 
     Parameters
     ----------
@@ -63,8 +75,6 @@ class VLLMModel:
     InvalidOption
         Where vLLM refuses the options or finds no such checkpoint.
     """
-
-    capabilities: frozenset[str] = frozenset({"choices", "grammar"})
 
     def __init__(self, path_or_id: str | os.PathLike[str], **options: Any) -> None:
         if "chat_template" in options:
@@ -99,6 +109,11 @@ class VLLMModel:
         commit = getattr(config.hf_config, "_commit_hash", None)
         self.id = f"vllm:{checkpoint_id(path_or_id, commit)} ({', '.join(facts)})"
 
+    @cached_property
+    def capabilities(self) -> frozenset[str]:
+        """``"choices"`` and ``"grammar"``, and ``"likelihood"`` where the engine has shown it."""
+        return frozenset({"choices", "grammar", *(["likelihood"] if self._likely() else [])})
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise InvalidOption(
             "vLLM's engine cannot be sent to another process: ask it from this one (processes=1: "
@@ -126,20 +141,82 @@ class VLLMModel:
             return []
         if os.getpid() != self._process:
             raise InvalidOption("vLLM's engine lives in the process that started it, not in a fork")
+        asked, index = distinct(requests)
+        continued = {
+            i: self._chat.continued(request.messages, request.continuations)
+            for i, request in enumerate(asked)
+            if request.continuations is not None
+        }
+        written = [i for i in range(len(asked)) if i not in continued]
+        prompts = self._chat.encode([asked[i].messages for i in written])
+        for i, prompt in zip(written, prompts, strict=True):
+            check_length(self, len(prompt), asked[i])
+        for i, (prompt, rests) in continued.items():
+            check_continued(self, prompt, rests, reply=1)
+            if not rests:
+                raise InvalidOption(f"request {i} asks for no continuation: give one or more")
+        replies: dict[int, Reply] = {}
+        made = self._run(prompts, [self._sampling(asked[i]) for i in written])
+        for i, prompt, output in zip(written, prompts, made, strict=True):
+            replies[i] = self._reply(asked[i], prompt, output.outputs[0])
+        scores = self._scores(list(continued.values()))
+        for (i, (prompt, rests)), found in zip(continued.items(), scores, strict=True):
+            replies[i] = continuing(asked[i].continuations or (), found, prompt, rests)
+        return [replies[place] for place in index]
+
+    def _scores(self, branches: Sequence[Branches]) -> list[list[float]]:
+        """Sum of the log-probabilities of each continuation's tokens, for each prompt.
+
+        Raises
+        ------
+        BrokenContract
+            Where one does not come back.
+        """
+        from vllm import SamplingParams
+
+        # The prompt's own tokens alone, and one that is thrown away: none at all is not allowed.
+        reading = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        starts = [len(prompt) for prompt, rests in branches for _ in rests]
+        whole = [[*prompt, *rest] for prompt, rests in branches for rest in rests]
+        outputs = self._run(whole, [reading] * len(whole))
+        scores = []
+        for start, tokens, output in zip(starts, whole, outputs, strict=True):
+            given = output.prompt_logprobs or []
+            if len(given) != len(tokens):
+                raise BrokenContract(
+                    f"vLLM gave log-probabilities of {len(given)} of {len(tokens)} tokens of a "
+                    "prompt: take rank_by='logprobs', or 'hf:' in place of 'vllm:'"
+                )
+            pairs = zip(tokens[start:], given[start:], strict=True)
+            scores.append(float(sum(entry[token].logprob for token, entry in pairs)))
+        found = iter(scores)
+        return [[next(found) for _ in rests] for _, rests in branches]
+
+    def _likely(self) -> bool:
+        """Whether the log-probabilities of texts that are given come back, and are none of 0."""
+        example = ({"role": "text", "content": "One, two,"},)
+        try:
+            (scores,) = self._scores([self._chat.continued(example, (" three", " banana"))])
+        except (BrokenContract, InvalidOption, KeyError, TypeError):
+            return False
+        return all(math.isfinite(score) and score < 0 for score in scores)
+
+    def _run(self, prompts: Sequence[list[int]], settings: Sequence[Any]) -> list[Any]:
+        """The engine's outputs for prompts of tokens, in their order."""
+        if not prompts:
+            return []
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        asked, index = distinct(requests)
-        prompts = self._chat.encode([request.messages for request in asked])
-        for prompt, request in zip(prompts, asked, strict=True):
-            check_length(self, len(prompt), request)
         # Prompts that begin alike stand together, so that the prefix cache still holds what they
         # share; and the order in which they were given moves no bit.
-        order = sorted(range(len(asked)), key=prompts.__getitem__)
-        tokens = [{"prompt_token_ids": prompts[i]} for i in order]
-        settings = [self._sampling(asked[i]) for i in order]
+        order = sorted(range(len(prompts)), key=prompts.__getitem__)
         try:
-            made = self._engine.generate(tokens, settings, use_tqdm=False)
+            made = self._engine.generate(
+                [{"prompt_token_ids": prompts[i]} for i in order],
+                [settings[i] for i in order],
+                use_tqdm=False,
+            )
         except (ValueError, VLLMClientError) as error:
             raise InvalidOption(f"vLLM refuses a request: {error}") from error
         except EngineDeadError as error:
@@ -149,12 +226,10 @@ class VLLMModel:
             engine = self._engine.llm_engine
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
             raise
-        replies = {}
-        for i, output in zip(order, made, strict=True):
-            if output.prompt_token_ids != prompts[i]:
-                raise BrokenContract("vLLM's engine gave an answer to another prompt of the batch")
-            replies[i] = self._reply(asked[i], prompts[i], output.outputs[0])
-        return [replies[place] for place in index]
+        outputs = dict(zip(order, made, strict=True))
+        if any(outputs[i].prompt_token_ids != prompt for i, prompt in enumerate(prompts)):
+            raise BrokenContract("vLLM's engine gave an answer to another prompt of the batch")
+        return [outputs[i] for i in range(len(prompts))]
 
     def close(self) -> None:
         """Stop the engine's processes and free its memory; it answers no more."""

@@ -7,12 +7,27 @@ for; `ContinuedPrompt` is a history in a form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rpp_env.errors import InvalidOption
 from rpp_env.task import RankingTask
 
-__all__ = ["FORMS", "ContinuedPrompt", "Form", "Lead"]
+__all__ = [
+    "CLOSINGS",
+    "FORMS",
+    "OPENINGS",
+    "Closing",
+    "ContinuedPrompt",
+    "Form",
+    "Lead",
+    "LeadCatalog",
+    "LeadChoice",
+]
 
 Message = dict[str, str]
 
@@ -47,6 +62,16 @@ class Lead:
 
 
 @dataclass(frozen=True, slots=True)
+class Closing:
+    """What leads into the next title, in two wordings."""
+
+    line: str = ""
+    """A line with its line break, for lists."""
+    phrase: str = ""
+    """With a blank before it, for titles within a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     """How a history is written, and how the next title is asked for.
 
@@ -68,24 +93,38 @@ class Form:
     begun: str = ""
     chat: bool = False
 
-    def lead(self, titles: tuple[str, ...], opening: str = "", closing: str = "") -> Lead:
+    def lead(
+        self, titles: tuple[str, ...], opening: str = "", closing: Closing | None = None
+    ) -> Lead:
         """The prompt that shows these titles, the oldest first.
 
         Parameters
         ----------
         titles : tuple of str
-        opening, closing : str
-            Text before everything, and after it.
+        opening : str
+            Text before everything.
+        closing : Closing, optional
+            What leads into the next title: in the model's answer, in the sentence, or on a line of
+            its own before the last one.
         """
+        said = Closing() if closing is None else closing
         following = str(len(titles) + 1)
         items = [
             self.item.replace("{i}", str(i)).replace("{title}", title)
             for i, title in enumerate(titles, 1)
         ]
-        end = self.end.replace("{i}", following)
-        text = "".join([self.start, *items, end]) if titles else self.none
+        start, end = (self.start, self.end) if titles else ("", self.none)
+        end = end.replace("{i}", following)
         begun = self.begun.replace("{i}", following)
-        return Lead(f"{opening}{text}{closing}", self.before, self.after, begun, self.chat)
+        if self.chat:
+            begun = said.line + begun
+        elif "\n" in self.item:
+            end = said.line + end
+        else:
+            end += said.phrase
+        return Lead(
+            "".join([opening, start, *items, end]), self.before, self.after, begun, self.chat
+        )
 
 
 FORMS: dict[str, Form] = {
@@ -135,6 +174,64 @@ FORMS: dict[str, Form] = {
 template."""
 
 
+OPENINGS = (
+    "",
+    "Film reviews and recommendations\n\n",
+    "My film diary\n\n",
+    "From a forum on films: what did you watch, and what comes next?\n\n",
+    "Films that go well together\n\n",
+)
+"""What stands before everything, in the manner of web pages; the first is nothing."""
+CLOSINGS = (
+    Closing(),
+    Closing("Next:\n", " next"),
+    Closing("For example:\n", " for example"),
+    Closing("Most of all:\n", " most of all"),
+    Closing("Less well known:\n", " perhaps"),
+)
+"""What leads into the next title; the first is nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeadChoice:
+    """What the agents chose for one user, besides the history's length."""
+
+    opening: str
+    form: Form
+    closing: Closing
+
+
+@dataclass(frozen=True)
+class LeadCatalog:
+    """The options of the four agents: openings, history lengths, forms and closings."""
+
+    history_records: tuple[str, ...]
+    """One label for each option of the history agent."""
+    openings: tuple[str, ...] = OPENINGS
+    forms: tuple[Form, ...] = tuple(FORMS.values())
+    closings: tuple[Closing, ...] = CLOSINGS
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Options of each agent, in the order of `rpp_env.sentences.AGENTS`."""
+        counted = (self.openings, self.history_records, self.forms, self.closings)
+        opening, history, form, closing = map(len, counted)
+        return opening, history, form, closing
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that is said: 64 hexadecimal digits."""
+        said = [self.openings, list(map(asdict, self.forms)), list(map(asdict, self.closings))]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def choose(self, actions: NDArray[np.int64]) -> list[LeadChoice]:
+        """What (B, 4) actions choose."""
+        return [
+            LeadChoice(self.openings[opening], self.forms[form], self.closings[closing])
+            for opening, _, form, closing in actions.tolist()
+        ]
+
+
 @dataclass(frozen=True, slots=True)
 class ContinuedPrompt:
     """One user's history in a form.
@@ -150,7 +247,7 @@ class ContinuedPrompt:
     shown: int
     """How many of the most recent history items are shown."""
     opening: str = ""
-    closing: str = ""
+    closing: Closing = Closing()
 
     def __post_init__(self) -> None:
         if not 0 <= self.shown <= len(self.task.history):
@@ -163,3 +260,16 @@ class ContinuedPrompt:
         """The prompt as the model reads it."""
         titles = self.task.history[-self.shown :] if self.shown else ()
         return self.form.lead(titles, self.opening, self.closing)
+
+    @property
+    def text(self) -> str:
+        """What the model reads and goes on with, without a chat template."""
+        lead = self.lead()
+        return f"{lead.text}\n\n{lead.begun}".rstrip("\n") if lead.chat else lead.text
+
+    @property
+    def instructions(self) -> str:
+        """All but the history: what the observation embeds."""
+        form, closing = self.form, self.closing
+        own = " ".join(filter(None, (form.name, form.start, form.end)))
+        return " ".join(filter(None, (self.opening, own, closing.line, closing.phrase)))

@@ -130,7 +130,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         if not rewritten:
             every = self._choices(np.arange(self._count))
             task = tasks.task(0)
-            said = [Prompt(task, choice, 1).instructions for choice in book.choose(every)]
+            said = [self._prompt(task, choice, 1).instructions for choice in book.choose(every)]
         # A last row of zeros: -1, nothing said yet, finds it.
         none = np.zeros((1, encoder.width), np.float32)
         self._vectors = np.vstack([encode(encoder, said), none]) if said else none
@@ -163,7 +163,10 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
     ) -> Prompts:
         """See `PromptSpace`."""
         choices, shown = self.book.choose(state.choices), state.shown.tolist()
-        return Prompts(map(Prompt, tasks, choices, shown))
+        return Prompts(map(self._prompt, tasks, choices, shown))
+
+    def _prompt(self, task: RankingTask, choice: Choice, shown: int) -> Prompt:
+        return Prompt(task, choice, shown)
 
     def answered(
         self, state: Sentences, prompts: Sequence[Prompt] | None, rankings: Rankings
@@ -325,12 +328,11 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
                 f"among them, which can be shown here; got {list(numbers)}"
             )
         options = tuple(given.tolist())
-        return SentencePrompts(
-            replace(self.book, history_records=tuple(map(str, options))),
-            HistoryLengths("choose", options, (1,), 0, 1),
-            tasks,
-            self.encoder,
-        )
+        book = replace(self.book, history_records=tuple(map(str, options)))
+        return self._with(book, HistoryLengths("choose", options, (1,), 0, 1), tasks)
+
+    def _with(self, book: PatternBook, history: HistoryLengths, tasks: TaskSet) -> SentencePrompts:
+        return SentencePrompts(book, history, tasks, self.encoder)
 
     def _said(self, state: Sentences) -> Ints:
         """(B,) row of `_vectors`; -1, the last one, where nothing was said yet."""

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_env.errors import InvalidOption, ModelUnavailable
+from rpp_env.errors import BrokenContract, InvalidOption, ModelUnavailable
 from rpp_env.models import Generation, Reply, Request
 from rpp_env.models.transformers import TransformersModel
 from rpp_env.models.vllm import VLLMModel
+from rpp_env.recommenders import LikelihoodRecommender
 from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
-from rpp_env.testing import check_model
+from rpp_env.testing import check_model, check_recommender
 
 GENERATION = Generation(max_tokens=160)
 
@@ -73,6 +74,43 @@ def test_ids_name_the_weights_and_no_path(both: Any, checkpoint: Path) -> None:
         assert str(checkpoint.parent) not in model.id
         assert model.context_length == 4096
     assert engine.id.split()[0].partition(":")[2] == plain.id.split()[0].partition(":")[2]
+
+
+# ---- likelihoods ----
+
+
+def test_likelihoods_are_equal(both: Any, prompts: list[Prompt]) -> None:
+    engine, plain = both
+    assert "likelihood" in engine.capabilities
+    requests = []
+    for prompt in prompts[:8]:
+        lead = prompt.lead()
+        titles = prompt.task.candidates
+        requests.append(Request(lead.messages, continuations=lead.continuations(titles)))
+    for one, other in zip(engine.complete(requests), plain.complete(requests), strict=True):
+        np.testing.assert_allclose(one.choice_logprobs, other.choice_logprobs, rtol=0, atol=2e-3)
+        assert one.choice_tokens == other.choice_tokens
+        assert one.prompt_tokens == other.prompt_tokens
+    check_recommender(LikelihoodRecommender(engine, "pmi"), prompts[:2])
+
+
+def test_an_engine_that_gives_no_likelihoods_is_refused(
+    engine: VLLMModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer in ([0.0, 0.0], [float("nan"), -1.0], None):
+
+        def scores(self: VLLMModel, branches: Any, given: Any = answer) -> Any:
+            if given is None:
+                raise BrokenContract("nothing came back")
+            return [given]
+
+        monkeypatch.setattr(VLLMModel, "_scores", scores)
+        vars(engine).pop("capabilities", None)
+        assert engine.capabilities == {"choices", "grammar"}
+        with pytest.raises(InvalidOption, match="needs the log-probabilities of texts"):
+            LikelihoodRecommender(engine)
+        monkeypatch.undo()
+    vars(engine).pop("capabilities", None)
 
 
 # ---- the same replies ----

@@ -1,0 +1,72 @@
+"""Prompts that a title continues, as a prompt space: opening, history length, form and closing."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from rpp_env.data.candidates import TaskSet
+from rpp_env.errors import InvalidOption
+from rpp_env.sentences.catalog import history_labels
+from rpp_env.sentences.encoders import Encoder, HashedNGrams
+from rpp_env.sentences.history import HistoryLengths
+from rpp_env.sentences.leads import ContinuedPrompt, LeadCatalog, LeadChoice
+from rpp_env.sentences.space import SentencePrompts
+from rpp_env.task import RankingTask
+
+__all__ = ["LENGTHS", "LeadPrompts"]
+
+LENGTHS = HistoryLengths("rungs", (-2, -1, 0, 1, 2), (1, 2, 3, 5, 8, 13, 20), 2, 5)
+"""How many history items are shown, as under RPP-v0."""
+
+
+class LeadPrompts(SentencePrompts):
+    """Four agents choose how a language model is led up to the next title.
+
+    The role agent chooses an opening, the history agent how many items are shown, the reasoning
+    agent the form in which they stand and the next title is asked for, and the output agent what
+    leads into it. For ``rank_by="likelihood"``::
+
+        RPPEnv.make("ml-1m", "smollm2", space=LeadPrompts, rank_by="likelihood")
+
+    Parameters
+    ----------
+    tasks : TaskSet
+        Those that are played.
+    catalog : LeadCatalog, optional
+        What can be said; by default `OPENINGS`, `FORMS` and `CLOSINGS`, which are for films.
+    history : HistoryLengths
+        `LENGTHS` by default.
+    encoder : Encoder, optional
+        Embeds what is said for the observations; `HashedNGrams` by default.
+
+    Raises
+    ------
+    InvalidOption
+        For tasks of another domain than films, where no catalog is given, and those of
+        `SentencePrompts`.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        catalog: LeadCatalog | None = None,
+        history: HistoryLengths = LENGTHS,
+        encoder: Encoder | None = None,
+    ) -> None:
+        if catalog is None:
+            domain = tasks.dataset.domain
+            if domain != "movies":
+                raise InvalidOption(
+                    f"the forms that come with the package are for films, and {tasks.dataset.name} "
+                    f"is of the domain {domain!r}: give a LeadCatalog of your own"
+                )
+            catalog = LeadCatalog(history_labels(history.kind, history.options))
+        given = HashedNGrams() if encoder is None else encoder
+        super().__init__(cast("Any", catalog), history, tasks, given)
+
+    def _prompt(self, task: RankingTask, choice: Any, shown: int) -> Any:
+        said: LeadChoice = choice
+        return ContinuedPrompt(task, said.form, shown, said.opening, said.closing)
+
+    def _with(self, book: Any, history: HistoryLengths, tasks: TaskSet) -> LeadPrompts:
+        return LeadPrompts(tasks, book, history, self.encoder)
