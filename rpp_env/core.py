@@ -267,8 +267,8 @@ class RPPEnv:
     @classmethod
     def make(
         cls,
-        dataset: str | Dataset = "movieworld",
-        model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
+        dataset: str | Dataset | None = None,
+        model: str | LanguageModel | Recommender[Any] | RewardTable | None = None,
         split: str = "train",
         *,
         rules: Rules | Episode | str = "RPP-v0",
@@ -293,16 +293,19 @@ class RPPEnv:
 
         Parameters
         ----------
-        dataset : str or Dataset
-            A name or path that `load_dataset` knows, or a dataset.
-        model : str, LanguageModel, Recommender or RewardTable
-            ``"embedded"``, ``"table:PATH"`` (a table, or a folder of tables by split,
-            ``train.rpptable`` and so on), or an object with `complete` or `rank`, or a table.
-            A table brings its embeddings; only tasks that are in it are played.
+        dataset : str or Dataset, optional
+            A name or path that `load_dataset` knows, or a dataset. By default the id's own:
+            ``"movieworld"`` under RPP's rules, ``"arrivals"`` under PPR's.
+        model : str, LanguageModel, Recommender or RewardTable, optional
+            ``"embedded"`` (the default under RPP's rules), ``"table:PATH"`` (a table, or a folder
+            of tables by split, ``train.rpptable`` and so on), or an object with `complete` or
+            `rank`, or a table. A table brings its embeddings; only tasks that are in it are played.
         split : {"train", "validation", "test"}
             Whose users are played.
         rules : Rules, str or Episode
-            The id of rules, or rules of your own; with `space`, an `Episode` is enough.
+            The id of rules, or rules of your own; with `space`, an `Episode` is enough. The id of
+            another system, such as ``"PPR-v0"``, has its own recommenders and options; see
+            `rpp_env.ppr`.
         max_users : int, optional
             Play only this many users of the split, drawn by the option `user_seed` (not by `seed`).
         max_cycles : int, optional
@@ -323,8 +326,6 @@ class RPPEnv:
         UnknownDataset, InvalidData
             Where the data are not there or not right.
         """
-        if not isinstance(rules, Episode):
-            rules = as_rules(rules)
         parts = assemble(
             dataset, model, split, rules, max_users, max_cycles, options, sentences=space is None
         )
@@ -332,7 +333,7 @@ class RPPEnv:
             parts.tasks,
             rules=parts.rules,
             book=parts.book,
-            space=space,
+            space=parts.space if space is None else space,
             embeddings=parts.embeddings,
             recommender=parts.recommender,
             table=parts.table,
@@ -343,7 +344,7 @@ class RPPEnv:
             num_envs=num_envs,
             padded_actions=padded_actions,
             agent_names=agent_names,
-            contexts=contexts,
+            contexts=(*parts.contexts, *contexts),
             seed=seed,
         )
 

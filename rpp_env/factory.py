@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from pkgutil import resolve_name
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rpp_env.data import load_dataset
 from rpp_env.data.candidates import TaskSet, make_tasks, read_selection
@@ -27,15 +29,41 @@ from rpp_env.errors import InvalidOption, NotTabulated
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
+from rpp_env.observation import Context
 from rpp_env.options import check_fields, check_numbers, check_values, unknown
 from rpp_env.recommenders.base import Recommender
 from rpp_env.recommenders.likelihood import LikelihoodRecommender, Score
 from rpp_env.recommenders.llm import Calibrate, LLMRecommender, RankBy
-from rpp_env.rules import RULES, Rules
+from rpp_env.rules import RULES, SYSTEMS, Rules
 from rpp_env.sentences import PatternBook, history_labels
 from rpp_env.table import RewardTable
 
-__all__ = ["Options", "Parts", "as_rules", "assemble"]
+__all__ = [
+    "DataOptions",
+    "Options",
+    "Parts",
+    "as_rules",
+    "assemble",
+    "choose_users",
+    "fitted_embeddings",
+    "given_dataset",
+    "table_file",
+]
+
+
+class DataOptions(Protocol):
+    """Options of any id that say which dataset is loaded, as `Options` has them."""
+
+    @property
+    def root(self) -> str | Path | None: ...
+    @property
+    def domain(self) -> str | None: ...
+    @property
+    def num_users(self) -> int | None: ...
+    @property
+    def num_items(self) -> int | None: ...
+    @property
+    def data_seed(self) -> int | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +156,10 @@ class Parts:
     embeddings: Embeddings
     recommender: Recommender[Any] | None
     table: RewardTable | None
+    space: Any = None
+    """A prompt space, or what makes one, instead of the book."""
+    contexts: tuple[Context, ...] = ()
+    """Further blocks of the observations."""
 
 
 def as_rules(rules: Any) -> Rules:
@@ -135,21 +167,41 @@ def as_rules(rules: Any) -> Rules:
     if isinstance(rules, Rules):
         return rules
     if not isinstance(rules, str) or rules not in RULES:
-        raise InvalidOption(f"{unknown('rules', rules, RULES)}. Your own are given as Rules")
+        if rules in SYSTEMS:
+            raise InvalidOption(
+                f"{rules} has no rules of sentences: it is made by RPPEnv.make, parallel_env, env "
+                "or gymnasium.make"
+            )
+        known = (*RULES, *SYSTEMS)
+        raise InvalidOption(f"{unknown('rules', rules, known)}. Your own are given as Rules")
     return RULES[rules]
 
 
 def assemble(
-    dataset: str | Dataset,
-    model: str | LanguageModel | Recommender[Any] | RewardTable,
+    dataset: str | Dataset | None,
+    model: str | LanguageModel | Recommender[Any] | RewardTable | None,
     split: str,
-    rules: Rules | Episode,
+    rules: Rules | Episode | str,
     max_users: int | None,
     max_cycles: int | None,
     options: Mapping[str, Any],
     sentences: bool = True,
 ) -> Parts:
     """Load, fit and check all that `RPPEnv.make` was asked for; a book only for `sentences`."""
+    if isinstance(rules, str) and rules in SYSTEMS:
+        given: dict[str, Any] = {
+            "split": split,
+            "max_users": max_users,
+            "max_cycles": max_cycles,
+        }
+        check_values(_ARGUMENTS, given | ({} if dataset is None else {"dataset": dataset}))
+        parts: Parts = resolve_name(SYSTEMS[rules])(
+            dataset, model, split, max_users, max_cycles, options
+        )
+        return parts
+    rules = rules if isinstance(rules, Episode) else as_rules(rules)
+    dataset = "movieworld" if dataset is None else dataset
+    model = "embedded" if model is None else model
     known = {field.name for field in fields(Options)}
     for key in options:
         if key not in known:
@@ -157,7 +209,7 @@ def assemble(
     chosen = Options(**options)
     given = {"dataset": dataset, "split": split, "max_users": max_users, "max_cycles": max_cycles}
     check_values(_ARGUMENTS, given)
-    data = _dataset(dataset, chosen)
+    data = given_dataset(dataset, chosen)
     if rules == RULES["RPPPaper-v0"] and data.domain == "games":
         rules = replace(rules, start=5)  # as the paper's code has it
     if max_cycles is not None:
@@ -167,12 +219,7 @@ def assemble(
     retrieved = chosen.negatives == "retrieved"
     if retrieved and chosen.selection is not None:
         rows = np.intersect1d(rows, list(read_selection(chosen.selection, data)))
-    if max_users is not None:
-        if max_users < 1:
-            raise InvalidOption(f"max_users must be at least 1, not {max_users}")
-        # The same users for all seeds of the environment, each number's among the next one's.
-        rng = np.random.default_rng(chosen.user_seed)
-        rows = np.sort(rng.permutation(rows)[:max_users])
+    rows = choose_users(rows, max_users, chosen.user_seed)
     tasks = _tasks(
         data,
         interactions,
@@ -193,7 +240,7 @@ def assemble(
     if not sentences and chosen.book is not None:
         raise InvalidOption("book holds sentences, and a prompt space is given: give one of them")
     if isinstance(model, str) and model.startswith("table:"):
-        model = RewardTable.load(_table_file(model.removeprefix("table:"), split))
+        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
     if isinstance(model, RewardTable):
         _only_for_models(chosen, "a table")
         if (chosen.embeddings, chosen.dim) != (Options.embeddings, Options.dim):
@@ -202,9 +249,21 @@ def assemble(
         return Parts(tasks, rules, book, table.embeddings, None, table)
     embeddings = chosen.embeddings
     if isinstance(embeddings, str):
-        embeddings = _embeddings(data, interactions, embeddings, chosen.dim)
+        embeddings = fitted_embeddings(data, interactions, embeddings, chosen.dim)
     recommender = _recommender(model, data, interactions, rules, chosen)
     return Parts(tasks, rules, book, embeddings, recommender, None)
+
+
+def choose_users(rows: NDArray[np.int64], max_users: int | None, seed: int) -> NDArray[np.int64]:
+    """At most so many of the users: the same for all seeds of the environment.
+
+    Each number's users are among the next number's.
+    """
+    if max_users is None:
+        return rows
+    if max_users < 1:
+        raise InvalidOption(f"max_users must be at least 1, not {max_users}")
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:max_users])
 
 
 def _book(chosen: Options, rules: Rules | Episode, domain: str) -> PatternBook:
@@ -219,7 +278,7 @@ def _book(chosen: Options, rules: Rules | Episode, domain: str) -> PatternBook:
     return PatternBook.load(domain if chosen.book is None else chosen.book, history=labels)
 
 
-def _table_file(name: str, split: str) -> Path:
+def table_file(name: str, split: str) -> Path:
     """The table itself, or the one of a split in a folder of tables."""
     path = Path(name)
     if not path.is_dir():
@@ -285,7 +344,8 @@ def _only_for_models(chosen: Options, what: str) -> None:
 # ------------------------------------------------------------------- kept for the next environment
 
 
-def _dataset(dataset: str | Dataset, chosen: Options) -> Dataset:
+def given_dataset(dataset: str | Dataset, chosen: DataOptions) -> Dataset:
+    """A dataset by its name, kept for the next environment, or the one that was given."""
     if isinstance(dataset, Dataset):
         made = {"root": chosen.root, "num_users": chosen.num_users, "num_items": chosen.num_items}
         given = sorted(name for name, value in made.items() if value is not None)
@@ -333,9 +393,10 @@ def _tasks(
 
 
 @lru_cache(maxsize=4)
-def _embeddings(
+def fitted_embeddings(
     dataset: Dataset, interactions: Interactions, method: Literal["svd", "lightgcn"], dim: int
 ) -> Embeddings:
+    """Embeddings of the items, kept for the next environment."""
     return fit_embeddings(dataset, interactions, method=method, dim=dim)
 
 

@@ -59,8 +59,8 @@ class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
 
     def __init__(
         self,
-        dataset: str | Any = "movieworld",
-        model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
+        dataset: str | Any | None = None,
+        model: str | LanguageModel | Recommender[Any] | RewardTable | None = None,
         split: str = "train",
         *,
         render_mode: str | None = None,
@@ -157,8 +157,8 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
     def __init__(
         self,
         num_envs: int = 1,
-        dataset: str | Any = "movieworld",
-        model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
+        dataset: str | Any | None = None,
+        model: str | LanguageModel | Recommender[Any] | RewardTable | None = None,
         split: str = "train",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,

@@ -264,8 +264,8 @@ class RPPAECEnv(parallel_to_aec_wrapper[str, Observation, Any]):
 
 
 def parallel_env(
-    dataset: str | Any = "movieworld",
-    model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
+    dataset: str | Any | None = None,
+    model: str | LanguageModel | Recommender[Any] | RewardTable | None = None,
     split: str = "train",
     *,
     render_mode: str | None = None,
@@ -284,8 +284,8 @@ def parallel_env(
 
 
 def raw_env(
-    dataset: str | Any = "movieworld",
-    model: str | LanguageModel | Recommender[Any] | RewardTable = "embedded",
+    dataset: str | Any | None = None,
+    model: str | LanguageModel | Recommender[Any] | RewardTable | None = None,
     split: str = "train",
     *,
     render_mode: str | None = None,

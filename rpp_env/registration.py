@@ -5,14 +5,14 @@ from __future__ import annotations
 import gymnasium
 import pettingzoo
 
-from rpp_env.rules import RULES
+from rpp_env.rules import RULES, SYSTEMS
 
 __all__ = ["register_all"]
 
 
 def register_all() -> None:
-    """Register every id of `RULES` with Gymnasium and, where it has a registry, PettingZoo."""
-    for rules in RULES:
+    """Register every id with Gymnasium and, where it has a registry, PettingZoo."""
+    for rules in (*RULES, *SYSTEMS):
         if rules in gymnasium.registry:
             continue
         gymnasium.register(

@@ -14,7 +14,7 @@ from rpp_env.models.base import Generation
 from rpp_env.options import check_fields, check_numbers
 from rpp_env.sentences.history import HistoryLengths
 
-__all__ = ["RULES", "Rules"]
+__all__ = ["RULES", "SYSTEMS", "Rules"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,6 @@ RULES: dict[str, Rules] = {
     "RPPPaper-v0": _paper(),
 }
 """The three ids. Under `RPPPaper-v0` games start on 5 items instead of 1."""
+
+SYSTEMS: dict[str, str] = {"PPR-v0": "rpp_env.ppr:assemble"}
+"""Ids of systems whose prompts are no sentences, and what makes the parts of their environments."""

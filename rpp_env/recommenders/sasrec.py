@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env.data.candidates import TaskSet
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions
 from rpp_env.data.tensors import compare, read_tensors, write_tensors
@@ -276,6 +277,15 @@ class SASRec:
             scores = self.scores(prompts).numpy()
         order = np.argsort(-scores, axis=1, kind="stable")
         return Rankings(order, np.full(len(order), order.shape[1], dtype=np.int64))
+
+    def read(self, tasks: TaskSet) -> NDArray[np.float32]:
+        """(T, d): the states after the histories, without a prefix; 0 where there is none."""
+        import torch
+
+        histories = tasks.padded_history(self.config.max_length).astype(np.int64)
+        with torch.inference_mode():
+            vectors = self._vectors(torch.from_numpy(histories), None)
+        return np.asarray(vectors.numpy(), dtype=np.float32)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Inputs of items, (..., d): what a prefix vector is compared with."""
