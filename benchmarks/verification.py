@@ -143,11 +143,21 @@ def foraging(num_envs: int) -> PettingZooBatch:
     return PettingZooBatch(Foraging, num_envs, max_cycles=25)
 
 
-def spread(num_envs: int) -> PettingZooBatch:
-    """Three agents have to cover three landmarks without bumping into each other."""
+def spread(num_envs: int, *, continuous: bool = False) -> PettingZooBatch:
+    """Three agents have to cover three landmarks without bumping into each other.
+
+    They push themselves in one of four directions or not at all, or, if `continuous`, with five
+    forces of 0 to 1.
+    """
     from mpe2 import simple_spread_v3
 
-    make = partial(simple_spread_v3.parallel_env, N=3, local_ratio=0.5, max_cycles=25)
+    make = partial(
+        simple_spread_v3.parallel_env,
+        N=3,
+        local_ratio=0.5,
+        max_cycles=25,
+        continuous_actions=continuous,
+    )
     return PettingZooBatch(make, num_envs, max_cycles=25)
 
 

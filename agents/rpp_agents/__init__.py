@@ -1,4 +1,4 @@
-"""Trainers and baselines for rpp_env, and for PettingZoo environments with discrete actions.
+"""Trainers and baselines for rpp_env, and for PettingZoo environments of others.
 
 Each trainer is a module with a `Config` and a ``train(env, config) -> Policy``. Names are loaded
 when they are first asked for, so that commands which train nothing need no torch.

@@ -146,13 +146,19 @@ def released_encoder(env: Any) -> dict[str, Any] | None:
     Raises
     ------
     InvalidOption
-        Where sentences and items have vectors of different widths, which nobody can add up.
+        Where prompts are made of no sentences, or sentences and items have vectors of different
+        widths: they cannot be added up.
     """
     observer = getattr(env, "observer", None)
     if observer is None:
         return None
     place = _place(env, observer, observer.ranking_shape[-1])
     layout = observer.layout
+    if "sentences" not in layout:
+        raise InvalidOption(
+            "released=True adds up the vectors of the user, the sentences and the ranking, and the "
+            f"prompts here ({type(env.space).__name__}) are made of no sentences: leave it out"
+        )
     widths = [layout[name].stop - layout[name].start for name in ("user", "sentences")]
     if widths != [place["item"]] * 2:
         raise InvalidOption(

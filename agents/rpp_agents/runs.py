@@ -344,12 +344,14 @@ def read_unit(run_dir: str | Path) -> str | None:
 
 def _problem(env: BatchedEnv) -> str:
     """What is played and who sees it, in short: of an RPPEnv; others only say their sizes."""
-    tasks, book, rules = (getattr(env, name, None) for name in ("tasks", "book", "rules"))
-    if tasks is None or book is None or rules is None:
+    tasks, space, episode = (getattr(env, name, None) for name in ("tasks", "space", "episode"))
+    if tasks is None or space is None or episode is None:
         return ""
+    book = env.book  # type: ignore[attr-defined]
+    prompts = json.dumps(dict(space.about), sort_keys=True) if book is None else book.digest
     seen = env.observer.readers("user")  # type: ignore[attr-defined]
-    told = (tasks.digest, book.digest, rules.id, seen)
-    return f"{rules.id}, {len(tasks)} tasks, {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
+    parts = repr((tasks.digest, prompts, episode.id, seen)).encode()
+    return f"{episode.id}, {len(tasks)} tasks, {hashlib.sha256(parts).hexdigest()[:12]}"
 
 
 def _difference(before: Any, now: Any) -> str:

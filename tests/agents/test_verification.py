@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_agents import ippo
+from rpp_agents import ippo, mappo
 from rpp_agents.baselines import Random
 from rpp_agents.rollout import Collector
 
@@ -134,6 +134,21 @@ def test_random_spreading_is_on_the_scale_of_the_reference(verification: ModuleT
     assert rollout.ended[-1].all()
     assert not rollout.terminated.any()
     np.testing.assert_array_equal(rollout.rewards[..., 0], rollout.rewards[..., 1])
+
+
+def test_mappo_learns_to_spread_by_forces(verification: ModuleType) -> None:
+    """Vectors as actions, on a problem that others made: better than random, by an interval."""
+    pytest.importorskip("mpe2")
+    env, judge = (verification.spread(count, continuous=True) for count in (10, 50))
+    assert env.action_spaces[0].shape == (5,)
+    config = mappo.Config(
+        total_steps=12_000, rollout_steps=100, shared=True, gamma=0.99, team_reward=True, threads=1
+    )
+    policy = mappo.train(env, config, progress=False)
+    lead = verification.team_returns(policy, judge, 100) - verification.team_returns(
+        Random(judge.action_spaces, seed=1), judge, 100, greedy=False
+    )
+    assert lead.mean() > 2 * lead.std() / 10, (lead.mean(), lead.std())
 
 
 def test_whoever_is_judged_plays_the_same_episodes(verification: ModuleType) -> None:

@@ -95,7 +95,7 @@ def _player(who: str, env: RPPEnv, seed: int) -> Policy:
     if who == "hand":
         return _Hand(env)
     if who == "random":
-        return Random(env.book.sizes, seed=seed)
+        return Random(env.action_spaces, seed=seed)
     if not Path(who).exists():
         raise InvalidOption(
             f"{who!r} cannot play: say hand, random, the folder of a run or a policy's file"
