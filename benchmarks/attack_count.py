@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Count", "bounded"]
+__all__ = ["Count", "bounded", "forked"]
 
 
 @dataclass
@@ -64,3 +68,60 @@ def bounded(
     except subprocess.TimeoutExpired:
         return None, b"", b""
     return done.returncode, done.stdout, done.stderr
+
+
+def forked(
+    work: Callable[[], object],
+    folder: Path,
+    *,
+    megabytes: int,
+    seconds: float,
+    environment: Mapping[str, str],
+) -> tuple[int | None, str]:
+    """Do it in a fork of this process, which may take so much more memory, and so much time.
+
+    Parameters
+    ----------
+    work : callable
+    folder : Path
+        The fork's working folder; what it prints goes to the file ``.printed`` there.
+    megabytes, seconds : int, float
+    environment : mapping of str to str
+        Added to the fork's variables.
+
+    Returns
+    -------
+    (int or None, str)
+        Exit code, 1 after a traceback and None where the time was up; and what was printed.
+    """
+    printed = folder / ".printed"
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(folder)
+            os.environ.update(environment)
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            most = used + (megabytes << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            number = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (1, 2):
+                os.dup2(number, stream)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001 - it is printed, and counted
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status), printed.read_text(errors="replace")
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None, ""

@@ -223,6 +223,8 @@ def check_values(hints: Mapping[str, Any], values: Mapping[str, Any], where: str
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of an annotated type; unusual annotations fit everything."""
+    if hint is Any:
+        return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _fits(value, inner[0])

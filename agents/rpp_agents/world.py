@@ -271,7 +271,9 @@ def run_world(words: Sequence[str]) -> World | None:
     """The world of the first word that is a run's folder, with what must be confirmed marked."""
     for before, word in zip(("", *words), words, strict=False):
         option = before.startswith("-") and "=" not in before
-        if not option and (Path(word) / World.FILE).is_file():
+        place = Path(word) / World.FILE
+        # Also a link that leads nowhere and a pipe: what cannot be read is refused, not left out.
+        if not option and (place.is_symlink() or place.exists()):
             return World.load(Path(word)).unconfirmed()
     return None
 

@@ -77,7 +77,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise InvalidData(f"{path} is damaged: its content is not what its digest says")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
             about = json.loads(metadata.pop("rpp_agents"))
-    except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        RecursionError,
+        OSError,
+        MemoryError,  # for a file with holes, larger than the memory that there is
+    ) as error:
         if isinstance(error, InvalidData):
             raise
         raise InvalidData(

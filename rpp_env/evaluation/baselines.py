@@ -117,7 +117,14 @@ class Random:
         """See `Policy`."""
         legal = self._actions.legal
         if masks is not None:
-            legal = legal & (np.asarray(masks) != 0)
+            allowed = np.asarray(masks) != 0
+            if allowed.shape[-2:] != legal.shape:
+                raise InvalidOption(
+                    f"this policy draws for {legal.shape[0]} agents among up to {legal.shape[1]} "
+                    f"actions, and the environment has {allowed.shape[-2]} agents and up to "
+                    f"{allowed.shape[-1]} actions"
+                )
+            legal = legal & allowed
         return self._actions.random(self._rng, len(observations), legal), memory
 
     def save(self, path: str | Path) -> None:

@@ -117,6 +117,8 @@ class Reader:
             # As some servers say that a filter has held back the reply, or the prompt.
             self.odd("nothing in choices, as from a content filter")
             return Reply("", *self._usage(told), finish_reason="content_filter")
+        if len(rows) > 1:
+            self.odd("several replies to one question, of which the first is read")
         return self._reply(request, rows[0], self._usage(told))
 
     def texts(self, part: Sequence[Request], told: Any) -> tuple[list[Reply], list[Any]]:

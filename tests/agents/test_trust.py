@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,33 @@ def test_a_damaged_world_is_one_line(
         assert len(err) < 2_000
     with pytest.raises((InvalidData, InvalidOption)):
         World.load(theirs)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "nothing", "folder"])
+def test_a_world_that_is_no_file_is_not_left_out(
+    kind: str, theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else another world would be played than the folder's, without a word."""
+    place = theirs / World.FILE
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to({"device": "/dev/zero", "loop": place.name}.get(kind, "nothing"))
+    for verb in ("play", "evaluate"):
+        assert main([verb, str(theirs)]) == 2
+        assert World.FILE in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (7,), (5, 5, 9, 5, 2), (5, 5, 5, 5)])
+def test_a_random_policy_of_another_shape_is_a_sentence(
+    sizes: tuple[int, ...], theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says(theirs, {})
+    Random(sizes, seed=0).save(theirs / "policy.safetensors")
+    assert main(["play", str(theirs)]) == 2
+    assert f"draws for {len(sizes)} agents" in capsys.readouterr().err
 
 
 def test_only_words_that_name_a_run_are_read_as_one(theirs: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import hashlib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,12 +15,15 @@ from typing import Any, Protocol, TypeVar
 
 from rpp_agents.trust import confirm
 from rpp_env.errors import InvalidOption
-from rpp_env.options import read_small, unknown
+from rpp_env.factory import Options, as_rules
+from rpp_env.options import check_values, read_small, unknown
 from rpp_env.plugins import FromFile, is_code
 from rpp_env.sim.movieworld import LEVELS
 
 __all__ = [
     "check_different",
+    "check_problem",
+    "check_size",
     "matches",
     "nameless",
     "plain",
@@ -36,6 +41,18 @@ class _Cell(Protocol):
 
 Matched = TypeVar("Matched", bound=_Cell)
 
+DEEPEST = 32
+MOST = {
+    "settings": 200,
+    "environments": 200,
+    "methods": 500,
+    "algorithms": 500,
+    "seeds": 1000,
+    "points": 10_000,
+    "evaluations": 10_000,
+    "runs": 20_000,
+}
+"""Rows and numbers of a plan, at most: a file of others could ask for a report of any length."""
 LONGEST_NAME = 100
 """Characters of a label or name in a file."""
 
@@ -67,10 +84,55 @@ def read_toml(
         raise InvalidOption(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidOption(f"{path} is not TOML: {error}") from error
+    _check_plain(told, str(path))
     if path.parent != presets:
         confirm(str(path), _places(told), trust, f"use a {what} without them")
         told = _marked(told)
     return told, path
+
+
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """Refuse what no plan needs, and later code could not print, keep or walk through."""
+    if depth > DEEPEST:
+        raise InvalidOption(f"{where}: tables and lists lie in each other more than {DEEPEST} deep")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_plain(inner, where, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidOption(f"{where}: {value} is no finite number")
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        raise InvalidOption(f"{where}: a whole number is beyond 64 bits")
+    elif not isinstance(value, str | int | float):  # dates and times
+        raise InvalidOption(f"{where}: {value} is no text, number, list or table: put it in quotes")
+
+
+def check_size(where: str, **counts: int) -> None:
+    """Refuse a plan that nobody can run: each count has its most in `MOST`.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    for name, count in counts.items():
+        if count > MOST[name]:
+            raise InvalidOption(f"{where}: {count:,} {name}, and there may be {MOST[name]:,}")
+
+
+def check_problem(options: Mapping[str, Any], where: str) -> None:
+    """Refuse options of an environment that are of a wrong type or out of range.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    known = {field.name for field in dataclasses.fields(Options)}
+    try:
+        Options(**{name: value for name, value in options.items() if name in known})
+        check_values({"max_cycles": int | None, "padded_actions": bool}, options)
+        if "rules" in options:
+            as_rules(options["rules"])
+    except InvalidOption as error:
+        raise InvalidOption(f"{where}: {error}") from error
 
 
 def _marked(value: Any) -> Any:

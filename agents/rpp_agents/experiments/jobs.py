@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import reprlib
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from rpp_agents.experiments.cells import Kind, check_sizes, read_cell, write_cell
 from rpp_env.data.folders import whole_file
-from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.errors import InvalidOption
 from rpp_env.interrupts import heed_interrupts, held_interrupts
 from rpp_env.table import follow_parent
 
-__all__ = ["Job", "Outcome", "Work", "kept", "run_jobs", "unfinished"]
+__all__ = ["Job", "Outcome", "Work", "all_kept", "kept", "run_jobs", "unfinished"]
 
 
 class Job(Protocol):
@@ -51,8 +53,15 @@ class Job(Protocol):
         """What the ``config`` in it is where nothing is said, as JSON has it."""
         ...
 
+    @property
+    def kind(self) -> Kind:
+        """What its file must hold."""
+        ...
+
 
 J = TypeVar("J", bound=Job)
+LINE = 1 << 20
+"""Bytes of what was asked that are read to see whether a job is finished."""
 Work = Callable[[Any, Path], dict[str, Any]]
 """From a job and the folder of all to what was found; a function of a module, for processes."""
 
@@ -65,25 +74,32 @@ def kept(job: Job, out: Path) -> dict[str, Any] | None:
     InvalidOption
         If it was run with another configuration.
     InvalidData
-        If its file is damaged.
+        If its file is damaged, or holds what it cannot.
     """
     path = out / job.file
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        before = found["asked"]
-    except FileNotFoundError:
+    found = read_cell(path, job.kind)
+    if found is None:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidData(
-            f"{path} holds no finished run ({error}): delete it to run it again"
-        ) from (error)
-    differ = _differences(before, job.asked, {"config": job.defaults})
+    differ = _differences(found["asked"], job.asked, {"config": job.defaults})
     if differ:
         raise InvalidOption(
             f"{job.name} was run with other options ({'; '.join(differ)}): give another --out, put "
             f"the options back, or delete {path}"
         )
     return found
+
+
+def all_kept(jobs: Iterable[J], out: Path) -> list[tuple[J, dict[str, Any]]]:
+    """The finished ones of these jobs with what they found; raises what `kept` does.
+
+    Raises
+    ------
+    InvalidData
+        If all files together are larger than a report can hold.
+    """
+    jobs = list(jobs)
+    check_sizes([out / job.file for job in jobs], out)
+    return [(job, found) for job in jobs if (found := kept(job, out)) is not None]
 
 
 def unfinished(jobs: Iterable[J], out: Path) -> list[J]:
@@ -97,12 +113,16 @@ def unfinished(jobs: Iterable[J], out: Path) -> list[J]:
 def _finished(job: Job, out: Path) -> bool:
     try:
         with (out / job.file).open("rb") as file:
-            file.readline()
-            line = file.readline().decode()
+            file.readline(LINE)
+            line = file.readline(LINE).decode()
         before = json.loads(line.partition(": ")[2].rstrip(",\n"))
     except FileNotFoundError:
         return False
-    except ValueError:  # not as it is written here: `kept` says what is wrong
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # not as it is written here: `kept` says what is wrong
         return kept(job, out) is not None
     if before != job.asked:
         return kept(job, out) is not None
@@ -122,7 +142,7 @@ def _differences(
             inner = usual if isinstance(usual, Mapping) else {}
             found += _differences(old, new, inner, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} was {old!r} and is {new!r}")
+            found.append(f"{prefix}{key} was {reprlib.repr(old)} and is {reprlib.repr(new)}")
     return found
 
 
@@ -192,9 +212,7 @@ def _do(job: Job, out: Path, work: Work) -> Outcome:
     except Exception:  # noqa: BLE001 - whatever it was, the other jobs go on
         return _failed(job, out, traceback.format_exc())
     found = {"asked": job.asked, **found}
-    with whole_file(out / job.file) as file:
-        rows = (f"{json.dumps(key)}: {json.dumps(x)}" for key, x in found.items())
-        file.write(("{\n" + ",\n".join(rows) + "\n}\n").encode())
+    write_cell(out / job.file, found)
     _failure(job, out).unlink(missing_ok=True)
     return Outcome(job, found)
 

@@ -46,13 +46,17 @@ The k-th seed plays the draw k modulo their number, alone.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rpp_agents.experiments.cells import FITTED, Kind
 from rpp_agents.experiments.files import (
     check_different,
+    check_problem,
+    check_size,
     matches,
     nameless,
     plain,
@@ -253,6 +257,11 @@ class Cell:
         return plain(dataclasses.replace(self.method, config=which).resolved)
 
     @property
+    def kind(self) -> Kind:
+        """What its file must hold."""
+        return FITTED
+
+    @property
     def _train_users(self) -> dict[str, Any]:
         """Which they are, for whoever is fitted on them."""
         told = self.setting.problem(self.draw, "train")
@@ -319,6 +328,9 @@ class Study:
         return study
 
     def _check(self, where: str) -> None:
+        rows = {"settings": len(self.settings), "methods": len(self.methods)}
+        runs = math.prod(rows.values()) * len(self.seeds)
+        check_size(where, **rows, seeds=len(self.seeds), points=self.points, runs=runs)
         for label, names in (
             ("name", [setting.name for setting in self.settings]),
             ("label", [method.label for method in self.methods]),
@@ -343,6 +355,7 @@ class Study:
             for key in setting.options:
                 if key not in _OPTIONS:
                     raise InvalidOption(f"{here}: {unknown('option', key, sorted(_OPTIONS))}")
+            check_problem(setting.options, here)
             if setting.part not in PARTS:
                 raise InvalidOption(f"{here}: {unknown('part', setting.part, PARTS)}")
             place = Path(setting.recording)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.experiments.jobs import kept
+from rpp_agents.experiments.jobs import all_kept, kept
 from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Cell, Method, Setting, Study
 from rpp_agents.experiments.run import Redrawn
 from rpp_agents.experiments.statistics import Contrast, Lines, holm
@@ -75,19 +75,21 @@ class Results:
             If runs of one setting and draw scored different users.
         """
         cells = study.cells()
-        found = [(cell, result) for cell in cells if (result := kept(cell, out)) is not None]
-        whose: dict[tuple[str, int], tuple[str, str]] = {}
+        found = all_kept(cells, out)
+        users: dict[tuple[str, int | str], tuple[Any, str]] = {}
         for cell, result in found:
-            before = whose.setdefault((cell.setting.name, cell.draw), (result["whose"], cell.file))
-            if before[0] != result["whose"]:
-                raise InvalidData(
-                    f"{before[1]} and {cell.file} in {out} scored different users, so that they "
-                    "cannot be compared: delete the older one, and whatever else is as old"
-                )
+            scored = result["whose"], len(result["scores"]["score"]), result["unsure"]
+            for which in (cell.draw, result["whose"]):
+                before, file = users.setdefault((cell.setting.name, which), (scored, cell.file))
+                if before != scored:
+                    raise InvalidData(
+                        f"{file} and {cell.file} in {out} scored different users, so that they "
+                        "cannot be compared: delete the older one, and whatever else is as old"
+                    )
         redrawn = {
-            setting.name: result
+            setting.name: lines
             for setting in study.settings
-            if (result := kept(Redrawn(study, setting), out)) is not None
+            if (lines := kept(Redrawn(study, setting), out)) is not None
         }
         return cls(study, found, redrawn, len(cells))
 

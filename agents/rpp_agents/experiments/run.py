@@ -18,6 +18,7 @@ import hashlib
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -27,6 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_agents.experiments.cells import REDRAWN, Kind
 from rpp_agents.experiments.files import plain, short, slug
 from rpp_agents.experiments.jobs import Outcome, run_jobs
 from rpp_agents.experiments.methods import method
@@ -34,8 +36,9 @@ from rpp_agents.experiments.plan import Cell, Setting, Study
 from rpp_agents.experiments.players import Played, Player
 from rpp_agents.experiments.problem import Problem, Users, remade
 from rpp_env import RPPEnv
-from rpp_env.data.folders import whole_file
-from rpp_env.errors import InvalidOption
+from rpp_env.data.arrays import read_arrays, write_arrays
+from rpp_env.data.atomic import read_table
+from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
 from rpp_env.intervals import estimate
 from rpp_env.metrics import ndcg
 from rpp_env.table import RewardTable, tabulate
@@ -343,8 +346,8 @@ def _unsure(env: RPPEnv) -> list[int]:
     path = None if dataset.folder is None else dataset.folder / f"{dataset.name}.last_timestamp.tsv"
     if path is None or not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    last = dict(line.split("\t")[:2] for line in lines)
+    table = read_table(path, ("user_id", "item_id"))
+    last = dict(zip(table["user_id"], table["item_id"], strict=True))
     return [
         row
         for row, (user, item) in enumerate(zip(tasks.users, tasks.targets, strict=True))
@@ -387,9 +390,9 @@ def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
     name, told = cell.method.config["name"], cell.method.resolved["config"]
     dataset, rows = env.tasks.dataset, np.unique(env.tasks.users)
     digest = short([dataset.digest, name, told, rows.tolist()])
-    path = out / "scores" / f"{slug(dataset.name)}-{slug(name)}-{digest}.npy"
-    if path.exists():
-        return np.asarray(np.load(path, allow_pickle=False))
+    path = out / "scores" / f"{slug(dataset.name)}-{slug(name)}-{digest}.npz"
+    if (kept := _kept_scores(path, (len(rows), dataset.num_items))) is not None:
+        return kept
     scorer = fit(name, dataset, type(default_config(name))(**told), seed=0)
     items = np.arange(dataset.num_items, dtype=np.int32)
     found = np.concatenate(
@@ -398,9 +401,25 @@ def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
             for part in np.array_split(rows, max(1, len(rows) // 64))
         ]
     ).astype(np.float32)
-    with whole_file(path) as file:
-        np.save(file, found)
+    write_arrays(path, {"scores": found})
     return found
+
+
+def _kept_scores(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Scores that were fitted before; None where there are none, or none that can be used."""
+    if not path.exists():
+        return None
+    try:
+        arrays, proven = read_arrays(path)
+    except InvalidData as error:
+        reason = str(error)
+    else:
+        found = arrays.get("scores")
+        if proven and found is not None and found.dtype == np.float32 and found.shape == shape:
+            return found
+        reason = f"{path} does not hold scores of {shape[0]:,} users and {shape[1]:,} items"
+    warnings.warn(f"{reason}: they are fitted again", RPPWarning, stacklevel=2)
+    return None
 
 
 # How much of hindsight is luck
@@ -440,6 +459,11 @@ class Redrawn:
     def defaults(self) -> dict[str, Any]:
         """It has no config."""
         return {}
+
+    @property
+    def kind(self) -> Kind:
+        """What its file must hold."""
+        return REDRAWN
 
 
 def _redraw(job: Redrawn, out: Path) -> dict[str, Any]:

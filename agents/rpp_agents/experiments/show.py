@@ -16,7 +16,9 @@ from rpp_agents.experiments.plots import baselines, learners
 from rpp_agents.experiments.report import findings, rounded
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import live_of, users_of
+from rpp_env import RPPEnv
 from rpp_env.data import KNOWN
+from rpp_env.errors import InvalidData
 from rpp_env.factory import as_rules
 from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
@@ -206,10 +208,14 @@ def _choices(results: Results) -> list[dict[str, Any]]:
     for setting in results.part("main"):
         # What was learned first, what is the same for everybody last.
         for method in sorted(results.methods(setting), key=lambda m: m.method != "rpp"):
-            runs = [r["choices"] for _, r in results.runs(setting, method.label)]
-            runs = [choice for choice in runs if choice["shares"]]
+            cells = results.runs(setting, method.label)
+            cells = [(cell, result) for cell, result in cells if result["choices"]["shares"]]
+            runs = [result["choices"] for _, result in cells]
             if not runs:
                 continue
+            for cell, result in cells:
+                _check_choices(cell, result["choices"], runs[0])
+            options = _sentences(setting)
             counts = np.array([choice["counts"] for choice in runs], np.float64)
             total = np.maximum(counts.sum(axis=0), 1)
             parts = []
@@ -220,7 +226,7 @@ def _choices(results: Results) -> list[dict[str, Any]]:
                 parts.append(
                     {
                         "agent": agent,
-                        "options": _sentences(setting)[agent],
+                        "options": _as_many(options[agent], mean.shape[1]),
                         "shares": mean.round(4),
                     }
                 )
@@ -234,6 +240,25 @@ def _choices(results: Results) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _as_many(options: list[str], count: int) -> list[str]:
+    """The sentences, or numbers where another book was played than the dataset's name says."""
+    return options if len(options) == count else [f"option {i + 1}" for i in range(count)]
+
+
+def _check_choices(cell: Cell, choice: dict[str, Any], first: dict[str, Any]) -> None:
+    """Refuse shares that are laid out otherwise than the first run's: they cannot be averaged."""
+
+    def layout(one: dict[str, Any]) -> Any:
+        widths = {agent: len(shares[0]) for agent, shares in one["shares"].items() if shares}
+        return one["kinds"], widths
+
+    if layout(choice) != layout(first) or choice["shares"].keys() != set(AGENTS):
+        raise InvalidData(
+            f"{cell.file} holds choices among other sentences than the other runs of "
+            f"{cell.method.label!r}: delete it to run it again"
+        )
 
 
 def _sentences(setting: Setting) -> dict[str, list[str]]:
@@ -282,6 +307,8 @@ def _browsed(
 ) -> list[dict[str, Any]]:
     env = live_of(setting, setting.draws[0], "test", users_of(setting, "test"), out)
     tasks, dataset = env.tasks, env.tasks.dataset
+    for cell, result in chosen:
+        _check_prompts(cell, result["prompts"], env)
     count = min(len(result["prompts"]) for _, result in chosen)
     kinds = dataset.habits[tasks.users] if dataset.habits is not None else np.zeros(len(tasks), int)
     names = dataset.habit_names or ("all users",)
@@ -327,6 +354,23 @@ def _browsed(
                 }
             )
     return shown
+
+
+def _check_prompts(cell: Cell, prompts: list[list[list[int]]], env: RPPEnv) -> None:
+    """Refuse prompts that the book and the users of a study do not have."""
+    roles, _, reasonings, outputs = env.book.sizes
+    longest = max(env.rules.rungs)
+    fine = len(prompts) <= len(env.tasks) and all(
+        0 <= number < size
+        for steps in prompts
+        for step in steps
+        for number, size in zip(step, (roles, longest + 1, reasonings, outputs), strict=True)
+    )
+    if not fine:
+        raise InvalidData(
+            f"{cell.file} holds prompts that this study cannot have asked: delete it to run it "
+            "again"
+        )
 
 
 def _paragraphs(prompt: Prompt) -> list[dict[str, str]]:

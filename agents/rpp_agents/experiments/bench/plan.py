@@ -39,6 +39,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rpp_agents.experiments.cells import LEVELS, TRAINED, Kind
 from rpp_agents.experiments.files import (
     check_different,
+    check_problem,
+    check_size,
     matches,
     nameless,
     plain,
@@ -176,6 +180,11 @@ class Levels:
         """They have no config."""
         return {}
 
+    @property
+    def kind(self) -> Kind:
+        """What its file must hold."""
+        return LEVELS
+
     def table(self, split: str) -> Table:
         """The answers of these users, with the bench's other rules on the same data."""
         return self.bench.table(self.environment, self.world, split)
@@ -241,6 +250,11 @@ class Cell:
     def defaults(self) -> dict[str, Any]:
         """The trainer's own Config."""
         return plain(dataclasses.asdict(type(self.config)()))
+
+    @property
+    def kind(self) -> Kind:
+        """What its file must hold."""
+        return TRAINED
 
     def matches(self, pattern: str) -> bool:
         """Whether ``--only`` with this pattern means it."""
@@ -327,6 +341,11 @@ class Bench:
         for name in ("total_steps", "num_envs", "evaluations", "train_users", "test_users"):
             if getattr(self, name) < 1:
                 raise InvalidOption(f"{where}: {name} must be at least 1")
+        points = sum(max(1, len(algorithm.grid)) for algorithm in self.algorithms)
+        rows = {"environments": len(self.environments), "algorithms": points}
+        runs = math.prod(rows.values()) * len(self.seeds)
+        runs *= len(self.worlds) if self.design == "crossed" else 1
+        check_size(where, **rows, seeds=len(self.seeds), evaluations=self.evaluations, runs=runs)
         for name in ("seeds", "worlds"):
             numbers = getattr(self, name)
             if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
@@ -345,6 +364,7 @@ class Bench:
                 if key not in _OPTIONS:
                     here = f"{where}, environment {environment.name!r}"
                     raise InvalidOption(f"{here}: {unknown('option', key, sorted(_OPTIONS))}")
+            check_problem(environment.options, f"{where}, environment {environment.name!r}")
             if environment.rules not in RULES:
                 raise InvalidOption(f"{where}: {unknown('rules', environment.rules, RULES)}")
             if RULES[environment.rules].order == "step":

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.experiments.bench.plan import Bench, Cell, Environment
 from rpp_agents.experiments.files import slug
-from rpp_agents.experiments.jobs import kept
+from rpp_agents.experiments.jobs import all_kept, kept
 from rpp_agents.experiments.statistics import (
     Contrast,
     Lines,
@@ -81,7 +81,7 @@ class Results:
             is nothing.
         """
         cells = bench.cells()
-        found = [(cell, result) for cell in cells if (result := kept(cell, out)) is not None]
+        found = all_kept(cells, out)
         levels = {}
         for cell, _ in found:
             key = cell.environment.name, cell.world
@@ -99,7 +99,8 @@ class Results:
                 if found is None:
                     continue
                 problem = json.dumps(cell.environment.problem, sort_keys=True)
-                replayed = [found["whose"], found["tables"]]
+                users = found["users"].get("random", found["users"])
+                replayed = [found["whose"], len(users["mean"]), found["tables"]]
                 before, name = first.setdefault((problem, cell.world), (replayed, job.file))
                 if before != replayed:
                     raise InvalidData(
@@ -612,8 +613,8 @@ def _provenance(results: Results, out: Path) -> list[str]:
     )
     seeds, worlds = (", ".join(map(str, numbers)) for numbers in (bench.seeds, bench.worlds))
     said = (
-        f"Training seeds {seeds}; worlds {worlds}. {'; '.join(versions)}. Every option of every "
-        "run, and the digests of its tables, are in `results.jsonl`."
+        f"Training seeds {seeds}; worlds {worlds}. {words('; '.join(versions))}. Every option of "
+        "every run, and the digests of its tables, are in `results.jsonl`."
     )
     text = [table(rows), said]
     failed = sorted(path.relative_to(out) for path in out.glob("cells/**/*.failed.txt"))
