@@ -18,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attack_data
+import attack_folders
 import attack_recordings
+import attack_servers
 import attack_tables
 from attack_count import Count
 
@@ -37,6 +39,9 @@ PARTS: dict[str, Callable[[Path], Count]] = {
     "data-folders": attack_data.data_folders,
     "archives": attack_data.archives,
     "terminal": attack_data.terminal,
+    "run-folders": attack_folders.run_folders,
+    "reports": attack_folders.reports,
+    "servers": attack_servers.servers,
 }
 """A part tries its inputs in a folder of its own, and returns what came of them."""
 
