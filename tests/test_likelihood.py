@@ -18,10 +18,11 @@ from rpp_env.metrics import ndcg
 from rpp_env.models import Generation, RecordingModel, Reply, Request
 from rpp_env.models.answers import request_text
 from rpp_env.recommenders import LikelihoodRecommender, LLMRecommender, choose_alpha
+from rpp_env.sentences.history import HistoryLengths
 from rpp_env.sentences.lead_space import LeadPrompts
-from rpp_env.sentences.leads import CLOSINGS, FORMS, OPENINGS, ContinuedPrompt
+from rpp_env.sentences.leads import CLOSINGS, FORMS, OPENINGS, ContinuedPrompt, LeadCatalog
 from rpp_env.task import RankingTask
-from rpp_env.testing import check_model, check_recommender, example_prompts
+from rpp_env.testing import check_model, check_recommender, check_space, example_prompts
 
 TASK = RankingTask("u", ("Heat", "Alien", "Jaws"), ("Aliens", "Up", "Alien 3"), "Up")
 
@@ -389,7 +390,7 @@ def test_all_prompts_of_the_space_differ_but_for_short_histories() -> None:
     space = env.space
     state = space.at(cells, rows)
     assert (space.cell(state) == cells).all()
-    alike = space.alike(rows[:1])[0]
+    alike = space.alike(cells, rows)
     task = env.tasks.task(0)
     said = [given.lead() for given in space.prompts(state, [task] * len(cells), rows)]
     for cell, lead in enumerate(said):
@@ -422,3 +423,11 @@ def test_other_domains_need_a_catalog_of_their_own() -> None:
         rpp_env.RPPEnv.make(
             music, Letters(), "train", max_users=2, rank_by="likelihood", space=LeadPrompts
         )
+
+
+def test_the_space_goes_through_all_that_plays_one() -> None:
+    def few(tasks: Any) -> LeadPrompts:
+        catalog = LeadCatalog(("1", "3"), OPENINGS[:2], tuple(FORMS.values())[2:5], CLOSINGS[:2])
+        return LeadPrompts(tasks, catalog, HistoryLengths("choose", (1, 3), (1,), 0, 2))
+
+    check_space(few, LikelihoodRecommender(Letters(), "pmi"), "movieworld")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rpp_env.data.candidates import TaskSet
 from rpp_env.errors import InvalidOption
+from rpp_env.prompting import Words
 from rpp_env.sentences.catalog import history_labels
 from rpp_env.sentences.encoders import Encoder, HashedNGrams
 from rpp_env.sentences.history import HistoryLengths
@@ -67,6 +72,35 @@ class LeadPrompts(SentencePrompts):
     def _prompt(self, task: RankingTask, choice: Any, shown: int) -> Any:
         said: LeadChoice = choice
         return ContinuedPrompt(task, said.form, shown, said.opening, said.closing)
+
+    def words(
+        self,
+        actions: NDArray[Any],
+        prompts: Sequence[Any] | None,
+        user: int,
+        task: RankingTask,
+        counts: Mapping[str, Any],
+    ) -> Words:
+        """See `PromptSpace`: opening, history, form and closing, and the whole prompt."""
+        said: Any = self.book.choose(actions[None])[0]
+        shown = int(counts["shown"])
+        prompt = self._prompt(task, said, shown) if prompts is None else prompts[user]
+        closing = said.closing.line or said.closing.phrase
+        meant = (
+            said.opening.strip() or "(no opening)",
+            f"{self.book.history_records[int(actions[1])]}: {shown} of {len(task.history)} shown",
+            f"form {said.form.name}",
+            closing.strip() or "(no closing)",
+        )
+        pairs = enumerate(zip(actions, meant, strict=True))
+        return Words([(i, str(at), what, None) for i, (at, what) in pairs], prompt.text)
+
+    def described(self, cell: int) -> str:
+        """See `PromptSpace`: actions from 0, and the items of history."""
+        assert self.shape is not None
+        level, opening, form, closing = np.unravel_index(cell, self.shape)
+        shown = self.history.shown()[level]
+        return f"opening {opening}, history of {shown}, form {form}, closing {closing}"
 
     def _with(self, book: Any, history: HistoryLengths, tasks: TaskSet) -> LeadPrompts:
         return LeadPrompts(tasks, book, history, self.encoder)
