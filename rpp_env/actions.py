@@ -54,11 +54,7 @@ class Actions(Protocol):
     def read(
         self, given: ArrayLike, count: int, agents: Sequence[str]
     ) -> tuple[NDArray[Any], Ints | None]:
-        """Actions as a prompt space takes them, and how many of each user's had to be mapped."""
-        ...
-
-    def kept(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """A copy of actions that a prompt space has taken."""
+        """A copy as a prompt space takes it, and how many of each user's had to be mapped."""
         ...
 
     def each(self, action: Any) -> Any:
@@ -120,15 +116,13 @@ class Choices:
         self, given: ArrayLike, count: int, agents: Sequence[str]
     ) -> tuple[NDArray[Any], Ints | None]:
         """See `Actions`."""
-        actions = np.asarray(given)
+        actions = np.array(given)
+        if actions.dtype.kind in "iu":
+            actions = actions.astype(np.int64, copy=False)
         if not self.padded:
             return actions, None
         choices = check_choices(actions, count, self.nvec, agents)
         return choices % self.sizes, (choices >= self.sizes).sum(axis=1)
-
-    def kept(self, actions: NDArray[Any]) -> Ints:
-        """See `Actions`."""
-        return actions.astype(np.int64)
 
     def each(self, action: Any) -> int:
         """See `Actions`."""
@@ -198,11 +192,11 @@ class Vectors:
         agents: Sequence[str],  # noqa: ARG002
     ) -> tuple[NDArray[Any], None]:
         """See `Actions`."""
-        return np.asarray(given), None
-
-    def kept(self, actions: NDArray[Any]) -> Floats:
-        """See `Actions`."""
-        return actions.astype(np.float32)
+        actions = np.array(given)
+        if actions.dtype.kind in "fiu":
+            with np.errstate(over="ignore"):  # refused later, as out of bounds
+                actions = actions.astype(np.float32, copy=False)
+        return actions, None
 
     def each(self, action: Any) -> Floats:
         """See `Actions`."""

@@ -238,7 +238,9 @@ class RPPEnv:
                 f"the sentences of a book need rules, which say how many history items are shown; "
                 f"episode {rules.id!r} does not: give rules, or a prompt space"
             )
-        agents = AGENTS if agent_names == "roles" else tuple(f"agent_{i}" for i in range(4))
+        agents = (
+            AGENTS if agent_names == "roles" else tuple(f"agent_{i}" for i in range(len(AGENTS)))
+        )
         return SentencePrompts(
             book,
             as_rules(rules).lengths,
@@ -510,7 +512,7 @@ class RPPEnv:
             visit=before.visit,
             clock=before.clock + 1,
             state=state,
-            actions=self.actions.kept(chosen),
+            actions=chosen,
             masked=masked,
         )
         (self._ask if self.table is None else self._replay)(after, before.clock)

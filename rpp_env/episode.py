@@ -91,7 +91,7 @@ class Episode:
             rankings = rankings.reordered(tasks.shown)
         if rank is None:
             rank = rankings.ranks(tasks.tasks.position.take(tasks.rows))
-        worth = reward_by_rank(tasks.tasks.num_candidates)
+        worth = reward_by_rank(rankings.order.shape[1])
         return Response(rankings, rank, worth.take(rank))
 
 

@@ -234,6 +234,8 @@ class PromptSpace(Protocol[S, P_co]):
     def apply(self, state: S, actions: NDArray[Any]) -> S:
         """The state after `actions`: (B, n) integers or (B, n, d) floats, one for each agent.
 
+        The state may keep `actions` themselves: whoever gives them must not change them later.
+
         Raises
         ------
         InvalidAction
@@ -377,7 +379,9 @@ def walk(axes: Sequence[Axis], plans: Ints) -> Ints:
 
 
 def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequence[str]) -> Ints:
-    """(B, n) int64, fresh: the choices of `count` users, each among an agent's number of options.
+    """(B, n) int64: the choices of `count` users, each among an agent's number of options.
+
+    They are copied only where they are of another integer type.
 
     Raises
     ------
@@ -389,9 +393,9 @@ def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequen
             f"actions must be integers of shape {(count, len(agents))} (users, agents); got "
             f"{actions.dtype} of shape {actions.shape}"
         )
-    choices = actions.astype(np.int64)
+    choices = actions.astype(np.int64, copy=False)
     # Without their signs the negative ones are the highest of all.
-    wrong = choices.view(np.uint64) >= np.asarray(sizes).view(np.uint64)
+    wrong = choices.view(np.uint64) >= sizes.view(np.uint64)
     if np.count_nonzero(wrong):
         user, agent = np.argwhere(wrong)[0]
         raise InvalidAction(
@@ -404,7 +408,9 @@ def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequen
 def check_vectors(
     actions: NDArray[Any], count: int, spaces: Sequence[Box], agents: Sequence[str]
 ) -> Floats:
-    """(B, n, d) float32, fresh: the vectors of `count` users, each within the agent's bounds.
+    """(B, n, d) float32: the vectors of `count` users, each within the agent's bounds.
+
+    They are copied only where they are of another type.
 
     Raises
     ------
@@ -417,7 +423,8 @@ def check_vectors(
             f"actions must be numbers of shape {(count, *low.shape)} (users, agents, numbers); got "
             f"{actions.dtype} of shape {actions.shape}"
         )
-    vectors = actions.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is out of bounds
+        vectors = actions.astype(np.float32, copy=False)
     wrong = ~((vectors >= low) & (vectors <= high))  # true for what is no number
     if wrong.any():
         user, agent, place = np.argwhere(wrong)[0]

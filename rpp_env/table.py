@@ -168,9 +168,13 @@ class RewardTable:
         if turn is not None:
             said = said * self.samples + turn % self.samples
         rank, named, *cost = self._numbers.take(said, axis=0).T
-        orders = self.orders.reshape(-1, self.orders.shape[-1])
         cost_of = dict(zip(self._costs, cost, strict=True))
-        return Rankings(orders.take(said, axis=0), named, cost_of), rank
+        return Rankings(self._orders.take(said, axis=0), named, cost_of), rank
+
+    @cached_property
+    def _orders(self) -> NDArray[np.uint8]:
+        """(T * C * S, K), beside `_numbers`."""
+        return self.orders.reshape(-1, self.orders.shape[-1])
 
     @cached_property
     def _costs(self) -> tuple[str, ...]:

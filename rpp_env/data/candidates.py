@@ -173,7 +173,7 @@ class TaskSet:
         return sha.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # not frozen, which would take longer to make, once a step
 class TaskBatch(Sequence[RankingTask]):
     """The tasks of B users at one step, as arrays; as a sequence, one `RankingTask` for each.
 

@@ -36,6 +36,8 @@ class Sentences:
         Items in each user's history.
     choices : (B, 4) int64 array
         The last actions; -1 before the first step.
+    said : (B,) int64 array
+        The combination of sentences that they chose, by number; -1 before the first step.
     level : (B,) int64 array
         Where the history agent stands.
     shown : (B,) int64 array
@@ -48,6 +50,7 @@ class Sentences:
 
     length: Ints
     choices: Ints
+    said: Ints
     level: Ints
     shown: Ints
     vectors: Floats | None
@@ -142,6 +145,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         return Sentences(
             self._lengths.take(rows),
             np.full((count, len(AGENTS)), -1),
+            zeros - 1,
             zeros + self.history.first,
             zeros,
             np.zeros((count, self.encoder.width), np.float32) if self.rewritten else None,
@@ -153,7 +157,8 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         choices = check_choices(actions, len(state.level), self._limits, self.agents)
         level = self._moves[state.level, choices[:, 1]]
         shown = np.minimum(self._items.take(level), state.length)
-        return Sentences(state.length, choices, level, shown, state.vectors, state.edited)
+        said = choices.dot(self._strides)
+        return Sentences(state.length, choices, said, level, shown, state.vectors, state.edited)
 
     def prompts(
         self,
@@ -190,14 +195,14 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
             row = {text: i for i, text in enumerate(dict.fromkeys(said))}
             vectors = encode(self.encoder, list(row))[[row[text] for text in said]]
             edited = np.array(list(map(_edited, prompts, self.book.choose(state.choices))))
-        return Sentences(state.length, state.choices, state.level, shown, vectors, edited)
+        return replace(state, shown=shown, vectors=vectors, edited=edited)
 
     def features(self, state: Sentences) -> Floats:
         """See `PromptSpace`: the sentences' vector, the items shown / 50, the level / the last."""
         made = np.empty((len(state.level), self.width), np.float32)
         vectors = state.vectors
         if vectors is None:
-            vectors = self._vectors.take(self._said(state), axis=0)
+            vectors = self._vectors.take(state.said, axis=0)
         made[:, :-2] = vectors
         made[:, -2] = state.shown / MAX_HISTORY
         made[:, -1] = state.level / self._scale
@@ -205,8 +210,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
 
     def cell(self, state: Sentences) -> Ints:
         """See `PromptSpace`."""
-        cell: Ints = state.level * self._count + state.choices.dot(self._strides)
-        return cell
+        return state.level * self._count + state.said
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -232,7 +236,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         level, said = np.divmod(cells, self._count)
         length = self._lengths.take(rows)
         shown = np.minimum(self._items.take(level), length)
-        return Sentences(length, self._choices(said), level, shown, None, None)
+        return Sentences(length, self._choices(said), said, level, shown, None, None)
 
     def alike(self, cells: Ints, rows: Ints) -> Ints:
         """See `PromptSpace`: levels that show a user the same items ask the same."""
@@ -333,11 +337,6 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
 
     def _with(self, book: PatternBook, history: HistoryLengths, tasks: TaskSet) -> SentencePrompts:
         return SentencePrompts(book, history, tasks, self.encoder)
-
-    def _said(self, state: Sentences) -> Ints:
-        """(B,) row of `_vectors`; -1, the last one, where nothing was said yet."""
-        said: Ints = np.maximum(state.choices.dot(self._strides), -1)
-        return said
 
     def _choices(self, said: Ints) -> Ints:
         """(B, 4) actions that choose combinations of sentences, by number."""

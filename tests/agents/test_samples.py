@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -20,6 +21,7 @@ from rpp_agents.experiments.bench import plan as bench_plan
 from rpp_agents.recommenders import fit
 from rpp_env.models import echo
 from rpp_env.sentences import PatternBook
+from rpp_env.testing import check_space
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
@@ -137,6 +139,12 @@ def test_the_parts_of_the_page_work_together(
     assert report["about"]["dataset"] == "movieworld"
     assert main(f"play random {words} --steps 1".split()) == 0
     assert "artist" in capsys.readouterr().out  # of the book of music
+
+
+@pytest.mark.usefixtures("mine")
+def test_the_prompt_space_of_the_page_is_one() -> None:
+    page = importlib.import_module("mine")
+    check_space(page.WindowPrompts(), page.SharedWords(), "movieworld", num_users=200)
 
 
 def test_a_study_of_the_page_s_parts_runs(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
