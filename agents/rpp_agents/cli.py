@@ -152,17 +152,19 @@ def parse(given: Sequence[str]) -> Callable[[], None]:
 
     prog = f"rpp-env {verb}"
     module = importlib.import_module(f"rpp_agents.commands.{verb}")
-    run = module.run
+    run, replaced = module.run, None
     if verb == "train":
-        run, options = module.chosen(options)
-        prog += f" {run.args[0]}"
+        algorithm, options = module.chosen(options)
+        # Each algorithm has numbers of its own.
+        run, replaced = functools.partial(run, algorithm), {"config": module.config_of(algorithm)}
+        prog += f" {algorithm}"
     if verb in ("evaluate", "play"):
         from rpp_agents.world import run_world
 
         # A run keeps the world in which it was trained.
         world = run_world(options)
         run = run if world is None else functools.partial(run, world=world)
-    return read(run, prog, options)
+    return read(run, prog, options, replaced)
 
 
 def _print_help() -> None:

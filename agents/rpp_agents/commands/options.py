@@ -20,7 +20,12 @@ WIDEST = 100
 """Columns that text is wrapped at where the terminal is wider."""
 
 
-def read(run: Callable[..., None], prog: str, words: Sequence[str]) -> Callable[[], None]:
+def read(
+    run: Callable[..., None],
+    prog: str,
+    words: Sequence[str],
+    replaced: Mapping[str, tuple[Any, Any]] | None = None,
+) -> Callable[[], None]:
     """Bind the options in `words` to `run`, without calling it.
 
     For ``--help`` the help is printed and SystemExit raised; likewise for options that there are
@@ -35,6 +40,8 @@ def read(run: Callable[..., None], prog: str, words: Sequence[str]) -> Callable[
         What the command is called in its help.
     words : sequence of str
         The command line behind `prog`.
+    replaced : mapping of str to (type, default), optional
+        Parameters that are read as another type than `run` names, such as an algorithm's config.
 
     Returns
     -------
@@ -45,8 +52,13 @@ def read(run: Callable[..., None], prog: str, words: Sequence[str]) -> Callable[
     inner = run.func if isinstance(run, functools.partial) else run
     helps = _helps(inner)
     hints = get_type_hints(inner, include_extras=True)
+    typed = {name: (hints[name], one.default) for name, one in signature.parameters.items()}
+    typed |= replaced or {}
     parameters = [
-        one.replace(annotation=_documented(hints[name], helps.get(name, ""), one.default))
+        one.replace(
+            annotation=_documented(typed[name][0], helps.get(name, ""), typed[name][1]),
+            default=typed[name][1],
+        )
         for name, one in signature.parameters.items()
     ]
 

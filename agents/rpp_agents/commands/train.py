@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FunctionType
 from typing import Annotated, Any
 
 import tyro
@@ -27,14 +25,11 @@ from rpp_env.data.folders import check_folder, write_text
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.baselines import check_budget
 
-__all__ = ["chosen", "level_lines", "run"]
+__all__ = ["chosen", "config_of", "level_lines", "run"]
 
 
-def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
-    """The `run` of the algorithm that the options name first, and the other options.
-
-    Each algorithm has numbers of its own, and so a command of its own.
-    """
+def chosen(options: Sequence[str]) -> tuple[str, list[str]]:
+    """The algorithm that the options name first, and the other options."""
     if not options or options[0].startswith("-"):
         if set(options) & {"-h", "--help"}:
             say(_overview())
@@ -44,15 +39,14 @@ def chosen(options: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
             "package.module:train), as in `rpp-env train mappo --seed 1`"
         )
     algorithm, *others = options
+    return algorithm, others
+
+
+def config_of(algorithm: str) -> tuple[Any, Any]:
+    """The type of `run`'s `config` for this algorithm, as the command reads it, and its default."""
     config: Any = find_trainer(algorithm).config
-    made = FunctionType(run.__code__, run.__globals__, run.__name__, run.__defaults__)
-    made.__doc__ = run.__doc__
     named: Any = tyro.conf.arg(name=algorithm)  # the box of its options in the help
-    made.__annotations__ = run.__annotations__ | {
-        "config": Annotated[config, tyro.conf.OmitArgPrefixes, named]
-    }
-    made.__kwdefaults__ = (run.__kwdefaults__ or {}) | {"config": config()}
-    return functools.partial(made, algorithm), others
+    return Annotated[config, tyro.conf.OmitArgPrefixes, named], config()
 
 
 def _overview() -> str:
