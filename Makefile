@@ -1,5 +1,5 @@
 # `make` alone lists the targets. A target first installs what it needs into a virtual environment of its own
-# (.venv, .venv-oldest, .venv-peers, .venv-vllm), and again only when pyproject.toml or the pins have changed.
+# (.venv, .venv-oldest, .venv-peers, .venv-vllm, .venv-tools), and again only when pyproject.toml or the pins have changed.
 
 PYTHON ?= python3
 # Where torch comes from, and nothing else: on Linux its usual index brings gigabytes of CUDA. Without a GPU:
@@ -13,10 +13,12 @@ PYTEST_ARGS ?=
 FACES = tests/conformance tests/test_core.py tests/test_correctness.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
 EXAMPLES = tests/test_package.py::test_example_runs
 
-# What is installed with torch, from where torch is, and has no hash in constraints/newest.hashes.txt.
+# What is installed with torch, from where torch is, and has no hash in constraints/*.hashes.txt.
 WITH_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
 	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
 	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+# BenchMARL asks for these two, and imports neither.
+NOT_IMPORTED = av torchvision
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -72,17 +74,14 @@ verify: .venv/.stamp ## the trainers on problems that others made: hours, taken 
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2 lbforaging==2.0.0
 	.venv/bin/python benchmarks/verification.py
 
-audit: .venv/.stamp ## look up known weaknesses of what is installed
-	.venv/bin/python -m pip install -qq pip-audit
-	.venv/bin/pip-audit --skip-editable
+audit: .venv/.stamp .venv-tools/.stamp ## look up known weaknesses of what is installed
+	.venv-tools/bin/pip-audit --skip-editable --path $$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-hashes: ## write constraints/newest.hashes.txt again, after a change of the pins or of pyproject.toml
-	$(PYTHON) -m venv --clear .venv-hashes
-	.venv-hashes/bin/python -m pip install -qq uv
-	.venv-hashes/bin/uv pip compile -q pyproject.toml --extra agents --extra llm --extra study --extra transformers --extra dev \
-		-c constraints/newest.txt --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		$(addprefix --no-emit-package ,$(WITH_TORCH)) -o constraints/newest.hashes.txt
-	rm -rf .venv-hashes
+hashes: .venv-tools/.stamp ## write constraints/*.hashes.txt again, after a change of the pins or of pyproject.toml
+	$(call compile,newest,pyproject.toml --extra agents --extra llm --extra study --extra transformers --extra dev)
+	$(call compile,oldest,pyproject.toml --extra agents --extra llm --extra study --extra test)
+	$(call compile,peers,pyproject.toml --extra agents --extra test constraints/peers.in)
+	$(call compile,tools,constraints/tools.in)
 
 docs: .venv/.stamp ## the site, into docs/_build/html
 	rm -rf docs/_build docs/api/generated
@@ -92,7 +91,7 @@ build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation
 
 clean: ## remove the environments, caches and builds
-	rm -rf .venv .venv-oldest .venv-peers .venv-vllm .venv-hashes .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
+	rm -rf .venv .venv-oldest .venv-peers .venv-vllm .venv-tools .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
 		docs/_build docs/api/generated
 	find agents examples rpp_env tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -105,6 +104,11 @@ pip = $(@D)/bin/python -m pip install -qq -c $(pins)
 define torch
 $(@D)/bin/python -m pip install -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --no-deps,-c $(pins)) \
 	"$$(grep '^torch==' $(pins))"
+endef
+
+define compile
+.venv-tools/bin/uv pip compile -q $2 -c constraints/$1.txt --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header $(addprefix --no-emit-package ,$(WITH_TORCH) $(NOT_IMPORTED)) -o constraints/$1.hashes.txt
 endef
 
 define fresh-venv
@@ -120,17 +124,23 @@ endef
 	$(pip) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv-oldest/.stamp: pyproject.toml constraints/oldest.txt
+.venv-oldest/.stamp: pyproject.toml constraints/oldest.txt constraints/oldest.hashes.txt
 	$(fresh-venv)
 	$(torch)
-	$(pip) -e '.[agents,llm,study,test]'
+	$(pip) --require-hashes -r constraints/oldest.hashes.txt
+	$(pip) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv-peers/.stamp: pyproject.toml constraints/peers.txt
+.venv-peers/.stamp: pyproject.toml constraints/peers.txt constraints/peers.hashes.txt
 	$(fresh-venv)
 	$(torch)
-	$(pip) -e '.[agents,test]' hydra-core optuna 'ray[rllib]' skrl supersuit torchrl
-	$(pip) --no-deps benchmarl # it asks for torchvision and a video library, and imports neither
+	$(pip) --no-deps --require-hashes -r constraints/peers.hashes.txt # which is complete, but for what is not imported
+	$(pip) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-tools/.stamp: constraints/tools.hashes.txt
+	$(fresh-venv)
+	$(@D)/bin/python -m pip install -qq --require-hashes -r constraints/tools.hashes.txt
 	@touch $@
 
 .venv-vllm/.stamp: pyproject.toml constraints/vllm.txt
