@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HASHES = ROOT / "constraints" / "newest.hashes.txt"
+HASHES = {
+    path.name.removesuffix(".hashes.txt"): path for path in ROOT.glob("constraints/*.hashes.txt")
+}
+EXTRAS = {
+    "newest": ("agents", "llm", "study", "transformers", "test", "dev"),
+    "oldest": ("agents", "llm", "study", "test"),
+    "peers": ("agents", "test"),
+}
+"""What the environments of the Makefile install, by their pins."""
 WITH_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
 
 
@@ -31,28 +39,45 @@ def test_actions_are_named_by_digest(file: Path) -> None:
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), f"{action} does not say its version"
 
 
-def test_every_pin_has_a_hash() -> None:
-    hashed, pinned = pins(HASHES), pins(ROOT / "constraints" / "newest.txt")
-    assert len(hashed) > 80
-    for name, version in hashed.items():
-        assert pinned.get(name, version) == version, f"{name}: run `make hashes`"
-    for block in re.split(r"\n(?=\S)", HASHES.read_text().strip()):
+@pytest.mark.parametrize("name", HASHES)
+def test_every_pin_has_a_hash(name: str) -> None:
+    hashed, pinned = pins(HASHES[name]), pins(ROOT / "constraints" / f"{name}.txt")
+    assert len(hashed) > (20 if name == "tools" else 80)
+    for package, version in hashed.items():
+        # Packages of other systems alone are not among the pins.
+        assert pinned.get(package, version) == version, f"{package}: run `make hashes`"
+    for block in re.split(r"\n(?=\S)", HASHES[name].read_text().strip()):
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
         assert "://" not in block  # from the usual index alone
 
 
-def test_what_is_asked_for_is_hashed() -> None:
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_is_asked_for_is_hashed(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = list(project["dependencies"])
-    for extra in ("agents", "llm", "study", "test", "dev"):
+    for extra in EXTRAS[name]:
         wanted += project["optional-dependencies"][extra]
-    hashed = pins(HASHES)
+    if name == "peers":
+        lines = (ROOT / "constraints" / "peers.in").read_text().splitlines()
+        wanted += [line for line in lines if not line.startswith("#")]
+    hashed = pins(HASHES[name])
     for requirement in wanted:
-        name = re.match(r"[A-Za-z0-9._-]+", requirement)
-        assert name is not None
-        plain = re.sub(r"[-_.]+", "-", name[0]).lower()
+        found = re.match(r"[A-Za-z0-9._-]+", requirement)
+        assert found is not None
+        plain = re.sub(r"[-_.]+", "-", found[0]).lower()
         if plain != "rpp-env" and not WITH_TORCH.fullmatch(plain):
             assert plain in hashed, f"{plain}: run `make hashes`"
+
+
+def test_what_is_installed_is_installed_by_hash() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert set(HASHES) == {*EXTRAS, "tools"}
+    for name in HASHES:
+        assert re.search(rf"--require-hashes -r constraints/{name}\.hashes\.txt", makefile)
+    for line in makefile.splitlines():
+        # What is installed beside, by a version at least.
+        if "pip install" in line and "--require-hashes" not in line:
+            assert "-c " in line or "-c $(pins)" in line, line
 
 
 def test_torch_comes_from_one_index() -> None:
@@ -66,5 +91,5 @@ def test_torch_comes_from_one_index() -> None:
             rf"\.venv-{name}/\.stamp:.*\n\t\$\(fresh-venv\)\n\t\$\(torch\)\n", makefile
         )
     for file in sorted((ROOT / "constraints").glob("*.txt")):
-        if file != HASHES:
+        if not file.name.endswith(".hashes.txt") and file.name != "tools.txt":
             assert re.search(r"^torch==[\d.]+$", file.read_text(), re.MULTILINE), file
