@@ -31,8 +31,10 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -508,6 +510,8 @@ def tabulate(
     check_values(dict.fromkeys(counts, int), counts)
     if samples < 1 or processes < 1:
         raise InvalidOption(f"samples and processes must be at least 1, not {samples}, {processes}")
+    if processes > 1:
+        _check_main()
     space = env.space if shown is None else _showing(env, shown)
     every = np.arange(len(env.tasks))
     chosen = every if rows is None else every[np.asarray(rows)]
@@ -532,6 +536,19 @@ def tabulate(
         table.save(path)
         parts.end()
     return table
+
+
+def _check_main() -> None:
+    """Refuse to start processes while a process is being started.
+
+    Each worker imports the main script. Without a guard it would come here again, and wait for the
+    lock of the table that its parent is waiting for it to make.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InvalidOption(
+            "each of the processes runs this script again: put its work under "
+            '`if __name__ == "__main__":`, or give processes=1'
+        )
 
 
 def _finished(path: Path, provenance: dict[str, Any]) -> RewardTable:
@@ -643,12 +660,17 @@ def _work(
         for i, rows in chunks.items():
             yield i, job.run(rows)
         return
-    with ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(job,),
-    ) as pool:
+    # The job goes through a file: a process that dies while it is started, in a script without a
+    # guard, would leave us writing into its pipe for ever.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(_left_in(folder, job),),
+        ) as pool,
+    ):
         try:
             with held_interrupts():  # this starts the workers
                 running = {pool.submit(_run, rows): i for i, rows in chunks.items()}
@@ -662,9 +684,16 @@ def _work(
 _job: _Job | None = None  # of this worker process
 
 
-def _begin(job: _Job) -> None:
+def _left_in(folder: str, job: _Job) -> Path:
+    """The file of a job that the workers of this process read."""
+    file = Path(folder) / "job"
+    file.write_bytes(pickle.dumps(job))
+    return file
+
+
+def _begin(file: Path) -> None:
     global _job  # noqa: PLW0603 - a pool's initializer has no other place to leave it
-    _job = job
+    _job = pickle.loads(file.read_bytes())  # noqa: S301 - our parent's, in a folder of its own
     follow_parent()
 
 

@@ -735,3 +735,23 @@ def test_what_no_table_can_hold_is_refused() -> None:
         tabulate(RPPEnv.make(model=echo(), rules="RPPPaper-v0", **SMALL))
     with pytest.raises(InvalidOption, match="no function of the actions"):
         tabulate(RPPEnv.make(model=echo(), rewrite=lambda prompts: prompts, **SMALL))
+
+
+def test_a_script_without_a_guard_ends_in_a_sentence_and_waits_for_nobody(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from rpp_env import RPPEnv\n"
+        "from rpp_env.table import tabulate\n"
+        "env = RPPEnv.make(rules='RPPBandit-v0', max_users=40, num_users=200, num_items=100)\n"
+        "tabulate(env, 'mine.rpptable', processes=2)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "mine.py"],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert ended.returncode == 1
+    assert 'put its work under `if __name__ == "__main__":`' in ended.stderr
+    assert not (tmp_path / "mine.rpptable").exists()

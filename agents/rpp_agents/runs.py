@@ -75,8 +75,9 @@ class RunConfig:
     checkpoint_every: int = 25
     """Iterations from one checkpoint (and seeded reset of the environment) to the next; raised to
     whole episodes where an iteration is shorter than one, or their ends would never be played."""
-    threads: int = 0
-    """Threads that torch uses; 0 leaves it as it is."""
+    threads: int = 1
+    """Threads of torch during the run: a fixed number gives the same result on any number of cores.
+    0 leaves torch as it is."""
     device: str = "cpu"
     """Where the networks are, as torch names it; only on the CPU are runs repeated bit for bit."""
     tensorboard: bool = True

@@ -10,8 +10,10 @@ of the environment's inside, and a run that was stopped goes on bit for bit as i
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -183,8 +185,6 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                 "eval_env is env itself, and playing the one would disturb the other: make another "
                 "one, of validation users"
             )
-        if config.threads:
-            torch.set_num_threads(config.threads)
         # As many users at once as the environment was made for, whatever was played in it before.
         env.reset(seed=_segment_seed(config.seed, 0))
         at_work = learner(env, config)
@@ -215,10 +215,14 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
             for iteration in range(run.iteration, iterations):
                 if iteration % segment == 0:
                     at_work.reset(_segment_seed(config.seed, iteration))
+                with (
+                    heed_interrupts()
+                ):  # one that a library caught ends the run now, not at its end
+                    learned = at_work.iterate(iteration / iterations)
                 row = {
                     "steps": float((iteration + 1) * at_work.steps),
                     **dict.fromkeys(judged, math.nan),
-                    **at_work.iterate(iteration / iterations),
+                    **learned,
                 }
                 lost = {k: x for k, x in row.items() if "loss" in k and not math.isfinite(x)}
                 if lost:
@@ -242,8 +246,25 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                     learning_curve([run.folder], run.folder / CURVE, label=name, lines=lines)
         return at_work.policy
 
-    train.__doc__ = (Train.__call__.__doc__ or "").replace("the agents of `env`", f"by {name}", 1)
-    return train
+    @functools.wraps(train)
+    def with_its_threads(env: BatchedEnv, config: C = default, **options: Any) -> Policy:
+        with _threads(config.threads):
+            return train(env, config, **options)
+
+    described = Train.__call__.__doc__ or ""
+    with_its_threads.__doc__ = described.replace("the agents of `env`", f"by {name}", 1)
+    return with_its_threads
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads inside; 0 leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _evaluated(policy: Policy, env: BatchedEnv, config: RunConfig, *, greedy: bool) -> float:

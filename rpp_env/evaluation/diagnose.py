@@ -38,6 +38,7 @@ from rpp_env.markdown import code, table, words
 from rpp_env.metrics import chance_ndcg
 from rpp_env.options import check_seed
 from rpp_env.prompting import Axis
+from rpp_env.threads import one_thread
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -174,6 +175,7 @@ def check_reference_users(users: int) -> None:
 
 
 @heed_interrupts()
+@one_thread()
 def fit_reference(
     env: RPPEnv,
     *,
@@ -185,7 +187,8 @@ def fit_reference(
 ) -> Reference:
     """Fit the observable reference on the users of `env`, which replays a complete table.
 
-    Interrupted (Ctrl-C), it raises, and gives no reference that was fitted in part.
+    Interrupted (Ctrl-C), it raises, and gives no reference that was fitted in part. It computes
+    with one thread, so that the number of cores changes no number.
 
     Parameters
     ----------
@@ -254,6 +257,7 @@ def fit_reference(
     if progress is not None:
         progress(members, members)
 
+    @one_thread()
     def predict(observations: Floats) -> Floats:
         scaled = scale.transform(observations)
         found = np.mean([network.predict(scaled) for network in networks], axis=0) * unit

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -419,6 +420,27 @@ def test_a_disk_that_is_full_for_tensorboard_ends_a_run_in_a_sentence(
     monkeypatch.undo()
     mappo.train(toys.Contextual(4), config, run_dir=tmp_path / "run", resume=True, progress=False)
     assert len(read_progress(tmp_path / "run")["steps"]) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_an_interrupt_that_somebody_catches_ends_the_training_at_that_iteration(
+    toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    steps = itertools.count()
+
+    class Catching(toys.Contextual):  # type: ignore[misc, name-defined]
+        def step(self, actions: Any) -> Any:
+            if next(steps) == 12:
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+            return super().step(actions)
+
+    config = mappo.Config(total_steps=4_000, hidden=(8,), rollout_steps=5, tensorboard=False)
+    with pytest.raises(KeyboardInterrupt):
+        mappo.train(Catching(4), config, run_dir=tmp_path, progress=False)
+    assert len(read_progress(tmp_path)["steps"]) == 2
+    mappo.train(Catching(4), config, run_dir=tmp_path, resume=True, progress=False)
+    assert len(read_progress(tmp_path)["steps"]) == 200
 
 
 def test_no_damage_of_a_checkpoint_goes_unnoticed(toys: SimpleNamespace, tmp_path: Path) -> None:

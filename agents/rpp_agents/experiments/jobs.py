@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import reprlib
 import traceback
 from collections import deque
@@ -26,6 +25,7 @@ from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
 from rpp_env.interrupts import heed_interrupts, held_interrupts
 from rpp_env.table import follow_parent
+from rpp_env.threads import one_thread
 
 __all__ = ["Job", "Outcome", "Work", "all_kept", "kept", "run_jobs", "unfinished"]
 
@@ -207,7 +207,8 @@ def _do(job: Job, out: Path, work: Work) -> Outcome:
     try:
         if (done := kept(job, out)) is not None:  # by another command, meanwhile
             return Outcome(job, done)
-        with heed_interrupts():  # what a library made of an interrupt is not kept
+        # What a library made of an interrupt is not kept, and one process finds what several find.
+        with heed_interrupts(), one_thread():
             found = work(job, out)
     except Exception:  # noqa: BLE001 - whatever it was, the other jobs go on
         return _failed(job, out, traceback.format_exc())
@@ -230,7 +231,7 @@ def _failed(job: Job, out: Path, error: str) -> Outcome:
 @contextmanager
 def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     before = set(multiprocessing.active_children())
-    with _one_thread_each():
+    with one_thread():
         pool = ProcessPoolExecutor(
             processes, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
         )
@@ -243,19 +244,3 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         pool.shutdown()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes that are started meanwhile calculate with one thread."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
