@@ -28,7 +28,7 @@ from rpp_env.errors import InvalidOption, ResetNeeded
 from rpp_env.factory import as_rules, assemble
 from rpp_env.models.asking import release
 from rpp_env.observation import Context, Encoder, HashedNGrams, Observer
-from rpp_env.options import check_values
+from rpp_env.options import check_choice, check_values
 from rpp_env.prompting import PromptSpace, Recommender
 from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
@@ -679,9 +679,9 @@ def known_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The options of a reset, or InvalidOption where one of them would have no effect."""
     if options is None:
         return {}
-    if unknown := [name for name in options if name not in (*RESET_OPTIONS, *_OF_OTHERS)]:
-        known = " and ".join(map(repr, RESET_OPTIONS))
-        raise InvalidOption(f"reset option {unknown[0]!r} is unknown; there are {known}")
+    for name in options:
+        if name not in _OF_OTHERS:
+            check_choice("reset option", name, RESET_OPTIONS)
     return options
 
 

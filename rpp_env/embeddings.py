@@ -30,6 +30,7 @@ from rpp_env.data.dataset import Dataset
 from rpp_env.data.folders import cache_dir
 from rpp_env.data.splits import Interactions
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, RPPWarning, WriteFailed
+from rpp_env.options import check_choice
 
 __all__ = ["Embeddings", "fit_embeddings", "normalised_graph"]
 
@@ -126,8 +127,7 @@ def fit_embeddings(
     MissingExtra
         For LightGCN without PyTorch Geometric: ``pip install 'rpp-env[agents]'``.
     """
-    if method not in ("svd", "lightgcn"):
-        raise InvalidOption(f"embedding method {method!r} is unknown; choose svd or lightgcn")
+    check_choice("embedding method", method, ("svd", "lightgcn"))
     if min(dim, content_dim) < 1 or seed < 0:
         raise InvalidOption(
             "dim and content_dim must be at least 1 and seed at least 0; got "

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rpp_env.core import RPPEnv, Step, check_one_user, known_options, named_users
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
+from rpp_env.options import unknown
 from rpp_env.recommenders.base import Recommender
 from rpp_env.rendering import RENDER_MODES, check_render_mode, picture, render, show
 from rpp_env.table import RewardTable
@@ -168,10 +169,8 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
         except ValueError:
-            modes = ", ".join(repr(mode.value) for mode in AutoresetMode)
-            raise InvalidOption(
-                f"autoreset_mode must be one of {modes}, not {autoreset_mode!r}"
-            ) from None
+            modes = [mode.value for mode in AutoresetMode]
+            raise InvalidOption(unknown("autoreset_mode", autoreset_mode, modes)) from None
         self.render_mode = check_render_mode(render_mode, self.metadata["render_modes"])
         self.core = RPPEnv.make(dataset, model, split, num_envs=num_envs, **options)
         self.metadata = copy.deepcopy(self.metadata) | {"autoreset_mode": self.autoreset_mode}

@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from rpp_env.actions import actions_of
 from rpp_env.data.candidates import MAX_HISTORY, TaskSet
 from rpp_env.errors import InvalidOption
+from rpp_env.options import check_choice
 from rpp_env.prompting import PromptSpace
 from rpp_env.sentences.encoders import Encoder, HashedNGrams, SentenceTransformerEncoder, encode
 
@@ -138,10 +139,8 @@ class Observer:
         # Imported here: scipy.sparse would double the time of `import rpp_env`.
         from scipy.sparse import csr_array
 
-        if ranking not in ("mean", "sequence"):
-            raise InvalidOption(f"ranking must be 'mean' or 'sequence', not {ranking!r}")
-        if observe not in ("shared", "private"):
-            raise InvalidOption(f"observe must be 'shared' or 'private', not {observe!r}")
+        check_choice("ranking", ranking, ("mean", "sequence"))
+        check_choice("observe", observe, ("shared", "private"))
         self.actions = actions_of(space.action_spaces)
         K, dim = tasks.num_candidates, embeddings.items.shape[1]
         histories = history_context(tasks, embeddings)

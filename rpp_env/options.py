@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from rpp_env.errors import InvalidData, InvalidOption
 
 __all__ = [
+    "check_choice",
     "check_fields",
     "check_numbers",
     "check_seed",
@@ -85,6 +86,18 @@ def unknown(what: str, came: object, known: Iterable[str]) -> str:
     if close:
         return f"{what} {came!r} is not known; did you mean {close!r}? T{there[1:]}"
     return f"{what} {came!r} is not known; {there}"
+
+
+def check_choice(what: str, came: object, known: Iterable[str]) -> None:
+    """Refuse what is none of the known names, with the sentence of `unknown`.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    names = list(known)
+    if came not in names:
+        raise InvalidOption(unknown(what, came, names))
 
 
 def made(

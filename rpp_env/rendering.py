@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_env.errors import InvalidOption, MissingExtra, ResetNeeded
+from rpp_env.errors import MissingExtra, ResetNeeded
+from rpp_env.options import check_choice
 from rpp_env.prompting import Words
 from rpp_env.text import printable
 
@@ -59,10 +60,8 @@ class Section:
 
 def check_render_mode(mode: str | None, allowed: Sequence[str] = RENDER_MODES) -> str | None:
     """`mode`, or InvalidOption where it is not one of `allowed`."""
-    if mode is not None and mode not in allowed:
-        raise InvalidOption(
-            f"render_mode must be None or one of {', '.join(allowed)}, not {mode!r}"
-        )
+    if mode is not None:
+        check_choice("render_mode", mode, allowed)
     return mode
 
 

@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_be_written_is_said(
 
 def test_refusals(data: Dataset, split: UserSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     known = training_interactions(data, split)
-    with pytest.raises(InvalidOption, match="method 'als' is unknown; choose svd or lightgcn"):
+    with pytest.raises(InvalidOption, match="method 'als' is not known; there are svd, lightgcn"):
         fit_embeddings(data, known, method="als")
     with pytest.raises(InvalidOption, match="dim=0"):
         fit_embeddings(data, known, dim=0)

@@ -247,8 +247,8 @@ def test_options_that_make_no_sense_are_refused() -> None:
     env = make()
     for options, problem in (
         ({}, "give train_env="),
-        ({"baselines": ("best",)}, "'best' is unknown"),
-        ({"baselines": {"best": None}}, "'best' is unknown"),
+        ({"baselines": ("best",)}, "'best' is not known"),
+        ({"baselines": {"best": None}}, "'best' is not known"),
         ({"baselines": {"chance": always(0)}}, "called 'chance'"),
         ({"baselines": {"mine": always(0)}, "name": "mine"}, "called 'mine'"),
     ):

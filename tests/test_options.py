@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,56 @@ def test_rules_are_checked_as_they_are_given(changes: dict[str, Any], message: s
 def test_decoding_is_checked_as_it_is_given(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match=f"{next(iter(options))} must be"):
         Generation(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        ({"split": "trian"}, "train"),
+        ({"embeddings": "lightgnc"}, "lightgcn"),
+        ({"rules": "RPPBandt-v0"}, "RPPBandit-v0"),
+        ({"negatives": "populariy"}, "popularity"),
+        ({"observe": "shred"}, "shared"),
+        ({"ranking": "sequense"}, "sequence"),
+        ({"rank_by": "logprob"}, "logprobs"),
+        ({"repeats": "dorp"}, "drop"),
+        ({"model": "embeded"}, "embedded"),
+        ({"dataset": "movieword"}, "movieworld"),
+        ({"book": "moviess"}, "movies"),
+        ({"rewrite": "embeded"}, "embedded"),
+        ({"negative": "uniform"}, "negatives"),
+    ],
+)
+def test_a_misspelt_name_gets_a_suggestion(options: dict[str, Any], meant: str) -> None:
+    with pytest.raises(RPPError, match=f"did you mean '{meant}'"):
+        RPPEnv.make(**{"model": echo(), **SMALL, **options})
+
+
+def test_names_of_functions_get_suggestions_too() -> None:
+    from rpp_env import evaluate
+    from rpp_env.data import load_dataset, split_users
+    from rpp_env.data.candidates import split_selection
+    from rpp_env.data.download import get
+    from rpp_env.embeddings import fit_embeddings
+    from rpp_env.models.openai import OpenAIModel
+    from rpp_env.rendering import check_render_mode
+    from rpp_env.sentences.catalog import history_labels
+
+    env = RPPEnv.make(model=echo(), **SMALL)
+    data = load_dataset("movieworld", num_users=60, num_items=100)
+    split: Any = split_users(data)
+    misspelt: dict[str, Callable[[], Any]] = {
+        "train": lambda: split.part("tran"),
+        "time": lambda: split_users(data, by="tme"),  # type: ignore[arg-type]
+        "svd": lambda: fit_embeddings(data, None, method="sdv"),  # type: ignore[arg-type]
+        "refuse": lambda: split_selection(data, "a", "b", overlap="refus"),  # type: ignore[arg-type]
+        "ml-1m": lambda: get("ml-1"),
+        "users": lambda: env.reset(options={"user": [1]}),
+        "fixed": lambda: evaluate(None, env, baselines=["fixd"]),  # type: ignore[arg-type]
+        "chat": lambda: OpenAIModel("http://localhost:1/v1", "m", api="chatt"),  # type: ignore[arg-type]
+        "ansi": lambda: check_render_mode("anssi"),
+        "grow": lambda: history_labels("grwo", (1, 2)),  # type: ignore[arg-type]
+    }
+    for meant, call in misspelt.items():
+        with pytest.raises(InvalidOption, match=f"did you mean '{meant}'"):
+            call()

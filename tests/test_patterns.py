@@ -211,7 +211,7 @@ def test_a_book_of_ones_own_may_have_any_number_of_options(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("domain =", "domains =", "unknown key 'domains'; the keys are candidates_lead, domain"),
+        ("domain =", "domains =", "key 'domains' is not known; did you mean 'domain'"),
         ('domain = "books"', "", "missing key 'domain'"),
         ('domain = "books"', "domain = 3", "key 'domain' must be a text, not 3"),
         ('role_playing = [""]', "role_playing = []", "key 'role_playing' must be a list of at"),
@@ -225,9 +225,13 @@ def test_a_book_of_ones_own_may_have_any_number_of_options(tmp_path: Path) -> No
             r"'reasoning_guidance\[1\]' holds characters that nobody can see \('\\x1b\\u202e'\)",
         ),
         ("{k}", "{n}", r"'reasoning_guidance\[0\]' holds '{n}'; the only placeholder is '{k}'"),
-        ('"bare"', '"xml"', r"'output_format\[0\].format' is 'xml'; the parser knows numbered,"),
+        ('"bare"', '"xml"', r"output_format\[0\].format 'xml' is not known; there are numbered,"),
         ('text = "One per line."', "", r"missing key 'output_format\[0\].text'"),
-        ("contract =", "contracts =", r"unknown key 'output_format\[0\].contracts'"),
+        (
+            "contract =",
+            "contracts =",
+            r"key 'output_format\[0\].contracts' is not known; did you",
+        ),
         ("[[output_format]]", "[output_format]", "key 'output_format' must be a list"),
         ("domain =", "domain", "cannot be read as TOML"),
     ],

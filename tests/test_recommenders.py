@@ -257,7 +257,7 @@ def test_there_must_be_letters_enough() -> None:
 
 def test_other_ways_to_rank_are_refused() -> None:
     with pytest.raises(
-        InvalidOption, match="'magic' is unknown: choose generate, logprobs, structured"
+        InvalidOption, match="'magic' is not known; there are generate, logprobs, structured"
     ):
         LLMRecommender(echo(), "magic")  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match=r"needs log-probabilities of letters, which .*'echo'"):

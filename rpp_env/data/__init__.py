@@ -75,6 +75,8 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
     """
     brought = _brought(str(name))
     made = str(name).lower() in MADE
+    # A name that is not known is said before its options are.
+    folder = None if made or brought is not None else find_dataset(name, root)
     allowed: tuple[str, ...] = ("num_users", "num_items", "seed") if made else ("domain", "order")
     if brought is not None:
         allowed = tuple(inspect.signature(brought).parameters) if callable(brought) else ()
@@ -87,12 +89,12 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
         if not isinstance(dataset, Dataset):
             raise InvalidData(f"{name} must make a Dataset, and made a {type(dataset).__name__}")
         return dataset
-    if made:
+    if folder is None:
         if root is not None:
             raise InvalidOption(f"dataset {str(name)!r} is made by a seed: root has no meaning")
         movieworld = load_code("dataset", "rpp_env.sim.movieworld:movieworld")
         return cast(Dataset, movieworld(str(name).lower(), **options))
-    return read_dataset(find_dataset(name, root), **options)
+    return read_dataset(folder, **options)
 
 
 def _brought(name: str) -> Any:

@@ -21,6 +21,7 @@ from rpp_env.data.atomic import read_text
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions, Repeats, UserSplit, histories
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.options import check_choice
 from rpp_env.task import RankingTask
 from rpp_env.text import plain
 
@@ -286,10 +287,7 @@ def make_tasks(
     UserWarning
         Where items were left out of histories.
     """
-    if negatives not in ("uniform", "popularity", "retrieved"):
-        raise InvalidOption(
-            f"negatives {negatives!r} is unknown; choose uniform, popularity or retrieved"
-        )
+    check_choice("negatives", negatives, ("uniform", "popularity", "retrieved"))
     check_candidates(dataset, num_candidates, negatives, draws)
     if draws < 1:
         raise InvalidOption(f"draws must be at least 1, not {draws}")
@@ -481,8 +479,7 @@ def split_selection(
     InvalidOption
         For another `overlap`.
     """
-    if overlap not in ("refuse", "train", "test"):
-        raise InvalidOption(f"overlap must be refuse, train or test, not {overlap!r}")
+    check_choice("overlap", overlap, ("refuse", "train", "test"))
     trained, tested = (np.array(list(read_selection(file, dataset))) for file in (train, test))
     shared = np.intersect1d(trained, tested)
     if len(shared) and overlap == "refuse":

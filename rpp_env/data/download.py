@@ -25,6 +25,7 @@ from rpp_env.data.atomic import MAX_LINE
 from rpp_env.data.files import read_dataset
 from rpp_env.data.folders import cache_dir, keep_folder
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra
+from rpp_env.options import unknown
 
 __all__ = ["SOURCES", "Source", "get", "show_terms"]
 
@@ -121,7 +122,7 @@ def get(
     """
     source = SOURCES.get(name.lower())
     if source is None:
-        raise InvalidOption(f"{name!r} cannot be downloaded; choose from {', '.join(SOURCES)}")
+        raise InvalidOption(unknown("dataset to download", name, SOURCES))
     name = name.lower()
     folder = (cache_dir() / "data" if root is None else Path(root)) / name
     if folder.exists():

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.dataset import Dataset
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.options import check_choice
 
 __all__ = [
     "Interactions",
@@ -66,8 +67,7 @@ class UserSplit:
         InvalidOption
             For any other name.
         """
-        if name not in ("train", "validation", "test"):
-            raise InvalidOption(f"split {name!r} is unknown; choose train, validation or test")
+        check_choice("split", name, ("train", "validation", "test"))
         rows: NDArray[np.int64] = getattr(self, name)
         return rows
 
@@ -138,8 +138,7 @@ def split_users(
     InvalidData
         Where the dataset has too few users for its own `default_split`.
     """
-    if by not in ("user", "time"):
-        raise InvalidOption(f"users are split by 'user' or by 'time', not by {by!r}")
+    check_choice("by", by, ("user", "time"))
     times = dataset.last_times
     if by == "time" and times is None:
         raise InvalidOption(
@@ -228,8 +227,7 @@ def histories(
     InvalidOption
         For another word.
     """
-    if repeats not in get_args(Repeats):
-        raise InvalidOption(f"repeats must be {', '.join(get_args(Repeats))}, not {repeats!r}")
+    check_choice("repeats", repeats, get_args(Repeats))
     starts = dataset.indptr[users]
     lengths = np.maximum(dataset.lengths[users] - 1, 0) if before is None else before
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -44,7 +44,7 @@ from rpp_env.interrupts import heed_interrupts
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.markdown import code, table
 from rpp_env.metrics import hit, mrr, ndcg
-from rpp_env.options import check_seed
+from rpp_env.options import check_seed, unknown
 
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
@@ -333,10 +333,10 @@ def _baselines(given: Sequence[str] | Mapping[str, Policy | None], name: str) ->
         dict(given) if isinstance(given, Mapping) else dict.fromkeys(list(given))
     )
     made_here = {line for line, policy in chosen.items() if policy is None}
-    if unknown := sorted(made_here - {"random", "fixed"}):
+    if strangers := sorted(made_here - {"random", "fixed"}):
         raise InvalidOption(
-            f"baseline {unknown[0]!r} is unknown: name 'random' or 'fixed', or give a mapping of "
-            "names to policies"
+            f"{unknown('baseline', strangers[0], ('random', 'fixed'))}; or give a mapping of names "
+            "to policies"
         )
     taken = [
         line for line in (*chosen, name) if line in _TAKEN or (line == name and name in chosen)

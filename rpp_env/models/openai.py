@@ -41,7 +41,7 @@ from rpp_env.models.transport import (
     Unusable,
     side_by_side,
 )
-from rpp_env.options import nearest
+from rpp_env.options import check_choice, nearest
 
 __all__ = ["OpenAIModel"]
 
@@ -182,8 +182,7 @@ class OpenAIModel:
     ) -> None:
         key = keeper(api_key)
         del api_key  # out of sight of tracebacks that show local variables
-        if api not in ("auto", "chat", "completions"):
-            raise InvalidOption(f"api must be 'auto', 'chat' or 'completions', not {api!r}")
+        check_choice("api", api, ("auto", "chat", "completions"))
         _check_numbers(
             concurrency=(concurrency, int, 1),
             batch_size=(batch_size, int, 1),

@@ -30,6 +30,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.metrics import ndcg
 from rpp_env.models.asking import Room, ask, estimated_tokens, release
 from rpp_env.models.base import Generation, LanguageModel, Reply, Request
+from rpp_env.options import check_choice
 from rpp_env.prompting import Rankings
 from rpp_env.sentences.leads import Lead
 from rpp_env.task import Ranking, RankingTask
@@ -116,8 +117,7 @@ class LikelihoodRecommender:
     def __init__(
         self, model: LanguageModel, score: Score = "sum", alpha: float | None = None
     ) -> None:
-        if score not in get_args(Score):
-            raise InvalidOption(f"score={score!r} is unknown: choose {', '.join(get_args(Score))}")
+        check_choice("score", score, get_args(Score))
         if (score == "pmi-alpha") != (alpha is not None):
             raise InvalidOption(
                 "score='pmi-alpha' takes alpha, a number that was chosen on train users "

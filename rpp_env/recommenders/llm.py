@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import Room, ask, release
 from rpp_env.models.base import Generation, LanguageModel, Message, Reply, Request
+from rpp_env.options import check_choice
 from rpp_env.prompting import Rankings
 from rpp_env.sentences.parsing import as_pairs, parse_order
 from rpp_env.sentences.prompt import LETTERS, Prompts, as_messages
@@ -100,14 +101,8 @@ class LLMRecommender:
     ) -> None:
         if rank_by == "likelihood":
             raise InvalidOption("LLMRecommender shows candidates: take LikelihoodRecommender")
-        if rank_by not in get_args(RankBy):
-            raise InvalidOption(
-                f"rank_by={rank_by!r} is unknown: choose {', '.join(get_args(RankBy))}"
-            )
-        if calibrate not in get_args(Calibrate):
-            raise InvalidOption(
-                f"calibrate={calibrate!r} is unknown: choose {', '.join(get_args(Calibrate))}"
-            )
+        check_choice("rank_by", rank_by, get_args(RankBy))
+        check_choice("calibrate", calibrate, get_args(Calibrate))
         if calibrate != "none" and rank_by != "logprobs":
             raise InvalidOption(
                 f"calibrate={calibrate!r} is for rank_by='logprobs', not for {rank_by!r}"

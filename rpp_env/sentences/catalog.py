@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption
-from rpp_env.options import read_small
+from rpp_env.options import check_choice, read_small, unknown
 from rpp_env.plugins import make, resolve
 from rpp_env.text import unseen
 
@@ -93,8 +93,7 @@ def history_labels(history: str, options: Sequence[int]) -> tuple[str, ...]:
 
     if history == "choose":
         return tuple(f"{n} item" + ("" if n == 1 else "s") for n in options)
-    if history not in ("rungs", "grow"):
-        raise InvalidOption(f"history is 'rungs', 'choose' or 'grow', not {history!r}")
+    check_choice("history", history, ("rungs", "choose", "grow"))
     noun = "rung" if history == "rungs" else "item"
     return tuple(
         "as before" if n == 0 else count(abs(n), noun) + (" more" if n > 0 else " fewer")
@@ -251,10 +250,7 @@ class PatternBook:
                 **{name: _sentence(path, f"{key}.{name}", value) for name, value in entry.items()}
             )
             if output.format not in FORMATS:
-                raise InvalidData(
-                    f"{path}: key '{key}.format' is {output.format!r}; the parser knows "
-                    f"{', '.join(FORMATS)}"
-                )
+                raise InvalidData(f"{path}: {unknown(f'{key}.format', output.format, FORMATS)}")
             outputs.append(output)
         return cls(
             domain=_sentence(path, "domain", table["domain"]),
@@ -343,12 +339,13 @@ class PatternBook:
 
 def _check_keys(path: Path, key: str, table: dict[str, Any], known: set[str]) -> None:
     prefix = f"{key}." if key else ""
-    for wrong, what in ((set(table) - known, "unknown"), (known - set(table), "missing")):
-        if wrong:
-            raise InvalidData(
-                f"{path}: {what} key {prefix + min(wrong)!r}; the keys are "
-                f"{', '.join(prefix + name for name in sorted(known))}"
-            )
+    keys = sorted(prefix + name for name in known)
+    if strange := set(table) - known:
+        raise InvalidData(f"{path}: {unknown('key', prefix + min(strange), keys)}")
+    if missing := known - set(table):
+        raise InvalidData(
+            f"{path}: missing key {prefix + min(missing)!r}; the keys are {', '.join(keys)}"
+        )
 
 
 def _entries(path: Path, table: dict[str, Any], key: str) -> list[Any]:

@@ -108,7 +108,7 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
         ("evaluate nowhere", "neither a policy's file nor the folder of a run"),
         ("data get", "which one?"),
         ("data list ml-1m", "list takes no name"),
-        ("data get netflix", "'netflix' cannot be downloaded"),
+        ("data get netflix", "'netflix' is not known"),
         ("tabulate x.rpptable --rules RPPPaper-v0", "reorders the candidates"),
         ("play random --dataset movieword", "did you mean 'movieworld'"),
         ("play random --model embeded", "did you mean 'embedded'"),

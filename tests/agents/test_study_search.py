@@ -340,7 +340,7 @@ def test_one_item_is_no_example() -> None:
 
 @pytest.mark.parametrize("config", [{"prompt": "bootstrapping"}, {"shown": 50}])
 def test_llmrank_refuses_what_it_does_not_know(config: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOption, match="llmrank knows no"):
+    with pytest.raises(InvalidOption, match="llmrank"):
         guided(users_in("movies"), **config)
 
 

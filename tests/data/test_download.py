@@ -214,7 +214,7 @@ def test_the_default_place_is_where_load_dataset_looks(
 
 
 def test_only_known_names(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="'games' cannot be downloaded; choose from ml-1m"):
+    with pytest.raises(InvalidOption, match="'games' is not known; there are ml-1m"):
         get("games", tmp_path)
 
 

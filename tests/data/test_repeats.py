@@ -198,7 +198,7 @@ def test_repeats_can_be_kept_and_refused(making) -> None:
     assert refused.digest == make_tasks(data, [1]).digest
     with pytest.raises(InvalidData, match=r"1 of 2 users .* user 'u0': 'Film 5'.* repeats='drop'"):
         make_tasks(data, [0, 1], repeats="refuse")
-    with pytest.raises(InvalidOption, match="repeats must be drop, keep, refuse, not 'forget'"):
+    with pytest.raises(InvalidOption, match="'forget' is not known; there are drop, keep, refuse"):
         make_tasks(data, [0], repeats="forget")
 
 

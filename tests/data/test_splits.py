@@ -60,7 +60,7 @@ def test_impossible_fractions_are_refused(making, fractions) -> None:
 
 def test_unknown_parts_and_seeds_are_refused(making) -> None:
     split = split_users(making.random(20))
-    with pytest.raises(InvalidOption, match="split 'dev' is unknown"):
+    with pytest.raises(InvalidOption, match="split 'dev' is not known"):
         split.part("dev")
     with pytest.raises(InvalidOption, match="seed must be at least 0"):
         split_users(making.random(20), seed=-1)
@@ -159,7 +159,7 @@ def test_without_times_there_is_no_split_by_time(making, tmp_path: Path) -> None
             split_users(data, by="time")
     with pytest.raises(InvalidOption, match="tiny cannot be split by time"):
         split_users(load_dataset(folder, order="position"), by="time")
-    with pytest.raises(InvalidOption, match="by 'user' or by 'time', not by 'item'"):
+    with pytest.raises(InvalidOption, match="by 'item' is not known; there are user, time"):
         split_users(making.random(20), by="item")
 
 

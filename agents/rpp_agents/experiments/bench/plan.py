@@ -390,7 +390,7 @@ class Bench:
                     f"{where}: {algorithm.label!r} is a level line's name; choose another label"
                 )
         if self.against and self.against not in labels:
-            raise InvalidOption(f"{where}: against={self.against!r} is none of {', '.join(labels)}")
+            raise InvalidOption(f"{where}: {unknown('against', self.against, labels)}")
 
     @property
     def users(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rpp_agents.experiments.methods.fixed import MANUAL, manual_cell
 from rpp_agents.experiments.players import Asking
 from rpp_agents.experiments.problem import Problem
 from rpp_env.errors import InvalidOption
+from rpp_env.options import check_choice
 from rpp_env.sentences.prompt import Prompt
 
 __all__ = ["PROMPTS", "RANK", "Guidance", "llmrank"]
@@ -111,11 +112,10 @@ def llmrank(
     """
     users = problem.train
     rungs, domain = users.env.rules.rungs, users.env.tasks.dataset.domain
-    for value, allowed in ((prompt, PROMPTS), (shown, rungs), (domain, _WORDS)):
-        if value not in allowed:
-            raise InvalidOption(
-                f"llmrank knows no {value!r}; choose {', '.join(map(str, allowed))}"
-            )
+    check_choice("llmrank's prompt", prompt, PROMPTS)
+    check_choice("llmrank's domain", domain, _WORDS)
+    if shown not in rungs:
+        raise InvalidOption(f"llmrank shows {', '.join(map(str, rungs))} items, not {shown!r}")
     manual_cell(users)  # is there, but for the items shown
     cell = users.cell(rungs.index(shown), MANUAL["role"], MANUAL["reasoning"], MANUAL["output"])
     return Asking(

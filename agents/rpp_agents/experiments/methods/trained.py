@@ -16,7 +16,7 @@ from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_agents.policy import Policy
 from rpp_agents.trainers import find_trainer, trainer_config
 from rpp_env import RPPEnv, Step
-from rpp_env.errors import InvalidOption
+from rpp_env.options import check_choice
 from rpp_env.rewriting import open_rewriter
 from rpp_env.sentences import AGENTS
 
@@ -67,8 +67,8 @@ def rpp(
     config = trainer_config(
         trainer, options or {}, "rpp", total_steps=budget, seed=seed, **SET_BY_THE_STUDY
     )
-    if only is not None and only not in AGENTS:
-        raise InvalidOption(f"only={only!r} is no agent; choose {', '.join(AGENTS)}")
+    if only is not None:
+        check_choice("agent", only, AGENTS)
     if only is not None:
         manual_cell(problem.train)  # the others' prompt is there
     rewriter = open_rewriter(rewrite)
