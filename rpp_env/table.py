@@ -754,6 +754,8 @@ def _provenance(
         "samples": samples,
         "embeddings": env.embeddings.digest,
     }
+    if thinking := getattr(env.recommender, "thinking", ()):  # decides how replies are read
+        provenance["thinking"] = thinking
     # As a file gives it back, so that the two compare.
     plain: dict[str, Any] = json.loads(json.dumps(provenance))
     return plain

@@ -19,6 +19,7 @@ from rpp_env.models import Reply, Request
 from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.sentences.parsing import parse_order, parse_ranking
 from rpp_env.sentences.parsing.forms import FORMS, LABELS, WRAPPINGS, measure_reading, write_form
+from rpp_env.table import tabulate
 
 SHOWN = (
     "Copper Rain",
@@ -340,6 +341,54 @@ def test_titles_in_brackets_are_no_marks() -> None:
     assert named("[Reason]\n[Think]\nFinal <3", titles) == ["[Reason]", "[Think]", "Final <3"]
 
 
+NEVER = """I do not watch films such as Titanic.
+I don't watch movies like Titanic.
+I have no opinion about Titanic.
+I am not familiar with Titanic.
+I never recommend movies such as Titanic.
+Titanic is not something I can rank.
+Sorry, I lack the ability to judge films such as Titanic.
+Without more information about the user, ranking Titanic is impossible.
+You should not watch Titanic.
+I'm unfamiliar with films such as Titanic
+No, not Titanic.
+Titanic isn't for this user.
+Nobody should watch Titanic.
+Avoid Titanic.
+I know nothing about Titanic.
+The user would hate Titanic."""
+ANYWAY = """I would recommend Titanic.
+You can't go wrong with Titanic.
+Do not miss Titanic.
+If you do not mind long films, watch Titanic.
+I do not hesitate: Titanic.
+No doubt, Titanic.
+Why not Titanic?
+Not only Titanic is great.
+Nothing beats Titanic.
+Titanic is not to be missed.
+I think Titanic is best, not Alien.
+They have not seen Titanic yet, so it is my first choice.
+Next, the user will watch Titanic, although he does not like romance."""
+
+
+@pytest.mark.parametrize("said", NEVER.split("\n"))
+def test_a_title_that_is_only_refused_is_not_named(said: str) -> None:
+    assert named(said, ["Alien (1979)", "Titanic", "No Country for Old Men"]) == []
+
+
+@pytest.mark.parametrize("said", ANYWAY.split("\n"))
+def test_a_title_that_stands_beside_a_refusal_is_named(said: str) -> None:
+    assert named(said, ["Alien", "Titanic", "No Country for Old Men"]) == ["Titanic"]
+
+
+@pytest.mark.parametrize("title", ["No Country for Old Men", "Never Say Never Again"])
+def test_the_words_of_a_title_refuse_nothing(title: str) -> None:
+    assert named(f"I would watch {title}.", ["Alien", title]) == [title]
+    lead = "You can't go wrong with these:\n1. Alien\n2. "
+    assert named(lead + title, [title, "Alien"]) == ["Alien", title]
+
+
 class Planner:
     """A model that puts its thoughts into marks of its own."""
 
@@ -361,6 +410,10 @@ def test_own_marks_of_thoughts_are_an_option() -> None:
     env.reset(seed=0)
     step = env.step([[0, 0, 0, 0]] * env.num_envs)
     assert [ranking.order[:3] for ranking in step.rankings] == [(2, 1, 0)] * env.num_envs
+    table = tabulate(env)
+    assert table.provenance["thinking"] == [["§plan", "plan§"]]
+    plain = RPPEnv.make("movieworld", Planner(), max_users=2, num_users=300)
+    assert "thinking" not in tabulate(plain).provenance
     for wrong in ("§plan", [("§plan",)], [("", "plan§")], [3]):
         with pytest.raises(InvalidOption, match="thinking"):
             LLMRecommender(Planner(), thinking=wrong)  # type: ignore[arg-type]

@@ -63,6 +63,9 @@ class World:
     calibrate: Calibrate = "none"
     """What is done about a model's liking for letters, for `--rank-by logprobs`: minus what it says
     without candidates (prior), or the mean over four orders (permutations)."""
+    thinking: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OPEN CLOSE ...")] = ()
+    """Marks that a language model puts around its thoughts, where they are its own: in pairs, such
+    as --thinking '<plan>' '</plan>'."""
     recording: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """File that keeps every reply of a language model; what it holds is not asked for again."""
     rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
@@ -96,6 +99,7 @@ class World:
             "model_options": parse_options(self.model_options),
             "rewrite": self.rewrite,
             "alpha": self.alpha,
+            "thinking": self._marks() or None,
             "recording": self.recording,
             "data_seed": self.data_seed,
             "num_candidates": self.candidates,
@@ -118,6 +122,15 @@ class World:
             **{name: value for name, value in named.items() if value is not None},
             **options,
         )
+
+    def _marks(self) -> list[tuple[str, str]]:
+        """`thinking` in pairs."""
+        if len(self.thinking) % 2:
+            raise InvalidOption(
+                "--thinking takes pairs of marks that open and close a model's thoughts, such as "
+                f"'<plan>' '</plan>', not {len(self.thinking)} marks"
+            )
+        return list(zip(self.thinking[::2], self.thinking[1::2], strict=True))
 
     def held_out(self, split: str, embeddings: str, **options: Any) -> RPPEnv | None:
         """An environment of held-out users; None if the model is a table that holds none of them.
@@ -175,6 +188,7 @@ class World:
             live.book.digest,
             live.rules.id,
             getattr(model, "id", None),
+            *self.thinking,
             *([] if self.rank_by == "generate" else [getattr(live.recommender, "rank_by", None)]),
         )
         digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
@@ -194,6 +208,7 @@ class World:
             score="sum",
             alpha=None,
             calibrate="none",
+            thinking=(),
             recording=None,
             model_options=None,
         )

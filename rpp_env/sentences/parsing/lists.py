@@ -13,7 +13,7 @@ from rpp_env.sentences.parsing.lines import Entry, ends_sentence, read_line
 from rpp_env.sentences.parsing.objects import Line
 from rpp_env.sentences.parsing.text import answer_lines, turns
 from rpp_env.sentences.parsing.titles import Titles, compact, fold, key_of
-from rpp_env.sentences.parsing.words import announces, chooses, compares, refuses
+from rpp_env.sentences.parsing.words import affirmed, announces, chooses, compares, refuses
 
 __all__ = ["find_lists", "guess", "read_leniently"]
 
@@ -437,7 +437,9 @@ def _mentions(lines: Iterable[Line], titles: Titles) -> list[int]:
 
 def _mention(sentence: str, titles: Titles) -> int | None:
     folded = fold(sentence)
-    scanned = titles.scan(folded)
+    found = titles.scan(folded)
+    stand = affirmed(folded, [(start, end) for start, end, _ in found])
+    scanned = [each for each, stands in zip(found, stand, strict=True) if stands]
     chosen = chooses(folded)
     if chosen is not None:
         # "Since you liked Up, I recommend Alien."

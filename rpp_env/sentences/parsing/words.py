@@ -4,9 +4,20 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
+from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["JOINING", "NOUN", "announces", "chooses", "compares", "kind_of", "refuses"]
+__all__ = [
+    "JOINING",
+    "NOUN",
+    "affirmed",
+    "announces",
+    "chooses",
+    "compares",
+    "kind_of",
+    "refuses",
+]
 
 _RANKS = "rank position pos rang rango posicion puesto lugar platz posto место 名次 位次 ランク"
 _NUMBERS = (
@@ -74,6 +85,29 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+_NOT = r"(?:(?:do|does|did|is|are|was|were|would|should|could|have|has|had|ca|wo)n['’]?t|not|never)"
+_NEGATION = re.compile(
+    rf"\b(?:{_NOT}|cannot|no|nothing|nobody|none|neither|nor|without|lacks?|avoid|skip|hates?"
+    r"|dislikes?|refuses?|impossible|unfamiliar|unaware|nicht|keinen?|jamais|nunca)\b",
+    re.IGNORECASE,
+)
+_NEGATED_AFTER = re.compile(
+    r" *(?:(?:is|are|was|were|do|does|did|has|have|will|would|can|could|should|may|might) "
+    r"(?:be )?)?"
+    rf"(?:{_NOT}|cannot|no|nothing|impossible)\b",
+    re.IGNORECASE,
+)
+_NO_NEGATION = re.compile(  # what sounds like a refusal and is none
+    r"\b(?:not (?:only|just|to be missed)|(?:no|without) (?:a )?(?:doubt|question)|why not"
+    r"|no (?:other|better|choice)|nothing (?:beats|but)"
+    rf"|(?:{_NOT}|cannot) (?:go wrong|wait|miss|skip|overlook|mind|hesitate|regret"
+    r"|disappoints?|fails?"
+    r"|be (?:disappointed|bored|sorry)|(?:yet )?(?:seen|watched|rated)(?: yet)?))\b",
+    re.IGNORECASE,
+)
+
+_CLAUSES = re.compile(r"[,;:()]|\s[-–—]\s|\b(?:but|so|although|because|since|while|then)\b")
+
 _LIKED = re.compile(
     r"\b(?:you|user|viewer|they|he|she|i|we|have|has)(?:['’]ve)? (?:\w+ ){0,2}"
     r"(?:liked?|likes|enjoy(?:ed|s)?|loved?|loves|watched|seen|saw|rated)\b"
@@ -100,8 +134,35 @@ def announces(label: str) -> bool:
 
 def refuses(sentence: str) -> bool:
     """Whether a sentence says that something will not be done, and offers nothing instead."""
+    sentence = _NO_NEGATION.sub("", sentence)
     found = _REFUSAL.search(sentence)
     return found is not None and _AFTER_ALL.search(sentence, found.end()) is None
+
+
+def affirmed(sentence: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether the clause around each of these titles lets it stand, and does not say no to it.
+
+    Parameters
+    ----------
+    sentence : str
+    spans : sequence of pairs of int
+        Where titles begin and end, in order. What they say themselves does not count.
+    """
+    if not spans:
+        return []
+    bare = list(sentence)
+    for start, end in spans:
+        bare[start:end] = "_" * (end - start)
+    text = _NO_NEGATION.sub(lambda found: "_" * len(found[0]), "".join(bare))
+    clauses = [found.end() for found in _CLAUSES.finditer(text)]
+    noes = [found.start() for found in _NEGATION.finditer(text)]
+    stand = []
+    for start, end in spans:
+        i, j = bisect(clauses, start), bisect(noes, start)
+        begin = clauses[i - 1] if i else 0
+        said_before = j > 0 and noes[j - 1] >= begin
+        stand.append(not said_before and _NEGATED_AFTER.match(text, end) is None)
+    return stand
 
 
 def compares(text: str) -> bool:
