@@ -151,9 +151,9 @@ def test_decoding_is_checked_as_it_is_given(options: dict[str, Any]) -> None:
         ({"rules": "RPPBandt-v0"}, "RPPBandit-v0"),
         ({"negatives": "populariy"}, "popularity"),
         ({"observe": "shred"}, "shared"),
-        ({"ranking": "sequense"}, "sequence"),
+        ({"ranking": "sequencee"}, "sequence"),
         ({"rank_by": "logprob"}, "logprobs"),
-        ({"repeats": "dorp"}, "drop"),
+        ({"repeats": "dropp"}, "drop"),
         ({"model": "embeded"}, "embedded"),
         ({"dataset": "movieword"}, "movieworld"),
         ({"book": "moviess"}, "movies"),
@@ -189,7 +189,7 @@ def test_names_of_functions_get_suggestions_too() -> None:
         "fixed": lambda: evaluate(None, env, baselines=["fixd"]),  # type: ignore[arg-type]
         "chat": lambda: OpenAIModel("http://localhost:1/v1", "m", api="chatt"),  # type: ignore[arg-type]
         "ansi": lambda: check_render_mode("anssi"),
-        "grow": lambda: history_labels("grwo", (1, 2)),  # type: ignore[arg-type]
+        "grow": lambda: history_labels("growe", (1, 2)),  # type: ignore[arg-type]
     }
     for meant, call in misspelt.items():
         with pytest.raises(InvalidOption, match=f"did you mean '{meant}'"):

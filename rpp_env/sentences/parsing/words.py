@@ -155,12 +155,12 @@ def affirmed(sentence: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
         bare[start:end] = "_" * (end - start)
     text = _NO_NEGATION.sub(lambda found: "_" * len(found[0]), "".join(bare))
     clauses = [found.end() for found in _CLAUSES.finditer(text)]
-    noes = [found.start() for found in _NEGATION.finditer(text)]
+    denials = [found.start() for found in _NEGATION.finditer(text)]
     stand = []
     for start, end in spans:
-        i, j = bisect(clauses, start), bisect(noes, start)
+        i, j = bisect(clauses, start), bisect(denials, start)
         begin = clauses[i - 1] if i else 0
-        said_before = j > 0 and noes[j - 1] >= begin
+        said_before = j > 0 and denials[j - 1] >= begin
         stand.append(not said_before and _NEGATED_AFTER.match(text, end) is None)
     return stand
 
