@@ -183,10 +183,10 @@ def clock_columns(env: BatchedEnv) -> list[int]:
 def stop_the_clock(
     after: NDArray[np.float32], before: NDArray[np.float32], cut: NDArray[np.bool_], clock: slice
 ) -> NDArray[np.float32]:
-    """What followed a step, at the time before it wherever the clock cut the episode off.
+    """Next observations, with their clock set back to the step's where the episode was truncated.
 
-    No step ever begins at the time after the last one, so that no value there is ever learnt. The
-    best of the values that a network makes up instead would be what the next ones are learnt from,
+    No step ever begins at the time after the last one, so that no value there is ever learnt.
+    Later values would be learnt from the best of the values that a network makes up there instead,
     and so on without end.
 
     Parameters

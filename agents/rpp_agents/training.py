@@ -1,7 +1,7 @@
 """The run that all trainers share: iterate, evaluate, record, keep a checkpoint.
 
-An algorithm is a `Learner`: it plays and learns once per call of `iterate`, and can say and take
-back everything that it holds. `trainer` makes the ``train(env, config)`` of its module from it.
+An algorithm is a `Learner`: each `iterate` call collects steps and updates once, and `tensors` and
+`restore` export and load its full state. `trainer` makes the ``train(env, config)`` of its module.
 
 A run is cut into segments of `RunConfig.checkpoint_every` iterations, each begun by a reset of the
 environment whose seed follows from the run's seed and the iteration. So a checkpoint needs nothing
@@ -80,7 +80,7 @@ class Learner(Protocol):
         ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
+        """Load the state that `tensors` returned."""
         ...
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -530,6 +534,46 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Any, name: str) -
         trainer.train(
             other, trainer.Config(**SMALL), run_dir=tmp_path / "whole", resume=True, progress=False
         )
+
+
+KILLED = """
+import sys, time, torch
+sys.path.insert(0, sys.argv[1])
+import test_actors as here
+from rpp_agents import mappo
+
+torch.set_num_threads(1)
+
+def wait(row, policy):
+    if row["iteration"] == 5:
+        print("now", flush=True)
+        time.sleep(60)
+
+mappo.train(
+    here.Targets(64), mappo.Config(**here.SMALL), run_dir=sys.argv[2], callbacks=[wait],
+    progress=False,
+)
+"""
+
+
+def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(tmp_path: Any) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "now\n"
+        child.send_signal(signal.SIGKILL)
+    assert read_tensors(folder / "checkpoint.safetensors")[1]["iteration"] == 4
+    again, whole = (
+        mappo.train(
+            Targets(64), mappo.Config(**SMALL), run_dir=where, resume=resume, progress=False
+        )
+        for where, resume in ((folder, True), (None, False))
+    )
+    for policy in (again, whole):
+        assert isinstance(policy, NetworkPolicy)
+    for name, tensor in whole.actor.state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(again.actor.state_dict()[name], tensor), name  # type: ignore[attr-defined]
 
 
 def test_a_checkpoint_from_before_vectors_is_resumed(toys: SimpleNamespace, tmp_path: Any) -> None:

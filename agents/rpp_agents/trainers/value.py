@@ -1,12 +1,12 @@
 """Value learning for several agents: what IQL, VDN and QMIX have in common.
 
-Every agent has a network that says what each of its actions is worth, and takes the best one. The
-three differ in one argument, the `mixer`, which makes of the agents' values what is learnt from
-rewards: each value alone (IQL), their sum (VDN), or any function of them and of the state that
-grows with each of them (QMIX). As none of these can turn the order of an agent's actions round, the
-agents' own best actions are the team's best ones, and no agent needs to know of another when it
-acts. Everything else is written once, here: replay, double Q-learning with a target network, and
-exploration by random actions.
+Every agent has a network that estimates the value of each of its actions, and takes the best one:
+actions are `Discrete`. The three differ in one argument, the `mixer`, which combines the agents'
+Q-values into the value that is trained on the reward: each value alone (IQL), their sum (VDN), or
+any function of them and of the state that grows with each of them (QMIX). None of these can change
+the order of an agent's actions, so the agents' own best actions are the team's best ones, and no
+agent needs to know of another when it acts. Everything else is written once, here: replay, double
+Q-learning with a target network, and exploration by random actions.
 
 Where the clock cuts an episode off, what follows is worth what it would be at the time of the last
 step (`rpp_agents.rollout.stop_the_clock` says why).
@@ -100,7 +100,7 @@ class Config(RunConfig):
 
 
 class Mixer(nn.Module):
-    """Makes of the agents' values what is learnt from rewards."""
+    """Combines the agents' Q-values into the value that is trained on the reward."""
 
     sees_state = False
     """Whether it is given the team's state (B, s) too."""
