@@ -297,6 +297,38 @@ def test_a_batch_of_tasks_is_a_sequence(data: Dataset) -> None:
     assert np.array_equal(batch.histories(7), env.tasks.padded_history(7)[[4, 0, 4]])
 
 
+def test_cells_are_alike_where_their_prompts_are_equal(data: Dataset) -> None:
+    rules = RULES["RPP-v0"]
+    env = RPPEnv.make(data, echo(), book=small_book(rules), num_envs=4)
+    # The latest 1, 4, 9 and all items of four histories.
+    tasks = env.tasks.subset(range(4))
+    lengths = np.minimum(tasks.history_lengths, [1, 4, 9, 50])
+    kept = [tasks.history(i)[len(tasks.history(i)) - n :] for i, n in enumerate(lengths.tolist())]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    short = replace(tasks, history_indptr=indptr, history_items=np.concatenate(kept))
+    space = SentencePrompts(small_book(rules), rules.lengths, short, HashedNGrams())
+    cells = np.arange(int(np.prod(space.shape)))
+    asked = []
+    for row in range(4):
+        rows = np.full(len(cells), row)
+        prompts = space.prompts(space.at(cells, rows), TaskBatch(short, rows), rows)
+        first = [prompts.index(prompt) for prompt in prompts]
+        assert space.alike(cells, rows).tolist() == first
+        asked.append(len(set(first)))
+    assert asked[:3] == [4, 16, 24]  # history lengths 1; 1, 2, 3, 4; 1, 2, 3, 5, 8, 9
+    live = RPPEnv(short, book=env.book, embeddings=env.embeddings, recommender=env.recommender)
+    seen: list[int] = []
+
+    class Counting(LLMRecommender):
+        def rank(self, prompts: Sequence[Any]) -> Rankings:
+            seen.append(len(prompts))
+            return super().rank(prompts)
+
+    live.recommender = Counting(echo())
+    tabulate(live)
+    assert sum(seen) == sum(asked)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_walk_is_what_the_history_does(name: str) -> None:
     lengths = RULES[name].lengths
