@@ -62,7 +62,6 @@ def tokens_of(env: RPPEnv) -> tuple[int, int]:
 
 def answers_of(env: RPPEnv) -> int:
     """Most questions about one task that a table of `env` asks: all its distinct prompts."""
-    levels = np.arange(env.rules.max_level + 1)
-    shown = env.rules.items_shown(levels, np.full(len(levels), MAX_HISTORY))
-    roles, _, reasonings, outputs = env.book.sizes
-    return len(np.unique(shown)) * roles * reasonings * outputs
+    cells = np.arange(math.prod(env.space.shape or ()))
+    longest = int(env.tasks.history_lengths.argmax())
+    return len(np.unique(env.space.alike(cells, np.full(len(cells), longest))))

@@ -56,7 +56,7 @@ def run(
     for part in dict.fromkeys(split):
         path = out / f"{part}.rpptable" if inside else out
         env = world.env(part, max_users=max_users)
-        numbers = len(set(shown)) * math.prod(env.book.sizes) // env.book.sizes[1]
+        numbers = len(set(shown)) * math.prod((env.space.shape or ())[1:])
         calls = len(env.tasks) * (numbers or answers_of(env)) * samples
         say_cost(env, world.model, world.rewrite, calls, " for what is not there yet")
         try:
