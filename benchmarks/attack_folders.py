@@ -17,9 +17,9 @@ from attack_count import Count, forked
 from attack_tables import attempt, damages
 
 from rpp_agents.cli import main
-from rpp_agents.experiments import Study
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.cells import FITTED, read_cell, write_cell
+from rpp_agents.experiments.plan import Study
 from rpp_agents.trainers import mappo
 from rpp_env import RPPEnv
 from rpp_env.errors import RPPError

@@ -26,19 +26,15 @@ import pytest
 from rpp_agents import mappo
 from rpp_agents.cli import main
 from rpp_agents.experiments import jobs as many
-from rpp_agents.experiments.bench import (
-    Bench,
-    Cell,
-    jobs_of,
-    kept,
-    make_tables,
-    run_cells,
-    unfinished,
-    work,
-)
-from rpp_agents.experiments.bench.plan import PRESETS
-from rpp_agents.experiments.bench.report import FEWEST_TASKS, Results, marl_eval, write_report
+from rpp_agents.experiments import run as work
+from rpp_agents.experiments.bench import Bench, Training
+from rpp_agents.experiments.bench_tables import FEWEST_TASKS
 from rpp_agents.experiments.cells import write_cell
+from rpp_agents.experiments.jobs import kept, unfinished
+from rpp_agents.experiments.plan import PRESETS, Cell
+from rpp_agents.experiments.report import marl_eval, write_report
+from rpp_agents.experiments.results import Results
+from rpp_agents.experiments.run import make_tables, run_cells
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, search_fixed
 from rpp_env.evaluation.diagnose import fit_reference
@@ -69,37 +65,37 @@ def bench(**changes: Any) -> Bench:
 
 def test_cells_are_seed_major_and_seeds_are_crossed_with_worlds_or_nested_in_them() -> None:
     cells = bench(seeds=[0, 1, 2]).cells()
-    assert [(c.seed, c.world) for c in cells[::4]] == [(0, 101), (1, 102), (2, 101)]
-    assert [(c.environment.name, c.algorithm.label) for c in cells[:4]] == [
+    assert [(c.seed, c.draw) for c in cells[::4]] == [(0, 101), (1, 102), (2, 101)]
+    assert [(c.setting.name, c.method.label) for c in cells[:4]] == [
         ("movieworld", "MAPPO"),
         ("movieworld", "discount 0"),
         ("b", "MAPPO"),
         ("b", "discount 0"),
     ]
     crossed = bench(design="crossed").cells(["movieworld/MAPPO"])
-    assert [(c.seed, c.world) for c in crossed] == [(0, 101), (0, 102), (1, 101), (1, 102)]
+    assert [(c.seed, c.draw) for c in crossed] == [(0, 101), (0, 102), (1, 101), (1, 102)]
 
 
 def test_only_takes_either_name_and_patterns() -> None:
     def chosen(*only: str) -> set[tuple[str, str]]:
-        return {(c.environment.name, c.algorithm.label) for c in bench().cells(only)}
+        return {(c.setting.name, c.method.label) for c in bench().cells(only)}
 
     assert chosen("b") == {("b", "MAPPO"), ("b", "discount 0")}
     assert chosen("mappo") == {("b", "MAPPO"), ("movieworld", "MAPPO")}
     assert chosen("movie*/disc*", "b/MAPPO") == {("movieworld", "discount 0"), ("b", "MAPPO")}
-    with pytest.raises(InvalidOption, match=r"'qmix' matches nothing.*MAPPO, discount 0"):
+    with pytest.raises(InvalidOption, match=r"'qmix' matches nothing.*MAPPO; discount 0"):
         chosen("qmix")
 
 
 def test_one_table_serves_all_rules_over_the_same_data() -> None:
     cell = bench().cells()[0]
-    table = cell.table("train")
+    table, test = cell.tables
     assert table.shown == (1, 2, 3, 5, 8, 10, 13, 20)
-    assert (table.users, cell.table("test").users) == (16, 12)
-    files = {c.table(split).file for c in bench().cells() for split in ("train", "test")}
+    assert (table.users, test.users) == (16, 12)
+    files = {table.file for c in bench().cells() for table in c.tables}
     assert len(files) == 4  # two worlds
     other = bench(environments=[{**ENVIRONMENT, "options": {"negatives": "popularity"}}])
-    assert other.cells()[0].table("train").file != table.file
+    assert other.cells()[0].tables[0].file != table.file
 
 
 def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer) -> None:
@@ -110,8 +106,8 @@ def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer)
     assert outcome.error == ""
     assert outcome.found is not None
     (trained,) = trainer.trained
-    table, _ = work._env(cell, "train", out)
-    scored, _ = work._env(cell, "test", out)
+    table = work._env(cell, "train", out)
+    scored = work._env(cell, "test", out)
     assert len(trained) == 8000
     assert users_of(table) < trained
     assert not users_of(scored) & trained
@@ -123,7 +119,7 @@ def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer)
 
 def test_an_algorithm_may_be_run_in_some_environments() -> None:
     cells = bench(algorithms=[MAPPO, {**MAPPO, "label": "x", "environments": ["b"]}]).cells()
-    assert [(c.environment.name, c.algorithm.label) for c in cells[:3]] == [
+    assert [(c.setting.name, c.method.label) for c in cells[:3]] == [
         ("movieworld", "MAPPO"),
         ("b", "MAPPO"),
         ("b", "x"),
@@ -138,13 +134,13 @@ def test_an_algorithm_may_be_run_in_some_environments() -> None:
 def test_an_environment_may_have_a_number_of_steps_of_its_own() -> None:
     told = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
     assert [c.config.total_steps for c in told.cells()[::2]] == [640, 1280, 640, 1280]
-    assert [c.total_steps for c in told.cells()[:4]] == [640, 640, 1280, 1280]
+    assert [c.budget for c in told.cells()[:4]] == [640, 640, 1280, 1280]
 
 
 def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
     grid = [{"learning_rate": 1e-3}, {"learning_rate": 1e-2, "hidden": [8, 8]}]
     tuning = bench(algorithms=[{**MAPPO, "config": {"gamma": 0.5}, "grid": grid}])
-    first, second = tuning.algorithms
+    first, second = tuning.methods
     assert (first.label, second.label, second.tunes) == ("MAPPO [1]", "MAPPO [2]", "MAPPO")
     config = tuning.cells()[1].config
     assert (config.gamma, config.learning_rate, config.hidden) == (0.5, 1e-2, (8, 8))
@@ -196,11 +192,11 @@ def test_files_that_are_none_get_a_sentence(tmp_path: Path) -> None:
         Bench.load(tmp_path / "x.toml")
 
 
-@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_benches_can_be_read(path: Path) -> None:
-    loaded = Bench.load(path.stem)
-    assert loaded.against in [algorithm.label for algorithm in loaded.algorithms]
-    assert loaded.tunes == (path.stem == "tuning")
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PRESETS / "bench").glob("*.toml")))
+def test_shipped_benches_can_be_read(name: str) -> None:
+    loaded = Bench.load(name)
+    assert loaded.against in [method.label for method in loaded.methods]
+    assert loaded.tunes == (name == "tuning")
 
 
 def test_tuning_uses_no_world_that_a_result_uses() -> None:
@@ -356,11 +352,11 @@ def test_nothing_is_trained_or_fitted_on_those_who_are_scored(
     tmp_path: Path, trainer: Trainer, split: str
 ) -> None:
     told = bench(split=split)
-    jobs = jobs_of(told.cells(["movieworld/MAPPO"])[:1])
+    jobs = told.jobs(told.cells(["movieworld/MAPPO"])[:1])
     make_tables(jobs, tmp_path)
     levels, cell = run_cells(jobs, tmp_path)
-    train, _ = work._env(jobs[0], "train", tmp_path)
-    scored, _ = work._env(jobs[0], split, tmp_path)
+    train = work._env(jobs[0], "train", tmp_path)
+    scored = work._env(jobs[0], split, tmp_path)
     assert trainer.trained == [users_of(train)]
     assert not users_of(train) & users_of(scored)
     assert (len(train.tasks), len(scored.tasks)) == (16, 12)
@@ -381,7 +377,7 @@ def test_nothing_is_trained_or_fitted_on_those_who_are_scored(
 
 def test_the_last_policy_counts_and_not_the_best(out: Path, trainer: Trainer) -> None:
     cell = bench(evaluations=4).cells()[0]
-    env, _ = work._env(cell, "test", out, observe="shared")
+    env = work._env(cell, "test", out, observe="shared")
     plans = [[role, 2, reasoning, 0] for role in range(5) for reasoning in range(9)]
     scores = {tuple(p): float(work.play_everyone(Fixed([p]), env).mean()) for p in plans}
     order = sorted(scores, key=lambda plan: scores[plan])
@@ -569,8 +565,8 @@ def test_the_command_lists_reports_and_refuses(
     told = ["bench", "smoke", "--out", str(smoke)]
     assert main([*told, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert out.count("done  ") == 8
-    assert "8 of 8 cells are finished; 0 steps" in out
+    assert out.count("done  ") == 12
+    assert "12 of 12 are finished" in out
     assert main([*told, "--report", "--only", "movieworld/MAPPO"]) == 0
     assert "report.md" in capsys.readouterr().out
     assert main(["bench", "smoke", "--out", str(smoke / "none"), "--report"]) == 2
@@ -602,17 +598,17 @@ def invented(
     """Files as a bench leaves them: users of a world differ by up to 0.08, all lines alike."""
     cells = told.cells()
     heights = {"random": 0.1, "fixed": 0.2, "reference": 0.4}
-    for job in jobs_of(cells):
-        base = np.random.default_rng(job.world).random(users) / 12
+    for job in told.jobs(cells):
+        base = np.random.default_rng(job.draw).random(users) / 12
         base -= base.mean()
 
         def line(height: float, base: Any = base) -> dict[str, list[float]]:
             mean = (base + height).tolist()
             return {"mean": mean, "first": (base + height - 0.05).tolist(), "last": mean}
 
-        found: dict[str, Any] = {"asked": job.asked, "whose": str(job.world), "versions": {}}
+        found: dict[str, Any] = {"asked": job.asked, "whose": str(job.draw), "versions": {}}
         found["tables"] = {"train": "a", "test": "b"}
-        if isinstance(job, Cell):
+        if isinstance(job, Training):
             height = score(job)
             found |= {
                 "points": [320, 640],
@@ -633,7 +629,7 @@ def invented(
 
 
 def by_label(cell: Cell) -> float:
-    return {"MAPPO": 0.35, "discount 0": 0.25}.get(cell.algorithm.label, 0.3)
+    return {"MAPPO": 0.35, "discount 0": 0.25}.get(cell.method.label, 0.3)
 
 
 def rows_of(report: str, first: str) -> list[list[str]]:
@@ -659,7 +655,10 @@ def test_the_table_of_an_environment(tmp_path: Path) -> None:
     ]
     assert rows_of(report, "*best fixed prompt*")[0][4] == "0.000"
     assert rows_of(report, "*chance*")[0][1] == "0.050"
-    assert "without 0 for 1 of 1 pairs of algorithms; 1 remain" in report
+    assert (
+        "without 0 for 1 of 1 pairs of algorithms; 1 are significant (Holm, over all pairs)"
+        in report
+    )
     assert "- MAPPO is above discount 0" in report
     assert rows_of(report, "discount 0")[1] == ["discount 0", "0.00 [0.00, 0.00]"]
     widths = {line.count("|") for line in report.splitlines() if line.startswith("| MAPPO")}
@@ -745,7 +744,7 @@ def test_runs_of_different_tables_are_not_compared(tmp_path: Path) -> None:
 def test_tasks_share_their_worlds(tmp_path: Path) -> None:
     """Six tasks in two worlds, where all runs of a world are as good: two facts, and not twelve."""
     told = bench(environments=[{"name": f"task {i}"} for i in range(FEWEST_TASKS)])
-    invented(tmp_path, told, lambda cell: 0.2 if cell.world == 101 else 0.4)
+    invented(tmp_path, told, lambda cell: 0.2 if cell.draw == 101 else 0.4)
     report = write_report(told, tmp_path).read_text()
     (row,) = [row for row in rows_of(report, "MAPPO") if len(row) == 6 and row[-1] == "12"]
     assert row[1] == "0.500 [-5.853, 6.853]"  # t with one degree of freedom: 12.7 times 0.5
@@ -773,7 +772,7 @@ def test_tuning_marks_the_best_point_once_all_are_there(tmp_path: Path) -> None:
     other = {"label": "other", "trainer": "mappo", "grid": grid}
     told = bench(algorithms=[{**MAPPO, "grid": grid}, other], split="validation")
     scores = {"MAPPO [1]": 0.3, "MAPPO [2]": 0.35, "other [1]": 0.32, "other [2]": 0.31}
-    cells = invented(tmp_path, told, lambda cell: scores[cell.algorithm.label])
+    cells = invented(tmp_path, told, lambda cell: scores[cell.method.label])
     report = write_report(told, tmp_path).read_text()
     marked = [row for row in rows_of(report, "MAPPO") + rows_of(report, "other") if row[-1]]
     assert [row[:3] for row in marked if row[-1] == "**best**"] == [
@@ -782,7 +781,7 @@ def test_tuning_marks_the_best_point_once_all_are_there(tmp_path: Path) -> None:
     ]
     assert "Probability" not in report
     for cell in cells:
-        if cell.algorithm.label == "MAPPO [2]":
+        if cell.method.label == "MAPPO [2]":
             (tmp_path / cell.file).unlink()
     report = write_report(told, tmp_path).read_text()
     assert not any(row[-1] == "**best**" for row in rows_of(report, "MAPPO"))
@@ -800,7 +799,8 @@ def test_marl_evals_format(tmp_path: Path) -> None:
         assert set(tasks) == {"movieworld", "b"}
         for task in tasks.values():
             # What `DiagnoseData` of id-marl-eval 0.0.4 checks: no commas, equal runs and steps.
-            assert set(task) == {"MAPPO", "MAPPO; blind"}
+            lines = {"random prompt", "best fixed prompt", "observable reference"}
+            assert set(task) == {"MAPPO", "MAPPO; blind"} | lines
             assert {len(runs) for runs in task.values()} == {2 if design == "nested" else 4}
             for run in (run for runs in task.values() for run in runs.values()):
                 assert list(run) == ["step_0", "step_1", "absolute_metrics"]

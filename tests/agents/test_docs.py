@@ -24,8 +24,8 @@ import pytest
 from rpp_agents import TRAINERS
 from rpp_agents.cli import COMMANDS, main, parse
 from rpp_agents.commands import serve
-from rpp_agents.experiments import Study
 from rpp_agents.experiments.bench import Bench
+from rpp_agents.experiments.plan import Study
 from rpp_agents.world import World
 from rpp_env.data import KNOWN
 from rpp_env.data.download import SOURCES

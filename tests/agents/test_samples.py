@@ -14,10 +14,10 @@ import pytest
 
 import rpp_env
 from rpp_agents.cli import main
-from rpp_agents.experiments import Study
+from rpp_agents.experiments import bench as bench_plan
 from rpp_agents.experiments import plan as study_plan
 from rpp_agents.experiments.bench import Bench
-from rpp_agents.experiments.bench import plan as bench_plan
+from rpp_agents.experiments.plan import Study
 from rpp_agents.recommenders import fit
 from rpp_env.models import echo
 from rpp_env.sentences import PatternBook

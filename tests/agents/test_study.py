@@ -19,19 +19,20 @@ import pytest
 
 import rpp_env
 from rpp_agents.cli import main
-from rpp_agents.experiments import Study, jobs_of, make_tables, run_cells, show
 from rpp_agents.experiments import run as work
+from rpp_agents.experiments import show
 from rpp_agents.experiments.cells import write_cell
 from rpp_agents.experiments.jobs import unfinished
 from rpp_agents.experiments.methods import METHODS, VERSIONS, method, options
 from rpp_agents.experiments.methods.fixed import MANUAL, best_of_all
 from rpp_agents.experiments.methods.trained import OnlyAgent
-from rpp_agents.experiments.plan import PRESETS, Setting
+from rpp_agents.experiments.plan import PRESETS, Redrawn, Setting, Study
 from rpp_agents.experiments.players import Asking, Played, Playing, Unasked, asking_best, borda
 from rpp_agents.experiments.problem import Counted, Problem, Users
-from rpp_agents.experiments.report import verdict, write_report
+from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
-from rpp_agents.experiments.run import Redrawn
+from rpp_agents.experiments.run import make_tables, run_cells
+from rpp_agents.experiments.study_tables import verdict
 from rpp_agents.recommenders import BPRConfig
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, Random
@@ -379,6 +380,85 @@ def test_mistakes_of_a_trainer_get_a_sentence(problem: Problem) -> None:
         method("enum")
 
 
+# ---- other rules ----
+
+
+@pytest.fixture(scope="module")
+def bandit() -> Problem:
+    """The same problem under RPPBandit-v0, whose levels are numbers of items and no rungs."""
+    parts = []
+    for split, count in (("train", 12), ("validation", 4), ("test", 12)):
+        options = WORLD | {"split": split, "max_users": count, "rules": "RPPBandit-v0"}
+        live = rpp_env.RPPEnv.make(**options)
+        parts.append(Users(rpp_env.RPPEnv.make(model=rpp_env.tabulate(live), **options), live))
+    return Problem(*parts)
+
+
+def test_a_level_is_the_items_that_the_rules_show(bandit: Problem) -> None:
+    test = bandit.test
+    assert test.items == (1, 3, 5, 10, 20)
+    lengths = test.env.tasks.history_lengths
+    for name, config, items in (("manual", {}, 5), ("llmrank", {"shown": 20}, 20)):
+        player = fit(bandit, name, **config)
+        cells = player.choose(test, np.random.default_rng(0))[:, 0]
+        np.testing.assert_array_equal(
+            test.shown(np.arange(len(test)), cells), np.minimum(lengths, items)
+        )
+        shown = {prompt.shown for prompt in test.prompts(np.arange(len(test)), cells)}
+        assert max(shown) == min(items, int(lengths.max()))
+    with pytest.raises(InvalidOption, match="llmrank shows 1, 3, 5, 10, 20 items, not 8"):
+        fit(bandit, "llmrank", shown=8)
+
+
+def test_one_agent_alone_stands_on_the_manual_prompt_under_other_rules(bandit: Problem) -> None:
+    train = bandit.train
+    env = OnlyAgent(train.environment(num_envs=len(train)), "role_playing")
+    env.reset(seed=0, options={"users": np.arange(len(train))})
+    step = env.step(np.zeros((len(train), 1), np.int64))
+    lengths = train.env.tasks.history_lengths
+    np.testing.assert_array_equal(step.infos["shown"], np.minimum(lengths, MANUAL["shown"]))
+
+
+def test_choices_are_counted_by_the_levels_of_the_rules(bandit: Problem) -> None:
+    test = bandit.test
+    played = fit(bandit, "manual").play(test, 0)
+    history = np.array(work._choices(played, test)["shares"]["history_records"])
+    assert history.shape[1] == 5
+    long = test.env.tasks.history_lengths >= 5
+    if long.all():
+        assert history[:, 2].max() == 1.0  # the third of 1, 3, 5, 10 and 20
+
+
+def test_a_setting_has_the_numbers_of_its_own_rules() -> None:
+    assert Setting("x").steps == 5
+    assert Setting("x", options={"max_cycles": 3}).steps == 3
+    bandit = Setting("x", options={"rules": "RPPBandit-v0"})
+    assert (bandit.steps, bandit.candidates) == (1, RULES["RPPBandit-v0"].num_candidates)
+    assert Setting("x", options={"num_candidates": 7}).candidates == 7
+
+
+def test_the_rival_makes_as_many_calls_as_an_episode_has_steps() -> None:
+    rows = [
+        {"label": "RPP", "method": "rpp"},
+        {"label": "fixed", "method": "enumerate_all"},
+    ]
+
+    def study(calls: int, **options: Any) -> Study:
+        merged = {"label": "merged", "method": "merged_fixed", "config": {"calls": calls}}
+        told = {"settings": [{"name": "a", "options": options}], "methods": [*rows, merged]}
+        return Study.parse(told, "x")
+
+    study(5)
+    study(3, max_cycles=3)
+    with pytest.raises(InvalidOption, match=r"'merged' asks 5 times.*'a' has 3 steps.*calls = 3"):
+        study(5, max_cycles=3)
+    # One step is one call: the best fixed prompt itself is the rival.
+    one = study(5, rules="RPPBandit-v0")
+    cells = [(cell, {"scores": {"score": [0.0]}}) for cell in one.cells()]
+    found = Results(one, cells, {}, {}, len(cells))
+    assert found.rival(one.settings[0]) == "fixed"
+
+
 # ---- the file ----
 
 SETTING: dict[str, Any] = {
@@ -428,6 +508,13 @@ FILE: dict[str, Any] = {"seeds": [0, 1], "settings": [SETTING], "methods": [METH
             "option 'dims' is not known; did you mean 'dim'",
         ),
         ({"settings": [{**SETTING, "part": "maine"}]}, "did you mean 'main'"),
+        (
+            {"settings": [{**SETTING, "options": {"rules": "RPP-v1"}}]},
+            "rules 'RPP-v1' is not known",
+        ),
+        ({"settings": [{**SETTING, "options": {"rules": "RPPPaper-v0"}}]}, "no table can hold"),
+        ({"settings": [{**SETTING, "observe": "private"}]}, "'observe' is not known"),
+        ({"against": "Manual"}, "'against' is not known"),
         ({"settings": [{**SETTING, "draws": []}]}, "at least one number"),
         ({"settings": [{**SETTING, "test_users": 0}]}, "test_users must be at least 1"),
         ({"settings": [SETTING, SETTING]}, "two have the name 'tiny'"),
@@ -485,7 +572,7 @@ def test_in_one_draw_another_seed_runs_again_only_what_it_changes() -> None:
     assert set(runs.values()) == {1, 2}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.toml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PRESETS / "study").glob("*.toml")))
 def test_shipped_studies_are_sound(name: str) -> None:
     study = Study.load(name)
     cells = study.cells()
@@ -526,7 +613,7 @@ def test_luck_is_measured_the_way_that_the_setting_ranks(
 ) -> None:
     setting = {**SETTING, "rank_by": rank_by}
     study = Study.parse(FILE | {"settings": [setting], "seeds": [0], "methods": [METHOD]}, "x")
-    jobs = jobs_of(study.cells())
+    jobs = study.jobs(study.cells())
     make_tables(study.cells(), tmp_path)
     asked: list[str] = []
 
@@ -613,8 +700,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def results(path: Path) -> Any:
     found = json.loads(path.read_text())
-    del found["sha256"]
-    found.get("training", {}).pop("seconds", None)
+    if path.parent.name != "users":
+        del found["sha256"]
+        found.get("training", {}).pop("seconds", None)
     return found
 
 
@@ -716,9 +804,7 @@ def test_the_page_holds_prompts_of_made_users(finished: tuple[Path, Path]) -> No
 
 def test_the_pages_sentences_are_those_of_the_settings_rules_and_book(tmp_path: Path) -> None:
     told = show._sentences(Setting("x", options={"rules": "RPPBandit-v0"}))
-    assert told["history_records"] == [
-        f"{n} item{'s' if n > 1 else ''}" for n in RULES["RPPBandit-v0"].rungs
-    ]
+    assert told["history_records"] == ["1 item", "3 items", "5 items", "10 items", "20 items"]
     source = (Path(rpp_env.__file__).parent / "sentences" / "movies.toml").read_text()
     own = tmp_path / "own.toml"
     own.write_text(source.replace(PatternBook.load("movies").role_playing[1], "Be brief."))
@@ -762,7 +848,7 @@ def test_ties_are_left_out(finished: tuple[Path, Path]) -> None:
     setting, (_, first) = found.settings[0], found.runs(found.settings[0], "Manual")[0]
     kept = [0, 2, 3]
     first["unsure"] = [i for i in range(16) if i not in kept]
-    alone = Results(found.study, [c for c in found.cells if c[1] is first], {}, 1)
+    alone = Results(found.plan, [c for c in found.cells if c[1] is first], {}, {}, 1)
     scores = np.array(first["scores"]["score"])
     assert alone.score(setting, "Manual").value == pytest.approx(scores.mean())
     assert alone.only_sure().score(setting, "Manual").value == pytest.approx(scores[kept].mean())
@@ -908,7 +994,7 @@ def test_tables_serve_settings_that_differ_in_train_users(tmp_path: Path) -> Non
     study = Study.parse(told | {"methods": [{"label": "f", "method": "enumerate_all"}]}, "x")
     make_tables(study.cells(), tmp_path)
     assert len(list((tmp_path / "tables").glob("*.rpptable"))) == 3
-    found = {o.job.file: o.found for o in run_cells(jobs_of(study.cells()), tmp_path)}
+    found = {o.job.file: o.found for o in run_cells(study.jobs(study.cells()), tmp_path)}
     training = found["cells/few/f/s0.json"]["training"]
     assert training["calls"] == 5 * 7 * 5 * 9 * 5
     # Among the users of the larger one.

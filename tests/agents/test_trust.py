@@ -13,9 +13,9 @@ import pytest
 
 from rpp_agents import trust
 from rpp_agents.cli import main
-from rpp_agents.experiments import Study
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.files import slug
+from rpp_agents.experiments.plan import Study
 from rpp_agents.world import World, run_world
 from rpp_env import RPPEnv
 from rpp_env.errors import InvalidData, InvalidOption, ModelUnavailable

@@ -11,26 +11,22 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rpp_agents.ticking import ticking
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.markdown import unescaped
 from rpp_env.text import printable
 
-if TYPE_CHECKING:
-    from rpp_agents.experiments.jobs import Job, Outcome
-
 __all__ = [
     "asking",
     "columns",
-    "end",
+    "described",
     "find_policy",
     "progress",
     "say",
     "show",
     "size",
-    "work_off",
     "wrap",
 ]
 
@@ -195,8 +191,8 @@ def _groups(widths: Sequence[int], room: int) -> list[list[int]]:
     return [[i] for i in range(total)]
 
 
-def _description(text: str) -> str:
-    """A bar's description, which rich would read for markup."""
+def described(text: str) -> str:
+    """A bar's description, with the markup that rich would read in it escaped."""
     from rich.markup import escape
 
     return escape(printable(text))
@@ -224,7 +220,7 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
         transient=True,
         disable=not console.is_terminal,
     )
-    task = bar.add_task(_description(label), total=None)
+    task = bar.add_task(described(label), total=None)
     began, last = time.perf_counter(), [0, 0]
 
     def tell(done: int, total: int) -> None:
@@ -282,96 +278,3 @@ def find_policy(path: Path) -> Path:
             "options), and it will leave its policy there"
         )
     raise InvalidData(f"{path} is neither a policy's file nor the folder of a run that has one")
-
-
-def work_off(
-    left: Sequence[Job],
-    total: int,
-    *,
-    make_tables: Callable[[Callable[[str, int, int], None]], Sequence[Path]],
-    run: Callable[[], Iterator[Outcome]],
-    said: Callable[[Outcome], str],
-) -> list[str]:
-    """Make tables, run what is left, and tell how it goes; the names of what failed.
-
-    Parameters
-    ----------
-    left : sequence of Job
-        What is to be run, of `total`.
-    make_tables : callable
-        Makes them; is given what to call with a table's name, its finished tasks and all.
-    run : callable
-        Runs `left`.
-    said : callable
-        What to say of something that was found.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Remaining(),
-        console=console,
-        # The time left is guessed from the speed of everything so far: a cell takes minutes.
-        speed_estimate_period=7 * 86_400,
-        disable=not console.is_terminal,
-    )
-
-    def above(line: str) -> None:
-        text = wrap(printable(line)) if console.is_terminal else printable(line)
-        bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    failed = []
-    state = "begun"
-    with bar if console.is_terminal else nullcontext(), ticking(lambda: state):
-        tables: dict[str, Any] = {}
-
-        def tell(name: str, done: int, users: int) -> None:
-            nonlocal state
-            state = f"table {name}: {done:,} of {users:,} users"
-            if name not in tables:
-                tables[name] = bar.add_task(_description(f"table {name}"), total=users)
-            bar.update(tables[name], completed=done)
-
-        began = time.perf_counter()
-        if made := make_tables(tell):
-            above(f"{len(made)} tables made in {time.perf_counter() - began:.0f} s")
-        for task in tables.values():
-            bar.remove_task(task)
-        task = bar.add_task("cells", total=total, completed=total - len(left))
-        began, done = time.perf_counter(), total - len(left)
-        state = f"{done} of {total} are finished"
-        for outcome in run():
-            done += 1
-            passed = time.perf_counter() - began
-            ahead = passed / (done - total + len(left)) * (total - done)
-            if outcome.found is None:
-                failed.append(outcome.job.name)
-                told = f"FAILED: {outcome.error.strip().splitlines()[-1]}"
-            else:
-                told = said(outcome)
-            above(f"[{done}/{total}] {outcome.job.name}: {told}; about {_time(ahead)} left")
-            bar.update(task, completed=done)
-            state = f"{done} of {total} are finished"
-    sys.stderr.flush()
-    return failed
-
-
-def end(failed: Sequence[str], folder: Path) -> None:
-    """Say what failed, and end with 1 where something did."""
-    if failed:
-        say(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
-        say("\n".join(f"  {name}" for name in failed))
-        say("The same command runs them again.")
-        raise SystemExit(1)
-
-
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

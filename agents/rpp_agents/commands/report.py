@@ -8,9 +8,8 @@ from typing import Annotated
 import tyro
 
 from rpp_agents.commands.console import say
-from rpp_agents.experiments import Study
+from rpp_agents.commands.experiments import plan_in
 from rpp_env.data.folders import check_folder
-from rpp_env.errors import InvalidOption
 
 __all__ = ["run"]
 
@@ -21,7 +20,7 @@ def run(
     users: bool = True,
     trust: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD ...")] = (),
 ) -> None:
-    """Write a study's tables, plots and HTML page again.
+    """Write the tables, plots and HTML page of a study or bench again.
 
     Reports whatever is finished in the folder:
 
@@ -30,7 +29,7 @@ def run(
     Parameters
     ----------
     folder
-        Folder that `rpp-env study` wrote; it holds the study's TOML file.
+        Folder that `rpp-env study` or `rpp-env bench` wrote; it holds the plan's TOML file.
     users
         Show individual users of movieworld on the page; users of real data are never shown.
     trust
@@ -39,11 +38,6 @@ def run(
     from rpp_agents.experiments.report import write_report
 
     check_folder(folder)
-    told = sorted(folder.glob("*.toml"))
-    if len(told) != 1:
-        raise InvalidOption(
-            f"{folder} holds {len(told)} TOML files, and a study's folder holds one: give a folder "
-            "that `rpp-env study` wrote"
-        )
-    say(f"report: {write_report(Study.load(told[0], trust), folder, page_users=users)}")
-    say(f"page: {folder / 'index.html'}")
+    say(f"report: {write_report(plan_in(folder, trust), folder, page_users=users)}")
+    if (folder / "index.html").is_file():
+        say(f"page: {folder / 'index.html'}")

@@ -1,23 +1,16 @@
-"""Does personalising the prompt pay? Settings x methods x seeds, by a protocol that cannot flatter.
+"""Comparisons of methods and trainers: settings x methods x seeds, with a pre-specified protocol.
 
-`plan` says what is run, `problem` who answers and what it costs, `methods` how prompts are chosen,
-`players` what comes of it, `work` runs the cells, `report` compares them and `page` shows them.
+===============  ================================================================================
+module           holds
+===============  ================================================================================
+`plan`           what a file says, and the cells that follow; `bench` is its form for trainers
+`jobs`, `run`    many jobs side by side; what each of them finds out
+`problem`        who is asked, and what it costs; `players` run a fitted method on users
+`methods`        the ways to choose prompts
+`results`        the finished cells, with means, differences and intervals by `statistics`
+`report`         tables, JSON, raw scores, `plots` and the `page`
+`presets`        the files that are shipped
+===============  ================================================================================
+
+Import from the modules: this one stays empty, so that a command loads no more than it needs.
 """
-
-from __future__ import annotations
-
-from rpp_agents.experiments.plan import PRESETS, Cell, Method, Setting, Study
-from rpp_agents.experiments.run import Redrawn, jobs_of, make_tables, run_cells, tables_of
-
-__all__ = [
-    "PRESETS",
-    "Cell",
-    "Method",
-    "Redrawn",
-    "Setting",
-    "Study",
-    "jobs_of",
-    "make_tables",
-    "run_cells",
-    "tables_of",
-]

@@ -24,6 +24,7 @@ __all__ = [
     "check_different",
     "check_problem",
     "check_size",
+    "has_table",
     "matches",
     "nameless",
     "plain",
@@ -133,6 +134,14 @@ def check_problem(options: Mapping[str, Any], where: str) -> None:
             as_rules(options["rules"])
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
+
+
+def has_table(path: Path, name: str) -> bool:
+    """Whether a TOML file holds a table of that name; False where it cannot be read."""
+    try:
+        return name in tomllib.loads(read_small(path).decode())
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _marked(value: Any) -> Any:

@@ -1,6 +1,7 @@
-"""What a study runs: a TOML file, and the cells that follow from it.
+"""What an experiment runs: a TOML file, and the cells that follow from it.
 
-::
+A study's file names settings, methods and seeds. A bench's (`rpp_agents.experiments.bench`) is a
+shorter form for methods that are trainers; both become a `Plan`. A study's::
 
     title = "Does personalising the prompt pay?"
     smallest = 0.02                # the smallest difference that matters, named before the run
@@ -47,12 +48,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from rpp_agents.experiments.cells import FITTED, Kind
+from rpp_agents.experiments.cells import FITTED, REDRAWN, Kind
 from rpp_agents.experiments.files import (
     check_different,
     check_problem,
@@ -72,22 +73,28 @@ from rpp_env.errors import InvalidOption
 from rpp_env.factory import Options
 from rpp_env.metrics import chance_ndcg
 from rpp_env.options import made, unknown
-from rpp_env.rules import RULES
+from rpp_env.rules import RULES, Rules
 
 __all__ = [
     "ONE_PATTERN",
     "PARTS",
     "PRESETS",
+    "SPLITS",
     "SWEEPS",
     "Cell",
     "Method",
+    "Plan",
     "Primary",
+    "Redrawn",
     "Setting",
     "Study",
+    "Table",
 ]
 
-PRESETS = Path(__file__).with_name("presets") / "study"
-"""Folder of the shipped studies."""
+PRESETS = Path(__file__).with_name("presets")
+"""Folder of the shipped files: ``study`` and ``bench``."""
+
+SPLITS = ("train", "validation", "test")
 
 PARTS: dict[str, str] = {
     "main": "Main table",
@@ -105,11 +112,13 @@ SWEEPS = ("users", "candidates", "negatives")
 ONE_PATTERN = "one pattern"
 """The family of methods that stand in a table of their own."""
 
-
-_OPTIONS = {field.name for field in dataclasses.fields(Options)} | {"rules", "max_cycles"}
+OPTIONS = frozenset(field.name for field in dataclasses.fields(Options))
+_OPTIONS = OPTIONS | {"rules", "max_cycles"}
 _OPTIONS -= {"data_seed", "task_seed", "user_seed", "draws"}  # follow from the draw
 _OPTIONS -= {"rank_by", "recording", "generation"}  # are the setting's own
 """What a setting may say of its problem. What agents see is the same for all methods."""
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class Primary:
 
 @dataclass(frozen=True)
 class Setting:
-    """Whose prompts are chosen, and who ranks."""
+    """A dataset, its users and the recommender that ranks."""
 
     name: str
     dataset: str = "movieworld"
@@ -131,7 +140,7 @@ class Setting:
     model: str = "embedded"
     rank_by: str = "generate"
     recording: str = ""
-    """A file that keeps the model's answers, from the study's folder; none by default."""
+    """A file that keeps the model's answers, from the folder of all; none by default."""
     tables: bool = True
     """Ask for every answer about train, validation and test users before; else only for those that
     methods choose to ask for, and tables of train users alone."""
@@ -140,18 +149,36 @@ class Setting:
     validation_users: int = 200
     test_users: int = 1500
     budget: int | None = None
-    """Where it shall differ from the study's."""
+    """Overrides the plan's."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    observe: Literal["shared", "private"] = "shared"
+    """What each agent sees (benches only)."""
+    live: bool = False
+    """Train on all train users, asking the model (benches only)."""
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of its episodes."""
+        return RULES[self.options.get("rules", "RPP-v0")]
+
+    @property
+    def steps(self) -> int:
+        """Steps of an episode."""
+        return int(self.options.get("max_cycles", self.rules.max_cycles))
 
     @property
     def candidates(self) -> int:
         """Candidates of a task."""
-        return int(self.options.get("num_candidates", RULES["RPP-v0"].num_candidates))
+        return int(self.options.get("num_candidates", self.rules.num_candidates))
 
     @property
     def chance(self) -> float:
         """NDCG@10 of a random order."""
         return chance_ndcg(self.candidates)
+
+    def users_of(self, split: str) -> int:
+        """Number of users of a split."""
+        return int(getattr(self, f"{split}_users"))
 
     def problem(self, draw: int, split: str = "test") -> dict[str, Any]:
         """Options of `RPPEnv.make` that say which tasks these are.
@@ -164,11 +191,20 @@ class Setting:
             told["user_seed"] = draw
         return told
 
-    def table(self, draw: int, split: str, users: int) -> str:
-        """File of the answers about so many users of a split, from the study's folder."""
-        told = (self.problem(draw, split), self.model, self.rank_by, users)
-        name = f"{slug(Path(self.dataset).name)}-{split}-d{draw}-{users}"
-        return f"tables/{name}-{short(told)}.rpptable"
+
+@dataclass(frozen=True)
+class Table:
+    """Every answer about some users of one draw."""
+
+    file: str
+    """Where it lies, from the folder of all."""
+    setting: Setting
+    split: str
+    users: int
+    problem: Mapping[str, Any]
+    """Options of `RPPEnv.make`."""
+    shown: tuple[int, ...] | None = None
+    """Numbers of history items that it holds; by default those that the rules can show."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +221,9 @@ class Method:
     variants: Mapping[str, Any] = field(default_factory=dict)
     """Names that fill the label's ``{}``, and what each adds to the config."""
     seeds: int | None = None
-    """How many of the study's seeds, where it shall differ; such as 1 of what is slow."""
+    """Number of the plan's seeds that it is run with, such as 1 of what is slow; by default all."""
+    tunes: str | None = None
+    """The label of the bench's algorithm of whose grid this is one point."""
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -199,6 +237,12 @@ class Method:
             config["options"] = _trainer_options(config["trainer"], config["options"] or {}, where)
         return config
 
+    @property
+    def varies(self) -> bool:
+        """Whether another seed in the same draw is another run."""
+        fixed = ("manual", "enumerate_all", "llmrank", "merged_best", "recommender")
+        return self.method not in fixed
+
     def runs_in(self, setting: Setting) -> bool:
         """Whether it is run there."""
         if self.settings:
@@ -210,15 +254,11 @@ class Method:
 class Cell:
     """One method, fitted once."""
 
-    study: Study
+    plan: Plan
     setting: Setting
     method: Method
+    draw: int
     seed: int
-
-    @property
-    def draw(self) -> int:
-        """Which world, or which draw of the candidates."""
-        return self.setting.draws[self.study.seeds.index(self.seed) % len(self.setting.draws)]
 
     @property
     def name(self) -> str:
@@ -226,20 +266,25 @@ class Cell:
         return f"{self.setting.name}/{self.method.label} draw {self.draw} seed {self.seed}"
 
     @property
+    def folder(self) -> str:
+        """Where the runs of its method in its setting are kept, from the folder of all."""
+        return f"cells/{slug(self.setting.name)}/{slug(self.method.label)}"
+
+    @property
     def file(self) -> str:
-        """Where it is kept, from the study's folder."""
-        return f"cells/{slug(self.setting.name)}/{slug(self.method.label)}/s{self.seed}.json"
+        """Where it is kept, from the folder of all."""
+        return f"{self.folder}/s{self.seed}.json"
 
     @property
     def budget(self) -> int:
-        """Calls of the model that it may spend."""
-        return self.setting.budget or self.study.budget
+        """Calls of the model, or steps of the environment, that it may spend."""
+        return self.setting.budget or self.plan.budget
 
     @property
     def asked(self) -> dict[str, Any]:
         """What it depends on."""
         setting = dataclasses.asdict(self.setting)
-        for key in ("name", "part", "draws", "recording"):
+        for key in ("name", "part", "draws", "recording", "observe", "live"):
             del setting[key]
         return plain(
             setting
@@ -247,7 +292,7 @@ class Cell:
             | {"draw": self.draw, "seed": self.seed, "budget": self.budget}
             | {"method": self.method.method, "config": self.method.resolved}
             | {"version": VERSIONS.get(self.method.method, 1)}
-            | {"points": self.study.points}
+            | {"points": self.plan.points}
         )
 
     @property
@@ -262,6 +307,14 @@ class Cell:
         return FITTED
 
     @property
+    def tables(self) -> list[Table]:
+        """What it replays; a recommender reads no prompts."""
+        if self.method.method == "recommender":
+            return []
+        splits = SPLITS if self.setting.tables else ("train",)
+        return [self.plan.table(self.setting, self.draw, split) for split in splits]
+
+    @property
     def _train_users(self) -> dict[str, Any]:
         """Which they are, for whoever is fitted on them."""
         told = self.setting.problem(self.draw, "train")
@@ -269,29 +322,111 @@ class Cell:
             return {}
         return {"user_seed": told["user_seed"]}
 
+    @property
+    def levels(self) -> Job | None:
+        """The level lines of its draw (benches only)."""
+        return None
+
+    @property
+    def problem(self) -> str:
+        """Runs of one problem and draw are compared, and must have scored the same users."""
+        return self.setting.name
+
+    def per_user(self, found: Mapping[str, Any]) -> dict[str, list[float]]:
+        """What it found of every scored user, by column."""
+        scores: dict[str, list[float]] = found["scores"]
+        return scores
+
     def matches(self, pattern: str) -> bool:
         """Whether ``--only`` with this pattern means it."""
         return matches(self.setting.name, self.method.label, pattern)
 
 
+@dataclass(frozen=True)
+class Redrawn:
+    """The same test users with candidates drawn three times: does a user's best prompt last?"""
+
+    plan: Plan
+    setting: Setting
+
+    DRAWS: ClassVar[int] = 3
+    MOST: ClassVar[int] = 300
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        return f"{self.setting.name}, candidates drawn again"
+
+    @property
+    def file(self) -> str:
+        """Where it is kept, from the folder of all."""
+        return f"redrawn/{slug(self.setting.name)}.json"
+
+    @property
+    def users(self) -> int:
+        """Test users."""
+        return min(self.MOST, self.setting.test_users)
+
+    @property
+    def draw(self) -> int:
+        """Whose train users choose the best fixed prompt."""
+        return self.setting.draws[0]
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What it depends on."""
+        return plain(
+            self.setting.problem(self.draw, "train")
+            | {"model": self.setting.model, "rank_by": self.setting.rank_by}
+            | {"users": self.users, "draws": self.DRAWS}
+            | {"train_users": self.setting.train_users}
+        )
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """It has no config."""
+        return {}
+
+    @property
+    def kind(self) -> Kind:
+        """What its file must hold."""
+        return REDRAWN
+
+    @property
+    def tables(self) -> list[Table]:
+        """What it replays."""
+        return [self.plan.table(self.setting, self.draw, "train")]
+
+
+Job = Any
+"""A `Cell`, or what is found beside cells: `Redrawn`, `rpp_agents.experiments.bench.Levels`."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """Settings x methods x seeds; see the module's page for the file."""
+class Plan:
+    """Settings x methods x seeds: what the two forms of file have in common."""
 
     name: str
     settings: tuple[Setting, ...]
     methods: tuple[Method, ...]
-    title: str = "A study of prompts"
-    primary: Mapping[str, Any] = field(default_factory=dict)
-    smallest: float = 0.02
     seeds: tuple[int, ...] = (0,)
     budget: int = 40_000
     points: int = 10
     """Points of a learning curve."""
+    title: str = "A study of prompts"
+    primary: Mapping[str, Any] = field(default_factory=dict)
+    """The contrast that it is about, as `Primary` has it."""
+    smallest: float = 0.02
+    """The smallest difference that matters."""
+    against: str = ""
+    """The method that all others are compared with (benches only)."""
+
+    FORM: ClassVar[str] = ""
+    """What the file is called: ``"study"`` or ``"bench"``."""
 
     @classmethod
-    def load(cls, which: str | Path, trust: Sequence[str] = ()) -> Study:
-        """Read a study: a TOML file, or the name of a shipped one.
+    def load(cls, which: str | Path, trust: Sequence[str] = ()) -> Self:
+        """Read a file, or a shipped one by its name.
 
         Parameters
         ----------
@@ -305,102 +440,29 @@ class Study:
             Where there is none; where something in it is unknown, missing or of the wrong kind;
             and for servers and code that nobody has confirmed.
         """
-        told, path = read_toml(which, PRESETS, "study", trust)
+        told, path = read_toml(which, PRESETS / cls.FORM, cls.FORM, trust)
         return cls.parse(told, path.stem, where=str(path))
 
     @classmethod
-    def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "the study") -> Study:
-        """The study that the tables of such a file describe."""
-        told = nameless(told, "study", where)
-        lists: dict[str, Any] = {}
-        for key, kind in (("settings", Setting), ("methods", Method)):
-            rows = told.get(key)
-            if not isinstance(rows, list) or not rows:
-                raise InvalidOption(f"{where} needs at least one [[{key}]]")
-            lists[key] = tuple(
-                made(kind, row, f"{where}, [[{key}]] {i + 1}") for i, row in enumerate(rows)
-            )
-        lists["methods"] = tuple(one for method in lists["methods"] for one in _variants(method))
-        if "primary" in told:
-            made(Primary, told["primary"], f"{where}, [primary]")
-        study = made(cls, told | lists | {"name": name}, where)
-        study._check(where)  # noqa: SLF001 - its own
-        return study
+    def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "") -> Self:
+        """The plan that the tables of such a file describe."""
+        where = where or f"the {cls.FORM}"
+        return cls._parse(nameless(told, cls.FORM, where), name, where)
 
-    def _check(self, where: str) -> None:
-        rows = {"settings": len(self.settings), "methods": len(self.methods)}
-        runs = math.prod(rows.values()) * len(self.seeds)
-        check_size(where, **rows, seeds=len(self.seeds), points=self.points, runs=runs)
-        for label, names in (
-            ("name", [setting.name for setting in self.settings]),
-            ("label", [method.label for method in self.methods]),
-        ):
-            check_different(names, label, where)
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise InvalidOption(f"{where}: seeds must be different numbers from 0, at least one")
-        for key in ("budget", "points"):
-            if getattr(self, key) < 1:
-                raise InvalidOption(f"{where}: {key} must be at least 1")
-        known = [setting.name for setting in self.settings]
-        self._check_rows(known, where)
-        if self.primary:
-            labels = [method.label for method in self.methods]
-            for key, names in (("setting", known), ("method", labels), ("against", labels)):
-                if self.primary[key] not in names:
-                    raise InvalidOption(f"{where}: {unknown(key, self.primary[key], names)}")
+    @classmethod
+    def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
+        raise NotImplementedError
 
-    def _check_rows(self, known: Sequence[str], where: str) -> None:
-        for setting in self.settings:
-            here = f"{where}, setting {setting.name!r}"
-            for key in setting.options:
-                if key not in _OPTIONS:
-                    raise InvalidOption(f"{here}: {unknown('option', key, sorted(_OPTIONS))}")
-            check_problem(setting.options, here)
-            if setting.part not in PARTS:
-                raise InvalidOption(f"{here}: {unknown('part', setting.part, PARTS)}")
-            place = Path(setting.recording)
-            if place.is_absolute() or place.drive or ".." in place.parts:
-                raise InvalidOption(
-                    f"{here}: recording is a file in the study's folder, such as answers.sqlite, "
-                    f"not {setting.recording!r}"
-                )
-            if not setting.draws or min(setting.draws) < 0:
-                raise InvalidOption(f"{here}: draws must hold at least one number, none below 0")
-            for key in ("train_users", "validation_users", "test_users"):
-                if getattr(setting, key) < 1:
-                    raise InvalidOption(f"{here}: {key} must be at least 1")
-        for method in self.methods:
-            here = f"{where}, method {method.label!r}"
-            if others := [name for name in method.settings if name not in known]:
-                raise InvalidOption(f"{here}: {unknown('setting', others[0], known)}")
-            if others := [name for name in method.parts if name not in PARTS]:
-                raise InvalidOption(f"{here}: {unknown('part', others[0], PARTS)}")
-            self._check_config(method, here)
+    def table(self, setting: Setting, draw: int, split: str) -> Table:
+        """The table that runs of a setting replay."""
+        raise NotImplementedError
 
-    @staticmethod
-    def _check_config(method: Method, where: str) -> None:
-        if method.method == "recommender":
-            from rpp_agents.recommenders import NAMES
+    def jobs(self, cells: Sequence[Cell]) -> list[Job]:
+        """The cells, and what is found beside them."""
+        raise NotImplementedError
 
-            name = method.config.get("name")
-            if not isinstance(name, str) or set(method.config) - {"name", "config"}:
-                raise InvalidOption(
-                    f"{where}: a recommender's config holds a name, one of "
-                    f"{', '.join(NAMES)}, and perhaps its own config; got "
-                    f"{dict(method.config)}"
-                )
-            _recommender_options(name, method.config.get("config", {}), where)
-            return
-        try:
-            allowed = options(method.method)
-        except InvalidOption as error:
-            raise InvalidOption(f"{where}: {error}") from error
-        for key in method.config:
-            if key not in allowed:
-                raise InvalidOption(f"{where}: {unknown('option', key, allowed)}")
-        if method.method == "rpp":
-            told = allowed | dict(method.config)
-            _trainer_options(told["trainer"], told["options"] or {}, where)
+    def _runs(self) -> Iterator[Cell]:
+        raise NotImplementedError
 
     def cells(self, only: Sequence[str] = ()) -> list[Cell]:
         """All runs, the first seed's first, so that what is finished is balanced.
@@ -415,22 +477,207 @@ class Study:
         InvalidOption
             For a pattern that nothing matches.
         """
-        cells = [
-            Cell(self, setting, method, seed)
-            for index, seed in enumerate(self.seeds)
-            for setting in self.settings
-            for method in self.methods
-            if method.runs_in(setting)
-            and index < (method.seeds or len(self.seeds))
-            # One draw more would be the same draw again.
-            and (index < len(setting.draws) or len(setting.draws) > 1 or _varies(method))
-        ]
-        there = (
-            f"settings are "
-            f"{'; '.join(s.name for s in self.settings)}. Methods: "
-            f"{'; '.join(m.label for m in self.methods)}"
+        names = "; ".join(setting.name for setting in self.settings)
+        labels = "; ".join(method.label for method in self.methods)
+        there = f"settings are {names}. Methods: {labels}"
+        return selected(list(self._runs()), only, there)
+
+    def check_common(self, where: str) -> None:
+        """Refuse what neither form allows."""
+        for label, names in (
+            ("name", [setting.name for setting in self.settings]),
+            ("label", [method.label for method in self.methods]),
+        ):
+            check_different(names, label, where)
+        check_seeds(self.seeds, "seeds", where)
+        known = [setting.name for setting in self.settings]
+        for method in self.methods:
+            if others := [name for name in method.settings if name not in known]:
+                here = f"{where}, method {method.label!r}"
+                raise InvalidOption(f"{here}: {unknown('setting', others[0], known)}")
+
+
+def rows_of(told: Mapping[str, Any], key: str, kind: type[_Row], where: str, *hidden: str) -> Any:
+    """The rows of ``[[key]]`` as dataclasses."""
+    rows = told.get(key)
+    if not isinstance(rows, list) or not rows:
+        raise InvalidOption(f"{where} needs at least one [[{key}]]")
+    return tuple(
+        made(kind, row, f"{where}, [[{key}]] {i + 1}", hidden=hidden) for i, row in enumerate(rows)
+    )
+
+
+def check_seeds(numbers: Sequence[int], name: str, where: str) -> None:
+    """Refuse numbers that are not different and from 0."""
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise InvalidOption(f"{where}: {name} must be different numbers from 0, at least one")
+
+
+def check_counts(row: object, names: Sequence[str], where: str) -> None:
+    """Refuse fields below 1."""
+    for name in names:
+        if getattr(row, name) < 1:
+            raise InvalidOption(f"{where}: {name} must be at least 1")
+
+
+def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
+    """Refuse options that a setting cannot have, and rules that no table can hold."""
+    for key in chosen:
+        if key not in allowed:
+            raise InvalidOption(f"{where}: {unknown('option', key, sorted(allowed))}")
+    rules = chosen.get("rules", "RPP-v0")
+    if rules not in RULES:
+        raise InvalidOption(f"{where}: {unknown('rules', rules, RULES)}")
+    if RULES[rules].order == "step":
+        raise InvalidOption(
+            f"{where}: {rules} reorders the candidates at every step, which no table can hold, "
+            "and runs replay tables"
         )
-        return selected(cells, only, there)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Plan):
+    """Settings x methods x seeds; see the module's docstring for the file."""
+
+    FORM: ClassVar[str] = "study"
+
+    @classmethod
+    def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
+        settings = rows_of(told, "settings", Setting, where, "observe", "live")
+        methods = rows_of(told, "methods", Method, where, "tunes")
+        if "primary" in told:
+            made(Primary, told["primary"], f"{where}, [primary]")
+        rows = {
+            "settings": settings,
+            "methods": tuple(one for method in methods for one in _variants(method)),
+        }
+        study: Self = made(cls, told | rows | {"name": name}, where, hidden=("against",))
+        study.check(where)
+        return study
+
+    def check(self, where: str) -> None:
+        """Refuse what a study cannot be."""
+        rows = {"settings": len(self.settings), "methods": len(self.methods)}
+        runs = math.prod(rows.values()) * len(self.seeds)
+        check_size(where, **rows, seeds=len(self.seeds), points=self.points, runs=runs)
+        self.check_common(where)
+        check_counts(self, ("budget", "points"), where)
+        for setting in self.settings:
+            _check_setting(setting, f"{where}, setting {setting.name!r}")
+        for method in self.methods:
+            here = f"{where}, method {method.label!r}"
+            if others := [name for name in method.parts if name not in PARTS]:
+                raise InvalidOption(f"{here}: {unknown('part', others[0], PARTS)}")
+            _check_method(method, here)
+        self._check_calls(where)
+        if self.primary:
+            known = [setting.name for setting in self.settings]
+            labels = [method.label for method in self.methods]
+            for key, names in (("setting", known), ("method", labels), ("against", labels)):
+                if self.primary[key] not in names:
+                    raise InvalidOption(f"{where}: {unknown(key, self.primary[key], names)}")
+
+    def _check_calls(self, where: str) -> None:
+        """Refuse a rival at equal calls that makes more or fewer than an episode has steps.
+
+        Where episodes have one step, the best fixed prompt itself is the rival.
+        """
+        for setting in self.settings:
+            there = [method for method in self.methods if method.runs_in(setting)]
+            if setting.steps == 1 or not any(method.method == "rpp" for method in there):
+                continue
+            for method in there:
+                if method.method != "merged_fixed":
+                    continue
+                calls = method.resolved["calls"]
+                if calls != setting.steps:
+                    raise InvalidOption(
+                        f"{where}: {method.label!r} asks {calls} times, and an episode of "
+                        f"{setting.name!r} has {setting.steps} steps: what is compared at equal "
+                        f"calls needs config = {{ calls = {setting.steps} }} there"
+                    )
+
+    def table(self, setting: Setting, draw: int, split: str) -> Table:
+        """See `Plan.table`: settings that differ in their users share the largest one's."""
+
+        def alike(other: Setting) -> bool:
+            mine = (setting.problem(0), setting.model, setting.rank_by)
+            return draw in other.draws and (other.problem(0), other.model, other.rank_by) == mine
+
+        users = max(other.users_of(split) for other in self.settings if alike(other))
+        problem = setting.problem(draw, split)
+        name = f"{slug(Path(setting.dataset).name)}-{split}-d{draw}-{users}"
+        digest = short((problem, setting.model, setting.rank_by, users))
+        return Table(f"tables/{name}-{digest}.rpptable", setting, split, users, problem)
+
+    def jobs(self, cells: Sequence[Cell]) -> list[Job]:
+        """The cells, and after the first of a main setting what is drawn again there."""
+        jobs: list[Job] = []
+        seen = set()
+        for cell in cells:
+            jobs.append(cell)
+            setting = cell.setting
+            wanted = (
+                setting.part == "main" and setting.tables and cell.method.method != "recommender"
+            )
+            # Files of retrieved candidates hold one draw.
+            retrieved = setting.options.get("negatives") == "retrieved"
+            if wanted and setting.name not in seen and not retrieved:
+                seen.add(setting.name)
+                jobs.append(Redrawn(self, setting))
+        return jobs
+
+    def _runs(self) -> Iterator[Cell]:
+        for index, seed in enumerate(self.seeds):
+            for setting in self.settings:
+                draw = setting.draws[index % len(setting.draws)]
+                # One draw more would be the same draw again.
+                new = index < len(setting.draws) or len(setting.draws) > 1
+                for method in self.methods:
+                    if index >= (method.seeds or len(self.seeds)) or not method.runs_in(setting):
+                        continue
+                    if new or method.varies:
+                        yield Cell(self, setting, method, draw, seed)
+
+
+def _check_setting(setting: Setting, where: str) -> None:
+    check_options(setting.options, _OPTIONS, where)
+    check_problem(setting.options, where)
+    if setting.part not in PARTS:
+        raise InvalidOption(f"{where}: {unknown('part', setting.part, PARTS)}")
+    place = Path(setting.recording)
+    if place.is_absolute() or place.drive or ".." in place.parts:
+        raise InvalidOption(
+            f"{where}: recording is a file in the study's folder, such as answers.sqlite, "
+            f"not {setting.recording!r}"
+        )
+    if not setting.draws or min(setting.draws) < 0:
+        raise InvalidOption(f"{where}: draws must hold at least one number, none below 0")
+    check_counts(setting, ("train_users", "validation_users", "test_users"), where)
+
+
+def _check_method(method: Method, where: str) -> None:
+    if method.method == "recommender":
+        from rpp_agents.recommenders import NAMES
+
+        name = method.config.get("name")
+        if not isinstance(name, str) or set(method.config) - {"name", "config"}:
+            raise InvalidOption(
+                f"{where}: a recommender's config holds a name, one of {', '.join(NAMES)}, and "
+                f"perhaps its own config; got {dict(method.config)}"
+            )
+        _recommender_options(name, method.config.get("config", {}), where)
+        return
+    try:
+        allowed = options(method.method)
+    except InvalidOption as error:
+        raise InvalidOption(f"{where}: {error}") from error
+    for key in method.config:
+        if key not in allowed:
+            raise InvalidOption(f"{where}: {unknown('option', key, allowed)}")
+    if method.method == "rpp":
+        told = allowed | dict(method.config)
+        _trainer_options(told["trainer"], told["options"] or {}, where)
 
 
 def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -473,9 +720,3 @@ def _variants(method: Method) -> list[Method]:
         )
         for name, more in method.variants.items()
     ]
-
-
-def _varies(method: Method) -> bool:
-    """Whether another seed in the same draw is another run."""
-    fixed = ("manual", "enumerate_all", "llmrank", "merged_best", "recommender")
-    return method.method not in fixed

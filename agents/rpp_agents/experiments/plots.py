@@ -242,7 +242,7 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
     panels = figure.subplots(1, len(datasets), squeeze=False)[0]
     labels = [
         m.label
-        for m in results.study.methods
+        for m in results.plan.methods
         if any(results.runs(s, m.label) for s in settings if s.part != "main")
     ]
     for dataset, axes in zip(datasets, panels, strict=True):

@@ -23,6 +23,7 @@ from rpp_env.metrics import ndcg
 from rpp_env.prompting import Rankings
 from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten
+from rpp_env.sentences import AGENTS
 from rpp_env.sentences.prompt import Prompt
 
 __all__ = ["Asked", "Counted", "Ledger", "Problem", "Users", "remade"]
@@ -31,6 +32,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BATCH = 512
+_HISTORY = AGENTS.index("history_records")
 
 
 @dataclass
@@ -135,20 +137,26 @@ class Users:
         """
         return remade(self.env if rewrite is None else self.live, rewrite=rewrite, **options)
 
+    @cached_property
+    def items(self) -> tuple[int, ...]:
+        """History items that each level shows to a user who has as many."""
+        return self.env.rules.lengths.shown()
+
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Numbers of levels, roles, reasonings and outputs: what a cell is an index into."""
-        roles, _, reasonings, outputs = self.env.book.sizes
-        return self.env.rules.max_level + 1, roles, reasonings, outputs
+    def shape(self) -> tuple[int, ...]:
+        """Axes of a user's distinct prompts, of which a cell is one; the first are the levels."""
+        shape = self.env.space.shape
+        assert shape is not None
+        return shape
 
     @property
     def cells(self) -> int:
         """How many there are."""
         return int(np.prod(self.shape))
 
-    def cell(self, level: int, role: int, reasoning: int, output: int) -> int:
-        """The index of a cell."""
-        return int(np.ravel_multi_index((level, role, reasoning, output), self.shape))
+    def cell(self, *choices: int) -> int:
+        """The index of a cell, from one choice for each axis of `shape`."""
+        return int(np.ravel_multi_index(choices, self.shape))
 
     @cached_property
     def observations(self) -> NDArray[np.float32]:
@@ -262,10 +270,10 @@ def remade(env: RPPEnv, **changes: Any) -> RPPEnv:
 
 
 def _key(rows: Ints, shown: Ints, sentences: Sequence[Any], shape: tuple[int, ...]) -> Ints:
-    _, roles, reasonings, outputs = shape
-    role, reasoning, output = sentences
     key = rows * (MAX_HISTORY + 1) + shown
-    return np.asarray(((key * roles + role) * reasonings + reasoning) * outputs + output, np.int64)
+    for chosen, size in zip(sentences, shape[1:], strict=True):
+        key = key * size + chosen
+    return np.asarray(key, np.int64)
 
 
 def _taken(candidates: tuple[str, ...], order: Ints) -> tuple[str, ...]:
@@ -289,7 +297,7 @@ class Counted:
         step = self._env.step(actions)
         infos = step.infos
         tokens = infos["prompt_tokens"] + infos["completion_tokens"]
-        said = step.actions[:, [0, 2, 3]].T
+        said = np.delete(step.actions, _HISTORY, axis=1).T
         keys = _key(step.rows, infos["shown"], list(said), self._users.shape)
         self._users.ledger.count(keys, tokens)
         return step

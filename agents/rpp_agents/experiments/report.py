@@ -1,12 +1,14 @@
-"""What a study found: tables in Markdown, JSON lines, pictures, and one page to look around in.
+"""What a plan's finished runs say: tables, JSON, raw scores, pictures and a page.
 
 =================  ==============================================================================
 file               holds
 =================  ==============================================================================
 report.md          the tables
-results.jsonl      a line for each fitted method; no users
+results.jsonl      a line for each run and a bench's level lines; no users
+scores.npz         every user's scores in every run: `rpp_agents.experiments.raw`
 plots/*.png, svg   scores, learning curves, sweeps
-index.html         everything in one page: `rpp_agents.experiments.page`
+marl_eval.json     of a bench: the format of ``id-marl-eval`` (Gorsane et al. 2022)
+index.html         of a study: everything in one page, `rpp_agents.experiments.page`
 =================  ==============================================================================
 """
 
@@ -14,50 +16,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from rpp_agents.experiments.plan import PARTS, Setting, Study
-from rpp_agents.experiments.results import Results, Row
-from rpp_agents.plots import Picture
+from rpp_agents.experiments import bench_plots, bench_tables, plots, study_tables
+from rpp_agents.experiments.bench import LEVELS, Bench, as_bench
+from rpp_agents.experiments.page import write_page
+from rpp_agents.experiments.plan import Plan
+from rpp_agents.experiments.raw import write_raw
+from rpp_agents.experiments.results import Results
+from rpp_agents.experiments.show import page_data
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
-from rpp_env.intervals import Estimate
-from rpp_env.markdown import code, words
-from rpp_env.markdown import table as write_table
 
-__all__ = ["write_report"]
+__all__ = ["marl_eval", "summary", "write_report"]
 
 
-HOW_TO_READ = (
-    "NDCG@10 on test users that no method was fitted on. *score* is what a method is compared "
-    "by: the mean over its calls (never the best of them), or the one order that its calls are "
-    "merged to by Borda count; *first* and *last* are single calls, *merged* all calls merged. "
-    "*minus fixed* compares with the best prompt for everybody, chosen by asking all "
-    "prompts about all train users; *minus rival* with the same prompt asked as often as the "
-    "multi-step methods ask, in other orders of the candidates, and merged. *significant* "
-    "is yes where the latter is not 0 after Holm's correction over all methods of the table. "
-    "*gain* is the share of what the supervised policy (which is fitted on all answers about the "
-    "train users) gains over the best fixed prompt; none is given where that is not significantly "
-    "above 0. "
-    "In brackets: 95% intervals by Student's t over draws, and over users where draws share them."
-)
-"""Under every report's head."""
-
-
-TIES = (
-    "For {count} of the test users several items carry the last time, and which of them is the "
-    "target hangs on how the source breaks ties."
-)
-
-
-def write_report(study: Study, out: Path, *, page_users: bool = True) -> Path:
+def write_report(plan: Plan, out: Path, *, page_users: bool = True) -> Path:
     """Write everything about what is finished.
 
     Parameters
     ----------
-    study : Study
+    plan : Plan
     out : Path
         Its folder.
     page_users : bool
@@ -73,366 +53,85 @@ def write_report(study: Study, out: Path, *, page_users: bool = True) -> Path:
     InvalidOption
         Where no cell is finished.
     """
-    from rpp_agents.experiments.page import write_page
-    from rpp_agents.experiments.plots import draw_all
-    from rpp_agents.experiments.show import page_data
-
-    results = Results.read(study, out)
+    results = Results.read(plan, out)
     if not results.cells:
-        raise InvalidOption(f"no cell of this study is finished in {out}: run it first")
-    pictures = draw_all(results, out / "plots")
-    with whole_file(out / "results.jsonl") as file:
-        file.write(_lines(results).encode())
-    write_page(page_data(results, out, users=page_users), out / "index.html")
+        raise InvalidOption(f"no cell of this {plan.FORM} is finished in {out}: run it first")
+    _write(out / "results.jsonl", _lines(results))
+    write_raw(results, out)
+    if isinstance(plan, Bench):
+        pictures = bench_plots.draw_all(results, out / "plots")
+        _write(out / "marl_eval.json", json.dumps(marl_eval(results), indent=1) + "\n")
+        text = bench_tables.markdown(results, pictures, out)
+    else:
+        pictures = plots.draw_all(results, out / "plots")
+        write_page(page_data(results, out, users=page_users), out / "index.html")
+        text = study_tables.markdown(results, pictures, out)
     # Last: that it is there says that all is.
-    with whole_file(out / "report.md") as file:
-        text = markdown(results, pictures, out)
-        file.write(text.encode())
+    _write(out / "report.md", text)
     return out / "report.md"
 
 
+def summary(plan: Plan, out: Path) -> str:
+    """What a run of the plan shows on the terminal: a bench's tables."""
+    return bench_tables.summary(Results.read(plan, out)) if isinstance(plan, Bench) else ""
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
 def _lines(results: Results) -> str:
-    rows = []
+    """A JSON line for each run, and before them for each of a bench's level lines."""
+    rows: list[dict[str, Any]] = []
+    for (name, draw), found in results.levels.items():
+        row = {"kind": "levels", "environment": name, "world": draw}
+        rows.append(row | {key: x for key, x in found.items() if key != "users"})
     for cell, found in results.cells:
-        told = {k: x for k, x in found.items() if k not in ("scores", "prompts", "unsure")}
+        if cell.levels is not None:
+            share = results.run_gain(cell, found["score"])
+            row = {"kind": "run", "environment": cell.setting.name, "algorithm": cell.method.label}
+            row |= {"world": cell.draw, "seed": cell.seed}
+            row |= {"gain": round(share, 6) if math.isfinite(share) else None}
+            rows.append(row | {key: x for key, x in found.items() if key != "users"})
+            continue
         scores = {
             column: round(sum(values) / len(values), 6)
             for column, values in found["scores"].items()
         }
         row = {"setting": cell.setting.name, "method": cell.method.label, "draw": cell.draw}
-        rows.append(
-            row | {"seed": cell.seed, "users": len(found["scores"]["score"])} | scores | told
-        )
+        row |= {"seed": cell.seed, "users": len(found["scores"]["score"])} | scores
+        hidden = ("scores", "prompts", "unsure")
+        rows.append(row | {key: x for key, x in found.items() if key not in hidden})
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-# Markdown
+def marl_eval(results: Results) -> dict[str, Any]:
+    """Environment -> task -> algorithm -> run -> ``step_k``, as ``id-marl-eval`` reads it.
+
+    Lists of metrics hold one number, the mean over all users. ``absolute_metrics`` are the final
+    policy's: the best policy on the way, which the format has in mind, is never looked for. Level
+    lines are algorithms whose score does not change, with the same runs as all others.
+    """
+    found: dict[str, Any] = {}
+    for cell, result in results.cells:
+        crossed = as_bench(results.plan).design == "crossed"
+        run = f"world_{cell.draw}_seed_{cell.seed}" if crossed else f"seed_{cell.seed}"
+        task = found.setdefault(_safe(cell.setting.name), {})
+        lines = {cell.method.label: (result["scores"], result["score"])}
+        if (cell.setting.name, cell.draw) in results.levels:
+            levels = results.levels[cell.setting.name, cell.draw]["scores"]
+            count = len(result["points"])
+            lines |= {label: ([levels[n]] * count, levels[n]) for n, label in LEVELS.items()}
+        for label, (scores, last) in lines.items():
+            steps = {
+                f"step_{i}": {"step_count": at, "ndcg_10": [score]}
+                for i, (at, score) in enumerate(zip(result["points"], scores, strict=True))
+            }
+            runs = task.setdefault(_safe(label), {})
+            runs[run] = steps | {"absolute_metrics": {"ndcg_10": [last]}}
+    return {"rpp_env": found}
 
 
-def table(rows: Sequence[Sequence[object]]) -> str:
-    """A table whose lines do not change with the seconds in it."""
-    return write_table(rows, padded=False)
-
-
-def markdown(results: Results, pictures: Sequence[Picture], out: Path) -> str:
-    """The report."""
-    study = results.study
-    done, planned = len(results.cells), results.planned
-    state = "" if done == planned else f" **Not complete: {done} of {planned} runs.**"
-    text = [
-        f"# {words(study.title)}",
-        (
-            f"Study {code(study.name)}: {len(results.settings)} settings, {len(study.methods)} "
-            f"methods, {len(study.seeds)} seeds.{state}"
-        ),
-        *_found(results),
-        *_primary(results),
-        HOW_TO_READ,
-    ]
-    for part, title in PARTS.items():
-        settings = results.part(part)
-        if not settings:
-            continue
-        text.append(f"## {title}")
-        if len(settings) > 1 or part not in ("main", "models"):
-            text.append(_overview(results, settings))
-        for setting in settings:
-            if part in ("main", "models", "time"):
-                text += _setting(results, setting)
-        if part == "main":
-            text += _merged(results, settings)
-            text += _rewritten(results, settings)
-            text += _patterns(results, settings)
-            text += _costs(results, settings)
-            text += _redrawn(results)
-            text += _sure(results, settings)
-        mine = (one for one in pictures if one.path.name.startswith(f"{part}-"))
-        text += [picture.markdown(out) for picture in mine]
-    return "\n\n".join(text) + "\n"
-
-
-def _primary(results: Results) -> list[str]:
-    study = results.study
-    if not study.primary:
-        return []
-    told = study.primary
-    asked = (
-        f"**Primary contrast, named before the run:** {words(told['method'])} minus "
-        f"{words(told['against'])} on {words(told['setting'])}; the smallest difference that "
-        f"matters: {study.smallest:g} NDCG@10."
-    )
-    if results.primary is None:
-        return [f"{asked} Not finished yet."]
-    found = results.primary[3]
-    return [f"{asked} **Found: {found}.** {verdict(found, study.smallest)}"]
-
-
-def _found(results: Results) -> list[str]:
-    found = findings(results)
-    return ["\n".join(f"- {words(sentence)}" for sentence in found)] if found else []
-
-
-def findings(results: Results) -> list[str]:
-    """What was found: a sentence for the primary contrast, and one for each main setting."""
-    text = []
-    if results.primary is not None:
-        setting, method, against, found = results.primary
-        text.append(
-            f"On {setting.name}, {method} minus {against} is {found:+.3f} NDCG@10. "
-            f"{verdict(found, results.study.smallest)}"
-        )
-    for setting in results.part("main"):
-        rows = [
-            row
-            for row in results.rows(setting, results.tabled(setting))
-            if row.minus_rival is not None and row.cost["calls"] > 0
-        ]
-        if not rows:
-            continue
-        above = [row for row in rows if row.significant and _apart(row) > 0]
-        said = f"On {setting.name}, {len(above) or 'none'} of {len(rows)} ways to prompt "
-        said += f"score{'s' * (len(above) < 2)} significantly above {results.rival(setting)}"
-        if above:
-            best = max(above, key=_apart)
-            said += f"; the highest is {best.method.label} ({_signed(best.minus_rival)})"
-        text.append(f"{said}.")
-    return text
-
-
-def _apart(row: Row) -> float:
-    return 0.0 if row.minus_rival is None else row.minus_rival.value
-
-
-def verdict(found: Estimate, smallest: float) -> str:
-    """What an interval says beside the smallest difference that matters."""
-    if found.low >= smallest:
-        return "Significantly above 0, and large enough to matter throughout the interval."
-    if found.low > 0 and found.high < smallest:
-        return "Significantly above 0, and too small to matter."
-    if found.low > 0:
-        return "Significantly above 0; whether it is large enough to matter is open."
-    if found.high < 0:
-        return "Significantly below 0."
-    if max(-found.low, found.high) < smallest:
-        return "Not significantly different from 0, and too small to matter in any case."
-    if found.high < smallest:
-        return "Not significantly different from 0; an advantage that matters is excluded."
-    return "Not significantly different from 0; a difference that matters is not excluded."
-
-
-def _intro(results: Results, setting: Setting) -> str:
-    draws = {cell.draw for cell, _ in results.cells if cell.setting == setting}
-    made = "data_seed" in setting.problem(0)
-    several = "" if len(draws) == 1 else "s"
-    fixed = f"world{several}" if made else f"draw{several} of candidates and train users"
-    budget = setting.budget or results.study.budget
-    return (
-        f"{words(setting.dataset)}, {words(setting.model)} ({setting.rank_by}); "
-        f"{results.train_users(setting):,} train and {results.users(setting):,} test users, "
-        f"{len(draws)} {fixed}, "
-        f"{setting.candidates} candidates "
-        f"({words(setting.options.get('negatives', 'uniform'))}); {budget:,} calls of training. "
-        f"Chance: {setting.chance:.3f}."
-    )
-
-
-def _setting(results: Results, setting: Setting) -> list[str]:
-    rows = results.rows(setting, results.tabled(setting))
-    gap = results.gap(setting)
-    text = [f"### {words(setting.name)}", _intro(results, setting)]
-    if gap is not None:
-        none = "" if results.has_gap(setting) else ": not significant, so no gains are reported"
-        text.append(f"Supervised policy minus best fixed prompt: {gap}{none}.")
-    head = ["method", "score", "minus fixed", "minus rival", "significant", "gain"]
-    text.append(table([[*head, "first", "last", "merged"], *map(_row, rows)]))
-    planned = Counter(c.method.label for c in results.study.cells() if c.setting == setting)
-    if fewer := [
-        f"{row.method.label} {row.runs} of {planned[row.method.label]}"
-        for row in rows
-        if row.runs < planned[row.method.label]
-    ]:
-        text.append(f"Not all runs are there: {words(', '.join(fewer))}.")
-    return text
-
-
-def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
-    """The rival's calls are merged to one order; so are those of whoever else makes several."""
-    rows = []
-    for setting in settings:
-        rivals = [results.rival(setting), results.label_of(setting, "merged_best")]
-        if rivals[0] is None:
-            continue
-        for label in results.tabled(setting):
-            if label in rivals or results.cost(setting, label)["calls"] <= 1:
-                continue
-            apart = [
-                None if rival is None else results.minus(setting, label, rival, "merged")
-                for rival in rivals
-            ]
-            rows.append([setting.name, label, *map(_signed, apart)])
-    if not rows:
-        return []
-    said = (
-        "*score* is the mean over single calls where a method is not merged by itself. Here all "
-        "of its calls are merged, as the rivals' are. Without a correction over methods."
-    )
-    head = ["setting", "method", "merged, minus rival", "merged, minus best five merged"]
-    return ["### Merged on both sides", said, table([head, *rows])]
-
-
-def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
-    """RPP+ minus RPP, trainer by trainer."""
-    rows = []
-    for setting in settings:
-        for method in results.methods(setting):
-            plain = results.counterpart(setting, method, "rewrite")
-            if plain is not None:
-                difference = _signed(results.minus(setting, method.label, plain))
-                rows.append([f"{setting.name}: {method.label} minus {plain}", difference])
-    if not rows:
-        return []
-    said = "At equal calls of the recommender; the rewriter's own calls come on top."
-    return ["### RPP+ against RPP", said, table([["", "NDCG@10"], *rows])]
-
-
-def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
-    """RPP-Ro, RPP-Hi, RPP-Re, RPP-Ou: the other three agents on the manual prompt."""
-    text: list[str] = []
-    for setting in settings:
-        tabled = set(results.tabled(setting))
-        labels = [m.label for m in results.methods(setting) if m.label not in tabled]
-        if labels:
-            head = ["method", "score", "minus fixed", "minus rival", "significant"]
-            rows = [
-                [*_row(row)[:5], _signed(_minus_all_four(results, setting, row))]
-                for row in results.rows(setting, labels)
-            ]
-            text += [f"On {words(setting.name)}:", table([[*head, "minus all four"], *rows])]
-    if text:
-        said = "One agent chooses; the other three stay on the manual prompt."
-        text = ["### One pattern at a time", said, *text]
-    return text
-
-
-def _minus_all_four(results: Results, setting: Setting, row: Row) -> Estimate | None:
-    whole = results.counterpart(setting, row.method, "only")
-    return None if whole is None else results.minus(setting, row.method.label, whole)
-
-
-def _row(row: Row) -> list[str]:
-    several = row.cost["calls"] > 1
-    return [
-        row.method.label,
-        str(row.scores["score"]),
-        _signed(row.minus_fixed),
-        _signed(row.minus_rival),
-        "" if row.minus_rival is None else "yes" if row.significant else "no",
-        "" if row.gain is None else f"{row.gain:.2f}",
-        *(f"{row.scores[c].value:.3f}" if several else "" for c in ("first", "last", "merged")),
-    ]
-
-
-def _signed(value: Estimate | None) -> str:
-    return "" if value is None else f"{value:+.3f}"
-
-
-def _overview(results: Results, settings: Sequence[Setting]) -> str:
-    labels = [
-        method.label
-        for method in results.study.methods
-        if any(method.label in results.tabled(setting) for setting in settings)
-    ]
-    columns = results.beside(settings)
-    rows = [["chance", *(f"{setting.chance:.3f}" for setting in columns)]]
-    for label in labels:
-        cells = [
-            str(results.score(setting, label)) if results.runs(setting, label) else ""
-            for setting in columns
-        ]
-        rows.append([label, *cells])
-    return table([["method", *(setting.name for setting in columns)], *rows])
-
-
-def _costs(results: Results, settings: Sequence[Setting]) -> list[str]:
-    said = (
-        "Means over runs. *unique*: what a cache leaves to pay for. *different*: distinct "
-        "questions about a test user. *seconds* are of training on this machine, answers from "
-        "tables except where prompts are rewritten or reordered, and say little of a real model's."
-    )
-    text = ["### Calls and time", said]
-    setting = settings[0]
-    rows = []
-    for method in results.methods(setting):
-        cost = results.cost(setting, method.label)
-        rows.append(
-            [
-                method.label,
-                f"{cost['training calls']:,.0f}",
-                f"{cost['unique']:,.0f}",
-                f"{cost['calls']:g}",
-                f"{cost['different']:.1f}",
-                f"{cost['tokens']:,.0f}",
-                f"{cost['seconds']:,.1f}",
-            ]
-        )
-    head = ["method", "training calls", "unique", "calls per test user", "different"]
-    text.append(f"On {words(setting.name)}:")
-    text.append(table([[*head, "tokens per test user", "seconds"], *rows]))
-    return text
-
-
-def _redrawn(results: Results) -> list[str]:
-    if not results.redrawn:
-        return []
-    head = ["setting", "users", "best fixed", "hindsight", "what survives"]
-    rows = []
-    for name, found in results.redrawn.items():
-        told = {key: Estimate(*x) for key, x in found["estimates"].items()}
-        rows.append(
-            [
-                name,
-                f"{found['users']:,}",
-                str(told["fixed"]),
-                str(told["hindsight"]),
-                str(told["survives"]),
-                _signed(told["hindsight minus fixed"]),
-                _signed(told["survives minus fixed"]),
-            ]
-        )
-    said = (
-        "*hindsight* is every test user's best prompt, known from the answer; *what survives* is "
-        "the same prompt for the same user and target when the other candidates and their order "
-        "are drawn again. What is lost was luck with the candidates; what is left may still be "
-        "luck with the one target."
-    )
-    return [
-        "### How much of hindsight is luck",
-        said,
-        table([[*head, "hindsight minus fixed", "survives minus fixed"], *rows]),
-    ]
-
-
-def _sure(results: Results, settings: Sequence[Setting]) -> list[str]:
-    text = []
-    for setting in settings:
-        if count := results.unsure(setting):
-            sure = results.only_sure()
-            rows = [
-                [
-                    method.label,
-                    str(results.score(setting, method.label)),
-                    str(sure.score(setting, method.label)),
-                ]
-                for method in results.methods(setting)
-            ]
-            text += [
-                f"### {words(setting.name)} without ties",
-                TIES.format(count=count),
-                table([["method", "all", "without them"], *rows]),
-            ]
-    return text
-
-
-def rounded(value: float) -> float | None:
-    """A number for JSON, finer than the page shows, or it would be rounded twice; else None."""
-    return round(value, 6) if math.isfinite(value) else None
+def _safe(name: str) -> str:
+    return name.replace(",", ";")

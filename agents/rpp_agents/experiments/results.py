@@ -1,13 +1,15 @@
-"""Means, differences and intervals of the finished runs of a study.
+"""Means, differences and intervals of the finished runs of a plan.
 
 Intervals are Student's t over draws (of worlds, or of the candidates and train users of real data),
 and over users too where all draws have the same ones: see
-`rpp_agents.experiments.statistics.Lines`.
+`rpp_agents.experiments.statistics.Lines`. The methods below "Several tasks together" normalise
+scores to gains, and are for benches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +18,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_agents.experiments.bench import LEVELS
 from rpp_agents.experiments.jobs import all_kept, kept
-from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Cell, Method, Setting, Study
-from rpp_agents.experiments.run import Redrawn
-from rpp_agents.experiments.statistics import Contrast, Lines, holm
+from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Cell, Method, Plan, Redrawn, Setting
+from rpp_agents.experiments.statistics import (
+    Contrast,
+    Lines,
+    holm,
+    jackknife,
+    probability_of_improvement,
+)
 from rpp_env.errors import InvalidData
-from rpp_env.intervals import Estimate, has_gap
+from rpp_env.intervals import Estimate, gain, has_gap
 
-__all__ = ["COLUMNS", "Results", "Row"]
+__all__ = ["Results", "Row", "Run"]
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
-"""A method's label and a column."""
-
-COLUMNS = ("score", "first", "last", "merged")
-"""What is known of every test user; see `rpp_agents.experiments.players.Played.scores`."""
+"""A label (of a method or level line) and a column."""
+Run = tuple[Cell, dict[str, Any]]
+"""A finished cell and what it found."""
 
 
 @dataclass(frozen=True)
@@ -55,51 +62,78 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The finished cells of a study."""
+    """The finished cells of a plan, and what was found beside them."""
 
-    study: Study
-    cells: list[tuple[Cell, dict[str, Any]]]
+    plan: Plan
+    cells: list[Run]
+    levels: dict[tuple[str, int], dict[str, Any]]
+    """By setting and draw: a bench's level lines."""
     redrawn: dict[str, dict[str, Any]]
-    """By setting: what is left of hindsight when candidates are drawn again."""
+    """By setting: what is left of a study's hindsight when candidates are drawn again."""
     planned: int
     sure: bool = False
     """Without users whose last item is a tie."""
 
     @classmethod
-    def read(cls, study: Study, out: Path) -> Results:
+    def read(cls, plan: Plan, out: Path) -> Results:
         """All cells that are finished in the folder `out`.
 
         Raises
         ------
         InvalidData
-            If runs of one setting and draw scored different users.
+            If runs of one problem and draw scored different users or replayed different tables:
+            what they say of each other is nothing.
         """
-        cells = study.cells()
+        cells = plan.cells()
         found = all_kept(cells, out)
-        users: dict[tuple[str, int | str], tuple[Any, str]] = {}
-        for cell, result in found:
-            scored = result["whose"], len(result["scores"]["score"]), result["unsure"]
-            for which in (cell.draw, result["whose"]):
-                before, file = users.setdefault((cell.setting.name, which), (scored, cell.file))
-                if before != scored:
-                    raise InvalidData(
-                        f"{file} and {cell.file} in {out} scored different users, so that they "
-                        "cannot be compared: delete the older one, and whatever else is as old"
-                    )
+        levels = {}
+        for cell, _ in found:
+            key = cell.setting.name, cell.draw
+            if cell.levels is None or key in levels:
+                continue
+            if (lines := kept(cell.levels, out)) is not None:
+                levels[key] = lines
         redrawn = {
-            setting.name: lines
-            for setting in study.settings
-            if (lines := kept(Redrawn(study, setting), out)) is not None
+            job.setting.name: result
+            for job in plan.jobs([cell for cell, _ in found])
+            if isinstance(job, Redrawn) and (result := kept(job, out)) is not None
         }
-        return cls(study, found, redrawn, len(cells))
+        results = cls(plan, found, levels, redrawn, len(cells))
+        results._check(out)
+        return results
+
+    def _check(self, out: Path) -> None:
+        first: dict[tuple[str, object], tuple[Any, str]] = {}
+
+        def same(problem: str, which: object, seen: Any, file: str, said: str) -> None:
+            before, name = first.setdefault((problem, which), (seen, file))
+            if before != seen:
+                raise InvalidData(
+                    f"{name} and {file} in {out} {said}, so that they cannot be compared: delete "
+                    "the older one, and whatever else is as old"
+                )
+
+        for cell, result in self.cells:
+            jobs = [(cell.file, result, cell.per_user(result)["score"])]
+            lines = self.levels.get((cell.setting.name, cell.draw))
+            if lines is not None and cell.levels is not None:
+                jobs.append((cell.levels.file, lines, lines["users"]["random"]["mean"]))
+            for file, found, scores in jobs:
+                tables, users = found.get("tables"), (found["whose"], len(scores))
+                same(cell.problem, ("tables", cell.draw), tables, file, "replayed different tables")
+                for which in (cell.draw, found["whose"]):
+                    same(cell.problem, which, users, file, "scored different users")
+            for which in (cell.draw, result["whose"]):
+                ties = result.get("unsure")
+                same(cell.problem, ("ties", which), ties, cell.file, "scored different users")
 
     def only_sure(self) -> Results:
         """The same without users whose last item is a tie."""
         return replace(self, sure=True)
 
     @cached_property
-    def _by_setting(self) -> dict[str, dict[str, list[tuple[Cell, dict[str, Any]]]]]:
-        found: dict[str, dict[str, list[tuple[Cell, dict[str, Any]]]]] = {}
+    def _by_setting(self) -> dict[str, dict[str, list[Run]]]:
+        found: dict[str, dict[str, list[Run]]] = {}
         for cell, result in self.cells:
             by_label = found.setdefault(cell.setting.name, {})
             by_label.setdefault(cell.method.label, []).append((cell, result))
@@ -108,7 +142,7 @@ class Results:
     @cached_property
     def settings(self) -> list[Setting]:
         """Those with a finished cell."""
-        return [s for s in self.study.settings if s.name in self._by_setting]
+        return [s for s in self.plan.settings if s.name in self._by_setting]
 
     def part(self, name: str) -> list[Setting]:
         """The settings of a part of the report, with a finished cell."""
@@ -120,44 +154,84 @@ class Results:
         return [s for s in self.part("main") if s.dataset in data] + list(settings)
 
     def methods(self, setting: Setting) -> list[Method]:
-        """Those with a finished cell there, in the study's order."""
+        """Those with a finished cell there, in the plan's order."""
         there = self._by_setting[setting.name]
-        return [method for method in self.study.methods if method.label in there]
+        return [method for method in self.plan.methods if method.label in there]
+
+    def labels(self, setting: Setting) -> list[str]:
+        """Their labels."""
+        return [method.label for method in self.methods(setting)]
 
     def tabled(self, setting: Setting) -> list[str]:
         """Labels of the main table: without those that have a table of their own."""
         return [m.label for m in self.methods(setting) if m.family != ONE_PATTERN]
 
-    def runs(self, setting: Setting, label: str) -> list[tuple[Cell, dict[str, Any]]]:
+    def runs(self, setting: Setting, label: str) -> list[Run]:
         """A method's finished cells."""
         return self._by_setting.get(setting.name, {}).get(label, [])
 
+    def of(self, setting: Setting) -> list[dict[str, Any]]:
+        """What all finished cells of a setting found."""
+        return [found for cell, found in self.cells if cell.setting == setting]
+
     def unsure(self, setting: Setting) -> int:
-        """How many test users' last item is a tie."""
-        return max(
-            (len(found["unsure"]) for cell, found in self.cells if cell.setting == setting),
-            default=0,
-        )
+        """Number of test users whose last item is a tie."""
+        return max((len(found["unsure"]) for found in self.of(setting)), default=0)
 
     def users(self, setting: Setting) -> int:
-        """How many test users there are."""
-        return max(
-            len(found["scores"]["score"]) for cell, found in self.cells if cell.setting == setting
-        )
+        """Number of scored users."""
+        runs = [run for run in self.cells if run[0].setting == setting]
+        return max(len(cell.per_user(found)["score"]) for cell, found in runs)
 
     def train_users(self, setting: Setting) -> int:
-        """How many users methods were fitted on: fewer than asked for where there are no more."""
-        return (
-            max(
-                (
-                    found["training"].get("users", 0)
-                    for cell, found in self.cells
-                    if cell.setting == setting
-                ),
-                default=0,
-            )
-            or setting.train_users
-        )
+        """Number of users that methods were fitted on, which may be all that there are."""
+        counts = [found["training"].get("users", 0) for found in self.of(setting)]
+        return max(counts, default=0) or setting.train_users
+
+    # Scores
+
+    @cached_property
+    def _lines(self) -> dict[str, Lines[Key]]:
+        return {}
+
+    def lines(self, setting: Setting) -> Lines[Key]:
+        """All methods, level lines and columns of a setting."""
+        if setting.name in self._lines:
+            return self._lines[setting.name]
+        lines: dict[Key, dict[int, list[Floats]]] = {}
+        whose = set()
+        for label, runs in self._by_setting[setting.name].items():
+            for cell, result in runs:
+                whose.add(result["whose"])
+                by_column = cell.per_user(result)
+                keep = np.ones(len(by_column["score"]), bool)
+                if self.sure:
+                    keep[result["unsure"]] = False
+                for column, values in by_column.items():
+                    scores = np.asarray(values, np.float64)[keep]
+                    lines.setdefault((label, column), {}).setdefault(cell.draw, []).append(scores)
+        for draw, result in self.levels_of(setting).items():
+            for line in LEVELS:
+                for column, key in (("score", "mean"), ("first", "first"), ("last", "last")):
+                    scores = np.asarray(result["users"][line][key], np.float64)
+                    lines.setdefault((line, column), {}).setdefault(draw, []).append(scores)
+        draws = {draw for by_draw in lines.values() for draw in by_draw}
+        # Where all draws have the same users, a draw is one of their candidates.
+        found = Lines(lines, shared_users=len(whose) == 1 and len(draws) > 1)
+        self._lines[setting.name] = found
+        return found
+
+    def score(self, setting: Setting, label: str, column: str = "score") -> Contrast:
+        """NDCG@10 of a method or level line."""
+        return self.lines(setting).mean((label, column))
+
+    def minus(self, setting: Setting, left: str, right: str, column: str = "score") -> Contrast:
+        """One line's score (or another column) minus another's score, for the same users."""
+        return self.lines(setting).minus((left, column), (right, "score"))
+
+    def levels_of(self, setting: Setting) -> dict[int, dict[str, Any]]:
+        """The level lines of a setting by draw."""
+        return {draw: x for (name, draw), x in self.levels.items() if name == setting.name}
 
     def label_of(self, setting: Setting, method: str) -> str | None:
         """The label of the first method of this kind that is finished there.
@@ -175,43 +249,16 @@ class Results:
 
     def fixed(self, setting: Setting) -> str | None:
         """The best fixed prompt, of all that were tried on everybody."""
-        return self.label_of(setting, "enumerate_all")
+        return "fixed" if self.levels_of(setting) else self.label_of(setting, "enumerate_all")
+
+    def reference(self, setting: Setting) -> str | None:
+        """The observable reference: a level line, or the supervised policy."""
+        return "reference" if self.levels_of(setting) else self.label_of(setting, "supervised")
 
     def rival(self, setting: Setting) -> str | None:
-        """The same at as many calls as the multi-step methods make."""
-        return self.label_of(setting, "merged_fixed") or self.fixed(setting)
-
-    @cached_property
-    def _lines(self) -> dict[str, Lines[Key]]:
-        return {}
-
-    def lines(self, setting: Setting) -> Lines[Key]:
-        """All methods and columns of a setting."""
-        if setting.name in self._lines:
-            return self._lines[setting.name]
-        lines: dict[Key, dict[int, list[Floats]]] = {}
-        whose = set()
-        for label, runs in self._by_setting[setting.name].items():
-            for cell, result in runs:
-                whose.add(result["whose"])
-                keep = np.ones(len(result["scores"]["score"]), bool)
-                if self.sure:
-                    keep[result["unsure"]] = False
-                for column in COLUMNS:
-                    scores = np.asarray(result["scores"][column], np.float64)[keep]
-                    lines.setdefault((label, column), {}).setdefault(cell.draw, []).append(scores)
-        draws = {draw for by_draw in lines.values() for draw in by_draw}
-        found = Lines(lines, shared_users=len(whose) == 1 and len(draws) > 1)
-        self._lines[setting.name] = found
-        return found
-
-    def score(self, setting: Setting, label: str, column: str = "score") -> Contrast:
-        """NDCG@10 of a method."""
-        return self.lines(setting).mean((label, column))
-
-    def minus(self, setting: Setting, left: str, right: str, column: str = "score") -> Contrast:
-        """One method's score (or another column) minus another's score, for the same users."""
-        return self.lines(setting).minus((left, column), (right, "score"))
+        """The best fixed prompt at as many calls as an episode has steps."""
+        merged = self.label_of(setting, "merged_fixed") if setting.steps > 1 else None
+        return merged or self.fixed(setting)
 
     def counterpart(self, setting: Setting, method: Method, key: str) -> str | None:
         """The label of the same method without `key` in its config, if it is finished there."""
@@ -228,8 +275,8 @@ class Results:
         )
 
     def gap(self, setting: Setting) -> Contrast | None:
-        """The supervised policy minus the best fixed prompt."""
-        reference, fixed = self.label_of(setting, "supervised"), self.fixed(setting)
+        """The reference minus the best fixed prompt."""
+        reference, fixed = self.reference(setting), self.fixed(setting)
         if reference is None or fixed is None:
             return None
         return self.minus(setting, reference, fixed)
@@ -239,15 +286,14 @@ class Results:
         return has_gap(self.gap(setting))
 
     def gain(self, setting: Setting, label: str) -> Contrast | None:
-        """Share of the gap that a method earns; None where there is none."""
-        reference, fixed = self.label_of(setting, "supervised"), self.fixed(setting)
-        if reference is None or fixed is None or not self.has_gap(setting):
+        """Share of the gap that a line earns, a ratio of means over draws; None without a gap."""
+        if not self.has_gap(setting):
             return None
-        sides = ((name, "score") for name in (label, fixed, reference))
-        return self.lines(setting).gain(*sides)
+        sides = (label, str(self.fixed(setting)), str(self.reference(setting)))
+        return self.lines(setting).gain(*((name, "score") for name in sides))
 
     def rows(self, setting: Setting, labels: Iterable[str] | None = None) -> list[Row]:
-        """The table of a setting."""
+        """The table of a study's setting."""
         fixed, rival = self.fixed(setting), self.rival(setting)
         chosen = [m for m in self.methods(setting) if labels is None or m.label in set(labels)]
         apart = [
@@ -256,12 +302,14 @@ class Results:
         ]
         # Where the two have no draw in common yet, there is no difference.
         apart = [None if x is None or np.isnan(x.value) else x for x in apart]
-        compared = [x for x in apart if x is not None]
-        significant = iter(holm(compared))
+        significant = iter(holm([x for x in apart if x is not None]))
         return [
             Row(
                 method,
-                {c: self.score(setting, method.label, c) for c in COLUMNS},
+                {
+                    c: self.score(setting, method.label, c)
+                    for c in ("score", "first", "last", "merged")
+                },
                 None
                 if fixed in (None, method.label)
                 else self.minus(setting, method.label, str(fixed)),
@@ -277,19 +325,19 @@ class Results:
     def cost(self, setting: Setting, label: str) -> dict[str, float]:
         """Means over runs of what a method cost."""
         runs = [result for _, result in self.runs(setting, label)]
-
-        def mean(part: str, key: str) -> float:
-            return float(np.mean([run[part][key] for run in runs]))
-
+        names = {
+            "training calls": ("training", "calls"),
+            "unique": ("training", "unique"),
+            "training tokens": ("training", "tokens"),
+            "seconds": ("training", "seconds"),
+            "calls": ("testing", "calls"),
+            "different": ("testing", "different"),
+            "tokens": ("testing", "tokens"),
+            "named": ("testing", "named"),
+        }
         return {
-            "training calls": mean("training", "calls"),
-            "unique": mean("training", "unique"),
-            "training tokens": mean("training", "tokens"),
-            "seconds": mean("training", "seconds"),
-            "calls": mean("testing", "calls"),
-            "different": mean("testing", "different"),
-            "tokens": mean("testing", "tokens"),
-            "named": mean("testing", "named"),
+            name: float(np.mean([run[part][key] for run in runs]))
+            for name, (part, key) in names.items()
         }
 
     def curve(self, setting: Setting, label: str, split: str = "test") -> tuple[Floats, Floats]:
@@ -304,11 +352,82 @@ class Results:
     @cached_property
     def primary(self) -> tuple[Setting, str, str, Contrast] | None:
         """The contrast that was named before the run, if both sides are finished."""
-        told = self.study.primary
+        told = self.plan.primary
         if not told:
             return None
-        setting = next(s for s in self.study.settings if s.name == told["setting"])
+        setting = next(s for s in self.plan.settings if s.name == told["setting"])
         sides = told["method"], told["against"]
         if not all(self.runs(setting, side) for side in sides):
             return None
         return setting, *sides, self.minus(setting, *sides)
+
+    # Several tasks together
+
+    @cached_property
+    def tasks(self) -> list[Setting]:
+        """Settings whose scores can be normalised to a gain."""
+        return [setting for setting in self.settings if self.has_gap(setting)]
+
+    def run_gain(self, cell: Cell, score: float, draws: Collection[int] | None = None) -> float:
+        """The gain of a run with this score.
+
+        What the run has more than the best fixed prompt of its world, as a share of the mean gap
+        over `draws` (all by default): the mean of runs' gains is then the gain of their means.
+        NaN without level lines.
+        """
+        levels = self.levels_of(cell.setting)
+        if cell.draw not in levels:
+            return math.nan
+        chosen = [x["scores"] for draw, x in levels.items() if draws is None or draw in draws]
+        gap = float(np.mean([x["reference"] - x["fixed"] for x in chosen]))
+        above = score - levels[cell.draw]["scores"]["fixed"]
+        return float(gain(above, 0.0, gap))
+
+    def common_draws(self, labels: Iterable[str], tasks: Sequence[Setting]) -> tuple[int, ...]:
+        """Draws in which each of `labels` has a run in each of `tasks`."""
+        there = [{c.draw for c, _ in self.runs(e, label)} for e in tasks for label in labels]
+        return tuple(
+            draw for draw in self.plan.settings[0].draws if all(draw in one for one in there)
+        )
+
+    def gains(
+        self, label: str, draws: Collection[int], point: int | None = None
+    ) -> list[list[float]]:
+        """Per task the gains of a method's runs in these draws, at the end or earlier."""
+        return [
+            [
+                self.run_gain(cell, r["score"] if point is None else r["scores"][point], draws)
+                for cell, r in self.runs(task, label)
+                if cell.draw in draws
+            ]
+            for task in self.tasks
+        ]
+
+    def over_tasks(
+        self, label: str, draws: Sequence[int], statistic: Callable[[Floats], Floats]
+    ) -> Contrast:
+        """A statistic of the gains of all runs of all tasks, such as `iqm`."""
+        return jackknife(
+            lambda some: float(statistic(np.concatenate(self.gains(label, some)))), draws
+        )
+
+    def improvement(self, label: str, settings: Sequence[Setting]) -> Estimate | None:
+        """Probability that a run beats one of ``against`` in the same task and draw."""
+        sides = label, self.plan.against
+        draws = self.common_draws(sides, settings)
+        if not draws:
+            return None
+
+        def probability(some: Sequence[int]) -> float:
+            ours, theirs = (
+                [
+                    [r["score"] for c, r in self.runs(setting, one) if c.draw == draw]
+                    for setting in settings
+                    for draw in some
+                ]
+                for one in sides
+            )
+            return probability_of_improvement(ours, theirs)
+
+        found = jackknife(probability, draws)
+        return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))

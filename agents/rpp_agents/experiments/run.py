@@ -1,14 +1,19 @@
-"""Makes the tables that a study replays, and runs its cells.
+"""Runs the cells of a plan, in processes, and keeps what each found.
 
 ::
 
+    OUT/NAME.toml                           the plan
     OUT/tables/                             every answer, per setting, draw and split
-    OUT/cells/SETTING/METHOD/s0.json        one method, fitted once
+    OUT/cells/SETTING/METHOD/s0.json        one method, fitted once; of a bench w11-s0.json
     OUT/cells/SETTING/METHOD/s0.failed.txt  what went wrong, until it is run again
-    OUT/report.md  results.jsonl  index.html  plots/        what `rpp-env report` writes
+    OUT/levels/PROBLEM/w11.json             of a bench: random and best fixed prompt, reference
+    OUT/redrawn/SETTING.json                of a study: the same users with other candidates
+    OUT/users/DIGEST.json                   digests of the users whose scores these are
+    OUT/report.md  results.jsonl  scores.npz  plots/  ...       what `rpp-env report` writes
 
-A cell holds every test user's scores, what its answers cost, the learning curve, and which
-sentences each kind of user got.
+A cell holds every test user's scores, what its answers cost, the learning curve, and (of a study)
+which sentences each kind of user got. Tables may be deleted when all is finished; a study's page is
+made from them.
 """
 
 from __future__ import annotations
@@ -16,52 +21,61 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial, singledispatch
+from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.experiments.cells import REDRAWN, Kind
-from rpp_agents.experiments.files import plain, short, slug
+from rpp_agents.experiments.bench import Levels, Training
+from rpp_agents.experiments.files import short, slug
 from rpp_agents.experiments.jobs import Outcome, run_jobs
 from rpp_agents.experiments.methods import method
-from rpp_agents.experiments.plan import Cell, Setting, Study
+from rpp_agents.experiments.plan import SPLITS, Cell, Job, Redrawn, Table
 from rpp_agents.experiments.players import Played, Player
 from rpp_agents.experiments.problem import Problem, Users, remade
+from rpp_agents.trainers import find_trainer
 from rpp_env import RPPEnv
 from rpp_env.data.arrays import read_arrays, write_arrays
 from rpp_env.data.atomic import read_table
+from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
+from rpp_env.evaluation.baselines import Policy, Random, search_fixed
+from rpp_env.evaluation.diagnose import fit_reference
+from rpp_env.evaluation.evaluate import episodes
 from rpp_env.intervals import estimate
-from rpp_env.metrics import ndcg
+from rpp_env.metrics import chance_ndcg, ndcg
+from rpp_env.options import read_small
 from rpp_env.table import RewardTable, tabulate
 
 __all__ = [
-    "SPLITS",
-    "Redrawn",
-    "jobs_of",
     "live_of",
     "make_tables",
     "open_problem",
+    "play_everyone",
+    "replay",
     "run_cells",
     "tables_of",
-    "users_of",
+    "user_digests",
 ]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-SPLITS = ("train", "validation", "test")
+RANDOM_PLAYS = 10
+"""Episodes per user behind a bench's line of the random prompt."""
+_BATCH = 512
 _WORTH_A_PROCESS = 64
 _CURVE_USERS = 500
-"""Of each split, for the points of a curve."""
+"""Of each split, for the points of a study's curve."""
 _KEPT_PROMPTS = 48
 """Test users whose prompts are kept one by one, for the page."""
 
@@ -69,53 +83,25 @@ _KEPT_PROMPTS = 48
 # Tables
 
 
-def users_of(setting: Setting, split: str) -> int:
-    """How many users of a split a setting has."""
-    return int(getattr(setting, f"{split}_users"))
-
-
-def tables_of(cells: Sequence[Cell]) -> list[tuple[Setting, int, str, int]]:
-    """Setting, draw, split and users of the tables that these cells replay.
-
-    Settings that differ in the number of train users share the largest one's.
-    """
-    found: dict[str, tuple[Setting, int, str, int]] = {}
-    for cell in cells:
-        if cell.method.method == "recommender":
-            continue  # reads no prompts
-        setting, draw = cell.setting, cell.draw
-        for split in SPLITS if setting.tables else ("train",):
-            file, users = _table_of(cell.study, setting, draw, split)
-            found[file] = (setting, draw, split, users)
-    return list(found.values())
-
-
-def _table_of(study: Study, mine: Setting, draw: int, split: str) -> tuple[str, int]:
-    """The file that a setting replays, and its users: the most that any such setting has."""
-    users = max(
-        users_of(other, split)
-        for other in study.settings
-        if draw in other.draws
-        and (other.problem(0), other.model, other.rank_by)
-        == (mine.problem(0), mine.model, mine.rank_by)
-    )
-    return mine.table(draw, split, users), users
+def tables_of(jobs: Sequence[Job]) -> list[Table]:
+    """The tables that these jobs replay, each once."""
+    return list({table.file: table for job in jobs for table in job.tables}.values())
 
 
 def make_tables(
-    cells: Sequence[Cell],
+    jobs: Sequence[Job],
     out: Path,
     *,
     processes: int = 1,
     tell: Callable[[str, int, int], None] | None = None,
 ) -> list[Path]:
-    """Make the tables that these cells replay, where they are not there yet.
+    """Make the tables that these jobs replay, where they are not there yet.
 
     Parameters
     ----------
-    cells : sequence of Cell
+    jobs : sequence of jobs
     out : Path
-        Folder of the study.
+        Folder of all.
     processes : int
         Processes that compute answers.
     tell : callable, optional
@@ -127,43 +113,33 @@ def make_tables(
         Of those that were made now.
     """
     made = []
-    for setting, draw, split, users in tables_of(cells):
-        path = out / setting.table(draw, split, users)
+    for table in tables_of(jobs):
+        path = out / table.file
         if path.exists():
             continue
-        # A server, or an engine in this process, is asked from one.
-        several = setting.model == "embedded" and users >= _WORTH_A_PROCESS
+        # A server, or an engine in this process, is asked from one. Starting a process takes as
+        # long as some dozens of users.
+        several = table.setting.model == "embedded" and table.users >= _WORTH_A_PROCESS
         tabulate(
-            live_of(setting, draw, split, users, out),
+            live_of(table, out),
             path,
+            shown=table.shown,
             processes=processes if several else 1,
-            progress=None if tell is None else _telling(tell, path.stem),
+            progress=None if tell is None else partial(tell, path.stem),
         )
         made.append(path)
     return made
 
 
-def _telling(tell: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:
-    return lambda done, users: tell(name, done, users)
-
-
-def live_of(setting: Setting, draw: int, split: str, users: int, out: Path, **more: Any) -> RPPEnv:
-    """The model itself; `more` options as `RPPEnv.make` takes them."""
+def live_of(table: Table, out: Path, users: int | None = None, **more: Any) -> RPPEnv:
+    """The model itself, about a table's users; `more` options as `RPPEnv.make` takes them."""
+    setting = table.setting
     options: dict[str, Any] = {"rank_by": setting.rank_by} if setting.rank_by != "generate" else {}
     if setting.recording:
         options["recording"] = str(out / setting.recording)
-    options |= setting.problem(draw, split) | more
-    return RPPEnv.make(model=setting.model, split=split, max_users=users, **options)
-
-
-def _replay(study: Study, setting: Setting, draw: int, split: str, out: Path) -> RPPEnv:
-    """The table of a split."""
-    return RPPEnv.make(
-        model=_table(out / _table_of(study, setting, draw, split)[0]),
-        split=split,
-        max_users=users_of(setting, split),
-        **setting.problem(draw, split),
-    )
+    options |= dict(table.problem) | more
+    users = table.users if users is None else users
+    return RPPEnv.make(model=setting.model, split=table.split, max_users=users, **options)
 
 
 @lru_cache(maxsize=6)
@@ -171,15 +147,32 @@ def _table(path: Path) -> RewardTable:
     return RewardTable.load(path)
 
 
+@lru_cache(maxsize=64)
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replay(table: Table, out: Path, users: int | None = None, **more: Any) -> RPPEnv:
+    """An environment over a table; `more` options as `RPPEnv.make` takes them."""
+    return RPPEnv.make(
+        model=_table(out / table.file),
+        split=table.split,
+        max_users=table.users if users is None else users,
+        **dict(table.problem) | more,
+    )
+
+
 def open_problem(cell: Cell, out: Path) -> Problem:
-    """The problem of a cell, whose tables are there."""
+    """The problem of a study's cell, whose tables are there."""
     parts = {}
     for split in SPLITS:
-        setting, users = cell.setting, users_of(cell.setting, split)
-        live = live_of(setting, cell.draw, split, users, out)
+        setting, table = cell.setting, cell.plan.table(cell.setting, cell.draw, split)
+        users = setting.users_of(split)
+        live = live_of(table, out, users)
         env = live
         if setting.tables or split == "train":
-            env = _replay(cell.study, setting, cell.draw, split, out)
+            env = replay(table, out, users)
             _check_model(env, live)
             # The same embeddings, and not only equal ones.
             live = remade(live, embeddings=env.embeddings)
@@ -201,35 +194,24 @@ def _check_model(env: RPPEnv, live: RPPEnv) -> None:
         )
 
 
-# One cell
+# Jobs
 
 
-def jobs_of(cells: Sequence[Cell]) -> list[Cell | Redrawn]:
-    """The cells, and after the first of a setting of the main table what is drawn again there."""
-    jobs: list[Cell | Redrawn] = []
-    seen = set()
-    for cell in cells:
-        jobs.append(cell)
-        setting = cell.setting
-        wanted = setting.part == "main" and setting.tables and cell.method.method != "recommender"
-        # Files of retrieved candidates hold one draw.
-        if wanted and setting.name not in seen and setting.options.get("negatives") != "retrieved":
-            seen.add(setting.name)
-            jobs.append(Redrawn(cell.study, setting))
-    return jobs
+def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator[Outcome]:
+    """Run these jobs, whose tables are there, and give each one's outcome as it ends.
 
-
-def run_cells(
-    jobs: Sequence[Cell | Redrawn], out: Path, *, processes: int = 1
-) -> Iterator[Outcome]:
-    """Run these jobs, whose tables are there, and give each one's outcome as it ends."""
+    See `rpp_agents.experiments.jobs.run_jobs`.
+    """
     return run_jobs(jobs, out, _find, processes=processes)
 
 
-def _find(job: Cell | Redrawn, out: Path) -> dict[str, Any]:
-    return _redraw(job, out) if isinstance(job, Redrawn) else _fit(job, out)
+@singledispatch
+def _find(job: Job, out: Path) -> dict[str, Any]:  # noqa: ARG001 - of the functions below
+    """What a job finds out."""
+    raise TypeError(f"nothing is known about jobs like {job!r}")
 
 
+@_find.register
 def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     if cell.method.method == "recommender":
         return _recommend(cell, out)
@@ -237,7 +219,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     watched = {split: _first(getattr(problem, split), _CURVE_USERS) for split in SPLITS}
     curve: list[dict[str, float]] = []
     paused = 0.0
-    at = [cell.budget * (i + 1) / cell.study.points for i in range(cell.study.points - 1)]
+    at = [cell.budget * (i + 1) / cell.plan.points for i in range(cell.plan.points - 1)]
 
     def watch(calls: int, player: Player) -> None:
         nonlocal paused
@@ -267,7 +249,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
             "named": round(float(played.named.mean() / played.orders.shape[2]), 4),
         },
         "curve": curve,
-        "whose": _whose(test.env),
+        "whose": _whose(test.env, test.env.tasks.users, out),
         "unsure": _unsure(test.env),
         "choices": _choices(played, test),
         "prompts": played.prompts[:_KEPT_PROMPTS].tolist(),
@@ -309,14 +291,12 @@ def _choices(played: Played, users: Users) -> dict[str, Any]:
     counts = np.bincount(kinds, minlength=len(names))
     if (played.prompts < 0).any():
         return {"kinds": list(names), "counts": counts.tolist(), "shares": {}}
-    roles, _, reasonings, outputs = users.env.book.sizes
-    rungs = users.env.rules.rungs
-    shown = played.prompts[..., 1]
-    # A history shorter than its rung is the rung that it fills.
-    level = np.searchsorted(np.array(rungs), shown)
+    _, roles, reasonings, outputs = users.shape
+    # A history shorter than its level's items is the level that it fills.
+    level = np.searchsorted(np.array(users.items), played.prompts[..., 1])
     columns = {
         "role_playing": (played.prompts[..., 0], roles),
-        "history_records": (np.minimum(level, len(rungs) - 1), len(rungs)),
+        "history_records": (np.minimum(level, len(users.items) - 1), len(users.items)),
         "reasoning_guidance": (played.prompts[..., 2], reasonings),
         "output_format": (played.prompts[..., 3], outputs),
     }
@@ -329,17 +309,55 @@ def _choices(played: Played, users: Users) -> dict[str, Any]:
     return {"kinds": list(names), "counts": counts.tolist(), "shares": shares}
 
 
-def _whose(env: RPPEnv) -> str:
-    """A digest of the users, the same in every draw with the same users."""
-    tokens = [env.tasks.dataset.user_tokens[row] for row in env.tasks.users]
-    told = json.dumps([env.tasks.dataset.digest, *tokens])
-    return hashlib.sha256(told.encode()).hexdigest()
+# Whose scores
+
+
+def _whose(env: RPPEnv, users: Ints, out: Path) -> str:
+    """A digest of the scored users, the same in every draw with the same ones.
+
+    The single users' digests are kept beside the cells, so that scores of different folders can be
+    paired without a user's name.
+    """
+    dataset = env.tasks.dataset
+    tokens = [dataset.user_tokens[row] for row in users]
+    whose = _digest_of([dataset.digest, *tokens])
+    path = _users_file(out, whose)
+    if not path.exists():
+        digests = [_digest_of([dataset.digest, token])[:16] for token in tokens]
+        with whole_file(path) as file:
+            file.write((json.dumps(digests) + "\n").encode())
+    return whose
+
+
+def _digest_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _users_file(out: Path, whose: str) -> Path:
+    return out / "users" / f"{slug(whose)[:16]}.json"
+
+
+def user_digests(out: Path, whose: str) -> list[str] | None:
+    """The digests of the users that `whose` stands for; None in folders that were made before."""
+    path = _users_file(out, whose)
+    if not path.is_file():
+        return None
+    try:
+        digests = json.loads(read_small(path, 1 << 24))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidData(f"{path} holds no digests of users ({error}): delete it") from error
+    fine = isinstance(digests, list) and all(
+        isinstance(one, str) and re.fullmatch("[0-9a-f]{16}", one) for one in digests
+    )
+    if not fine:
+        raise InvalidData(f"{path} holds no digests of users: delete it")
+    return list(digests)
 
 
 def _unsure(env: RPPEnv) -> list[int]:
     """Rows of users whose last item is a tie: ``NAME.last_timestamp.tsv`` names another one.
 
-    Where several items carry a user's last time, which of them is the target hangs on how the
+    Where several items carry a user's last time, which of them is the target depends on how the
     source breaks ties.
     """
     dataset, tasks = env.tasks.dataset, env.tasks
@@ -361,7 +379,7 @@ def _unsure(env: RPPEnv) -> list[int]:
 def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
     from rpp_agents.recommenders.base import ranks_by
 
-    users = users_of(cell.setting, "test")
+    users = cell.setting.test_users
     env = RPPEnv.make(split="test", max_users=users, **cell.setting.problem(cell.draw))
     tasks = env.tasks
     began = time.perf_counter()
@@ -375,7 +393,7 @@ def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
         "training": {"calls": 0, "unique": 0, "tokens": 0, "seconds": round(seconds, 2)},
         "testing": {"calls": 0, "different": 0, "tokens": 0, "named": 1.0},
         "curve": [],
-        "whose": _whose(env),
+        "whose": _whose(env, tasks.users, out),
         "unsure": _unsure(env),
         "choices": {"kinds": [], "counts": [], "shares": {}},
         "prompts": [],
@@ -425,54 +443,13 @@ def _kept_scores(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | No
 # How much of hindsight is luck
 
 
-@dataclasses.dataclass(frozen=True)
-class Redrawn:
-    """The same test users with candidates drawn three times: does a user's best prompt last?"""
-
-    study: Study
-    setting: Setting
-
-    DRAWS: ClassVar[int] = 3
-    MOST: ClassVar[int] = 300
-
-    @property
-    def name(self) -> str:
-        """What it is called on the screen."""
-        return f"{self.setting.name}, candidates drawn again"
-
-    @property
-    def file(self) -> str:
-        """Where it is kept, from the study's folder."""
-        return f"redrawn/{slug(self.setting.name)}.json"
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What it depends on."""
-        return plain(
-            self.setting.problem(self.setting.draws[0], "train")
-            | {"model": self.setting.model, "rank_by": self.setting.rank_by}
-            | {"users": min(self.MOST, self.setting.test_users), "draws": self.DRAWS}
-            | {"train_users": self.setting.train_users}
-        )
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """It has no config."""
-        return {}
-
-    @property
-    def kind(self) -> Kind:
-        """What its file must hold."""
-        return REDRAWN
-
-
+@_find.register
 def _redraw(job: Redrawn, out: Path) -> dict[str, Any]:
-    setting, draw = job.setting, job.setting.draws[0]
-    users = min(job.MOST, setting.test_users)
-    env = live_of(setting, draw, "test", users, out, draws=job.DRAWS)
+    test = job.plan.table(job.setting, job.draw, "test")
+    env = live_of(test, out, job.users, draws=job.DRAWS)
     rewards = tabulate(env).rewards().reshape(len(env.tasks), -1)
     by_draw = rewards.reshape(-1, job.DRAWS, rewards.shape[1])  # a user's draws lie side by side
-    train = _replay(job.study, setting, draw, "train", out)
+    train = replay(job.tables[0], out, job.setting.train_users)
     assert train.table is not None
     told_apart = train.table.rewards().reshape(len(train.table), -1)
     fixed = int(told_apart.mean(axis=0, dtype=np.float64).argmax())
@@ -500,4 +477,122 @@ def _redraw(job: Redrawn, out: Path) -> dict[str, Any]:
     return {
         "users": len(by_draw),
         "estimates": {name: dataclasses.astuple(value) for name, value in found.items()},
+    }
+
+
+# Benches
+
+
+def play_everyone(policy: Policy, env: RPPEnv) -> Floats:
+    """(U, S) rewards of every user at every step, played greedily once; draws are averaged."""
+    tasks = len(env.tasks)
+    rewards = np.empty((tasks, env.max_cycles))
+    for rows, t, step in episodes(policy, env, size=_BATCH):
+        rewards[rows, t] = step.rewards
+    _, user = np.unique(env.tasks.users, return_inverse=True)
+    count = np.bincount(user)
+    by_step = [np.bincount(user, weights=column) / count for column in rewards.T]
+    return np.stack(by_step, axis=1)
+
+
+def _env(job: Training | Levels, split: str, out: Path, **options: Any) -> RPPEnv:
+    """An environment over a bench's table, under the setting's own rules."""
+    table = job.plan.table(job.setting, job.draw, split)
+    own: dict[str, Any] = {"num_envs": _BATCH, "rules": job.setting.rules.id}
+    return replay(table, out, **own | options)
+
+
+def _per_user(rewards: Floats) -> dict[str, list[float]]:
+    columns = {"mean": rewards.mean(axis=1), "first": rewards[:, 0], "last": rewards[:, -1]}
+    return {name: column.round(6).tolist() for name, column in columns.items()}
+
+
+def _replayed(job: Training | Levels, test: RPPEnv, out: Path) -> dict[str, Any]:
+    """Where the numbers come from."""
+    names = ("rpp-env", "numpy", "scipy", "torch")
+    versions = {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {
+        "tables": {table.split: _digest(out / table.file) for table in job.tables},
+        "whose": _whose(test, np.unique(test.tasks.users), out),
+        "versions": versions,
+    }
+
+
+@_find.register
+def _train(cell: Training, out: Path) -> dict[str, Any]:
+    chosen = cell.method.config
+    seen = {"observe": cell.setting.observe, "ranking": chosen["ranking"]}
+    playing = {"num_envs": chosen["num_envs"], "seed": cell.seed}
+    if cell.setting.live:
+        table = cell.plan.table(cell.setting, cell.draw, "train")
+        problem = {**table.problem, "rules": cell.setting.rules.id}
+        env = RPPEnv.make(split="train", **problem, **seen, **playing)
+    else:
+        env = _env(cell, "train", out, **seen, **playing)
+    test = _env(cell, cell.plan.split, out, **seen)
+    total, points = cell.budget, cell.plan.points
+    at = [round(total * i / points) for i in range(1, points + 1)]
+    played: list[int] = []
+    scores: list[float] = []
+    paused = np.zeros(2)  # seconds, and processor seconds, of the evaluations
+
+    def watch(row: Mapping[str, float], policy: Policy) -> None:
+        # The last point is not played here: it is the final policy's.
+        if row["steps"] < at[len(scores)] or len(scores) == points - 1:
+            return
+        before = _clocks()
+        score = float(play_everyone(policy, test).mean())
+        while len(scores) < points - 1 and row["steps"] >= at[len(scores)]:
+            scores.append(score)
+            played.append(int(row["steps"]))
+        paused[:] += _clocks() - before
+
+    trainer, config = find_trainer(chosen["trainer"]), cell.config
+    begun = _clocks()
+    policy = trainer.train(env, config, callbacks=[watch], progress=False)
+    seconds, processor = _clocks() - begun - paused
+    rewards = play_everyone(policy, test)
+    missing = points - len(scores)  # more than one only where the trainer says no steps
+    scores += [float(rewards.mean())] * missing
+    played += [total] * missing
+    return {
+        "points": at,
+        "played": played,
+        "scores": [round(score, 6) for score in scores],
+        "score": round(float(rewards.mean()), 6),
+        "first": round(float(rewards[:, 0].mean()), 6),
+        "last": round(float(rewards[:, -1].mean()), 6),
+        "greedy": True,
+        "seconds": round(float(seconds), 3),
+        "processor_seconds": round(float(processor), 3),
+        "steps_per_second": round(total / max(float(processor), 1e-9), 1),
+        **_replayed(cell, test, out),
+        "users": _per_user(rewards),
+    }
+
+
+def _clocks() -> Floats:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+@_find.register
+def _score_levels(levels: Levels, out: Path) -> dict[str, Any]:
+    # On what all agents see together, also for those that see less: what of it each needs is the
+    # agents' problem, and two forms of one problem share their lines.
+    env, test = (_env(levels, split, out) for split in ("train", levels.plan.split))
+    fixed, on_train = search_fixed(env)
+    rng = Random(test.action_spaces, seed=levels.draw)
+    lines = {
+        "random": np.mean([play_everyone(rng, test) for _ in range(RANDOM_PLAYS)], axis=0),
+        "fixed": play_everyone(fixed, test),
+        "reference": play_everyone(fit_reference(env, seed=levels.draw), test),
+    }
+    return {
+        "scores": {"chance": chance_ndcg(test.tasks.num_candidates)}
+        | {name: round(float(rewards.mean()), 6) for name, rewards in lines.items()},
+        "steps": test.max_cycles,
+        "fixed_plan": fixed.plan.tolist(),
+        "fixed_on_train": round(on_train, 6),
+        **_replayed(levels, test, out),
+        "users": {name: _per_user(rewards) for name, rewards in lines.items()},
     }

@@ -5,6 +5,7 @@ Users of real data are never shown: most of their terms forbid it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ import numpy as np
 
 from rpp_agents.experiments.plan import PARTS, Cell, Setting
 from rpp_agents.experiments.plots import baselines, learners
-from rpp_agents.experiments.report import findings, rounded
 from rpp_agents.experiments.results import Results
-from rpp_agents.experiments.run import live_of, users_of
+from rpp_agents.experiments.run import live_of
+from rpp_agents.experiments.study_tables import findings
 from rpp_env import RPPEnv
 from rpp_env.data import KNOWN
 from rpp_env.errors import InvalidData
-from rpp_env.factory import as_rules
 from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
 from rpp_env.rewriting import open_rewriter
@@ -50,7 +50,7 @@ def page_data(results: Results, out: Path, *, users: bool = True) -> dict[str, A
     """Everything that the page shows, as `write_page` takes it."""
     stands_in = any(setting.model == "embedded" for setting in results.settings)
     return {
-        "title": results.study.title,
+        "title": results.plan.title,
         "found": findings(results),
         "about": [_WHAT, _INTERVALS, *([_STAND_IN] if stands_in else [])],
         "primary": _primary(results),
@@ -72,7 +72,7 @@ def _primary(results: Results) -> dict[str, Any] | None:
     return {
         "text": f"{method} minus {against}, {setting.name}, NDCG@10",
         "estimate": _interval(found),
-        "smallest": results.study.smallest,
+        "smallest": results.plan.smallest,
     }
 
 
@@ -102,7 +102,7 @@ def _overview(
 ) -> dict[str, Any]:
     labels = [
         method
-        for method in results.study.methods
+        for method in results.plan.methods
         if any(results.runs(setting, method.label) for setting in settings)
     ]
     columns = results.beside(settings)
@@ -132,7 +132,7 @@ def _setting(results: Results, setting: Setting) -> dict[str, Any]:
         _column("score", "interval", "NDCG@10: mean over the calls, or of the merged order"),
         _column("minus fixed", "interval", "minus the best prompt for everybody"),
         _column("minus rival", "interval", "minus that prompt at as many calls, merged"),
-        _column("significant", "text", "the last is not 0 after Holm's correction"),
+        _column("significant (Holm)", "text", "the last is not 0 after Holm's correction"),
         _column("gain", "interval", "share of what the supervised policy gains"),
         _column("first", "number", several),
         _column("last", "number", several),
@@ -263,7 +263,7 @@ def _check_choices(cell: Cell, choice: dict[str, Any], first: dict[str, Any]) ->
 
 def _sentences(setting: Setting) -> dict[str, list[str]]:
     """The options of each agent, in words."""
-    rules = as_rules(setting.options.get("rules", "RPP-v0"))
+    rules = setting.rules
     known = KNOWN.get(setting.dataset.lower())
     domain = setting.options.get("domain") or (known.domain if known else "movies")
     which = str(setting.options.get("book") or domain)
@@ -275,7 +275,7 @@ def _sentences(setting: Setting) -> dict[str, list[str]]:
 
     return {
         "role_playing": [said(text) or "(no role)" for text in book.role_playing],
-        "history_records": [f"{n} item{'s' if n > 1 else ''}" for n in rules.rungs],
+        "history_records": [f"{n} item{'s' if n > 1 else ''}" for n in rules.lengths.shown()],
         "reasoning_guidance": [said(text) for text in book.reasoning_guidance],
         "output_format": [said(f"{o.text} {o.contract}") for o in book.output_format],
     }
@@ -298,14 +298,14 @@ def _users(results: Results, out: Path) -> list[dict[str, Any]]:
             if result["prompts"] and cell.draw == setting.draws[0]
         ][:_MOST_VIEWS]
         if chosen:
-            found += _browsed(setting, chosen, out)
+            found += _browsed(results, setting, chosen, out)
     return found
 
 
 def _browsed(
-    setting: Setting, chosen: Sequence[tuple[Cell, dict[str, Any]]], out: Path
+    results: Results, setting: Setting, chosen: Sequence[tuple[Cell, dict[str, Any]]], out: Path
 ) -> list[dict[str, Any]]:
-    env = live_of(setting, setting.draws[0], "test", users_of(setting, "test"), out)
+    env = live_of(results.plan.table(setting, setting.draws[0], "test"), out, setting.test_users)
     tasks, dataset = env.tasks, env.tasks.dataset
     for cell, result in chosen:
         _check_prompts(cell, result["prompts"], env)
@@ -359,7 +359,7 @@ def _browsed(
 def _check_prompts(cell: Cell, prompts: list[list[list[int]]], env: RPPEnv) -> None:
     """Refuse prompts that the book and the users of a study do not have."""
     roles, _, reasonings, outputs = env.book.sizes
-    longest = max(env.rules.rungs)
+    longest = max(env.rules.lengths.shown())
     fine = len(prompts) <= len(env.tasks) and all(
         0 <= number < size
         for steps in prompts
@@ -394,3 +394,8 @@ def _paragraphs(prompt: Prompt) -> list[dict[str, str]]:
         else:
             paragraphs.append({"part": next(lists), "text": paragraph})
     return paragraphs
+
+
+def rounded(value: float) -> float | None:
+    """A number for JSON, finer than the page shows, or it would be rounded twice; else None."""
+    return round(value, 6) if math.isfinite(value) else None

@@ -116,12 +116,13 @@ class Crossed:
 
     A cell has one option of each part, and one pair of options of each two parts. Each option of a
     part carries the whole context z, each pair the first `paired` numbers of it:
-    x = (z for each of the 4 options, z[:paired] for each of the 6 pairs), and zeros elsewhere.
+    with four parts, x = (z for each of the 4 options, z[:paired] for each of the 6 pairs), and
+    zeros elsewhere.
 
     Parameters
     ----------
-    shape : 4 ints
-        Options of each part.
+    shape : ints
+        Options of each part: the axes of the prompt space.
     width : int
         Length of z.
     paired : int
@@ -135,10 +136,10 @@ class Crossed:
         self.width, self.paired = width, min(paired, width)
         self.singles, self.doubles = sum(shape), sum(sizes)
         self.single = np.stack(chosen, 1) + np.cumsum([0, *shape[:-1]])
-        """(cells, 4) which options a cell has."""
+        """(cells, parts) which options a cell has."""
         self.double = np.stack([chosen[a] * shape[b] + chosen[b] for a, b in pairs], 1)
         self.double += np.cumsum([0, *sizes[:-1]])
-        """(cells, 6) which pairs."""
+        """(cells, pairs) which pairs."""
 
     @property
     def size(self) -> int:
@@ -170,13 +171,14 @@ class Crossed:
         k, m, cut = self.width, self.paired, self.singles * self.width
         by_cell = np.zeros((len(self.single), k, k))
         blocks = matrix[:cut, :cut].reshape(self.singles, k, -1, k).swapaxes(1, 2).copy()
-        for a, b in np.ndindex(4, 4):
+        parts, pairs = self.single.shape[1], self.double.shape[1]
+        for a, b in np.ndindex(parts, parts):
             by_cell += blocks[self.single[:, a], self.single[:, b]]
         blocks = matrix[:cut, cut:].reshape(self.singles, k, -1, m).swapaxes(1, 2).copy()
-        for a, b in np.ndindex(4, 6):
+        for a, b in np.ndindex(parts, pairs):
             by_cell[:, :, :m] += 2 * blocks[self.single[:, a], self.double[:, b]]
         blocks = matrix[cut:, cut:].reshape(self.doubles, m, -1, m).swapaxes(1, 2).copy()
-        for a, b in np.ndindex(6, 6):
+        for a, b in np.ndindex(pairs, pairs):
             by_cell[:, :m, :m] += blocks[self.double[:, a], self.double[:, b]]
         products = np.einsum("bi,bj->bij", context, context).reshape(len(context), -1)
         return np.asarray(products @ by_cell.reshape(len(by_cell), -1).T)
@@ -309,8 +311,8 @@ class Towers(nn.Module):
     ----------
     members, width : int
         Networks, and numbers that are seen of a user.
-    shape : 4 ints
-        Options of each part; a cell is seen as four one-hot vectors.
+    shape : ints
+        Options of each part; a cell is seen as one one-hot vector for each.
     users : int
         Train users, who have an intercept each.
     hidden, rank : int

@@ -40,14 +40,14 @@ def manual_cell(users: Users) -> int:
     InvalidOption
         Where the rules or the book have no such prompt.
     """
-    rungs, (_, *sizes) = users.env.rules.rungs, users.shape
+    items, (_, *sizes) = users.items, users.shape
     told = [MANUAL[part] for part in ("role", "reasoning", "output")]
-    if MANUAL["shown"] not in rungs or any(i >= n for i, n in zip(told, sizes, strict=True)):
+    if MANUAL["shown"] not in items or any(i >= n for i, n in zip(told, sizes, strict=True)):
         raise InvalidOption(
-            f"the manual prompt is {MANUAL}; these rules show {', '.join(map(str, rungs))} items, "
+            f"the manual prompt is {MANUAL}; these rules show {', '.join(map(str, items))} items, "
             f"and the book has {sizes} roles, reasonings and outputs"
         )
-    return users.cell(rungs.index(MANUAL["shown"]), *told)
+    return users.cell(items.index(MANUAL["shown"]), *told)
 
 
 def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:

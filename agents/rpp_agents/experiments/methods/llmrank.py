@@ -102,22 +102,22 @@ def llmrank(
         The history in order; also what was chosen most recently; or the user's own last choice as
         an example of a right answer.
     shown : int
-        Items of the history, one of the rungs. LLMRank shows up to 50, and 20 comes nearest. That
-        is its setting, not its best one: its own figures have 5 ahead of 50.
+        Items of the history, as many as some level shows. LLMRank shows up to 50, and 20 comes
+        nearest. That is its setting, not its best one: its own figures have 5 ahead of 50.
 
     Raises
     ------
     InvalidOption
-        For another prompt, a number that is no rung, or a domain whose words are not known.
+        For another prompt, a number that no level shows, or a domain whose words are not known.
     """
     users = problem.train
-    rungs, domain = users.env.rules.rungs, users.env.tasks.dataset.domain
+    items, domain = users.items, users.env.tasks.dataset.domain
     check_choice("llmrank's prompt", prompt, PROMPTS)
     check_choice("llmrank's domain", domain, _WORDS)
-    if shown not in rungs:
-        raise InvalidOption(f"llmrank shows {', '.join(map(str, rungs))} items, not {shown!r}")
+    if shown not in items:
+        raise InvalidOption(f"llmrank shows {', '.join(map(str, items))} items, not {shown!r}")
     manual_cell(users)  # is there, but for the items shown
-    cell = users.cell(rungs.index(shown), MANUAL["role"], MANUAL["reasoning"], MANUAL["output"])
+    cell = users.cell(items.index(shown), MANUAL["role"], MANUAL["reasoning"], MANUAL["output"])
     return Asking(
         lambda users, _: np.full((len(users), 1), cell), rewrite=Guidance(prompt), own_words=True
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.experiments.bench.plan import Environment
+from rpp_agents.experiments.bench import as_bench
 from rpp_agents.experiments.files import slug
+from rpp_agents.experiments.plan import Setting
+from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.statistics import Lines, iqm, stratified_bootstrap
 from rpp_agents.plots import (
     INK,
@@ -26,9 +28,6 @@ from rpp_agents.plots import (
 )
 from rpp_agents.plots import figure as new_figure
 
-if TYPE_CHECKING:
-    from rpp_agents.experiments.bench.report import Results
-
 __all__ = ["draw_all"]
 
 LINES = {
@@ -41,10 +40,10 @@ LINES = {
 def draw_all(results: Results, folder: Path) -> list[Picture]:
     """Draw everything that there is something to draw for."""
     pictures = [
-        _curves(results, environment, folder / f"curves-{slug(environment.name)}.png")
-        for environment in results.environments
+        _curves(results, setting, folder / f"curves-{slug(setting.name)}.png")
+        for setting in results.settings
     ]
-    if not results.bench.tunes:
+    if not as_bench(results.plan).tunes:
         pictures.append(_finals(results, folder / "final.png"))
         pictures += _improvement(results, folder / "improvement.png")
         pictures += _overall(results, folder / "overall.png")
@@ -58,38 +57,36 @@ def _steps(axes: Any, last: float) -> None:
     axes.set_xlim(0, 1.01 * last)
 
 
-def _heights(results: Results, environment: Environment) -> dict[str, float]:
+def _heights(results: Results, setting: Setting) -> dict[str, float]:
     """Mean over worlds of each level line."""
-    lines = [r["scores"] for (name, _), r in results.levels.items() if name == environment.name]
+    lines = [r["scores"] for (name, _), r in results.levels.items() if name == setting.name]
     return {line: float(np.mean([one[line] for one in lines])) for line in LINES if lines}
 
 
-def _rows_of(
-    results: Results, environment: Environment, label: str
-) -> dict[int, NDArray[np.float64]]:
+def _rows_of(results: Results, setting: Setting, label: str) -> dict[int, NDArray[np.float64]]:
     """(R, P) scores at every evaluation, per world."""
     found: dict[int, list[list[float]]] = {}
-    for cell, result in results.runs(environment, label):
-        found.setdefault(cell.world, []).append(result["scores"])
+    for cell, result in results.runs(setting, label):
+        found.setdefault(cell.draw, []).append(result["scores"])
     return {world: np.array(rows) for world, rows in found.items()}
 
 
-def _curves(results: Results, environment: Environment, path: Path) -> Picture:
+def _curves(results: Results, setting: Setting, path: Path) -> Picture:
     """Sample efficiency: a panel for each algorithm, all on one scale."""
-    labels = results.algorithms(environment)
+    labels = results.labels(setting)
     figure, panels = grid(
         len(labels),
         2.7,
         2.2,
         xlabel="environment steps",
-        ylabel=f"NDCG@10, {results.bench.split} users",
+        ylabel=f"NDCG@10, {as_bench(results.plan).split} users",
     )
-    heights = _heights(results, environment)
+    heights = _heights(results, setting)
     middles: dict[str, NDArray[np.float64]] = {}
-    points = np.array(results.runs(environment, labels[0])[0][1]["points"])
+    points = np.array(results.runs(setting, labels[0])[0][1]["points"])
     low, high = np.inf, -np.inf
     for label, axes in zip(labels, panels, strict=True):
-        by_world = _rows_of(results, environment, label)
+        by_world = _rows_of(results, setting, label)
         found = Lines(
             {
                 i: {w: scores[:, i : i + 1] for w, scores in by_world.items()}
@@ -111,7 +108,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Picture:
         )
         axes.plot(points, middles[label], color=TRAINING, linewidth=2)
     floor, ceiling = limits(low, high, heights.values())
-    against = results.bench.against
+    against = results.plan.against
     for label, axes in zip(labels, panels, strict=True):
         for line, height in heights.items():
             axes.axhline(height, color=INK, linewidth=0.9, linestyle=LINES[line][1])
@@ -120,7 +117,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Picture:
         axes.set_title(label, fontsize=9, color=INK, loc="left")
         _steps(axes, points[-1])
     panels[0].set_ylim(floor, ceiling)
-    headline(figure, environment.name)
+    headline(figure, setting.name)
     entries: dict[str, dict[str, Any]] = {
         "one run": {"color": TRAINING, "linewidth": 0.7, "alpha": 0.6},
         "mean, 95% interval": {"color": TRAINING, "linewidth": 2},
@@ -134,7 +131,7 @@ def _curves(results: Results, environment: Environment, path: Path) -> Picture:
     ends = listed({label: middle[-1] for label, middle in middles.items()})
     lines = listed({LINES[line][0]: height for line, height in heights.items()})
     alt = (
-        f"NDCG@10 over the steps of training on {environment.name}, a panel for each algorithm. At "
+        f"NDCG@10 over the steps of training on {setting.name}, a panel for each algorithm. At "
         f"the end: {ends}. Baselines: {lines}"
     )
     return save(figure, path, alt)
@@ -145,31 +142,31 @@ def _dashed(line: str) -> dict[str, Any]:
 
 
 def _finals(results: Results, path: Path) -> Picture:
-    """The final score of every run: a panel for each environment, a row for each algorithm."""
-    environments = results.environments
-    named = {label for e in environments for label in results.algorithms(e)}
-    labels = [a.label for a in results.bench.algorithms if a.label in named]
+    """The final score of every run: a panel for each setting, a row for each algorithm."""
+    environments = results.settings
+    named = {label for e in environments for label in results.labels(e)}
+    labels = [a.label for a in results.plan.methods if a.label in named]
     figure, panels = grid(
         len(environments),
         3.4,
         0.26 * len(labels) + 0.7,
-        xlabel=f"NDCG@10 at the end, {results.bench.split} users",
+        xlabel=f"NDCG@10 at the end, {as_bench(results.plan).split} users",
         ylabel="",
         columns=3,
         sharex=False,
     )
     rng = np.random.default_rng(0)
     best = {}
-    for environment, axes in zip(environments, panels, strict=True):
+    for setting, axes in zip(environments, panels, strict=True):
         means = {}
-        for line, height in _heights(results, environment).items():
+        for line, height in _heights(results, setting).items():
             axes.axvline(height, **_dashed(line))
         for row, label in enumerate(labels):
-            scores = [result["score"] for _, result in results.runs(environment, label)]
+            scores = [result["score"] for _, result in results.runs(setting, label)]
             if not scores:
                 continue
             apart = rng.uniform(-0.22, 0.22, len(scores))
-            found = results.estimate(environment, label)
+            found = results.score(setting, label)
             means[label] = found.value
             axes.plot([found.low, found.high], [row, row], color=VALIDATION, linewidth=1.6)
             axes.scatter(
@@ -178,8 +175,8 @@ def _finals(results: Results, path: Path) -> Picture:
             axes.plot(
                 found.value, row, marker="|", color=VALIDATION, markersize=9, markeredgewidth=2
             )
-        best[environment.name] = max(means, key=lambda label: means[label])
-        axes.set_title(environment.name, fontsize=9, color=INK, loc="left")
+        best[setting.name] = max(means, key=lambda label: means[label])
+        axes.set_title(setting.name, fontsize=9, color=INK, loc="left")
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     headline(figure, "Final score of every run (intervals of differences: see the tables)")
@@ -199,10 +196,10 @@ def _finals(results: Results, path: Path) -> Picture:
 
 def _improvement(results: Results, path: Path) -> list[Picture]:
     """Probability of improvement: all environments together, and each as a small dot."""
-    against, environments = results.bench.against, results.environments
+    against, environments = results.plan.against, results.settings
     found = {
         a.label: results.improvement(a.label, environments)
-        for a in results.bench.algorithms
+        for a in results.plan.methods
         if a.label != against
     }
     rows = {label: estimate for label, estimate in found.items() if estimate is not None}
@@ -243,17 +240,17 @@ def _improvement(results: Results, path: Path) -> list[Picture]:
 
 def _overall(results: Results, path: Path) -> list[Picture]:
     """Sample efficiency over all tasks: the inter-quartile mean of the gain."""
-    from rpp_agents.experiments.bench.report import FEWEST_TASKS
+    from rpp_agents.experiments.bench_tables import FEWEST_TASKS
 
     if len(results.tasks) < FEWEST_TASKS:
         return []
     points = np.array(results.cells[0][1]["points"])
-    alike = len({cell.total_steps for cell, _ in results.cells}) == 1
+    alike = len({cell.budget for cell, _ in results.cells}) == 1
     if not alike:  # budgets differ: the k-th evaluation of each
         points = 100 * np.arange(1, len(points) + 1) / len(points)
     curves = {}
-    for algorithm in results.bench.algorithms:
-        worlds = results.common_worlds([algorithm.label], results.tasks)
+    for algorithm in results.plan.methods:
+        worlds = results.common_draws([algorithm.label], results.tasks)
         if worlds:
             curves[algorithm.label] = [
                 stratified_bootstrap(iqm, results.gains(algorithm.label, worlds, i), resamples=500)
@@ -268,7 +265,7 @@ def _overall(results: Results, path: Path) -> list[Picture]:
         xlabel="environment steps" if alike else "% of the steps",
         ylabel="IQM of the gain over tasks",
     )
-    against = results.bench.against
+    against = results.plan.against
     for (label, curve), axes in zip(curves.items(), panels, strict=True):
         low, value, high = np.array([(e.low, e.value, e.high) for e in curve]).T
         for line in (0, 1):
