@@ -103,6 +103,8 @@ def test_wheel_holds_the_sentences_and_the_type_markers(wheel: list[str]) -> Non
     sentences = {f"rpp_env/sentences/{path.name}" for path in ROOT.glob("rpp_env/sentences/*.toml")}
     assert {"rpp_env/sentences/movies.toml", "rpp_env/sentences/music.toml"} <= sentences
     assert sentences | {"rpp_env/py.typed", "rpp_agents/py.typed"} <= set(wheel)
+    checkpoints = ROOT.glob("rpp_env/recommenders/checkpoints/*.safetensors")
+    assert {f"rpp_env/recommenders/checkpoints/{path.name}" for path in checkpoints} <= set(wheel)
 
 
 def test_wheel_holds_the_benches_the_studies_and_their_page(wheel: list[str]) -> None:

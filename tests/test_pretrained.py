@@ -88,3 +88,13 @@ def test_names_tell_apart_what_decides_the_weights(data: Dataset, histories: Int
     assert len(set(names)) == len(names)
     assert all("/" not in name and ".." not in name.removesuffix(".safetensors") for name in names)
     assert np.unique([name.count(".") for name in names]).tolist() == [1]
+
+
+def test_the_generated_world_comes_with_its_recommender(cache: Path, capsys: Any) -> None:
+    """Weights of a generated world are shipped, and found by what decides them."""
+    world = load_dataset("arrivals")
+    model = pretrained(world, split_arrivals(world).interactions(world))
+    assert capsys.readouterr().err == ""
+    assert not cache.exists()
+    assert model.catalog == world.catalog_digest
+    assert model.config == SMALL

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import rpp_env
-from rpp_env.rules import RULES
+from rpp_env.rules import RULES, SYSTEMS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(
@@ -38,6 +38,11 @@ HOLDS = {
     "step": "steps taken / steps of an episode",
     "own_action": "the agent's own last action, one-hot",
 }
+HOLDS_VECTORS = HOLDS | {
+    "profile": "the user's profile, one-hot; a missing field is 0",
+    "prompt": "the last codes of all agents; 0 before the step",
+    "own_action": "the agent's own last code",
+}
 
 
 def table(*rows: tuple[object, ...]) -> str:
@@ -46,10 +51,31 @@ def table(*rows: tuple[object, ...]) -> str:
 
 
 def made_env(rules: str) -> rpp_env.RPPEnv:
-    return rpp_env.RPPEnv.make("movieworld", rules=rules, split="test", max_users=20, num_envs=2)
+    dataset = None if rules in SYSTEMS else "movieworld"
+    return rpp_env.RPPEnv.make(dataset, rules=rules, split="test", max_users=20, num_envs=2)
+
+
+def system_facts(rules: str) -> str:
+    pytest.importorskip("torch")
+    env = made_env(rules)
+    (space,) = set(env.action_spaces)
+    return table(
+        ("", ""),
+        ("agents", ", ".join(f"`{agent}`" for agent in env.agents)),
+        ("actions", f"`Box(-1, 1, {space.shape}, float32)`"),
+        ("observations", f"`Box(-1, 1, ({env.observation_width},), float32)`"),
+        ("state", f"`Box(-1, 1, ({env.state_width},), float32)`"),
+        ("reward", "NDCG@10, in [0, 1], the same for all agents"),
+        ("end", f"terminated after {env.max_cycles} step"),
+        ("candidates", f"{env.tasks.num_candidates}, one seeded order for each task"),
+        ("infos", "numbers, the same keys at reset and step"),
+        ("render modes", "`ansi`, `human`, `rgb_array`"),
+    )
 
 
 def facts(rules: str) -> str:
+    if rules in SYSTEMS:
+        return system_facts(rules)
     env, of = made_env(rules), RULES[rules]
     sizes = ", ".join(str(space.n) for space in env.action_spaces)
     end = "terminated after 1 step" if of.bandit else f"truncated after {of.max_cycles} steps"
@@ -88,9 +114,12 @@ def actions(rules: str) -> str:
 
 
 def observations(rules: str) -> str:
+    if rules in SYSTEMS:
+        pytest.importorskip("torch")
+    holds = HOLDS_VECTORS if rules in SYSTEMS else HOLDS
     layout = made_env(rules).observer.layout
-    assert set(layout) == set(HOLDS)
-    rows = [(f"`{name}`", at.stop - at.start, HOLDS[name]) for name, at in layout.items()]
+    assert set(layout) <= set(holds)
+    rows = [(f"`{name}`", at.stop - at.start, holds[name]) for name, at in layout.items()]
     return table(("block", "width", "holds"), *rows)
 
 
@@ -128,7 +157,7 @@ def test_the_tables_are_the_programs(page: Path) -> None:
 def test_every_id_has_a_page() -> None:
     assert {path.stem for path in DOCS.glob("environments/*.md")} == {
         "index",
-        *(name.lower() for name in RULES),
+        *(name.lower() for name in (*RULES, *SYSTEMS)),
     }
 
 
@@ -159,4 +188,6 @@ def test_the_code_of_the_first_pages_runs(page: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("page", sorted(DOCS.glob("environments/*-v0.md")), ids=lambda p: p.stem)
 def test_the_code_of_an_environments_page_runs(page: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    if "PPR" in block:
+        pytest.importorskip("torch")
     exec(block, {})  # noqa: S102 - our own page

@@ -31,6 +31,7 @@ SMALL = Config(
     max_length=50,
     loss="softmax",
     negatives=256,
+    rate=3e-3,
     batch=64,
     pool=10,
     epochs=10,
