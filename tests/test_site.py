@@ -58,7 +58,7 @@ def made_env(rules: str) -> rpp_env.RPPEnv:
 def system_facts(rules: str) -> str:
     pytest.importorskip("torch")
     env = made_env(rules)
-    (space,) = set(env.action_spaces)
+    (space,) = env.action_spaces
     return table(
         ("", ""),
         ("agents", ", ".join(f"`{agent}`" for agent in env.agents)),
