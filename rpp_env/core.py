@@ -209,7 +209,7 @@ class RPPEnv:
         """How actions are read and shown."""
         self.action_spaces = self.actions.spaces
         """What each agent chooses from."""
-        made = [given(tasks) if callable(given) else given for given in contexts]
+        made = [given(tasks) if callable(given) else given for given in _as_contexts(contexts)]
         self.observer = Observer(
             tasks, embeddings, self.space, episode.max_cycles, ranking, observe, made
         )
@@ -346,7 +346,7 @@ class RPPEnv:
             num_envs=num_envs,
             padded_actions=padded_actions,
             agent_names=agent_names,
-            contexts=(*parts.contexts, *contexts),
+            contexts=(*parts.contexts, *_as_contexts(contexts)),
             seed=seed,
         )
 
@@ -642,6 +642,18 @@ class RPPEnv:
         moment.state = self.space.answered(moment.state, None, rankings)
         moment.tasks = self.episode.tasks(self.tasks, moment.rows, t)
         moment.response = self.episode.respond(rankings, moment.tasks, rank)
+
+
+def _as_contexts(given: Any) -> Sequence[Any]:
+    """`given`, or InvalidOption where it is no sequence of contexts."""
+    fits = isinstance(given, Sequence) and not isinstance(given, str)
+    if not fits or not all(isinstance(one, Context) or callable(one) for one in given):
+        raise InvalidOption(
+            "contexts must be a sequence of Context, or of functions that make them from the "
+            f"tasks, not {given!r}"
+        )
+    contexts: Sequence[Any] = given
+    return contexts
 
 
 def _check_parts(

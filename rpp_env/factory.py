@@ -167,7 +167,7 @@ def as_rules(rules: Any) -> Rules:
     if isinstance(rules, Rules):
         return rules
     if not isinstance(rules, str) or rules not in RULES:
-        if rules in SYSTEMS:
+        if isinstance(rules, str) and rules in SYSTEMS:
             raise InvalidOption(
                 f"{rules} has no rules of sentences: it is made by RPPEnv.make, parallel_env, env "
                 "or gymnasium.make"
