@@ -83,8 +83,7 @@ def _report(
     """Write the report of what is finished, where it is not there, and say where it lies."""
     from rpp_agents.experiments.report import summary, write_report
 
-    cells = plan.cells()
-    if len(unfinished(cells, folder)) == len(cells):
+    if not any((folder / cell.file).exists() for cell in plan.cells()):
         if forced:
             raise InvalidOption(
                 f"no cell of this {plan.FORM} is finished in {folder}: run it first"

@@ -7,7 +7,6 @@ in ``.failed.txt``, until it is run again.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import reprlib
 import traceback
@@ -60,8 +59,6 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
-LINE = 1 << 20
-"""Bytes of what was asked that are read to see whether a job is finished."""
 Work = Callable[[Any, Path], dict[str, Any]]
 """From a job and the folder of all to what was found; a function of a module, for processes."""
 
@@ -103,30 +100,8 @@ def all_kept(jobs: Iterable[J], out: Path) -> list[tuple[J, dict[str, Any]]]:
 
 
 def unfinished(jobs: Iterable[J], out: Path) -> list[J]:
-    """The jobs without a result, in their order; raises what `kept` does.
-
-    Only the line that says what was asked is read: a finished study has hundreds of long files.
-    """
-    return [job for job in jobs if not _finished(job, out)]
-
-
-def _finished(job: Job, out: Path) -> bool:
-    try:
-        with (out / job.file).open("rb") as file:
-            file.readline(LINE)
-            line = file.readline(LINE).decode()
-        before = json.loads(line.partition(": ")[2].rstrip(",\n"))
-    except FileNotFoundError:
-        return False
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ):  # not as it is written here: `kept` says what is wrong
-        return kept(job, out) is not None
-    if before != job.asked:
-        return kept(job, out) is not None
-    return True
+    """The jobs without a result, in their order; raises what `kept` does."""
+    return [job for job in jobs if kept(job, out) is None]
 
 
 def _differences(
