@@ -374,7 +374,7 @@ def test_every_method_has_one_signature(name: str) -> None:
 def test_mistakes_of_a_trainer_get_a_sentence(problem: Problem) -> None:
     with pytest.raises(InvalidOption, match="trainer 'mapo' is not known"):
         fit(problem, "rpp", trainer="mapo")
-    with pytest.raises(InvalidOption, match="only='role' is no agent"):
+    with pytest.raises(InvalidOption, match="agent 'role' is not known"):
         fit(problem, "rpp", only="role")
     with pytest.raises(InvalidOption, match="method 'enum' is not known"):
         method("enum")
