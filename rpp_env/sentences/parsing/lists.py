@@ -158,9 +158,20 @@ def find_lists(lines: Iterable[Line], titles: Titles) -> Iterator[_List]:
         ):
             continue
         reading = read_line(text, titles)
-        if not reading.entries:
-            continue
         entries: Sequence[Entry] = reading.entries
+        if not entries:
+            continue
+        first = entries[0]
+        if (
+            len(entries) == 1
+            and first.read
+            and not (first.label or line.indent or reading.in_sentence)
+            and first.rank not in (0, 1)
+            and line.rank is None
+        ):  # most lines of a list: nothing can end it here
+            after_blank = False
+            current.add(first)
+            continue
         if line.indent or line.rank is not None:
             entries = _placed(entries, line)
         first = entries[0]
@@ -172,11 +183,11 @@ def find_lists(lines: Iterable[Line], titles: Titles) -> Iterator[_List]:
                 opens = True
             elif not first.mark and not current.labelled:
                 continue  # "Similar to: Up"
-        if current.entries and (
+        if (
             prose
             or opens
-            or (current.items and len(entries) > 1 and all(e.item is None for e in entries))
-        ):
+            or (len(entries) > 1 and current.items and all(e.item is None for e in entries))
+        ) and current.entries:
             yield current
             current = _List(refused=refused)
         if reading.in_sentence:
@@ -253,7 +264,7 @@ def _resolve(found: _List, titles: Titles) -> dict[int, float]:
     # Sure readings come before loose ones; of equal ones the first.
     for loose in (0, 1):
         for place, item, entry in read:
-            if entry.loose == loose and place not in notes and item not in places:
+            if entry.loose == loose and item not in places and place not in notes:
                 places[item], ranks[item] = place, entry.rank
     return _by_rank(places, ranks)
 
@@ -311,7 +322,7 @@ def _notes(read: list[_Reading]) -> set[float]:
     otherwise between two of them is a remark, if it was read loosely, if the ranks around it go on,
     or if it stands further to the right.
     """
-    if len({_style(entry) for _, _, entry in read}) < 2:
+    if len({(entry.mark, entry.indent // 2) for _, _, entry in read}) < 2:  # as `_style` has it
         return set()
     items: dict[tuple[str, int], set[int]] = {}
     for _, item, entry in read:

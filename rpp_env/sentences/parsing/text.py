@@ -56,14 +56,12 @@ _USER_TURN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """Where somebody else speaks, or the text ends: what follows is another exercise."""
-_TURN_WORDS = (
-    "<",
-    "[inst]",
-    "these are the ",
-    *"user human question instruction prompt input exercise example task query customer".split(),
-    *"usuario utilisateur nutzer".split(),
+_MAY_BE_TURN = re.compile(
+    r"[<]|\[inst\]|\n[ \t]*(?:#{1,6}[ \t]*|\*\*|\[)?(?:new[ \t]+)?"
+    r"(?:these are the |follow|new|next|the|user|human|question|instruction|prompt|input|exercise"
+    r"|example|task|query|customer|usuario|utilisateur|benutzer|nutzer)"
 )
-"""Without any of these there is no such turn in a text of ASCII."""
+"""Without any of these in "\\n" and a text of ASCII in lower case there is no such turn."""
 _MODEL_TURN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>\s*assistant\b|<start_of_turn>\s*model\b|\[/INST\]"
     r"|<[|｜]assistant[|｜]>"
@@ -99,8 +97,7 @@ def holds_markup(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool
 
 def speaks_for_others(text: str) -> bool:
     """Whether the model wrote what a user says, or another exercise."""
-    lower = text.lower()
-    if text.isascii() and not any(word in lower for word in _TURN_WORDS):
+    if text.isascii() and _MAY_BE_TURN.search(f"\n{text.lower()}") is None:
         return False
     return _USER_TURN.search(text) is not None
 
@@ -189,10 +186,11 @@ def _without_latex(text: str) -> str:
 def _add_lines(text: str, lines: list[Line], titles: Titles) -> None:
     rows = text.split("\n")
     if text.isascii() and "|" not in text and "\t" not in text:
+        several = text.count(".") > 1 or text.count(")") > 1  # a whole list on one line
         for row in rows:
             stripped = row.strip()
-            indent = len(row) - len(row.lstrip())
-            if "1" in stripped and (stripped.count(".") > 1 or stripped.count(")") > 1):
+            indent = 0 if stripped is row else len(row) - len(row.lstrip())
+            if several and "1" in stripped and (stripped.count(".") > 1 or stripped.count(")") > 1):
                 lines += (Line(piece, indent) for piece in _unfold_ranks(stripped, titles))
             else:
                 lines.append(Line(stripped, indent))
