@@ -22,7 +22,7 @@ from attack_count import Count, bounded
 
 __all__ = ["MEBIBYTES", "servers"]
 
-MEBIBYTES = 700
+MEBIBYTES = 1024
 """What the client may take while eight answers come, more than it took before them."""
 SECONDS = 60
 FAKE = Path(__file__).parents[1] / "tests" / "fake_server.py"
@@ -229,21 +229,23 @@ from rpp_env.models.openai import OpenAIModel
 model = OpenAIModel(sys.argv[1], "tiny", patience=1.0, timeout=4.0)
 messages = [({"role": "user", "content": f"surprise {i}"},) for i in range(6)]
 try:
-    choices = tuple("ABCD") if sys.argv[2] == "letters" else ()
-    model.complete([Request(message, Generation(), choices) for message in messages])
-    print("taken")
+    choices = tuple("ABCD") if sys.argv[2] == "letters" else None
+    replies = model.complete([Request(message, Generation(), choices) for message in messages])
+    for i, reply in enumerate(replies):
+        assert choices or f"surprise {i}" in reply.text, "an answer to another prompt"
+    print("taken 0", dict(model.oddities))
 except RPPError as error:
     print("refused", ascii(str(error))[:300])
 finally:
     print("used 0")
 """
 
-BATCHES: dict[str, tuple[dict[str, Any], str]] = {
-    "vLLM: two rows of a batch swapped": ({"swaps": [[0, 1]]}, "texts"),
-    "vLLM: first and last swapped": ({"swaps": [[0, 5]]}, "texts"),
-    "vLLM: rows swapped, letters": ({"swaps": [[1, 2]]}, "letters"),
-    "vLLM: positive log-probabilities": ({"lifts": 50.0}, "letters"),
-    "vLLM: prompts read otherwise": ({"misreads": True}, "texts"),
+BATCHES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "vLLM: two rows of a batch swapped": ({"swaps": [[0, 1]]}, "texts", "noticed"),
+    "vLLM: first and last swapped": ({"swaps": [[0, 5]]}, "texts", "noticed"),
+    "vLLM: rows swapped, letters": ({"swaps": [[1, 2]]}, "letters", "noticed"),
+    "vLLM: positive log-probabilities": ({"lifts": 50.0}, "letters", "refused"),
+    "vLLM: prompts read otherwise": ({"misreads": True}, "texts", "taken"),
 }
 """What `tests/fake_server.py`, which answers in batches as vLLM does, is told to do wrong."""
 
@@ -296,10 +298,10 @@ def servers(folder: Path) -> Count:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         address = f"http://127.0.0.1:{int(running.stdout.readline())}"
-        for name, (script, what) in BATCHES.items():
+        for name, (script, what, wanted) in BATCHES.items():
             told = Request(f"{address}/_script", json.dumps(script).encode())  # noqa: S310
             urlopen(told, timeout=10).close()  # noqa: S310 - this machine's
-            _judge(count, name, LETTERS, f"{address}/v1", what, folder=folder)
+            _judge(count, name, LETTERS, f"{address}/v1", what, folder=folder, wanted=wanted)
         running.terminate()
     return count
 
