@@ -210,7 +210,7 @@ def test_a_joint_policy_is_kept_with_what_it_may_see(
     masks = np.ones((40, 3, 4), np.int8)
     masks[:, 1, [0, 2]] = 0
     assert (again.act(seen, masks)[0][:, 1] == 1).all()
-    with pytest.raises(InvalidOption, match="choose together"):
+    with pytest.raises(InvalidOption, match="without a probability for each action of each"):
         again.log_probs(seen)
 
 
