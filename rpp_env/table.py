@@ -34,7 +34,6 @@ import os
 import pickle
 import shutil
 import signal
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -660,17 +659,17 @@ def _work(
         for i, rows in chunks.items():
             yield i, job.run(rows)
         return
-    # The job goes through a file: a process that dies while it is started, in a script without a
-    # guard, would leave us writing into its pipe for ever.
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(
-            processes,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
-            initargs=(_left_in(folder, job),),
-        ) as pool,
-    ):
+    # The job does not go along with the process: one that dies while it is started, in a script
+    # without a guard, would leave us writing into its pipe for ever. A queue writes in a thread.
+    context = multiprocessing.get_context("spawn")
+    handed: multiprocessing.Queue[bytes] = context.Queue()
+    handed.cancel_join_thread()
+    content = pickle.dumps(job)
+    for _ in range(processes):
+        handed.put(content)
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_begin, initargs=(handed,)
+    ) as pool:
         try:
             with held_interrupts():  # this starts the workers
                 running = {pool.submit(_run, rows): i for i, rows in chunks.items()}
@@ -684,17 +683,10 @@ def _work(
 _job: _Job | None = None  # of this worker process
 
 
-def _left_in(folder: str, job: _Job) -> Path:
-    """The file of a job that the workers of this process read."""
-    file = Path(folder) / "job"
-    file.write_bytes(pickle.dumps(job))
-    return file
-
-
-def _begin(file: Path) -> None:
+def _begin(handed: multiprocessing.Queue[bytes]) -> None:
     global _job  # noqa: PLW0603 - a pool's initializer has no other place to leave it
-    _job = pickle.loads(file.read_bytes())  # noqa: S301 - our parent's, in a folder of its own
     follow_parent()
+    _job = pickle.loads(handed.get())  # noqa: S301 - our parent's
 
 
 def follow_parent() -> None:
