@@ -508,6 +508,9 @@ PLANS: dict[str, str] = {
         '"num_users" = 300', '"num_candidates" = "x"'
     ),
     "a plan with unknown rules": toml(PLAN).replace('"num_users" = 300', '"rules" = "x"'),
+    "a plan of ten million users": toml(PLAN).replace(
+        '"num_users" = 300', '"num_users" = 10_000_000'
+    ),
     "a plan of bytes": "\x00\x01",
     "a plan of 2 MB": "# " + "x" * (2 << 20) + "\n" + toml(PLAN),
     "a plan that is code": toml(PLAN).replace('"rpp"', '"os:abort"'),

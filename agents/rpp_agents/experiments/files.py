@@ -54,6 +54,8 @@ MOST = {
     "runs": 20_000,
 }
 """Rows and numbers of a plan, at most: a file of others could ask for a report of any length."""
+LARGEST_WORLD = {"num_users": 200_000, "num_items": 100_000, "dim": 1024}
+"""Sizes of a made world that a plan may ask for: a report makes it again to show its users."""
 LONGEST_NAME = 100
 """Characters of a label or name in a file."""
 
@@ -134,6 +136,9 @@ def check_problem(options: Mapping[str, Any], where: str) -> None:
             as_rules(options["rules"])
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
+    for name, most in LARGEST_WORLD.items():
+        if (options.get(name) or 0) > most:
+            raise InvalidOption(f"{where}: {name} may be {most:,} in a plan, not {options[name]:,}")
 
 
 def has_table(path: Path, name: str) -> bool:
