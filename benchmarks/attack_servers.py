@@ -143,7 +143,7 @@ SERVERS: dict[str, Server] = {
         sent(b"", b"HTTP/1.1 308 No\r\nLocation: /v1/chat/completions\r\n")
     ),
     "a redirection to a file": Server(
-        sent(b"", b"HTTP/1.1 301 No\r\nLocation: file:///etc/passwd\r\n")
+        sent(b"", b"HTTP/1.1 301 No\r\nLocation: file:/etc/passwd\r\n")
     ),
     "come back in a year": Server(sent(b"", b"HTTP/1.1 429 No\r\nRetry-After: 31536000\r\n")),
     "switching protocols": Server(

@@ -12,6 +12,7 @@ its distribution is.
 
 from __future__ import annotations
 
+import inspect
 import operator
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -209,7 +210,7 @@ class RPPEnv:
         """How actions are read and shown."""
         self.action_spaces = self.actions.spaces
         """What each agent chooses from."""
-        made = [given(tasks) if callable(given) else given for given in _as_contexts(contexts)]
+        made = [_made(given, tasks, "contexts") for given in _as_contexts(contexts)]
         self.observer = Observer(
             tasks, embeddings, self.space, episode.max_cycles, ranking, observe, made
         )
@@ -256,7 +257,7 @@ class RPPEnv:
             raise InvalidOption(
                 "rewrite and encoder are for the sentences of a book, and a prompt space is given"
             )
-        made: PromptSpace[Any, Any] = space(self.tasks) if callable(space) else space
+        made: PromptSpace[Any, Any] = _made(space, self.tasks, "space")
         parts = ("agents", "action_spaces", "shape", "width", "start", "apply", "prompts")
         for part in (*parts, "features", "cell", "blocks", "counts"):
             if not hasattr(made, part):
@@ -654,6 +655,19 @@ def _as_contexts(given: Any) -> Sequence[Any]:
         )
     contexts: Sequence[Any] = given
     return contexts
+
+
+def _made(given: Any, tasks: TaskSet, name: str) -> Any:
+    """What `given` makes of the tasks where it is a function, else `given`."""
+    if not callable(given):
+        return given
+    try:
+        inspect.signature(given).bind(tasks)
+    except TypeError as error:
+        raise InvalidOption(
+            f"{name}: {given!r} must be a function of the tasks: {error}"
+        ) from error
+    return given(tasks)
 
 
 def _check_parts(

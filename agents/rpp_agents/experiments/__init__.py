@@ -14,3 +14,5 @@ module           holds
 
 Import from the modules: this one stays empty, so that a command loads no more than it needs.
 """
+
+__all__: list[str] = []

@@ -176,6 +176,7 @@ def _table(*rules: Callable[[Mapping[str, Any]], None], **kinds: Kind) -> Kind:
     allowed = {key.rstrip("_"): kind for key, kind in kinds.items()}
 
     def check(value: Any) -> None:
+        """Refuse what is no such table."""
         if not isinstance(value, dict):
             raise _Wrong(f"must be a table, not {_told(value)}")
         if missing := needed.keys() - value.keys():
