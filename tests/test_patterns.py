@@ -175,7 +175,7 @@ def test_history_labels() -> None:
     )
     assert history_labels("grow", (0, 1, 12)) == ("as before", "one item more", "12 items more")
     assert history_labels("choose", (1, 20)) == ("1 item", "20 items")
-    with pytest.raises(InvalidOption, match="'rungs', 'choose' or 'grow', not 'up'"):
+    with pytest.raises(InvalidOption, match="'up' is not known; there are rungs, choose, grow"):
         history_labels("up", (1,))
 
 
