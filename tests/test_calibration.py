@@ -94,7 +94,7 @@ def test_it_is_for_letters_alone() -> None:
     for rank_by in ("generate", "structured"):
         with pytest.raises(InvalidOption, match="is for rank_by='logprobs'"):
             LLMRecommender(Biased(), rank_by, calibrate="prior")
-    with pytest.raises(InvalidOption, match="choose none, prior, permutations"):
+    with pytest.raises(InvalidOption, match="There are none, prior, permutations"):
         LLMRecommender(Biased(), "logprobs", calibrate="priors")
     env = rpp_env.RPPEnv.make(
         "movieworld", Biased(), "train", max_users=2, rank_by="logprobs", calibrate="prior"

@@ -227,7 +227,7 @@ def test_a_title_without_a_token_is_named() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"score": "max"}, "choose sum, mean, pmi, pmi-alpha"),
+        ({"score": "max"}, "there are sum, mean, pmi, pmi-alpha"),
         ({"score": "pmi-alpha"}, "takes alpha"),
         ({"score": "pmi", "alpha": 0.5}, "no other score does"),
         ({"score": "pmi-alpha", "alpha": -1.0}, "at least 0"),

@@ -38,8 +38,8 @@ COMMANDS = {
     "model": "List the language models found here, or fetch one.",
     "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
     "study": "Compare ways of choosing prompts by their model calls; resumable.",
-    "report": "Write a study's tables, plots and HTML page again.",
-    "doctor": "Show versions, the datasets and language models found, and the caches.",
+    "report": "Write the tables, plots and HTML page of a study or bench again.",
+    "doctor": "Show versions, the datasets and models found, and the caches.",
 }
 """Verbs, and what each does."""
 

@@ -133,9 +133,12 @@ def reply_of(text: str, request: Request) -> Reply:
         If it holds no reply, or none that answers `request`.
     """
     read = json.loads(text)
-    for name in ("choice_logprobs", "choice_tokens"):
-        if isinstance(read.get(name), list):
-            read[name] = tuple(read[name])
+    for name, given in (
+        ("choice_logprobs", read["choice_logprobs"]),
+        ("choice_tokens", read.get("choice_tokens")),
+    ):
+        if isinstance(given, list):
+            read[name] = tuple(given)
     reply = Reply(**read)
     if wrong := flaw(request, reply):
         raise ValueError(f"the model {wrong}")

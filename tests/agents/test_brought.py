@@ -105,7 +105,7 @@ def test_code_in_a_file_is_run_when_it_is_confirmed(
     assert not (tmp_path / "out").exists()
     assert "elsewhere" not in sys.modules
     assert run_bench(tmp_path, MINE, "--trust", MINE, "--dry-run") == 0
-    assert "0 of 1 cells are finished" in capsys.readouterr().out
+    assert "0 of 2 are finished" in capsys.readouterr().out
 
 
 STUDY = f"""

@@ -21,7 +21,7 @@ from safetensors.numpy import load
 import rpp_agents.commands
 from rpp_agents import mappo
 from rpp_agents.cli import COMMANDS, main
-from rpp_agents.commands import console
+from rpp_agents.commands import console, experiments
 from rpp_agents.commands import play as play_module
 from rpp_agents.world import World
 from rpp_env import Ranking
@@ -67,7 +67,7 @@ def test_help_lists_every_verb(rpp: Any) -> None:
         assert re.search(rf"^  {verb} +{re.escape(said)}$", out, re.MULTILINE)
     assert "examples:\n  rpp-env demo\n" in out
     found = {module.name for module in pkgutil.iter_modules(rpp_agents.commands.__path__)}
-    assert found - {"console", "cost", "options"} == set(COMMANDS)
+    assert found - {"console", "cost", "experiments", "options"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -164,7 +164,7 @@ def test_nothing_printed_can_steer_the_terminal(
     monkeypatch.setattr("sys.stdout", out)
     console.say(HOSTILE, console.columns([[HOSTILE, 1]]))
     with pytest.raises(SystemExit):
-        console.end([HOSTILE], tmp_path)
+        experiments._end([HOSTILE], tmp_path)
     out.flush()
     assert not set(written.getvalue()) - set(range(32, 127)) - {10}
 

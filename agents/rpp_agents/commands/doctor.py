@@ -39,7 +39,7 @@ LIBRARIES = {
 
 
 def run() -> None:
-    """Show versions, the datasets and language models found, and the caches."""
+    """Show versions, the datasets and models found, and the caches."""
     where = Path(rpp_env.__file__).parent
     say(f"rpp_env {rpp_env.__version__} in {where}")
     say(f"Python {sys.version.split()[0]} on {platform.platform()}")
