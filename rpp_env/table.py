@@ -206,7 +206,7 @@ class RewardTable:
         return found
 
     def rewards(self, k: int = 10) -> NDArray[np.float32]:
-        """(T, *sizes) NDCG@k, the mean of the recorded answers.
+        """``(T, *sizes)`` NDCG@k, the mean of the recorded answers.
 
         Of sentences, sizes are levels, roles, reasonings and outputs.
         """
