@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,35 +51,30 @@ __all__ = [
 ]
 
 
-class DataOptions(Protocol):
-    """Options of any id that say which dataset is loaded, as `Options` has them."""
-
-    @property
-    def root(self) -> str | Path | None: ...
-    @property
-    def domain(self) -> str | None: ...
-    @property
-    def num_users(self) -> int | None: ...
-    @property
-    def num_items(self) -> int | None: ...
-    @property
-    def data_seed(self) -> int | None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `RPPEnv.make` and of every face, besides the environment's own."""
+class DataOptions:
+    """Options of any id that say which dataset is loaded."""
 
     root: str | Path | None = None
     """Where datasets lie; else the environment variable ``RPP_ENV_DATA``, else the cache folder."""
     domain: str | None = None
-    """Whose sentences to use, where it shall differ from the dataset's."""
+    """What the items are (and so whose sentences are used), where it differs from the dataset's."""
     num_users: int | None = None
-    """Movieworld only: users to make."""
+    """Generated worlds only: users to make."""
     num_items: int | None = None
-    """Movieworld only: items to make."""
+    """Generated worlds only: items to make."""
     data_seed: int | None = None
-    """Movieworld only: the seed that it is made by."""
+    """Generated worlds only: the seed that it is made by."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_numbers(self, 1, "num_users", "num_items", highest=10_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """Options of `RPPEnv.make` and of every face, besides the environment's own."""
+
     fractions: tuple[float, float, float] | None = None
     """Shares of train, validation and test users, where they shall differ from the dataset's."""
     split_by: Literal["user", "time"] = "user"
@@ -126,8 +121,7 @@ class Options:
     """A file that keeps a language model's answers; what it holds is not asked again."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, 1, "num_users", "num_items", highest=10_000_000)
+        super().__post_init__()
         check_numbers(self, 1, "draws", "dim", highest=10_000)
         check_numbers(self, 2, "num_candidates", highest=10_000)
         check_numbers(self, 0, "data_seed", "task_seed", "user_seed")

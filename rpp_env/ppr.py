@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -35,9 +34,16 @@ from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions, Repeats
 from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
-from rpp_env.factory import Parts, choose_users, fitted_embeddings, given_dataset, table_file
+from rpp_env.factory import (
+    DataOptions,
+    Parts,
+    choose_users,
+    fitted_embeddings,
+    given_dataset,
+    table_file,
+)
 from rpp_env.observation import Context
-from rpp_env.options import check_fields, check_numbers, unknown
+from rpp_env.options import check_numbers, unknown
 from rpp_env.prompting import PromptSpace, Recommender
 from rpp_env.table import RewardTable
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
@@ -48,19 +54,9 @@ EPISODE = Episode("PPR-v0", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(DataOptions):
     """Options of ``PPR-v0``, besides the environment's own."""
 
-    root: str | Path | None = None
-    """Where datasets lie; else the environment variable ``RPP_ENV_DATA``, else the cache folder."""
-    domain: str | None = None
-    """What the items are, where it differs from the dataset's."""
-    num_users: int | None = None
-    """Generated worlds only: users to make."""
-    num_items: int | None = None
-    """Generated worlds only: items to make."""
-    data_seed: int | None = None
-    """Generated worlds only: the seed that it is made by."""
     cold_by: By = "random"
     """Which users are cold: a random share, or those of fewer than ten clicks."""
     cold: float = 0.2
@@ -98,8 +94,7 @@ class Options:
     """Width of the embeddings of the observations."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, 1, "num_users", "num_items", highest=10_000_000)
+        super().__post_init__()
         check_numbers(self, 1, "prefix", "codes", "dim", highest=10_000)
         check_numbers(self, 2, "codebook", highest=1_000_000)
         check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
