@@ -71,7 +71,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.actors import independent, make_actor
@@ -79,7 +78,7 @@ from rpp_agents.encoders import ReleasedEncoder, ranking_encoder, released_encod
 from rpp_agents.networks import FeatureNorm, ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, Collector, Rollout, env_actions
-from rpp_agents.trainers.ppo import gae
+from rpp_agents.trainers.ppo import OnPolicy, gae
 from rpp_agents.training import (
     RunConfig,
     check_numbers,
@@ -169,7 +168,7 @@ class Config(RunConfig):
         return cls(**numbers | changes)
 
 
-class A2C:
+class A2C(OnPolicy):
     """Actors, critics and their optimisers.
 
     Parameters
@@ -237,27 +236,6 @@ class A2C:
             self.critic = local_critic(
                 self.actor.features_width, agents, shared=config.shared, **shape
             )
-
-    # Playing
-
-    def reset(self, seed: int) -> None:
-        """See `Learner.reset`."""
-        self.collector.reset(seed)
-
-    def iterate(self, progress: float) -> dict[str, float]:
-        """See `Learner.iterate`."""
-        rollout = self.collector.collect(self.choose, self.rollout_steps)
-        return {
-            "reward": float(rollout.rewards.mean()),
-            **self.update(rollout, progress=progress),
-            **{f"info/{key}": value for key, value in rollout.infos.items()},
-        }
-
-    def choose(
-        self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
-    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
-        return self.policy.choose(observations, masks, self.rng)
 
     # Learning
 
@@ -367,9 +345,6 @@ class A2C:
         if isinstance(self.state_norm, FeatureNorm):
             encoder, states = self.actor.encoder, data["states"]
             self.state_norm.update(states if encoder is None else encoder.rest(states))
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
     # What a checkpoint holds
 

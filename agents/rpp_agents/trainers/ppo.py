@@ -9,6 +9,7 @@ normalisation, a clipped Huber loss for the values, advantages normalised over t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from rpp_agents.rollout import (
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption
 
-__all__ = ["PPO", "Config", "gae"]
+__all__ = ["PPO", "Config", "OnPolicy", "gae"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,54 @@ def gae(
     return advantages
 
 
-class PPO:
+class OnPolicy(ABC):
+    """A learner that plays with its current policy, and learns once from each rollout.
+
+    Attributes
+    ----------
+    collector : Collector
+        Plays the environment.
+    policy : NetworkPolicy
+    rng : numpy.random.Generator
+    rollout_steps : int
+        Steps of a rollout, in each copy of the environment.
+    device : torch.device
+    """
+
+    collector: Collector
+    policy: NetworkPolicy
+    rng: np.random.Generator
+    rollout_steps: int
+    device: torch.device
+
+    def reset(self, seed: int) -> None:
+        """See `Learner.reset`."""
+        self.collector.reset(seed)
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """See `Learner.iterate`."""
+        rollout = self.collector.collect(self.choose, self.rollout_steps)
+        return {
+            "reward": float(rollout.rewards.mean()),
+            **self.update(rollout, progress=progress),
+            **{f"info/{key}": value for key, value in rollout.infos.items()},
+        }
+
+    def choose(
+        self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
+        return self.policy.choose(observations, masks, self.rng)
+
+    @abstractmethod
+    def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
+        """Learn from one rollout; `progress` (0..1) places it on the schedules."""
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+class PPO(OnPolicy):
     """Actors, critic and their optimisers.
 
     Parameters
@@ -185,25 +233,6 @@ class PPO:
         )
         self.rng = np.random.default_rng(config.seed)
         self.policy = NetworkPolicy(self.actor, seed=config.seed)
-
-    def reset(self, seed: int) -> None:
-        """See `Learner.reset`."""
-        self.collector.reset(seed)
-
-    def iterate(self, progress: float) -> dict[str, float]:
-        """See `Learner.iterate`."""
-        rollout = self.collector.collect(self.choose, self.rollout_steps)
-        return {
-            "reward": float(rollout.rewards.mean()),
-            **self.update(rollout, progress=progress),
-            **{f"info/{key}": value for key, value in rollout.infos.items()},
-        }
-
-    def choose(
-        self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
-    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
-        return self.policy.choose(observations, masks, self.rng)
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
         """Learn from one rollout; `progress` (0..1) places it on the schedules."""
@@ -327,9 +356,6 @@ class PPO:
     def _real(self, values: Tensor) -> Tensor:
         """The critic's outputs in units of reward."""
         return self.norm.denormalize(values) if self.config.value_norm else values
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
     # What a checkpoint holds
 
