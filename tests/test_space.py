@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
+from small_sasrec import WIDTH, Slotted, small_world, trained
 
 from rpp_env import (
     RULES,
@@ -25,12 +26,10 @@ from rpp_env import (
     RPPEnv,
     TableMismatch,
     TaskSet,
-    load_dataset,
     parallel_env,
     tabulate,
 )
 from rpp_env.actions import actions_of
-from rpp_env.data import split_users, training_interactions
 from rpp_env.data.candidates import TaskBatch
 from rpp_env.episode import Episode
 from rpp_env.models import echo
@@ -42,7 +41,6 @@ from rpp_env.testing import check_space
 from rpp_env.tokens import SlotPrompts, TokenPrompts
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
-WIDTH = 16
 NAMES = ("first", "second")
 ONE = Episode("test-v0", 1)
 SMALL: dict[str, Any] = {"num_users": 120, "num_items": 100}
@@ -50,39 +48,20 @@ SMALL: dict[str, Any] = {"num_users": 120, "num_items": 100}
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return load_dataset("movieworld", num_users=400, num_items=100)
+    return small_world()
 
 
 @pytest.fixture(scope="module")
 def sasrec(data: Dataset) -> Any:
     """A small one, trained here."""
     pytest.importorskip("torch", reason="SASRec needs torch")
-    from rpp_env.recommenders.sasrec import Config, train
-
-    config = Config(
-        dim=WIDTH, blocks=1, max_length=20, loss="cross_entropy", rate=5e-3, batch=64, epochs=3
-    )
-    histories = training_interactions(data, split_users(data))
-    return train(histories, config, catalog=data.catalog_digest)
+    return trained(data)
 
 
 @pytest.fixture(scope="module")
 def items(sasrec: Any) -> NDArray[np.float32]:
     vectors: NDArray[np.float32] = sasrec.weights["items.weight"].numpy()
     return vectors
-
-
-class Slotted:
-    """A SASRec that reads tokens: an item's vector for each slot, before the history."""
-
-    reads = SlotPrompts
-
-    def __init__(self, sasrec: Any, items: NDArray[np.float32]) -> None:
-        self.sasrec, self.items = sasrec, items
-
-    def rank(self, prompts: SlotPrompts) -> Rankings:
-        found: Rankings = self.sasrec.rank(PrefixPrompts(self.items[prompts.ids], prompts.tasks))
-        return found
 
 
 # ---- all kinds through everything ----

@@ -9,54 +9,37 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from small_sasrec import WIDTH, Slotted, small_world, trained
 
 from rpp_agents import a2c, central, ippo, iql, mappo, qmix, vdn
 from rpp_agents.policy import load_policy
-from rpp_env import Dataset, InvalidOption, RPPEnv, load_dataset
-from rpp_env.data import split_users, training_interactions
+from rpp_env import Dataset, InvalidOption, RPPEnv
 from rpp_env.episode import Episode
 from rpp_env.evaluation.baselines import fixed_prompts, search_fixed
 from rpp_env.prompting import Rankings
-from rpp_env.recommenders.sasrec import Config, SASRec, train
+from rpp_env.recommenders.sasrec import SASRec
 from rpp_env.testing import check_space
-from rpp_env.tokens import SlotPrompts, TokenPrompts
+from rpp_env.tokens import TokenPrompts
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
-WIDTH = 16
 NAMES = ("first", "second")
 FEW: dict[str, Any] = {"total_steps": 64, "evaluations": 1, "eval_episodes": 8, "hidden": (16,)}
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return load_dataset("movieworld", num_users=400, num_items=100)
+    return small_world()
 
 
 @pytest.fixture(scope="module")
 def sasrec(data: Dataset) -> SASRec:
-    config = Config(
-        dim=WIDTH, blocks=1, max_length=20, loss="cross_entropy", rate=5e-3, batch=64, epochs=3
-    )
-    histories = training_interactions(data, split_users(data))
-    return train(histories, config, catalog=data.catalog_digest)
+    return trained(data)
 
 
 @pytest.fixture(scope="module")
 def items(sasrec: SASRec) -> NDArray[np.float32]:
     vectors: NDArray[np.float32] = sasrec.weights["items.weight"].numpy()
     return vectors
-
-
-class Slotted:
-    """A SASRec that reads tokens: an item's vector for each slot, before the history."""
-
-    reads = SlotPrompts
-
-    def __init__(self, sasrec: SASRec, items: NDArray[np.float32]) -> None:
-        self.sasrec, self.items = sasrec, items
-
-    def rank(self, prompts: SlotPrompts) -> Rankings:
-        return self.sasrec.rank(PrefixPrompts(self.items[prompts.ids], prompts.tasks))
 
 
 def learner(trainer: Any, **options: Any) -> Callable[[RPPEnv, RPPEnv], Any]:
