@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load
 
 import rpp_agents.commands
-from rpp_agents import mappo
+from rpp_agents import mappo, plots
 from rpp_agents.cli import COMMANDS, main
 from rpp_agents.commands import console, experiments
 from rpp_agents.commands import play as play_module
@@ -566,7 +566,14 @@ def test_interrupted_training_says_how_to_go_on(
         console.find_policy(tmp_path)
 
 
-def test_the_demo_ends_with_its_gain(rpp: Any, tmp_path: Path) -> None:
+def test_the_demo_ends_with_its_gain(
+    rpp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    save = plots.save
+    monkeypatch.setattr(
+        plots, "save", lambda figure, *more: drawn.append(figure) or save(figure, *more)
+    )
     words = "demo --total-steps 2560 --train-users 40 --processes 1".split()
     (tmp_path / "seed-0").mkdir()
     (tmp_path / "seed-0" / "progress.csv").write_text("of an earlier demo\n")
@@ -580,6 +587,7 @@ def test_the_demo_ends_with_its_gain(rpp: Any, tmp_path: Path) -> None:
     assert re.fullmatch(rf"gain={number} \[{number}, {number}\]", last) or "no gain" in last
     for line in ("chance", "random prompt", "best fixed prompt", "MAPPO", "observable reference"):
         assert f"| {line} " in out
+    assert drawn[-1].axes[0].get_ylabel() == "NDCG@10, mean over the steps"
 
 
 def test_a_name_that_no_file_system_takes_ends_in_a_sentence(capsys) -> None:

@@ -105,7 +105,13 @@ def run(
         seed=seed,
     )
     show(report.markdown())
-    learning_curve([folder], out / "curve.png", label="MAPPO", lines=level_lines(report))
+    learning_curve(
+        [folder],
+        out / "curve.png",
+        label="MAPPO",
+        lines=level_lines(report),
+        ylabel="NDCG@10, mean over the steps",
+    )
     policy.save(out / "policy.safetensors")
     report.save(out / "report.json")
     write_text(out / "report.md", report.markdown())
