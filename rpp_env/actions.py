@@ -1,4 +1,4 @@
-"""What agents choose among, integers or vectors, as observations and libraries see it."""
+"""Joint actions of all agents, integers or vectors, in the forms that other code needs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Actions(Protocol):
     Attributes
     ----------
     spaces : tuple of Discrete or Box
-        Per agent.
+        One for each agent.
     joint : Space
-        Of one agent that chooses for all of them.
+        The space of a single agent that chooses for all of them.
     one : str
-        What an agent gives, in words.
+        One agent's action in words, for errors.
     width : int
-        Numbers of an observation that show an agent's own last action.
+        Width of the block of an observation that holds an agent's own last action.
     state_width : int
-        Numbers of a state that show the last actions of all agents.
+        Width of the block of a state that holds the last actions of all agents.
     """
 
     spaces: tuple[Discrete | Box, ...]
@@ -44,25 +44,25 @@ class Actions(Protocol):
 
     @property
     def nvec(self) -> Ints:
-        """(n,) each agent's number of actions."""
+        """(n,) number of actions of each agent."""
         ...
 
     def none(self, count: int) -> NDArray[Any]:
-        """(count, n, ...) what stands for the last actions before the first step."""
+        """(count, n, ...) placeholder for the last actions before the first step."""
         ...
 
     def read(
         self, given: ArrayLike, count: int, agents: Sequence[str]
     ) -> tuple[NDArray[Any], Ints | None]:
-        """A copy as a prompt space takes it, and how many of each user's had to be mapped."""
+        """Return a copy in the prompt space's form, and per user how many actions were mapped."""
         ...
 
     def each(self, action: Any) -> Any:
-        """One agent's action as a part of `given`; TypeError or ValueError where it is none."""
+        """Convert one agent's action to an item of `given`; TypeError or ValueError if invalid."""
         ...
 
     def split(self, action: NDArray[Any]) -> NDArray[Any]:
-        """(B, n, ...) actions out of (B, ...) of the `joint` space."""
+        """Convert (B, ...) actions of the `joint` space to (B, n, ...)."""
         ...
 
     def own(self, actions: NDArray[Any]) -> Floats:
@@ -70,28 +70,28 @@ class Actions(Protocol):
         ...
 
     def all(self, actions: NDArray[Any]) -> list[Floats]:
-        """The last actions of all agents: arrays with B rows, `state_width` columns together."""
+        """Return the last actions of all agents: arrays with B rows, `state_width` columns."""
         ...
 
     def masks(self) -> NDArray[np.int8]:
-        """(n, most actions) int8, fresh: 1 where an agent has that action."""
+        """(n, most actions) int8, a new array: 1 where an agent has that action."""
         ...
 
     def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-        """(*shape, ...) uniform actions; the last number of `shape` is n."""
+        """Draw (*shape, ...) uniform actions; the last number of `shape` is n."""
         ...
 
 
 class Choices:
-    """Integers: one option of an agent each.
+    """Integer actions: each agent chooses one of its options.
 
     Parameters
     ----------
     sizes : sequence of int
         Each agent's number of options.
     padded : bool
-        Whether all agents get as many actions as the one with most. An action that an agent with n
-        options does not have then means ``a % n``.
+        Whether all agents get as many actions as the one with most. An agent with n options maps
+        an action `a` that it does not have to ``a % n``.
     """
 
     one = "an integer"
@@ -104,7 +104,7 @@ class Choices:
         self.joint: Space[Any] = MultiDiscrete(self.nvec)
         self.width = int(self.sizes.max())
         self.state_width = int(self.sizes.sum())
-        # A last row of zeros: -1, no action yet, finds it.
+        # A last row of zeros, so that index -1 (no action yet) selects zeros.
         self._one_hot = _one_hot(self.width)
         self._one_hots = [_one_hot(size) for size in self.sizes.tolist()]
 
@@ -133,7 +133,7 @@ class Choices:
         return action
 
     def own(self, actions: Ints) -> Floats:
-        """See `Actions`: one-hot, by the most options of an agent."""
+        """See `Actions`: one-hot, as wide as the largest number of options."""
         return self._one_hot.take(actions, axis=0)
 
     def all(self, actions: Ints) -> list[Floats]:
@@ -150,13 +150,12 @@ class Choices:
 
 
 class Vectors:
-    """Vectors: d numbers of an agent each, within its bounds."""
+    """Vector actions: each agent gives d numbers within its bounds."""
 
     def __init__(self, spaces: Sequence[Box], padded: bool = False) -> None:
         if padded:
             raise InvalidOption(
-                "padded_actions gives all agents as many options, and these choose vectors: leave "
-                "it out"
+                "padded_actions pads discrete actions; these choose vectors: leave it out"
             )
         widths = {space.shape for space in spaces}
         low = np.stack([space.low for space in spaces]) if len(widths) == 1 else np.zeros(0)
@@ -176,9 +175,9 @@ class Vectors:
 
     @property
     def nvec(self) -> Ints:
-        """Refused: vectors have no number."""
+        """Raise: vectors have no number of actions."""
         raise InvalidOption(
-            "these agents choose vectors (Box), which have no number: see action_spaces"
+            "these agents choose vectors (Box), which cannot be counted: see action_spaces"
         )
 
     def none(self, count: int) -> Floats:
@@ -194,7 +193,7 @@ class Vectors:
         """See `Actions`."""
         actions = np.array(given)
         if actions.dtype.kind in "fiu":
-            with np.errstate(over="ignore"):  # refused later, as out of bounds
+            with np.errstate(over="ignore"):  # infinities are refused later, as out of bounds
                 actions = actions.astype(np.float32, copy=False)
         return actions, None
 
@@ -219,7 +218,7 @@ class Vectors:
         return [self.own(actions).reshape(len(actions), -1)]
 
     def masks(self) -> NDArray[np.int8]:
-        """See `Actions`: a 1 for each agent, as there is nothing to forbid."""
+        """See `Actions`: a 1 for each agent, as vectors cannot be masked."""
         return np.ones((len(self.spaces), 1), np.int8)
 
     def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -230,7 +229,7 @@ class Vectors:
 
 
 def actions_of(spaces: Sequence[Discrete | Box], padded: bool = False) -> Actions:
-    """The actions of agents that choose from `spaces`.
+    """Make the `Actions` of agents that choose from `spaces`.
 
     Raises
     ------

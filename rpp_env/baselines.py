@@ -1,4 +1,4 @@
-"""The old name of `rpp_env.evaluation.baselines`, for one version."""
+"""Deprecated alias of `rpp_env.evaluation.baselines`; removed in the next version."""
 
 import sys
 import warnings

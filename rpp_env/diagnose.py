@@ -1,4 +1,4 @@
-"""The old name of `rpp_env.evaluation.diagnose`, for one version."""
+"""Deprecated alias of `rpp_env.evaluation.diagnose`; removed in the next version."""
 
 import sys
 import warnings

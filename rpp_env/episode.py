@@ -1,7 +1,7 @@
-"""Time: what is asked at each step of an episode, and what comes of the answer.
+"""Episodes: which tasks are played at each step, and the reward of an answer.
 
-An `Episode` gives the tasks of a batch of users at a step (`TaskBatch`), and turns the rankings of
-a recommender into a `Response`: what the users are shown, and what it is worth.
+An `Episode` returns the tasks of a batch of users at a step (`TaskBatch`), and turns a
+recommender's rankings into a `Response`: the rankings that users see, the ranks and the rewards.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Ints = NDArray[np.int64]
 
 
 class Response(NamedTuple):
-    """What came of a step.
+    """Result of a step.
 
     Attributes
     ----------
     rankings : Rankings
-        In the tasks' own positions.
+        Rankings in the tasks' own positions.
     rank : (B,) int array
-        Of the item that the user really chose next, from 1; 0 where it was not named.
+        Rank of the item that the user chose next, from 1; 0 where it was not named.
     rewards : (B,) float64 array
     """
 
@@ -42,7 +42,7 @@ class Response(NamedTuple):
 
 @dataclass(frozen=True)
 class Episode:
-    """How long an episode is, what is asked at each step, and what an answer is worth."""
+    """Length of an episode, the tasks of its steps and the reward of an answer."""
 
     id: str
     """Environment id, e.g. ``"RPP-v0"``."""
@@ -57,20 +57,20 @@ class Episode:
 
     @property
     def bandit(self) -> bool:
-        """One step: the episode ends by termination; longer ones are truncated."""
+        """Whether an episode has one step and ends by termination; longer ones are truncated."""
         return self.max_cycles == 1
 
     def tasks(
         self, tasks: TaskSet, rows: Ints, t: Ints, *, visit: Ints | None = None, seed: int = 0
     ) -> TaskBatch:
-        """The histories, candidates and targets of the tasks at `rows` (B,) at step `t` (B,).
+        """Return the histories, candidates and targets of the tasks at `rows` (B,), step `t` (B,).
 
-        `visit` (B,), how often each task was begun before, and `seed` decide how candidates are
-        reordered.
+        The order of the candidates depends on `visit` (B,), the number of episodes of the task that
+        were begun before, and on `seed`.
         """
         if self.order == "task":
             return TaskBatch(tasks, rows)
-        # Each order depends on nothing but these, so that it is the same in every batch.
+        # Each order depends on these numbers alone, so it is the same in every batch.
         shown = np.empty((len(rows), tasks.num_candidates), np.int64)
         tokens = tasks.dataset.user_tokens
         times = np.zeros_like(rows) if visit is None else visit
@@ -83,9 +83,9 @@ class Episode:
     def respond(
         self, rankings: Rankings, tasks: TaskBatch, rank: NDArray[np.integer[Any]] | None = None
     ) -> Response:
-        """What `rankings` of the candidates of `tasks`, as they are shown, come to.
+        """Return the `Response` to `rankings` of the candidates of `tasks` as they are shown.
 
-        `rank` (B,) are the targets' ranks, where they are known already, as from a table.
+        `rank` (B,) holds the targets' ranks where they are known already, as from a table.
         """
         if tasks.shown is not None:
             rankings = rankings.reordered(tasks.shown)
@@ -97,7 +97,7 @@ class Episode:
 
 @lru_cache(maxsize=16)
 def reward_by_rank(candidates: int) -> NDArray[np.float64]:
-    """(K + 1,) float64, read-only: NDCG@10 of a target by its rank; 0 for rank 0, not named."""
+    """(K + 1,) float64, read-only: NDCG@10 by the target's rank; 0 for rank 0 (not named)."""
     worth: NDArray[np.float64] = ndcg(np.arange(candidates + 1), 10)
     worth.setflags(write=False)
     return worth

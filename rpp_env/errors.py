@@ -1,26 +1,26 @@
-"""Every error that the package raises on purpose.
+"""All errors that the package raises on purpose.
 
 ::
 
     RPPError
-    ├── InvalidData (ValueError)        a file or a dataset is not what it should be
+    ├── InvalidData (ValueError)        a file or a dataset is not valid
     │   └── UnknownDataset              no dataset of that name, no folder at that path
     ├── InvalidOption (ValueError)      an option is unknown, out of range, or contradicts another
-    ├── InvalidTask (ValueError)        a ranking task that nobody could answer
-    ├── InvalidAction (ValueError)      an action that the pattern book does not hold
+    ├── InvalidTask (ValueError)        a ranking task that is not well-formed
+    ├── InvalidAction (ValueError)      an action that the agent does not have
     ├── ResetNeeded (RuntimeError)      a step before the first reset, or after the last step
     ├── MissingExtra (ImportError)      an optional dependency is not installed
-    ├── TableMismatch (ValueError)      a reward table that answers another question
-    │   └── NotTabulated                it holds none of the users, as one of another split
-    ├── MissingRecording (LookupError)  an answer is not in the recording, and nobody to ask
-    ├── WriteFailed (OSError)           a file that cannot be written: a full disk, no rights
-    ├── RecordingFailed (OSError)       a recording that cannot be written: a full disk, no rights
-    ├── ModelUnavailable (ConnectionError)  a model that is gone, or refuses; keeps its answers
+    ├── TableMismatch (ValueError)      a reward table made for other tasks, prompts or rules
+    │   └── NotTabulated                the table holds none of the users (e.g. another split)
+    ├── MissingRecording (LookupError)  a reply is not in the recording, and there is no model
+    ├── WriteFailed (OSError)           a file cannot be written: full disk, missing rights
+    ├── RecordingFailed (OSError)       a recording cannot be read or written
+    ├── ModelUnavailable (ConnectionError)  a model is unreachable or refuses; keeps its replies
     ├── TrainingDiverged (FloatingPointError)  a loss is no longer finite
-    └── BrokenContract (RuntimeError)   a model, recommender or encoder gave back the wrong thing
+    └── BrokenContract (RuntimeError)   a model, recommender or encoder returned an invalid value
 
-What a language model *says* is never an error: an unreadable reply is a ranking that names nothing.
-Each message says what came, what was allowed and what to do.
+A language model's reply is never an error: an unreadable reply is a ranking that names nothing.
+Each message states what came, what was allowed and what to do.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class RPPError(Exception):
 
 
 class RPPWarning(UserWarning):
-    """Something was not as it should be, and the work goes on; the message says how."""
+    """A problem that does not stop the work; the message states what was done instead."""
 
 
 class InvalidData(RPPError, ValueError):
-    """A file or a dataset is not what it should be; names file, line and column where it can."""
+    """A file or a dataset is not valid; the message names file, line and column where it can."""
 
 
 class UnknownDataset(InvalidData):
@@ -70,11 +70,11 @@ class InvalidOption(RPPError, ValueError):
 
 
 class InvalidTask(RPPError, ValueError):
-    """A ranking task that nobody could answer."""
+    """A ranking task is not well-formed: repeated candidates, or no target among them."""
 
 
 class InvalidAction(RPPError, ValueError):
-    """An action that the pattern book does not hold."""
+    """An action that the agent does not have."""
 
 
 class ResetNeeded(RPPError, RuntimeError):
@@ -89,32 +89,32 @@ class MissingExtra(RPPError, ImportError):
 
 
 class TableMismatch(RPPError, ValueError):
-    """A reward table that was made from other data, tasks, sentences or rules."""
+    """A reward table that was made for other data, tasks, sentences or rules."""
 
 
 class NotTabulated(TableMismatch):
-    """A reward table that holds none of the users, such as one of another split."""
+    """A reward table that holds none of the users, for example because of another split."""
 
 
 class MissingRecording(RPPError, LookupError):
-    """An answer that is not in the recording, and no model to ask for it."""
+    """A reply is not in the recording, and there is no model to request it from."""
 
 
 class WriteFailed(RPPError, OSError):
-    """A file that cannot be written; what was there before is kept."""
+    """A file cannot be written; its previous content is kept."""
 
 
 class RecordingFailed(RPPError, OSError):
-    """A recording that cannot be read or written; what was recorded before is kept."""
+    """A recording cannot be read or written; what was recorded before is kept."""
 
 
 class ModelUnavailable(RPPError, ConnectionError):
-    """A model that cannot be reached, gives no usable answer in time, or refuses a question.
+    """A model cannot be reached, returns no usable reply in time, or refuses a request.
 
     Attributes
     ----------
     answered : dict of int to Reply
-        What it did answer of the requests of that call, by their place among them.
+        The replies that did arrive, by the index of their request in the call.
     """
 
     def __init__(self, message: str, answered: Mapping[int, Any] | None = None) -> None:
@@ -123,16 +123,16 @@ class ModelUnavailable(RPPError, ConnectionError):
 
 
 class TrainingDiverged(RPPError, FloatingPointError):
-    """A loss that is no longer finite; the last checkpoint is kept."""
+    """A loss is no longer finite; the last checkpoint is kept."""
 
 
 class BrokenContract(RPPError, RuntimeError):
-    """A model, recommender or encoder gave back the wrong number, order or kind of things.
+    """A model, recommender or encoder returned values of the wrong number, order or type.
 
     Attributes
     ----------
     answered : dict of int to Reply
-        Where a model's reply is at fault: its other replies, by their place among the requests.
+        If a model's reply is at fault: its other replies, by the index of their request.
     """
 
     def __init__(self, message: str, answered: Mapping[int, Any] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Ctrl-C ends what it interrupts, also where a library would catch it and go on.
+"""Make Ctrl-C end a computation even where a library catches the interrupt and goes on.
 
-scikit-learn's networks, for one, take an interrupt for the end of training and give back what they
-have: a number that is wrong, and looks like any other. Everything that computes for long therefore
-runs inside `heed_interrupts`.
+scikit-learn's networks, for example, treat an interrupt as the end of training and return the
+weights reached so far: a wrong result that looks like a valid one. Long computations therefore run
+inside `heed_interrupts`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["heed_interrupts", "held_interrupts"]
 def heed_interrupts() -> Iterator[None]:
     """Raise KeyboardInterrupt at the end of a block in which one was raised and caught.
 
-    Also where the block turned it into another error. It may be nested, and decorate a function. In
-    other threads than the main one, and where somebody else ignores the signal, it does nothing:
-    there no interrupt is raised in the first place.
+    The interrupt is raised even if the block turned it into another error. Blocks may be nested,
+    and the function can be used as a decorator. It does nothing outside the main thread, or where
+    the signal is ignored: there no interrupt is raised in the first place.
     """
     before = _handler()
     if before is None:
@@ -51,9 +51,9 @@ def heed_interrupts() -> Iterator[None]:
 
 @contextmanager
 def held_interrupts() -> Iterator[None]:
-    """Deliver an interrupt after the block; processes that it starts are never interrupted.
+    """Delay an interrupt until the end of the block; processes started in it ignore interrupts.
 
-    Ctrl-C reaches all processes of a terminal. Workers leave it to their parent, which ends them.
+    Ctrl-C reaches all processes of a terminal. Workers ignore it; their parent ends them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -66,7 +66,7 @@ def held_interrupts() -> Iterator[None]:
 
 
 def _handler() -> Any:
-    """What is called on an interrupt; None where nobody is, or where it cannot be changed."""
+    """Return the current interrupt handler; None where there is none or it cannot be changed."""
     if threading.current_thread() is not threading.main_thread():
         return None
     handler = signal.getsignal(signal.SIGINT)

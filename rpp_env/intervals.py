@@ -1,4 +1,4 @@
-"""Numbers with intervals: paired bootstraps over users, and the gain over the best fixed prompt."""
+"""Estimates with intervals: paired bootstraps over users; gain over the best fixed prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SMALLEST_GAP", "Estimate", "estimate", "gain", "has_gap"]
 Means = dict[str, NDArray[np.float64]]
 
 _DRAWN = 1 << 22
-"""Numbers of draws that are held at once: bounds the memory, whatever the number of users."""
+"""Maximum count of drawn numbers held in memory at once, whatever the number of users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +31,17 @@ class Estimate:
         return format(self)
 
     def __format__(self, spec: str) -> str:
-        """Each number by `spec`, ``".3f"`` by default; without the interval where it is NaN."""
+        """Format each number with `spec` (default ``".3f"``); no interval where it is NaN."""
         value, low, high = (format(x, spec or ".3f") for x in (self.value, self.low, self.high))
         return value if math.isnan(self.low) else f"{value} [{low}, {high}]"
 
 
 SMALLEST_GAP = 0.005
-"""The smallest gap, in NDCG@10, that a gain is given of."""
+"""Smallest gap in NDCG@10 for which a gain is reported."""
 
 
 def gain(score: ArrayLike, fixed: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
-    """(score - fixed) / (reference - fixed), of means over the same users.
+    """Return (score - fixed) / (reference - fixed), for means over the same users.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ def gain(score: ArrayLike, fixed: ArrayLike, reference: ArrayLike) -> NDArray[np
 
 
 def has_gap(gap: Estimate | None) -> bool:
-    """Whether reference minus fixed prompt is large and sure enough for a gain to be given.
+    """Whether reference minus fixed prompt is large and certain enough to report a gain.
 
-    It is where its interval lies above 0 and its value above `SMALLEST_GAP`.
+    That is, its interval lies above 0 and its value above `SMALLEST_GAP`.
     """
     return gap is not None and gap.low > 0 and gap.value > SMALLEST_GAP
 
@@ -72,7 +72,7 @@ def estimate(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Functions of means over users, each with its percentile bootstrap interval.
+    """Return functions of means over users, each with its percentile bootstrap interval.
 
     Every column is resampled with the same users, so that differences are paired. Resamples in
     which a statistic is NaN are left out of its interval.
@@ -80,9 +80,9 @@ def estimate(
     Parameters
     ----------
     columns : dict of (U,) arrays
-        Numbers of the same users, in the same order.
+        One value per user, in the same order of users.
     statistics : dict of callables
-        Each takes the means of the columns (arrays: one number per resample) and gives an array.
+        Each takes the means of the columns (arrays: one number per resample) and returns an array.
     resamples : int
         Bootstrap samples of the users.
     seed : int
@@ -90,7 +90,7 @@ def estimate(
     Raises
     ------
     InvalidOption
-        Where the columns differ in length or are empty.
+        If the columns differ in length or are empty.
     """
     table = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
     sizes = {column.shape for column in table.values()}

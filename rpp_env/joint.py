@@ -1,9 +1,9 @@
-"""Gymnasium: all agents as one that chooses for all of them.
+"""Gymnasium environments: a single agent that chooses for all agents.
 
-The observation is the environment's state (the shared part and all last actions), the action under
-RPP's rules a ``MultiDiscrete([5, 5, 9, 5])``; where agents choose vectors, it is a ``Box`` that
-holds one after the other. `JointEnv` plays one user, `JointVectorEnv` many, with one call
-of the model per step.
+The observation is the environment's state (the shared part and all last actions). The action is a
+``MultiDiscrete([5, 5, 9, 5])`` under RPP's rules; where agents choose vectors, it is one ``Box`` of
+their concatenated vectors. `JointEnv` plays one user, `JointVectorEnv` a batch of users with one
+call of the model per step.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def _spaces(core: RPPEnv) -> tuple[Space[Floats], Space[Any]]:
 def _flat_masks(core: RPPEnv) -> NDArray[np.bool_]:
     masks = core.action_masks()
     if not isinstance(core.actions.joint, MultiDiscrete):
-        return np.ones(0, bool)  # nothing can be forbidden among vectors
+        return np.ones(0, bool)  # vectors cannot be masked
     return np.concatenate([mask[:n] for mask, n in zip(masks, core.nvec, strict=True)]).astype(bool)
 
 
 class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
-    """One user, one agent; ``gymnasium.make("rpp_env:RPP-v0", ...)`` makes one.
+    """Gymnasium environment of one user; made by ``gymnasium.make("rpp_env:RPP-v0", ...)``.
 
     Parameters
     ----------
@@ -87,16 +87,16 @@ class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Begin an episode; ``options={"users": [who]}`` names the user (a task row or token)."""
+        """Begin an episode; ``options={"users": [user]}`` names the user (a task row or token)."""
         check_one_user(options)
-        # Gymnasium's own generator, which nothing here uses, begins with the seed of the users.
+        # Also seed Gymnasium's own generator, which is not used here.
         unseeded = seed is None and self._np_random is None
         super().reset(seed=self.np_random_seed if unseeded else seed)
         _, infos = self.core.reset(seed, options)
         return self.core.state()[0], {name: values.item() for name, values in infos.items()}
 
     def step(self, action: NDArray[Any]) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """One action of every agent, in the order of `RPPEnv.agents`."""
+        """Take one action of every agent, in the order of `RPPEnv.agents`."""
         step = self.core.step(self.core.actions.split(np.asarray(action)[None]))
         if self.render_mode == "human":
             self.render()
@@ -109,7 +109,7 @@ class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
         )
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """(sum of actions,) bool: the agents' masks side by side, as MaskablePPO takes them.
+        """(sum of actions,) bool: the agents' masks concatenated, the form of MaskablePPO.
 
         Empty where agents choose vectors.
         """
@@ -120,7 +120,7 @@ class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
         self.core.close()
 
     def render(self) -> str | NDArray[np.uint8] | None:
-        """The last step as text (``"ansi"``: returned, ``"human"``: written) or as a picture.
+        """Render the last step as text (``"ansi"``: returned, ``"human"``: written) or a picture.
 
         The picture (``"rgb_array"``) is `rpp_env.rendering.SIZE` pixels, uint8 (H, W, 3).
 
@@ -133,19 +133,19 @@ class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
 
 
 class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
-    """Many users at once; ``gymnasium.make_vec("rpp_env:RPP-v0", num_envs=256, ...)`` makes one.
+    """Gymnasium environment of many users; ``gymnasium.make_vec("rpp_env:RPP-v0", num_envs=256)``.
 
     Parameters
     ----------
     num_envs : int
-        Users that are played at once.
+        Users played at once.
     dataset, model, split, **options
         As `RPPEnv.make` takes them.
     autoreset_mode : AutoresetMode or str
-        What happens when an episode ends. ``SAME_STEP`` (default): the next one begins in the same
-        step; the last observation and info are ``infos["final_obs"]`` and ``infos["final_info"]``.
-        ``NEXT_STEP``: the next step ignores the actions and begins it (half of the calls under
-        `RPPBandit-v0`). ``DISABLED``: `reset` with ``options={"reset_mask": mask}`` begins it.
+        When the next episode begins. ``SAME_STEP`` (default): in the same step; the last
+        observation and info are ``infos["final_obs"]`` and ``infos["final_info"]``. ``NEXT_STEP``:
+        in the next step, which ignores the actions (so half of the steps under `RPPBandit-v0` play
+        nothing). ``DISABLED``: at `reset` with ``options={"reset_mask": mask}``.
     render_mode : {"ansi", "rgb_array"}, optional
         `render` returns one text, or one picture, for each user.
     """
@@ -198,11 +198,11 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
         Raises
         ------
         InvalidOption
-            Where ``"users"`` names another number than `num_envs`, and for ``"reset_mask"`` under
+            If ``"users"`` names another number than `num_envs`, and for ``"reset_mask"`` under
             NEXT_STEP, where all users begin together.
         """
         options = dict(known_options(options))
-        # Gymnasium's own generator, which nothing here uses, begins with the seed of the users.
+        # Also seed Gymnasium's own generator, which is not used here.
         unseeded = seed is None and self._np_random is None
         super().reset(seed=self.np_random_seed if unseeded else seed)
         users, mask = options.get("users"), options.get("reset_mask")
@@ -217,7 +217,7 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[Floats, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """(num_envs, ...) actions of the joint space; one call of the recommender."""
+        """Take (num_envs, ...) actions of the joint space, with one call of the recommender."""
         everyone = np.ones(self.num_envs, bool)
         if self._over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
             observations, infos = self.reset()
@@ -225,7 +225,7 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
         step = self.core.step(self.core.actions.split(np.asarray(actions)))
         over = step.terminated | step.truncated
         observations, infos = self.core.state(), _marked(step.infos, everyone)
-        # Without reset_mask, and it is refused under NEXT_STEP, all episodes end together.
+        # Without reset_mask (refused under NEXT_STEP) all episodes end together.
         self._over = bool(over.all())
         if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
             final = np.full(self.num_envs, None, dtype=object)
@@ -243,16 +243,16 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
         return observations, step.rewards, step.terminated, step.truncated, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """(num_envs, sum of actions) bool, as MaskablePPO takes them."""
+        """(num_envs, sum of actions) bool, the form of MaskablePPO."""
         return np.tile(_flat_masks(self.core), (self.num_envs, 1))
 
     def close_extras(self, **_: Any) -> None:
         """Close the model's files and connections; `close` calls it."""
-        if hasattr(self, "core"):  # Gymnasium also closes what could not be made
+        if hasattr(self, "core"):  # Gymnasium also closes an environment whose constructor failed
             self.core.close()
 
     def render(self) -> tuple[str, ...] | tuple[NDArray[np.uint8], ...] | None:
-        """The last step of every user, as texts or as pictures.
+        """Render the last step of every user, as texts or as pictures.
 
         Raises
         ------
@@ -268,7 +268,7 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
 
 
 def _marked(infos: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Gymnasium's form: beside every key ``k`` a ``_k`` that says whose value it is."""
+    """Add Gymnasium's ``_k`` to every key ``k``: a mask of the users that its values belong to."""
     marked: dict[str, Any] = {}
     for name, values in infos.items():
         marked[name] = values

@@ -1,6 +1,6 @@
-"""Markdown of reports: one table writer, and others' words shown as they are.
+"""Markdown for reports: a table writer, and escaping of text from outside.
 
-Labels, names and datasets stand in reports; what they hold becomes no column, link or HTML.
+Reports contain labels, names and dataset names; none of them can add a column, a link or HTML.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ _UNESCAPE = re.compile(r"\\[\\|`\]]|&(?:lt|gt|amp);")
 
 
 def words(text: object) -> str:
-    """A text for Markdown on one line: no bar, HTML, code or link in it means anything."""
+    """Escape a text for one line of Markdown: no bars, HTML, code or links."""
     line = " ".join(printable(text).split("\n"))
     return _ESCAPE.sub(lambda found: _MEANT.get(found[0], f"\\{found[0]}"), line)
 
 
 def code(text: object) -> str:
-    """A text as code, between back-ticks; its own become apostrophes."""
+    """Format a text as inline code; back-ticks inside it become apostrophes."""
     return f"`{' '.join(printable(text).split(chr(10))).replace('`', chr(39))}`"
 
 
 def unescaped(markdown: str) -> str:
-    """What `words` was given, for a terminal."""
+    """Undo `words`, for output on a terminal."""
     return _UNESCAPE.sub(lambda found: _BACK[found[0]], markdown)
 
 
 def table(rows: Sequence[Sequence[object]], *, padded: bool = True) -> str:
-    """Write a table.
+    """Write a Markdown table.
 
     Parameters
     ----------
     rows : sequence of sequences
-        The head, and the rows below it; every cell goes through `words`. All columns but the first
-        are numbers, on the right.
+        The header, then the body; every entry goes through `words`. All columns but the first are
+        right-aligned, as numbers.
     padded : bool
-        Whether columns also stand below each other in a terminal; a change of one number can then
-        change every line.
+        Whether to pad the columns so that they also align in a terminal; changing one number can
+        then change every line.
     """
     cells = [[words(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,6 +1,6 @@
 """Ranking metrics for one relevant item, over arrays of its rank.
 
-A rank counts from 1; 0 says that the item was not named, and earns nothing. All functions take a
+Ranks count from 1; rank 0 means that the item was not named, and scores 0. All functions take a
 number or an array and return float64 of the same shape.
 """
 

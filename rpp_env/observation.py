@@ -1,4 +1,4 @@
-"""What the agents see: encoders of sentences, and the observer that writes the vectors.
+"""Observations: encoders of sentences, and the observer that writes the vectors.
 
 An observation is one vector of named slices (`Observer.layout`), float32 in [-1, 1]:
 
@@ -9,7 +9,7 @@ slice               width          holds
 ``recency``         20             in the collaborative space: norms of the mean vectors of the
                                    last 1, 3, 5, 10, 20 items (5), their cosines (10: 1-3, 1-5,
                                    1-10, 1-20, 3-5, ...), mean similarity of items that stand 1,
-                                   2, 4, 8, 16 places apart (5: who returns, and who moves on)
+                                   2, 4, 8, 16 places apart (5: repeated or changing taste)
 ``content``         20             the same in the space of genres and title words
 ``popularity``      2              mean popularity of the last 20 items, and of the last 3
 ``length``          1              items of the history / 50
@@ -20,14 +20,14 @@ slice               width          holds
                                    not named is left out, or zero
 ``named``           1              share of the candidates that the last ranking named
 ``shown``           1              history items that the last prompt showed / 50
-``level``           1              where the history agent stands / the highest level
+``level``           1              the history agent's level / the highest level
 ``step``            1              steps taken / steps of an episode
 ``own_action``      most options   the agent's own last action, one-hot
 ==================  =============  ==============================================================
 
 All but ``own_action`` is the *shared part*; `Observer.state` is the shared part and the last
-actions of all agents, one-hot. What a last prompt or ranking would fill is zero before the first
-step. Nothing here is a function of rewards, targets, or the other users of the batch.
+actions of all agents, one-hot. Slices that describe the last prompt or ranking are zero before the
+first step. No slice depends on rewards, targets, or the other users of the batch.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ Ints = NDArray[np.int64]
 WINDOWS = (1, 3, 5, 10, 20)
 """Lengths of recent history that the recency slices compare."""
 LAGS = (1, 2, 4, 8, 16)
-"""Distances in the sequence whose similarity they hold."""
+"""Distances in the sequence at which similarities are computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What observations show of the tasks, whatever is chosen.
+    """Observed features of the tasks that do not depend on the agents' choices.
 
     Attributes
     ----------
@@ -103,25 +103,25 @@ class Context:
 class Observer:
     """Writes observations for a set of tasks; the layout is the table of this module.
 
-    What only depends on the task is computed once, here. The vector of a task does not depend on
-    which other tasks there are, to the bit.
+    Features that depend only on the task are computed once, here. The vector of a task is the same
+    to the bit whatever the other tasks are.
 
     Parameters
     ----------
     tasks : TaskSet
     embeddings : Embeddings
-        Of the tasks' dataset.
+        Embeddings of the tasks' dataset.
     space : PromptSpace
-        Whose `PromptSpace.features` the middle blocks are.
+        Its `PromptSpace.features` are the middle blocks.
     steps : int
         Steps of an episode.
     ranking : {"mean", "sequence"}
         How the last ranking is shown.
     observe : {"shared", "private"}
-        Whether all agents see the whole shared part, or each its own blocks of it
+        Whether all agents see the whole shared part, or each only its own blocks of it
         (`PromptSpace.private`). Under RPP's rules role sees the user; history the history blocks,
-        shown and level; reasoning the last ranking; output the share named and the sentences. What
-        an agent does not see is zero, so that all observations are of one width.
+        shown and level; reasoning the last ranking; output the share named and the sentences.
+        Hidden blocks are zero, so that all observations have one width.
     contexts : sequence of Context
         Further blocks, after those of the history.
     """
@@ -136,7 +136,7 @@ class Observer:
         observe: Literal["shared", "private"] = "shared",
         contexts: Sequence[Context] = (),
     ) -> None:
-        # Imported here: scipy.sparse would double the time of `import rpp_env`.
+        # Imported here: scipy.sparse would double the import time of `rpp_env`.
         from scipy.sparse import csr_array
 
         check_choice("ranking", ranking, ("mean", "sequence"))
@@ -145,8 +145,8 @@ class Observer:
         K, dim = tasks.num_candidates, embeddings.items.shape[1]
         histories = history_context(tasks, embeddings)
         (first, width), *others = space.blocks.items()
-        # The answer stands after the prompt's first block, as in the first version, so that
-        # policies that were trained then can still play.
+        # The ranking's blocks follow the prompt's first block, as in the first version, so that
+        # policies trained then can still be used.
         blocks = [
             *(block for context in (histories, *contexts) for block in context.blocks.items()),
             (first, width),
@@ -160,7 +160,7 @@ class Observer:
         self.layout: dict[str, slice] = {
             name: slice(end - size, end) for (name, size), end in zip(blocks, ends, strict=True)
         }
-        """Where each named block lies in an observation."""
+        """Position of each named block in an observation."""
         if len(self.layout) < len(blocks):
             raise InvalidOption(f"two blocks of an observation have one name: {dict(blocks)}")
         self.width: int = ends[-1]
@@ -180,7 +180,7 @@ class Observer:
         self._named, self._step = self.layout["named"].start, self.layout["step"].start
         self._split = width
         self._candidates, self._steps = K, steps
-        # A last row of zeros: -1, an item that was not named, finds it.
+        # A last row of zeros, so that index -1 (an item that was not named) selects zeros.
         self._items = np.vstack([embeddings.items, np.zeros((1, dim), np.float32)])
         self._sequence = ranking == "sequence"
         places = np.arange(K)
@@ -192,8 +192,8 @@ class Observer:
         if observe == "private":
             if space.private is None:
                 raise InvalidOption(
-                    "observe='private' needs a prompt space that says which blocks are whose "
-                    f"(`private`); {type(space).__name__} does not: take observe='shared'"
+                    "observe='private' needs a prompt space that assigns blocks to agents "
+                    f"(`private`); {type(space).__name__} does not: use observe='shared'"
                 )
             self._seen = np.zeros((len(space.agents), self.shared_width), np.float32)
             for row, names in zip(self._seen, space.private, strict=True):
@@ -201,7 +201,7 @@ class Observer:
                     row[self.layout[name]] = 1
 
     def readers(self, name: str) -> tuple[int, ...]:
-        """The agents, by number, that see the block `name` of the shared part."""
+        """Return the indices of the agents that see the block `name` of the shared part."""
         agents = range(len(self.actions.spaces))
         place = self.layout[name].start
         return tuple(i for i in agents if self._seen is None or self._seen[i, place])
@@ -227,7 +227,7 @@ class Observer:
         rows : (B,) int array
             Tasks.
         features : (B, w) float32 array
-            Of the prompt space.
+            Features of the prompt space.
         ranked : (B, K) int array
             Item rows, best first.
         named, step : (B,) int arrays
@@ -240,13 +240,13 @@ class Observer:
         return shared
 
     def _write(self, shared: Floats, rows: Ints, features: Floats) -> None:
-        """Write what is known before the answer."""
+        """Write the blocks that are known before the answer."""
         shared[:, : self._static.shape[1]] = self._static.take(rows, axis=0)
         shared[:, self._before] = features[:, : self._split]
         shared[:, self._after] = features[:, self._split :]
 
     def observations(self, shared: Floats, actions: NDArray[Any]) -> Floats:
-        """(B, n, width), fresh; `actions` (B, n, ...) are the last ones."""
+        """(B, n, width), a new array; `actions` (B, n, ...) are the last ones."""
         made = np.empty((*actions.shape[:2], self.width), dtype=np.float32)
         made[:, :, : self.shared_width] = shared[:, None]
         if self._seen is not None:
@@ -255,7 +255,7 @@ class Observer:
         return made
 
     def state(self, shared: Floats, actions: NDArray[Any]) -> Floats:
-        """(B, state_width): the shared part and all last actions; a fresh array."""
+        """(B, state_width), a new array: the shared part and all last actions."""
         return np.concatenate([shared, *self.actions.all(actions)], axis=1)
 
     def _ranking(self, ranked: NDArray[np.integer[Any]], named: NDArray[np.integer[Any]]) -> Floats:
@@ -264,7 +264,7 @@ class Observer:
             said = np.where(np.arange(K) < np.reshape(named, (-1, 1)), ranked, -1)
             return self._items[said].reshape(B, -1)
         # A sparse product adds up row by row, from the first place to the last: the same bits in
-        # every batch, and the fastest way of those tried (a dense one gathers (B, K, d) first).
+        # every batch, and faster than a dense product, which gathers (B, K, d) first.
         if self._matrix.shape[0] != B:
             self._matrix = type(self._matrix)(
                 (
@@ -280,9 +280,9 @@ class Observer:
         return product
 
 
-@lru_cache(maxsize=8)  # a second environment over the same tasks costs nothing
+@lru_cache(maxsize=8)  # shared by environments over the same tasks
 def history_context(tasks: TaskSet, embeddings: Embeddings) -> Context:
-    """What the histories show: the blocks from ``user`` to ``length``; read-only."""
+    """Return the blocks of the histories, from ``user`` to ``length``; read-only."""
     recent = tasks.padded_history(max(WINDOWS))
     whole = tasks.padded_history(MAX_HISTORY)
     lengths = tasks.history_lengths
@@ -291,7 +291,7 @@ def history_context(tasks: TaskSet, embeddings: Embeddings) -> Context:
     for start in range(0, len(tasks), block):
         part = slice(start, start + block)
         items = recent[part]
-        # Of a user who has just arrived all means are 0: nothing is divided by one.
+        # The means of an empty history are 0: divide by one.
         count = np.clip(lengths[part], 1, max(WINDOWS))
         popularity = _latest_sums(embeddings.popularity[:, None], items)[:, [2, -1], 0]
         made.append(

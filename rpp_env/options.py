@@ -1,7 +1,7 @@
-"""Options that people write: unknown names get a suggestion, values of a wrong type a sentence.
+"""Checks of option names and values: misspelt names get a suggestion, wrong types a sentence.
 
 Tables of TOML and JSON files, the ``Config`` of a trainer and the keywords of a function go through
-the same two checks, so that a misspelt name or a text for a number reads alike everywhere.
+the same two checks, so that their error messages agree.
 """
 
 from __future__ import annotations
@@ -33,48 +33,48 @@ __all__ = [
 Made = TypeVar("Made")
 
 _MOST_NAMED = 24
-"""Names that an error lists; of longer lists, the nearest ones."""
+"""Number of names that an error lists; of longer lists it lists the nearest ones."""
 _SMALL = 1 << 20
-"""Bytes of a file of settings (JSON, TOML) that is still read."""
+"""Size limit in bytes of a settings file (JSON, TOML)."""
 
 
 def read_small(path: Path, most: int = _SMALL) -> bytes:
-    """The bytes of a small file of settings, which may come from somebody else.
+    """Read a small settings file, which may come from an untrusted source.
 
     Raises
     ------
     OSError
         As for any file.
     InvalidData
-        For what is no regular file, such as a device that never ends, or is larger than `most`.
+        If it is not a regular file (such as an endless device), or is larger than `most`.
     """
     if path.exists() and not path.is_file():
         raise InvalidData(f"{path} is not a file")
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise InvalidData(f"{path} is larger than {most:,} bytes, which no such file needs")
+        raise InvalidData(f"{path} is larger than {most:,} bytes, the limit for such a file")
     return content
 
 
 def nearest(came: object, known: Iterable[str]) -> str | None:
-    """The known name that `came` is most likely a misspelling of; None where none is near."""
+    """Return the known name that `came` most likely misspells; None where none is near."""
     names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(came).lower(), names, 1)
     return names[close[0]] if close else None
 
 
 def unknown(what: str, came: object, known: Iterable[str]) -> str:
-    """A sentence about a name that does not exist: what came, what may be meant, what there is.
+    """Write a sentence about an unknown name: what came, what may be meant, what there is.
 
     Parameters
     ----------
     what : str
         The noun, such as ``"trainer"``.
     came : object
-        What was given.
+        The unknown value.
     known : iterable of str
-        Names that exist.
+        The known names.
     """
     names = list(known)
     close = nearest(came, names)
@@ -89,7 +89,7 @@ def unknown(what: str, came: object, known: Iterable[str]) -> str:
 
 
 def check_choice(what: str, came: object, known: Iterable[str]) -> None:
-    """Refuse what is none of the known names, with the sentence of `unknown`.
+    """Raise InvalidOption for a value that is not among the known names; see `unknown`.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def check_choice(what: str, came: object, known: Iterable[str]) -> None:
 def made(
     kind: type[Made], table: Mapping[str, Any], where: str, hidden: Collection[str] = ()
 ) -> Made:
-    """A dataclass from the table of a file.
+    """Make a dataclass from the table of a file.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def made(
     table : mapping
         Fields by name; lists become tuples.
     where : str
-        Where the table stands, for errors.
+        Where the table is, for errors.
     hidden : collection of str
         Fields that a file must not set.
 
@@ -144,16 +144,16 @@ def made(
 
 
 def _frozen(value: Any) -> Any:
-    """A value of a file, with tuples for lists, also inside tables."""
+    """Convert lists in a value read from a file to tuples, also inside tables."""
     if isinstance(value, Mapping):
         return {name: _frozen(inner) for name, inner in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def check_fields(config: Any, where: str = "") -> None:
-    """Refuse the fields of a dataclass whose values are not of their annotated types.
+    """Check that the fields of a dataclass have values of their annotated types.
 
-    Whole numbers stand for numbers, and numbers of numpy for Python's; True and False are no
+    Integers are accepted for floats, and numpy's numbers for Python's; True and False are not
     numbers, and neither are texts and NaN.
 
     Raises
@@ -172,14 +172,14 @@ def check_numbers(
     highest: float = math.inf,
     above: bool = False,
 ) -> None:
-    """Refuse fields of a config that lie outside `lowest` to `highest`; None passes.
+    """Check that fields of a config lie in `lowest` to `highest`; None passes.
 
-    With `above` the lowest number itself is refused too.
+    With `above`, the lowest number itself is refused too.
 
     Raises
     ------
     InvalidOption
-        With the field, what it was given and what it allows.
+        With the field, its value and the allowed range.
     """
     for name in names:
         value = getattr(config, name)
@@ -195,7 +195,7 @@ def check_numbers(
 
 
 def check_seed(seed: object, name: str = "seed") -> None:
-    """Refuse what is no whole number of 0 or more.
+    """Check that a seed is a whole number of 0 or more.
 
     Raises
     ------
@@ -213,7 +213,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def check_values(hints: Mapping[str, Any], values: Mapping[str, Any], where: str = "") -> None:
-    """Refuse values that are not of the types in `hints`, as `check_fields` does.
+    """Check that values are of the types in `hints`, as `check_fields` does.
 
     Raises
     ------
@@ -229,13 +229,13 @@ def check_values(hints: Mapping[str, Any], values: Mapping[str, Any], where: str
         if allowed and isinstance(value, str):
             raise InvalidOption(f"{start} is {value!r}; {_may_be(value, allowed)}")
         noun = _words(hint)
-        if isinstance(value, list):  # of Python: those of files have become tuples
+        if isinstance(value, list):  # lists are from Python code: those of files became tuples
             noun = noun.replace("a list", "a tuple")
         raise InvalidOption(f"{start} must be {noun}, not {value!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; unusual annotations fit everything."""
+    """Whether a value is of an annotated type; an unusual annotation accepts every value."""
     if hint is Any:
         return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -285,11 +285,11 @@ _WORDS: dict[Any, tuple[str, str]] = {
     None: ("nothing", ""),
     type(None): ("nothing", ""),
 }
-"""Of one value, and of several."""
+"""Nouns for one value and for several."""
 
 
 def _words(hint: Any, several: bool = False) -> str:
-    """An annotated type in words."""
+    """Describe an annotated type in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in _WORDS:
         return _WORDS[hint][several]

@@ -1,4 +1,4 @@
-"""PettingZoo: one user, four agents.
+"""PettingZoo environments: one user, four agents.
 
 =====================  ===========================================================================
 import                 ``rpp_env.parallel_env(...)``, ``rpp_env.env(...)``, ``rpp_env.rpp_v0``
@@ -8,13 +8,13 @@ observations           ``Box(-1, 1, (152,), float32)``, see `rpp_env.observation
 reward                 NDCG@10 of the user's next item, in [0, 1], the same for all agents
 end                    truncated after `max_cycles` steps; terminated where that is 1
 state                  ``state()``, ``state_space``: ``Box(-1, 1, (167,), float32)``
-infos                  numbers, the same keys at reset and step; ``user`` says who plays
+infos                  numbers, the same keys at reset and step; ``user`` is the user's row
 render modes           ``"ansi"``, ``"human"`` and ``"rgb_array"``
 =====================  ===========================================================================
 
-With ``padded_actions=True`` all agents have nine actions; ``infos[agent]["action_mask"]`` (int8,
-fresh at every call) says which are theirs, and `ActionMaskInObservation` moves it into the
-observation.
+With ``padded_actions=True`` all agents have nine actions; ``infos[agent]["action_mask"]`` (int8, a
+new array at every call) marks those that the agent has, and `ActionMaskInObservation` moves the
+mask into the observation.
 
 Versions: v0, first release.
 """
@@ -46,7 +46,7 @@ Infos = dict[str, dict[str, Any]]
 
 
 class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
-    """One user of a core, as PettingZoo sees it; `parallel_env` makes one from names.
+    """PettingZoo `ParallelEnv` of one user of a core; `parallel_env` makes one from names.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
     Attributes
     ----------
     observation_spaces, action_spaces : dict of str to Space
-        What `observation_space` and `action_space` give for each agent.
+        The spaces that `observation_space` and `action_space` return for each agent.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - PettingZoo declares it as an instance's
@@ -74,7 +74,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
                 f"a parallel environment has one user; this core plays {core.num_envs}"
             )
         self.core = core
-        self.metadata = copy.deepcopy(self.metadata)  # wrappers append to its lists
+        self.metadata = copy.deepcopy(self.metadata)  # because wrappers append to its lists
         self.render_mode = check_render_mode(render_mode)
         self.max_cycles = core.max_cycles
         self.possible_agents = list(core.agents)
@@ -89,11 +89,11 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
         )
 
     def observation_space(self, agent: str) -> Space[Observation]:
-        """The same object at every call."""
+        """Return an agent's observation space, the same object at every call."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Space[Any]:
-        """The same object at every call."""
+        """Return an agent's action space, the same object at every call."""
         return self.action_spaces[agent]
 
     @property
@@ -109,7 +109,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Observation], Infos]:
-        """Begin an episode; ``options={"users": [who]}`` names the user (a task row or token)."""
+        """Begin an episode; ``options={"users": [user]}`` names the user (a task row or token)."""
         check_one_user(options)
         observations, infos = self.core.reset(seed, options)
         self.agents = self.possible_agents[:]
@@ -118,10 +118,10 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], Infos]:
-        """One action of every agent; after the last step nobody is left in `agents`.
+        """Take one action of every agent; `agents` is empty after the last step.
 
-        Where nobody is left, or nobody began, ``step({})`` returns five empty dictionaries, as
-        PettingZoo's environments do.
+        When `agents` is empty, ``step({})`` returns five empty dictionaries, like PettingZoo's own
+        environments.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
             return {}, {}, {}, {}, {}
         if unknown := actions.keys() - self.action_spaces.keys():
             raise InvalidAction(
-                f"step() got an action from {min(unknown, key=str)!r}, which is no agent; "
+                f"step() got an action from {min(unknown, key=str)!r}, which is not an agent; "
                 f"the agents are {', '.join(self.possible_agents)}"
             )
         step = self.core.step([[self._action(actions, agent) for agent in self.possible_agents]])
@@ -152,12 +152,12 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
         )
 
     def state(self) -> Observation:
-        """(s,) float32: what all agents see together; also after the last of them is gone."""
+        """(s,) float32: the state of all agents together; also after the last step."""
         state: Observation = self.core.state()[0]
         return state
 
     def render(self) -> str | NDArray[np.uint8] | None:
-        """The last step as text (``"ansi"``: returned, ``"human"``: written) or as a picture.
+        """Render the last step as text (``"ansi"``: returned, ``"human"``: written) or a picture.
 
         The picture (``"rgb_array"``) is `rpp_env.rendering.SIZE` pixels, uint8 (H, W, 3).
 
@@ -194,7 +194,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
 
 
 class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], Any]):
-    """Observations ``{"observation": vector, "action_mask": int8}``, for libraries that look there.
+    """Moves the mask: observations ``{"observation": vector, "action_mask": int8}``.
 
     RLlib's action-masking modules and Tianshou read masks from there. Without `padded_actions` the
     masks are all ones.
@@ -205,7 +205,7 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], Any]):
         core = cast("Any", env.unwrapped).core
         spaces = core.action_spaces
         self._masks = {
-            agent: mask[: getattr(space, "n", 1)]  # vectors have one, which forbids nothing
+            agent: mask[: getattr(space, "n", 1)]  # vectors have a mask of one 1
             for agent, mask, space in zip(
                 env.possible_agents, core.action_masks(), spaces, strict=True
             )
@@ -221,13 +221,13 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], Any]):
         }
 
     def observation_space(self, agent: str) -> Space[Any]:
-        """The same object at every call."""
+        """Return an agent's observation space, the same object at every call."""
         return self.observation_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, dict[str, Any]], Infos]:
-        """As the environment's."""
+        """Begin an episode; see `RPPParallelEnv.reset`."""
         observations, infos = self.env.reset(seed=seed, options=options)
         return self._moved(observations, infos), infos
 
@@ -236,7 +236,7 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], Any]):
     ) -> tuple[
         dict[str, dict[str, Any]], dict[str, float], dict[str, bool], dict[str, bool], Infos
     ]:
-        """As the environment's."""
+        """Take a step; see `RPPParallelEnv.step`."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         return self._moved(observations, infos), rewards, terminated, truncated, infos
 
@@ -250,7 +250,7 @@ class ActionMaskInObservation(BaseParallelWrapper[str, dict[str, Any], Any]):
 
 
 class RPPAECEnv(parallel_to_aec_wrapper[str, Observation, Any]):
-    """The agents of an `RPPParallelEnv` one after the other; `env` makes one from names."""
+    """PettingZoo `AECEnv` whose agents act in turn; `env` makes one from names."""
 
     @property
     def np_random_seed(self) -> int:
@@ -271,7 +271,7 @@ def parallel_env(
     render_mode: str | None = None,
     **options: Any,
 ) -> RPPParallelEnv:
-    """One user at a time, four agents: a PettingZoo `ParallelEnv`.
+    """Make a PettingZoo `ParallelEnv` of one user and four agents.
 
     Parameters
     ----------
@@ -291,20 +291,20 @@ def raw_env(
     render_mode: str | None = None,
     **options: Any,
 ) -> AECEnv[str, Observation, Any]:
-    """The agents one after the other: a PettingZoo `AECEnv` around `parallel_env`."""
+    """Make a PettingZoo `AECEnv`: the agents of `parallel_env` act in turn."""
     made = parallel_env(dataset, model, split, render_mode=render_mode, **options)
     aec: Any = RPPAECEnv(cast("Any", made))
     return cast("AECEnv[str, Observation, Any]", OrderEnforcingWrapper(aec))
 
 
 env = raw_env
-"""The same: the order of calls is enforced already, and illegal actions raise."""
+"""Alias of `raw_env`: the order of calls is enforced already, and illegal actions raise."""
 
 
 def _one_user(options: dict[str, Any]) -> dict[str, Any]:
     if "num_envs" in options:
         raise InvalidOption(
-            "num_envs: this face plays one user at a time; for many at once there are RPPEnv.make "
-            "and gymnasium.make_vec"
+            "num_envs: this environment plays one user at a time; for many at once use RPPEnv.make "
+            "or gymnasium.make_vec"
         )
     return {**options, "num_envs": 1}

@@ -1,4 +1,4 @@
-"""The old name of `rpp_env.sentences.parsing`, for one version."""
+"""Deprecated alias of `rpp_env.sentences.parsing`; removed in the next version."""
 
 import sys
 import warnings

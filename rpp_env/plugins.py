@@ -1,7 +1,7 @@
-"""Parts that others bring, by name: trainers, models, recommenders, datasets, books, methods.
+"""Plugins by name: trainers, models, recommenders, datasets, catalogs and methods.
 
-Wherever such a part is named (a keyword, an option of the command, a TOML file), three forms mean
-something:
+Wherever such a part is named (a keyword, an option of the command, a TOML file), there are three
+forms:
 
 - a name of the package's own, such as ``"mappo"``;
 - ``"package.module:attribute"``, which is imported;
@@ -10,8 +10,8 @@ something:
       [project.entry-points."rpp_env.trainers"]
       mine = "package.module:train"
 
-A name of the package's own comes first: no entry point replaces it. ``docs/plugins.md`` shows one
-of each kind.
+The package's own names come first: an entry point cannot replace them. ``docs/plugins.md`` shows an
+example of each kind.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ __all__ = [
 ]
 
 Kind = Literal["trainer", "model", "recommender", "dataset", "book", "method"]
-"""What can be brought; the entry points of trainers are the group ``rpp_env.trainers``."""
+"""Kinds of plugins; the entry points of trainers are the group ``rpp_env.trainers``."""
 
 _CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _NOT_MODULES = frozenset({"http", "https", "vllm", "hf", "recording", "table", "checkpoint"})
-"""What stands before the colon in the names of models that are no code."""
+"""Prefixes of model names that do not refer to code."""
 
 
 class FromFile(str):
-    """A name that a file gave and no user: a server of that name gets no key."""
+    """A name that was read from a file: a server of that name is sent no API key."""
 
     __slots__ = ()
 
@@ -65,17 +65,17 @@ def is_code(name: object) -> bool:
 
 
 def entry_points(kind: Kind) -> dict[str, str]:
-    """Names that installed packages declare for a kind, and the code that each stands for."""
+    """Return the names that installed packages declare for a kind, and the code of each."""
     assert kind in get_args(Kind)
     found: dict[str, str] = {}
     for point in metadata.entry_points(group=f"rpp_env.{kind}s"):
         if found.setdefault(point.name, point.value) != point.value:
-            found[point.name] = ""  # two packages: neither is taken
+            found[point.name] = ""  # declared by two packages: ambiguous
     return found
 
 
 def locate(kind: Kind, name: str, known: Mapping[str, Any]) -> Any:
-    """What a name stands for, before it is imported: the value in `known`, or code.
+    """Look up a name without importing it: the value in `known`, or the path of the code.
 
     Raises
     ------
@@ -92,21 +92,21 @@ def locate(kind: Kind, name: str, known: Mapping[str, Any]) -> Any:
     if name in declared:
         raise InvalidOption(
             f"{kind} {name!r} is declared by two packages (entry points of rpp_env.{kind}s): "
-            "name the one that you mean by package.module:attribute"
+            "name the one you mean as package.module:attribute"
         )
     raise InvalidOption(
-        f"{unknown(kind, name, [*known, *declared])}. One of your own is named by "
+        f"{unknown(kind, name, [*known, *declared])}. Name one of your own as "
         "package.module:attribute"
     )
 
 
 def resolve(kind: Kind, name: str, known: Mapping[str, Any]) -> Any:
-    """What a name stands for.
+    """Look up a name, and import the code that it refers to.
 
     Parameters
     ----------
     kind : Kind
-        What is named, for the group of entry points and for errors.
+        Kind of the name, for the group of entry points and for errors.
     name : str
         One of `known`, ``package.module:attribute``, or an entry point's name.
     known : mapping
@@ -115,22 +115,22 @@ def resolve(kind: Kind, name: str, known: Mapping[str, Any]) -> Any:
     Raises
     ------
     InvalidOption
-        For a name that stands for nothing, with the nearest one that does; where the module cannot
-        be imported or lacks the attribute; where two packages declare the same entry point.
+        For an unknown name, with the nearest known one; if the module cannot be imported or lacks
+        the attribute; if two packages declare the same entry point.
     """
     found = locate(kind, name, known)
     return load_code(kind, found) if is_code(found) else found
 
 
 def make(thing: Any, parts: Mapping[str, Any]) -> Any:
-    """What a factory makes; an object that is no function or class is given back as it is.
+    """Call a factory; return any other object (neither a function nor a class) unchanged.
 
     Parameters
     ----------
     thing : object
         A function or class that can be called without arguments, or with some of `parts`.
     parts : mapping
-        Arguments by name; a factory is given those that it has parameters for.
+        Arguments by name; a factory gets those that it has parameters for.
     """
     if not (inspect.isroutine(thing) or inspect.isclass(thing)):
         return thing
@@ -139,10 +139,10 @@ def make(thing: Any, parts: Mapping[str, Any]) -> Any:
 
 
 def config_class(function: Any, code: str) -> type | None:
-    """The dataclass of a function's options: what its parameter `config` is by default.
+    """Return the dataclass of a function's options.
 
-    Else what that parameter is annotated as, or the ``Config`` of the module in `code`, which names
-    the function; None where there is none of them.
+    That is the type of the default of its parameter `config`, else the parameter's annotation, else
+    the ``Config`` of the module in `code` (which names the function); None if there is none.
     """
     parameter = inspect.signature(function).parameters.get("config")
     try:
@@ -156,12 +156,12 @@ def config_class(function: Any, code: str) -> type | None:
 
 
 def load_code(kind: Kind, name: str) -> Any:
-    """Import ``package.module:attribute``; a module may lie in the folder of the call.
+    """Import ``package.module:attribute``; the module may lie in the working directory.
 
     Raises
     ------
     InvalidOption
-        Where there is no such module or attribute, or the module lacks something that it imports.
+        If there is no such module or attribute, or the module fails to import a dependency.
     """
     module_name, _, path = name.partition(":")
     try:
@@ -183,8 +183,8 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # A command that was installed does not look into the folder where it is run. The end of the
-        # path, so that nothing in that folder is taken for a library; kept, for workers to find it.
+        # An installed command does not search the working directory. It is appended to the path, so
+        # that no file in it replaces a library, and kept there for worker processes.
         here, top = str(Path.cwd()), name.partition(".")[0]
         there = Path(here, top).is_dir() or Path(here, f"{top}.py").is_file()
         if error.name != top or here in sys.path or not there:

@@ -58,7 +58,7 @@ class Options(DataOptions):
     """Options of ``PPR-v0``, besides the environment's own."""
 
     cold_by: By = "random"
-    """Which users are cold: a random share, or those of fewer than ten clicks."""
+    """How cold users are chosen: a random share, or those of fewer than ten clicks."""
     cold: float = 0.2
     """Share of cold users, where they are random."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
@@ -73,21 +73,21 @@ class Options(DataOptions):
     negatives: Literal["uniform", "popularity"] = "uniform"
     """How the other candidates are drawn; see `arrival_tasks`."""
     repeats: Repeats = "drop"
-    """What becomes of a target that the user clicked before; see `arrival_tasks`."""
+    """How a target that the user clicked before is treated; see `arrival_tasks`."""
     task_seed: int = 0
     """Seed of candidates and orders."""
     user_seed: int = 0
-    """Seed of the choice of users that `max_users` makes."""
+    """Seed for drawing `max_users` users."""
     prefix: int = 1
     """Vectors of the prefix, with an agent for each."""
     codes: int | None = None
-    """Numbers of an action, along the main directions of the items; None for the vector itself."""
+    """Numbers of an action, along the main directions of the items; None: the vector itself."""
     codebook: int | None = None
-    """Vectors that each agent chooses among, the centers of so many groups of items."""
+    """Vectors that each agent chooses among: the centers of that many groups of items."""
     scale: float = 3.0
-    """Largest number of a prefix, in root mean squares of the items' inputs."""
+    """Largest number of a prefix, as a multiple of the root mean square of the items' inputs."""
     profile: tuple[str, ...] | None = None
-    """Fields of the profile that are observed; None for all that the dataset has."""
+    """Fields of the profile that are observed; None: all fields of the dataset."""
     encoder_state: bool = False
     """Whether observations hold the recommender's state after the history, without a prefix."""
     dim: int = 32
@@ -100,7 +100,7 @@ class Options(DataOptions):
         check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
         check_numbers(self, 0, "scale", highest=1e6, above=True)
         if self.codes is not None and self.codebook is not None:
-            raise InvalidOption("codes are vectors and a codebook has none: give one of them")
+            raise InvalidOption("codes are vectors and a codebook holds none: give one of the two")
 
 
 def assemble(
@@ -111,7 +111,7 @@ def assemble(
     max_cycles: int | None,
     options: Mapping[str, Any],
 ) -> Parts:
-    """All that `RPPEnv` is made of under the id ``PPR-v0``.
+    """Make the arguments of `RPPEnv` for the id ``PPR-v0``.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def assemble(
         (a file of `SASRec.save`), or a recommender that reads `PrefixPrompts`. A table of a
         codebook, or ``"table:PATH"``, is one of the default recommender.
     split : str
-        Whose cold users are played.
+        The split whose cold users are played.
     max_users, max_cycles : int, optional
         As `RPPEnv.make` takes them; an episode has one step.
     options : mapping
@@ -224,7 +224,7 @@ def _pretrained(data: Dataset, histories: Interactions) -> Recommender[Any]:
 
 
 def _inputs(recommender: Any) -> NDArray[np.float32] | None:
-    """(num_items, d) what the recommender reads of every item; None where it does not say."""
+    """(num_items, d) item inputs of the recommender; None if it does not expose them."""
     from rpp_env.recommenders.sasrec import SASRec
 
     if not isinstance(recommender, SASRec):
@@ -239,8 +239,8 @@ def _space(recommender: Any, chosen: Options) -> PromptSpace[Any, PrefixPrompts]
     if inputs is None:
         if chosen.codes is not None or chosen.codebook is not None:
             raise InvalidOption(
-                "codes and codebook are made of a SASRec's items; a recommender of your own needs "
-                "a space of your own (space=)"
+                "codes and codebook are made from a SASRec's items; with a recommender of your "
+                "own, give a prompt space of your own (space=)"
             )
         return VectorPrompts(chosen.scale * np.eye(64), agents)
     size = float(np.sqrt((inputs**2).mean()))
@@ -253,14 +253,14 @@ def _space(recommender: Any, chosen: Options) -> PromptSpace[Any, PrefixPrompts]
                 f"codes={chosen.codes}, but items have {inputs.shape[1]} numbers: give no more"
             )
         _, _, directions = np.linalg.svd(inputs - inputs.mean(axis=0), full_matrices=False)
-        # As far as a prefix of the recommender's own width may go in each direction.
+        # A code reaches as far in each direction as a full prefix of the recommender's own width.
         reach = chosen.scale * size * inputs.shape[1] ** 0.5
         decoder = reach * directions[: chosen.codes]
     return VectorPrompts(decoder, agents)
 
 
 def _centers(inputs: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Centers of `count` groups of items (k-means), the same ones each time."""
+    """Return the centers of `count` groups of items (k-means), the same at each call."""
     if count > len(inputs):
         raise InvalidOption(f"codebook={count}, but there are {len(inputs)} items: give no more")
     items = inputs.astype(np.float64)
@@ -277,7 +277,7 @@ def _centers(inputs: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 
 
 def _profile(tasks: TaskSet, wanted: tuple[str, ...] | None) -> tuple[Context, ...]:
-    """The users' profiles, one-hot; nothing where no field is wanted."""
+    """Return the users' profiles, one-hot; nothing where no field is wanted."""
     profiles = tasks.dataset.profiles
     if wanted == ():
         return ()
@@ -292,7 +292,7 @@ def _profile(tasks: TaskSet, wanted: tuple[str, ...] | None) -> tuple[Context, .
 
 
 def _state(tasks: TaskSet, recommender: Any) -> Context:
-    """What the recommender makes of every history, scaled to length 1; 0 where there is none."""
+    """Return the recommender's state after every history, of length 1; 0 for empty histories."""
     from rpp_env.recommenders.sasrec import SASRec
 
     if not isinstance(recommender, SASRec):

@@ -1,4 +1,4 @@
-"""The ids, registered when the package is imported."""
+"""Registration of the environment ids, done when the package is imported."""
 
 from __future__ import annotations
 

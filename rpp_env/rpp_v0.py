@@ -1,4 +1,4 @@
-"""The environment under its versioned name, as PettingZoo's modules have it."""
+"""The environment under a versioned module name, the PettingZoo convention."""
 
 from __future__ import annotations
 

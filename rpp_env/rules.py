@@ -19,10 +19,10 @@ __all__ = ["RULES", "SYSTEMS", "Rules"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What an id of RPP stands for: its `episode`, its history `lengths`, and how it is asked.
+    """The rules of an RPP id: its `episode`, its history `lengths`, and the chat format.
 
-    How many history items are shown is a function of the *level*, an integer that the history agent
-    moves (``history="rungs"``), sets (``"choose"``) or raises (``"grow"``).
+    The number of history items shown is a function of the *level*, an integer that the history
+    agent moves (``history="rungs"``), sets (``"choose"``) or raises (``"grow"``).
     """
 
     id: str
@@ -32,15 +32,15 @@ class Rules:
     history: Literal["rungs", "choose", "grow"]
     """How the history agent's action changes the level."""
     history_options: tuple[int, ...]
-    """What each of its actions means: moves, items, or items to add."""
+    """Value of each action of the history agent: a move, a number of items, or items to add."""
     num_candidates: int
     """Candidates of a task (K)."""
     generation: Generation = Generation()
-    """How the model is asked."""
+    """Chat format of the request to the model."""
     rungs: tuple[int, ...] = (1, 2, 3, 5, 8, 13, 20)
-    """Items shown on each rung (``"rungs"`` only)."""
+    """Items shown at each level (``"rungs"`` only)."""
     start: int = 2
-    """The level before the first step (``"rungs"``: a rung; ``"grow"``: items)."""
+    """The level before the first step (``"rungs"``: an index into `rungs`; ``"grow"``: items)."""
     order: Literal["task", "step"] = "task"
     """Candidates keep one order per task, or are reordered for every user and step."""
 
@@ -51,18 +51,18 @@ class Rules:
         check_numbers(self, 0, "start")
         if not self.history_options or not self.rungs or min(self.rungs) < 1:
             raise InvalidOption(
-                "history_options and rungs hold one number or more, and a rung shows 1 item or "
-                f"more; got {self.history_options} and {self.rungs}"
+                "history_options and rungs hold one number or more, and each number in rungs is 1 "
+                f"or more; got {self.history_options} and {self.rungs}"
             )
 
     @property
     def episode(self) -> Episode:
-        """How long an episode is, and what is asked at each of its steps."""
+        """Length and tasks of an episode."""
         return Episode(self.id, self.max_cycles, self.order)
 
     @property
     def lengths(self) -> HistoryLengths:
-        """How many history items a prompt shows."""
+        """Number of history items that a prompt shows at each level."""
         return HistoryLengths(
             self.history, self.history_options, self.rungs, self.start, self.max_cycles
         )
@@ -120,7 +120,7 @@ RULES: dict[str, Rules] = {
     ),
     "RPPPaper-v0": _paper(),
 }
-"""The three ids. Under `RPPPaper-v0` games start on 5 items instead of 1."""
+"""The three ids. Under `RPPPaper-v0` episodes start with 5 history items instead of 1."""
 
 SYSTEMS: dict[str, str] = {"PPR-v0": "rpp_env.ppr:assemble"}
-"""Ids of systems whose prompts are no sentences, and what makes the parts of their environments."""
+"""Ids of systems whose prompts are not sentences, with the function that makes their arguments."""

@@ -1,9 +1,8 @@
 """Action spaces of several agents as arrays: choices (`Discrete`) or numbers within bounds (`Box`).
 
-Trainers, policies and their files see the spaces of any batch of environments through
-`DiscreteSpaces` and `BoxSpaces` alone; a further kind of space is a further class here, and an
-actor for it in `rpp_agents.actors`. (How RPPEnv reads and shows its own actions is in
-`rpp_env.actions`.)
+Trainers, policies and their files see the spaces of any batch of environments only through
+`DiscreteSpaces` and `BoxSpaces`; to support a further kind of space, add a class here and an actor
+in `rpp_agents.actors`. (`rpp_env.actions` describes how RPPEnv reads and shows its own actions.)
 """
 
 from __future__ import annotations
@@ -22,60 +21,60 @@ __all__ = ["ActionSpaces", "BoxSpaces", "DiscreteSpaces", "bounds_of", "spaces_o
 
 
 class DiscreteSpaces:
-    """Agents with a number of actions each: arrays (B, n) of integers from 0.
+    """Action spaces of agents that choose among a number of options: (B, n) integers from 0.
 
     Parameters
     ----------
     agents : sequence of str
     sizes : sequence of int
-        Number of actions of each.
+        Number of actions of each agent.
     """
 
     space: ClassVar[type[Space[Any]]] = Discrete
     key: ClassVar[str] = "nvec"
-    """What a file calls the description."""
+    """Name of this class in a file."""
 
     spaces: tuple[Discrete, ...]
 
     def __init__(self, agents: Sequence[str], sizes: Sequence[int]) -> None:
         self.agents = agents
         self.description: list[Any] = list(map(int, sizes))
-        """Numbers of actions: what a policy's file keeps."""
+        """Numbers of actions; saved in a policy's file."""
         self.legal = np.arange(max(self.description)) < np.array(self.description)[:, None]
-        """Bool (n, A): the actions that each agent has; of the shape of a mask."""
+        """Bool (n, A): the actions that each agent has, in the shape of a mask."""
         self.left = np.arange(self.legal.shape[1]) == 0
         """Bool (A,): the mask of an agent that has left, whose action must be 0."""
 
     @classmethod
     def of(cls, agents: Sequence[str], spaces: Sequence[Discrete]) -> DiscreteSpaces:
-        """The actions of these spaces."""
+        """Make the description of these spaces."""
         made = cls(agents, [int(space.n) for space in spaces])
         made.spaces = tuple(spaces)
         return made
 
     def playable(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Sampled actions as the environment takes them: as they are."""
+        """Return sampled actions in the form that the environment takes: unchanged."""
         return actions
 
     def random(
         self, rng: np.random.Generator, count: int, legal: NDArray[np.bool_]
     ) -> NDArray[Any]:
-        """(count, n) actions, evenly drawn among the legal ones, (n, A) or (count, n, A)."""
+        """Draw (count, n) actions uniformly among the legal ones, (n, A) or (count, n, A)."""
         draws = rng.random((count, *self.legal.shape))
         drawn: NDArray[Any] = np.where(legal, draws, -1.0).argmax(-1)
         return drawn
 
     def own(self, agent: int, action: Any) -> int:
-        """One agent's action as its own space has it."""
+        """Return one agent's action in the form of its own space."""
         return int(self.spaces[agent].start + action)
 
     def allowed(self, agent: int, mask: Any) -> NDArray[np.bool_]:
-        """Bool (A,): a mask over one agent's actions, padded; BrokenContract for another length."""
+        """Pad a mask over one agent's actions to bool (A,); BrokenContract for another length."""
         given, count = np.asarray(mask), self.description[agent]
         if given.shape != (count,):
             raise BrokenContract(
                 f"agent {self.agents[agent]!r} has {count} actions, but its action_mask has the "
-                f"shape {given.shape}: one number for each action is needed"
+                f"shape {given.shape}: it needs one number for each action"
             )
         allowed = np.zeros(self.legal.shape[1], np.bool_)
         allowed[:count] = given != 0
@@ -83,7 +82,7 @@ class DiscreteSpaces:
 
 
 class BoxSpaces:
-    """Agents with vectors as actions: arrays (B, n, d) of float32, zeros where one has fewer.
+    """Action spaces of agents that act in vectors: (B, n, d) float32, padded with zeros.
 
     Parameters
     ----------
@@ -93,12 +92,12 @@ class BoxSpaces:
     Raises
     ------
     InvalidOption
-        For spaces of integers, and for spaces without a number in them.
+        For spaces of integers, and for empty spaces.
     """
 
     space: ClassVar[type[Space[Any]]] = Box
     key: ClassVar[str] = "boxes"
-    """What a file calls the description."""
+    """Name of this class in a file."""
 
     def __init__(self, agents: Sequence[str], spaces: Sequence[Box]) -> None:
         self.agents, self.spaces = agents, tuple(spaces)
@@ -110,31 +109,31 @@ class BoxSpaces:
         self.description: list[Any] = [
             {"low": _finite(space.low), "high": _finite(space.high)} for space in spaces
         ]
-        """Bounds of the agents' numbers, flattened: what a policy's file keeps."""
+        """Bounds of the agents' numbers, flattened; saved in a policy's file."""
         self.legal = np.ones((len(spaces), 1), np.bool_)
-        """Bool (n, 1): that each agent acts; of the shape of a mask."""
+        """Bool (n, 1), all true: every agent acts; in the shape of a mask."""
         self.left = np.zeros(1, np.bool_)
         """Bool (1,): the mask of an agent that has left, whose action is 0."""
         most = max(space.low.size for space in spaces)
         self.low, self.high = np.zeros((2, len(spaces), most), np.float32)
-        """(n, d): what the agents' numbers may be; 0 where an agent has no such number."""
+        """(n, d) bounds of the agents' numbers; 0 where an agent has no such number."""
         for row, space in enumerate(spaces):
             self.low[row, : space.low.size] = space.low.ravel()
             self.high[row, : space.high.size] = space.high.ravel()
 
     @classmethod
     def of(cls, agents: Sequence[str], spaces: Sequence[Box]) -> BoxSpaces:
-        """The actions of these spaces."""
+        """Make the description of these spaces."""
         return cls(agents, spaces)
 
     def playable(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Sampled actions as the environment takes them: clipped to the bounds."""
+        """Return sampled actions in the form that the environment takes: clipped to the bounds."""
         return np.asarray(np.clip(actions, self.low, self.high))
 
     def random(
         self, rng: np.random.Generator, count: int, legal: NDArray[np.bool_]
     ) -> NDArray[Any]:
-        """(count, n, d) numbers: evenly between two bounds, else standard normal and clipped."""
+        """Draw (count, n, d): uniform between two bounds, else standard normal and clipped."""
         shape = (count, *self.low.shape)
         bounded = np.isfinite(self.low) & np.isfinite(self.high)
         low, high = np.where(bounded, (self.low, self.high), 0.0).astype(np.float64)
@@ -143,16 +142,16 @@ class BoxSpaces:
         return np.where(legal, self.playable(drawn), 0.0).astype(np.float32)
 
     def own(self, agent: int, action: NDArray[Any]) -> NDArray[Any]:
-        """One agent's action as its own space has it: of its length, shape and dtype."""
+        """Return one agent's action in the length, shape and dtype of its own space."""
         space = self.spaces[agent]
         shaped = action[: space.low.size].reshape(space.shape).astype(space.dtype)
-        # Bounds of double precision may lie a little within their rounded ones.
+        # Bounds in double precision may lie slightly inside their rounded float32 values.
         return np.asarray(np.clip(shaped, space.low, space.high))
 
     def allowed(self, agent: int, mask: Any) -> NDArray[np.bool_]:
-        """Refuse a mask: none of infinitely many actions can be forbidden by one."""
+        """Raise BrokenContract: actions of a Box cannot be masked."""
         raise BrokenContract(
-            f"agent {self.agents[agent]!r} acts in {self.spaces[agent]} and was given the "
+            f"agent {self.agents[agent]!r} acts in {self.spaces[agent]} and got the "
             f"action_mask {np.asarray(mask).tolist()!s:.60}: only Discrete actions can be masked"
         )
 
@@ -163,7 +162,7 @@ _KINDS: tuple[type[DiscreteSpaces | BoxSpaces], ...] = (DiscreteSpaces, BoxSpace
 
 
 def spaces_of(agents: Iterable[object], spaces: Iterable[object]) -> ActionSpaces:
-    """The agents' action spaces as arrays.
+    """Return the agents' action spaces as arrays.
 
     Parameters
     ----------
@@ -174,7 +173,7 @@ def spaces_of(agents: Iterable[object], spaces: Iterable[object]) -> ActionSpace
     Raises
     ------
     InvalidOption
-        For a space of another kind, for spaces of both kinds, and for another number of them.
+        For other kinds of spaces, a mix of both kinds, or another number of spaces than agents.
     """
     names, given = tuple(map(str, agents)), tuple(spaces)
     if len(names) != len(given) or not names:
@@ -200,12 +199,12 @@ def spaces_of(agents: Iterable[object], spaces: Iterable[object]) -> ActionSpace
 
 
 def bounds_of(box: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """The lowest and the highest of one agent's numbers, from a description that a file may hold.
+    """Return the bounds of one agent's numbers from a description read from a file.
 
     Raises
     ------
     KeyError, OverflowError, TypeError, ValueError
-        If it is no description of `BoxSpaces`.
+        If it is not a description that `BoxSpaces` wrote.
     """
     low = [-math.inf if bound is None else float(bound) for bound in box["low"]]
     high = [math.inf if bound is None else float(bound) for bound in box["high"]]
@@ -215,5 +214,5 @@ def bounds_of(box: Mapping[str, Any]) -> tuple[list[float], list[float]]:
 
 
 def _finite(bounds: NDArray[Any]) -> list[float | None]:
-    """Bounds as JSON can keep them."""
+    """Convert bounds to values that JSON can hold."""
     return [float(bound) if np.isfinite(bound) else None for bound in bounds.ravel()]

@@ -1,8 +1,8 @@
-"""What a step gives back, made when somebody asks for it.
+"""Results of a step; observations and infos are computed lazily.
 
-A `Moment` is where a batch of users stands. No array of a moment is ever changed: a step makes the
-next moment. So the observations and infos of a step can wait until they are asked for, and those
-who only want rewards do not pay for them.
+A `Moment` is the situation of a batch of users. Its arrays are never changed: a step makes a new
+moment. Observations and infos can therefore be computed when they are first read, and reading only
+the rewards is cheap.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ COUNTS = (
     "rewrite_fallbacks",
 )
 IDENTIFIERS = ("user",)
-"""Infos that name something: their numbers have no order, and their mean has no meaning."""
+"""Infos that are identifiers: they have no order, and their mean has no meaning."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all moments of an environment share.
+    """Constants shared by all moments of an environment.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Scene:
         return found
 
     def items(self, rows: Ints, order: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
-        """(B, K) item rows of candidates in this order."""
+        """(B, K) item rows of the candidates in this order."""
         first = rows[:, None] * self.candidates.shape[1]
         items: NDArray[np.int32] = self.candidates.ravel().take(first + order)
         return items
@@ -87,23 +87,23 @@ class Scene:
 
 @dataclass(slots=True)
 class Moment:
-    """Where a batch stands; B users, n agents. Its arrays are never changed.
+    """The situation of a batch of B users and n agents; its arrays are never changed.
 
     Attributes
     ----------
     scene : Scene
     rows, visit, clock : (B,) int64 arrays
-        Who plays, how often each task was begun before, steps taken.
+        Task rows, the number of earlier episodes of each task, steps taken.
     state : dataclass of arrays
-        The prompt space's.
+        The prompt space's state.
     actions : (B, n) int64 or (B, n, d) float32 array
-        The last ones; -1, or the middle of their bounds, before the first step.
+        The last actions; -1, or the middle of their bounds, before the first step.
     response : Response or None
-        What they came to; None where nobody took a step.
+        The result of these actions; None before the first step.
     masked : (B,) int64 array or None
-        How many of the last actions were mapped; None for none of them.
+        How many of the last actions were mapped by ``a % n``; None: none of them.
     rankings : Rankings or None
-        What was said, over the candidates as the prompts showed them; see `Step`.
+        The recommender's rankings of the candidates in the order of the prompts; see `Step`.
     prompts : prompts of the space or None
         See `Step`.
     tasks : TaskBatch or None
@@ -142,15 +142,15 @@ class Moment:
         return self._shared
 
     def observations(self) -> Floats:
-        """(B, n, d), fresh."""
+        """(B, n, d), a new array."""
         return self.scene.observer.observations(self.shared, self.actions)
 
     def team_state(self) -> Floats:
-        """(B, s), fresh."""
+        """(B, s), a new array."""
         return self.scene.observer.state(self.shared, self.actions)
 
     def infos(self) -> dict[str, NDArray[Any]]:
-        """(B,) arrays, fresh: `METRICS`, `COUNTS` (zeros before a user's first step), the user."""
+        """(B,) new arrays: `METRICS`, `COUNTS` (zeros before a user's first step), the user."""
         count, response = len(self.rows), self.response
         users = self.scene.users.take(self.rows)
         if response is None:
@@ -176,9 +176,9 @@ class Moment:
         return infos
 
     def begun(self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, none: NDArray[Any]) -> Moment:
-        """The moment at which the users of `mask` begin anew, with these tasks.
+        """Return the moment at which the users of `mask` begin new episodes, with these tasks.
 
-        `none` are their actions before the first step.
+        `none` holds the placeholder actions before the first step.
         """
         response = self.response
         if response is not None:
@@ -203,7 +203,7 @@ def _changed(array: NDArray[Any], mask: NDArray[np.bool_], values: Any) -> NDArr
 
 
 def _merged(state: Any, mask: NDArray[np.bool_], begun: Any) -> Any:
-    """A state with the rows of `mask` replaced by those of `begun`."""
+    """Replace the rows of `mask` in a state by those of `begun`."""
     return type(state)(
         *(
             None if old is None else _changed(old, mask, getattr(begun, field.name))
@@ -214,14 +214,14 @@ def _merged(state: Any, mask: NDArray[np.bool_], begun: Any) -> Any:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of B users gives back; every array is fresh.
+    """Result of a step of B users; every array is a new one.
 
-    What is no attribute here is made when it is first asked for; later steps do not change it.
+    Properties are computed when they are first read; later steps do not change them.
 
     Attributes
     ----------
     rewards : (B,) float64 array
-        Each user's NDCG@10, in [0, 1]; all agents of a user are paid the same.
+        Each user's NDCG@10, in [0, 1]; all agents of a user get the same reward.
     terminated, truncated : (B,) bool arrays
         Episodes of one step end by termination, longer ones by truncation.
     """
@@ -252,52 +252,52 @@ class Step:
 
         Metrics of the ranking (labels: no policy should read them), ``rank`` of the target (0: not
         named), candidates ``named``, history items ``shown``, tokens, history items ``trimmed`` to
-        fit the model's context, ``masked_actions`` (choices that ``a % n`` had to map), sentences
-        that were ``rewritten``, ``rewrite_fallbacks`` (whose rewrites were of no use), and the
+        fit the model's context, ``masked_actions`` (choices mapped by ``a % n``), sentences
+        ``rewritten``, ``rewrite_fallbacks`` (sentences whose rewrites were refused), and the
         ``user``, a row of ``env.tasks.dataset.user_tokens``.
         """
         return self._moment.infos()
 
     @cached_property
     def rows(self) -> Ints:
-        """(B,) int64: who played, as task rows."""
+        """(B,) int64: task rows."""
         return self._moment.rows.copy()
 
     @cached_property
     def clock(self) -> Ints:
-        """(B,) int64: which step of their episode this was, from 1."""
+        """(B,) int64: index of this step in its episode, from 1."""
         return self._moment.clock.copy()
 
     @cached_property
     def actions(self) -> NDArray[Any]:
-        """(B, n) int64 or (B, n, d) float32: what was chosen (after ``a % n``)."""
+        """(B, n) int64 or (B, n, d) float32: the actions (after ``a % n``)."""
         return self._moment.actions.copy()
 
     @property
     def state(self) -> Any:
-        """What the prompt space's functions take; its arrays are never changed."""
+        """State of the prompt space; its arrays are never changed."""
         return self._moment.state
 
     @cached_property
     def orders(self) -> NDArray[np.integer[Any]]:
-        """(B, K): positions of the candidates as the task has them, best first."""
+        """(B, K): positions of the candidates in the task's own order, best first."""
         response = self._moment.response
         assert response is not None
         return response.rankings.order.copy()
 
     @property
     def rankings(self) -> Rankings | None:
-        """What the recommender said, over the candidates as prompts showed them; None by table."""
+        """Rankings of the candidates as the prompts showed them; None when replaying a table."""
         return self._moment.rankings
 
     @property
     def tasks(self) -> TaskBatch:
-        """Whose next item was asked for, among which candidates, as they were shown."""
+        """The users' tasks, with candidates in the order in which they were shown."""
         tasks = self._moment.tasks
         assert tasks is not None
         return tasks
 
     @property
     def prompts(self) -> Any:
-        """What it was asked, as the prompt space makes it; None from a table."""
+        """The prompts of this step, as the prompt space makes them; None when replaying a table."""
         return self._moment.prompts

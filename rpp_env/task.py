@@ -1,4 +1,4 @@
-"""One user's question, and one answer to it."""
+"""A ranking task of one user, and a ranking that answers it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["Ranking", "RankingTask"]
 
 @dataclass(frozen=True, slots=True)
 class RankingTask:
-    """Which of these candidates will the user choose next?
+    """One next-item ranking task: a user's history, the candidates and the true next item.
 
     Attributes
     ----------
     user : str
         The user's token in the dataset.
     history : tuple of str
-        Titles in time order, oldest first, without the target; none for a user who has just
-        arrived, of whom prompts of sentences cannot be made.
+        Titles in time order, oldest first, without the target; empty for a new user, for whom no
+        sentence prompt can be made.
     candidates : tuple of str
-        Titles in the order in which the prompt shows them; no title twice.
+        Distinct titles in the order in which the prompt shows them.
     target : str
-        The title that the user really chose next; one of `candidates`.
+        The title that the user chose next; one of `candidates`.
     domain : str
-        Which sentences to use: ``"movies"``, ``"music"``, ``"games"`` or ``"products"``.
+        Selects the sentences: ``"movies"``, ``"music"``, ``"games"`` or ``"products"``.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class RankingTask:
         if len(set(self.candidates)) != len(self.candidates):
             twice = sorted({c for c in self.candidates if self.candidates.count(c) > 1})
             raise InvalidTask(
-                f"user {self.user!r}: candidates must differ, but {twice[0]!r} stands twice"
+                f"user {self.user!r}: candidates must differ, but {twice[0]!r} appears twice"
             )
         if self.target not in self.candidates:
             raise InvalidTask(
@@ -53,13 +53,13 @@ class RankingTask:
 
     @property
     def position(self) -> int:
-        """0-based place of the target among the candidates as shown."""
+        """0-based position of the target among the candidates as shown."""
         return self.candidates.index(self.target)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """An order over a task's candidates, and how much of it the recommender itself said.
+    """An order over a task's candidates, and how many of them the recommender placed itself.
 
     Attributes
     ----------
@@ -67,10 +67,10 @@ class Ranking:
         A permutation of ``range(K)``, best first. The first `named` entries were placed by the
         recommender; the others follow in the order in which the candidates were shown.
     named : int
-        How many candidates the recommender placed, 0 to K. What was not named earns nothing.
+        How many candidates the recommender placed, 0 to K. The others earn no reward.
     text, prompt_tokens, completion_tokens, trimmed
-        What was said, what it cost, and how many history items had to be dropped so that the
-        prompt would fit. Not compared; zero for recommenders that read no text.
+        The reply, its cost, and the number of history items dropped so that the prompt fits. Not
+        compared; empty or zero for recommenders that read no text.
     """
 
     order: tuple[int, ...]
@@ -88,6 +88,6 @@ class Ranking:
             raise ValueError(f"named must lie in 0..{count}, not {self.named}")
 
     def rank(self, position: int) -> int:
-        """1-based rank of the candidate at `position`; 0 where it was not named."""
+        """Return the 1-based rank of the candidate at `position`; 0 if it was not named."""
         place = self.order.index(position)
         return place + 1 if place < self.named else 0

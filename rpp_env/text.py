@@ -1,8 +1,8 @@
-"""Text from outside: made plain where it enters prompts, and shown safely where it leaves.
+"""Text from outside: cleaned where it enters prompts, escaped where it is displayed.
 
-Titles, ids, genres and replies were written by others. `plain` is what a dataset makes of a text
-before anything reads it, so that prompts, parsers and observations all hold the same string.
-`printable` is what a terminal gets: everything that could steer it is written out instead.
+Titles, ids, genres and replies are untrusted. A dataset passes each text through `plain` first, so
+that prompts, parsers and observations all hold the same string. `printable` prepares text for a
+terminal: characters that could control the terminal are written as escapes.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ __all__ = [
 ]
 
 MAX_RAW = 4096
-"""Characters of a field that `plain` reads; what follows is left out."""
+"""Characters of a field that `plain` keeps; the rest is left out."""
 
 _MAX_MARKS = 8
-"""Combining marks on one letter; scripts that stack them (Hebrew, Thai, Tibetan) need fewer."""
+"""Most combining marks per letter; scripts that stack them (Hebrew, Thai, Tibetan) need fewer."""
 
 _JOINERS = "\u200c\u200d"
-"""They shape Persian and Indic words and emoji, and show nothing anywhere else."""
+"""Joiners shape Persian and Indic words and emoji, and are invisible anywhere else."""
 
 _LOOSE_JOINERS = re.compile(
     rf"(?<=[{_JOINERS}])[{_JOINERS}]+|(?<![^\x00-\x7f])[{_JOINERS}]+|[{_JOINERS}]+(?![^\x00-\x7f])"
 )
-"""Joiners without a letter that is not ASCII on both sides."""
+"""Joiners that do not stand between two non-ASCII letters."""
 
 _PICTURE = "\ufe0e\ufe0f"
-"""Whether the symbol before them is shown as text or as an emoji."""
+"""Selectors: whether the symbol before them is shown as text or as an emoji."""
 
-# Letters and marks of Unicode that show nothing: fillers, a blank pattern, variation selectors.
+# Letters and marks of Unicode that are invisible: fillers, a blank pattern, variation selectors.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef]"
@@ -48,7 +48,7 @@ _UNSEEN = re.compile(
 
 _WORD = r"[!-\"$-;=-Z\\-~]+"
 _SURELY_PLAIN = re.compile(rf"{_WORD}(?: {_WORD})*")
-"""Most texts: ASCII words with one blank between them, and nothing that a marker begins with."""
+"""Fast path for most texts: ASCII words with one blank between them, without template markers."""
 
 _MARKERS = re.compile(
     r"""
@@ -66,7 +66,7 @@ _MARKERS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""What chat templates in use write around messages; a text that holds it could end its message."""
+"""Markers that chat templates write around messages; in a title they could end the message."""
 
 
 _TEMPLATE_WORD = re.compile(
@@ -75,34 +75,34 @@ _TEMPLATE_WORD = re.compile(
 
 
 def plain(text: str) -> str:
-    """One line of text that shows all it holds; the same again for what is plain already.
+    """Clean a text to one line without invisible characters; idempotent.
 
-    Control characters become blanks. Characters that show nothing or turn the direction of writing
-    go: bidirectional controls, zero-width characters, unpaired surrogates, private and unassigned
-    code points. Joiners stay between letters that are not ASCII. More than eight combining marks on
-    one letter are left out. Unicode becomes NFC, white space one blank. Words that chat templates
-    write around messages are broken up (`without_markers`).
+    Control characters become blanks. Invisible characters and those that change the direction of
+    writing are removed: bidirectional controls, zero-width characters, unpaired surrogates, private
+    and unassigned code points. Joiners stay between letters that are not ASCII. More than eight
+    combining marks on one letter are left out. Unicode becomes NFC, white space one blank. Markers
+    of chat templates are broken up (`without_markers`).
 
     Parameters
     ----------
     text : str
-        Of which the first `MAX_RAW` characters count.
+        Only its first `MAX_RAW` characters are kept.
     """
     if len(text) <= MAX_RAW and _SURELY_PLAIN.fullmatch(text):
         return text
     text = text[:MAX_RAW]
     before = ""
     while text != before and not _seen(text):
-        # Composing may leave a mark or a selector without what it stood on, hence once more.
+        # Composing may leave a mark or a selector without its base character, so clean once more.
         before, text = text, unicodedata.normalize("NFC", _visible(text))
         text = _LOOSE_JOINERS.sub("", " ".join(text.split()))
     return without_markers(" ".join(unicodedata.normalize("NFC", text).split()))
 
 
 def without_markers(text: str) -> str:
-    """`text`, with a blank in every word by which a known chat template marks turns or roles.
+    """Insert a blank into every word by which a known chat template marks turns or roles.
 
-    ``[INST]`` becomes ``[ INST]``: the letters stay, and no template means them.
+    ``[INST]`` becomes ``[ INST]``: the letters stay, but no template reads them as a marker.
     """
     while _MARKERS.search(text):
         text = _MARKERS.sub(lambda found: broken_up(found[0]), text)
@@ -110,19 +110,19 @@ def without_markers(text: str) -> str:
 
 
 def template_words(pieces: Iterable[str]) -> frozenset[str]:
-    """The words by which a chat template marks turns and roles.
+    """Return the words by which a chat template marks turns and roles.
 
     Parameters
     ----------
     pieces : iterable of str
-        What the template writes before, between and after messages, such as ``"<s>[INST] "`` and
+        Text that the template writes before, between and after messages, such as ``"<s>[INST] "``,
         ``" [/INST]"``. A role with a colon (``"USER: "``) counts where a message follows it.
     """
     return frozenset(word for piece in pieces for word in _TEMPLATE_WORD.findall(piece))
 
 
 def without_words(text: str, words: Collection[str]) -> str:
-    """`text`, with each of these words broken up, so that it is text to tokenizer and template."""
+    """Break up each of these words, so that tokenizer and template treat them as plain text."""
     if not words:
         return text
     return _any_of(frozenset(words)).sub(lambda found: broken_up(found[0]), text)
@@ -134,22 +134,22 @@ def _any_of(words: frozenset[str]) -> re.Pattern[str]:
 
 
 def broken_up(word: str) -> str:
-    """A template's or tokenizer's word with a blank in it, so that it stays text."""
+    """Insert a blank into a template's or tokenizer's word, so that it is plain text."""
     if word[0].isalnum():  # a role with its colon
         return f"{word[:-1]} {word[-1]}"
     return f"{word[0]} {word[1:]}"
 
 
 def printable(text: object) -> str:
-    r"""What a terminal may be given: as `text`, with all that could steer it written out.
+    r"""Escape a text for a terminal: characters that could control it are written out.
 
-    Line breaks stay, a tab becomes blanks. Other control characters, bidirectional ones, those that
-    show nothing and unpaired surrogates are shown as Python writes them: ``\x1b``, ``\u202e``.
+    Line breaks stay, a tab becomes blanks. Other control characters, bidirectional ones, invisible
+    ones and unpaired surrogates are shown as Python escapes: ``\x1b``, ``\u202e``.
 
     Parameters
     ----------
     text : object
-        Its ``str`` is shown.
+        The object whose ``str`` is shown.
     """
     text = str(text)
     if text.isascii() and text.replace("\n", "").isprintable():
@@ -173,14 +173,14 @@ def printable(text: object) -> str:
 
 
 def _seen(text: str) -> bool:
-    """Whether each character shows something of its own, apart from blanks at the ends."""
+    """Whether each character is visible, apart from blanks at the ends."""
     if not text.isprintable():
         return False
     return text.isascii() or not (_UNSEEN.search(text) or any(map(unicodedata.combining, text)))
 
 
 def unseen(text: str) -> str:
-    """The characters of a text that steer or hide something, as `plain` sees it; mostly none."""
+    """Return the invisible or controlling characters of a text; usually none."""
     if text.isprintable() and not _UNSEEN.search(text):
         return ""
     return "".join(
@@ -193,7 +193,7 @@ def unseen(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """`text` without what shows nothing, controls as blanks, marks thinned out."""
+    """Remove invisible characters, replace controls by blanks, and limit combining marks."""
     kept: list[str] = []
     marks = 0
     for character in text:

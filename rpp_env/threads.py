@@ -1,8 +1,8 @@
-"""Numbers that do not depend on how many cores a machine has.
+"""Results that do not depend on the machine's number of cores.
 
-Sums that several threads share are rounded differently from those of one thread, and the last bits
-decide what is learned next. What is fitted here is small, too: on a machine that is busy, several
-threads mostly wait for each other.
+A sum split over several threads is rounded differently from a sum in one thread, and the last bits
+influence what is learned next. The models fitted here are small, so one thread costs little: on a
+busy machine several threads mostly wait for each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread of BLAS and OpenMP inside, also in processes that are started there.
+    """Restrict BLAS and OpenMP to one thread in this block and in processes started from it.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
     except ImportError as error:
         raise MissingExtra("threadpoolctl, which comes with scikit-learn,", "agents") from error
     before = {name: os.environ.get(name) for name in _NAMES}
-    os.environ.update(dict.fromkeys(_NAMES, "1"))  # for libraries that are loaded only inside
+    os.environ.update(dict.fromkeys(_NAMES, "1"))  # for libraries loaded inside the block
     try:
         with threadpool_limits(1):
             yield

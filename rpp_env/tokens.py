@@ -1,4 +1,4 @@
-"""Prompts that are tokens: slots, each filled with a token of an allowed vocabulary."""
+"""Prompts of tokens: a number of slots, each filled with a token of an allowed vocabulary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SlotPrompts:
     Attributes
     ----------
     ids : (B, m) int64 array
-        Tokens, as the recommender numbers them.
+        Token ids, in the recommender's numbering.
     tasks : TaskSet
         B tasks, in the order of `ids`.
     """
@@ -42,34 +42,34 @@ class SlotPrompts:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """What the agents of B users chose last.
+    """The agents' last choices for B users.
 
     Attributes
     ----------
     choices : (B, m) int64 array
-        Places in the vocabulary; -1 before the first step.
+        Indices into the vocabulary; -1 before the first step.
     """
 
     choices: Ints
 
 
 class TokenPrompts(PromptSpace[Slots, SlotPrompts]):
-    """m slots of a user, one agent each, over an allowed vocabulary.
+    """m token slots per user, with one agent each, over an allowed vocabulary.
 
     Parameters
     ----------
     vocabulary : (V,) array of int
-        The tokens that may be chosen, as the recommender numbers them.
+        The tokens that may be chosen, in the recommender's numbering.
     vectors : (V, e) array
-        What observations show of each of them, scaled by the largest number.
+        One vector per token for the observations, scaled by the largest number.
     agents : sequence of str
-        Names, one for each slot.
+        Distinct names, one for each slot.
 
     Raises
     ------
     InvalidOption
-        For a vocabulary that is empty or holds a token twice, vectors that are not one for each
-        token, and where there is no agent.
+        For an empty vocabulary or one with repeated tokens, for another number of vectors than
+        tokens, and without an agent.
     """
 
     makes = SlotPrompts
@@ -97,7 +97,7 @@ class TokenPrompts(PromptSpace[Slots, SlotPrompts]):
         self.shape: tuple[int, ...] | None = (len(tokens),) * len(self.agents)
         self.width = len(self.agents) * shown.shape[1]
         self._sizes = np.full(len(self.agents), len(tokens))
-        # A last row of zeros: -1, nothing chosen yet, finds it.
+        # A last row of zeros, so that index -1 (nothing chosen yet) selects zeros.
         scaled = shown / max(float(np.abs(shown).max()), 1e-12)
         self._shown = np.vstack([scaled, np.zeros((1, shown.shape[1]))]).astype(np.float32)
 
@@ -119,7 +119,7 @@ class TokenPrompts(PromptSpace[Slots, SlotPrompts]):
         return SlotPrompts(self.vocabulary[state.choices], tasks.as_set())
 
     def features(self, state: Slots) -> Floats:
-        """See `PromptSpace`: the tokens' vectors."""
+        """See `PromptSpace`: the embeddings of the tokens."""
         return self._shown[state.choices].reshape(len(state.choices), -1)
 
     def cell(self, state: Slots) -> Ints:

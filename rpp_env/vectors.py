@@ -1,8 +1,8 @@
-"""Prompts that are vectors: a prefix that stands before a user's history.
+"""Prompts of vectors: a prefix in front of a user's history.
 
-Each agent gives one vector of the prefix: a code out of a box, which a matrix decodes
-(`VectorPrompts`), or an entry of a codebook (`CodebookPrompts`), which has finitely many prompts
-and so tables.
+Each agent gives one vector of the prefix: a bounded code that a matrix decodes (`VectorPrompts`),
+or an entry of a codebook (`CodebookPrompts`), which has finitely many prompts and therefore allows
+tables.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class PrefixPrompts:
-    """The prompts of B users: a prefix for each, and the task that it is for.
+    """Prompts of B users: a prefix for each, and its task.
 
     Attributes
     ----------
     prefix : (B, n, d) or (B, blocks, n, d) float array or torch.Tensor, optional
-        n vectors that are read before the history; with an axis of blocks, other ones for every
-        block of the recommender (deep prompts). None, as n = 0: no prefix.
+        n vectors that are read before the history; with an axis of blocks, separate vectors for
+        each block of the recommender (deep prompts). None: no prefix, as with n = 0.
     tasks : TaskSet
         B tasks, in the order of the prefixes.
     """
@@ -51,12 +51,12 @@ class PrefixPrompts:
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """What the agents of B users chose last.
+    """The agents' last choices for B users.
 
     Attributes
     ----------
     codes : (B, n, k) float32 or (B, n) int64 array
-        Codes, 0 before the first step; or entries of a codebook, -1 before it.
+        Codes (0 before the first step), or indices into a codebook (-1 before it).
     """
 
     codes: NDArray[Any]
@@ -65,21 +65,20 @@ class Codes:
 class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
     """A prefix of n vectors of length d, decoded from codes: ``vector = code @ decoder``.
 
-    A code is a vector of length k within [-1, 1] in each of its numbers. Observations show the
-    codes.
+    A code is a vector of k numbers in [-1, 1]. Observations show the codes.
 
     Parameters
     ----------
     decoder : (k, d) array
-        Such as principal components of item vectors, scaled to their norms. The identity makes the
-        code the vector.
+        For example principal components of item vectors, scaled to their norms. With the identity
+        the code is the vector itself.
     agents : sequence of str
-        Names, one for each place of the prefix.
+        Distinct names, one for each vector of the prefix.
 
     Raises
     ------
     InvalidOption
-        For a decoder that is no matrix of finite numbers, and where there is no agent.
+        If the decoder is not a matrix of finite numbers, and without an agent.
     """
 
     makes = PrefixPrompts
@@ -108,7 +107,7 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
         rows: Ints,  # noqa: ARG002 - a code is the same for every user
     ) -> PrefixPrompts:
         """See `PromptSpace`."""
-        # Not one product for all: its bits would depend on the size of the batch.
+        # One product per user: the bits of a product of the whole batch would depend on its size.
         decoded = (state.codes[..., None] * self.decoder).sum(axis=2, dtype=np.float32)
         return PrefixPrompts(decoded, tasks.as_set())
 
@@ -117,9 +116,9 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
         return state.codes.reshape(len(state.codes), -1)
 
     def cell(self, state: Codes) -> Ints:  # noqa: ARG002
-        """Refused: codes have no number."""
+        """Raise: codes have no index."""
         raise InvalidOption(
-            "vectors have no number, so that there are no tables of them: see CodebookPrompts"
+            "codes are not countable, so there are no tables of them: see CodebookPrompts"
         )
 
     @property
@@ -131,19 +130,19 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
 class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
     """A prefix of n vectors, each an entry of a codebook.
 
-    Observations show the entries, scaled by the largest number of the codebook.
+    Observations show the entries, scaled by the codebook's largest number.
 
     Parameters
     ----------
     codebook : (V, d) array
-        What each agent chooses from.
+        The vectors that each agent chooses from.
     agents : sequence of str
-        Names, one for each place of the prefix.
+        Distinct names, one for each vector of the prefix.
 
     Raises
     ------
     InvalidOption
-        For a codebook that is no matrix of finite numbers, and where there is no agent.
+        If the codebook is not a matrix of finite numbers, and without an agent.
     """
 
     makes = PrefixPrompts
@@ -156,7 +155,7 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
         self.shape: tuple[int, ...] | None = (size,) * len(self.agents)
         self.width = len(self.agents) * length
         self._sizes = np.full(len(self.agents), size)
-        # A last row of zeros: -1, nothing chosen yet, finds it.
+        # A last row of zeros, so that index -1 (nothing chosen yet) selects zeros.
         scaled = self.codebook / max(float(np.abs(self.codebook).max()), 1e-12)
         self._shown = np.vstack([scaled, np.zeros((1, length))]).astype(np.float32)
 
@@ -195,7 +194,7 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
 
 
 def _matrix(given: ArrayLike, name: str) -> Floats:
-    """A float32 copy of a matrix of finite numbers."""
+    """Return a float32 copy of a matrix of finite numbers."""
     matrix = np.array(given, dtype=np.float32)
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
         raise InvalidOption(
@@ -205,7 +204,7 @@ def _matrix(given: ArrayLike, name: str) -> Floats:
 
 
 def _named(agents: Sequence[str]) -> tuple[str, ...]:
-    """Names of agents, at least one and all different."""
+    """Return the names of agents, at least one and all different."""
     names = tuple(agents)
     if isinstance(agents, str) or not names or len(set(names)) < len(names):
         raise InvalidOption(

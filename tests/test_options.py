@@ -118,7 +118,7 @@ def test_what_a_table_or_given_embeddings_overrule_is_said() -> None:
             {"history_options": [1, 2]},
             r"history_options must be a tuple of whole numbers, not \[1, 2\]",
         ),
-        ({"rungs": (0, 1)}, "a rung shows 1 item or more"),
+        ({"rungs": (0, 1)}, "each number in rungs is 1 or more"),
         ({"start": -1}, "start must be 0 or more, not -1"),
     ],
 )

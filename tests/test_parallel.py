@@ -267,7 +267,7 @@ def test_actions_of_agents_that_do_not_exist_are_refused() -> None:
     env.reset(seed=0)
     for name in ("role", "agent_0", 3):
         actions: Any = {**ACTIONS, name: 0}
-        with pytest.raises(InvalidAction, match=f"{name!r}, which is no agent; .*role_playing, hi"):
+        with pytest.raises(InvalidAction, match=f"{name!r}, which is not an agent; .*role_play"):
             env.step(actions)
 
 

@@ -161,8 +161,8 @@ def test_a_recommender_must_read_what_the_space_makes(data: Dataset, sasrec: Any
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"padded_actions": True}, "padded_actions gives all agents as many options"),
-        ({"observe": "private"}, "observe='private' needs a prompt space that says"),
+        ({"padded_actions": True}, "padded_actions pads discrete actions"),
+        ({"observe": "private"}, "observe='private' needs a prompt space that assigns"),
         ({"rewrite": "embedded"}, "rewrite and encoder are for the sentences of a book"),
         ({"encoder": HashedNGrams()}, "rewrite and encoder are for the sentences of a book"),
         ({"book": "movies"}, "a prompt space is given"),

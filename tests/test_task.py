@@ -22,7 +22,7 @@ def test_a_task_knows_where_its_target_stands() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"candidates": ("Bird", "Egg", "Bird")}, "'Bird' stands twice"),
+        ({"candidates": ("Bird", "Egg", "Bird")}, "'Bird' appears twice"),
         ({"target": "Owl"}, "target 'Owl' is not among the 3 candidates"),
         ({"candidates": ()}, "is not among the 0 candidates"),
     ],
