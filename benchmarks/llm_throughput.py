@@ -19,6 +19,7 @@ bandwidth of its memory for writing replies.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -36,6 +37,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx
 import numpy as np
 
 from rpp_agents.commands import serve
@@ -160,6 +162,41 @@ def transports(bench: Bench) -> None:
     )
     bench.compare("bare / OpenAIModel: at least 0.90", bench.bare, served)
     bench.compare("one request after another / OpenAIModel: at least 5", in_turn, served)
+
+
+def one_by_one(bench: Bench) -> None:
+    """Lists of prompts in a request against a request for each prompt, all at the same time."""
+    single = OpenAIModel(f"{bench.root}/v1", NAME, batch_size=1)
+    for what, requests in (("generate", bench.requests), ("logprobs", lettered(bench.prompts))):
+        for model in (bench.server, single):
+            model.complete(requests)
+        bench.compare(
+            f"a request a prompt / lists of prompts, {what}",
+            lambda asked=requests: single.complete(asked),
+            lambda asked=requests: bench.server.complete(asked),
+        )
+    bench.compare(
+        "a request a prompt / plain asyncio, generate",
+        lambda: single.complete(bench.requests),
+        lambda: asyncio.run(concurrently(bench)),
+    )
+
+
+async def concurrently(bench: Bench) -> list[str]:
+    """The replies by ``/chat/completions``, as a script with httpx alone would ask for them."""
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=64)) as client:
+
+        async def ask(request: Request) -> str:
+            body = {
+                "model": NAME,
+                "messages": list(request.messages),
+                "temperature": 0.0,
+                "max_tokens": request.generation.max_tokens,
+            }
+            answer = await client.post(f"{bench.root}/v1/chat/completions", json=body)
+            return str(answer.raise_for_status().json()["choices"][0]["message"]["content"])
+
+        return list(await asyncio.gather(*map(ask, bench.requests)))
 
 
 def ways_to_rank(bench: Bench) -> None:
@@ -413,6 +450,7 @@ def main() -> None:
             )
             print(f"{engine.id}\n{count} prompts, medians of {given.pairs} alternating pairs\n")
             transports(bench)
+            one_by_one(bench)
             ways_to_rank(bench)
             overhead(bench)
             prefixes(bench)
