@@ -18,6 +18,9 @@ __all__ = ["Actions", "Choices", "Vectors", "actions_of"]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+MOST_ONE_HOT = 256
+"""Options of an agent up to which observations show its last action one-hot."""
+
 
 class Actions(Protocol):
     """The actions of n agents.
@@ -102,11 +105,15 @@ class Choices:
         self.padded = padded
         self.spaces: tuple[Discrete | Box, ...] = tuple(map(Discrete, self.nvec.tolist()))
         self.joint: Space[Any] = MultiDiscrete(self.nvec)
-        self.width = int(self.sizes.max())
-        self.state_width = int(self.sizes.sum())
-        # A last row of zeros, so that index -1 (no action yet) selects zeros.
-        self._one_hot = _one_hot(self.width)
-        self._one_hots = [_one_hot(size) for size in self.sizes.tolist()]
+        # Tokens of a vocabulary would make observations tens of thousands of numbers wide: what
+        # such agents chose is shown by the features of their prompt space alone.
+        shown = self.sizes if self.sizes.max() <= MOST_ONE_HOT else np.zeros_like(self.sizes)
+        self.width = int(shown.max())
+        self.state_width = int(shown.sum())
+        self._one_hot = _one_hot(int(self.sizes.max()), self.width)
+        self._one_hots = [
+            _one_hot(*pair) for pair in zip(self.sizes.tolist(), shown.tolist(), strict=True)
+        ]
 
     def none(self, count: int) -> Ints:
         """See `Actions`: -1."""
@@ -133,16 +140,16 @@ class Choices:
         return action
 
     def own(self, actions: Ints) -> Floats:
-        """See `Actions`: one-hot, as wide as the largest number of options."""
+        """See `Actions`: one-hot; nothing above `MOST_ONE_HOT` options."""
         return self._one_hot.take(actions, axis=0)
 
     def all(self, actions: Ints) -> list[Floats]:
-        """See `Actions`: one-hot."""
+        """See `Actions`: one-hot; nothing above `MOST_ONE_HOT`."""
         return [hot.take(actions[:, i], axis=0) for i, hot in enumerate(self._one_hots)]
 
     def masks(self) -> NDArray[np.int8]:
         """See `Actions`."""
-        return (np.arange(self.width) < self.sizes[:, None]).astype(np.int8)
+        return (np.arange(self.sizes.max()) < self.sizes[:, None]).astype(np.int8)
 
     def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Ints:
         """See `Actions`."""
@@ -246,5 +253,6 @@ def actions_of(spaces: Sequence[Discrete | Box], padded: bool = False) -> Action
     )
 
 
-def _one_hot(size: int) -> Floats:
-    return np.vstack([np.eye(size), np.zeros((1, size))]).astype(np.float32)
+def _one_hot(size: int, width: int) -> Floats:
+    """(size + 1, width): a last row of zeros, which -1, no action yet, finds."""
+    return np.eye(size + 1, width, dtype=np.float32)

@@ -22,7 +22,8 @@ slice               width          holds
 ``shown``           1              history items that the last prompt showed / 50
 ``level``           1              the history agent's level / the highest level
 ``step``            1              steps taken / steps of an episode
-``own_action``      most options   the agent's own last action, one-hot
+``own_action``      most options   the agent's own last action, one-hot; 0 wide where an agent
+                                   has more than 256 options
 ==================  =============  ==============================================================
 
 All but ``own_action`` is the *shared part*; `Observer.state` is the shared part and the last

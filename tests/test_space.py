@@ -125,6 +125,31 @@ def test_a_prefix_changes_what_is_ranked_and_nothing_else_does(data: Dataset, sa
     assert not np.array_equal(env.step(-codes).orders, step.orders)
 
 
+class Silent:
+    def rank(self, prompts: SlotPrompts) -> Rankings:
+        order = np.tile(np.arange(prompts.tasks.num_candidates), (len(prompts), 1))
+        return Rankings(order, np.zeros(len(order), np.int64))
+
+
+@pytest.mark.parametrize(("options", "own"), [(256, 256), (257, 0), (32_000, 0)])
+def test_observations_of_large_vocabularies_stay_narrow(
+    data: Dataset, options: int, own: int
+) -> None:
+    vectors = np.random.default_rng(0).normal(size=(options, 3))
+    space = TokenPrompts(np.arange(options), vectors, NAMES)
+    env = RPPEnv.make(data, Silent(), "test", space=space, rules=ONE, num_envs=4, seed=0)
+    env.reset(seed=0)
+    chosen = np.array([[0, 1], [2, 3], [4, 5], [options - 1, 6]])
+    step = env.step(chosen)
+    layout = env.observer.layout
+    assert layout["own_action"].stop - layout["own_action"].start == own
+    assert step.observations.shape == (4, 2, env.observer.shared_width + own)
+    assert env.state().shape == (4, env.observer.shared_width + 2 * own)
+    assert env.actions.masks().shape == (2, options)
+    scaled = (vectors / np.abs(vectors).max())[chosen].reshape(4, -1)
+    assert np.allclose(step.observations[:, 0, layout["prompt"]], scaled)
+
+
 def test_a_table_of_a_codebook_belongs_to_it(
     data: Dataset, sasrec: Any, items: NDArray[np.float32], tmp_path: Path
 ) -> None:
