@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation
@@ -66,28 +63,6 @@ class Rules:
         return HistoryLengths(
             self.history, self.history_options, self.rungs, self.start, self.max_cycles
         )
-
-    @property
-    def bandit(self) -> bool:
-        """See `Episode.bandit`."""
-        return self.episode.bandit
-
-    @property
-    def max_level(self) -> int:
-        """See `HistoryLengths.max_level`."""
-        return self.lengths.max_level
-
-    def next_level(self, level: NDArray[np.int64], action: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `HistoryLengths.next_level`."""
-        return self.lengths.next_level(level, action)
-
-    def route(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """See `HistoryLengths.route`."""
-        return self.lengths.route(level)
-
-    def items_shown(self, level: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `HistoryLengths.items_shown`."""
-        return self.lengths.items_shown(level, length)
 
 
 def _paper() -> Rules:

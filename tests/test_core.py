@@ -162,7 +162,7 @@ def test_max_cycles_can_be_set() -> None:
     env.reset()
     assert not env.step([PLAIN]).truncated.any()
     assert env.step([PLAIN]).truncated.all()
-    assert make(1, max_cycles=1).rules.bandit
+    assert make(1, max_cycles=1).rules.episode.bandit
     with pytest.raises(InvalidOption, match="max_cycles must be 1 or more, not 0"):
         make(1, max_cycles=0)
 

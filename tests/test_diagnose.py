@@ -45,7 +45,7 @@ def test_planning_equals_a_search_of_all_plans() -> None:
     level = np.full(grid.shape[1], RULE.start)
     total = np.zeros((3, grid.shape[1]))
     for move in grid:
-        level = RULE.next_level(level, move)
+        level = RULE.lengths.next_level(level, move)
         total += best[:, level]
     totals = total.max(axis=1) / 5
     assert d._planned(rewards, rewards, AXES, 5) == pytest.approx(totals)
@@ -58,7 +58,7 @@ def test_random_scores_equal_a_simulation() -> None:
     level = np.full(runs, RULE.start)
     total = np.zeros((2, runs))
     for _ in range(5):
-        level = RULE.next_level(level, rng.integers(5, size=runs))
+        level = RULE.lengths.next_level(level, rng.integers(5, size=runs))
         total += rewards[
             :,
             level,

@@ -78,7 +78,9 @@ def facts(rules: str) -> str:
         return system_facts(rules)
     env, of = made_env(rules), RULES[rules]
     sizes = ", ".join(str(space.n) for space in env.action_spaces)
-    end = "terminated after 1 step" if of.bandit else f"truncated after {of.max_cycles} steps"
+    end = (
+        "terminated after 1 step" if of.episode.bandit else f"truncated after {of.max_cycles} steps"
+    )
     order = {"task": "one seeded order for each task", "step": "shuffled at each step"}[of.order]
     decoding = of.generation
     warm = f"temperature {decoding.temperature}, top-p {decoding.top_p}"

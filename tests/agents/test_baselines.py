@@ -28,7 +28,7 @@ def levels_of(fixed: Fixed, rules: Any) -> list[int]:
     level, levels, memory = np.full(4, rules.start), [], None
     for _ in range(rules.max_cycles):
         actions, memory = fixed.act(OBSERVATIONS, memory=memory)
-        level = rules.next_level(level, actions[:, 1])
+        level = rules.lengths.next_level(level, actions[:, 1])
         levels.append(int(level[0]))
     return levels
 
@@ -165,7 +165,7 @@ class Answers:
 
     def step(self, actions: Any) -> Any:
         self.asked += len(actions)
-        self._level = self.rules.next_level(self._level, actions[:, 1])
+        self._level = self.rules.lengths.next_level(self._level, actions[:, 1])
         self._clock += 1
         order, named, *_ = self.lookup(self._who, self._level, actions)
         place = (order == self.tasks.position[self._who, None]).argmax(1)

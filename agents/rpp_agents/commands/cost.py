@@ -51,7 +51,9 @@ def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str
 
 def tokens_of(env: RPPEnv) -> tuple[int, int]:
     """Estimated tokens of a prompt, from its length in characters, and most tokens of a reply."""
-    shown = int(env.rules.items_shown(np.array([env.rules.start]), np.array([MAX_HISTORY]))[0])
+    shown = int(
+        env.rules.lengths.items_shown(np.array([env.rules.start]), np.array([MAX_HISTORY]))[0]
+    )
     choices = env.book.choose(np.zeros((1, 4), np.int64))
     rows = range(min(16, len(env.tasks)))
     lengths = [len(Prompt(env.tasks.task(row), choices[0], shown).text) for row in rows]

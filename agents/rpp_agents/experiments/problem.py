@@ -175,7 +175,8 @@ class Users:
         """(N,) history items that these cells show to these users."""
         level = np.unravel_index(cells, self.shape)[0]
         return np.asarray(
-            self.env.rules.items_shown(level, self.env.tasks.history_lengths[rows]), np.int64
+            self.env.rules.lengths.items_shown(level, self.env.tasks.history_lengths[rows]),
+            np.int64,
         )
 
     def ask(

@@ -121,7 +121,7 @@ class OnlyAgent:
         self.nvec = np.asarray(env.nvec)[[self._agent]]
         self.action_spaces = (env.action_spaces[self._agent],)
         # How the history agent gets to the manual prompt's items, by the clock.
-        self._route = rules.route(rules.lengths.shown().index(MANUAL["shown"]))[0]
+        self._route = rules.lengths.route(rules.lengths.shown().index(MANUAL["shown"]))[0]
         self._clock = np.zeros(0, np.int64)
 
     def __getattr__(self, name: str) -> Any:
