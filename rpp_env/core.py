@@ -4,10 +4,10 @@ One step, in a straight line: the agents' actions become a state of the prompt s
 the users' tasks become prompts, the recommender ranks the candidates, and the NDCG@10 of the item
 that a user really chose next is the reward of all agents.
 
-The state of a user is: the task, where the agents stand in the prompt space, the step, and what the
-last step left behind (ranking, actions). Under the rules ``RPP-v0`` and ``RPPBandit-v0`` a reward
-is a function of state and action, as far as the recommender's answers are; under ``RPPPaper-v0``
-its distribution is.
+The state of a user is: the task, the state of the prompt space, the step, and the last ranking and
+actions. Under the rules ``RPP-v0`` and ``RPPBandit-v0`` a reward is a deterministic function of
+state and action, if the recommender is deterministic; under ``RPPPaper-v0`` the candidates are
+reordered at each step, so state and action determine its distribution.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = ["COUNTS", "IDENTIFIERS", "METRICS", "RPPEnv", "Step"]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Space = PromptSpace[Any, Any] | Callable[[TaskSet], PromptSpace[Any, Any]]
-"""A prompt space, or what makes one for the tasks that are played."""
+"""A prompt space, or a function that makes one for the tasks that are played."""
 
 
 _OPTIONS: dict[str, Any] = {
@@ -83,50 +83,50 @@ class RPPEnv:
     Parameters
     ----------
     tasks : TaskSet
-        Who can be played. At each reset the next `num_envs` of them, in an order that is shuffled
-        anew each time all were played.
+        The tasks that can be played. Each reset takes the next `num_envs` of them, in an order that
+        is shuffled again whenever all have been played.
     rules : Rules, str or Episode
         ``"RPP-v0"``, ``"RPPBandit-v0"``, ``"RPPPaper-v0"``, or rules of your own. With `space` an
         `Episode` is enough.
     book : PatternBook, optional
-        The sentences; as many for the history agent as the rules have options.
+        The catalog of sentences; it needs as many history options as the rules have.
     space : PromptSpace or callable, optional
-        Prompts of another kind instead of a book's sentences, or a function that makes them from
-        the tasks that are played. One of `book` and `space` must be given.
+        Another kind of prompts instead of a catalog of sentences, or a function that makes the
+        space from the tasks that are played. One of `book` and `space` must be given.
     embeddings : Embeddings
-        Of the tasks' dataset, for the observations.
+        Embeddings of the tasks' dataset, for the observations.
     recommender : Recommender, optional
-        Who ranks; asked once a step for the whole batch.
+        Ranks the candidates; called once per step for the whole batch.
     table : RewardTable, optional
-        Recorded answers instead of a recommender; one of the two must be given.
+        Recorded answers instead of a recommender; exactly one of the two must be given.
     rewrite : callable, optional
-        Changes the sentences of the prompts before they are asked (RPP+); see
+        Rewrites the sentences of the prompts before they are sent (RPP+); see
         `rpp_env.rewriting`.
     encoder : Encoder, optional
         Embeds the sentences for the observations; `HashedNGrams` by default.
     observe, ranking
         See `Observer`.
     num_envs : int
-        Users that are played at once (B).
+        Users played at once (B).
     padded_actions : bool
-        Give every agent as many actions as the one with most (9). An action that an agent with n
-        options does not have means ``a % n``, and is counted in ``infos["masked_actions"]``.
+        Give every agent as many actions as the one with most (9). An agent with n options maps an
+        action `a` that it does not have to ``a % n``; ``infos["masked_actions"]`` counts these.
     agent_names : {"roles", "index"}
-        `AGENTS` (the names that the space has), or ``agent_0``, ``agent_1``, ... for libraries that
+        `AGENTS` (the prompt space's own names), or ``agent_0``, ``agent_1``, ... for libraries that
         group agents by name.
     contexts : sequence of Context or callable
         Further blocks of the observations, or functions that make them from the tasks.
     seed : int, optional
-        Used by the first `reset` if that is not given one. Without either, the first reset draws a
-        seed at random, as Gymnasium's environments do; see `np_random_seed`.
+        Used by the first `reset` if that is called without one. Without either, the first reset
+        draws a seed at random, as Gymnasium's environments do; see `np_random_seed`.
 
     Raises
     ------
     InvalidOption
         For options that are unknown or contradict each other.
     TableMismatch
-        For a table that was made from other tasks or sentences, or that lacks a number of history
-        items that the rules can show.
+        For a table that was made from other tasks or sentences, or that lacks a history length that
+        the rules can show.
     """
 
     def __init__(
@@ -173,9 +173,9 @@ class RPPEnv:
             )
         self.tasks = tasks
         self.rules = cast("Rules", rules if isinstance(rules, Episode) else as_rules(rules))
-        """As given; an `Episode` where that was given."""
+        """The `rules` as given; an `Episode` if that was given."""
         self.book = cast("PatternBook", book)
-        """The sentences; None where a prompt space was given."""
+        """The catalog of sentences; None if a prompt space was given."""
         self.episode = episode
         self.embeddings = embeddings
         self.recommender = recommender
@@ -188,7 +188,7 @@ class RPPEnv:
             else self._given(space, encoder)
         )
         self.encoder: Encoder | None = getattr(self.space, "encoder", None)
-        """Embeds sentences for the observations."""
+        """Encoder of the sentences for the observations."""
         self.agents: tuple[str, ...] = tuple(
             self.space.agents
             if agent_names == "roles"
@@ -198,24 +198,24 @@ class RPPEnv:
         makes = self.space.makes
         if reads is not None and makes is not None and not issubclass(makes, reads):
             raise InvalidOption(
-                f"{type(recommender).__name__} reads {reads.__name__}, and the prompts here are "
-                f"{makes.__name__}: give a recommender that reads these"
+                f"{type(recommender).__name__} reads {reads.__name__}, but the prompts here are "
+                f"{makes.__name__}: give a recommender that reads {makes.__name__}"
             )
         if table is not None:
             table.check(tasks, self.space)
             table = table.for_space(self.space)
         self.table = table
-        """The recorded answers, by the cells of the prompt space."""
+        """The recorded answers, indexed by the prompt index of this prompt space."""
         self.actions = actions_of(self.space.action_spaces, padded_actions)
-        """How actions are read and shown."""
+        """How actions are parsed and observed."""
         self.action_spaces = self.actions.spaces
-        """What each agent chooses from."""
+        """The action space of each agent."""
         made = [_made(given, tasks, "contexts") for given in _as_contexts(contexts)]
         self.observer = Observer(
             tasks, embeddings, self.space, episode.max_cycles, ranking, observe, made
         )
         self._count = num_envs
-        # Does what is seen at a visit depend on how many there were before?
+        # Whether the outcome of a task depends on how often it was played since the seed.
         self._several = episode.order == "step" if table is None else table.samples > 1
         self._scene = Scene(
             self.observer,
@@ -233,11 +233,11 @@ class RPPEnv:
     def _sentences(
         self, rules: Any, book: PatternBook, encoder: Encoder | None, agent_names: str
     ) -> SentencePrompts:
-        """The prompt space of a book."""
+        """Make the prompt space of a catalog of sentences."""
         if isinstance(rules, Episode):
             raise InvalidOption(
-                f"the sentences of a book need rules, which say how many history items are shown; "
-                f"episode {rules.id!r} does not: give rules, or a prompt space"
+                f"a catalog of sentences needs rules, which define the history lengths; episode "
+                f"{rules.id!r} does not: give rules, or a prompt space"
             )
         agents = (
             AGENTS if agent_names == "roles" else tuple(f"agent_{i}" for i in range(len(AGENTS)))
@@ -252,17 +252,17 @@ class RPPEnv:
         )
 
     def _given(self, space: Any, encoder: Encoder | None) -> PromptSpace[Any, Any]:
-        """A prompt space that was given, or what makes one for these tasks."""
+        """Return the given prompt space, or make it for these tasks."""
         if self.rewrite is not None or encoder is not None:
             raise InvalidOption(
-                "rewrite and encoder are for the sentences of a book, and a prompt space is given"
+                "rewrite and encoder are for a catalog of sentences, but a prompt space is given"
             )
         made: PromptSpace[Any, Any] = _made(space, self.tasks, "space")
         parts = ("agents", "action_spaces", "shape", "width", "start", "apply", "prompts")
         for part in (*parts, "features", "cell", "blocks", "counts"):
             if not hasattr(made, part):
                 raise InvalidOption(
-                    f"{type(made).__name__} is no prompt space: it has no {part!r}; make it a "
+                    f"{type(made).__name__} is not a prompt space: it lacks {part!r}; make it a "
                     "subclass of rpp_env.prompting.PromptSpace"
                 )
         return made
@@ -291,8 +291,8 @@ class RPPEnv:
     ) -> RPPEnv:
         """Make an environment from names.
 
-        What is loaded and fitted is kept in memory, so that a second environment over the same data
-        (another split, say) is made at once. Nothing is asked of the model.
+        Loaded and fitted parts are cached in memory, so that a second environment over the same
+        data (another split, for example) is made at once. The model is not called.
 
         Parameters
         ----------
@@ -304,9 +304,9 @@ class RPPEnv:
             of tables by split, ``train.rpptable`` and so on), or an object with `complete` or
             `rank`, or a table. A table brings its embeddings; only tasks that are in it are played.
         split : {"train", "validation", "test"}
-            Whose users are played.
+            The split whose users are played.
         rules : Rules, str or Episode
-            The id of rules, or rules of your own; with `space`, an `Episode` is enough. The id of
+            The id of rules, or a `Rules` object; with `space`, an `Episode` is enough. The id of
             another system, such as ``"PPR-v0"``, has its own recommenders and options; see
             `rpp_env.ppr`.
         max_users : int, optional
@@ -314,9 +314,9 @@ class RPPEnv:
         max_cycles : int, optional
             Steps of an episode, to override the rules'.
         rewrite : str or callable, optional
-            RPP+: who rewrites the chosen sentences for each user. ``"embedded"``, the name of a
-            language model (``"http://host:8000/v1#name"``, ...), or a callable from prompts to
-            prompts, such as `LLMRewriter` with options of your own.
+            RPP+: the rewriter of the chosen sentences. ``"embedded"``, the name of a language model
+            (``"http://host:8000/v1#name"``, ...), or a callable from prompts to prompts, such as an
+            `LLMRewriter` with its own options.
         space, num_envs, encoder, observe, ranking, padded_actions, agent_names, contexts, seed
             As the constructor takes them.
         **options
@@ -325,9 +325,9 @@ class RPPEnv:
         Raises
         ------
         InvalidOption
-            For an unknown or contradictory option, with the names of those that exist.
+            For an unknown or contradictory option; the message lists the known ones.
         UnknownDataset, InvalidData
-            Where the data are not there or not right.
+            If the data are missing or invalid.
         """
         parts = assemble(
             dataset, model, split, rules, max_users, max_cycles, options, sentences=space is None
@@ -355,7 +355,7 @@ class RPPEnv:
 
     @property
     def num_envs(self) -> int:
-        """Users at play (B): as constructed, or as many as the last reset named."""
+        """Number of users at play (B): `num_envs`, or as many as the last reset named."""
         return self._count if self._moment is None else len(self._moment.rows)
 
     @property
@@ -375,24 +375,24 @@ class RPPEnv:
 
     @property
     def clock(self) -> slice:
-        """Columns of an observation that tell the time: all that a state-blind policy may see."""
+        """Columns of an observation with the time: the only input of a state-blind policy."""
         return self.observer.layout["step"]
 
     @property
     def state_clock(self) -> slice:
-        """The same of a state, which begins as an observation that hides nothing."""
+        """Columns of a state with the time; a state begins like a shared observation."""
         return self.observer.layout["step"]
 
     unit = "users"
-    """What is played, for the labels of learning curves."""
+    """Id of the environment, for the labels of learning curves."""
     identifiers = IDENTIFIERS
-    """Infos that name something, so that trainers do not average them."""
+    """Infos that are identifiers, so that trainers do not average them."""
 
     @property
     def np_random_seed(self) -> int:
         """Seed of the episodes being played: ``reset(seed=env.np_random_seed)`` repeats them.
 
-        The one that was last given to `reset`, else the constructor's, else one drawn at random.
+        It is the last seed given to `reset`, else the constructor's, else one drawn at random.
         Before the first reset it is the seed that this reset will use.
         """
         if self._seed is None:
@@ -411,16 +411,16 @@ class RPPEnv:
 
     @property
     def calls(self) -> dict[str, int]:
-        """What was asked so far: ``batches`` and ``prompts``, and the tokens that they cost."""
+        """Counts so far: ``batches`` and ``prompts`` sent, and the tokens that they cost."""
         return dict(self._calls)
 
     @property
     def nvec(self) -> Ints:
-        """(n,) each agent's number of actions; `action_spaces` says it for vectors too."""
+        """(n,) number of actions of each agent; for vectors see `action_spaces`."""
         return self.actions.nvec
 
     def action_masks(self) -> NDArray[np.int8]:
-        """(n, most actions) int8, fresh: 1 where an agent has that option; (n, 1) for vectors."""
+        """(n, most actions) int8, a new array: 1 for the agent's options; (n, 1) for vectors."""
         return self.actions.masks()
 
     # ---------------------------------------------------------------- playing
@@ -433,24 +433,24 @@ class RPPEnv:
         Parameters
         ----------
         seed : int, optional
-            Starts the order of the users (and, under the paper's rules, of their candidates) anew.
-            Without it the walk through the users goes on; the first reset then uses the
-            constructor's seed or draws one (`np_random_seed`).
+            Restarts the order of the users (and, under the paper's rules, of their candidates).
+            Without it the order continues; the first reset then uses the constructor's seed or
+            draws one (`np_random_seed`).
         options : mapping, optional
-            ``"users"``: who plays, as task rows (int) or user tokens (str; a user's first draw).
-            Any number, and the batch takes that size.
-            ``"reset_mask"``: (B,) bool, begin only these users' episodes anew; the others go on.
+            ``"users"``: the users to play, as task rows (int) or user tokens (str; the user's first
+            draw). The batch takes the number of users given.
+            ``"reset_mask"``: (B,) bool, begins new episodes of these users only.
 
         Returns
         -------
         (observations, infos)
-            (B, n, d) float32, and the keys of `Step.infos`: who plays, and zeros for the users who
+            (B, n, d) float32, and the keys of `Step.infos`: the user, and zeros for users who
             begin.
 
         Raises
         ------
         InvalidOption
-            For options that are unknown or wrong, and for a seed that is no integer of 0 or more.
+            For unknown or invalid options, and for a seed that is not an integer of 0 or more.
         """
         options = known_options(options)
         seed = None if seed is None else _as_seed(seed)
@@ -469,7 +469,7 @@ class RPPEnv:
         visit = self._visited(rows) if self._several else zeros
         if mask is None:
             self._last = None
-            # They may share their zeros: no moment is ever changed.
+            # The arrays may be shared: no moment is ever changed.
             self._moment = Moment(
                 scene=self._scene,
                 rows=rows,
@@ -484,7 +484,7 @@ class RPPEnv:
         return self._moment.observations(), self._moment.infos()
 
     def step(self, actions: ArrayLike) -> Step:
-        """Ask for every user's next prompt and see what comes back.
+        """Take one step: send every user's next prompt and return the result.
 
         Parameters
         ----------
@@ -494,9 +494,9 @@ class RPPEnv:
         Raises
         ------
         ResetNeeded
-            Before the first reset, and where an episode is over.
+            Before the first reset, and for users whose episode is over.
         InvalidAction
-            For an action that an agent does not have; nothing is asked then.
+            For an action that an agent does not have; nothing is sent then.
         """
         before = self._at_play("step()")
         over = before.clock >= self.episode.max_cycles
@@ -517,13 +517,13 @@ class RPPEnv:
             masked=masked,
         )
         (self._ask if self.table is None else self._replay)(after, before.clock)
-        # From here on nothing can fail: a step that raised has changed nothing.
+        # Nothing below can fail: a step that raises leaves the environment unchanged.
         self._moment = after
         self._last = Step.to(after)
         return self._last
 
     def state(self) -> Floats:
-        """(B, s) float32, fresh: the shared part and all last actions. Also after the end."""
+        """(B, s) float32, a new array: the shared part and all last actions; also at the end."""
         return self._at_play("state()").team_state()
 
     def close(self) -> None:
@@ -536,7 +536,7 @@ class RPPEnv:
             raise ResetNeeded(f"{call} before the first reset(): call reset() to begin")
         return self._moment
 
-    # ---------------------------------------------------------------- who plays
+    # ---------------------------------------------------------------- choice of users
 
     def _start(self, seed: int) -> None:
         self._seed = seed
@@ -545,7 +545,7 @@ class RPPEnv:
         self._visits = np.zeros(len(self.tasks), np.int64)
 
     def _next(self, count: int) -> Ints:
-        """The next `count` task rows of the walk."""
+        """Return the next `count` task rows in the current order."""
         assert self._rng is not None
         while len(self._queue) < count:
             self._queue = np.concatenate([self._queue, self._rng.permutation(len(self.tasks))])
@@ -553,7 +553,7 @@ class RPPEnv:
         return rows
 
     def _visited(self, rows: Ints) -> Ints:
-        """How often each task was begun before, since the seed; one played twice counts twice."""
+        """Count how often each task was begun since the seed; repeats in `rows` count up."""
         visit = self._visits[rows]
         np.add.at(self._visits, rows, 1)
         if len(np.unique(rows)) < len(rows):
@@ -581,7 +581,7 @@ class RPPEnv:
                 )
             return rows.astype(np.int64)
         tokens = self.tasks.dataset.user_tokens
-        # Backwards, so that a user's first draw wins.
+        # Backwards, so that a user's first draw is kept.
         known = {
             tokens[user]: i for i, user in reversed(list(enumerate(self.tasks.users.tolist())))
         }
@@ -608,7 +608,7 @@ class RPPEnv:
     # ---------------------------------------------------------------- one step
 
     def _ask(self, moment: Moment, t: Ints) -> None:
-        """Put the prompts of a moment to the recommender, all at once, and note what comes of it.
+        """Send the prompts of a moment to the recommender in one call, and store the result.
 
         `t` (B,) is the step of each user's episode, from 0.
         """
@@ -635,7 +635,7 @@ class RPPEnv:
         moment.response = self.episode.respond(rankings, tasks)
 
     def _replay(self, moment: Moment, t: Ints) -> None:
-        """Look the answers of a moment up in the table."""
+        """Look up the answers of a moment in the table."""
         assert self.table is not None
         turn = moment.visit * self.episode.max_cycles + t if self._several else None
         cells = self.space.cell(moment.state)
@@ -646,7 +646,7 @@ class RPPEnv:
 
 
 def _as_contexts(given: Any) -> Sequence[Any]:
-    """`given`, or InvalidOption where it is no sequence of contexts."""
+    """Return `given`, or raise InvalidOption if it is not a sequence of contexts."""
     fits = isinstance(given, Sequence) and not isinstance(given, str)
     if not fits or not all(isinstance(one, Context) or callable(one) for one in given):
         raise InvalidOption(
@@ -658,7 +658,7 @@ def _as_contexts(given: Any) -> Sequence[Any]:
 
 
 def _made(given: Any, tasks: TaskSet, name: str) -> Any:
-    """What `given` makes of the tasks where it is a function, else `given`."""
+    """Call `given` with the tasks if it is a function, else return it."""
     if not callable(given):
         return given
     try:
@@ -673,36 +673,36 @@ def _made(given: Any, tasks: TaskSet, name: str) -> Any:
 def _check_parts(
     recommender: Any, table: Any, rewrite: Any, book: Any, space: Any, episode: Episode
 ) -> None:
-    """Refuse parts of an environment that contradict each other."""
+    """Raise InvalidOption for parts of an environment that contradict each other."""
     if (recommender is None) == (table is None):
         raise InvalidOption("give a recommender or a table, and not both")
     if rewrite is not None and not callable(rewrite):
         raise InvalidOption(
             f"rewrite={rewrite!r}: give a callable from prompts to prompts, such as "
-            "LLMRewriter(model); names are for RPPEnv.make and the environments' makers"
+            "LLMRewriter(model); names are accepted by RPPEnv.make and the other factories"
         )
     if table is not None and rewrite is not None:
         raise InvalidOption(
-            "a table cannot be rewritten: it holds answers to the book's sentences, and none "
-            "to sentences that are rewritten for each user; give a model"
+            "a table cannot be rewritten: it holds answers to the catalog's sentences, not to "
+            "sentences that are rewritten for each user; give a model"
         )
     if table is not None and episode.order == "step":
         raise InvalidOption(
             f"a table cannot replay {episode.id}: its candidates are reordered at every step"
         )
     if (book is None) == (space is None):
-        raise InvalidOption("give a book of sentences or a prompt space, and not both")
+        raise InvalidOption("give a book (catalog of sentences) or a prompt space, and not both")
 
 
 RESET_OPTIONS = ("users", "reset_mask")
-"""What `RPPEnv.reset` understands."""
+"""Options of `RPPEnv.reset`."""
 
 _OF_OTHERS = ("options", "minari_autoseed")
-"""What PettingZoo's conformance suite gives every environment, and what Minari passes on."""
+"""Options that PettingZoo's conformance suite passes to every environment, and Minari passes on."""
 
 
 def known_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The options of a reset, or InvalidOption where one of them would have no effect."""
+    """Return the options of a reset; InvalidOption for one that would have no effect."""
     if options is None:
         return {}
     for name in options:
@@ -712,20 +712,20 @@ def known_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def named_users(users: Any) -> int:
-    """How many users an option names; 0 where it is no sequence."""
+    """Count the users that an option names; 0 if it is not a sequence."""
     if isinstance(users, str) or not isinstance(users, Collection):
         return 0
     return 0 if isinstance(users, np.ndarray) and users.ndim == 0 else len(users)
 
 
 def check_one_user(options: Mapping[str, Any] | None) -> None:
-    """Refuse reset options that name several users, for the environments that play one."""
+    """Raise InvalidOption for reset options with several users, in one-user environments."""
     if (count := named_users(known_options(options).get("users"))) > 1:
         raise InvalidOption(f"this environment has one user; options name {count}")
 
 
 def _as_seed(seed: Any) -> int:
-    """`seed`, or InvalidOption where no generator of random numbers can begin with it."""
+    """Return `seed`, or raise InvalidOption if no random generator can start from it."""
     try:
         number = -1 if isinstance(seed, bool) else operator.index(seed)
     except TypeError:

@@ -1,4 +1,4 @@
-"""Item vectors, fitted on training interactions only; user vectors are folded in from histories.
+"""Item vectors, fitted on training interactions only; user vectors are means over histories.
 
 ``"svd"`` (default): truncated SVD of the train users x items matrix with the entries
 ``1 / (n_u^0.25 n_i^0.5)``, n being the interactions of the user and the item; an item is
@@ -6,8 +6,8 @@
 ``"lightgcn"``: LightGCN (He et al., SIGIR 2020) of PyTorch Geometric with the BPR loss on the same
 interactions, scaled likewise.
 
-A user, whoever it is, is the mean of the vectors of the items in a history: one formula for train
-and test users, and no user has a vector of its own that could remember a target.
+A user's vector is the mean of the vectors of the items in a history: one formula for train and test
+users, and no user has a trained vector, which could memorise a target.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from rpp_env.options import check_choice
 __all__ = ["Embeddings", "fit_embeddings", "normalised_graph"]
 
 _VERSION = 1
-"""Part of every cache key: raise it when a change here moves the numbers."""
+"""Part of every cache key: raise it with each change here that changes the numbers."""
 
 _LAYERS, _STEPS, _BATCH, _RATE = 2, 300, 1 << 14, 0.05
-"""LightGCN's layers, and Adam's steps, pairs per step and learning rate."""
+"""LightGCN's number of layers; Adam's steps, pairs per step and learning rate."""
 
 Array = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -46,7 +46,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What the environment knows of the items before anybody asks.
+    """Fitted vectors and popularity of the items.
 
     Attributes
     ----------
@@ -73,9 +73,9 @@ class Embeddings:
         Returns
         -------
         (B, d) float32 array
-            Of length at most 1; 0 for an empty history.
+            Vectors of length at most 1; 0 for an empty history.
         """
-        # Row -1 is the added row of zeros.
+        # Index -1 selects the added row of zeros.
         padded = np.vstack([self.items, np.zeros_like(self.items[:1])])
         count = np.maximum((histories >= 0).sum(axis=1, keepdims=True), 1)
         means: Array = padded[histories].sum(axis=1) / count.astype(np.float32)
@@ -83,7 +83,7 @@ class Embeddings:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of all numbers."""
+        """SHA-256 (hex) of all arrays."""
         return _digest(self.items, self.content, self.popularity)
 
 
@@ -102,18 +102,19 @@ def fit_embeddings(
     Parameters
     ----------
     dataset : Dataset
-        Its titles and genres make the content space; its sequences are not looked at.
+        Its titles and genres make the content space; its sequences are not read.
     interactions : Interactions
-        `training_interactions`: all that the collaborative space and popularity are fitted on.
+        `training_interactions`: the only input of the collaborative space and popularity.
     method : {"svd", "lightgcn"}
     dim, content_dim : int
-        Widths of the two spaces; at least 1. Where the matrix has a lower rank than `dim`, the
-        other columns are 0.
+        Widths of the two spaces; at least 1. If the matrix has a lower rank than `dim`, the other
+        columns are 0.
     seed : int
-        Of SVD's start vector, and of LightGCN's first weights and samples; at least 0.
+        Seed of SVD's start vector, and of LightGCN's first weights and samples; at least 0.
     cache : str, Path or False, optional
-        Folder for the fitted collaborative vectors (``.npz``); False keeps none. Left out:
+        Folder for the fitted collaborative vectors (``.npz``); False: no cache. By default
         ``embeddings`` in the cache folder. The file's name is a digest of the interactions and of
+        all options.
         all options.
 
     Returns
@@ -163,7 +164,7 @@ def _collaborative(
     vectors = (
         _svd(interactions, dim, seed) if method == "svd" else _lightgcn(interactions, dim, seed)
     )
-    # What nobody in training touched has no direction, only rounding errors or first weights.
+    # Items without training interactions have no direction, only rounding errors or first weights.
     vectors[interactions.counts == 0] = 0.0
     items = _unit(vectors)
     if path is not None:
@@ -176,7 +177,7 @@ def _collaborative(
 
 
 def _cached(path: Path, shape: tuple[int, int]) -> Array | None:
-    """What an earlier call kept; None where it kept nothing that can be used."""
+    """Return the vectors that an earlier call saved; None if there are none, or unusable ones."""
     if not path.is_file():
         return None
     try:
@@ -202,7 +203,7 @@ def _svd(interactions: Interactions, dim: int, seed: int) -> NDArray[np.float64]
     order = np.argsort(-values, kind="stable")
     order = order[values[order] > 1e-9 * values.max()]
     found = rows[order].T * np.sqrt(values[order])
-    # A singular vector's sign is the solver's whim: its largest entry is made positive.
+    # The sign of a singular vector is arbitrary: make its largest entry positive.
     found *= np.sign(found[np.abs(found).argmax(axis=0), np.arange(len(order))])
     vectors[:, : len(order)] = found
     return vectors
@@ -243,26 +244,27 @@ def train_lightgcn(
     decay_items: bool = False,
     seed: int = 0,
 ) -> Iterator[tuple[Array, Array]]:
-    """Train LightGCN (He et al., SIGIR 2020) with the BPR loss, round by round, without end.
+    """Train LightGCN (He et al., SIGIR 2020) with the BPR loss; yields after each round, endlessly.
 
     Parameters
     ----------
     histories : Interactions
-        Whose pairs of user and item are taught.
+        The pairs of user and item to learn.
     dim : int
         Width of the vectors.
     batches : callable
-        From a random generator and the number of pairs to the batches of a round: indices of pairs.
+        Takes a random generator and the number of pairs, and returns a round's batches: arrays of
+        indices of pairs.
     layers : int
-        Steps in the graph of users and items.
+        Number of graph convolution layers.
     rate : float
         Adam's learning rate.
     decay : float
         Weight of the squared lengths of the batch's users in the loss.
     decay_items : bool
-        Weigh the lengths of its items too.
+        Whether to add the squared lengths of its items too.
     seed : int
-        Of first weights, batches and the items that chosen ones are compared with.
+        Seed of first weights, batches and negative items.
 
     Yields
     ------
@@ -292,7 +294,7 @@ def train_lightgcn(
     shares = model.alpha.numpy()
 
     def spread(leaf: torch.Tensor) -> torch.Tensor:
-        """The network: the weighted sum of what 0, 1, 2, ... steps in the graph give."""
+        """Apply the network: the weighted sum of the vectors after 0, 1, 2, ... layers."""
         vectors = leaf.numpy()
         total = vectors * shares[0]
         for share in shares[1:]:
@@ -308,12 +310,12 @@ def train_lightgcn(
             codes = users[pairs] * width + others
             new = touched[np.minimum(np.searchsorted(touched, codes), len(touched) - 1)] != codes
             if not new.any():
-                continue  # these users have touched everything
+                continue  # these users interacted with every item
             user = torch.from_numpy(users[pairs[new]])
             liked = torch.from_numpy(items[pairs[new]]) + count
             other = torch.from_numpy(others[new]) + count
             vectors = spread(weights.detach()).requires_grad_()
-            # Gathered by index_select: the gradients of vectors[user] add up in no fixed order.
+            # index_select, because the gradients of vectors[user] add up in no fixed order.
             mine, chosen, rest = (vectors.index_select(0, at) for at in (user, liked, other))
             scores = [(mine * item).sum(dim=1) for item in (chosen, rest)]
             nodes = torch.unique(torch.cat([user, liked, other]) if decay_items else user)
@@ -321,7 +323,7 @@ def train_lightgcn(
             model.recommendation_loss(*scores, node_id=nodes, lambda_reg=decay).backward()
             assert weights.grad is not None
             assert vectors.grad is not None
-            # The graph is symmetric and the network linear, so gradients spread as vectors do.
+            # The graph is symmetric and the network linear, so the backward pass is `spread` too.
             # Sparse products of torch, above all backward, take ten times as long on a CPU.
             weights.grad += spread(vectors.grad)
             optimizer.step()
@@ -330,7 +332,7 @@ def train_lightgcn(
 
 
 def normalised_graph(users: NDArray[np.int64], items: NDArray[np.int64], nodes: int) -> Any:
-    """The symmetric, degree-normalised adjacency of users and items, as a sparse matrix."""
+    """Return the symmetric, degree-normalised adjacency of users and items, as a sparse matrix."""
     from scipy import sparse
 
     ones = np.ones(len(users), dtype=np.float32)
@@ -345,9 +347,9 @@ _WORD = re.compile(r"\w+")
 
 
 def _content(dataset: Dataset, dim: int) -> Array:
-    """Hashed genres and title words, rarer ones weighing more.
+    """Return hashed genres and title words, with rarer ones weighted higher.
 
-    A word that only one title has links it to nothing, so it is left out.
+    A word that occurs in only one title relates it to no other, so it is left out.
     """
     from scipy import sparse
 
@@ -378,7 +380,7 @@ def _words(title: str) -> set[str]:
 
 
 def _hashed(marks: list[str], dim: int) -> NDArray[np.float64]:
-    """(n, dim): +1 or -1 in four columns of each mark, chosen by its hash."""
+    """(n, dim): +1 or -1 in four columns for each word, chosen by its hash."""
     digests = b"".join(hashlib.blake2b(mark.encode(), digest_size=16).digest() for mark in marks)
     numbers = np.frombuffer(digests, dtype="<u4").reshape(-1, 4)
     table = np.zeros((len(marks), dim))
@@ -389,7 +391,7 @@ def _hashed(marks: list[str], dim: int) -> NDArray[np.float64]:
 
 
 def _unit(vectors: NDArray[np.float64]) -> Array:
-    """Rows scaled to length 1 (a hair less, so that no rounding leaves [-1, 1]); zeros stay."""
+    """Scale rows to length 1 (slightly less, so that rounding stays in [-1, 1]); zeros stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scale = np.where(lengths > 1e-9, (1.0 - 1e-6) / np.maximum(lengths, 1e-9), 0.0)
     return (vectors * scale).astype(np.float32)

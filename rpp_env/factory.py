@@ -1,4 +1,4 @@
-"""From names to the parts of an environment; what was loaded or fitted is kept for the next one."""
+"""Make the parts of an environment from names; loaded and fitted parts are cached."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Options of any id that say which dataset is loaded."""
+    """Options of any id that select the dataset."""
 
     root: str | Path | None = None
-    """Where datasets lie; else the environment variable ``RPP_ENV_DATA``, else the cache folder."""
+    """Folder of datasets (default: the environment variable ``RPP_ENV_DATA``, else the cache)."""
     domain: str | None = None
-    """What the items are (and so whose sentences are used), where it differs from the dataset's."""
+    """Domain of the items, which selects the sentences (default: the dataset's)."""
     num_users: int | None = None
-    """Generated worlds only: users to make."""
+    """Number of users of a generated world."""
     num_items: int | None = None
-    """Generated worlds only: items to make."""
+    """Number of items of a generated world."""
     data_seed: int | None = None
-    """Generated worlds only: the seed that it is made by."""
+    """Seed of a generated world."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,52 +73,53 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DataOptions):
-    """Options of `RPPEnv.make` and of every face, besides the environment's own."""
+    """Options of `RPPEnv.make` and of all wrappers, besides the environment's own."""
 
     fractions: tuple[float, float, float] | None = None
-    """Shares of train, validation and test users, where they shall differ from the dataset's."""
+    """Shares of train, validation and test users (default: the dataset's)."""
     split_by: Literal["user", "time"] = "user"
-    """Users at random, or those with the latest targets for the test; see `split_users`."""
+    """How users are split: at random, or those with the latest targets for the test; see
+    `split_users`."""
     num_candidates: int | None = None
-    """K, the target included, where it shall differ from the rules'."""
+    """Number of candidates K, the target included; overrides the rules' number."""
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
     """How the other candidates are drawn; see `make_tasks`."""
     selection: str | Path | None = None
-    """For ``negatives="retrieved"``: the file; only users with a line in it are played."""
+    """File of candidates for ``negatives="retrieved"``; only users with a line in it are played."""
     unfiltered: bool | None = None
-    """For ``negatives="retrieved"``: keep the user's own items (the paper's rules do)."""
+    """Whether ``negatives="retrieved"`` keeps the user's own items (the paper's rules do)."""
     repeats: Repeats = "drop"
-    """What becomes of a target that stands in its user's history: it is left out (with a warning
-    that counts), shown, or refused; see `make_tasks`."""
+    """How a target that is in its user's history is treated: left out (with a warning that counts),
+    shown, or refused; see `make_tasks`."""
     draws: int = 1
-    """Tasks per user, each with candidates and an order of its own."""
+    """Tasks per user, each with its own candidates and order."""
     task_seed: int = 0
-    """Of candidates and orders; apart from `seed`, so that all seeds play the same tasks."""
+    """Seed of candidates and orders; apart from `seed`, so that all seeds play the same tasks."""
     user_seed: int = 0
-    """Of which users `max_users` takes."""
+    """Seed for drawing `max_users` users."""
     embeddings: Literal["svd", "lightgcn"] | Embeddings = "svd"
-    """How the embeddings of the observations are fitted, or embeddings that were."""
+    """Method by which the embeddings of the observations are fitted, or fitted embeddings."""
     dim: int = 32
     """Width of the embeddings."""
     book: PatternBook | str | Path | None = None
-    """The sentences, or a path to a TOML file of them; else the domain's."""
+    """Catalog of sentences, or the path of its TOML file (default: the domain's)."""
     model_options: Mapping[str, Any] | None = None
     """Options of a language model that is given by its name; see `open_model`."""
     rank_by: RankBy = "generate"
-    """How a language model is asked; see `LLMRecommender` and `LikelihoodRecommender`."""
+    """How a language model's rankings are read; see `LLMRecommender`, `LikelihoodRecommender`."""
     score: Score = "sum"
-    """For ``rank_by="likelihood"``: how titles' log-probabilities become scores."""
+    """How titles' log-probabilities become scores, for ``rank_by="likelihood"``."""
     alpha: float | None = None
-    """For ``score="pmi-alpha"``: the weight, chosen on train users; see `choose_alpha`."""
+    """Weight for ``score="pmi-alpha"``, chosen on train users; see `choose_alpha`."""
     calibrate: Calibrate = "none"
-    """For ``rank_by="logprobs"``: what is done about a model's liking for letters."""
+    """How a model's preference for letters is corrected, for ``rank_by="logprobs"``."""
     generation: Generation | None = None
-    """How a language model's replies are sampled, where it shall differ from the rules'."""
+    """Sampling options of a language model; overrides the rules'."""
     thinking: Sequence[tuple[str, str]] = ()
-    """Marks that open and close a language model's thoughts, besides those that are known; see
+    """Marks that open and close a language model's reasoning, besides the known ones; see
     `LLMRecommender`."""
     recording: str | Path | None = None
-    """A file that keeps a language model's answers; what it holds is not asked again."""
+    """File of a language model's replies; recorded requests are not sent again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,11 +127,11 @@ class Options(DataOptions):
         check_numbers(self, 2, "num_candidates", highest=10_000)
         check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
         if isinstance(self.embeddings, Embeddings) and self.dim != type(self).dim:
-            raise InvalidOption(f"dim={self.dim} is for embeddings that are fitted; some are given")
+            raise InvalidOption(f"dim={self.dim} is for fitting embeddings, but some are given")
 
 
 _CANDIDATES = 20
-"""Candidates of a task where the rules do not say it."""
+"""Number of candidates of a task if the rules do not define it."""
 
 _ARGUMENTS: dict[str, Any] = {
     "dataset": str | Path | Dataset,
@@ -142,7 +143,7 @@ _ARGUMENTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What an environment is built of."""
+    """Arguments for the constructor of an environment."""
 
     tasks: TaskSet
     rules: Rules | Episode
@@ -151,23 +152,23 @@ class Parts:
     recommender: Recommender[Any] | None
     table: RewardTable | None
     space: Any = None
-    """A prompt space, or what makes one, instead of the book."""
+    """A prompt space, or a function that makes one, instead of the catalog."""
     contexts: tuple[Context, ...] = ()
     """Further blocks of the observations."""
 
 
 def as_rules(rules: Any) -> Rules:
-    """The rules of that id, or the rules themselves."""
+    """Return the rules with that id, or the rules themselves."""
     if isinstance(rules, Rules):
         return rules
     if not isinstance(rules, str) or rules not in RULES:
         if isinstance(rules, str) and rules in SYSTEMS:
             raise InvalidOption(
-                f"{rules} has no rules of sentences: it is made by RPPEnv.make, parallel_env, env "
+                f"{rules} has no rules of sentences: make it with RPPEnv.make, parallel_env, env "
                 "or gymnasium.make"
             )
         known = (*RULES, *SYSTEMS)
-        raise InvalidOption(f"{unknown('rules', rules, known)}. Your own are given as Rules")
+        raise InvalidOption(f"{unknown('rules', rules, known)}. Give your own as Rules")
     return RULES[rules]
 
 
@@ -181,7 +182,7 @@ def assemble(
     options: Mapping[str, Any],
     sentences: bool = True,
 ) -> Parts:
-    """Load, fit and check all that `RPPEnv.make` was asked for; a book only for `sentences`."""
+    """Load, fit and check the arguments of `RPPEnv.make`; a catalog only if `sentences`."""
     if isinstance(rules, str) and rules in SYSTEMS:
         given: dict[str, Any] = {
             "split": split,
@@ -205,7 +206,7 @@ def assemble(
     check_values(_ARGUMENTS, given)
     data = given_dataset(dataset, chosen)
     if rules == RULES["RPPPaper-v0"] and data.domain == "games":
-        rules = replace(rules, start=5)  # as the paper's code has it
+        rules = replace(rules, start=5)  # as in the paper's code
     if max_cycles is not None:
         rules = replace(rules, max_cycles=max_cycles)
     users, interactions = _split(data, chosen.fractions, chosen.split_by, chosen.repeats)
@@ -232,13 +233,13 @@ def assemble(
     )
     book = _book(chosen, rules, data.domain) if sentences else None
     if not sentences and chosen.book is not None:
-        raise InvalidOption("book holds sentences, and a prompt space is given: give one of them")
+        raise InvalidOption("book holds sentences, but a prompt space is given: give one of them")
     if isinstance(model, str) and model.startswith("table:"):
         model = RewardTable.load(table_file(model.removeprefix("table:"), split))
     if isinstance(model, RewardTable):
         _only_for_models(chosen, "a table")
         if (chosen.embeddings, chosen.dim) != (Options.embeddings, Options.dim):
-            raise InvalidOption("a table brings its embeddings: leave out embeddings and dim")
+            raise InvalidOption("a table has its own embeddings: leave out embeddings and dim")
         tasks, table = model.select(tasks)
         return Parts(tasks, rules, book, table.embeddings, None, table)
     embeddings = chosen.embeddings
@@ -249,9 +250,9 @@ def assemble(
 
 
 def choose_users(rows: NDArray[np.int64], max_users: int | None, seed: int) -> NDArray[np.int64]:
-    """At most so many of the users: the same for all seeds of the environment.
+    """Choose at most this many users, the same for all seeds of the environment.
 
-    Each number's users are among the next number's.
+    The users of a smaller number are among those of a larger one.
     """
     if max_users is None:
         return rows
@@ -265,15 +266,15 @@ def _book(chosen: Options, rules: Rules | Episode, domain: str) -> PatternBook:
         return chosen.book
     if isinstance(rules, Episode):
         raise InvalidOption(
-            f"episode {rules.id!r} does not say how many history items a prompt of sentences "
-            "shows: give rules, or a prompt space (space=)"
+            f"episode {rules.id!r} does not define the history lengths of prompts of sentences: "
+            "give rules, or a prompt space (space=)"
         )
     labels = history_labels(rules.history, rules.history_options)
     return PatternBook.load(domain if chosen.book is None else chosen.book, history=labels)
 
 
 def table_file(name: str, split: str) -> Path:
-    """The table itself, or the one of a split in a folder of tables."""
+    """Return the path of a table, or of a split's table in a folder of tables."""
     path = Path(name)
     if not path.is_dir():
         return path
@@ -312,8 +313,8 @@ def _recommender(
         if chosen.rank_by == "likelihood":
             if chosen.thinking or chosen.generation is not None or chosen.calibrate != "none":
                 raise InvalidOption(
-                    "rank_by='likelihood' has the model write nothing: generation, thinking and "
-                    "calibrate are for other ways"
+                    "rank_by='likelihood' generates no text: leave out generation, thinking and "
+                    "calibrate, which are for other values of rank_by"
                 )
             return LikelihoodRecommender(model, chosen.score, chosen.alpha)
         if (chosen.score, chosen.alpha) != ("sum", None):
@@ -335,17 +336,17 @@ def _only_for_models(chosen: Options, what: str) -> None:
         )
 
 
-# ------------------------------------------------------------------- kept for the next environment
+# ------------------------------------------------------------- cached for the next environment
 
 
 def given_dataset(dataset: str | Dataset, chosen: DataOptions) -> Dataset:
-    """A dataset by its name, kept for the next environment, or the one that was given."""
+    """Return a dataset by its name, cached for the next environment, or the given one."""
     if isinstance(dataset, Dataset):
         made = {"root": chosen.root, "num_users": chosen.num_users, "num_items": chosen.num_items}
         given = sorted(name for name, value in made.items() if value is not None)
         if given or chosen.data_seed is not None:
             raise InvalidOption(
-                f"{given or 'data_seed'} is for loading a dataset by name; one is given"
+                f"{given or 'data_seed'} is for loading a dataset by name, but a Dataset is given"
             )
         return dataset if chosen.domain is None else replace(dataset, domain=chosen.domain)
     options = {
@@ -390,7 +391,7 @@ def _tasks(
 def fitted_embeddings(
     dataset: Dataset, interactions: Interactions, method: Literal["svd", "lightgcn"], dim: int
 ) -> Embeddings:
-    """Embeddings of the items, kept for the next environment."""
+    """Return embeddings of the items, cached for the next environment."""
     return fit_embeddings(dataset, interactions, method=method, dim=dim)
 
 

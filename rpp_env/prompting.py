@@ -1,8 +1,8 @@
-"""The protocols that carry every kind of prompt, and the rankings that come back.
+"""Protocols for any kind of prompt (`PromptSpace`) and its `Recommender`, and `Rankings`.
 
-A `PromptSpace` says what a prompt is made of, who chooses it and among what: sentences, vectors or
-tokens. A `Recommender` reads the prompts of one space and ranks candidates. Everything else in this
-package works with these two alone, whatever a prompt is.
+A `PromptSpace` defines what a prompt consists of, which agents choose it and among which options:
+sentences, vectors or tokens. A `Recommender` reads the prompts of one space and ranks candidates.
+The rest of this package uses only these two protocols, whatever a prompt is.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ P_contra = TypeVar("P_contra", contravariant=True)
 """The prompts of a batch of users, as a space makes them and a recommender reads them."""
 
 COSTS = ("trimmed", "prompt_tokens", "completion_tokens")
-"""What a language model's answer costs: history items that did not fit, and tokens."""
+"""Costs of a language model's answer: history items that did not fit, and tokens."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rankings(Sequence[Ranking]):
-    """Rankings of B users' candidates, as arrays; as a sequence, one `Ranking` for each user.
+    """Rankings of B users' candidates as arrays; also a sequence with one `Ranking` per user.
 
     Attributes
     ----------
@@ -60,9 +60,9 @@ class Rankings(Sequence[Ranking]):
     named : (B,) array of int
         How many candidates the recommender placed itself, 0 to K: the first ones of each row.
     cost : mapping of str to (B,) arrays of int
-        `COSTS`, as far as they arise: empty for a recommender that reads no text.
+        Those of `COSTS` that apply: none for a recommender that reads no text.
     texts : sequence of str, optional
-        The replies; None where there are none, as from a table.
+        The replies; None if there are none, as when a table is replayed.
     """
 
     order: NDArray[np.integer[Any]]
@@ -72,7 +72,7 @@ class Rankings(Sequence[Ranking]):
 
     @classmethod
     def of(cls, rankings: Iterable[Ranking]) -> Rankings:
-        """The same rankings as arrays; all of them over as many candidates."""
+        """Convert rankings to arrays; all must have the same number of candidates."""
         given = list(rankings)
         return cls(
             np.array([one.order for one in given], np.int64).reshape(len(given), -1)
@@ -91,7 +91,7 @@ class Rankings(Sequence[Ranking]):
     @overload
     def __getitem__(self, index: slice) -> list[Ranking]: ...
     def __getitem__(self, index: int | slice) -> Ranking | list[Ranking]:
-        """One user's ranking, or a list of several."""
+        """Return one user's ranking, or a list of several."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return Ranking(
@@ -102,7 +102,7 @@ class Rankings(Sequence[Ranking]):
         )
 
     def spent(self, name: str) -> Ints:
-        """(B,) int64, fresh: one of the costs; zeros where it does not arise."""
+        """(B,) int64, a new array: one of the costs; zeros if it does not apply."""
         values = self.cost.get(name)
         return np.zeros(len(self), np.int64) if values is None else values.astype(np.int64)
 
@@ -112,17 +112,17 @@ class Rankings(Sequence[Ranking]):
         return np.where(place < self.named, place + 1, 0)
 
     def reordered(self, shown: Ints) -> Rankings:
-        """The same rankings in the tasks' own positions, of candidates shown in the order `shown`.
+        """Return the rankings in the tasks' own positions, for candidates shown in order `shown`.
 
         Parameters
         ----------
         shown : (B, K) array of int
-            Per user, which of the task's candidates stood in each place.
+            Per user, the task's candidate at each position shown.
         """
         return replace(self, order=np.take_along_axis(shown, self.order.astype(np.int64), axis=1))
 
     def without(self, mask: NDArray[np.bool_]) -> Rankings:
-        """The same, but nothing named and no cost for the users of `mask`."""
+        """Return a copy with nothing named and no cost for the users of `mask`."""
         return replace(
             self,
             named=np.where(mask, 0, self.named),
@@ -133,22 +133,22 @@ class Rankings(Sequence[Ranking]):
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """An axis of a space's `shape`: positions, and where the actions of one agent lead from them.
+    """An axis of a space's `shape`: its positions, and how one agent's actions move between them.
 
     Attributes
     ----------
     agent : int
-        Number of the agent that moves along it.
+        Index of the agent that moves along it.
     moves : (positions, actions) int64 array
         The position after each action.
     start : int
         The position before the first step.
     order : (actions,) int64 array
-        Which of several actions that are equally good is taken: the first of these.
+        Order of preference among actions that are equally good.
     lowest : int
-        Positions below this one cannot be reached from `start`.
+        The lowest position that can be reached from `start`.
     free : bool
-        Whether each action leads to the position of its own number, from everywhere.
+        Whether each action leads to the position of its own index, from everywhere.
     """
 
     agent: int
@@ -160,7 +160,7 @@ class Axis:
 
     @classmethod
     def of(cls, agent: int, options: int) -> Axis:
-        """An axis whose positions are an agent's actions, from wherever they are chosen."""
+        """Make an axis on which each action leads to the position of its own index."""
         every = np.arange(options)
         return cls(agent, np.tile(every, (options, 1)), 0, every, free=True)
 
@@ -168,7 +168,7 @@ class Axis:
         return len(self.moves)
 
     def route(self, position: int, steps: int) -> tuple[Ints, Ints]:
-        """The (steps,) actions that lead to `position` as fast as can be, and where they lead."""
+        """Return the (steps,) actions that reach `position` soonest, and their positions."""
         actions, positions, at = [], [], self.start
         for _ in range(steps):
             after = self.moves[at, self.order]
@@ -181,16 +181,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Words:
-    """A prompt as a person reads it.
+    """A prompt in a form for people.
 
     Attributes
     ----------
     choices : list of (int, str, str, str or None)
-        Per line an agent's number, its action, what that means, and what it was rewritten to.
+        Per line an agent's index, its action, the meaning, and its rewritten form.
     text : str
         The prompt.
     parts : dict of str to int
-        First lines of those of its paragraphs that are an agent's, with that agent's number.
+        First lines of the paragraphs that an agent chose, with that agent's index.
     """
 
     choices: Sequence[tuple[int, str, str, str | None]]
@@ -199,26 +199,25 @@ class Words:
 
 
 class PromptSpace(Protocol[S, P_co]):
-    """What a prompt is made of, and who chooses it: all that differs between the systems.
+    """What a prompt consists of and how agents choose it: all that differs between systems.
 
-    A space is asked nothing and asks nobody: its methods are functions of their arguments, and no
-    array that it gave back is ever changed. Write yours as a subclass: what has a body below may
-    stay as it is. `rpp_env.testing.check_space` checks it.
+    A space calls no model and keeps no state: its methods are functions of their arguments, and the
+    arrays that they return are never changed. Write yours as a subclass; methods with a body below
+    are optional. `rpp_env.testing.check_space` checks it.
 
     Attributes
     ----------
     agents : tuple of str
-        Names of the agents, one for each action of a step.
+        Names of the agents; a step takes one action of each.
     action_spaces : tuple of Discrete or Box
-        What each agent chooses from: all ``Discrete``, or all ``Box`` of one length d, with finite
-        bounds.
+        The action space of each agent: all ``Discrete``, or all ``Box`` of one length d, with
+        finite bounds.
     shape : tuple of int or None
-        Axes of the distinct prompts of a user; None for infinitely many, for which there is no
-        table.
+        Axes of the distinct prompts of a user; None for infinitely many, which allow no table.
     width : int
         Length of `features`.
     makes : type, optional
-        Of the prompts. An environment refuses a recommender that says that it reads another one.
+        Type of the prompts. An environment refuses a recommender that reads another type.
     """
 
     agents: tuple[str, ...]
@@ -228,49 +227,49 @@ class PromptSpace(Protocol[S, P_co]):
     makes: type | None = None
 
     def start(self, rows: Ints) -> S:
-        """The state of users who have not chosen yet, for the tasks at `rows` (B,)."""
+        """Return the state before the first step, for the tasks at `rows` (B,)."""
         ...
 
     def apply(self, state: S, actions: NDArray[Any]) -> S:
-        """The state after `actions`: (B, n) integers or (B, n, d) floats, one for each agent.
+        """Return the state after `actions`: (B, n) integers or (B, n, d) floats, one per agent.
 
-        The state may keep `actions` themselves: whoever gives them must not change them later.
+        The state may keep `actions` itself: the caller must not change the array later.
 
         Raises
         ------
         InvalidAction
-            For an action that an agent does not have, with the agent's name.
+            For an action that an agent does not have; the message names the agent.
         """
         ...
 
     def prompts(self, state: S, tasks: TaskBatch, rows: Ints) -> P_co:
-        """The prompts of this state for the B `tasks`, which stand at `rows` of the task set."""
+        """Return the prompts of this state for the B `tasks`, at `rows` of the task set."""
         ...
 
     def features(self, state: S) -> Floats:
-        """(B, width) float32 in [-1, 1]: what observations show of the state."""
+        """(B, width) float32 in [-1, 1]: the state as observations show it."""
         ...
 
     def cell(self, state: S) -> Ints:
-        """(B,) the prompts' number: a flat index into `shape`, for tables and bandits."""
+        """(B,) index of each prompt, flat in `shape`, for tables and bandits."""
         ...
 
-    # What only some spaces need
+    # Methods that only some spaces override
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What decides which prompts the cells are, as JSON: a table belongs to one such space."""
+        """Return what determines the prompts of the indices, as JSON; saved in a table."""
         return {"space": type(self).__name__}
 
     def within(self, made: Mapping[str, Any]) -> Ints | None:
-        """Which cells of a table are this space's, in order; None where all are.
+        """Return which prompts of a table are this space's, in order; None if all are.
 
-        `made` holds the `about` of the space that the table was made of.
+        `made` is the `about` of the space that the table was made with.
 
         Raises
         ------
         TableMismatch
-            Where the table lacks one of them; by default for anything but the same space.
+            If the table lacks some of the prompts; by default for any other space.
         """
         for name, value in self.about.items():
             if made.get(name) != value:
@@ -282,12 +281,12 @@ class PromptSpace(Protocol[S, P_co]):
 
     @property
     def blocks(self) -> Mapping[str, int]:
-        """Names and widths of the parts of `features`, in their order."""
+        """Names and widths of the blocks of `features`, in order."""
         return {"prompt": self.width}
 
     @property
     def private(self) -> Sequence[Sequence[str]] | None:
-        """Per agent, the blocks of an observation that are its own; None where nothing is."""
+        """Per agent, the blocks of an observation that only it sees; None if there are none."""
         return None
 
     @property
@@ -296,46 +295,46 @@ class PromptSpace(Protocol[S, P_co]):
         return tuple(Axis.of(i, size) for i, size in enumerate(self.shape or ()))
 
     def at(self, cells: Ints, rows: Ints) -> S:
-        """The state of the prompts number `cells` (B,) for the tasks at `rows`; inverse of `cell`.
+        """Return the state with the prompt indices `cells` (B,) for `rows`; inverse of `cell`.
 
-        By default the one to which the cell's positions lead as actions.
+        By default the state after taking the indices' positions as actions.
         """
         assert self.shape is not None
         positions = np.stack(np.unravel_index(cells, self.shape), axis=1)
         return self.apply(self.start(rows), positions)
 
     def alike(self, cells: Ints, rows: Ints) -> Ints:  # noqa: ARG002 - by default all differ
-        """(B,) the first cell whose prompt for the task at `rows` (B,) is that of `cells` (B,)."""
+        """(B,) the first index whose prompt for the task at `rows` equals that of `cells` (B,)."""
         return cells
 
     def answered(
         self,
         state: S,
-        prompts: Any,  # noqa: ARG002 - nothing of it changes most states
+        prompts: Any,  # noqa: ARG002 - not needed by most states
         rankings: Rankings,  # noqa: ARG002
     ) -> S:
-        """The state after the answer; `prompts` as they were sent, None from a table."""
+        """Return the state after the answer; `prompts` as they were sent, None from a table."""
         return state
 
     def counts(self, state: S) -> Mapping[str, Ints]:  # noqa: ARG002 - by default there are none
-        """(B,) numbers of the last prompts for the infos: some of `rpp_env.step.COUNTS`."""
+        """(B,) counts of the last prompts for the infos: some of `rpp_env.step.COUNTS`."""
         return {}
 
     def keys(self, state: S) -> NDArray[Any]:
-        """(B, w) numbers that are equal where prompts of one user are; by default `features`."""
+        """(B, w) numbers that are equal for equal prompts of a user; by default `features`."""
         return self.features(state)
 
     def words(
         self,
         actions: NDArray[Any],
-        prompts: Any,  # noqa: ARG002 - by default they have no words
+        prompts: Any,  # noqa: ARG002 - by default there is no text
         user: int,  # noqa: ARG002
         task: RankingTask,
         counts: Mapping[str, Any],  # noqa: ARG002
     ) -> Words:
-        """How one user's last `actions` (n, ...) and prompt look, for a person.
+        """Describe one user's last `actions` (n, ...) and prompt for people.
 
-        `prompts` are the whole batch's, of which the prompt is number `user`; None from a table.
+        `prompts` are those of the whole batch, and `user` is an index into them; None from a table.
         `counts` are the user's infos.
         """
         choices = [(i, _short(action), "", None) for i, action in enumerate(actions)]
@@ -343,14 +342,14 @@ class PromptSpace(Protocol[S, P_co]):
         return Words(choices, f"a prompt of {type(self).__name__}\n\n{candidates}")
 
     def described(self, cell: int) -> str:
-        """A prompt in words, for reports."""
+        """Describe the prompt with index `cell`, for reports."""
         assert self.shape is not None
         where = np.unravel_index(cell, self.shape)
         return ", ".join(f"{agent} {at}" for agent, at in zip(self.agents, where, strict=True))
 
 
 def _short(action: NDArray[Any]) -> str:
-    """An action in a few characters."""
+    """Format an action in a few characters."""
     if action.ndim == 0:
         return str(action)
     numbers = " ".join(f"{number:+.2f}" for number in action[:8])
@@ -358,7 +357,7 @@ def _short(action: NDArray[Any]) -> str:
 
 
 def walk(axes: Sequence[Axis], plans: Ints) -> Ints:
-    """Where actions lead: per plan and step the position on each axis.
+    """Follow actions: the position on each axis per plan and step.
 
     Parameters
     ----------
@@ -379,14 +378,14 @@ def walk(axes: Sequence[Axis], plans: Ints) -> Ints:
 
 
 def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequence[str]) -> Ints:
-    """(B, n) int64: the choices of `count` users, each among an agent's number of options.
+    """Check `count` users' choices against each agent's number of options; (B, n) int64.
 
-    They are copied only where they are of another integer type.
+    The array is copied only if it has another integer type.
 
     Raises
     ------
     InvalidAction
-        For another shape, anything but integers, and an action that an agent does not have.
+        For another shape or dtype, and for an action that an agent does not have.
     """
     if actions.shape != (count, len(agents)) or actions.dtype.kind not in "iu":
         raise InvalidAction(
@@ -394,7 +393,7 @@ def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequen
             f"{actions.dtype} of shape {actions.shape}"
         )
     choices = actions.astype(np.int64, copy=False)
-    # Without their signs the negative ones are the highest of all.
+    # As unsigned integers, negative actions are the largest ones.
     wrong = choices.view(np.uint64) >= sizes.view(np.uint64)
     if np.count_nonzero(wrong):
         user, agent = np.argwhere(wrong)[0]
@@ -408,14 +407,14 @@ def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequen
 def check_vectors(
     actions: NDArray[Any], count: int, spaces: Sequence[Box], agents: Sequence[str]
 ) -> Floats:
-    """(B, n, d) float32: the vectors of `count` users, each within the agent's bounds.
+    """Check `count` users' vectors against each agent's bounds; (B, n, d) float32.
 
-    They are copied only where they are of another type.
+    The array is copied only if it has another type.
 
     Raises
     ------
     InvalidAction
-        For another shape, anything but numbers, and a number out of bounds.
+        For another shape or dtype, and for a number out of bounds.
     """
     low, high = (np.stack([getattr(space, side) for space in spaces]) for side in ("low", "high"))
     if actions.shape != (count, *low.shape) or actions.dtype.kind not in "fiu":
@@ -423,9 +422,9 @@ def check_vectors(
             f"actions must be numbers of shape {(count, *low.shape)} (users, agents, numbers); got "
             f"{actions.dtype} of shape {actions.shape}"
         )
-    with np.errstate(over="ignore"):  # what is too large for float32 is out of bounds
+    with np.errstate(over="ignore"):  # a number too large for float32 is out of bounds
         vectors = actions.astype(np.float32, copy=False)
-    wrong = ~((vectors >= low) & (vectors <= high))  # true for what is no number
+    wrong = ~((vectors >= low) & (vectors <= high))  # also true for NaN
     if wrong.any():
         user, agent, place = np.argwhere(wrong)[0]
         raise InvalidAction(
@@ -437,31 +436,31 @@ def check_vectors(
 
 @runtime_checkable
 class Recommender(Protocol[P_contra]):
-    """Anything that ranks the candidates of a batch of prompts.
+    """Ranks the candidates of a batch of prompts.
 
     A recommender may read the prompts, as a language model does, or only their tasks, as a
-    classical model would. Rankings come back in the order of the prompts, one each, and the ranking
-    of a prompt does not depend on the other prompts. `rpp_env.testing.check_recommender` proves it.
+    classical model would. It returns one ranking per prompt, in order, and the ranking of a prompt
+    does not depend on the other prompts. `rpp_env.testing.check_recommender` checks this.
 
-    A recommender may say what it reads in an attribute ``reads``, the type of the prompts. An
-    environment then refuses, when it is made, a prompt space whose prompts are of another type.
+    An optional attribute ``reads`` is the type of the prompts that it reads. An environment then
+    refuses, when it is made, a prompt space whose prompts are of another type.
     """
 
     def rank(self, prompts: P_contra) -> Sequence[Ranking]:
         """Rank the candidates of every prompt, by their positions as the prompt shows them.
 
-        `Rankings`, which are arrays; a list of `Ranking` is as good, and slower.
+        Returns `Rankings`, which are arrays; a list of `Ranking` is accepted too, and slower.
         """
         ...
 
 
 class WhiteBox(Recommender[P_contra], Protocol[P_contra]):
-    """A recommender whose scores are differentiable: for native solvers, never for an RL agent."""
+    """A recommender with differentiable scores, for native solvers; RL agents never use them."""
 
     def scores(self, prompts: P_contra) -> Tensor:
         """(B, K) scores of the candidates, differentiable in the prompts' values."""
         ...
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Vectors of tokens, for prompts that are made of tokens."""
+        """Return the embeddings of tokens, for prompts of tokens."""
         ...

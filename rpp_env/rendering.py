@@ -1,9 +1,9 @@
-"""What a step looks like to a person: the prompt, the reply, and where the target landed.
+"""Rendering of a step for people: the prompt, the reply, and where the target was ranked.
 
-Each agent has a colour, in which its choice and its part of the prompt are written. As text,
-colours are plain ANSI codes; with the environment variable ``NO_COLOR`` there are none. Nothing
-else in it can steer a terminal: ids, titles and replies go through `rpp_env.text.printable`. As a
-picture, the same lines are drawn on a page of fixed size, so that wrappers can record videos.
+Each agent has a colour, used for its choice and its part of the prompt. In text, colours are plain
+ANSI codes; with the environment variable ``NO_COLOR`` there are none. Ids, titles and replies go
+through `rpp_env.text.printable`, so nothing in them can control a terminal. In a picture, the same
+lines are drawn on a page of fixed size, so that wrappers can record videos.
 """
 
 from __future__ import annotations
@@ -37,36 +37,36 @@ RENDER_MODES = ("ansi", "human", "rgb_array")
 """``"ansi"`` returns a text, ``"human"`` writes it to the terminal, ``"rgb_array"`` draws it."""
 
 SIZE = (1280, 960)
-"""Width and height of a picture in pixels: even numbers, as video codecs want them."""
+"""Width and height of a picture in pixels: even numbers, as video codecs require."""
 
 COLOURS = (35, 36, 33, 32)
-"""Of the agents, in turn: magenta, cyan, yellow, green."""
+"""Colours of the agents, repeated in turn: magenta, cyan, yellow, green."""
 BOLD, FAINT, TARGET = "1", "2", "1;7"
 _REWARD = 32  # green
 WIDTH = 80
 
 Span = tuple[str, int | str | None]
-"""A text and the ANSI code that it is written in."""
+"""A text and the ANSI code of its colour."""
 Line = list[Span]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A title and what stands below it."""
+    """A title and the lines below it."""
 
     title: str
     lines: list[Line]
 
 
 def check_render_mode(mode: str | None, allowed: Sequence[str] = RENDER_MODES) -> str | None:
-    """`mode`, or InvalidOption where it is not one of `allowed`."""
+    """Return `mode`, or raise InvalidOption if it is not one of `allowed`."""
     if mode is not None:
         check_choice("render_mode", mode, allowed)
     return mode
 
 
 def show(env: RPPEnv, mode: str | None) -> str | NDArray[np.uint8] | None:
-    """The last step of the first user: returned (``"ansi"``, ``"rgb_array"``) or written out.
+    """Render the last step of the first user: return it (``"ansi"``, ``"rgb_array"``) or write it.
 
     Raises
     ------
@@ -82,22 +82,22 @@ def show(env: RPPEnv, mode: str | None) -> str | NDArray[np.uint8] | None:
     if mode == "ansi":
         return text
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    # A terminal that knows no frames and bars gets their names.
+    # A terminal without box-drawing characters gets their names.
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     return None
 
 
 def render(env: RPPEnv, user: int = 0, width: int = WIDTH) -> str:
-    """The last step of one user as a text that ends in a line break.
+    """Return the last step of one user as a text that ends in a line break.
 
     Parameters
     ----------
     env : RPPEnv
-        After a reset. Before the first step the task alone is shown.
+        An environment after a reset. Before the first step only the task is shown.
     user : int
-        Place in the batch.
+        Index in the batch.
     width : int
-        Columns that rules and choices fit into. Prompt and reply are shown as they were sent.
+        Columns for rules and choices. Prompt and reply are shown as they were sent.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _check_begun(env: RPPEnv) -> None:
 
 
 def _sections(env: RPPEnv, user: int) -> list[Section]:
-    """What there is to show: the choices, the prompt, the reply, the reward; first only a task."""
+    """Return the sections: choices, prompt, reply, reward; before the first step only the task."""
     _check_begun(env)
     step = env.last_step
     if step is None:
@@ -164,7 +164,7 @@ def _colour(agent: int) -> int:
 
 
 def _prompt(words: Words, task: RankingTask) -> list[Line]:
-    """The text as it was sent, its parts in the colours of their agents, the target marked."""
+    """Return the text as it was sent, in the colours of the agents, with the target marked."""
     part = {printable(head): _colour(agent) for head, agent in words.parts.items()}
     painted: list[Line] = []
     for paragraph in printable(words.text).split("\n\n"):
@@ -172,7 +172,7 @@ def _prompt(words: Words, task: RankingTask) -> list[Line]:
         colour = part.get(lines[0])
         mark = f". {printable(task.target)}"
         for line in lines:
-            # No agent touches the candidates.
+            # No agent controls the candidates.
             target = TARGET if line.endswith(mark) else None
             painted.append([(line, target if colour is None else colour)])
         painted.append([])
@@ -182,7 +182,7 @@ def _prompt(words: Words, task: RankingTask) -> list[Line]:
 def _reply(ranking: Ranking, task: RankingTask) -> list[Line]:
     if not ranking.text.strip():
         return [[("(nothing was said)", FAINT)]]
-    # A title that goes on is another one: "The River" is not "The River II".
+    # A title that continues is another one: "The River" is not "The River II".
     title = re.compile(rf"(?<!\w){re.escape(printable(task.target))}(?!\s?\w)")
     number = str(task.position + 1)
     return [
@@ -212,7 +212,7 @@ def _verdict(infos: dict[str, float], task: RankingTask, reward: float) -> list[
 
 
 class _Paint:
-    """Wraps texts in ANSI codes, or does not."""
+    """Wraps texts in ANSI codes, or leaves them plain."""
 
     def __init__(self, coloured: bool) -> None:
         self.coloured = coloured
@@ -231,7 +231,7 @@ def _rule(paint: _Paint, title: str, width: int) -> str:
 
 
 def _hung(line: Line, width: int) -> list[Line]:
-    """A choice, broken between words so that it fits; any other line as it is."""
+    """Break a choice between words so that it fits; return any other line unchanged."""
     if len(line) != 2 or line[0][1] != BOLD:
         return [line]
     (left, _), (text, code) = line
@@ -256,15 +256,15 @@ _ON_PAPER: dict[int | str | None, str] = {
 
 
 def picture(env: RPPEnv, user: int = 0) -> NDArray[np.uint8]:
-    """The last step of one user as a picture: the prompt on the left, the rest on the right.
+    """Draw the last step of one user: the prompt on the left, the rest on the right.
 
-    Lines that are too long are wrapped; where a part has more lines than fit, it says how many are
-    left out. Scripts that DejaVu Sans Mono lacks, such as Chinese, appear as boxes.
+    Long lines are wrapped; a section with more lines than fit states how many are left out. Scripts
+    that DejaVu Sans Mono lacks, such as Chinese, appear as boxes.
 
     Parameters
     ----------
     env, user
-        As `render` takes them.
+        See `render`.
 
     Returns
     -------
@@ -276,7 +276,7 @@ def picture(env: RPPEnv, user: int = 0) -> NDArray[np.uint8]:
     ResetNeeded
         Before the first reset.
     MissingExtra
-        Without matplotlib, whose font is used, and Pillow, which comes with it.
+        Without matplotlib, for its font, and Pillow, which comes with it.
     """
     head, *rest = _sections(env, user)
     fonts = _fonts()
@@ -302,7 +302,7 @@ def picture(env: RPPEnv, user: int = 0) -> NDArray[np.uint8]:
 
 @lru_cache
 def _fonts() -> tuple[Any, Any]:
-    """Plain and bold letters of one width."""
+    """Return the plain and the bold monospaced font."""
     try:
         import matplotlib as mpl
         from PIL import ImageFont
@@ -317,7 +317,7 @@ def _fonts() -> tuple[Any, Any]:
 
 
 class _Page:
-    """Writes sections onto a picture, in columns of letters of one width."""
+    """Draws sections onto a picture, in columns of monospaced letters."""
 
     def __init__(self, draw: Any, fonts: tuple[Any, Any], width: int) -> None:
         self.draw, self.width = draw, width
@@ -326,11 +326,11 @@ class _Page:
         self.columns = int(width // self.advance)
 
     def height(self, section: Section) -> int:
-        """Pixels that a section takes where nothing is left out."""
+        """Height in pixels of a section with all its lines."""
         return _LINE * (1 + sum(1 for _ in self.wrapped(section.lines)))
 
     def write(self, section: Section, x: int, y: int, bottom: int) -> int:
-        """Write a section from `y` down to `bottom` at most; where it ends."""
+        """Draw a section from `y` down to `bottom` at most; return where it ends."""
         self.draw.text((x, y), section.title, font=self.bold, fill=_GREY)
         after = x + self.advance * (len(section.title) + 1)
         middle = y + _LINE // 2
@@ -354,7 +354,7 @@ class _Page:
         return y
 
     def wrapped(self, lines: Sequence[Line]) -> Iterator[Line]:
-        """The same lines, none longer than a column is wide; they break between words."""
+        """Break lines between words so that none is wider than a column."""
         for line in lines:
             row: Line = []
             used = 0
@@ -370,8 +370,8 @@ class _Page:
             yield row
 
     def words(self, text: str) -> Iterator[str]:
-        """Words and the spaces between them, none wider than a column."""
-        # Line breaks inside a text, and letters that cannot be drawn, become spaces.
+        """Yield words and the spaces between them, none wider than a column."""
+        # Line breaks inside a text, and characters that cannot be drawn, become spaces.
         drawn = "".join(letter if letter.isprintable() else " " for letter in text)
         for word in re.findall(r"\s+|\S+", drawn):
             if _columns(word) <= self.columns:
@@ -382,5 +382,5 @@ class _Page:
 
 
 def _columns(text: str) -> int:
-    """How many letters wide a text is; those of East Asia take two places."""
+    """Width of a text in letters; East Asian ones are two wide."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

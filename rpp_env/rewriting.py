@@ -1,17 +1,17 @@
 """RPP+: another language model rewrites the sentences that the agents chose, for one user.
 
-The agents choose among sentences that are the same for everybody. Where an environment is made with
-``rewrite=``, the chosen role, reasoning and output sentences are rewritten before the recommender
-is asked; history, candidates and the line of the output's contract stay as they are. The paper says
-no more of this than that it is done inside the loop, so every choice here is ours, and an option of
-`LLMRewriter`. ``docs/rewriting.md`` shows what is asked and what came of it.
+The agents choose among sentences that are the same for everybody. In an environment made with
+``rewrite=``, the chosen role, reasoning and output sentences are rewritten before they are sent to
+the recommender; history, candidates and the contract line of the output stay as they are. The paper
+only says that this is done inside the loop, so every other choice is ours, and an option of
+`LLMRewriter`. ``docs/rewriting.md`` shows the questions and some results.
 
-What a model says is never an error. A rewrite is used where it passes every check; else the
-sentence of the book is sent, and counted:
+An unusable rewrite is never an error. A rewrite is used if it passes every check; else the
+catalog's sentence is sent, and counted:
 
-- it says something, in one line of at most two sentences and 400 characters, all of it printable;
-- it is no list, and brings no markup, JSON, tokens of chat templates or placeholders with it;
-- its numbers, the number of candidates above all, are those of the original;
+- it is one line of at most two sentences and 400 characters, not empty, all of it printable;
+- it is not a list, and contains no markup, JSON, chat-template tokens or placeholders;
+- its numbers, above all the number of candidates, are those of the original;
 - it names no candidate, which would be a hint, and at most one item of the history;
 - an output sentence asks for no format that the original does not ask for.
 """
@@ -34,7 +34,7 @@ from rpp_env.sentences.prompt import Prompt, as_messages
 __all__ = ["INSTRUCTIONS", "LLMRewriter", "Rewrite", "check_rewritten", "open_rewriter"]
 
 Rewrite = Callable[[Sequence[Prompt]], Sequence[Prompt]]
-"""Prompts to prompts with other role, reasoning and output sentences; all else stays, in order."""
+"""Maps prompts to prompts with other role, reasoning and output sentences, in the same order."""
 
 INSTRUCTIONS = (
     "The labelled lines below are instructions from one user to a language model that ranks "
@@ -43,7 +43,7 @@ INSTRUCTIONS = (
     "Answer with the same labels, one line each, and nothing else. Write at most two sentences a "
     "line. Keep all numbers. Do not list titles, and add no format and no other request."
 )
-"""What the rewriting model is told; the user's latest items and the sentences follow."""
+"""Default instructions to the rewriting model; the user's latest items and the sentences follow."""
 
 _FIELDS = {"role_playing": "role", "reasoning_guidance": "reasoning", "output_format": "output"}
 _HISTORY_LEAD = "What this user chose last, the most recent at the end:"
@@ -69,64 +69,64 @@ _NUMBERS |= {word: 10 * n for n, word in enumerate(_TENS.split(), 3)}
 
 
 class _Asked(NamedTuple):
-    """What a rewrite depends on: its key."""
+    """The input of a rewrite, used as its cache key."""
 
     sentences: tuple[str, ...]
-    """With the number of candidates filled in; empty for those that are not rewritten."""
+    """Sentences with the number of candidates filled in; empty where none is rewritten."""
     candidates: int
-    """How many."""
+    """Number of candidates."""
     titles: tuple[str, ...]
-    """The user's latest items, as far as they are shown."""
+    """The user's latest items that the prompt shows."""
 
 
 class _Rewritten(NamedTuple):
     field: str
     original: str
     sentence: str | None
-    """None where it cannot be used."""
+    """The rewrite; None where it cannot be used."""
 
 
 class LLMRewriter:
-    """Has a language model rewrite the sentences of prompts: a `Rewrite`.
+    """A `Rewrite` that has a language model rewrite the sentences of prompts.
 
-    One question a prompt asks for all its sentences, the questions of a batch are one call of the
-    model, and equal ones are asked once, as long as the answers are kept: the last 131,072, in
-    memory. `RecordingModel` as `model` keeps them on disk. An empty sentence stays empty.
+    One request per prompt covers all its sentences, and the requests of a batch are one call of the
+    model. Equal requests are sent once while their replies are cached: the last 131,072, in memory.
+    A `RecordingModel` as `model` keeps them on disk. An empty sentence stays empty.
 
     The model sees the sentences and the user's latest items, no more of them than the prompt shows:
-    how much of the history the recommender is told stays the history agent's choice. It sees no
-    candidate, and nothing of targets, rankings and rewards.
+    how much of the history the recommender sees stays the history agent's choice. It sees no
+    candidates, targets, rankings or rewards.
 
     Parameters
     ----------
     model : LanguageModel
-        Who rewrites. It need not be the one that ranks.
+        The rewriting model. It need not be the one that ranks.
     scope : sequence of str
-        Whose sentences are rewritten; of ``"role_playing"``, ``"reasoning_guidance"`` and
-        ``"output_format"``.
+        The agents whose sentences are rewritten; some of ``"role_playing"``,
+        ``"reasoning_guidance"`` and ``"output_format"``.
     history : int
         Most items of the history that the model sees; 0 for none.
     instructions : str
-        What it is told.
+        The model's instructions.
     max_characters : int
         Longest rewrite that is used.
     generation : Generation, optional
-        How rewrites are sampled; by default with temperature 0.7, seed 0 (the same again, where a
-        server has seeds) and at most 384 tokens.
+        How rewrites are sampled; by default with temperature 0.7, seed 0 (repeatable where a server
+        supports seeds) and at most 384 tokens.
 
     Attributes
     ----------
     faults : Counter
-        Why rewrites could not be used, and how often.
+        Why rewrites could not be used, with counts.
     calls : Counter
-        ``batches``, ``prompts``, ``prompt_tokens`` and ``completion_tokens`` that were asked for.
+        ``batches``, ``prompts``, ``prompt_tokens`` and ``completion_tokens`` sent so far.
 
     Raises
     ------
     InvalidOption
         For another scope or numbers out of range.
     BrokenContract
-        Where the model gives back another number of replies than it was asked for.
+        If the model returns another number of replies than requests.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class LLMRewriter:
 
     @property
     def id(self) -> str:
-        """Names the model, for reports."""
+        """Name of the model, for reports."""
         return self.model.id
 
     def release(self) -> None:
@@ -169,7 +169,7 @@ class LLMRewriter:
         release(self.model)
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The prompts with rewritten sentences."""
+        """Return the prompts with rewritten sentences."""
         asked = [self._asked(prompt) for prompt in prompts]
         new = [one for one in dict.fromkeys(asked) if any(one.sentences) and one not in self._kept]
         if new:
@@ -191,7 +191,7 @@ class LLMRewriter:
         return made
 
     def question(self, prompt: Prompt) -> str:
-        """What the model is asked about this prompt."""
+        """Return the request to the model about this prompt."""
         return self._text(self._asked(prompt))
 
     def _asked(self, prompt: Prompt) -> _Asked:
@@ -212,14 +212,14 @@ class LLMRewriter:
             if sentence
         )
         for first in range(len(one.titles) + 1):
-            # One line each, whatever they hold: a title is not to pass for an instruction.
+            # One line each: a title must not pass for an instruction.
             titles = [" ".join(title.split()) for title in one.titles[first:]]
             shown = "\n".join([_HISTORY_LEAD, *(f"{i}. {t}" for i, t in enumerate(titles, 1))])
             text = "\n\n".join([self.instructions, *([shown] if titles else []), labelled])
             if room.holds(text):
                 return text
         raise InvalidOption(
-            f"what {self.model.id!r} is to rewrite does not fit into the {room.tokens} tokens that "
+            f"the sentences for {self.model.id!r} do not fit into the {room.tokens} tokens that "
             f"it has besides {self.generation.max_tokens} for the reply: take a model with a "
             "longer context, or a smaller max_tokens"
         )
@@ -230,7 +230,7 @@ class LLMRewriter:
         for line in reply.text.rpartition("</think>")[2].splitlines():
             match = _LINE.match(line)
             label = match[1].lower() if match else label
-            if match or not found.get(label, "any"):  # a label may stand on a line of its own
+            if match or not found.get(label, "any"):  # a label may be on a line of its own
                 said = match[2] if match else line
                 found[label] = " ".join(said.replace("**", "").split()).strip(_EDGES)
         if reply.finish_reason == "length":
@@ -260,14 +260,14 @@ class LLMRewriter:
 
 
 def open_rewriter(rewrite: str | Rewrite | None) -> Rewrite | None:
-    """The rewriter of that name, or what was given.
+    """Return the rewriter of that name, or the given one.
 
     Parameters
     ----------
     rewrite : str, callable or None
-        ``"embedded"`` (rules, no server), the name of a language model as `RPPEnv.make` takes it
-        (``"http://host:8000/v1#name"``, ``"vllm:..."``, ``"hf:..."``, ``"recording:..."``), which
-        an `LLMRewriter` then asks, a `Rewrite`, or None.
+        ``"embedded"`` (rules, no server); the name of a language model as `RPPEnv.make` takes it
+        (``"http://host:8000/v1#name"``, ``"vllm:..."``, ``"hf:..."``, ``"recording:..."``), for an
+        `LLMRewriter`; a `Rewrite`; or None.
 
     Raises
     ------
@@ -290,18 +290,18 @@ def open_rewriter(rewrite: str | Rewrite | None) -> Rewrite | None:
 
 
 def check_rewritten(rewritten: Sequence[Prompt], prompts: Sequence[Prompt]) -> None:
-    """Check that a rewrite gave back the prompts with other sentences, and nothing else.
+    """Check that a rewrite changed the sentences of the prompts and nothing else.
 
     Raises
     ------
     BrokenContract
-        Where one is lost, or anything but the role, reasoning and output sentences has changed.
+        If a prompt is lost, or anything but the role, reasoning and output sentences has changed.
     """
     if len(rewritten) != len(prompts) or not all(map(_only_sentences, rewritten, prompts)):
         raise BrokenContract(
-            f"rewrite gave {len(rewritten)} prompts for {len(prompts)}; it must give each prompt "
-            "back in its place, with other sentences only (Choice.rewritten): the same task, as "
-            "many history items, the same contract line, and no line breaks"
+            f"rewrite gave {len(rewritten)} prompts for {len(prompts)}; it must return each prompt "
+            "in its place, with other sentences only (Choice.rewritten): the same task, the same "
+            "number of history items, the same contract line, and no line breaks"
         )
 
 
@@ -319,7 +319,7 @@ def _only_sentences(new: object, old: Prompt) -> bool:
 def _fault(
     sentence: str, original: str, titles: Sequence[str], field: str, most: int
 ) -> str | None:
-    """Why a rewrite cannot be used; None where it can."""
+    """Return why a rewrite cannot be used; None if it can."""
     if not sentence:
         return "says nothing"
     if len(sentence) > most:
@@ -330,7 +330,7 @@ def _fault(
         return "a list or a speaker's label"
     told = 0
     found = [title for title in titles if title in sentence and title not in original]
-    for title in sorted(found, key=len, reverse=True):  # it may hold full stops and numbers
+    for title in sorted(found, key=len, reverse=True):  # a title may contain full stops and numbers
         sentence, times = re.subn(rf"(?<!\w){re.escape(title)}(?!\w)", "it", sentence)
         told += times
     if told > 1:
@@ -350,7 +350,7 @@ def _formats(sentence: str) -> set[str]:
 
 @lru_cache(maxsize=1 << 12)
 def _numbers(sentence: str) -> frozenset[int]:
-    """All numbers but "one", in figures and in words."""
+    """Return all numbers but "one", in figures and in words."""
     found = (
         int(word) if word.isdecimal() else _NUMBERS.get(word)
         for word in _COUNT.findall(sentence.casefold())
@@ -359,7 +359,7 @@ def _numbers(sentence: str) -> frozenset[int]:
 
 
 def _hints(sentence: str, original: str, candidates: Sequence[str]) -> bool:
-    """Does a rewrite name a candidate that the original does not?"""
+    """Whether a rewrite names a candidate that the original does not."""
     said, before = _plain(sentence), _plain(original)
     return any(
         name in said[cased] and name not in before[cased]
@@ -370,14 +370,14 @@ def _hints(sentence: str, original: str, candidates: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=1 << 12)
 def _plain(text: str) -> tuple[str, str]:
-    """The words of a text, each between blanks: in lower case, and as they are."""
+    """Return the words of a text between blanks: in lower case, and unchanged."""
     words = f" {' '.join(_WORDS.findall(text))} "
     return words.casefold(), words
 
 
 @lru_cache(maxsize=1 << 14)
 def _names(title: str) -> tuple[tuple[bool, str], ...]:
-    """How a title may be spelled, and whether its case counts, as in "It"."""
+    """Return the spellings of a title, and whether its case counts, as in "It"."""
     lower, words = _plain(title)
     if not words.strip():
         return ((True, title),)

@@ -1,8 +1,8 @@
-"""RewardTable: every answer asked once, then replayed at array speed.
+"""Reward tables: every prompt is answered once, then replayed at array speed.
 
-`tabulate` asks a recommender for every prompt that a prompt space can reach, one for each task and
-*cell* of the space's `shape`. Equal prompts are asked once. Under RPP's rules a cell is a number of
-history items with a role, a reasoning and an output. A table keeps, per task and cell:
+`tabulate` sends a recommender every prompt that a prompt space can reach: one for each task and
+each *cell* (prompt index) of the space's `shape`. Equal prompts are sent once. Under RPP's rules a
+cell is a history length with a role, a reasoning and an output. A table keeps, per task and cell:
 
 ==================  ==================  ==========================================================
 array               shape, dtype        holds
@@ -12,16 +12,16 @@ array               shape, dtype        holds
 ``completion``      (T, C, S) uint16    tokens of the reply
 ``prompt``          (T, C) uint16       tokens of the prompt
 ``trimmed``         (T, C) uint8        history items that did not fit
-``positions``       (T,) uint8          where the target stands: a test table is an answer key
+``positions``       (T,) uint8          position of the target: a test table is an answer key
 ``keys``            (T,) uint64         digest of user, draw, history and candidates
 ==================  ==================  ==========================================================
 
-S answers are kept per prompt where the model samples (`samples`); a replay takes them in turn. One
-table of sentences serves all rules whose numbers of history items are among its own
+Where the model samples, S answers are kept per prompt (`samples`); a replay takes them in turn. One
+table of sentences serves all rules whose history lengths are among its own
 (`RewardTable.for_space`). A file holds digests and positions, no titles and no sequences; it
-carries the embeddings, so that a replay observes what the live environment did, its provenance as
-JSON, and a SHA-256 of itself. Files may come from somebody else: nothing is unpickled, and every
-number is checked on loading.
+contains the embeddings, so that a replay has the observations of the live environment, its
+provenance as JSON, and a SHA-256 of itself. Files may come from an untrusted source: nothing is
+unpickled, and every number is checked on loading.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _ARRAYS = {
     "positions": np.uint8,
     "keys": np.uint64,
 }
-_CHUNK = 8  # tasks asked at once: 12,600 prompts under RPP-v0
+_CHUNK = 8  # tasks per call: 12,600 prompts under RPP-v0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +93,13 @@ class RewardTable:
     Attributes
     ----------
     sizes : tuple of int
-        The prompt space's `shape`, as for sentences the numbers of history items, roles, reasonings
-        and outputs; C is their product.
+        The prompt space's `shape`; for sentences the numbers of history lengths, roles, reasonings
+        and outputs. C is their product.
     provenance : dict
-        Digests of data and tasks, what the prompts are (`PromptSpace.about`), the rules, the
-        model's id, how it was asked.
+        Digests of data and tasks, the description of the prompts (`PromptSpace.about`), the rules,
+        the model's id and its options.
     embeddings : Embeddings
-        Of the environment that was tabulated.
+        Embeddings of the environment that was tabulated.
     """
 
     orders: NDArray[np.uint8]
@@ -123,19 +123,19 @@ class RewardTable:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """Of sentences: the numbers of history items that were asked for."""
+        """For sentences: the history lengths in the table."""
         return tuple(self.provenance.get("shown", ()))
 
     def for_space(self, space: PromptSpace[Any, Any]) -> RewardTable:
-        """The same answers, by the cells of this prompt space: what `RPPEnv.table` is.
+        """Return the same answers indexed by the cells of this prompt space: `RPPEnv.table`.
 
-        Nothing is copied where the cells are the table's already. A level of sentences is known by
-        the number of items that it shows, however it is reached.
+        Nothing is copied if the cells are the table's already. A history level is identified by the
+        number of items that it shows, however it is reached.
 
         Raises
         ------
         TableMismatch
-            Where the space has prompts that were never asked for.
+            If the space has prompts that are not in the table.
         """
         index = space.within(self.provenance)
         table = self
@@ -156,14 +156,14 @@ class RewardTable:
     def lookup(
         self, rows: Ints, cells: Ints, turn: Ints | None = None
     ) -> tuple[Rankings, NDArray[np.uint16]]:
-        """Answers for tasks `rows`, and the rank (B,) of each target (0: not named).
+        """Return answers for tasks `rows`, and the rank (B,) of each target (0: not named).
 
         Parameters
         ----------
         rows, cells : (B,) int64 arrays
-            Cells are the table's own: use the table that `for_space` gives.
+            Cells of the table itself: use the table that `for_space` returns.
         turn : (B,) int64 array, optional
-            Where several answers were recorded, which of them, modulo their number.
+            Which of several recorded answers to take, modulo their number.
         """
         said = rows * self.named.shape[1] + cells
         if turn is not None:
@@ -174,17 +174,17 @@ class RewardTable:
 
     @cached_property
     def _orders(self) -> NDArray[np.uint8]:
-        """(T * C * S, K), beside `_numbers`."""
+        """(T * C * S, K) orders, next to `_numbers`."""
         return self.orders.reshape(-1, self.orders.shape[-1])
 
     @cached_property
     def _costs(self) -> tuple[str, ...]:
-        """Those that arise: history items that did not fit only where some did not."""
+        """Costs in this table; `trimmed` only if some history items did not fit."""
         return COSTS if self.trimmed.any() else COSTS[1:]
 
     @cached_property
     def _numbers(self) -> NDArray[np.uint16]:
-        """(T * C * S, ...) rank, named and `_costs` side by side: a replay looks up once."""
+        """(T * C * S, ...) rank, named and `_costs` in one array: a replay looks up once."""
         columns = (
             *(self.ranks(), self.named),
             *((self.trimmed[..., None],) if "trimmed" in self._costs else ()),
@@ -206,21 +206,21 @@ class RewardTable:
         return found
 
     def rewards(self, k: int = 10) -> NDArray[np.float32]:
-        """``(T, *sizes)`` NDCG@k, the mean of the recorded answers.
+        """``(T, *sizes)`` NDCG@k, the mean over the recorded answers.
 
-        Of sentences, sizes are levels, roles, reasonings and outputs.
+        For sentences, sizes are levels, roles, reasonings and outputs.
         """
         by_rank = ndcg(np.arange(256), k).astype(np.float32)
         mean: NDArray[np.float32] = by_rank[self.ranks()].mean(axis=2)
         return mean.reshape(len(self), *self.sizes)
 
     def check(self, tasks: TaskSet, space: PromptSpace[Any, Any]) -> None:
-        """Refuse other data and other prompts.
+        """Check that the table is of these tasks and prompts.
 
         Raises
         ------
         TableMismatch
-            Where the table answers other questions than these.
+            If the table answers other prompts than these.
         """
         self._check_questions(_questions(tasks))
         self.for_space(space)
@@ -233,7 +233,7 @@ class RewardTable:
         wrong = np.count_nonzero(tasks.position != self.positions)
         if wrong:
             raise TableMismatch(
-                f"the targets of {wrong} of the {len(self)} tasks do not stand where the table says"
+                f"the targets of {wrong} of the {len(self)} tasks are not where the table has them"
             )
         items = len(self.embeddings.items)
         if items != tasks.dataset.num_items:
@@ -252,7 +252,7 @@ class RewardTable:
                 )
 
     def select(self, tasks: TaskSet) -> tuple[TaskSet, RewardTable]:
-        """What `tasks` and the table have in common, in the order of `tasks`.
+        """Return the tasks of `tasks` that the table holds, in their order, and their table.
 
         Raises
         ------
@@ -278,7 +278,7 @@ class RewardTable:
         return tasks.subset(mine), self.subset(rows)
 
     def subset(self, rows: Sequence[int] | Ints) -> RewardTable:
-        """The table of these task rows alone, in this order."""
+        """Return the table of these task rows alone, in this order."""
         index = np.asarray(rows, dtype=np.int64)
         arrays = {name: getattr(self, name)[index] for name in _ARRAYS}
         return RewardTable(
@@ -286,7 +286,7 @@ class RewardTable:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write one file with its digest, whole or not at all.
+        """Write one file with its digest, atomically.
 
         Raises
         ------
@@ -308,8 +308,8 @@ class RewardTable:
         Raises
         ------
         TableMismatch
-            If there is no such file, if it is damaged, no table, or holds what no recommender can
-            have answered.
+            If the file is missing, damaged or not a table, or if it holds values that no
+            recommender can have answered.
         """
         path = Path(path)
         if not path.is_file():
@@ -325,14 +325,14 @@ class RewardTable:
             ) from error
         if not proven:
             _warn(
-                f"{path} carries no digest: every number was checked for its range, and damage "
-                "within the range cannot be noticed; `RewardTable.load(path).save(path)` adds it"
+                f"{path} has no digest: every number was checked for its range, but damage within "
+                "the range goes unnoticed; `RewardTable.load(path).save(path)` adds a digest"
             )
         return table
 
     @classmethod
     def _from_arrays(cls, kept: dict[str, NDArray[Any]]) -> RewardTable:
-        """What `save` put into a file; ValueError for anything else."""
+        """Make a table from the arrays that `save` wrote; ValueError for anything else."""
         names = {*_ARRAYS, "sizes", "provenance"}
         names |= {f"embeddings_{name}" for name in _EMBEDDINGS}
         if kept.keys() != names:
@@ -349,7 +349,7 @@ class RewardTable:
             raise ValueError(
                 "its sizes are not four numbers from 1, or as many as its prompts have"
             )
-        if "shown" in provenance:  # of sentences
+        if "shown" in provenance:  # a table of sentences
             if len(sizes) != 4:
                 raise ValueError("its sizes are not four numbers from 1")
             if not _are_numbers(shown) or len(shown) != sizes[0]:
@@ -363,7 +363,7 @@ class RewardTable:
         embeddings = Embeddings(*(kept.pop(f"embeddings_{name}") for name in _EMBEDDINGS))
         _check_embeddings(embeddings)
         if provenance.get("embeddings") != embeddings.digest:
-            raise ValueError("its embeddings are not those that it names")
+            raise ValueError("its embeddings do not match the digest that it names")
         _check_answers(kept, tasks, sizes.tolist(), shown, *counts)
         return cls(
             **kept,
@@ -374,12 +374,12 @@ class RewardTable:
 
 
 _MOST_AXES = 64
-"""As many as an array can have."""
+"""Maximum number of axes of an array."""
 _EMBEDDINGS = ("items", "content", "popularity")
 
 
 def _are_numbers(given: Any) -> TypeGuard[list[int]]:
-    """Whether it is a list of whole numbers from 1."""
+    """Whether a value is a list of whole numbers from 1."""
     return isinstance(given, list) and all(
         isinstance(number, int) and not isinstance(number, bool) and 0 < number < 1 << 31
         for number in given
@@ -406,7 +406,7 @@ def _check_answers(
     samples: int,
     candidates: int,
 ) -> None:
-    """Refuse, by a ValueError, what no recommender can have answered about so many tasks."""
+    """Raise ValueError for values that no recommender can have answered about these tasks."""
     cells = math.prod(sizes)
     shapes = {
         "orders": (tasks, cells, samples, candidates),
@@ -436,12 +436,12 @@ def _check_answers(
 
 
 def _permutations(orders: NDArray[np.uint8]) -> bool:
-    """Whether every row (the last axis) holds each of 0 to K - 1 once."""
+    """Whether every row (the last axis) is a permutation of 0 to K - 1."""
     rows = orders.reshape(-1, orders.shape[-1])
     for start in range(0, len(rows), 1 << 13):  # bounds the memory
         part = rows[start : start + (1 << 13)]
         for low in range(0, rows.shape[1], 32):
-            # One bit for each number; numbers outside of this word are shifted out of it.
+            # One bit per number; numbers outside of this word are shifted out of it.
             bits = np.left_shift(np.uint32(1), part - np.uint8(low), dtype=np.uint32)
             wanted = (1 << min(32, rows.shape[1] - low)) - 1
             if (np.bitwise_or.reduce(bits, axis=1) != wanted).any():
@@ -459,24 +459,24 @@ def tabulate(
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> RewardTable:
-    """Ask for every prompt that the environment's prompt space can reach.
+    """Ask the recommender every prompt that the environment's prompt space can reach.
 
     Parameters
     ----------
     env : RPPEnv
-        With a recommender, without rewriting, and with rules that keep the candidates' order.
+        An environment with a recommender, without rewriting, that keeps the candidates' order.
     path : str or Path, optional
-        Where to write the table. Finished parts lie in ``PATH.parts`` meanwhile, so that a call
-        that was stopped goes on where it was.
+        Where to write the table. Finished parts are kept in ``PATH.parts`` meanwhile, so that an
+        interrupted call can be resumed.
     rows : sequence of int, optional
         Task rows; all by default.
     shown : sequence of int, optional
-        For prompts of sentences: numbers of history items to ask for, so that one table serves
-        several rules; those of the environment's rules must be among them. By default those alone.
+        For prompts of sentences: history lengths to ask for, so that one table serves several
+        rules; they must include those of the environment's rules, which are the default.
     samples : int
         Answers per prompt, for models that sample.
     processes : int
-        Worker processes, for recommenders that compute (a server is asked from one).
+        Worker processes, for recommenders that compute locally (a server is called from one).
     progress : callable, optional
         Called with (tasks done, tasks in all).
 
@@ -488,14 +488,14 @@ def tabulate(
     Raises
     ------
     InvalidOption
-        For an environment that no table can stand in for.
+        For an environment that a table cannot replace.
     TableMismatch
-        Where `path` or its parts hold another environment's answers.
+        If `path` or its parts hold another environment's answers.
     """
     if env.recommender is None:
-        raise InvalidOption("this environment replays a table already: give one with a recommender")
+        raise InvalidOption("this environment already replays a table: give one with a recommender")
     if env.rewrite is not None:
-        raise InvalidOption("rewritten prompts are no function of the actions: tabulate without")
+        raise InvalidOption("rewritten prompts depend on more than the actions: leave out rewrite=")
     if env.episode.order == "step":
         raise InvalidOption(
             f"{env.episode.id} reorders the candidates at every step, which no table can hold"
@@ -524,7 +524,7 @@ def tabulate(
     if path.exists():
         return _finished(path, provenance)
     with alone(path, wait=True):
-        if path.exists():  # of the process that was waited for
+        if path.exists():  # written by the process that held the lock
             return _finished(path, provenance)
         drop_unfinished(path)
         parts = _Parts(Path(f"{path}.parts"), provenance, _keys(tasks), job)
@@ -538,24 +538,24 @@ def tabulate(
 
 
 def _check_main() -> None:
-    """Refuse to start processes while a process is being started.
+    """Raise if called while a worker process is importing the main script.
 
-    Each worker imports the main script. Without a guard it would come here again, and wait for the
-    lock of the table that its parent is waiting for it to make.
+    Each worker imports the main script. Without a guard it would get here again, and wait for the
+    lock of the table that its parent expects it to make.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise InvalidOption(
-            "each of the processes runs this script again: put its work under "
-            '`if __name__ == "__main__":`, or give processes=1'
+            "each worker process runs this script again: put its work under "
+            '`if __name__ == "__main__":`, or use processes=1'
         )
 
 
 def _finished(path: Path, provenance: dict[str, Any]) -> RewardTable:
-    """The table that lies there already."""
+    """Return the finished table at this path."""
     table = RewardTable.load(path)
     if table.provenance != provenance:
         raise TableMismatch(f"{path} holds other answers: choose another path or delete it")
-    shutil.rmtree(f"{path}.parts", ignore_errors=True)  # of a call that was killed meanwhile
+    shutil.rmtree(f"{path}.parts", ignore_errors=True)  # left by a call that was killed
     return table
 
 
@@ -578,7 +578,7 @@ def _table(
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs to ask for a range of tasks."""
+    """What a worker needs to tabulate a range of tasks."""
 
     tasks: TaskSet
     rows: Ints
@@ -592,7 +592,7 @@ class _Job:
         processes: int,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, NDArray[Any]]:
-        """The arrays of all tasks; what `parts` holds is not asked again."""
+        """Return the arrays of all tasks; finished parts are not asked again."""
         total = len(self.rows)
         chunks = [range(s, min(s + _CHUNK, total)) for s in range(0, total, _CHUNK)]
         made: dict[int, dict[str, NDArray[Any]]] = {}
@@ -614,7 +614,7 @@ class _Job:
         }
 
     def run(self, numbers: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """The arrays of these tasks, by their places in `rows`."""
+        """Return the arrays of these tasks, given by their indices in `rows`."""
         rows = self.rows[np.asarray(numbers)]
         every = np.arange(math.prod(self.space.shape or ()))
         some = np.tile(every, len(rows)), np.repeat(rows, len(every))
@@ -654,12 +654,12 @@ class _Job:
 def _work(
     job: _Job, chunks: Mapping[int, Sequence[int]], processes: int
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """The arrays of every chunk, as they are finished, by so many processes."""
+    """Yield the arrays of every chunk as they are finished, by this many processes."""
     if processes == 1 or len(chunks) < 2:
         for i, rows in chunks.items():
             yield i, job.run(rows)
         return
-    # The job does not go along with the process: one that dies while it is started, in a script
+    # The job is not an argument of the process: one that dies while it is started, in a script
     # without a guard, would leave us writing into its pipe for ever. A queue writes in a thread.
     context = multiprocessing.get_context("spawn")
     handed: multiprocessing.Queue[bytes] = context.Queue()
@@ -680,7 +680,7 @@ def _work(
             raise
 
 
-_job: _Job | None = None  # of this worker process
+_job: _Job | None = None  # the job of this worker process
 
 
 def _begin(handed: multiprocessing.Queue[bytes]) -> None:
@@ -690,7 +690,7 @@ def _begin(handed: multiprocessing.Queue[bytes]) -> None:
 
 
 def follow_parent() -> None:
-    """Begin a worker: Ctrl-C is its parent's to handle, and it does not outlive its parent."""
+    """Set up a worker: it ignores Ctrl-C, which its parent handles, and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -708,11 +708,11 @@ def _run(rows: Sequence[int]) -> dict[str, NDArray[Any]]:
 
 
 def _showing(env: RPPEnv, shown: Sequence[int]) -> PromptSpace[Any, Any]:
-    """The prompt space of the environment with other numbers of history items."""
+    """Return the environment's prompt space with other history lengths."""
     showing = getattr(env.space, "showing", None)
     if showing is None:
         raise InvalidOption(
-            f"shown={list(shown)} is for prompts of sentences; the environment's are those of "
+            f"shown={list(shown)} is for prompts of sentences, but the environment's are of "
             f"{type(env.space).__name__}: leave it out"
         )
     space: PromptSpace[Any, Any] = showing(shown, env.tasks)
@@ -720,7 +720,7 @@ def _showing(env: RPPEnv, shown: Sequence[int]) -> PromptSpace[Any, Any]:
 
 
 def _questions(tasks: TaskSet) -> dict[str, Any]:
-    """What decides which questions a table answers, besides the prompts and the tasks."""
+    """Return what determines a table's answers besides the prompts and the tasks."""
     return {
         "dataset": tasks.dataset.name,
         "dataset_digest": tasks.dataset.digest,
@@ -746,15 +746,15 @@ def _provenance(
         "samples": samples,
         "embeddings": env.embeddings.digest,
     }
-    if thinking := getattr(env.recommender, "thinking", ()):  # decides how replies are read
+    if thinking := getattr(env.recommender, "thinking", ()):  # affects how replies are parsed
         provenance["thinking"] = thinking
-    # As a file gives it back, so that the two compare.
+    # Through JSON, so that it compares equal to the provenance read from a file.
     plain: dict[str, Any] = json.loads(json.dumps(provenance))
     return plain
 
 
 def _keys(tasks: TaskSet) -> NDArray[np.uint64]:
-    """(T,) a digest per task of user, draw, history and candidates in their order."""
+    """(T,) a digest per task of its user, draw, history and candidates in their order."""
     tokens = tasks.dataset.user_tokens
     keys = np.empty(len(tasks), dtype=np.uint64)
     for i, (user, draw) in enumerate(zip(tasks.users.tolist(), tasks.draw.tolist(), strict=True)):
@@ -767,10 +767,10 @@ def _keys(tasks: TaskSet) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The folder of finished parts beside a table that is being made.
+    """The folder of finished parts next to a table that is being made.
 
-    A part holds the answers about some tasks, these tasks' keys, and a digest of the provenance, so
-    that it is known for what it is wherever it lies.
+    A part holds the answers about some tasks, the keys of these tasks, and a digest of the
+    provenance, so that it can be identified wherever it is.
     """
 
     folder: Path
@@ -784,7 +784,7 @@ class _Parts:
 
     @property
     def _table(self) -> NDArray[np.uint8]:
-        """What says which table a part belongs to."""
+        """Array that identifies the table that a part belongs to."""
         sha = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
         return np.frombuffer(sha.digest(), np.uint8)
 
@@ -792,7 +792,7 @@ class _Parts:
         return self.folder / f"{number:06d}.npz"
 
     def begin(self) -> None:
-        """Make the folder, or go on with it; `TableMismatch` if it is another table's."""
+        """Create the folder or resume it; `TableMismatch` if it belongs to another table."""
         other = TableMismatch(
             f"{self.folder} holds parts of another table: choose another path or delete that folder"
         )
@@ -819,7 +819,7 @@ class _Parts:
         return proven and not np.array_equal(kept.get("table", []), self._table)
 
     def load(self, number: int, rows: range) -> dict[str, NDArray[Any]] | None:
-        """The answers of a finished part; None where there is none, or none that can be used."""
+        """Return the answers of a finished part; None if it is missing or unusable."""
         path = self._file(number)
         if not path.is_file():
             return None
@@ -831,13 +831,13 @@ class _Parts:
             _warn(f"{path} cannot be used ({reason}): its tasks are asked again")
             return None
         if not proven:
-            _warn(f"{path} carries no digest: it was checked as far as it can be, and is used")
+            _warn(f"{path} has no digest: its numbers were checked where possible, and are used")
         return {name: kept[name] for name in _ANSWERS}
 
     def _check(self, kept: dict[str, NDArray[Any]], proven: bool, rows: range) -> None:
-        """Refuse, by a ValueError, a part that does not belong here."""
+        """Raise ValueError for a part that does not belong to this table."""
         about = self._about(rows)
-        # Those of versions before digests hold the answers alone.
+        # Parts of versions before digests hold the answers alone.
         if proven or kept.keys() != set(_ANSWERS):
             if kept.keys() != {*_ANSWERS, *about}:
                 raise ValueError("its arrays are not those of a part")
@@ -855,15 +855,15 @@ class _Parts:
         )
 
     def save(self, number: int, rows: range, answers: Mapping[str, NDArray[Any]]) -> None:
-        """Keep the answers about some tasks."""
+        """Save the answers about some tasks."""
         write_arrays(self._file(number), {**answers, **self._about(rows)})
 
     def _about(self, rows: range) -> dict[str, NDArray[Any]]:
-        """What a part says besides its answers."""
+        """Return what identifies a part besides its answers."""
         return {"keys": self.keys[rows], "table": self._table}
 
     def end(self) -> None:
-        """Delete the folder, when the table has been written."""
+        """Delete the folder once the table has been written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -876,7 +876,7 @@ def _as_bytes(value: dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def _from_bytes(content: NDArray[Any]) -> dict[str, Any]:
-    """What `_as_bytes` or a note wrote; ValueError for anything else."""
+    """Decode what `_as_bytes` or a note wrote; ValueError for anything else."""
     try:
         value = json.loads(content.tobytes())
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""The contracts that the environment relies on, runnable by anyone: ``check_model(yours)``.
+"""Checks of the contracts that the environment relies on, for your own parts: ``check_model(m)``.
 
 Each function returns None, or raises `BrokenContract` with what was promised and what came.
 """
@@ -53,7 +53,7 @@ Ints = NDArray[np.int64]
 
 
 def example_prompts(domain: str = "movies") -> list[Prompt]:
-    """A dozen prompts over made-up titles: every output format, and several users."""
+    """Make a dozen prompts over made-up titles, with every output format and several users."""
     titles = [f"{first} {second}" for first in _FIRST for second in _SECOND]
     book = PatternBook.load(domain)
     prompts = []
@@ -68,15 +68,16 @@ def example_prompts(domain: str = "movies") -> list[Prompt]:
 
 
 def check_model(model: LanguageModel, prompts: Sequence[Prompt] | None = None) -> None:
-    """Check a language model by asking it a dozen questions a few times.
+    """Check a language model by sending it a dozen requests a few times.
 
-    One reply a request; none for none; as many tokens as make sense; and, for a model that says it
-    is ``"deterministic"``, the same reply to the same request, wherever it stands in any batch.
+    It must return one reply per request, none for none, with plausible token counts. A model that
+    declares itself ``"deterministic"`` must return the same reply to the same request, wherever it
+    stands in any batch.
 
     Raises
     ------
     BrokenContract
-        Where one of these does not hold.
+        If a check fails.
     """
     _expect(isinstance(model, LanguageModel), f"{_name(model)} lacks a part of LanguageModel")
     _expect(_is(str, model.id) and model.id != "", "model.id must be a text that is not empty")
@@ -90,7 +91,7 @@ def check_model(model: LanguageModel, prompts: Sequence[Prompt] | None = None) -
         Request(tuple(prompt.messages), Generation())
         for prompt in (example_prompts() if prompts is None else prompts)
     ]
-    _expect(list(model.complete([])) == [], "complete([]) must give []")
+    _expect(list(model.complete([])) == [], "complete([]) must return []")
     together = _complete(model, asked)
     for reply in together:
         _expect(_is(Reply, reply) and _is(str, reply.text), f"not a Reply: {reply!r}")
@@ -115,15 +116,15 @@ def check_recommender(
 ) -> None:
     """Check a recommender on a dozen prompts: one ranking each, over all candidates, in order.
 
-    Give `prompts` of your own where it only knows its own catalogue, or reads no sentences: a
-    function from numbers, some of 0 to `count` - 1, to these prompts in that order. `check_space`
-    does so for the prompts of a space. It must rank the same way in any batch, so do not check one
-    that samples.
+    Give `prompts` of your own for a recommender that only knows its own catalogue or reads no
+    sentences: a function that takes indices (some of 0 to `count` - 1) and returns these prompts in
+    that order. `check_space` does so for the prompts of a space. A recommender must rank the same
+    way in any batch, so one that samples fails.
 
     Raises
     ------
     BrokenContract
-        Where one of these does not hold.
+        If a check fails.
     """
     _expect(isinstance(recommender, Recommender), f"{_name(recommender)} has no rank(prompts)")
     if callable(prompts):
@@ -140,9 +141,9 @@ def check_recommender(
         return list(recommender.rank(make(numbers)))
 
     every = np.arange(count)
-    _expect(rank(every[:0]) == [], "rank must give nothing for no prompts")
+    _expect(rank(every[:0]) == [], "rank must return nothing for no prompts")
     together = rank(every)
-    _expect(len(together) == count, f"rank gave {len(together)} rankings for {count} prompts")
+    _expect(len(together) == count, f"rank returned {len(together)} rankings for {count} prompts")
     for ranking, size in zip(together, sizes or [len(r.order) for r in together], strict=True):
         _expect(
             _is(Ranking, ranking) and sorted(ranking.order) == list(range(size)),
@@ -160,7 +161,7 @@ def check_recommender(
 
 _ENVS = 4
 Learner = Callable[["RPPEnv", "RPPEnv"], Policy]
-"""From an environment to train in and one to evaluate in, to a policy."""
+"""Takes an environment to train in and one to evaluate in, and returns a policy."""
 
 
 def check_space(
@@ -174,11 +175,11 @@ def check_space(
     seed: int = 0,
     **options: Any,
 ) -> None:
-    """Check a prompt space with a recommender that reads its prompts, through all that plays it.
+    """Check a prompt space, with a recommender that reads its prompts, in every use of it.
 
-    The space's own functions; the recommender on its prompts (`check_recommender`); the core; a
-    table, `diagnose` and the best fixed prompt where the space has a `shape`, and that they are
-    refused where it has none; `evaluate`; PettingZoo's and Gymnasium's checks; and learners.
+    Checks the space's own functions; the recommender on its prompts (`check_recommender`); the
+    core; a table, `diagnose` and the best fixed prompt if the space has a `shape`, and that they
+    are refused if it has none; `evaluate`; PettingZoo's and Gymnasium's checks; and learners.
 
     Parameters
     ----------
@@ -186,13 +187,13 @@ def check_space(
         As `RPPEnv` takes it.
     recommender : Recommender
     dataset : str or Dataset
-        Whose users are played: 24 of the training split, and 24 of the test split.
+        The users to play: 24 of the training split, and 24 of the test split.
     learners : sequence of callable
         Trainers and bandits: ``learn(env, eval_env)`` returns a policy.
     load : callable, optional
         Reads a policy that a learner's policy has saved; the two must act alike.
     steps : int
-        Of an episode.
+        Steps of an episode.
     seed : int
     **options
         As `RPPEnv.make` takes them.
@@ -200,7 +201,7 @@ def check_space(
     Raises
     ------
     BrokenContract
-        Where something does not hold.
+        If a check fails.
     """
     episode = Episode("check-v0", steps)
     made: dict[str, Any] = {"space": space, "rules": episode, "seed": seed, **options}
@@ -227,7 +228,7 @@ def check_space(
 
 
 def _check_functions(env: RPPEnv, rng: np.random.Generator) -> None:
-    """What `PromptSpace` promises of a space's functions."""
+    """Check the functions of a space."""
     space, count = env.space, len(env.space.agents)
     name = _name(space)
     _expect(
@@ -242,7 +243,7 @@ def _check_functions(env: RPPEnv, rng: np.random.Generator) -> None:
         actions = env.observer.actions.drawn(rng, (len(rows), count))
         after, again = space.apply(state, actions), space.apply(state, actions)
         _expect(_bytes(state) == before, f"{name}.apply must not change the state")
-        _expect(_bytes(after) == _bytes(again), f"{name}.apply must give the same for the same")
+        _expect(_bytes(after) == _bytes(again), f"{name}.apply must return the same for the same")
         for stage, at in (("start", state), ("apply", after)):
             seen = space.features(at)
             _expect(
@@ -259,7 +260,7 @@ def _check_functions(env: RPPEnv, rng: np.random.Generator) -> None:
     if space.makes is not None:
         _expect(
             isinstance(prompts, space.makes),
-            f"{name}.makes says {space.makes.__name__}, and prompts are {_name(prompts)}",
+            f"{name}.makes is {space.makes.__name__}, but its prompts are {_name(prompts)}",
         )
     for wrong in (actions[:, :0], actions[:1], np.full(actions.shape, "x")):
         _refused(partial(space.apply, state, wrong), f"{name}.apply", "of another shape or kind")
@@ -276,7 +277,7 @@ def _check_functions(env: RPPEnv, rng: np.random.Generator) -> None:
 
 
 def _check_cells(env: RPPEnv, rng: np.random.Generator) -> None:
-    """What `PromptSpace` promises of cells and axes."""
+    """Check prompt indices and axes."""
     space, steps, name = env.space, env.max_cycles, _name(env.space)
     assert space.shape is not None
     cells = math.prod(space.shape)
@@ -300,12 +301,12 @@ def _check_cells(env: RPPEnv, rng: np.random.Generator) -> None:
     alike = space.alike(some, rows)
     _expect(
         bool((alike <= some).all()) and np.array_equal(space.alike(alike, rows), alike),
-        f"{name}.alike must give the first of the cells that are alike",
+        f"{name}.alike must return the first of the indices with equal prompts",
     )
 
 
 def _check_play(env: RPPEnv, rng: np.random.Generator) -> None:
-    """What the core promises of an episode."""
+    """Check episodes of the core."""
     rows = np.arange(min(6, len(env.tasks)))
     plan = env.observer.actions.drawn(rng, (env.max_cycles, len(rows), len(env.agents)))
 
@@ -329,7 +330,7 @@ def _check_play(env: RPPEnv, rng: np.random.Generator) -> None:
 
 
 def _check_tables(train: RPPEnv, test: RPPEnv, made: dict[str, Any]) -> tuple[RPPEnv, RPPEnv]:
-    """The environments over tables that give what was live, or as they are where there are none."""
+    """Replace live environments by tables and compare; unchanged if there are no tables."""
     if train.space.shape is None:
         _refused(lambda: tabulate(train), "tabulate", "infinitely many", InvalidOption)
         return train, test
@@ -360,13 +361,13 @@ def _check_tables(train: RPPEnv, test: RPPEnv, made: dict[str, Any]) -> tuple[RP
         _expect(
             said.observations.tobytes() == told.observations.tobytes()
             and said.rewards.tobytes() == told.rewards.tobytes(),
-            f"a table of {_name(live.space)} must give what the recommender gave",
+            f"a table of {_name(live.space)} must return what the recommender returned",
         )
     return kept[0], kept[1]
 
 
 def _check_reports(train: RPPEnv, test: RPPEnv) -> None:
-    """`evaluate` and `diagnose`."""
+    """Check `evaluate` and `diagnose`."""
     shaped = train.space.shape is not None
     lines = ("random", "fixed") if shaped else ("random",)
     report = evaluate(
@@ -382,11 +383,11 @@ def _check_reports(train: RPPEnv, test: RPPEnv) -> None:
 def _check_libraries(
     dataset: str | Dataset, recommender: Recommender[Any], made: dict[str, Any]
 ) -> None:
-    """PettingZoo's parallel and AEC checks, Gymnasium's checks of one user and of many."""
+    """Run PettingZoo's parallel and AEC checks, Gymnasium's checks of one user and of many."""
     from gymnasium.utils.env_checker import check_env
 
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        # The suites warn of names, of spaces of several sizes, and of environments without an id.
+        # The suites warn about names, spaces of different sizes, and environments without an id.
         warnings.simplefilter("ignore")
         from pettingzoo.test.api_test import api_test
         from pettingzoo.test.parallel_test import parallel_api_test
@@ -396,7 +397,7 @@ def _check_libraries(
         parallel.reset(seed=0)
         for again in range(2):
             text = parallel.render()
-            _expect(isinstance(text, str), f"render must give a text (call {again})")
+            _expect(isinstance(text, str), f"render must return a text (call {again})")
             spaces = parallel.action_spaces
             parallel.step({agent: spaces[agent].sample() for agent in parallel.possible_agents})
         cast("Any", api_test)(raw_env(dataset, recommender, max_users=4, **made), num_cycles=6)
@@ -407,13 +408,13 @@ def _check_libraries(
     for _ in range(2 * many.core.max_cycles + 1):
         _expect(many.observation_space.contains(observations), "a state must lie in its space")
         observations, rewards, *_ = many.step(many.action_space.sample())
-        _expect(rewards.shape == (3,), "a batch must pay every user")
+        _expect(rewards.shape == (3,), "a batch must return one reward per user")
 
 
 def _check_learner(
     learn: Learner, load: Callable[[Path], Policy] | None, train: RPPEnv, test: RPPEnv
 ) -> None:
-    """A trainer or bandit: what it learns can be played, evaluated, saved and loaded."""
+    """Check that a learner's policy can be played, evaluated, saved and loaded."""
     policy = learn(train, test)
     report = evaluate(policy, test, baselines=("random",), resamples=20)
     scores = report.scores["policy"].metric("ndcg@10")
@@ -433,7 +434,7 @@ def _check_learner(
 
 
 class _Still:
-    """Draws actions once, and takes them always."""
+    """Draws actions once, and repeats them at every step."""
 
     def __init__(self, env: RPPEnv) -> None:
         rng = np.random.default_rng(0)
@@ -442,7 +443,7 @@ class _Still:
     def act(
         self,
         observations: NDArray[np.float32],
-        masks: Any = None,  # noqa: ARG002 - what was drawn may be chosen
+        masks: Any = None,  # noqa: ARG002 - the drawn actions are legal
         greedy: bool = False,  # noqa: ARG002 - there is nothing to sample
         memory: Any = None,
     ) -> tuple[NDArray[Any], Any]:
@@ -450,7 +451,7 @@ class _Still:
 
 
 def _blind(env: RPPEnv) -> Reference:
-    """A reference that prefers the first prompts, for want of a fitted one."""
+    """Make a reference that prefers the first prompts, in place of a fitted one."""
     sizes = env.space.shape or ()
     wished = -np.arange(math.prod(sizes), dtype=np.float32)
     return Reference(
@@ -469,7 +470,7 @@ def _bytes(state: Any) -> list[bytes]:
 def _refused(
     call: Callable[[], Any], name: str, why: str, error: type[Exception] = InvalidAction
 ) -> str:
-    """The message of the refusal that `call` must end in."""
+    """Return the message of the error that `call` must raise."""
     try:
         call()
     except error as refusal:
@@ -478,12 +479,12 @@ def _refused(
 
 
 def check_encoder(encoder: Encoder, texts: Sequence[str] | None = None) -> None:
-    """Check an encoder: shape, kind and range of its vectors; a text's is its own in any batch.
+    """Check an encoder: shape, dtype and range of its vectors, and independence of the batch.
 
     Raises
     ------
     BrokenContract
-        Where one of these does not hold.
+        If a check fails.
     """
     _expect(isinstance(encoder, Encoder), f"{_name(encoder)} lacks width or encode(texts)")
     if texts is None:
@@ -496,7 +497,7 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] | None = None) -> None:
         ("in the opposite order", encode(encoder, texts[::-1])[::-1]),
         ("one at a time", np.concatenate([encode(encoder, [text]) for text in texts])),
     ):
-        # Not to the bit: matrix products of a network differ in the last ones with the batch.
+        # Not to the bit: a network's matrix products depend on the batch in their last bits.
         _expect(
             bool(np.allclose(again, together, atol=1e-5)),
             f"the vector of a text must be the same when {what}",
@@ -504,15 +505,15 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] | None = None) -> None:
 
 
 def check_rewrite(rewrite: Rewrite, prompts: Sequence[Prompt] | None = None) -> None:
-    """Check a rewriter: every prompt comes back in its place, with other sentences and no more.
+    """Check a rewriter: every prompt comes back in its place, with only its sentences changed.
 
-    A prompt must be rewritten the same way in any batch, and whatever the target is: do not check
-    one that rewrites anew each time (`LLMRewriter` keeps what was said).
+    A prompt must be rewritten the same way in any batch, and whatever the target is, so a rewriter
+    that samples anew each time fails (`LLMRewriter` caches its replies).
 
     Raises
     ------
     BrokenContract
-        Where one of these does not hold.
+        If a check fails.
     """
     _expect(callable(rewrite), f"{_name(rewrite)} cannot be called with prompts")
     asked = list(example_prompts() if prompts is None else prompts)
@@ -547,7 +548,7 @@ def _complete(model: LanguageModel, asked: Sequence[Request]) -> list[Reply]:
     replies = list(model.complete(asked))
     _expect(
         len(replies) == len(asked),
-        f"complete gave {len(replies)} replies to {len(asked)} requests",
+        f"complete returned {len(replies)} replies to {len(asked)} requests",
     )
     return replies
 

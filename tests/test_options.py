@@ -100,9 +100,9 @@ def test_what_a_table_or_given_embeddings_overrule_is_said() -> None:
     env = RPPEnv.make(model=echo(), max_users=2, rules="RPPBandit-v0", **SMALL)
     table = tabulate(env)
     for ignored in ({"dim": 8}, {"embeddings": "lightgcn"}):
-        with pytest.raises(InvalidOption, match="a table brings its embeddings"):
+        with pytest.raises(InvalidOption, match="a table has its own embeddings"):
             RPPEnv.make(model=table, rules="RPPBandit-v0", **SMALL, **ignored)
-    with pytest.raises(InvalidOption, match="dim=8 is for embeddings that are fitted"):
+    with pytest.raises(InvalidOption, match="dim=8 is for fitting embeddings"):
         RPPEnv.make(model=echo(), embeddings=env.embeddings, dim=8, **SMALL)
 
 

@@ -191,7 +191,7 @@ def test_what_does_not_fit_loses_the_oldest_items_first() -> None:
     assert made.choice.role == GOOD["role"]
     assert "1. The Lantern Keeper\n2. Dr. No 2\n" in model.batches[-1][0]
     model.context_length = 60
-    with pytest.raises(InvalidOption, match="does not fit into the 18 tokens"):
+    with pytest.raises(InvalidOption, match="do not fit into the 18 tokens"):
         rewriter([prompt((1, 2, 2, 0))])
 
 
@@ -592,7 +592,7 @@ def test_what_is_no_rewriter_is_refused(rewrite: Any) -> None:
 
 def test_the_constructor_takes_no_names() -> None:
     env = make(None)
-    with pytest.raises(InvalidOption, match=r"names are for RPPEnv\.make"):
+    with pytest.raises(InvalidOption, match=r"names are accepted by RPPEnv\.make"):
         RPPEnv(
             env.tasks,
             book=env.book,

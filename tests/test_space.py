@@ -188,11 +188,11 @@ def test_a_recommender_must_read_what_the_space_makes(data: Dataset, sasrec: Any
     [
         ({"padded_actions": True}, "padded_actions pads discrete actions"),
         ({"observe": "private"}, "observe='private' needs a prompt space that assigns"),
-        ({"rewrite": "embedded"}, "rewrite and encoder are for the sentences of a book"),
-        ({"encoder": HashedNGrams()}, "rewrite and encoder are for the sentences of a book"),
+        ({"rewrite": "embedded"}, "rewrite and encoder are for a catalog of sentences"),
+        ({"encoder": HashedNGrams()}, "rewrite and encoder are for a catalog of sentences"),
         ({"book": "movies"}, "a prompt space is given"),
-        ({"space": object()}, "object is no prompt space: it has no 'agents'"),
-        ({"space": None}, "episode 'test-v0' does not say how many history items"),
+        ({"space": object()}, "object is not a prompt space: it lacks 'agents'"),
+        ({"space": None}, "episode 'test-v0' does not define the history lengths"),
     ],
 )
 def test_what_does_not_go_together(data: Dataset, options: dict[str, Any], message: str) -> None:

@@ -475,7 +475,7 @@ def test_parts_and_tables_of_versions_before_digests_are_read_and_said(tmp_path:
             kept = {name: file[name] for name in file.files if name not in ("keys", "table")}
         np.savez(part, **kept)
     rest = Counting()
-    with pytest.warns(RPPWarning, match="carries no digest") as warned:
+    with pytest.warns(RPPWarning, match="has no digest") as warned:
         table = tabulate(make(rest), path)
     assert len(warned) == 3
     assert rest.calls == 2
@@ -483,7 +483,7 @@ def test_parts_and_tables_of_versions_before_digests_are_read_and_said(tmp_path:
         kept = {name: file[name] for name in file.files}
     with path.open("wb") as opened:
         np.savez(opened, **kept)
-    with pytest.warns(RPPWarning, match="carries no digest"):
+    with pytest.warns(RPPWarning, match="has no digest"):
         again = RewardTable.load(path)
     assert (again.orders == table.orders).all()
     again.save(path)
@@ -547,7 +547,7 @@ def put(value: Any, *index: Any) -> Callable[[Any], Any]:
         ("samples", lambda x: 2, "of shape"),
         ("num_candidates", lambda x: None, "about None candidates"),
         ("format", lambda x: 2, "format 2, and this version reads 1"),
-        ("embeddings", lambda x: "0" * 64, "not those that it names"),
+        ("embeddings", lambda x: "0" * 64, "do not match the digest"),
         ("embeddings_items", put(np.nan, 3, 1), "items are not all finite"),
         ("embeddings_content", put(np.inf, 3, 1), "content are not all finite"),
         ("embeddings_popularity", put(-np.inf, 3), "popularity are not all finite"),
@@ -598,7 +598,7 @@ def test_arrays_of_another_number_or_names_are_refused(tmp_path: Path, small: Re
 def test_targets_and_items_must_be_the_datasets(small: RewardTable) -> None:
     env = make(small, max_users=3)
     moved = rewritten(small, "positions", lambda x: (x + 1) % 20)
-    with pytest.raises(TableMismatch, match="targets of 3 of the 3 tasks do not stand where"):
+    with pytest.raises(TableMismatch, match="targets of 3 of the 3 tasks are not where"):
         tabulated(env, moved)
     with pytest.raises(TableMismatch, match="targets of 3"):
         make(moved, max_users=3)
@@ -733,7 +733,7 @@ def test_items_that_were_never_asked_for_are_named() -> None:
 def test_what_no_table_can_hold_is_refused() -> None:
     with pytest.raises(InvalidOption, match="reorders the candidates"):
         tabulate(RPPEnv.make(model=echo(), rules="RPPPaper-v0", **SMALL))
-    with pytest.raises(InvalidOption, match="no function of the actions"):
+    with pytest.raises(InvalidOption, match="depend on more than the actions"):
         tabulate(RPPEnv.make(model=echo(), rewrite=lambda prompts: prompts, **SMALL))
 
 
