@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from rpp_env.actions import actions_of
 from rpp_env.data.candidates import TaskSet
 from rpp_env.embeddings import Embeddings
-from rpp_env.episode import Episode
+from rpp_env.episode import Episode, Stream
 from rpp_env.errors import InvalidOption, ResetNeeded
 from rpp_env.factory import as_rules, assemble
 from rpp_env.models.asking import release
@@ -210,9 +210,10 @@ class RPPEnv:
         """How actions are parsed and observed."""
         self.action_spaces = self.actions.spaces
         """The action space of each agent."""
-        made = [_made(given, tasks, "contexts") for given in _as_contexts(contexts)]
+        every = episode.every(tasks)
+        made = [_made(given, every, "contexts") for given in _as_contexts(contexts)]
         self.observer = Observer(
-            tasks, embeddings, self.space, episode.max_cycles, ranking, observe, made
+            every, embeddings, self.space, episode.max_cycles, ranking, observe, made
         )
         self._count = num_envs
         # Whether the outcome of a task depends on how often it was played since the seed.
@@ -221,7 +222,7 @@ class RPPEnv:
             self.observer,
             self.space,
             episode,
-            np.ascontiguousarray(tasks.candidates),
+            np.ascontiguousarray(every.candidates),
             np.asarray(tasks.users, np.int64),
         )
         self._calls = dict.fromkeys(("batches", "prompts", "prompt_tokens", "completion_tokens"), 0)
@@ -689,6 +690,10 @@ def _check_parts(
     if table is not None and episode.order == "step":
         raise InvalidOption(
             f"a table cannot replay {episode.id}: its candidates are reordered at every step"
+        )
+    if table is not None and isinstance(episode, Stream):
+        raise InvalidOption(
+            f"a table cannot replay {episode.id}: it asks for another item at every step"
         )
     if (book is None) == (space is None):
         raise InvalidOption("give a book (catalog of sentences) or a prompt space, and not both")

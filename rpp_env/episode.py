@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.candidates import TaskBatch, TaskSet
+from rpp_env.errors import InvalidOption
 from rpp_env.metrics import ndcg
 from rpp_env.options import check_fields, check_numbers
 from rpp_env.prompting import Rankings
 
-__all__ = ["Episode", "Response"]
+__all__ = ["Episode", "Response", "Stream"]
 
 Ints = NDArray[np.int64]
 
@@ -60,6 +61,14 @@ class Episode:
         """Whether an episode has one step and ends by termination; longer ones are truncated."""
         return self.max_cycles == 1
 
+    def every(self, tasks: TaskSet) -> TaskSet:
+        """All that episodes which begin with `tasks` may ask; `at` says which of them."""
+        return tasks
+
+    def at(self, rows: Ints, t: Ints) -> Ints:  # noqa: ARG002 - by default an episode has one task
+        """(B,) row of `every` that is asked at step `t` (B,) of the episodes at `rows` (B,)."""
+        return rows
+
     def tasks(
         self, tasks: TaskSet, rows: Ints, t: Ints, *, visit: Ints | None = None, seed: int = 0
     ) -> TaskBatch:
@@ -93,6 +102,63 @@ class Episode:
             rank = rankings.ranks(tasks.tasks.position.take(tasks.rows))
         worth = reward_by_rank(rankings.order.shape[1])
         return Response(rankings, rank, worth.take(rank))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stream(Episode):
+    """Episodes of several tasks: each step asks for the user's next item.
+
+    After a step the observation shows the next task, whose history holds the item that was asked
+    for; after the last step, the last task.
+    """
+
+    whole: TaskSet
+    """The tasks of all steps, those of an episode side by side, `max_cycles` of them each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        users, steps = self.whole.users, self.max_cycles
+        if (
+            self.order != "task"
+            or len(users) % steps
+            or (len(users) and (users.reshape(-1, steps) != users[::steps, None]).any())
+        ):
+            raise InvalidOption(
+                f"a stream of {steps} steps takes {steps} tasks of each user, side by side and in "
+                f"their own order; got {len(users)} tasks, order={self.order!r}"
+            )
+
+    @property
+    def first(self) -> TaskSet:
+        """The first task of every episode: what `RPPEnv` plays."""
+        return self.whole.subset(np.arange(0, len(self.whole), self.max_cycles))
+
+    def every(self, tasks: TaskSet) -> TaskSet:
+        """See `Episode.every`; InvalidOption for tasks that are not `first`."""
+        if len(tasks) * self.max_cycles != len(self.whole) or not np.array_equal(
+            tasks.users, self.whole.users[:: self.max_cycles]
+        ):
+            raise InvalidOption(
+                f"{self.id} plays {len(self.whole) // self.max_cycles} users in an order of its "
+                f"own, and {len(tasks)} tasks of others are given: take episode.first"
+            )
+        return self.whole
+
+    def at(self, rows: Ints, t: Ints) -> Ints:
+        """See `Episode.at`."""
+        return rows * self.max_cycles + np.minimum(t, self.max_cycles - 1)
+
+    def tasks(
+        self,
+        tasks: TaskSet,  # noqa: ARG002 - `every` has compared them
+        rows: Ints,
+        t: Ints,
+        *,
+        visit: Ints | None = None,
+        seed: int = 0,
+    ) -> TaskBatch:
+        """See `Episode.tasks`."""
+        return super().tasks(self.whole, self.at(rows, t), t, visit=visit, seed=seed)
 
 
 @lru_cache(maxsize=16)

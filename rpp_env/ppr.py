@@ -1,7 +1,7 @@
-"""PPR-v0: a prefix of vectors for a frozen SASRec, chosen for users who have just arrived.
+"""PPR-v0 and PPRStream-v0: a prefix of vectors for a frozen SASRec and users who have just arrived.
 
 =============  ======================================================================
-agents         one for each vector of the prefix (one by default)
+agents         one for each vector of the prefix (one by default), or for each field of the profile
 actions        ``Box(-1, 1, (64,))`` each; codes of a few numbers, or ``Discrete(K)`` over
                a codebook, by options
 observations   the blocks of `rpp_env.observation`, and ``profile``, one-hot; ``state``, what the
@@ -9,12 +9,14 @@ observations   the blocks of `rpp_env.observation`, and ``profile``, one-hot; ``
 recommender    a small SASRec, trained on the warm users once and never again
 users          cold ones: those of ``train``, ``validation`` and ``test`` are disjoint, and none
                of them was trained on
-tasks          the first ten clicks of a user, each one an episode (``shots``)
+tasks          the first ten clicks of a user: each one an episode (``PPR-v0``, option ``shots``),
+               or each one a step (``PPRStream-v0``)
 reward         NDCG@10 of the click among 99 items that the user never clicks, or all items
-episode        one step
+episode        one step; in ``PPRStream-v0`` ten, or ``max_cycles``: the prefix is chosen anew
+               before each click
 =============  ======================================================================
 
-Version history: v0, the first one. The system is that of *Personalized Prompt for Sequential
+Version history: v0, the first ones. The system is that of *Personalized Prompt for Sequential
 Recommendation* (Wu et al., IEEE TKDE 2024), as an environment.
 """
 
@@ -23,17 +25,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_env.data.arrivals import By, ColdSplit, Shots, arrival_tasks, split_arrivals
+from rpp_env.data.arrivals import CLICKS, By, ColdSplit, Shots, arrival_tasks, split_arrivals
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions, Repeats
-from rpp_env.episode import Episode
-from rpp_env.errors import InvalidOption
+from rpp_env.data.tensors import read_tensors, write_tensors
+from rpp_env.episode import Episode, Stream
+from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.factory import (
     DataOptions,
     Parts,
@@ -46,16 +50,24 @@ from rpp_env.observation import Context
 from rpp_env.options import check_numbers, unknown
 from rpp_env.prompting import PromptSpace, Recommender
 from rpp_env.table import RewardTable
-from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
+from rpp_env.vectors import CodebookPrompts, Places, PrefixPrompts, VectorPrompts
 
-__all__ = ["EPISODE", "Options", "assemble"]
+__all__ = [
+    "EPISODE",
+    "Options",
+    "StreamOptions",
+    "assemble",
+    "assemble_stream",
+    "read_codebook",
+    "write_codebook",
+]
 
 EPISODE = Episode("PPR-v0", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions):
-    """Options of ``PPR-v0``, besides the environment's own."""
+class StreamOptions(DataOptions):
+    """Options of ``PPRStream-v0``, besides the environment's own."""
 
     cold_by: By = "random"
     """How cold users are chosen: a random share, or those of fewer than ten clicks."""
@@ -63,9 +75,6 @@ class Options(DataOptions):
     """Share of cold users, where they are random."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of train, validation and test among the cold users."""
-    shots: Shots | int = "joint"
-    """Which clicks are played: the first (``"zero"``), later ones (``"few"``), all ten
-    (``"joint"``), or the one after that many clicks."""
     crop: int | None = None
     """Latest clicks that a history keeps."""
     num_candidates: int | None = 100
@@ -80,10 +89,18 @@ class Options(DataOptions):
     """Seed for drawing `max_users` users."""
     prefix: int = 1
     """Vectors of the prefix, with an agent for each."""
+    agents: Literal["positions", "fields"] = "positions"
+    """Who gives a vector: an agent, or one for each field of the profile, whose vectors add up."""
+    deep: bool = False
+    """Whether each block of the recommender reads a prefix of its own, with agents for each."""
+    shift: bool = False
+    """A further agent, whose vector is added to the user's after the recommender has read the
+    prefix and the history: the place of the paper's profile network."""
     codes: int | None = None
     """Numbers of an action, along the main directions of the items; None: the vector itself."""
-    codebook: int | None = None
-    """Vectors that each agent chooses among: the centers of that many groups of items."""
+    codebook: int | str | Path | None = None
+    """Vectors that each agent chooses among: the centers of that many groups of items, or those of
+    a file that `write_codebook` wrote."""
     scale: float = 3.0
     """Largest number of a prefix, as a multiple of the root mean square of the items' inputs."""
     profile: tuple[str, ...] | None = None
@@ -96,11 +113,25 @@ class Options(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "prefix", "codes", "dim", highest=10_000)
-        check_numbers(self, 2, "codebook", highest=1_000_000)
+        if isinstance(self.codebook, int):
+            check_numbers(self, 2, "codebook", highest=1_000_000)
         check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
         check_numbers(self, 0, "scale", highest=1e6, above=True)
         if self.codes is not None and self.codebook is not None:
             raise InvalidOption("codes are vectors and a codebook holds none: give one of the two")
+        if self.shift and self.codebook is not None:
+            raise InvalidOption(
+                "a codebook holds prefixes, and a shift is no prefix: give one of the two"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StreamOptions):
+    """Options of ``PPR-v0``, besides the environment's own."""
+
+    shots: Shots | int = "joint"
+    """Which clicks are played: the first (``"zero"``), later ones (``"few"``), all ten
+    (``"joint"``), or the one after that many clicks."""
 
 
 def assemble(
@@ -135,22 +166,69 @@ def assemble(
     InvalidData
         For a checkpoint of another catalog.
     """
-    known = [field.name for field in fields(Options)]
-    for key in options:
-        if key not in known:
-            raise InvalidOption(unknown("option of PPR-v0", key, known))
-    chosen = Options(**options)
+    chosen = _chosen(Options, "PPR-v0", options)
     if max_cycles not in (None, EPISODE.max_cycles):
         raise InvalidOption(
-            f"an episode of PPR-v0 has one step: leave max_cycles={max_cycles!r} out"
+            f"an episode of PPR-v0 has one step: leave max_cycles={max_cycles!r} out, or take "
+            "PPRStream-v0"
         )
+    return _parts(dataset, model, split, max_users, chosen, chosen.shots, None)
+
+
+def assemble_stream(
+    dataset: str | Dataset | None,
+    model: Any,
+    split: str,
+    max_users: int | None,
+    max_cycles: int | None,
+    options: Mapping[str, Any],
+) -> Parts:
+    """All that `RPPEnv` is made of under the id ``PPRStream-v0``; as `assemble`.
+
+    `max_cycles`, 1 to 10, is the number of clicks of an episode, 10 by default. Users who clicked
+    less are left out. There are no tables.
+    """
+    chosen = _chosen(StreamOptions, "PPRStream-v0", options)
+    steps = CLICKS if max_cycles is None else max_cycles
+    if not 1 <= steps <= CLICKS:
+        raise InvalidOption(
+            f"an episode of PPRStream-v0 is the first clicks of a user, 1 to {CLICKS}: "
+            f"max_cycles={steps} is not"
+        )
+    if isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith("table:")):
+        raise InvalidOption(
+            "PPRStream-v0 asks for another item at every step, which no table holds: leave model "
+            "out, or name a recommender"
+        )
+    return _parts(dataset, model, split, max_users, chosen, "joint", steps)
+
+
+def _chosen(kind: Any, name: str, options: Mapping[str, Any]) -> Any:
+    """The options, or InvalidOption for one that the id does not have."""
+    known = [field.name for field in fields(kind)]
+    for key in options:
+        if key not in known:
+            raise InvalidOption(unknown(f"option of {name}", key, known))
+    return kind(**options)
+
+
+def _parts(
+    dataset: str | Dataset | None,
+    model: Any,
+    split: str,
+    max_users: int | None,
+    chosen: StreamOptions,
+    shots: Shots | int,
+    steps: int | None,
+) -> Parts:
+    """The parts of an environment; a stream of so many `steps`, where they are given."""
     data = given_dataset("arrivals" if dataset is None else dataset, chosen)
     users, histories = _split(data, chosen.cold_by, chosen.cold, chosen.fractions, chosen.repeats)
     rows = choose_users(users.cold.part(split), max_users, chosen.user_seed)
     tasks = _tasks(
         data,
         tuple(rows.tolist()),
-        shots=chosen.shots,
+        shots=shots,
         crop=chosen.crop,
         num_candidates=chosen.num_candidates,
         negatives=chosen.negatives,
@@ -158,28 +236,44 @@ def assemble(
         seed=chosen.task_seed,
         repeats=chosen.repeats,
     )
-    table = None
+    rules, table = EPISODE, None
     if isinstance(model, str) and model.startswith("table:"):
         model = RewardTable.load(table_file(model.removeprefix("table:"), split))
     if isinstance(model, RewardTable):
         tasks, table = model.select(tasks)
         model = None
-    contexts = _profile(tasks, chosen.profile)
+    if steps is not None:
+        rules, tasks = _stream(tasks, steps)
+    whole = rules.every(tasks)
+    contexts = _profile(whole, chosen)
     recommender = _recommender(model, data, histories)
     if chosen.encoder_state:
-        contexts = (*contexts, _state(tasks, recommender))
+        contexts = (*contexts, _state(whole, recommender))
     return Parts(
         tasks=tasks,
-        rules=EPISODE,
+        rules=rules,
         book=None,
         embeddings=table.embeddings
         if table
         else fitted_embeddings(data, histories, "svd", chosen.dim),
         recommender=None if table else recommender,
         table=table,
-        space=_space(recommender, chosen),
+        space=_space(recommender, chosen, data),
         contexts=contexts,
     )
+
+
+def _stream(tasks: TaskSet, steps: int) -> tuple[Stream, TaskSet]:
+    """The episodes of those users who have a task for each of the first `steps` clicks."""
+    early = tasks.draw < steps
+    counts = np.bincount(tasks.users[early], minlength=len(tasks.dataset.user_tokens))
+    whole = tasks.subset(early & (counts[tasks.users] == steps))
+    if not len(whole):
+        raise InvalidOption(
+            f"no user of {tasks.dataset.name} has {steps} clicks here: give a smaller max_cycles"
+        )
+    stream = Stream("PPRStream-v0", steps, whole=whole)
+    return stream, stream.first
 
 
 @lru_cache(maxsize=4)
@@ -210,7 +304,7 @@ def _recommender(model: Any, data: Dataset, histories: Interactions) -> Recommen
         return loaded
     if isinstance(model, str) or not isinstance(model, Recommender):
         raise InvalidOption(
-            "PPR-v0 takes model='sasrec', 'checkpoint:PATH' or a recommender that reads "
+            "PPR takes model='sasrec', 'checkpoint:PATH' or a recommender that reads "
             f"PrefixPrompts, not {model!r}"
         )
     return model
@@ -233,19 +327,65 @@ def _inputs(recommender: Any) -> NDArray[np.float32] | None:
     return np.asarray(items * recommender.config.dim**0.5, dtype=np.float32)
 
 
-def _space(recommender: Any, chosen: Options) -> PromptSpace[Any, PrefixPrompts]:
-    agents = tuple(f"prefix_{i}" for i in range(chosen.prefix))
+def _agents(
+    chosen: StreamOptions, blocks: int, data: Dataset
+) -> tuple[list[str], Places, list[list[str]] | None]:
+    """Names of the agents, where their vectors go, and what each may see."""
+    names, places, layers, sees = [], [], [], []
+    given: tuple[str | None, ...] = (None,)
+    if chosen.agents == "fields":
+        given = _fields(data, chosen.profile)
+    for place in range(chosen.prefix):
+        for block in range(blocks if chosen.deep else 1):
+            for field in given:
+                number = f"_{place}" if field is None or chosen.prefix > 1 else ""
+                layer = f"_block_{block}" if chosen.deep else ""
+                names.append(f"{'prefix' if field is None else field}{number}{layer}")
+                places.append(place)
+                layers.append(block)
+                sees.append([f"profile_{field}", "length"])
+    if chosen.shift:
+        names.append("shift")
+        places.append(-1)
+        layers.append(0)
+        sees.append([f"profile_{field}" for field in given] + ["length"])
+    private = sees if chosen.agents == "fields" else None
+    return names, Places(tuple(places), tuple(layers)), private
+
+
+def _fields(data: Dataset, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Fields of the profile that have an agent."""
+    found = () if data.profiles is None else data.profiles.fields
+    found = found if wanted is None else wanted
+    if not found:
+        raise InvalidOption(
+            "agents='fields' has an agent for each field of the profile, and there is none: take "
+            "agents='positions', or a dataset with profiles"
+        )
+    return found
+
+
+def _space(
+    recommender: Any, chosen: StreamOptions, data: Dataset
+) -> PromptSpace[Any, PrefixPrompts]:
     inputs = _inputs(recommender)
     if inputs is None:
-        if chosen.codes is not None or chosen.codebook is not None:
+        if chosen.codes is not None or chosen.codebook is not None or chosen.deep:
             raise InvalidOption(
-                "codes and codebook are made from a SASRec's items; with a recommender of your "
-                "own, give a prompt space of your own (space=)"
+                "codes, codebook and deep are made from a SASRec's weights; with a recommender of "
+                "your own, give a prompt space of your own (space=)"
             )
-        return VectorPrompts(chosen.scale * np.eye(64), agents)
+        names, places, private = _agents(chosen, 1, data)
+        return VectorPrompts(chosen.scale * np.eye(64), names, places=places, private=private)
+    names, places, private = _agents(chosen, recommender.config.blocks, data)
     size = float(np.sqrt((inputs**2).mean()))
     if chosen.codebook is not None:
-        return CodebookPrompts(_centers(inputs, chosen.codebook), agents)
+        entries = (
+            _centers(inputs, chosen.codebook)
+            if isinstance(chosen.codebook, int)
+            else read_codebook(chosen.codebook, recommender)
+        )
+        return CodebookPrompts(entries, names, places=places, private=private)
     decoder = chosen.scale * size * np.eye(inputs.shape[1])
     if chosen.codes is not None:
         if chosen.codes > inputs.shape[1]:
@@ -256,7 +396,54 @@ def _space(recommender: Any, chosen: Options) -> PromptSpace[Any, PrefixPrompts]
         # A code reaches as far in each direction as a full prefix of the recommender's own width.
         reach = chosen.scale * size * inputs.shape[1] ** 0.5
         decoder = reach * directions[: chosen.codes]
-    return VectorPrompts(decoder, agents)
+    # Users' vectors have another size than what the recommender reads.
+    answer = recommender.weights["norm.weight"].square() + recommender.weights["norm.bias"].square()
+    ratio = float(answer.mean()) ** 0.5 / size
+    scales = [ratio if place < 0 else 1.0 for place in places.places]
+    return VectorPrompts(decoder, names, places=places, scales=scales, private=private)
+
+
+def write_codebook(path: str | Path, vectors: Any, recommender: Any) -> None:
+    """Write a codebook for the option `codebook`, and which SASRec its vectors were made for.
+
+    Parameters
+    ----------
+    path : str or Path
+    vectors : (K, d) array or torch.Tensor
+        Prefixes, such as the means of groups of those that a solver chose.
+    recommender : SASRec
+    """
+    import torch
+
+    about = {"kind": "codebook", "recommender": recommender.digest}
+    write_tensors(path, {"codebook": torch.as_tensor(vectors, dtype=torch.float32)}, about)
+
+
+def read_codebook(path: str | Path, recommender: Any) -> NDArray[np.float32]:
+    """(K, d) float32: what `write_codebook` wrote.
+
+    Raises
+    ------
+    InvalidData
+        For another file, and for a codebook of another recommender.
+    """
+    tensors, about = read_tensors(path)
+    if about.get("kind") != "codebook" or set(tensors) != {"codebook"}:
+        raise InvalidData(f"{path} holds no codebook: make one with rpp_env.ppr.write_codebook")
+    found = tensors["codebook"].numpy()
+    width = recommender.config.dim
+    if found.ndim != 2 or len(found) < 2 or found.shape[1] != width:
+        raise InvalidData(
+            f"{path} holds a codebook of shape {found.shape}; this recommender reads two or more "
+            f"vectors of {width} numbers"
+        )
+    if about.get("recommender") != recommender.digest:
+        raise InvalidData(
+            f"{path} is the codebook of another recommender (digest "
+            f"{str(about.get('recommender'))[:12]}, and this one has {recommender.digest[:12]}): "
+            "make one for this recommender"
+        )
+    return np.asarray(found, dtype=np.float32)
 
 
 def _centers(inputs: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -276,19 +463,23 @@ def _centers(inputs: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return centers.astype(np.float32)
 
 
-def _profile(tasks: TaskSet, wanted: tuple[str, ...] | None) -> tuple[Context, ...]:
+def _profile(tasks: TaskSet, chosen: StreamOptions) -> tuple[Context, ...]:
     """Return the users' profiles, one-hot; nothing where no field is wanted."""
     profiles = tasks.dataset.profiles
-    if wanted == ():
+    if chosen.profile == ():
         return ()
     if profiles is None:
         raise InvalidOption(
-            f"{tasks.dataset.name} has no profiles, which PPR-v0 shows: take arrivals, ml-1m, "
+            f"{tasks.dataset.name} has no profiles, which PPR shows: take arrivals, ml-1m, "
             "ml-100k, a folder with a .user file, or profile=()"
         )
-    if wanted is not None:
-        profiles = profiles.select(wanted)
-    return (Context({"profile": profiles.width}, profiles.one_hot(tasks.users)),)
+    if chosen.profile is not None:
+        profiles = profiles.select(chosen.profile)
+    blocks = {"profile": profiles.width}
+    if chosen.agents == "fields":
+        sizes = zip(profiles.fields, profiles.sizes, strict=True)
+        blocks = {f"profile_{field}": size for field, size in sizes}
+    return (Context(blocks, profiles.one_hot(tasks.users)),)
 
 
 def _state(tasks: TaskSet, recommender: Any) -> Context:

@@ -124,9 +124,9 @@ def _sections(env: RPPEnv, user: int) -> list[Section]:
     step = env.last_step
     if step is None:
         task = env.tasks.task(int(env.playing[user]))
-        last = printable(task.history[-1])
+        latest = f", the last one {printable(task.history[-1])!r}" if task.history else ""
         about = (
-            f"{len(task.history)} items of history, the last one {last!r}",
+            f"{len(task.history)} items of history{latest}",
             f"{len(task.candidates)} candidates",
         )
         title = f"{env.episode.id}  user {printable(task.user)}  nothing asked yet"

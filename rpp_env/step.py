@@ -58,7 +58,7 @@ class Scene:
     space : PromptSpace
     episode : Episode
     candidates : (T, K) int32 array
-        Item rows of the tasks' candidates.
+        Item rows of the candidates of all tasks that are asked (`Episode.every`).
     users : (T,) int64 array
         Each task's user, as a row of the dataset's `user_tokens`.
     """
@@ -128,14 +128,16 @@ class Moment:
         """(B, shared_width): what all agents see."""
         if self._shared is None:
             scene, features = self.scene, self.scene.space.features(self.state)
+            shown = scene.episode.at(self.rows, self.clock)
             if self.response is None:
-                self._shared = scene.observer.begin(self.rows, features)
+                self._shared = scene.observer.begin(shown, features)
             else:
                 rankings = self.response.rankings
+                asked = scene.episode.at(self.rows, np.maximum(self.clock - 1, 0))
                 self._shared = scene.observer.after(
-                    self.rows,
+                    shown,
                     features,
-                    scene.items(self.rows, rankings.order),
+                    scene.items(asked, rankings.order),
                     rankings.named,
                     self.clock,
                 )

@@ -500,6 +500,11 @@ def tabulate(
         raise InvalidOption(
             f"{env.episode.id} reorders the candidates at every step, which no table can hold"
         )
+    if env.episode.every(env.tasks) is not env.tasks:
+        raise InvalidOption(
+            f"{env.episode.id} asks for another item at every step, and a table holds one task of "
+            "each user: tabulate PPR-v0, with shots=k for each number of clicks"
+        )
     if env.space.shape is None:
         raise InvalidOption(
             f"{type(env.space).__name__} has infinitely many prompts, and a table holds every one: "

@@ -23,7 +23,7 @@ from rpp_env.prompting import PromptSpace, check_choices, check_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CodebookPrompts", "Codes", "PrefixPrompts", "VectorPrompts"]
+__all__ = ["CodebookPrompts", "Codes", "Places", "PrefixPrompts", "VectorPrompts"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -40,10 +40,13 @@ class PrefixPrompts:
         each block of the recommender (deep prompts). None: no prefix, as with n = 0.
     tasks : TaskSet
         B tasks, in the order of the prefixes.
+    shift : (B, d) float array or torch.Tensor, optional
+        A vector that is added to the user's, which the recommender compares with the items'.
     """
 
     prefix: NDArray[Any] | Tensor | None
     tasks: TaskSet
+    shift: NDArray[Any] | Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -62,6 +65,62 @@ class Codes:
     codes: NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the vector of each agent goes; vectors that go to one place add up.
+
+    Attributes
+    ----------
+    places : tuple of int
+        Place in the prefix, from 0; -1: the vector is added to the user's (`PrefixPrompts.shift`).
+    blocks : tuple of int
+        Block of the recommender that reads it; all 0 for one prefix that is read at the input.
+    """
+
+    places: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+    @classmethod
+    def row(cls, agents: int) -> Places:
+        """A place for each agent, side by side."""
+        return cls(tuple(range(agents)), (0,) * agents)
+
+    def __post_init__(self) -> None:
+        inside = [place for place in self.places if place >= 0]
+        if (
+            len(self.places) != len(self.blocks)
+            or min(self.places, default=0) < -1
+            or min(self.blocks, default=0) < 0
+            or set(inside) != set(range(len(set(inside))))
+        ):
+            raise InvalidOption(
+                "places are 0, 1, ... without a gap, or -1 for the user's vector, with a block for "
+                f"each; got {self}"
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the agents' vectors are the prefix, as they are."""
+        return self == Places.row(len(self.places))
+
+    def prompts(self, vectors: Floats, tasks: TaskSet) -> PrefixPrompts:
+        """The prompts of vectors (B, n, d), one for each agent."""
+        if self.plain:
+            return PrefixPrompts(vectors, tasks)
+        count, _, d = vectors.shape
+        shape = (count, max(self.blocks) + 1, max(self.places) + 1, d)
+        prefix, shift = np.zeros(shape, np.float32), np.zeros((count, d), np.float32)
+        # One after the other: sums then have one order.
+        for i, (place, block) in enumerate(zip(self.places, self.blocks, strict=True)):
+            if place < 0:
+                shift += vectors[:, i]
+            else:
+                prefix[:, block, place] += vectors[:, i]
+        return PrefixPrompts(
+            prefix if shape[2] else None, tasks, shift if min(self.places) < 0 else None
+        )
+
+
 class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
     """A prefix of n vectors of length d, decoded from codes: ``vector = code @ decoder``.
 
@@ -73,7 +132,13 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
         For example principal components of item vectors, scaled to their norms. With the identity
         the code is the vector itself.
     agents : sequence of str
-        Distinct names, one for each vector of the prefix.
+        Distinct names.
+    places : Places, optional
+        Where each agent's vector goes; by default the agents are the places of the prefix.
+    scales : sequence of float, optional
+        What each agent's vector is multiplied by; by default 1.
+    private : sequence of sequences of str, optional
+        See `PromptSpace.private`.
 
     Raises
     ------
@@ -84,9 +149,34 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
     makes = PrefixPrompts
     shape = None
 
-    def __init__(self, decoder: ArrayLike, agents: Sequence[str] = ("prefix_0",)) -> None:
+    def __init__(
+        self,
+        decoder: ArrayLike,
+        agents: Sequence[str] = ("prefix_0",),
+        *,
+        places: Places | None = None,
+        scales: Sequence[float] | None = None,
+        private: Sequence[Sequence[str]] | None = None,
+    ) -> None:
         self.decoder = _matrix(decoder, "decoder")
         self.agents = _named(agents)
+        self.places = _placed(places, self.agents)
+        self._private = private
+        scale = np.ones(len(self.agents)) if scales is None else np.asarray(scales, np.float64)
+        if scale.shape != (len(self.agents),) or not np.isfinite(scale).all():
+            raise InvalidOption(
+                f"scales are {len(self.agents)} finite numbers, one for each agent; got {scales!r}"
+            )
+        self.decoders = (scale[:, None, None] * self.decoder).astype(np.float32)
+        """(n, k, d) float32: what each agent's code is decoded by."""
+        diagonal = np.diagonal(self.decoders, axis1=1, axis2=2)
+        # Most decoders are: then a product of numbers is enough, and has the same bits.
+        self._diagonal: Floats | None = (
+            diagonal.copy()
+            if self.decoder.shape[0] == self.decoder.shape[1]
+            and np.array_equal(self.decoder, np.diag(np.diagonal(self.decoder)))
+            else None
+        )
         box = Box(-1.0, 1.0, (len(self.decoder),), np.float32)
         self._boxes = (box,) * len(self.agents)
         self.action_spaces: tuple[Discrete | Box, ...] = self._boxes
@@ -107,9 +197,16 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
         rows: Ints,  # noqa: ARG002 - a code is the same for every user
     ) -> PrefixPrompts:
         """See `PromptSpace`."""
+        return self.places.prompts(self.decode(state.codes), tasks.as_set())
+
+    def decode(self, codes: Floats) -> Floats:
+        """(B, n, d) vectors of codes (B, n, k)."""
+        if self._diagonal is not None:
+            # As in the sum below, where zeros make 0 of -0.
+            return codes * self._diagonal + np.float32(0)
         # One product per user: the bits of a product of the whole batch would depend on its size.
-        decoded = (state.codes[..., None] * self.decoder).sum(axis=2, dtype=np.float32)
-        return PrefixPrompts(decoded, tasks.as_set())
+        decoded: Floats = (codes[..., None] * self.decoders).sum(axis=2, dtype=np.float32)
+        return decoded
 
     def features(self, state: Codes) -> Floats:
         """See `PromptSpace`: the codes."""
@@ -120,6 +217,11 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
         raise InvalidOption(
             "codes are not countable, so there are no tables of them: see CodebookPrompts"
         )
+
+    @property
+    def private(self) -> Sequence[Sequence[str]] | None:
+        """See `PromptSpace`."""
+        return self._private
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -137,7 +239,9 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
     codebook : (V, d) array
         The vectors that each agent chooses from.
     agents : sequence of str
-        Distinct names, one for each vector of the prefix.
+        Distinct names.
+    places, private
+        As `VectorPrompts` takes them.
 
     Raises
     ------
@@ -147,9 +251,18 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
 
     makes = PrefixPrompts
 
-    def __init__(self, codebook: ArrayLike, agents: Sequence[str] = ("prefix_0",)) -> None:
+    def __init__(
+        self,
+        codebook: ArrayLike,
+        agents: Sequence[str] = ("prefix_0",),
+        *,
+        places: Places | None = None,
+        private: Sequence[Sequence[str]] | None = None,
+    ) -> None:
         self.codebook = _matrix(codebook, "codebook")
         self.agents = _named(agents)
+        self.places = _placed(places, self.agents)
+        self._private = private
         size, length = self.codebook.shape
         self.action_spaces: tuple[Discrete | Box, ...] = tuple(Discrete(size) for _ in self.agents)
         self.shape: tuple[int, ...] | None = (size,) * len(self.agents)
@@ -174,7 +287,7 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
         rows: Ints,  # noqa: ARG002 - an entry is the same for every user
     ) -> PrefixPrompts:
         """See `PromptSpace`."""
-        return PrefixPrompts(self.codebook[state.codes], tasks.as_set())
+        return self.places.prompts(self.codebook[state.codes], tasks.as_set())
 
     def features(self, state: Codes) -> Floats:
         """See `PromptSpace`: the entries, scaled."""
@@ -190,7 +303,14 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
     @property
     def about(self) -> Mapping[str, Any]:
         """See `PromptSpace`."""
-        return {"space": type(self).__name__, "codebook": _digest(self.codebook)}
+        about = {"space": type(self).__name__, "codebook": _digest(self.codebook)}
+        where = {"places": [list(self.places.places), list(self.places.blocks)]}
+        return about if self.places.plain else {**about, **where}
+
+    @property
+    def private(self) -> Sequence[Sequence[str]] | None:
+        """See `PromptSpace`."""
+        return self._private
 
 
 def _matrix(given: ArrayLike, name: str) -> Floats:
@@ -211,6 +331,16 @@ def _named(agents: Sequence[str]) -> tuple[str, ...]:
             f"agents must be different names, one for each place of the prompt; got {agents!r}"
         )
     return names
+
+
+def _placed(places: Places | None, agents: tuple[str, ...]) -> Places:
+    """The places of so many agents."""
+    found = Places.row(len(agents)) if places is None else places
+    if len(found.places) != len(agents):
+        raise InvalidOption(
+            f"there are {len(found.places)} places for {len(agents)} agents: give one for each"
+        )
+    return found
 
 
 def _digest(matrix: Floats) -> str:

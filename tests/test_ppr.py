@@ -1,4 +1,4 @@
-"""PPR-v0: made from nothing, played through every interface, honest, and worth a prefix."""
+"""PPR-v0 and PPRStream-v0: made from nothing, playable everywhere, honest, and worth a prefix."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset, split_arrivals
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption, TableMismatch
 from rpp_env.metrics import chance_ndcg, ndcg
+from rpp_env.ppr import write_codebook
 from rpp_env.prompting import Rankings
 from rpp_env.recommenders.sasrec import Config, SASRec, train
 from rpp_env.sim.movieworld import first_choice
@@ -39,6 +40,10 @@ def kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(**options: Any) -> RPPEnv:
     return RPPEnv.make(rules="PPR-v0", **{"num_envs": 64, "seed": 0, **SMALL} | options)
+
+
+def streamed(**options: Any) -> RPPEnv:
+    return RPPEnv.make(rules="PPRStream-v0", **{"num_envs": 64, "seed": 0, **SMALL} | options)
 
 
 def played(env: RPPEnv, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -168,51 +173,264 @@ def test_actions_out_of_bounds_are_refused() -> None:
             env.step(wrong)
 
 
+@pytest.mark.parametrize(
+    ("options", "agents"),
+    [
+        ({"agents": "fields"}, ("gender", "age", "occupation", "region")),
+        ({"agents": "fields", "profile": ("age",), "shift": True}, ("age", "shift")),
+        ({"shift": True, "prefix": 2}, ("prefix_0", "prefix_1", "shift")),
+        ({"deep": True}, ("prefix_0_block_0",)),
+        ({"agents": "fields", "profile": ("age",), "prefix": 2}, ("age_0", "age_1")),
+    ],
+)
+def test_who_gives_a_vector(options: Any, agents: Any) -> None:
+    env = make(**options)
+    assert env.agents == agents
+    assert 0 < played(env).mean() < 1
+
+
+def test_vectors_of_fields_add_up() -> None:
+    """The agents of the fields together play what one agent with the sum of their vectors plays."""
+    one, fields = make(), make(agents="fields")
+    rng = np.random.default_rng(0)
+    parts = rng.uniform(-0.25, 0.25, (len(one.tasks), 4, 64)).astype(np.float32)
+    for env in (one, fields):
+        env.reset(options={"users": np.arange(len(env.tasks))})
+    total = np.zeros((len(parts), 1, 64), np.float32)
+    for i in range(4):
+        total[:, 0] += parts[:, i]
+    paid = fields.step(parts).rewards
+    assert np.mean(one.step(total).rewards == paid) > 0.99  # sums differ in the last bit
+    fields.reset(options={"users": np.arange(len(fields.tasks))})
+    assert not np.array_equal(fields.step(parts * [[[0], [1], [1], [1]]]).rewards, paid)
+
+
+def test_agents_of_fields_see_their_own_field() -> None:
+    env = make(agents="fields", observe="private")
+    observations, _ = env.reset()
+    for i, field in enumerate(("gender", "age", "occupation", "region")):
+        seen = observations[:, i] != 0
+        others = np.ones(env.observation_width, bool)
+        for block in (f"profile_{field}", "length", "step", "own_action"):
+            others[env.observer.layout[block]] = False
+        assert not seen[:, others].any()
+        assert seen[:, env.observer.layout[f"profile_{field}"]].any()
+
+
+def test_each_block_reads_its_own_prefix() -> None:
+    data = load_dataset("arrivals", **SMALL)
+    model = SASRec.initial(200, Config(blocks=2, max_length=50), data.catalog_digest)
+    env = make(model=model, deep=True)
+    assert env.agents == ("prefix_0_block_0", "prefix_0_block_1")
+    rows = np.arange(len(env.tasks))
+    actions = np.random.default_rng(0).uniform(-1, 1, (len(rows), 2, 64)).astype(np.float32)
+    env.reset(options={"users": rows})
+    env.step(actions)
+    prompts = env.last_step.prompts
+    assert prompts.prefix.shape == (len(rows), 2, 1, 64)
+    assert np.array_equal(prompts.prefix[:, :, 0], env.space.decode(actions))
+
+
+def test_a_shift_is_added_to_the_users_vector() -> None:
+    env = make(shift=True, shots="zero")
+    rows = np.arange(len(env.tasks))
+    actions = np.random.default_rng(0).uniform(-1, 1, (len(rows), 2, 64)).astype(np.float32)
+    env.reset(options={"users": rows})
+    step = env.step(actions)
+    prefix, shift = env.space.decode(actions).transpose(1, 0, 2)
+    model, tasks = env.recommender, env.tasks
+    user = model.encode(
+        torch.from_numpy(tasks.padded_history(50).astype(np.int64)),
+        torch.from_numpy(prefix[:, None]),
+    )
+    scores = (user + torch.from_numpy(shift)) @ model.weights["items.weight"].T
+    wanted = scores.gather(1, torch.from_numpy(tasks.candidates.astype(np.int64))).numpy()
+    order = np.argsort(-wanted, axis=1, kind="stable")
+    assert np.mean(order == step.orders) > 0.99
+    for width in (63, 65):
+        with pytest.raises(InvalidOption, match="shift of shape"):
+            model.scores(PrefixPrompts(None, tasks, np.zeros((len(tasks), width), np.float32)))
+
+
+def test_a_codebook_belongs_to_one_recommender(tmp_path: Path) -> None:
+    env, path = make(), tmp_path / "codes.safetensors"
+    vectors = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    write_codebook(path, vectors, env.recommender)
+    chosen = make(codebook=path)
+    assert chosen.space.shape == (4,)
+    assert np.array_equal(chosen.space.codebook, vectors)
+    with pytest.raises(InvalidData, match="codebook of another recommender"):
+        make(codebook=path, num_items=150)
+    write_codebook(path, vectors[:, :63], env.recommender)
+    with pytest.raises(InvalidData, match=r"shape \(4, 63\)"):
+        make(codebook=path)
+    env.recommender.save(path)
+    with pytest.raises(InvalidData, match="holds no codebook"):
+        make(codebook=str(path))
+
+
+def test_a_user_of_another_dataset_is_refused() -> None:
+    env = make()
+    with pytest.raises(InvalidOption, match="no task here"):
+        env.reset(options={"users": ["a user of another dataset"]})
+
+
+# -------------------------------------------------------------------------- clicks as they arrive
+
+
+def test_a_stream_asks_for_one_click_after_another() -> None:
+    env = streamed(max_cycles=4)
+    assert env.episode.id == "PPRStream-v0"
+    assert env.max_cycles == 4
+    rows = np.arange(len(env.tasks))
+    observations, _ = env.reset(options={"users": rows})
+    length = env.observer.layout["length"]
+    data = env.tasks.dataset
+    for t in range(4):
+        assert np.allclose(observations[:, 0, length] * 50, t)
+        step = env.step(env.actions.drawn(np.random.default_rng(t), (len(rows), 1)))
+        users = env.tasks.users
+        assert np.array_equal(
+            step.tasks.tasks.targets[step.tasks.rows], data.items[data.indptr[users] + t]
+        )
+        assert np.array_equal(step.tasks.histories(50)[:, 50 - t :], clicks(data, users, t))
+        observations = step.observations
+        assert step.truncated.all() == (t == 3)
+    assert np.allclose(observations[:, 0, length] * 50, 3)  # the last task, after the end
+
+
+def clicks(data: Dataset, users: Any, count: int) -> Any:
+    return data.items[data.indptr[users][:, None] + np.arange(count)]
+
+
+def test_a_stream_pays_what_its_clicks_pay_one_by_one() -> None:
+    stream, single = streamed(), make()
+    rows = np.arange(len(stream.tasks))
+    stream.reset(options={"users": rows})
+    assert np.array_equal(stream.episode.whole.users, single.tasks.users)
+    for t in range(10):
+        actions = stream.actions.drawn(np.random.default_rng(t), (len(rows), 1))
+        paid = stream.step(actions).rewards
+        single.reset(options={"users": rows * 10 + t})
+        assert np.array_equal(single.step(actions).rewards, paid)
+
+
+def test_a_streams_answer_does_not_depend_on_the_batch() -> None:
+    env = streamed(max_cycles=3)
+    actions = [env.actions.drawn(np.random.default_rng(t), (len(env.tasks), 1)) for t in range(3)]
+
+    def paid(rows: Any) -> Any:
+        env.reset(options={"users": rows})
+        return np.stack([env.step(chosen[rows]).rewards for chosen in actions])
+
+    whole = paid(np.arange(len(env.tasks)))
+    for size in (1, 7, 40):
+        rows = np.random.default_rng(size).permutation(len(env.tasks))[:size]
+        assert np.array_equal(paid(rows), whole[:, rows])
+    # Users at different steps: those who begin anew do not disturb the others.
+    env.reset(options={"users": np.arange(40)})
+    env.step(actions[0][:40])
+    mask = np.arange(40) < 10
+    env.reset(options={"reset_mask": mask, "users": np.arange(10)})
+    rewards = env.step(np.where(mask[:, None, None], actions[0][:40], actions[1][:40])).rewards
+    assert np.array_equal(rewards, np.where(mask, whole[0, :40], whole[1, :40]))
+
+
+def test_a_stream_sees_no_click_before_it_was_asked_for() -> None:
+    """With another later click, all observations up to its step stay as they were."""
+    data = load_dataset("arrivals", **SMALL)
+    split = split_arrivals(data)
+    items = data.items.copy()
+    for user in split.cold.train:
+        at = data.indptr[user] + 5
+        unclicked = np.setdiff1d(np.arange(200), items[data.indptr[user] : data.indptr[user + 1]])
+        items[at] = unclicked[0]
+    seen = []
+    for given in (data, replace(data, items=items)):
+        env = RPPEnv.make(rules="PPRStream-v0", dataset=given, num_envs=64, seed=0)
+        observations, _ = env.reset(options={"users": np.arange(len(env.tasks))})
+        rows = []
+        for t in range(7):
+            rows.append(observations[:, :, : env.observer.layout["ranking"].start].copy())
+            step = env.step(env.actions.drawn(np.random.default_rng(t), (len(env.tasks), 1)))
+            observations = step.observations
+        seen.append(rows)
+    for t in range(6):
+        assert np.array_equal(seen[0][t], seen[1][t]), t
+    assert not np.array_equal(seen[0][6], seen[1][6])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shots": "zero"}, "option of PPRStream-v0 'shots'|has no option 'shots'|shots"),
+        ({"max_cycles": 11}, "1 to 10"),
+        ({"max_cycles": 0}, "1 to 10"),
+        ({"model": "table:none"}, "no table holds"),
+        ({"dataset": "movieworld"}, "no profiles"),
+    ],
+)
+def test_what_a_stream_cannot_be_is_refused(options: Any, said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        streamed(**options)
+
+
+def test_a_stream_has_no_table() -> None:
+    with pytest.raises(InvalidOption, match="another item at every step"):
+        rpp_env.tabulate(streamed(codebook=3))
+
+
 # ------------------------------------------------------------------------------ every interface
 
+IDS = ("PPR-v0", "PPRStream-v0")
 
-def test_pettingzoo() -> None:
+
+@pytest.mark.parametrize("rules", IDS)
+def test_pettingzoo(rules: str) -> None:
     from pettingzoo.test import api_test, parallel_api_test
 
-    options = {"rules": "PPR-v0", **SMALL}
+    options = {"rules": rules, **SMALL}
     parallel_api_test(rpp_env.parallel_env(**options), num_cycles=20)
     api_test(rpp_env.env(**options), num_cycles=20)
 
 
+@pytest.mark.parametrize("rules", IDS)
 @pytest.mark.filterwarnings("ignore:.*render:UserWarning")
-def test_gymnasium_and_stable_baselines3() -> None:
+def test_gymnasium_and_stable_baselines3(rules: str) -> None:
     from gymnasium.utils.env_checker import check_env
 
-    env = gymnasium.make("rpp_env:PPR-v0", **SMALL)
+    env = gymnasium.make(f"rpp_env:{rules}", **SMALL)
     check_env(env.unwrapped, skip_render_check=True)
-    many = gymnasium.make_vec("rpp_env:PPR-v0", num_envs=8, **SMALL)
+    many = gymnasium.make_vec(f"rpp_env:{rules}", num_envs=8, **SMALL)
     many.reset(seed=0)
     assert many.step(many.action_space.sample())[1].shape == (8,)
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     checker.check_env(env.unwrapped, warn=False)
 
 
-def test_interfaces_pay_the_same() -> None:
-    core = make(num_envs=1)
-    joint = gymnasium.make("rpp_env:PPR-v0", **SMALL)
-    parallel = rpp_env.parallel_env(rules="PPR-v0", **SMALL)
+@pytest.mark.parametrize("rules", IDS)
+def test_interfaces_pay_the_same(rules: str) -> None:
+    core = RPPEnv.make(rules=rules, num_envs=1, **SMALL)
+    joint = gymnasium.make(f"rpp_env:{rules}", **SMALL)
+    parallel = rpp_env.parallel_env(rules=rules, **SMALL)
     rng = np.random.default_rng(3)
     for seed in range(4):
-        action = rng.uniform(-1, 1, 64).astype(np.float32)
         core.reset(seed=seed)
         joint.reset(seed=seed)
         parallel.reset(seed=seed)
-        rewards = (
-            core.step(action[None, None]).rewards[0],
-            joint.step(action)[1],
-            parallel.step({"prefix_0": action})[1]["prefix_0"],
-        )
-        assert rewards[0] == rewards[1] == rewards[2]
+        for _ in range(core.max_cycles):
+            action = rng.uniform(-1, 1, 64).astype(np.float32)
+            one = core.step(action[None, None])
+            two = joint.step(action)
+            three = parallel.step({"prefix_0": action})
+            assert one.rewards[0] == two[1] == three[1]["prefix_0"]
+            assert one.observations[0, 0].tobytes() == three[0]["prefix_0"].tobytes()
 
 
 def test_a_step_can_be_looked_at() -> None:
     env = gymnasium.make("rpp_env:PPR-v0", render_mode="ansi", shots="zero", **SMALL)
     env.reset(seed=0)
+    assert "0 items of history\n" in env.render() + "\n"
     env.step(env.action_space.sample())
     assert "prefix_0" in env.render()
 
@@ -242,8 +460,18 @@ class Oracle:
 @pytest.mark.parametrize(
     ("place", "reward"), [("first", 1.0), ("nowhere", 0.0), ("as shown", chance_ndcg(100))]
 )
-def test_an_oracle_an_echo_and_silence(place: str, reward: float) -> None:
-    rewards = played(make(model=Oracle(place), shots="joint"))
+@pytest.mark.parametrize("rules", IDS)
+def test_an_oracle_an_echo_and_silence(place: str, reward: float, rules: str) -> None:
+    env = make(model=Oracle(place), shots="joint") if rules == "PPR-v0" else None
+    if env is None:
+        env = streamed(model=Oracle(place))
+        env.reset(options={"users": np.arange(len(env.tasks))})
+        rng, shape = np.random.default_rng(0), (len(env.tasks), 1)
+        rewards = np.concatenate(
+            [env.step(env.actions.drawn(rng, shape)).rewards for _ in range(10)]
+        )
+    else:
+        rewards = played(env)
     if place == "as shown":
         assert abs(rewards.mean() - reward) < 4 * rewards.std() / len(rewards) ** 0.5
     else:

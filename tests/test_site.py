@@ -66,7 +66,12 @@ def system_facts(rules: str) -> str:
         ("observations", f"`Box(-1, 1, ({env.observation_width},), float32)`"),
         ("state", f"`Box(-1, 1, ({env.state_width},), float32)`"),
         ("reward", "NDCG@10, in [0, 1], the same for all agents"),
-        ("end", f"terminated after {env.max_cycles} step"),
+        (
+            "end",
+            "terminated after 1 step"
+            if env.episode.bandit
+            else f"truncated after {env.max_cycles} steps",
+        ),
         ("candidates", f"{env.tasks.num_candidates}, one seeded order for each task"),
         ("infos", "numbers, the same keys at reset and step"),
         ("render modes", "`ansi`, `human`, `rgb_array`"),

@@ -261,6 +261,8 @@ class SASRec:
         histories = torch.from_numpy(tasks.padded_history(self.config.max_length).astype(np.int64))
         candidates = torch.from_numpy(tasks.candidates.astype(np.int64))
         vectors = self._vectors(histories, prefix)
+        if prompts.shift is not None:
+            vectors = vectors + self._shift(prompts.shift, len(tasks))
         parts = [
             _full(vectors[start : start + _ROWS]) @ self.weights["items.weight"].T
             for start in range(0, len(tasks), _ROWS)
@@ -355,6 +357,18 @@ class SASRec:
                 f"reads ({count}, n, {d}), or ({count}, {blocks}, n, {d}) for one prefix a block"
             )
         return deep
+
+    def _shift(self, shift: Tensor | NDArray[Any], count: int) -> Tensor:
+        """(B, d), checked."""
+        import torch
+
+        given = shift if isinstance(shift, torch.Tensor) else torch.tensor(shift)
+        if given.shape != (count, self.config.dim):
+            raise InvalidOption(
+                f"a shift of shape {tuple(given.shape)} came for {count} users; this SASRec adds "
+                f"({count}, {self.config.dim}) to its users' vectors"
+            )
+        return given.to(torch.float32)
 
     def _vectors(self, histories: Tensor, prefix: Tensor | None) -> Tensor:
         """(B, d): as `encode`, in forward passes of one shape for each length."""

@@ -8,6 +8,7 @@ import pytest
 
 import rpp_env
 from rpp_env import ActionMaskInObservation
+from rpp_env.rules import SYSTEMS
 from rpp_env.sentences import AGENTS
 
 pytest.importorskip("torchrl", reason="TorchRL is not installed")
@@ -51,6 +52,12 @@ def test_native_spaces_with_one_group_per_agent(world: dict[str, Any]) -> None:
 def test_native_spaces_in_one_group(world: dict[str, Any]) -> None:
     env = PettingZooWrapper(rpp_env.parallel_env(**world, agent_names="index"))
     check_env_specs(env)
+
+
+@pytest.mark.parametrize("rules", SYSTEMS)
+def test_every_system(rules: str) -> None:
+    made = rpp_env.parallel_env(rules=rules, num_users=600, num_items=200, prefix=2)
+    check_env_specs(PettingZooWrapper(made))
 
 
 @pytest.mark.parametrize("rules", rpp_env.RULES)
