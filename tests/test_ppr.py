@@ -123,7 +123,7 @@ def test_a_codebook_has_tables(tmp_path: Path) -> None:
         ({"prefix": 0}, "prefix must"),
         ({"codes": 65}, "items have 64 numbers"),
         ({"codebook": 201}, "there are 200 items"),
-        ({"codes": 2, "codebook": 2}, "give one of them"),
+        ({"codes": 2, "codebook": 2}, "give one of the two"),
         ({"scale": 0.0}, "scale"),
         ({"shots": "some"}, "shots"),
         ({"profile": ("height",)}, "profile field 'height'"),
@@ -132,7 +132,7 @@ def test_a_codebook_has_tables(tmp_path: Path) -> None:
         ({"split": "warm"}, "split"),
         ({"max_users": 0}, "max_users"),
         ({"dataset": "movieworld"}, "movieworld has no profiles.*profile=()"),
-        ({"rewrite": "embedded"}, "sentences of a book"),
+        ({"rewrite": "embedded"}, "catalog of sentences"),
     ],
 )
 def test_what_cannot_be_is_refused(options: Any, said: str) -> None:
@@ -144,7 +144,7 @@ def test_ids_are_suggested_and_named() -> None:
     with pytest.raises(InvalidOption, match="did you mean 'PPR-v0'"):
         RPPEnv.make(rules="PPR-v1")
     env = make()
-    with pytest.raises(InvalidOption, match=r"made by RPPEnv\.make"):
+    with pytest.raises(InvalidOption, match=r"make it with RPPEnv\.make"):
         RPPEnv(env.tasks, rules="PPR-v0", embeddings=env.embeddings, space=env.space)
 
 
