@@ -28,13 +28,13 @@ from rpp_agents.cli import main
 from rpp_agents.experiments import jobs as many
 from rpp_agents.experiments import run as work
 from rpp_agents.experiments.bench import Bench, Training
-from rpp_agents.experiments.bench_tables import FEWEST_TASKS
 from rpp_agents.experiments.cells import write_cell
 from rpp_agents.experiments.jobs import kept, unfinished
 from rpp_agents.experiments.plan import PRESETS, Cell
 from rpp_agents.experiments.report import marl_eval, write_report
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import make_tables, run_cells
+from rpp_agents.experiments.tables import FEWEST_TASKS
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, search_fixed
 from rpp_env.evaluation.diagnose import fit_reference

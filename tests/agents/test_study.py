@@ -32,7 +32,7 @@ from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import make_tables, run_cells
-from rpp_agents.experiments.study_tables import verdict
+from rpp_agents.experiments.tables import verdict
 from rpp_agents.recommenders import BPRConfig
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, Random

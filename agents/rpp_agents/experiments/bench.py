@@ -271,6 +271,18 @@ class Training(Cell):
         users = found["users"]
         return {"score": users["mean"], "first": users["first"], "last": users["last"]}
 
+    def path(self, found: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+        """See `Cell.path`."""
+        return found["points"], [*found["scores"][:-1], found["score"]]
+
+    def curve(self, found: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
+        """See `Cell.curve`; of the users that are scored alone."""
+        return list(zip(found["points"], found["scores"], strict=True)) if split == "test" else []
+
+    def costs(self, found: Mapping[str, Any]) -> dict[str, float]:
+        """See `Cell.costs`."""
+        return {"steps/s": found["steps_per_second"], "seconds": found["seconds"]}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Plan):
@@ -283,6 +295,7 @@ class Bench(Plan):
     test_users: int = 2000
 
     FORM: ClassVar[str] = "bench"
+    UNIT: ClassVar[str] = "environment steps"
 
     @classmethod
     def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
@@ -296,6 +309,7 @@ class Bench(Plan):
         against = file.against or file.algorithms[0].label
         bench = cls(
             name=name,
+            title=f"Bench {name}",
             settings=tuple(_setting(one, file) for one in file.environments),
             methods=methods,
             seeds=file.seeds,
@@ -319,11 +333,6 @@ class Bench(Plan):
             "train_users": self.train_users,
             "test_users": self.test_users,
         }
-
-    @property
-    def tunes(self) -> bool:
-        """Whether it compares points of a grid."""
-        return any(method.tunes is not None for method in self.methods)
 
     def table(self, setting: Setting, draw: int, split: str) -> Table:
         """See `Plan.table`: it holds enough for all rules, so that benches share a table."""
@@ -407,6 +416,7 @@ def _points(algorithm: Algorithm, num_envs: int) -> list[Method]:
             },
             settings=algorithm.environments,
             tunes=algorithm.label if algorithm.grid else None,
+            point={**algorithm.config, **point},
         )
         for i, point in enumerate(algorithm.grid or [{}])
     ]

@@ -240,7 +240,7 @@ def _improvement(results: Results, path: Path) -> list[Picture]:
 
 def _overall(results: Results, path: Path) -> list[Picture]:
     """Sample efficiency over all tasks: the inter-quartile mean of the gain."""
-    from rpp_agents.experiments.bench_tables import FEWEST_TASKS
+    from rpp_agents.experiments.tables import FEWEST_TASKS
 
     if len(results.tasks) < FEWEST_TASKS:
         return []

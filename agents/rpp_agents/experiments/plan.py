@@ -223,7 +223,10 @@ class Method:
     seeds: int | None = None
     """Number of the plan's seeds that it is run with, such as 1 of what is slow; by default all."""
     tunes: str | None = None
-    """The label of the bench's algorithm of whose grid this is one point."""
+    """What it is one point of: the label of a bench's algorithm with a grid, or that of a study's
+    method with variants, without the ``{}``."""
+    point: Mapping[str, Any] = field(default_factory=dict)
+    """Options that differ from point to point."""
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -332,10 +335,45 @@ class Cell:
         """Runs of one problem and draw are compared, and must have scored the same users."""
         return self.setting.name
 
+    @property
+    def place(self) -> int:
+        """Where its draw stands among those of its setting."""
+        return list(self.setting.draws).index(self.draw)
+
     def per_user(self, found: Mapping[str, Any]) -> dict[str, list[float]]:
         """What it found of every scored user, by column."""
         scores: dict[str, list[float]] = found["scores"]
         return scores
+
+    def path(self, found: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+        """Calls or steps of training, evenly spaced, and the score at each; the last is the result.
+
+        A method that was fitted at an earlier point stays as it was; one that learns at once has
+        its score everywhere. Points before the last are of as many users as a curve is.
+        """
+        scores, points = found["scores"]["score"], self.plan.points
+        curve = [point["test"] for point in found["curve"][: points - 1]][: len(found["curve"]) - 1]
+        last = sum(scores) / len(scores)
+        steps = [round(self.budget * (i + 1) / points) for i in range(points)]
+        return steps, curve + [last] * (points - len(curve))
+
+    def curve(self, found: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
+        """Calls or steps of training, and the score there: what was played on the way."""
+        return [(point["calls"], point[split]) for point in found["curve"]]
+
+    def costs(self, found: Mapping[str, Any]) -> dict[str, float]:
+        """What it cost, by name: of training, then of a scored user."""
+        training, testing = found["training"], found["testing"]
+        return {
+            "training calls": training["calls"],
+            "unique": training["unique"],
+            "training tokens": training["tokens"],
+            "seconds": training["seconds"],
+            "calls": testing["calls"],
+            "different": testing["different"],
+            "tokens": testing["tokens"],
+            "named": testing["named"],
+        }
 
     def matches(self, pattern: str) -> bool:
         """Whether ``--only`` with this pattern means it."""
@@ -423,6 +461,10 @@ class Plan:
 
     FORM: ClassVar[str] = ""
     """What the file is called: ``"study"`` or ``"bench"``."""
+    UNIT: ClassVar[str] = "calls of the model in training"
+    """What a learning curve counts."""
+    split: str = "test"
+    """Whose scores are reported."""
 
     @classmethod
     def load(cls, which: str | Path, trust: Sequence[str] = ()) -> Self:
@@ -452,6 +494,11 @@ class Plan:
     @classmethod
     def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
         raise NotImplementedError
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it compares points of a grid."""
+        return any(method.tunes is not None for method in self.methods)
 
     def table(self, setting: Setting, draw: int, split: str) -> Table:
         """The table that runs of a setting replay."""
@@ -544,14 +591,14 @@ class Study(Plan):
     @classmethod
     def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
         settings = rows_of(told, "settings", Setting, where, "observe", "live")
-        methods = rows_of(told, "methods", Method, where, "tunes")
+        methods = rows_of(told, "methods", Method, where, "tunes", "point")
         if "primary" in told:
             made(Primary, told["primary"], f"{where}, [primary]")
         rows = {
             "settings": settings,
             "methods": tuple(one for method in methods for one in _variants(method)),
         }
-        study: Self = made(cls, told | rows | {"name": name}, where, hidden=("against",))
+        study: Self = made(cls, told | rows | {"name": name}, where, hidden=("against", "split"))
         study.check(where)
         return study
 
@@ -717,6 +764,8 @@ def _variants(method: Method) -> list[Method]:
             label=method.label.replace("{}", name),
             config={**method.config, **more},
             variants={},
+            tunes=" ".join(method.label.replace("{}", "").split()),
+            point=more,
         )
         for name, more in method.variants.items()
     ]

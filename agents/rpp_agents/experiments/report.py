@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rpp_agents.experiments import bench_plots, bench_tables, plots, study_tables
-from rpp_agents.experiments.bench import LEVELS, Bench, as_bench
+from rpp_agents.experiments import bench_plots, plots, tables
+from rpp_agents.experiments.bench import LEVELS, Bench
 from rpp_agents.experiments.page import write_page
 from rpp_agents.experiments.plan import Plan
 from rpp_agents.experiments.raw import write_raw
@@ -29,10 +30,37 @@ from rpp_agents.experiments.show import page_data
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
 
-__all__ = ["marl_eval", "summary", "write_report"]
+__all__ = ["Options", "marl_eval", "summary", "write_report"]
 
 
-def write_report(plan: Plan, out: Path, *, page_users: bool = True) -> Path:
+@dataclass(frozen=True)
+class Options:
+    """What a report holds beside its tables and pictures."""
+
+    page: bool = True
+    """The page, ``index.html``."""
+    users: bool = True
+    """Single users of made worlds on the page; those of real data never are."""
+    marl_eval: bool = False
+    """``marl_eval.json``; a bench always has it."""
+    iqm: bool = False
+    """Aggregates over tasks: inter-quartile mean of the gain, optimality gap, probability of
+    improvement; a bench without grids always has them."""
+    grids: bool = False
+    """The points of grids and the best of each; a bench with grids always has them."""
+
+    def of(self, plan: Plan) -> Options:
+        """With what reports of such plans always hold."""
+        bench = isinstance(plan, Bench)
+        return replace(
+            self,
+            marl_eval=self.marl_eval or bench,
+            iqm=self.iqm or (bench and not plan.tunes),
+            grids=self.grids or (bench and plan.tunes),
+        )
+
+
+def write_report(plan: Plan, out: Path, options: Options | None = None) -> Path:
     """Write everything about what is finished.
 
     Parameters
@@ -40,8 +68,7 @@ def write_report(plan: Plan, out: Path, *, page_users: bool = True) -> Path:
     plan : Plan
     out : Path
         Its folder.
-    page_users : bool
-        Show single users of made worlds on the page; those of real data never are.
+    options : Options, optional
 
     Returns
     -------
@@ -53,19 +80,19 @@ def write_report(plan: Plan, out: Path, *, page_users: bool = True) -> Path:
     InvalidOption
         Where no cell is finished.
     """
+    options = (options or Options()).of(plan)
     results = Results.read(plan, out)
     if not results.cells:
         raise InvalidOption(f"no cell of this {plan.FORM} is finished in {out}: run it first")
     _write(out / "results.jsonl", _lines(results))
     write_raw(results, out)
-    if isinstance(plan, Bench):
-        pictures = bench_plots.draw_all(results, out / "plots")
+    if options.marl_eval:
         _write(out / "marl_eval.json", json.dumps(marl_eval(results), indent=1) + "\n")
-        text = bench_tables.markdown(results, pictures, out)
-    else:
-        pictures = plots.draw_all(results, out / "plots")
-        write_page(page_data(results, out, users=page_users), out / "index.html")
-        text = study_tables.markdown(results, pictures, out)
+    draw = bench_plots.draw_all if isinstance(plan, Bench) else plots.draw_all
+    pictures = draw(results, out / "plots")
+    if options.page:
+        write_page(page_data(results, out, users=options.users), out / "index.html")
+    text = tables.markdown(results, pictures, out, iqm=options.iqm, grids=options.grids)
     # Last: that it is there says that all is.
     _write(out / "report.md", text)
     return out / "report.md"
@@ -73,7 +100,7 @@ def write_report(plan: Plan, out: Path, *, page_users: bool = True) -> Path:
 
 def summary(plan: Plan, out: Path) -> str:
     """What a run of the plan shows on the terminal: a bench's tables."""
-    return bench_tables.summary(Results.read(plan, out)) if isinstance(plan, Bench) else ""
+    return tables.summary(Results.read(plan, out)) if isinstance(plan, Bench) else ""
 
 
 def _write(path: Path, text: str) -> None:
@@ -114,22 +141,22 @@ def marl_eval(results: Results) -> dict[str, Any]:
     lines are algorithms whose score does not change, with the same runs as all others.
     """
     found: dict[str, Any] = {}
+    crossed = isinstance(results.plan, Bench) and results.plan.design == "crossed"
     for cell, result in results.cells:
-        crossed = as_bench(results.plan).design == "crossed"
         run = f"world_{cell.draw}_seed_{cell.seed}" if crossed else f"seed_{cell.seed}"
         task = found.setdefault(_safe(cell.setting.name), {})
-        lines = {cell.method.label: (result["scores"], result["score"])}
+        at, scores = cell.path(result)
+        lines = {cell.method.label: scores}
         if (cell.setting.name, cell.draw) in results.levels:
             levels = results.levels[cell.setting.name, cell.draw]["scores"]
-            count = len(result["points"])
-            lines |= {label: ([levels[n]] * count, levels[n]) for n, label in LEVELS.items()}
-        for label, (scores, last) in lines.items():
+            lines |= {label: [levels[name]] * len(at) for name, label in LEVELS.items()}
+        for label, several in lines.items():
             steps = {
-                f"step_{i}": {"step_count": at, "ndcg_10": [score]}
-                for i, (at, score) in enumerate(zip(result["points"], scores, strict=True))
+                f"step_{i}": {"step_count": step, "ndcg_10": [score]}
+                for i, (step, score) in enumerate(zip(at, several, strict=True))
             }
             runs = task.setdefault(_safe(label), {})
-            runs[run] = steps | {"absolute_metrics": {"ndcg_10": [last]}}
+            runs[run] = steps | {"absolute_metrics": {"ndcg_10": [several[-1]]}}
     return {"rpp_env": found}
 
 

@@ -34,6 +34,8 @@ from rpp_env.intervals import Estimate, gain, has_gap
 __all__ = ["Results", "Row", "Run"]
 
 Floats = NDArray[np.float64]
+COLUMNS = ("score", "first", "last", "merged")
+"""Of every user's scores; a bench's runs have no merged one."""
 Key = tuple[str, str]
 """A label (of a method or level line) and a column."""
 Run = tuple[Cell, dict[str, Any]]
@@ -42,21 +44,21 @@ Run = tuple[Cell, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """One method in one setting."""
+    """One method or level line in one setting."""
 
-    method: Method
-    scores: dict[str, Estimate]
+    label: str
+    method: Method | None
+    """None for a level line."""
+    scores: dict[str, Contrast]
     """By column."""
-    minus_fixed: Estimate | None
-    """Its score minus that of the best fixed prompt."""
-    minus_rival: Estimate | None
-    """Minus that of the best fixed prompt at equal calls."""
+    minus: dict[str, Contrast | None]
+    """Its score minus that of each line of `Results.compared`; None for itself."""
     significant: bool
-    """Whether the latter is not 0 after Holm's correction over all methods of the setting."""
-    gain: Estimate | None
-    """Share of what the supervised policy gains over the best fixed prompt; None without a gap."""
+    """Whether the difference to a study's rival is not 0 after Holm's correction over the rows."""
+    gain: Contrast | None
+    """Share of what the reference gains over the best fixed prompt; None without a gap."""
     cost: dict[str, float]
-    """Means over runs: training calls, unique, tokens, seconds; calls and tokens per test user."""
+    """Means over runs, see `Results.cost`."""
     runs: int
 
 
@@ -292,62 +294,72 @@ class Results:
         sides = (label, str(self.fixed(setting)), str(self.reference(setting)))
         return self.lines(setting).gain(*((name, "score") for name in sides))
 
+    def compared(self, setting: Setting) -> dict[str, str]:
+        """What every method is compared with: names, and the labels of methods or level lines."""
+        labels, against = self.labels(setting), self.plan.against
+        if not self.plan.against:
+            sides = {"fixed": self.fixed(setting), "rival": self.rival(setting)}
+            return {name: label for name, label in sides.items() if label is not None}
+        found = {"random": "random", "best fixed": "fixed"} if self.levels_of(setting) else {}
+        if against in labels and len(labels) > 1 and not self.plan.tunes:
+            found[against] = against
+        return found
+
     def rows(self, setting: Setting, labels: Iterable[str] | None = None) -> list[Row]:
-        """The table of a study's setting."""
-        fixed, rival = self.fixed(setting), self.rival(setting)
-        chosen = [m for m in self.methods(setting) if labels is None or m.label in set(labels)]
-        apart = [
-            None if rival in (None, m.label) else self.minus(setting, m.label, str(rival))
-            for m in chosen
-        ]
-        # Where the two have no draw in common yet, there is no difference.
-        apart = [None if x is None or np.isnan(x.value) else x for x in apart]
-        significant = iter(holm([x for x in apart if x is not None]))
-        return [
-            Row(
-                method,
-                {
-                    c: self.score(setting, method.label, c)
-                    for c in ("score", "first", "last", "merged")
-                },
-                None
-                if fixed in (None, method.label)
-                else self.minus(setting, method.label, str(fixed)),
-                difference,
-                difference is not None and next(significant),
-                None if fixed == method.label else self.gain(setting, method.label),
-                self.cost(setting, method.label),
-                len(self.runs(setting, method.label)),
+        """The table of a setting; of all its methods by default, and of level lines if named."""
+        chosen = self.labels(setting) if labels is None else list(labels)
+        methods = {method.label: method for method in self.methods(setting)}
+        minus = {
+            name: [self._apart(setting, label, other) for label in chosen]
+            for name, other in self.compared(setting).items()
+        }
+        rival = minus.get("rival", [])
+        significant = iter(holm([x for x in rival if x is not None]))
+        found = []
+        for i, label in enumerate(chosen):
+            apart = {name: several[i] for name, several in minus.items()}
+            columns = [c for c in COLUMNS if (label, c) in self.lines(setting)]
+            found.append(
+                Row(
+                    label,
+                    methods.get(label),
+                    {column: self.score(setting, label, column) for column in columns},
+                    apart,
+                    apart.get("rival") is not None and next(significant),
+                    self.gain(setting, label),
+                    self.cost(setting, label),
+                    len(self.runs(setting, label)),
+                )
             )
-            for method, difference in zip(chosen, apart, strict=True)
-        ]
+        return found
+
+    def _apart(self, setting: Setting, label: str, other: str) -> Contrast | None:
+        """The difference; None for a line itself, and where the two have no draw in common yet."""
+        if label == other or (label in LEVELS and other not in LEVELS):
+            return None
+        found = self.minus(setting, label, other)
+        return None if np.isnan(found.value) else found
 
     def cost(self, setting: Setting, label: str) -> dict[str, float]:
-        """Means over runs of what a method cost."""
-        runs = [result for _, result in self.runs(setting, label)]
-        names = {
-            "training calls": ("training", "calls"),
-            "unique": ("training", "unique"),
-            "training tokens": ("training", "tokens"),
-            "seconds": ("training", "seconds"),
-            "calls": ("testing", "calls"),
-            "different": ("testing", "different"),
-            "tokens": ("testing", "tokens"),
-            "named": ("testing", "named"),
-        }
-        return {
-            name: float(np.mean([run[part][key] for run in runs]))
-            for name, (part, key) in names.items()
-        }
+        """Means over runs of what a method cost: of each of its job's `costs`."""
+        runs = [cell.costs(found) for cell, found in self.runs(setting, label)]
+        return (
+            {name: float(np.mean([run[name] for run in runs])) for name in runs[0]} if runs else {}
+        )
 
     def curve(self, setting: Setting, label: str, split: str = "test") -> tuple[Floats, Floats]:
-        """(P,) calls and (R, P) scores along training; a method that learns at once is a point."""
-        curves = [result["curve"] for _, result in self.runs(setting, label) if result["curve"]]
+        """(P,) calls or steps and (R, P) scores along training, as far as all runs have points."""
+        curves = [cell.curve(found, split) for cell, found in self.runs(setting, label)]
+        curves = [curve for curve in curves if curve]
         if not curves:
             return np.zeros(0), np.zeros((0, 0))
         points = min(map(len, curves))
-        calls = np.mean([[p["calls"] for p in c[-points:]] for c in curves], axis=0)
-        return calls, np.array([[p[split] for p in c[-points:]] for c in curves])
+        both = np.array([curve[-points:] for curve in curves], np.float64)
+        return both[:, :, 0].mean(axis=0), both[:, :, 1]
+
+    def learners(self, setting: Setting) -> list[str]:
+        """The main table's methods whose curve has several points, in the table's order."""
+        return [label for label in self.tabled(setting) if len(self.curve(setting, label)[0]) > 1]
 
     @cached_property
     def primary(self) -> tuple[Setting, str, str, Contrast] | None:
@@ -361,6 +373,26 @@ class Results:
             return None
         return setting, *sides, self.minus(setting, *sides)
 
+    def baselines(self, setting: Setting) -> dict[str, tuple[str, float]]:
+        """Lines to compare with, as far as they are there: their names and scores.
+
+        Keys are ``"chance"``, ``"random"``, ``"fixed"`` and ``"reference"``; a bench has no chance.
+        """
+        if levels := self.levels_of(setting):
+            every = [found["scores"] for found in levels.values()]
+            return {
+                line: (name, float(np.mean([scores[line] for scores in every])))
+                for line, name in LEVELS.items()
+            }
+        found = {"chance": ("chance", setting.chance)}
+        if self.plan.against:
+            return {}
+        lines = {"random": self.label_of(setting, "random"), "fixed": self.fixed(setting)}
+        for line, label in (lines | {"reference": self.reference(setting)}).items():
+            if label is not None:
+                found[line] = label, self.score(setting, label).value
+        return found
+
     # Several tasks together
 
     @cached_property
@@ -368,66 +400,84 @@ class Results:
         """Settings whose scores can be normalised to a gain."""
         return [setting for setting in self.settings if self.has_gap(setting)]
 
-    def run_gain(self, cell: Cell, score: float, draws: Collection[int] | None = None) -> float:
+    @cached_property
+    def against(self) -> str | None:
+        """The method that the others are compared with over tasks: a study's is the rival."""
+        return self.plan.against or self.plan.primary.get("against") or self.rival(self.settings[0])
+
+    def _by_draw(self, setting: Setting, line: str) -> dict[int, float]:
+        """By place in the setting's draws: the mean score of a line's runs."""
+        found: dict[int, list[float]] = {}
+        for draw, levels in self.levels_of(setting).items():
+            if line in LEVELS:
+                found.setdefault(setting.draws.index(draw), []).append(levels["scores"][line])
+        for cell, result in self.runs(setting, line):
+            found.setdefault(cell.place, []).append(cell.path(result)[1][-1])
+        return {place: float(np.mean(scores)) for place, scores in found.items()}
+
+    def run_gain(self, cell: Cell, score: float, places: Collection[int] | None = None) -> float:
         """The gain of a run with this score.
 
-        What the run has more than the best fixed prompt of its world, as a share of the mean gap
-        over `draws` (all by default): the mean of runs' gains is then the gain of their means.
-        NaN without level lines.
+        What the run has more than the best fixed prompt of its draw, as a share of the mean gap
+        over the draws at `places` (all by default): the mean of runs' gains is then the gain of
+        their means. NaN without the two lines.
         """
-        levels = self.levels_of(cell.setting)
-        if cell.draw not in levels:
+        lines = self.fixed(cell.setting), self.reference(cell.setting)
+        fixed, reference = (self._by_draw(cell.setting, str(line)) for line in lines)
+        if cell.place not in fixed:
             return math.nan
-        chosen = [x["scores"] for draw, x in levels.items() if draws is None or draw in draws]
-        gap = float(np.mean([x["reference"] - x["fixed"] for x in chosen]))
-        above = score - levels[cell.draw]["scores"]["fixed"]
-        return float(gain(above, 0.0, gap))
+        both = [place for place in fixed if place in reference]
+        chosen = [place for place in both if places is None or place in places]
+        if not chosen:
+            return math.nan
+        gap = float(np.mean([reference[place] - fixed[place] for place in chosen]))
+        return float(gain(score - fixed[cell.place], 0.0, gap))
 
     def common_draws(self, labels: Iterable[str], tasks: Sequence[Setting]) -> tuple[int, ...]:
-        """Draws in which each of `labels` has a run in each of `tasks`."""
-        there = [{c.draw for c, _ in self.runs(e, label)} for e in tasks for label in labels]
-        return tuple(
-            draw for draw in self.plan.settings[0].draws if all(draw in one for one in there)
-        )
+        """Places of the draws in which each of `labels` has a run in each of `tasks`.
 
-    def gains(
-        self, label: str, draws: Collection[int], point: int | None = None
-    ) -> list[list[float]]:
+        The k-th draw of one setting belongs to the k-th of another: a bench's have the same worlds.
+        """
+        there = [{c.place for c, _ in self.runs(e, label)} for e in tasks for label in labels]
+        most = max((len(setting.draws) for setting in tasks), default=0)
+        return tuple(place for place in range(most) if all(place in one for one in there))
+
+    def gains(self, label: str, places: Collection[int], point: int = -1) -> list[list[float]]:
         """Per task the gains of a method's runs in these draws, at the end or earlier."""
         return [
             [
-                self.run_gain(cell, r["score"] if point is None else r["scores"][point], draws)
-                for cell, r in self.runs(task, label)
-                if cell.draw in draws
+                self.run_gain(cell, cell.path(found)[1][point], places)
+                for cell, found in self.runs(task, label)
+                if cell.place in places
             ]
             for task in self.tasks
         ]
 
     def over_tasks(
-        self, label: str, draws: Sequence[int], statistic: Callable[[Floats], Floats]
+        self, label: str, places: Sequence[int], statistic: Callable[[Floats], Floats]
     ) -> Contrast:
         """A statistic of the gains of all runs of all tasks, such as `iqm`."""
         return jackknife(
-            lambda some: float(statistic(np.concatenate(self.gains(label, some)))), draws
+            lambda some: float(statistic(np.concatenate(self.gains(label, some)))), places
         )
 
     def improvement(self, label: str, settings: Sequence[Setting]) -> Estimate | None:
-        """Probability that a run beats one of ``against`` in the same task and draw."""
-        sides = label, self.plan.against
-        draws = self.common_draws(sides, settings)
-        if not draws:
+        """Probability that a run beats one of `against` in the same task and draw."""
+        sides = label, str(self.against)
+        places = self.common_draws(sides, settings)
+        if not places:
             return None
 
         def probability(some: Sequence[int]) -> float:
             ours, theirs = (
                 [
-                    [r["score"] for c, r in self.runs(setting, one) if c.draw == draw]
+                    [c.path(r)[1][-1] for c, r in self.runs(setting, one) if c.place == place]
                     for setting in settings
-                    for draw in some
+                    for place in some
                 ]
                 for one in sides
             )
             return probability_of_improvement(ours, theirs)
 
-        found = jackknife(probability, draws)
+        found = jackknife(probability, places)
         return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))

@@ -1,26 +1,23 @@
-"""What a study's page shows: tables, curves, choices, and single users of made worlds.
+"""What a report's page shows: tables, curves, choices, and single users of made worlds.
 
 Users of real data are never shown: most of their terms forbid it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rpp_agents.experiments.plan import PARTS, Cell, Setting
-from rpp_agents.experiments.plots import baselines, learners
+from rpp_agents.experiments.plan import Cell, Setting
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import live_of
-from rpp_agents.experiments.study_tables import findings
+from rpp_agents.experiments.tables import findings, of_page, rounded
 from rpp_env import RPPEnv
 from rpp_env.data import KNOWN
 from rpp_env.errors import InvalidData
-from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
 from rpp_env.rewriting import open_rewriter
 from rpp_env.sentences import AGENTS, PatternBook
@@ -54,11 +51,11 @@ def page_data(results: Results, out: Path, *, users: bool = True) -> dict[str, A
         "found": findings(results),
         "about": [_WHAT, _INTERVALS, *([_STAND_IN] if stands_in else [])],
         "primary": _primary(results),
-        "tables": _tables(results),
+        "tables": of_page(results),
         "curves": [
             _curve(results, setting)
             for setting in results.settings
-            if learners(results, setting) and setting.part in ("main", "models")
+            if results.learners(setting) and setting.part in ("main", "models")
         ],
         "choices": _choices(results),
         "users": _users(results, out) if users else [],
@@ -71,116 +68,15 @@ def _primary(results: Results) -> dict[str, Any] | None:
     setting, method, against, found = results.primary
     return {
         "text": f"{method} minus {against}, {setting.name}, NDCG@10",
-        "estimate": _interval(found),
+        "estimate": [rounded(x) for x in (found.value, found.low, found.high)],
         "smallest": results.plan.smallest,
     }
 
 
-def _interval(found: Estimate | None) -> list[float | None] | None:
-    if found is None:
-        return None
-    return [rounded(found.value), rounded(found.low), rounded(found.high)]
-
-
-def _column(name: str, kind: str, said: str = "") -> dict[str, str]:
-    return {"name": name, "kind": kind, "help": said}
-
-
-def _tables(results: Results) -> list[dict[str, Any]]:
-    found = []
-    for part, title in PARTS.items():
-        settings = results.part(part)
-        if len(results.beside(settings)) > 1:
-            found.append(_overview(results, part, title, settings))
-        if part in ("main", "models", "time"):
-            found += [_setting(results, setting) for setting in settings]
-    return found
-
-
-def _overview(
-    results: Results, part: str, title: str, settings: Sequence[Setting]
-) -> dict[str, Any]:
-    labels = [
-        method
-        for method in results.plan.methods
-        if any(results.runs(setting, method.label) for setting in settings)
-    ]
-    columns = results.beside(settings)
-    rows = [
-        [m.label, m.family]
-        + [
-            _interval(results.score(s, m.label)) if results.runs(s, m.label) else None
-            for s in columns
-        ]
-        for m in labels
-    ]
-    return {
-        "id": part,
-        "title": title,
-        "note": "NDCG@10 on test users.",
-        "columns": [_column("method", "text"), _column("family", "text")]
-        + [_column(s.name, "interval", f"chance {s.chance:.3f}") for s in columns],
-        "rows": rows,
-    }
-
-
-def _setting(results: Results, setting: Setting) -> dict[str, Any]:
-    several = "only of methods that ask several times"
-    columns = [
-        _column("method", "text"),
-        _column("family", "text"),
-        _column("score", "interval", "NDCG@10: mean over the calls, or of the merged order"),
-        _column("minus fixed", "interval", "minus the best prompt for everybody"),
-        _column("minus rival", "interval", "minus that prompt at as many calls, merged"),
-        _column("significant (Holm)", "text", "the last is not 0 after Holm's correction"),
-        _column("gain", "interval", "share of what the supervised policy gains"),
-        _column("first", "number", several),
-        _column("last", "number", several),
-        _column("merged", "number", several),
-        _column("training calls", "count"),
-        _column("unique", "count", "what a cache leaves to pay for"),
-        _column("calls per user", "number"),
-        _column("tokens per user", "count"),
-    ]
-    rows = []
-    labels = results.tabled(setting)
-    patterns = [m.label for m in results.methods(setting) if m.label not in labels]
-    for row in [*results.rows(setting, labels), *results.rows(setting, patterns)]:
-        calls = row.cost["calls"]
-        rows.append(
-            [
-                row.method.label,
-                row.method.family,
-                _interval(row.scores["score"]),
-                _interval(row.minus_fixed),
-                _interval(row.minus_rival),
-                "" if row.minus_rival is None else "yes" if row.significant else "no",
-                _interval(row.gain),
-                *(
-                    rounded(row.scores[c].value) if calls > 1 else None
-                    for c in ("first", "last", "merged")
-                ),
-                rounded(row.cost["training calls"]),
-                rounded(row.cost["unique"]),
-                rounded(calls),
-                rounded(row.cost["tokens"]),
-            ]
-        )
-    return {
-        "id": f"setting-{setting.name}",
-        "title": setting.name,
-        "note": f"{setting.dataset}, {setting.model}; {results.train_users(setting):,} train and "
-        f"{results.users(setting):,} test users. Chance {setting.chance:.3f}. Holm's correction is "
-        "made once over the methods of the main table, and once over single patterns.",
-        "columns": columns,
-        "rows": rows,
-    }
-
-
 def _curve(results: Results, setting: Setting) -> dict[str, Any]:
-    lines = [{"name": n, "value": value} for n, value in baselines(results, setting).items()]
+    lines = [{"name": n, "value": value} for n, value in results.baselines(setting).values()]
     series = []
-    for label in learners(results, setting):
+    for label in results.learners(setting):
         calls, scores = results.curve(setting, label)
         several = len(scores) > 1
         series.append(
@@ -195,8 +91,8 @@ def _curve(results: Results, setting: Setting) -> dict[str, Any]:
     return {
         "id": f"curve-{setting.name}",
         "title": f"{setting.name}: score against calls (bands: range of the runs)",
-        "xlabel": "calls of the model in training",
-        "ylabel": "NDCG@10, test users",
+        "xlabel": results.plan.UNIT,
+        "ylabel": f"NDCG@10, {results.plan.split} users",
         "log": False,
         "lines": lines,
         "series": series,
@@ -209,7 +105,9 @@ def _choices(results: Results) -> list[dict[str, Any]]:
         # What was learned first, what is the same for everybody last.
         for method in sorted(results.methods(setting), key=lambda m: m.method != "rpp"):
             cells = results.runs(setting, method.label)
-            cells = [(cell, result) for cell, result in cells if result["choices"]["shares"]]
+            cells = [
+                (cell, result) for cell, result in cells if result.get("choices", {}).get("shares")
+            ]
             runs = [result["choices"] for _, result in cells]
             if not runs:
                 continue
@@ -295,7 +193,7 @@ def _users(results: Results, out: Path) -> list[dict[str, Any]]:
             for method in results.methods(setting)
             if method.method in _VIEWS and "only" not in method.config
             for cell, result in results.runs(setting, method.label)[:1]
-            if result["prompts"] and cell.draw == setting.draws[0]
+            if result.get("prompts") and cell.draw == setting.draws[0]
         ][:_MOST_VIEWS]
         if chosen:
             found += _browsed(results, setting, chosen, out)
@@ -394,8 +292,3 @@ def _paragraphs(prompt: Prompt) -> list[dict[str, str]]:
         else:
             paragraphs.append({"part": next(lists), "text": paragraph})
     return paragraphs
-
-
-def rounded(value: float) -> float | None:
-    """A number for JSON, finer than the page shows, or it would be rounded twice; else None."""
-    return round(value, 6) if math.isfinite(value) else None

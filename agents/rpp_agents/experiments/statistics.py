@@ -210,6 +210,9 @@ class Lines(Generic[Line]):
         if shared_users and len(set(sizes.values())) > 1:
             raise InvalidOption(f"worlds with {sizes} users have no users in common")
 
+    def __contains__(self, line: object) -> bool:
+        return line in self._runs
+
     def mean(self, line: Line) -> Contrast:
         """The mean score of a line over its worlds; NaN without any."""
         return self.contrast({line: 1.0})
