@@ -333,8 +333,8 @@ def test_the_environment_takes_the_options() -> None:
     )
     assert env.recommender.rank_by == "likelihood (pmi-alpha 0.3)"
     for wrong, words in (
-        ({"calibrate": "prior"}, "for other ways"),
-        ({"generation": Generation()}, "for other ways"),
+        ({"calibrate": "prior"}, "for other values of rank_by"),
+        ({"generation": Generation()}, "for other values of rank_by"),
         ({"rank_by": "generate", "score": "pmi"}, "score and alpha are for"),
         ({"model": "embedded"}, "needs the log-probabilities of texts"),
     ):
