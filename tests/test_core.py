@@ -754,7 +754,7 @@ def test_a_dataset_can_be_handed_over_but_not_configured() -> None:
 
 def test_a_book_must_fit_the_rules() -> None:
     book = PatternBook.load("movies", history=("one", "two"))
-    with pytest.raises(InvalidOption, match="2 history records, and there are 5 history options"):
+    with pytest.raises(InvalidOption, match="2 history records, but there are 5 history options"):
         make(book=book)
 
 

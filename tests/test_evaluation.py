@@ -146,7 +146,7 @@ def test_no_gain_where_the_reference_does_not_beat_the_fixed_prompt() -> None:
         assert report.gap.low <= 0
         assert report.gain is None
         assert report.to_json()["gain"] is None
-        assert "no gain is given" in report.verdict
+        assert "no gain is reported" in report.verdict
         assert "policy: NDCG@10 1.000" in report.markdown()
 
 

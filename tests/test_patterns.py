@@ -116,7 +116,7 @@ def test_choose_refuses_what_the_book_does_not_hold() -> None:
     with pytest.raises(InvalidAction) as refused:
         book.choose([[0, 0, 0, 0], [4, 4, 8, 4], [0, 0, 9, 0]])
     assert str(refused.value) == (
-        "agent 'reasoning_guidance' chose 9 for user 2; the book holds 0..8"
+        "agent 'reasoning_guidance' chose 9 for user 2; its options are 0..8"
     )
     with pytest.raises(InvalidAction, match=r"'role_playing' chose -1 for user 0; .* 0\.\.4"):
         book.choose([[-1, 0, 0, 0]])
@@ -222,7 +222,7 @@ def test_a_book_of_ones_own_may_have_any_number_of_options(tmp_path: Path) -> No
         (
             "Rank them well.",
             r"Rank \u001b[2J\u202ethem.",
-            r"'reasoning_guidance\[1\]' holds characters that nobody can see \('\\x1b\\u202e'\)",
+            r"'reasoning_guidance\[1\]' holds invisible characters \('\\x1b\\u202e'\)",
         ),
         ("{k}", "{n}", r"'reasoning_guidance\[0\]' holds '{n}'; the only placeholder is '{k}'"),
         ('"bare"', '"xml"', r"output_format\[0\].format 'xml' is not known; there are numbered,"),

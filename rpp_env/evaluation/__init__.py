@@ -1,3 +1,3 @@
-"""Evaluation: scores of a policy, baselines, and how hard a problem is."""
+"""Evaluation: scores of a policy, baselines, and diagnosis of a task's difficulty."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""Policies that know nothing of the user: `Random`, `Fixed`, and the search for the best one."""
+"""Baselines that ignore the user: `Random`, `Fixed`, and the search for the best fixed prompt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that chooses actions for a batch of users."""
+    """A policy: chooses actions for a batch of users."""
 
     def act(
         self,
@@ -56,22 +56,22 @@ class Policy(Protocol):
         masks : (n, A) or (B, n, A), optional
             Non-zero where an action may be chosen.
         greedy : bool
-            The most probable action instead of a sampled one.
+            Take the most probable action instead of sampling.
         memory
-            What the last call gave back; ``None`` when episodes begin. Where it is an array, its
-            rows are the users, and a row of zeros means that this user's episode begins.
+            The memory that the last call returned; ``None`` when episodes begin. If it is an array,
+            its rows are the users, and a row of zeros marks a user whose episode begins.
 
         Returns
         -------
         actions : int64 (B, n)
         memory
-            To be handed to the next call.
+            Pass it to the next call.
         """
         ...
 
 
 class Batch(Protocol):
-    """What the search asks of an environment: an `rpp_env.RPPEnv`, or another of that shape."""
+    """The parts of an environment that the search uses: an `rpp_env.RPPEnv`, or a similar class."""
 
     @property
     def num_envs(self) -> int: ...
@@ -87,18 +87,18 @@ class Batch(Protocol):
 
 
 _MOST_ACTIONS = 10_000_000
-"""Agents times the most actions of one: a file could ask for any memory otherwise."""
+"""Limit on agents times the most actions of one: a file could otherwise claim any memory."""
 
 
 class Random:
-    """Every agent chooses uniformly among the actions that it may choose.
+    """Policy in which every agent chooses uniformly among its legal actions.
 
     Numbers without two bounds are drawn from a standard normal distribution.
 
     Parameters
     ----------
     spaces : sequence of Discrete, Box or int
-        What each agent chooses from, as ``env.action_spaces``; a number of actions will do.
+        Action space of each agent, as in ``env.action_spaces``, or its number of actions.
     seed : int
     """
 
@@ -128,12 +128,12 @@ class Random:
         return self._actions.random(self._rng, len(observations), legal), memory
 
     def save(self, path: str | Path) -> None:
-        """Write sizes or bounds as JSON; the state of the random numbers is not kept."""
+        """Write sizes or bounds as JSON; the state of the random generator is not saved."""
         _write(path, {"kind": "random", self._actions.key: self._actions.description})
 
     @classmethod
     def load(cls, path: str | Path) -> Random:
-        """Read what `save` wrote."""
+        """Read a policy that `save` wrote."""
         about = _read(path, "random")
         spaces = about.get(DiscreteSpaces.key)
         if BoxSpaces.key in about:
@@ -142,7 +142,7 @@ class Random:
 
 
 class Fixed:
-    """The same actions for every user: step t plays row t of a plan, later steps its last row.
+    """Policy with the same actions for every user: step t plays row t of a plan, or its last row.
 
     The step is counted in `memory`, one number per user.
 
@@ -161,13 +161,14 @@ class Fixed:
 
     @classmethod
     def prompt(cls, rules: Rules, *, level: int, role: int, reasoning: int, output: int) -> Fixed:
-        """One prompt: these three sentences always, and `level` reached as fast as `rules` allow.
+        """Make the policy of one prompt: three fixed sentences, and the history level `level`.
 
         Parameters
         ----------
         rules : Rules
         level : int
-            The level to reach and keep, as `Rules` counts levels: a rung, an option, or items.
+            The history level to reach as fast as `rules` allow and to keep: an index into `rungs`,
+            an option, or a number of items, depending on the rules.
         role, reasoning, output : int
             The other three agents' actions.
 
@@ -184,7 +185,7 @@ class Fixed:
 
     @classmethod
     def of(cls, space: PromptSpace[Any, Any], cell: int, steps: int) -> Fixed:
-        """The prompt number `cell` of a space, reached as fast as its axes allow, and kept."""
+        """Make the policy that reaches a space's prompt `cell` as fast as possible and keeps it."""
         assert space.shape is not None
         plan = np.zeros((steps, len(space.agents)), np.int64)
         for axis, position in zip(space.axes, np.unravel_index(cell, space.shape), strict=True):
@@ -203,7 +204,7 @@ class Fixed:
         return self.plan[np.minimum(step, len(self.plan) - 1)], step + 1
 
     def described(self, space: PromptSpace[Any, Any]) -> str:
-        """The prompt of the last step, in words."""
+        """Describe the prompt of the last step in words."""
         if space.shape is None:
             return f"the actions {self.plan[-1].tolist()}"
         last = walk(space.axes, self.plan[None])[:, 0, -1]
@@ -215,7 +216,7 @@ class Fixed:
 
     @classmethod
     def load(cls, path: str | Path) -> Fixed:
-        """Read what `save` wrote."""
+        """Read a plan that `save` wrote."""
         return _made(cls, path, _read(path, "fixed").get("plan"))
 
 
@@ -225,7 +226,7 @@ def load_baseline(path: str | Path) -> Random | Fixed:
     Raises
     ------
     InvalidData
-        Where the file is not there or holds neither.
+        If the file is missing or holds neither.
     """
     kinds: dict[str, type[Random | Fixed]] = {"random": Random, "fixed": Fixed}
     kind = str(_read(path)["kind"])
@@ -255,7 +256,7 @@ def _read(path: str | Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def _choices(sizes: Any) -> DiscreteSpaces:
-    """Agents with these numbers of actions, which a file may have asked for."""
+    """Make the description of agents with these numbers of actions, read from a file."""
     given = np.asarray(sizes)
     whole = given.ndim == 1 and given.size > 0 and given.dtype.kind in "iu"
     if not whole or given.min() < 1 or len(given) * int(given.max()) > _MOST_ACTIONS:
@@ -267,7 +268,7 @@ def _choices(sizes: Any) -> DiscreteSpaces:
 
 
 def _boxes(about: Any) -> list[Box]:
-    """The spaces of a description, which a file may hold."""
+    """Make the spaces of a description, read from a file."""
     bounds = [bounds_of(box) for box in about]
     if len(bounds) * max(len(low) for low, _ in bounds) > _MOST_ACTIONS:
         raise InvalidOption(f"the agents' numbers take more than {_MOST_ACTIONS:,} places")
@@ -288,16 +289,16 @@ def _made(kind: Callable[[Any], B], path: str | Path, about: Any) -> B:
 
 
 def fixed_prompts(space: PromptSpace[Any, Any], steps: int) -> list[Fixed]:
-    """Every fixed prompt of a space: all that can be reached, in the order of their cells.
+    """List every fixed prompt of a space that can be reached, in the order of prompt indices.
 
     Raises
     ------
     InvalidOption
-        Where they are infinitely many.
+        If there are infinitely many.
     """
     if space.shape is None:
         raise InvalidOption(
-            f"{type(space).__name__} has infinitely many prompts, and the best fixed one cannot be "
+            f"{type(space).__name__} has infinitely many prompts, so the best fixed one cannot be "
             "searched for: give candidates, or a policy as the baseline 'fixed'"
         )
     cells = np.arange(math.prod(space.shape)).reshape(space.shape)
@@ -307,9 +308,9 @@ def fixed_prompts(space: PromptSpace[Any, Any], steps: int) -> list[Fixed]:
 
 
 def check_budget(env: Batch, budget: int) -> None:
-    """Refuse a budget with which `search_fixed` could not try every prompt once.
+    """Check that `search_fixed` can try every prompt once with this budget.
 
-    For commands that train first: they would find out in the end.
+    Commands that train first call it early, so that they fail before training.
 
     Raises
     ------
@@ -335,29 +336,29 @@ def search_fixed(
     seed: int = 0,
     candidates: Sequence[Fixed] | None = None,
 ) -> tuple[Fixed, float]:
-    """The fixed prompt with the highest mean reward over the episode's steps, on `env`'s users.
+    """Find the fixed prompt with the highest mean reward over the episode's steps.
 
-    From a reward table (``env.table``) the answer is exact: every prompt, every user. Otherwise it
-    is found by `halving`, which spends the budget as far as there are users.
+    With a reward table (``env.table``) the result is exact: every prompt, every user. Otherwise
+    `halving` searches with the budget, as far as there are users.
 
-    Give it training users: the choice is part of training.
+    Use training users: the choice is part of training.
 
     Parameters
     ----------
     env : RPPEnv
-        Or another batched environment.
+        The environment of the users; may be another batched environment.
     budget : int
-        Episodes to play at most (not used with a table). One for every candidate is the least.
+        Maximum number of episodes (unused with a table); at least one per candidate.
     seed : int
-        Which users are played first.
+        Seed of the order of the users.
     candidates : sequence of Fixed, optional
-        What to choose from; by default every prompt of ``env.space``, or every joint action that
-        its masks allow at first where the environment has no prompt space.
+        Fixed policies to choose from; by default every prompt of ``env.space``, or, without a
+        prompt space, every joint action that the masks allow at first.
 
     Returns
     -------
     (Fixed, float)
-        The best one, and its mean reward on the users that were asked.
+        The best one, and its mean reward on the users that were played.
 
     Raises
     ------
@@ -388,18 +389,18 @@ def search_fixed(
     size = env.num_envs
 
     def ask(start: int, stop: int, left: Ints) -> Floats:
-        # The same users for every candidate: what differs between users cancels out.
+        # The same users for every candidate, so that differences between users cancel out.
         who = None if order is None else np.repeat(order[start:stop], len(left))
         return _episodes(env, plans[np.tile(left, stop - start)], who, size).reshape(-1, len(left))
 
     users = budget if order is None else len(order)
     best, mean = halving(ask, np.arange(len(plans)), users, budget)
-    env.reset(seed=seed)  # as many rows as it was made for
+    env.reset(seed=seed)  # restores the original batch size
     return candidates[best], mean
 
 
 def _planned_means(means: Floats, space: PromptSpace[Any, Any], plans: Ints) -> Floats:
-    """Mean reward of every plan (N, steps, n), from the mean reward of every cell of a table."""
+    """Mean reward of every plan (N, steps, n), from a table's mean reward of every prompt."""
     total = np.zeros(len(plans))
     for positions in walk(space.axes, plans).transpose(2, 0, 1):
         total += means[tuple(positions)]
@@ -408,13 +409,13 @@ def _planned_means(means: Floats, space: PromptSpace[Any, Any], plans: Ints) -> 
 
 
 def _legal(env: Batch, seed: int) -> list[list[int]]:
-    """Per agent the actions that it may choose at first in every row."""
+    """Return per agent the actions that are legal at first in every row."""
     env.reset(seed=seed)
     actions = spaces_of(env.agents, env.action_spaces)
     if not isinstance(actions, DiscreteSpaces):
         raise InvalidOption(
-            f"agent {actions.agents[0]!r} acts in {actions.spaces[0]}: the best fixed choice is "
-            "searched among Discrete actions only"
+            f"agent {actions.agents[0]!r} acts in {actions.spaces[0]}: the best fixed choice can "
+            "be searched only among Discrete actions"
         )
     every = actions.legal
     masks = getattr(env, "action_masks", None)
@@ -433,8 +434,8 @@ def halving(
     """Find the candidate with the highest mean reward by successive halving, within a budget.
 
     All candidates are tried on the same few users, the better quarter of them on more users, and
-    so on until one is left. Rounds get equal shares of the budget; where users run out in the later
-    rounds, the earlier ones get their shares.
+    so on until one is left. Rounds get equal shares of the budget; if users run out in the later
+    rounds, the earlier ones get the rest.
 
     Parameters
     ----------
@@ -442,14 +443,14 @@ def halving(
         ``ask(start, stop, left)`` returns the rewards (stop - start, len(left)) of the users number
         `start` to `stop` - 1 under the candidates `left`.
     candidates : (C,) ints
-        What to choose from; of equal ones the first wins.
+        Candidates to choose from; of equal ones the first wins.
     users : int
-        How many there are to be tried on.
+        Number of users available.
     budget : int
-        Pairs of a user and a candidate to ask for at most. With fewer than C, only the first
+        Maximum number of (user, candidate) pairs to evaluate. With fewer than C, only the first
         `budget` candidates are tried.
     watch : callable, optional
-        Called after every round with the pairs asked for so far and the best candidate.
+        Called after every round with the pairs evaluated so far and the best candidate.
 
     Returns
     -------
@@ -477,7 +478,7 @@ def halving(
 
 
 def _rounds(candidates: int, users: int, budget: int) -> list[int]:
-    """New users of each round of `halving`: the largest equal shares that the budget pays for."""
+    """New users of each round of `halving`: the largest equal shares that the budget allows."""
     sizes = [candidates]
     while sizes[-1] > 4:
         sizes.append(math.ceil(sizes[-1] / 4))
@@ -504,7 +505,7 @@ def _episodes(env: Batch, plans: Ints, users: Ints | None, size: int) -> Floats:
         chosen = plans[begin : begin + size]
         count = len(chosen)
         if users is None:
-            # The environment chooses who plays, always a whole batch; surplus rows repeat the last.
+            # The environment chooses the users, a whole batch at a time; repeat the last plan.
             env.reset()
             chosen = chosen[np.minimum(np.arange(size), count - 1)]
         else:

@@ -1,18 +1,18 @@
-"""How much there is to gain from personal prompts, and how much the agents need each other.
+"""Measure how much personal prompts can gain, and how much the agents must coordinate.
 
-Everything is computed on reward tables: what is chosen is chosen on train users, and scored on
-other users, each with a paired bootstrap interval over these users. A *cell* is one prompt of the
-prompt space: under RPP's rules a history level, a role, a reasoning and an output sentence. The
-score of a cell for a user is the mean NDCG@10 over an episode's steps in which the cell is reached
-as fast as the space's axes allow.
+Everything is computed on reward tables: choices are made on train users and scored on other users,
+with paired bootstrap intervals over these users. A *cell* is one prompt of the prompt space; under
+RPP's rules a history level, a role, a reasoning and an output sentence. The score of a cell for a
+user is the mean NDCG@10 over the steps of an episode in which the cell is reached as fast as the
+space's axes allow.
 
 Lines
     *chance* (a random ranking), *random prompt* (uniform actions), *best fixed prompt* (the best
     cell on train users), *observable reference* (a supervised model from the first observation to
     the table, fitted on train users; it plays each user's best predicted cell), *type reference*
-    (the best cell per latent habit, where the dataset has habits), *hindsight* (each user's best
-    sequence of actions, known only afterwards: luck included).
-Neither reference is a ceiling.
+    (the best cell per latent habit, if the dataset has habits), *hindsight* (each user's best
+    sequence of actions, known only afterwards, and so partly luck).
+Neither reference is an upper bound.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ Ints = NDArray[np.int64]
 
 
 def episode_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> NDArray[np.float32]:
-    """Scores of every cell for every user, the way to it included.
+    """Compute the score of every cell for every user, including the steps to reach it.
 
     Parameters
     ----------
     rewards : (T, *shape) array
         From `RewardTable.rewards`.
     axes : sequence of Axis
-        Of the prompt space, one for each number of its shape.
+        Axes of the prompt space, one per entry of its shape.
     steps : int
-        Of an episode.
+        Steps of an episode.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def episode_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> NDArray
 
 
 def hindsight_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> Floats:
-    """(T,) the most that any actions could have earned each user; luck included.
+    """(T,) the highest score that any actions could have earned each user; partly luck.
 
     The arguments are those of `episode_scores`.
     """
@@ -96,13 +96,13 @@ def hindsight_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> Float
 
 
 class Reference:
-    """The observable reference: from a user's first observation to the rewards of all cells.
+    """The observable reference: predicts the rewards of all cells from a first observation.
 
     A supervised model with full information, fitted on the train users' complete table: principal
     components of the table, each predicted by an ensemble of small neural networks (scikit-learn).
-    It says how much of the gain can be seen in the observation at all. It plays one of the cells
-    that it chose most often for the train users (`portfolio`): choosing the best of a thousand
-    predictions is choosing luck.
+    It estimates how much of the gain the observation allows. It plays only the cells that it chose
+    most often for the train users (`portfolio`), because the maximum over a thousand noisy
+    predictions overfits.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Reference:
         return np.stack(np.unravel_index(best, self.sizes), axis=1)
 
     def choose(self, scores: Floats) -> Ints:
-        """(B,) the flat cell of the portfolio that predicted `scores` put first."""
+        """(B,) flat index of the best cell of the portfolio by the predicted `scores`."""
         best: Ints = self.portfolio[
             scores.reshape(len(scores), -1)[:, self.portfolio].argmax(axis=1)
         ]
@@ -157,11 +157,11 @@ class Reference:
 
 
 FEWEST_USERS = 11
-"""Train users of a reference: a tenth of them is held out while the networks are fitted."""
+"""Fewest train users of a reference: a tenth of them is held out for early stopping."""
 
 
 def check_reference_users(users: int) -> None:
-    """Refuse too few train users for `fit_reference`; before they are tabulated.
+    """Check the number of train users for `fit_reference`, before they are tabulated.
 
     Raises
     ------
@@ -169,8 +169,7 @@ def check_reference_users(users: int) -> None:
     """
     if users < FEWEST_USERS:
         raise InvalidOption(
-            f"a reference is fitted on {FEWEST_USERS} train users at least, not {users}: tabulate "
-            "more"
+            f"a reference needs {FEWEST_USERS} train users or more, not {users}: tabulate more"
         )
 
 
@@ -187,30 +186,30 @@ def fit_reference(
 ) -> Reference:
     """Fit the observable reference on the users of `env`, which replays a complete table.
 
-    Interrupted (Ctrl-C), it raises, and gives no reference that was fitted in part. It computes
-    with one thread, so that the number of cores changes no number.
+    Ctrl-C raises KeyboardInterrupt, so no partly fitted reference is returned. It uses one thread,
+    so that the result does not depend on the number of cores.
 
     Parameters
     ----------
     env : RPPEnv
-        Of train users.
+        The environment of the train users.
     components : int
-        Principal components of the table that are predicted.
+        Number of principal components of the table that are predicted.
     members : int
-        Networks of the ensemble.
+        Number of networks in the ensemble.
     portfolio : int
-        Cells that it may play.
+        Number of cells that it may play.
     seed : int
-        Of the networks' first weights.
+        Seed of the networks' first weights.
     progress : callable, optional
-        Called with the networks that are fitted, and all.
+        Called with (networks fitted, networks in all).
 
     Raises
     ------
     MissingExtra
         Without scikit-learn: ``pip install 'rpp-env[agents]'``.
     InvalidOption
-        For fewer than 11 users, of whom a tenth is held out while the networks are fitted.
+        For fewer than 11 users: a tenth of them is held out for early stopping.
     """
     check_seed(seed)
     check_reference_users(len(env.tasks))
@@ -222,9 +221,9 @@ def fit_reference(
         raise MissingExtra("scikit-learn", "agents") from error
     rewards = _rewards(env)
     table = rewards.reshape(len(rewards), -1)
-    # A user who is easy for every prompt says nothing about which prompt to take.
+    # A user's mean over all prompts is no information about which prompt to take.
     table = table - table.mean(axis=1, keepdims=True)
-    if not np.ptp(table, axis=1).any():  # all prompts are worth the same, and any cell will do
+    if not np.ptp(table, axis=1).any():  # all prompts are equally good, so any cell will do
         everywhere = np.zeros(table.shape[1], dtype=np.float32)
         return Reference(
             lambda observations: np.tile(everywhere, (len(observations), 1)),
@@ -252,7 +251,7 @@ def fit_reference(
             max_iter=1000,
             random_state=(seed + member) % (1 << 32),
         )
-        with heed_interrupts():  # it would stop here with what it has, and the next one begin
+        with heed_interrupts():  # scikit-learn would end this fit only, and the next would begin
             networks.append(network.fit(scale.transform(seen), wanted / unit))
     if progress is not None:
         progress(members, members)
@@ -271,22 +270,22 @@ def fit_reference(
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found.
+    """Result of `diagnose`.
 
     Attributes
     ----------
     about : dict
         Dataset, rules, model, numbers of users, the best fixed cell.
     lines : dict of Estimate
-        Mean NDCG@10 over the episode's steps of scored users, per line.
+        Per line, mean NDCG@10 over the episode's steps of the scored users.
     gaps : dict of Estimate
-        Differences of lines; and the observable gap as a share of the type gap, where there is one.
+        Differences of lines; and the observable gap as a share of the type gap, if there is one.
     agents : dict of dict of Estimate, float or None
-        Per reference (``"observable"``, ``"type"``): what is left of its gap with one agent frozen
-        (None without a gap, see `rpp_env.intervals.has_gap`), and how far choosing agent by agent
-        falls short.
+        Per reference (``"observable"``, ``"type"``): the share of its gap that is left with one
+        agent frozen (None without a gap, see `rpp_env.intervals.has_gap`), and the loss of choosing
+        agent by agent.
     myopia : Estimate
-        Planning against greedy choices, both on the observable reference's predictions.
+        Planning minus greedy choices, both on the observable reference's predictions.
     """
 
     about: dict[str, Any]
@@ -296,16 +295,16 @@ class Diagnosis:
     myopia: Estimate
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, for `json.dump`."""
+        """Return plain numbers, for `json.dump`."""
         return asdict(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON, whole or not at all."""
+        """Write the JSON atomically."""
         with whole_file(Path(path)) as file:
             file.write(json.dumps(self.to_json(), indent=1).encode() + b"\n")
 
     def markdown(self) -> str:
-        """The tables, as Markdown."""
+        """Format the tables as Markdown."""
         a = self.about
         drawn = f"{words(a['negatives'])} candidates"
         myopia = ["planning minus greedy (myopia gap)", self.myopia]
@@ -340,23 +339,23 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
     split: str = "test",
     negatives: str = "uniform",
 ) -> Diagnosis:
-    """Describe a task.
+    """Measure how much a task can gain from personal prompts; see the module's docstring.
 
     Parameters
     ----------
     train, scored : RPPEnv
-        Over complete tables of train users and of the users to be scored; disjoint.
+        Environments over complete tables of train users and of the users to be scored; disjoint.
     reference : Reference, optional
-        A fitted one; fitted on `train` by default.
+        A fitted reference; by default it is fitted on `train`.
     resamples, seed : int
-        Of the bootstrap; `seed` also of the reference.
+        Bootstrap samples and seed; `seed` is also the reference's.
     split, negatives : str
-        Said in the report.
+        Names for the report.
 
     Raises
     ------
     InvalidOption
-        Where an environment has no table, or a user is in both.
+        If an environment has no table, or a user is in both.
     """
     check_seed(seed)
     shared = set(train.tasks.users.tolist()) & set(scored.tasks.users.tolist())
@@ -404,7 +403,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
         if left in columns
     }
     for kind, want in wants.items():
-        # What the choice is made from on the train users, to freeze each agent at its best value.
+        # Scores that the choice on the train users is made from, to freeze each agent at its best.
         basis = (
             episode_scores(reference.rewards(_first_observations(train)), axes, steps)
             if kind == "observable"
@@ -448,7 +447,7 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
                 seed=seed,
             )
         )
-        # Users of one habit have one table between them; a sample of the others is enough.
+        # Users of one habit share one table; for the observable reference a sample is enough.
         some = want[np.random.default_rng(seed).permutation(len(want))[:300]]
         agents[kind]["additive share of the variance"] = _additive_share(some)
         stuck = _stuck(some, tuple(movers.values()))
@@ -515,12 +514,12 @@ def _argmax(scores: Floats) -> Ints:
 
 
 def _dynamics(axes: Sequence[Axis], *, preferred: bool = True) -> tuple[Ints, int]:
-    """Where joint moves along the axes that are not free lead, and the joint position at first.
+    """Return where joint moves along the non-free axes lead, and the joint start position.
 
     Returns
     -------
     ((moves, positions) int64 array, int)
-        Moves in their agents' order of preference, or by number.
+        Moves in their agents' order of preference, or by index.
     """
     bound = [axis for axis in axes if not axis.free]
     sizes = tuple(map(len, bound))
@@ -539,14 +538,14 @@ def _dynamics(axes: Sequence[Axis], *, preferred: bool = True) -> tuple[Ints, in
 
 
 def _by_position(scores: Floats, axes: Sequence[Axis]) -> Floats:
-    """(T, positions, rest): the axes that are not free, as one, before the others."""
+    """(T, positions, rest): the non-free axes, merged into one, before the others."""
     bound = [i for i, axis in enumerate(axes, 1) if not axis.free]
     front = np.moveaxis(scores, bound, range(1, 1 + len(bound)))
     return front.reshape(len(scores), math.prod(front.shape[1 : 1 + len(bound)]), -1)
 
 
 def _random_scores(rewards: Floats, axes: Sequence[Axis], steps: int) -> Floats:
-    """(T,) expected score of uniform actions: positions walk, what is free is drawn anew."""
+    """(T,) expected score of uniform actions: a random walk, with free axes drawn at each step."""
     free = tuple(i for i, axis in enumerate(axes, 1) if axis.free)
     by_position = _by_position(rewards.mean(axis=free, keepdims=True), axes)[..., 0]
     moves, start = _dynamics(axes, preferred=False)
@@ -576,7 +575,7 @@ def _planned(
     gets = np.take_along_axis(pays, pick[..., None], axis=2)[..., 0]
     every = np.arange(positions)
     moves, start = _dynamics(axes)
-    value = np.zeros((users, positions))  # of being there with the steps that are left
+    value = np.zeros((users, positions))  # of each position, with the steps that are left
     earned = np.zeros((users, positions))
     for _ in range(steps):
         ahead = best if greedy else best + value
@@ -588,9 +587,9 @@ def _planned(
 
 
 def _frozen(basis: Floats, fitted: Floats, want: Floats, axis: int) -> Ints:
-    """(T,) cells that are best by `want` with one agent kept at one value for all users.
+    """(T,) best cells by `want` with one agent frozen at one value for all users.
 
-    The value is the one with which choosing by `basis` pays the train users most.
+    The value is the one that pays the train users most when the choice is made by `basis`.
     """
     users = np.arange(len(fitted))
     flat = fitted.reshape(len(fitted), -1)
@@ -606,7 +605,7 @@ def _frozen(basis: Floats, fitted: Floats, want: Floats, axis: int) -> Ints:
 
 
 def _additive(scores: Floats) -> Floats:
-    """The sum of main effects, one agent at a time, of each user's scores."""
+    """Additive part of each user's scores: the sum of main effects, one agent at a time."""
     axes = range(1, scores.ndim)
     mean = scores.mean(axis=tuple(axes), keepdims=True)
     effects = [
@@ -630,7 +629,7 @@ def _additive_share(scores: Floats) -> float:
 def _stuck(scores: Floats, order: Sequence[int], tolerance: float = 0.01) -> float:
     """Share of (user, start) from which agents that improve in turn end below the best cell.
 
-    `order` holds the agents' axes, in the order of their turns.
+    `order` holds the agents' axes in the order of their turns.
     """
     users, *sizes = scores.shape
     rows = np.arange(users)[:, None]

@@ -1,10 +1,10 @@
-"""How good is a policy, for users that it has never seen, and compared with what?
+"""Evaluate a policy on held-out users against baselines, with paired bootstrap intervals.
 
 `evaluate` plays every task of an environment once with the policy and with each baseline, on the
 same users, candidates and orders, and reports means over users with paired bootstrap intervals.
-The headline is NDCG@10, the mean over the episode's steps; the first step (one call of the model)
-and the last one stand beside it. The best of several steps is never reported: it would choose by
-the answer.
+The main metric is NDCG@10, the mean over the episode's steps; the first step (one call of the
+model) and the last one are reported too. The best of several steps is never reported, because
+choosing it would use the answer.
 
 =====================  =========================================================================
 line                   is
@@ -12,7 +12,7 @@ line                   is
 chance                 a random ranking, by formula
 random                 every agent chooses uniformly, seeded
 fixed                  the single prompt that is best for the users of `train_env`
-reference              a policy that says how much of the gain can be seen in the observations,
+reference              a policy that measures how much of the gain the observations allow,
                        such as `rpp_env.evaluation.diagnose.Reference`
 hindsight              each user's best actions, known only afterwards; where `env` replays a table
 =====================  =========================================================================
@@ -21,8 +21,8 @@ hindsight              each user's best actions, known only afterwards; where `e
 
     gain = (policy - fixed) / (reference - fixed)
 
-of NDCG@10, printed beside NDCG@10 itself, and only where there is a gap to have a share of
-(`rpp_env.intervals.has_gap`).
+of NDCG@10, printed beside NDCG@10 itself, and only if the reference is significantly better than
+the fixed prompt (`rpp_env.intervals.has_gap`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _TAKEN = ("chance", "reference", "hindsight")
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What happened under one policy: T tasks, S steps.
+    """Per-task results of one policy: T tasks, S steps.
 
     Attributes
     ----------
@@ -81,11 +81,11 @@ class Scores:
     named : (T, S) float64 array
         Share of the candidates that the recommender placed, 0 to 1.
     tokens : (T, S) int64 array
-        Of prompt and reply together.
+        Tokens of prompt and reply together.
     masked : (T, S) float64 array
-        Share of the agents' actions that ``a % n`` had to map, 0 to 1.
+        Share of the agents' actions that were mapped by ``a % n``, 0 to 1.
     different : (T,) int64 array
-        Different prompts among an episode's S calls: what a cache would have to ask.
+        Number of different prompts among an episode's S calls: the requests left with a cache.
     """
 
     ranks: Ints
@@ -95,24 +95,24 @@ class Scores:
     different: Ints
 
     def metric(self, name: str) -> Floats:
-        """(T, S) ``"ndcg@1"``, ``"ndcg@5"``, ``"ndcg@10"``, ``"hit@10"`` or ``"mrr"``."""
+        """(T, S) metric ``"ndcg@1"``, ``"ndcg@5"``, ``"ndcg@10"``, ``"hit@10"`` or ``"mrr"``."""
         return _METRICS[name](self.ranks)
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What `evaluate` found.
+    """Result of `evaluate`.
 
     Attributes
     ----------
     name : str
-        The line of the policy that was evaluated.
+        Name of the evaluated policy's line.
     about : dict
         Dataset, rules, model, numbers of users and tasks, how the fixed prompt was chosen.
     users : (T,) tuple of str
-        Whose task each row of `scores` is.
+        The user of each row of `scores`.
     scores : dict of Scores
-        Per policy that was played, all per-task numbers.
+        Per-task results of each policy that was played.
     lines : dict of dict of Estimate
         Per line its metrics: ``"ndcg@10"`` and the others of `Scores.metric` (means over steps),
         ``"first"`` and ``"last"`` (NDCG@10 of these steps), ``"named"``, ``"masked"``,
@@ -120,7 +120,7 @@ class Report:
     differences : dict of Estimate
         NDCG@10 of the policy minus that of each other line, over the same users.
     gap : Estimate or None
-        NDCG@10 of the reference minus that of the best fixed prompt, where both were played.
+        NDCG@10 of the reference minus that of the best fixed prompt, if both were played.
     gain : Estimate or None
         The policy's share of `gap`; None without a gap (`rpp_env.intervals.has_gap`).
     """
@@ -142,13 +142,13 @@ class Report:
             return f"{raw}; gain {self.gain} of what the observable reference gains."
         if self.gap is not None:
             return (
-                f"{raw}; no gain is given: the observable reference is not significantly better "
+                f"{raw}; no gain is reported: the observable reference is not significantly better "
                 f"than the best fixed prompt here (difference {self.gap})."
             )
         return f"{raw}."
 
     def markdown(self) -> str:
-        """The tables, as Markdown."""
+        """Format the tables as Markdown."""
         about, steps = self.about, self.about["steps"]
         intro = (
             "{dataset}, {rules}, model {model}: {users:,} users, {tasks:,} tasks of "
@@ -186,7 +186,7 @@ class Report:
         return "\n\n".join(text) + "\n"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers for `json.dump`: all of the above, and every user's ranks at every step."""
+        """Return plain numbers for `json.dump`: all attributes, and all ranks of every user."""
         per_step = {
             name: {m: scores.metric(m).mean(axis=0).tolist() for m in _METRICS}
             for name, scores in self.scores.items()
@@ -204,8 +204,8 @@ class Report:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON, whole or not at all."""
-        # A line for each key: short enough to read, without a line for each of the ranks.
+        """Write the JSON atomically."""
+        # One line per key: short enough to read, without a line for each rank.
         rows = (f"{json.dumps(key)}: {json.dumps(x)}" for key, x in self.to_json().items())
         with whole_file(Path(path)) as file:
             file.write(("{\n" + ",\n".join(rows) + "\n}\n").encode())
@@ -231,26 +231,26 @@ def evaluate(
     Parameters
     ----------
     policy : Policy
-        With ``act(observations, masks, greedy, memory)``.
+        An object with ``act(observations, masks, greedy, memory)``.
     env : RPPEnv
-        Of users that the policy was not trained on; played in batches of ``env.num_envs``. It is
-        reset at the end.
+        Environment of users that the policy was not trained on; played in batches of
+        ``env.num_envs``. It is reset at the end.
     baselines : sequence of names, or mapping of names to policies
         Names: ``"random"`` and ``"fixed"``. A mapping may hold any policies, and None for these
-        two; the one that it calls ``"fixed"`` takes the best fixed prompt's place in the gain.
+        two; the entry ``"fixed"`` replaces the best fixed prompt in the gain.
     train_env : RPPEnv, optional
-        For ``"fixed"``: who the prompt is chosen for; exactly where it replays a table, else by
-        `search_fixed`, which asks its model.
+        For ``"fixed"``: the environment whose users the prompt is chosen for; exactly if it replays
+        a table, else by `search_fixed`, which calls its model.
     reference : Policy, optional
-        See the module's page; with it and ``"fixed"`` there is a gain.
+        The observable reference; a gap is reported if it and ``"fixed"`` are played.
     name : str
-        What the report calls the policy.
+        The policy's name in the report.
     seed : int
-        Of the random choices, the environment, the search and the bootstrap.
+        Seed of the random choices, the environment, the search and the bootstrap.
     greedy : bool
         Whether the policies choose their most probable actions or sample.
     budget : int
-        Episodes that the search may play.
+        Maximum number of episodes of the search.
     resamples : int
         Bootstrap samples of the users.
     progress : callable, optional
@@ -263,8 +263,8 @@ def evaluate(
     Raises
     ------
     InvalidOption
-        For baselines that are unknown, for ``"fixed"`` without `train_env`, and for a `train_env`
-        that shares users with `env` or has other rules or sentences.
+        For unknown baselines, for ``"fixed"`` without `train_env`, and for a `train_env` that
+        shares users with `env` or has other rules or sentences.
     """
     check_seed(seed)
     _check_users(env, "env")
@@ -307,7 +307,7 @@ def evaluate(
 
 
 class _Drawn:
-    """Uniform choices, the same for a task whatever the size of the batches; plays once."""
+    """Uniform choices that do not depend on the size of the batches; plays once."""
 
     def __init__(self, env: RPPEnv, seed: int) -> None:
         shape = len(env.tasks), env.max_cycles, len(env.agents)
@@ -317,7 +317,7 @@ class _Drawn:
     def act(
         self,
         observations: NDArray[np.float32],
-        masks: NDArray[Any] | None = None,  # noqa: ARG002 - drawn among what exists
+        masks: NDArray[Any] | None = None,  # noqa: ARG002 - drawn among existing actions
         greedy: bool = False,  # noqa: ARG002 - there is nothing to be greedy about
         memory: Any = None,
     ) -> tuple[NDArray[Any], Any]:
@@ -328,7 +328,7 @@ class _Drawn:
 
 
 def _baselines(given: Sequence[str] | Mapping[str, Policy | None], name: str) -> dict[str, Any]:
-    """Names and policies; None for those that are yet to be made."""
+    """Return names and policies; None for those that are still to be made."""
     chosen: dict[str, Any] = (
         dict(given) if isinstance(given, Mapping) else dict.fromkeys(list(given))
     )
@@ -347,7 +347,7 @@ def _baselines(given: Sequence[str] | Mapping[str, Policy | None], name: str) ->
 
 
 def _check_users(env: object, name: str) -> None:
-    """Refuse environments that have no users whose next items could be ranked."""
+    """Raise InvalidOption for environments without users whose next items could be ranked."""
     parts = ("tasks", "episode", "space", "num_envs")
     if all(hasattr(env, part) for part in parts):
         return
@@ -356,7 +356,7 @@ def _check_users(env: object, name: str) -> None:
     raise InvalidOption(
         f"{name} is a {type(env).__name__}; NDCG@10 is measured on the users of an rpp_env.RPPEnv"
         + (f", such as {name}.core" if inside else "")
-        + ": make one by rpp_env.RPPEnv.make. For the rewards of other environments there is "
+        + ": make one with rpp_env.RPPEnv.make. For the rewards of other environments there is "
         "rpp_agents.play"
     )
 
@@ -365,7 +365,7 @@ def _check_apart(train: RPPEnv, env: RPPEnv) -> None:
     if train.rules != env.rules or dict(train.space.about) != dict(env.space.about):
         raise InvalidOption(
             f"train_env plays {train.episode.id} and env {env.episode.id}, or their prompts differ:"
-            " what is chosen under other rules is no baseline"
+            " a choice under other rules is not a baseline: give both the same rules and prompts"
         )
     if train.tasks.dataset.digest != env.tasks.dataset.digest:
         return
@@ -381,9 +381,9 @@ def _check_apart(train: RPPEnv, env: RPPEnv) -> None:
 def episodes(
     policy: Policy, env: RPPEnv, *, size: int, greedy: bool = True, seed: int = 0
 ) -> Iterator[tuple[Ints, int, Step]]:
-    """Play every task once, `size` at a time: task rows, the step from 0, and what it gave back.
+    """Play every task once, `size` at a time; yields task rows, the step from 0, and the result.
 
-    Whoever plays begins with the same `seed`: rules that reorder candidates do so alike for all.
+    Every policy begins with the same `seed`: rules that reorder candidates do so alike for all.
     """
     for begin in range(0, len(env.tasks), size):
         rows = np.arange(begin, min(begin + size, len(env.tasks)))
@@ -440,7 +440,7 @@ def _report(
     resamples: int,
     seed: int,
 ) -> Report:
-    # Several draws are several tasks of one user, and users are what is resampled.
+    # Several draws of a user are several tasks; the bootstrap resamples users.
     _, user = np.unique(env.tasks.users, return_inverse=True)
     count = np.bincount(user)
 
@@ -513,7 +513,7 @@ def _report(
 
 
 def _chance(candidates: int, steps: int) -> dict[str, Estimate]:
-    """The metrics of a random ranking of all candidates."""
+    """Metrics of a random ranking of all candidates."""
     ranks = np.arange(1, candidates + 1)
     exact = {metric: float(rule(ranks).mean()) for metric, rule in _METRICS.items()}
     exact |= {"first": exact["ndcg@10"], "last": exact["ndcg@10"]} if steps > 1 else {}

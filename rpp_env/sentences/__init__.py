@@ -1,4 +1,4 @@
-"""The sentences that prompts are made of: one TOML file a domain, and the book that reads it."""
+"""Sentences of prompts: a TOML catalog per domain, prompt spaces over it, encoders and parsing."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""PatternBook: the options of the four agents, read from a TOML file.
+"""The catalog of sentences (`PatternBook`): the options of the four agents, from a TOML file.
 
-A file holds whole sentences, so that one who knows the language and no Python can edit them::
+A file holds whole sentences, so that it can be edited without knowing Python::
 
     domain = "movies"
     history_lead = "..."                # above the list of the history
     candidates_lead = "..."             # above the list of the candidates
-    role_playing = ["", "..."]          # "" stands for no role
+    role_playing = ["", "..."]          # "" is no role
     reasoning_guidance = ["..."]
 
     [[output_format]]
-    text = "..."                        # what the agent says, and what a rewrite may change
-    format = "numbered"                 # one of FORMATS: how the reply is read
+    text = "..."                        # the agent's sentence, which a rewrite may change
+    format = "numbered"                 # one of FORMATS: how the reply is parsed
     contract = "..."                    # the last line of the prompt, which no rewrite changes
 
-``{k}`` in a sentence stands for the number of candidates. The number of options is free; what the
-history agent can do is not a sentence but a rule, so its labels come from outside.
+``{k}`` in a sentence is replaced by the number of candidates. The number of options is free. The
+history agent's options are not sentences but part of the rules, which also name them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ AGENTS: tuple[str, str, str, str] = (
     "reasoning_guidance",
     "output_format",
 )
-"""The four agents, in the order in which their actions stand everywhere."""
+"""The four agents, in the order of their actions everywhere."""
 
 DOMAINS: tuple[str, ...] = ("movies", "music", "games", "products")
-"""Domains whose sentences come with the package."""
+"""Domains whose catalogs come with the package."""
 
 FORMATS: tuple[str, ...] = ("numbered", "bare", "numbers", "json", "template")
-"""How a reply can be written; `rpp_env.sentences.parsing` writes and reads each of them."""
+"""Output formats; `rpp_env.sentences.parsing` writes and parses each of them."""
 
 _KEYS = {
     "domain",
@@ -67,7 +67,7 @@ _MOST_CHOICES_KEPT = 1 << 16
 
 
 def history_labels(history: str, options: Sequence[int]) -> tuple[str, ...]:
-    """Name what the history agent can do under some rules.
+    """Name the options of the history agent under some rules.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def history_labels(history: str, options: Sequence[int]) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        One label an option, such as ``"two rungs fewer"``, ``"5 items"`` or ``"one item more"``.
+        One label per option, such as ``"two rungs fewer"``, ``"5 items"`` or ``"one item more"``.
 
     Raises
     ------
@@ -110,26 +110,26 @@ class Output:
     format: str
     """One of `FORMATS`."""
     contract: str
-    """The line that says the format exactly; kept after any rewrite of `text`."""
+    """The line that states the format exactly; kept after any rewrite of `text`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the four agents chose for one user, in words.
+    """The sentences that the four agents chose for one user.
 
-    ``{k}`` still stands for the number of candidates: a prompt fills it in.
+    They still contain ``{k}`` for the number of candidates, which a prompt fills in.
     """
 
     actions: tuple[int, int, int, int]
     """Indices in the order of `AGENTS`."""
     role: str
-    """Who the model is to be; empty for no role."""
+    """The role that the model is given; empty for no role."""
     reasoning: str
-    """How the model is to think."""
+    """The instruction how to reason."""
     output: str
-    """What the model is to write."""
+    """The instruction what to write."""
     contract: str
-    """The line that says the output's format exactly."""
+    """The line that states the output's format exactly."""
     format: str
     """The name of that format, one of `FORMATS`."""
     history_lead: str = "These are the items that I have chosen so far, the most recent last:"
@@ -140,7 +140,7 @@ class Choice:
     def rewritten(
         self, role: str | None = None, reasoning: str | None = None, output: str | None = None
     ) -> Choice:
-        """The same choice with other sentences; what is None stays.
+        """Return the same choice with other sentences; None keeps a sentence.
 
         Line breaks in them become spaces, so that a rewrite cannot add paragraphs or lists to a
         prompt. The contract line, the format and the lines above the lists stay.
@@ -159,25 +159,25 @@ class Choice:
 
 @dataclass(frozen=True)
 class PatternBook:
-    """The options of the four agents in one domain.
+    """The catalog of one domain: the options of the four agents.
 
     Attributes
     ----------
     domain : str
-        Such as ``"movies"``.
+        For example ``"movies"``.
     role_playing, reasoning_guidance : tuple of str
         Sentences; a role may be empty.
     history_records : tuple of str
-        Labels of what the history agent can do; never part of a prompt.
+        Labels of the history agent's options; never part of a prompt.
     output_format : tuple of Output
-        Sentences with the format that they ask for.
+        Sentences with the formats that they ask for.
     history_lead, candidates_lead : str
         The lines above the two lists.
 
     Raises
     ------
     InvalidData
-        Where an agent has no option.
+        If an agent has no option.
     """
 
     domain: str
@@ -195,30 +195,30 @@ class PatternBook:
         for agent, size in zip(AGENTS, self.sizes, strict=True):
             if size == 0:
                 raise InvalidData(
-                    f"the {self.domain} book has no option for agent {agent!r}: give at least one"
+                    f"the {self.domain} catalog has no option for agent {agent!r}: give one or more"
                 )
 
     @classmethod
     def load(
         cls, source: str | Path, history: Sequence[str] = history_labels("rungs", (-2, -1, 0, 1, 2))
     ) -> PatternBook:
-        """Read a book.
+        """Read a catalog.
 
         Parameters
         ----------
         source : str or Path
             One of `DOMAINS`, the path of a TOML file (a string that ends in ``.toml``),
-            ``"package.module:attribute"`` or an entry point of ``rpp_env.books``: a path, a book,
-            or a function that gives one of the two.
+            ``"package.module:attribute"`` or an entry point of ``rpp_env.books``: a path, a
+            catalog, or a function that returns one of the two.
         history : sequence of str
-            Labels of what the history agent can do (`history_labels`); those of RPP-v0 by default.
+            Labels of the history agent's options (`history_labels`); those of RPP-v0 by default.
 
         Raises
         ------
         InvalidOption
-            For a domain that is not known.
+            For an unknown domain.
         InvalidData
-            For a file that is missing or not as it should be; names the file and the key.
+            For a file that is missing or invalid; the message names the file and the key.
         """
         if isinstance(source, str) and not source.endswith(".toml"):
             shipped = {name: Path(__file__).with_name(f"{name}.toml") for name in DOMAINS}
@@ -264,7 +264,7 @@ class PatternBook:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """The number of options of each agent, in the order of `AGENTS`."""
+        """Number of options of each agent, in the order of `AGENTS`."""
         return (
             len(self.role_playing),
             len(self.history_records),
@@ -274,7 +274,7 @@ class PatternBook:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over every sentence that a prompt can hold; history labels are none."""
+        """SHA-256 (hex) of every sentence that a prompt can hold; history labels are left out."""
         said = (
             self.domain,
             self.history_lead,
@@ -291,17 +291,17 @@ class PatternBook:
         Parameters
         ----------
         actions : array_like of int, shape (B, 4)
-            One row a user, columns in the order of `AGENTS`.
+            One row per user, columns in the order of `AGENTS`.
 
         Returns
         -------
         list of Choice
-            One a row; equal rows may share one object.
+            One per row; equal rows may share one object.
 
         Raises
         ------
         InvalidAction
-            For an index that the book does not hold, another shape, or anything but integers.
+            For an index out of range, another shape, or anything but integers.
         """
         array = np.asarray(actions)
         if array.ndim != 2 or array.shape[1] != len(AGENTS) or array.dtype.kind not in "iu":
@@ -314,7 +314,7 @@ class PatternBook:
             user, agent = map(int, np.argwhere(wrong)[0])
             raise InvalidAction(
                 f"agent {AGENTS[agent]!r} chose {array[user, agent]} for user {user}; "
-                f"the book holds 0..{self.sizes[agent] - 1}"
+                f"its options are 0..{self.sizes[agent] - 1}"
             )
         return [self._choices.get(row) or self._choice(row) for row in map(tuple, array.tolist())]
 
@@ -370,8 +370,8 @@ def _sentence(path: Path, key: str, value: object, empty: bool = False) -> str:
         )
     if hidden := unseen(value):
         raise InvalidData(
-            f"{path}: key {key!r} holds characters that nobody can see ({ascii(hidden)[:60]}): a "
-            "prompt consists of text alone"
+            f"{path}: key {key!r} holds invisible characters ({ascii(hidden)[:60]}): a prompt "
+            "may hold visible text only"
         )
     for placeholder in _PLACEHOLDER.findall(value):
         if placeholder != "{k}":

@@ -1,4 +1,4 @@
-"""Encoders: texts to vectors, for the part of an observation that shows the last prompt."""
+"""Encoders of texts as vectors, for the block of an observation that shows the last prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORDS = re.compile(r"[^\W_]+")
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Texts to vectors. The vector of a text does not depend on the other texts of the call."""
+    """Maps texts to vectors. A text's vector does not depend on the other texts of the call."""
 
     @property
     def width(self) -> int:
@@ -35,17 +35,17 @@ class Encoder(Protocol):
 
 
 class HashedNGrams:
-    """Words and pairs of words, hashed to random signs and added up; needs no download.
+    """Hashes words and pairs of words to random signs and adds them up; needs no download.
 
-    Every n-gram has a vector of random signs that hangs on its letters and the seed (a random
-    projection of the bag of n-grams); a text is the sum of its n-grams', scaled to length 1.
+    Every n-gram has a vector of random signs that depends on its letters and the seed (a random
+    projection of the bag of n-grams); a text is the sum over its n-grams, scaled to length 1.
 
     Parameters
     ----------
     width : int
         Length of the vectors, a multiple of 8, from 8 to 512.
     seed : int
-        Of the signs.
+        Seed of the signs.
     """
 
     def __init__(self, width: int = 32, seed: int = 0) -> None:
@@ -82,7 +82,7 @@ class HashedNGrams:
 
 
 class SentenceTransformerEncoder:
-    """A sentence-transformers model under a seeded random projection.
+    """A sentence-transformers model followed by a seeded random projection.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ class SentenceTransformerEncoder:
     width : int
         Length of the vectors; the projection has orthonormal columns.
     seed : int
-        Of the projection.
+        Seed of the projection.
 
     Raises
     ------
     MissingExtra
-        Where sentence-transformers is not installed.
+        If sentence-transformers is not installed.
     """
 
     def __init__(
@@ -132,17 +132,17 @@ class SentenceTransformerEncoder:
 
 
 def encode(encoder: Encoder, texts: Sequence[str]) -> Floats:
-    """`encoder.encode(texts)`, or BrokenContract where it is not what an encoder promises."""
+    """Return `encoder.encode(texts)`; BrokenContract if its shape, dtype or range is wrong."""
     vectors = encoder.encode(texts)
     expected = (len(texts), encoder.width)
     if getattr(vectors, "shape", None) != expected:
         raise BrokenContract(
-            f"{type(encoder).__name__}.encode gave {getattr(vectors, 'shape', type(vectors))} for "
-            f"{len(texts)} texts; it must give an array of shape {expected}"
+            f"{type(encoder).__name__}.encode returned {getattr(vectors, 'shape', type(vectors))} "
+            f"for {len(texts)} texts; it must return an array of shape {expected}"
         )
     if vectors.dtype != np.float32 or not (np.abs(vectors) <= 1).all():
         raise BrokenContract(
-            f"{type(encoder).__name__}.encode must give float32 numbers in [-1, 1]; scale its "
+            f"{type(encoder).__name__}.encode must return float32 numbers in [-1, 1]; scale its "
             f"vectors to length 1 (got {vectors.dtype})"
         )
     return vectors

@@ -1,4 +1,4 @@
-"""How many items of the history a prompt shows, and how the history agent changes that."""
+"""History lengths: how many items a prompt shows, and how the history agent changes that."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class HistoryLengths:
     """History lengths by *level*, an integer that the history agent's actions change."""
 
     kind: Literal["rungs", "choose", "grow"]
-    """What an action does to the level: move it, set it, or raise it."""
+    """How an action changes the level: it moves it, sets it, or raises it."""
     options: tuple[int, ...]
-    """What each action means: levels to move by, items to show, or items to add."""
+    """Value of each action: levels to move by, items to show, or items to add."""
     rungs: tuple[int, ...]
-    """Items shown on each level (``"rungs"`` only)."""
+    """Items shown at each level (``"rungs"`` only)."""
     first: int
-    """The level before the first step (``"rungs"``: a rung; ``"grow"``: items)."""
+    """The level before the first step (``"rungs"``: an index into `rungs`; ``"grow"``: items)."""
     steps: int
-    """Steps of an episode, which bound how far ``"grow"`` gets."""
+    """Steps of an episode, which limit the highest level of ``"grow"``."""
 
     @property
     def start(self) -> int:
-        """The level before the first step; where levels are set, the first one."""
+        """The level before the first step; the first one where actions set the level."""
         return 0 if self.kind == "choose" else self.first
 
     @property
@@ -48,16 +48,16 @@ class HistoryLengths:
 
     @cached_property
     def axis(self) -> Axis:
-        """Levels as an axis of a prompt space, moved along by the history agent's actions."""
+        """Levels as an axis of a prompt space, along which the history agent's actions move."""
         levels, actions = np.arange(self.max_level + 1), np.arange(len(self.options))
         moves = np.stack([self.next_level(np.full_like(actions, at), actions) for at in levels])
-        # Of several actions that lead to one level (clipping), the one that asks for least.
+        # Among actions that lead to the same level (by clipping), prefer the smallest move.
         least = sorted(actions.tolist(), key=lambda i: abs(self.options[i]))
         lowest = self.first if self.kind == "grow" else 0
         return Axis(1, moves, self.start, np.array(least), lowest)
 
     def next_level(self, level: Ints, action: Ints) -> Ints:
-        """The level after each of the history agent's `action` indices; clipped at the ends."""
+        """Return the level after each of the history agent's `action` indices; clipped."""
         if self.kind == "choose":
             return np.asarray(action, dtype=np.int64)
         moved = level + np.asarray(self.options, dtype=np.int64)[action]
@@ -65,7 +65,7 @@ class HistoryLengths:
         return clipped
 
     def route(self, level: int) -> tuple[Ints, Ints]:
-        """How a fixed prompt gets to `level` as fast as the actions allow, and stays.
+        """Return the actions that reach `level` as fast as possible and stay there.
 
         Returns
         -------
@@ -85,7 +85,7 @@ class HistoryLengths:
         return self.axis.route(level, self.steps)
 
     def items_shown(self, level: Ints, length: Ints) -> Ints:
-        """History items that the prompt shows on `level` to a user with `length` items."""
+        """Return the number of history items shown at `level` to a user with `length` items."""
         if self.kind == "rungs":
             shown = np.asarray(self.rungs, dtype=np.int64)[level]
         elif self.kind == "choose":
@@ -95,6 +95,6 @@ class HistoryLengths:
         return np.minimum(shown, length)
 
     def shown(self) -> tuple[int, ...]:
-        """Per level, how many items a user with a long history is shown."""
+        """Number of items at each level, for a user with a long history."""
         levels = np.arange(self.max_level + 1)
         return tuple(self.items_shown(levels, np.full(len(levels), 1 << 30)).tolist())

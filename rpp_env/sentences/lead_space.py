@@ -21,34 +21,34 @@ from rpp_env.task import RankingTask
 __all__ = ["LENGTHS", "LeadPrompts"]
 
 LENGTHS = HistoryLengths("rungs", (-2, -1, 0, 1, 2), (1, 2, 3, 5, 8, 13, 20), 2, 5)
-"""How many history items are shown, as under RPP-v0."""
+"""History lengths, as under RPP-v0."""
 
 
 class LeadPrompts(SentencePrompts):
-    """Four agents choose how a language model is led up to the next title.
+    """Prompt space whose prompts a language model continues with the next title.
 
-    The role agent chooses an opening, the history agent how many items are shown, the reasoning
-    agent the form in which they stand and the next title is asked for, and the output agent what
-    leads into it. For ``rank_by="likelihood"``::
+    The role agent chooses an opening, the history agent the number of items shown, the reasoning
+    agent the form in which the items and the request for the next title are written, and the output
+    agent the words before the title. For ``rank_by="likelihood"``::
 
         RPPEnv.make("ml-1m", "smollm2", space=LeadPrompts, rank_by="likelihood")
 
     Parameters
     ----------
     tasks : TaskSet
-        Those that are played.
+        The tasks that are played.
     catalog : LeadCatalog, optional
-        What can be said; by default `OPENINGS`, `FORMS` and `CLOSINGS`, which are for films.
+        The options of the agents; by default `OPENINGS`, `FORMS` and `CLOSINGS`, for films.
     history : HistoryLengths
         `LENGTHS` by default.
     encoder : Encoder, optional
-        Embeds what is said for the observations; `HashedNGrams` by default.
+        Encodes the sentences for the observations; `HashedNGrams` by default.
 
     Raises
     ------
     InvalidOption
-        For tasks of another domain than films, where no catalog is given, and those of
-        `SentencePrompts`.
+        For tasks of another domain than films without a catalog of their own, and for the reasons
+        of `SentencePrompts`.
     """
 
     def __init__(

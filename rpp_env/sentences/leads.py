@@ -1,8 +1,8 @@
-"""Prompts that the title of the next item continues: what ``rank_by="likelihood"`` asks.
+"""Prompts that the title of the next item continues, for ``rank_by="likelihood"``.
 
-No candidates stand in such a prompt. It ends where a title would follow, and each candidate's title
-is scored as what follows. A `Form` says how the history is written and how the next title is asked
-for; `ContinuedPrompt` is a history in a form.
+Such a prompt contains no candidates. It ends where a title would follow, and each candidate's title
+is scored as its continuation. A `Form` defines how the history is written and how the next title is
+asked for; `ContinuedPrompt` is a history in a form.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """A prompt up to where a title follows, and what stands around the title."""
+    """A prompt that ends where a title follows, and the text around the title."""
 
     text: str
-    """What the model reads: the user's message, or plain text."""
+    """The text of the prompt: the user's message, or plain text."""
     before: str
-    """Between the prompt and the title: a blank, or nothing."""
+    """Text between the prompt and the title: a blank, or nothing."""
     after: str
-    """What ends the title. It counts, so that "Alien" is no beginning of "Aliens"."""
+    """Text that ends the title. It is scored too, so that "Alien" is not the start of "Aliens"."""
     begun: str = ""
-    """What the model's answer has begun with."""
+    """Text with which the model's answer begins."""
     chat: bool = True
     """Whether the text is a message of the user, or plain text without a chat template."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """As `rpp_env.models.Request` takes them."""
+        """The prompt as messages of an `rpp_env.models.Request`."""
         if not self.chat:
             return ({"role": "text", "content": self.text + self.begun},)
         asked = {"role": "user", "content": self.text}
@@ -57,37 +57,37 @@ class Lead:
         return (asked, begun) if self.begun else (asked,)
 
     def continuations(self, titles: tuple[str, ...]) -> tuple[str, ...]:
-        """What follows the prompt for each title."""
+        """Return the text that follows the prompt for each title."""
         return tuple(f"{self.before}{title}{self.after}" for title in titles)
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What leads into the next title, in two wordings."""
+    """Words that lead into the next title, in two wordings."""
 
     line: str = ""
     """A line with its line break, for lists."""
     phrase: str = ""
-    """With a blank before it, for titles within a sentence."""
+    """A phrase with a blank before it, for titles within a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a history is written, and how the next title is asked for.
 
-    ``{i}`` in `item`, `end` and `begun` stands for the number of an item, from 1, or of the next
-    one; ``{title}`` for its title.
+    ``{i}`` in `item`, `end` and `begun` is the number of an item, from 1, or of the next one;
+    ``{title}`` is its title.
     """
 
     name: str
     item: str
-    """One item of the history."""
+    """Text of one item of the history."""
     start: str = ""
-    """Before the first item."""
+    """Text before the first item."""
     end: str = ""
-    """After the last item."""
+    """Text after the last item."""
     none: str = ""
-    """All of the text where no history is shown."""
+    """The whole text if no history is shown."""
     before: str = " "
     after: str = "\n"
     begun: str = ""
@@ -96,16 +96,16 @@ class Form:
     def lead(
         self, titles: tuple[str, ...], opening: str = "", closing: Closing | None = None
     ) -> Lead:
-        """The prompt that shows these titles, the oldest first.
+        """Make the prompt that shows these titles, the oldest first.
 
         Parameters
         ----------
         titles : tuple of str
         opening : str
-            Text before everything.
+            Text before everything else.
         closing : Closing, optional
-            What leads into the next title: in the model's answer, in the sentence, or on a line of
-            its own before the last one.
+            Words that lead into the next title: in the model's answer, in the sentence, or on a
+            line of its own before the last one.
         """
         said = Closing() if closing is None else closing
         following = str(len(titles) + 1)
@@ -170,7 +170,7 @@ FORMS: dict[str, Form] = {
         ),
     )
 }
-"""Forms for films, by name: plain text in the manner of web pages, and two through the chat
+"""Forms for films, by name: plain text in the style of web pages, and two that use the chat
 template."""
 
 
@@ -181,7 +181,7 @@ OPENINGS = (
     "From a forum on films: what did you watch, and what comes next?\n\n",
     "Films that go well together\n\n",
 )
-"""What stands before everything, in the manner of web pages; the first is nothing."""
+"""Openings in the style of web pages; the first one is empty."""
 CLOSINGS = (
     Closing(),
     Closing("Next:\n", " next"),
@@ -189,12 +189,12 @@ CLOSINGS = (
     Closing("Most of all:\n", " most of all"),
     Closing("Less well known:\n", " perhaps"),
 )
-"""What leads into the next title; the first is nothing."""
+"""Words that lead into the next title; the first one is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeadChoice:
-    """What the agents chose for one user, besides the history's length."""
+    """The agents' choices for one user, except the history's length."""
 
     opening: str
     form: Form
@@ -206,26 +206,26 @@ class LeadCatalog:
     """The options of the four agents: openings, history lengths, forms and closings."""
 
     history_records: tuple[str, ...]
-    """One label for each option of the history agent."""
+    """One label per option of the history agent."""
     openings: tuple[str, ...] = OPENINGS
     forms: tuple[Form, ...] = tuple(FORMS.values())
     closings: tuple[Closing, ...] = CLOSINGS
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """Options of each agent, in the order of `rpp_env.sentences.AGENTS`."""
+        """Number of options of each agent, in the order of `rpp_env.sentences.AGENTS`."""
         counted = (self.openings, self.history_records, self.forms, self.closings)
         opening, history, form, closing = map(len, counted)
         return opening, history, form, closing
 
     @property
     def digest(self) -> str:
-        """Digest of all that is said: 64 hexadecimal digits."""
+        """SHA-256 (hex) of all texts: 64 hexadecimal digits."""
         said = [self.openings, list(map(asdict, self.forms)), list(map(asdict, self.closings))]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def choose(self, actions: NDArray[np.int64]) -> list[LeadChoice]:
-        """What (B, 4) actions choose."""
+        """Look up the choices for (B, 4) actions."""
         return [
             LeadChoice(self.openings[opening], self.forms[form], self.closings[closing])
             for opening, _, form, closing in actions.tolist()
@@ -239,13 +239,13 @@ class ContinuedPrompt:
     Raises
     ------
     InvalidOption
-        Where `shown` is no number of history items.
+        If `shown` is not between 0 and the length of the history.
     """
 
     task: RankingTask
     form: Form
     shown: int
-    """How many of the most recent history items are shown."""
+    """Number of most recent history items that are shown."""
     opening: str = ""
     closing: Closing = Closing()
 
@@ -257,19 +257,19 @@ class ContinuedPrompt:
             )
 
     def lead(self) -> Lead:
-        """The prompt as the model reads it."""
+        """The prompt that the model continues."""
         titles = self.task.history[-self.shown :] if self.shown else ()
         return self.form.lead(titles, self.opening, self.closing)
 
     @property
     def text(self) -> str:
-        """What the model reads and goes on with, without a chat template."""
+        """The prompt's text without a chat template."""
         lead = self.lead()
         return f"{lead.text}\n\n{lead.begun}".rstrip("\n") if lead.chat else lead.text
 
     @property
     def instructions(self) -> str:
-        """All but the history: what the observation embeds."""
+        """All text but the history: encoded for the observation."""
         form, closing = self.form, self.closing
         own = " ".join(filter(None, (form.name, form.start, form.end)))
         return " ".join(filter(None, (self.opening, own, closing.line, closing.phrase)))

@@ -1,13 +1,13 @@
-"""Prompt: one task and one choice of sentences, as the text that the model reads.
+"""`Prompt`: a task and a choice of sentences, as the text that the model reads.
 
-Five paragraphs with a blank line between them, in the paper's order: role, history, candidates,
-reasoning, output. A paragraph that is empty (no role, no history) is left out. The lists hold
+The text has five paragraphs separated by blank lines, in the paper's order: role, history,
+candidates, reasoning, output. An empty paragraph (no role, no history) is left out. The lists hold
 titles alone, numbered from 1; the most recent item of the history is the last. `docs/prompts.md`
-shows a whole one.
+shows an example.
 
-A ranking can also be read off single tokens. Then the candidates carry letters instead of numbers,
-and one line takes the place of the output's contract (`Prompt.lettered`); the four agents'
-sentences stay as they are.
+A ranking can also be read from the probabilities of single tokens. Then the candidates have letters
+instead of numbers, and one line replaces the output's contract (`Prompt.lettered`); the four
+agents' sentences stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rpp_env.task import RankingTask
 __all__ = ["LETTERS", "Prompt", "Prompts", "as_messages"]
 
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
-"""Names of the candidates where one token is asked for: one token each in every tokeniser."""
+"""Letters that name the candidates; each is one token in every tokeniser."""
 _FIRST = (
     "Begin with one letter alone, that of the candidate in first place. "
     "Format of the first line: <letter>"
@@ -42,8 +42,8 @@ _BEGUN = {
     "json": ("[", ' "', '",'),
     "template": ("1 |", " ", "\n"),
 }
-"""For each of `rpp_env.sentences.FORMATS` what an answer begins with, and what stands before and
-after the title in it."""
+"""For each of `rpp_env.sentences.FORMATS`: how an answer begins, and the text before and after a
+title in it."""
 _NUMBERS = tuple(f"{i}. " for i in range(1, 1001))
 _LETTERS = tuple(f"{letter}. " for letter in LETTERS)
 
@@ -55,14 +55,13 @@ class Prompt:
     Attributes
     ----------
     task : RankingTask
-        Whose history and which candidates.
+        The task, with history and candidates.
     choice : Choice
         The sentences.
     shown : int
-        How many of the most recent history items are shown, 0 to ``len(task.history)``.
+        Number of most recent history items that are shown, 0 to ``len(task.history)``.
     fallbacks : int
-        Of its sentences, how many stayed as they were because a rewrite (RPP+) could not be used.
-        Not compared.
+        Number of sentences kept because their rewrites (RPP+) could not be used. Not compared.
 
     Raises
     ------
@@ -84,24 +83,24 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The whole prompt; made anew at each call."""
+        """The whole prompt; built at each call."""
         return self._text(self.choice.contract, _NUMBERS)
 
     def lettered(self, whole: bool = False, candidates: bool = True) -> str:
-        """The prompt that asks for letters of `LETTERS` instead of titles.
+        """Return the prompt that asks for letters of `LETTERS` instead of titles.
 
         Parameters
         ----------
         whole : bool
-            Whether to ask for all candidates, one letter a line, or for the first one alone.
+            Whether to ask for all candidates, one letter per line, or only for the best one.
         candidates : bool
-            Whether the candidates are shown. Without them, what a model answers is its liking for
-            letters alone.
+            Whether the candidates are shown. Without them the answer shows the model's preference
+            for letters alone.
 
         Raises
         ------
         InvalidOption
-            Where there are more candidates than letters.
+            If there are more candidates than letters.
         """
         if len(self.task.candidates) > len(LETTERS):
             raise InvalidOption(
@@ -111,10 +110,10 @@ class Prompt:
         return self._text(_EACH if whole else _FIRST, _LETTERS if candidates else ())
 
     def lead(self) -> Lead:
-        """The prompt without candidates, up to where a title follows; for likelihoods.
+        """Return the prompt without candidates, up to where a title follows; for likelihoods.
 
-        The sentences and the history stay, and the output's format says what the answer has begun
-        with: "1." for a numbered list, "[" for JSON.
+        The sentences and the history stay. The output format determines how the answer begins:
+        "1." for a numbered list, "[" for JSON.
         """
         task, choice = self.task, self.choice
         sentences = (choice.role, choice.history_lead, "", choice.reasoning, choice.output, "")
@@ -137,7 +136,7 @@ class Prompt:
             contract,
         )
         head, history_lead, candidates_lead, tail = _frame(sentences, len(candidates))
-        if self.shown:  # where it is 0, a slice from -0 would be the whole history
+        if self.shown:  # with 0, the slice [-0:] would be the whole history
             head += history_lead + _listed(task.history[-self.shown :], _NUMBERS) + "\n\n"
         if not markers:
             return head.rstrip("\n") + tail
@@ -145,12 +144,12 @@ class Prompt:
 
     @property
     def messages(self) -> tuple[dict[str, str], ...]:
-        """The prompt as one message of the user, as chat servers take it."""
+        """The prompt as one user message, for chat servers."""
         return as_messages(self.text)
 
     @property
     def instructions(self) -> str:
-        """The role, reasoning and output sentences alone: what the observation embeds."""
+        """The role, reasoning and output sentences alone: encoded for the observation."""
         choice = self.choice
         return _instructions(
             choice.role, choice.reasoning, choice.output, len(self.task.candidates)
@@ -158,11 +157,11 @@ class Prompt:
 
 
 class Prompts(list[Prompt]):
-    """The prompts of a batch of users, in words."""
+    """The sentence prompts of a batch of users."""
 
 
 def as_messages(text: str) -> tuple[dict[str, str], ...]:
-    """`Prompt.messages` of a prompt's text, for those who have it already."""
+    """Return `Prompt.messages` for a text that is known already."""
     return ({"role": "user", "content": text},)
 
 
@@ -175,8 +174,8 @@ def _listed(titles: tuple[str, ...], markers: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=4096)
 def _frame(sentences: tuple[str, ...], count: int) -> tuple[str, str, str, str]:
-    """What stands around the two lists: all that does not depend on the user."""
-    # Not str.format: a rewritten sentence may hold any braces.
+    """Return the text around the two lists, which does not depend on the user."""
+    # Not str.format: a rewritten sentence may contain braces.
     filled = (sentence.replace("{k}", str(count)) for sentence in sentences)
     role, history_lead, candidates_lead, reasoning, output, contract = filled
     head = f"{role}\n\n" if role else ""

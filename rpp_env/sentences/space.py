@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """Where the four agents of B users stand.
+    """State of the four agents of B users.
 
     Attributes
     ----------
@@ -37,15 +37,15 @@ class Sentences:
     choices : (B, 4) int64 array
         The last actions; -1 before the first step.
     said : (B,) int64 array
-        The combination of sentences that they chose, by number; -1 before the first step.
+        The index of the combination of sentences that they chose; -1 before the first step.
     level : (B,) int64 array
-        Where the history agent stands.
+        The history agent's level.
     shown : (B,) int64 array
         History items in the last prompt.
     vectors : (B, e) float32 array or None
-        Of the sentences as they were rewritten (RPP+); None where nothing is rewritten.
+        Encoded sentences after rewriting (RPP+); None if nothing is rewritten.
     edited : (B, 2) int64 array or None
-        Sentences that were rewritten, and those whose rewrites were of no use.
+        Numbers of sentences that were rewritten, and of those whose rewrites were refused.
     """
 
     length: Ints
@@ -58,19 +58,19 @@ class Sentences:
 
 
 class SentencePrompts(PromptSpace[Sentences, Prompts]):
-    """The sentences of a catalog, and how many items of the history are shown.
+    """Prompt space of the sentences of a catalog and the history length.
 
     Its axes are history level, role, reasoning and output.
 
     Parameters
     ----------
     book : PatternBook
-        The sentences; as many labels for the history agent as `history` has options.
+        The catalog; it needs as many history labels as `history` has options.
     history : HistoryLengths
     tasks : TaskSet
-        Those that are played: their histories, and how many candidates the sentences speak of.
+        The tasks that are played; they define the histories and the number of candidates.
     encoder : Encoder
-        Embeds the sentences for the observations.
+        Encodes the sentences for the observations.
     rewritten : bool
         Whether the sentences are rewritten for each user before they are sent (RPP+).
     agents : sequence of str
@@ -79,7 +79,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
     Raises
     ------
     InvalidOption
-        Where catalog and `history` differ in the history agent's options, and for a task without
+        If catalog and `history` differ in the number of history options, and for a task without
         a history.
     """
 
@@ -102,7 +102,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
     ) -> None:
         if book.sizes[1] != len(history.options):
             raise InvalidOption(
-                f"the book has {book.sizes[1]} history records, and there are "
+                f"the catalog has {book.sizes[1]} history records, but there are "
                 f"{len(history.options)} history options; give one label per option"
             )
         if not tasks.history_lengths.all():
@@ -126,7 +126,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         self._moves = history.axis.moves
         self._items = np.minimum(history.shown(), MAX_HISTORY)
         self._scale = max(history.max_level, 1)
-        # A history level has as many cells as there are combinations of sentences.
+        # A history level has as many prompt indices as there are combinations of sentences.
         self._count = math.prod(self._sentences)
         self._strides = np.array([math.prod(others), 0, others[1], 1])
         said: list[str] = []
@@ -134,7 +134,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
             every = self._choices(np.arange(self._count))
             task = tasks.task(0)
             said = [self._prompt(task, choice, 1).instructions for choice in book.choose(every)]
-        # A last row of zeros: -1, nothing said yet, finds it.
+        # A last row of zeros, so that index -1 (no sentence yet) selects zeros.
         none = np.zeros((1, encoder.width), np.float32)
         self._vectors = np.vstack([encode(encoder, said), none]) if said else none
 
@@ -164,7 +164,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         self,
         state: Sentences,
         tasks: TaskBatch,
-        rows: Ints,  # noqa: ARG002 - a task says whose it is
+        rows: Ints,  # noqa: ARG002 - a task names its user
     ) -> Prompts:
         """See `PromptSpace`."""
         choices, shown = self.book.choose(state.choices), state.shown.tolist()
@@ -176,13 +176,13 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
     def answered(
         self, state: Sentences, prompts: Sequence[Prompt] | None, rankings: Rankings
     ) -> Sentences:
-        """The state with what became of the prompts: items that did not fit, rewritten sentences.
+        """Return the state after the answer: items that did not fit, rewritten sentences.
 
         Parameters
         ----------
         state : Sentences
         prompts : sequence of Prompt or None
-            As they were sent.
+            The prompts that were sent.
         rankings : Rankings
         """
         trimmed = rankings.cost.get("trimmed")
@@ -214,9 +214,9 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """The sentences' digest, and the items that each level shows.
+        """The sentences' digest, and the number of items at each level.
 
-        Not how the history agent moves: a level shows the same items however it is reached.
+        The history agent's moves are left out: a level shows the same items however it is reached.
         """
         return {"book_digest": self.book.digest, "shown": list(self.history.shown())}
 
@@ -239,7 +239,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         return Sentences(length, self._choices(said), said, level, shown, None, None)
 
     def alike(self, cells: Ints, rows: Ints) -> Ints:
-        """See `PromptSpace`: levels that show a user the same items ask the same."""
+        """See `PromptSpace`: levels that show a user the same items have equal prompts."""
         level, said = np.divmod(cells, self._count)
         shown = np.minimum(self._items, self._lengths.take(rows)[:, None])
         own = np.take_along_axis(shown, level[:, None], axis=1)
@@ -281,20 +281,20 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
             return sentence.replace("{k}", str(len(task.candidates)))
 
         choices = [
-            # An empty sentence is the role that there is not.
+            # An empty sentence is the absent role.
             (i, str(action), filled(old), filled(new) if new and new != old else None)
             for i, (action, old, new) in enumerate(zip(actions, options, sent, strict=True))
         ]
         return Words(choices, prompt.text, {filled(head): i for i, head in enumerate(heads)})
 
     def described(self, cell: int) -> str:
-        """See `PromptSpace`: actions from 0, and the items of history."""
+        """See `PromptSpace`: actions from 0, and the history length."""
         level, role, reasoning, output = np.unravel_index(cell, self.shape)
         shown = self.history.shown()[level]
         return f"role {role}, history of {shown}, reasoning {reasoning}, output {output}"
 
     def within(self, made: Mapping[str, Any]) -> Ints | None:
-        """See `PromptSpace`: a level is known by the number of items that it shows."""
+        """See `PromptSpace`: levels are matched by the number of items that they show."""
         wanted, shown = self.history.shown(), tuple(made.get("shown", ()))
         if missing := sorted(set(wanted) - set(shown)):
             numbers = " ".join(map(str, sorted({*shown, *wanted})))
@@ -316,20 +316,20 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         return cells
 
     def showing(self, numbers: Sequence[int], tasks: TaskSet) -> SentencePrompts:
-        """The same sentences with these history lengths, each chosen directly: for tables.
+        """Return a space of the same sentences with these history lengths, for tables.
 
         Raises
         ------
         InvalidOption
-            Where one that this space shows is not among them.
+            If a history length of this space is not among them.
         """
         wanted = sorted(set(self.history.shown()))
         given = np.unique(np.asarray(numbers))
         fits = given.dtype.kind in "iu" and given.min() >= 1
         if not fits or not set(wanted) <= set(given.tolist()):
             raise InvalidOption(
-                f"shown must be numbers of history items from 1, {', '.join(map(str, wanted))} "
-                f"among them, which can be shown here; got {list(numbers)}"
+                f"shown must be history lengths from 1 that include {', '.join(map(str, wanted))}, "
+                f"the lengths of this environment; got {list(numbers)}"
             )
         options = tuple(given.tolist())
         book = replace(self.book, history_records=tuple(map(str, options)))
@@ -339,13 +339,13 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         return SentencePrompts(book, history, tasks, self.encoder)
 
     def _choices(self, said: Ints) -> Ints:
-        """(B, 4) actions that choose combinations of sentences, by number."""
+        """(B, 4) actions that choose the combinations with these indices."""
         role, reasoning, output = np.unravel_index(said, self._sentences)
         return np.stack([role, np.zeros_like(role), reasoning, output], axis=1)
 
 
 def _edited(prompt: Prompt, chosen: Choice) -> tuple[int, int]:
-    """How many sentences differ from the chosen ones, and how many rewrites were of no use."""
+    """Count the sentences that differ from the chosen ones, and the refused rewrites."""
     said = prompt.choice
     changed = (
         said.role != chosen.role,

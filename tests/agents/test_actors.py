@@ -300,7 +300,7 @@ def test_each_trainer_plays_vectors_or_says_which_ones_do(name: str) -> None:
 
 
 def test_a_fixed_choice_is_not_searched_among_vectors() -> None:
-    with pytest.raises(InvalidOption, match=r"'agent_0' acts in Box.*Discrete actions only"):
+    with pytest.raises(InvalidOption, match=r"'agent_0' acts in Box.*only among Discrete actions"):
         search_fixed(Targets(4))
 
 

@@ -116,7 +116,7 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
         ("play random --book nowhere.toml", "nowhere.toml cannot be read: No such file"),
         ("play random --book movi", "book 'movi' is not known; did you mean 'movies'"),
         ("evaluate POLICY --seed -1", "seed must be a whole number of 0 or more, not -1"),
-        ("evaluate POLICY --train-users 5", "a reference is fitted on 11 train users at least"),
+        ("evaluate POLICY --train-users 5", "a reference needs 11 train users or more"),
         ("diagnose --rules RPPBandit-v0 --seed -3 --train-users 11 --users 9", "not -3"),
         ("bench mine.toml", "there is no file mine.toml"),
         ("bench smok", "did you mean 'smoke'"),
@@ -218,7 +218,7 @@ def test_bytes_that_are_no_text_are_no_choice(rpp: Any, monkeypatch: pytest.Monk
     ("more", "said"),
     [
         ("--budget 500", "budget=500 episodes cannot try 1125 candidates once each: give 1125"),
-        ("--train-users 10", "a reference is fitted on 11 train users at least, not 10"),
+        ("--train-users 10", "a reference needs 11 train users or more, not 10"),
         ("--seeds 1 1", "seeds must be different numbers, not 1 1"),
         ("--seeds 1 -1", "seed must be 0 or more, not -1"),
         ("--processes 0", "processes must be at least 1, not 0"),

@@ -1,4 +1,4 @@
-"""The five formats: written, and read where a reply keeps to one of them."""
+"""The five output formats: a writer, and a fast parser for replies that keep to one of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _RANKS = tuple(f"{numeral}. " for numeral in _NUMBER_OF)
 _TEMPLATES = tuple(f"{numeral} | " for numeral in _NUMBER_OF)
 
 
-# With indent=0 it would write the same, and take five times as long.
+# indent=0 would write the same, but takes five times as long.
 _JSON_LINES = json.JSONEncoder(ensure_ascii=False, separators=(",\n", ": ")).encode
 
 
 def write_ranking(order: Sequence[int], candidates: Sequence[str], format: str) -> str:  # noqa: A002 - the word that the sentences use
-    """Write a ranking as the contract line of that format asks.
+    """Write a ranking in the format that a contract line asks for.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ def write_ranking(order: Sequence[int], candidates: Sequence[str], format: str) 
     Returns
     -------
     str
-        `parse_ranking` gives the order back wherever all candidates are in it. In the bare format
-        titles are put in quotes where all of them could be candidate numbers.
+        `parse_ranking` returns the order again if it has all candidates. In the bare format,
+        titles are quoted if all of them could be candidate numbers.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def write_ranking(order: Sequence[int], candidates: Sequence[str], format: str) 
 
 
 def read_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
-    """The order, or None where some line is not exactly as one of the formats has it."""
+    """Return the order; None if some line does not keep exactly to one of the formats."""
     count = len(candidates)
     place = places_of(candidates).get
     lines = reply.split("\n")
@@ -101,10 +101,10 @@ def read_exactly(reply: str, candidates: tuple[str, ...]) -> list[int] | None:
 def read_nearly_exactly(
     reply: str, candidates: tuple[str, ...], thinking: tuple[tuple[str, str], ...] = ()
 ) -> list[int] | None:
-    """The order of a list that keeps to its format, but for two things; else None.
+    """Return the order of a list that keeps to its format with two exceptions; else None.
 
-    There may be sentences before it, and its last line may be cut off. Line by line it would be
-    read to the same order, only slower.
+    There may be sentences before it, and its last line may be cut off. The lenient parser would
+    return the same order, only slower.
     """
     if len(reply) > WINDOW or holds_markup(reply, thinking):
         return None
@@ -180,7 +180,7 @@ def _refuses(head: list[str]) -> bool:
 
 
 def _is_sentence(line: str) -> bool:
-    """Whether a line is blank, or begins as a sentence does, not as an item, and ends as one."""
+    """Whether a line is blank, or begins and ends like a sentence rather than an item."""
     line = line.strip()
     return not line or (line[0].isalpha() and ends_sentence(line) and not MARKER.match(line))
 

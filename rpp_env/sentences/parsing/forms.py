@@ -1,12 +1,12 @@
-"""How replies look: the same ranking in the surface forms that language models write.
+"""Measure the parser on the surface forms in which language models write rankings.
 
-`write_form` writes an order as an oracle would that has learned to answer in one of `FORMS`, behind
-one of `LABELS` and inside one of `WRAPPINGS`; `measure_reading` counts how many of such replies
-`parse_ranking` reads exactly. Forms that the parser refuses on purpose are not here: a careful
-person would not be sure of them either, or reading them would risk a form that is common.
+`write_form` writes an order in one of `FORMS`, behind one of `LABELS` and inside one of
+`WRAPPINGS`; `measure_reading` counts how many of such replies `parse_ranking` reads exactly. Forms
+that the parser refuses on purpose are left out: a careful person would not be sure of them either,
+or reading them would risk errors in a common form.
 """
 
-# ruff: noqa: RUF001 - signs of many scripts stand here
+# ruff: noqa: RUF001 - the forms contain signs of many scripts
 from __future__ import annotations
 
 import json
@@ -26,11 +26,11 @@ from rpp_env.sentences.parsing.reader import parse_order
 __all__ = ["FORMS", "LABELS", "WRAPPINGS", "ReadingShares", "measure_reading", "write_form"]
 
 Writer = Callable[[Sequence[str], Sequence[int]], str]
-"""From titles in order, and their candidate numbers, to a reply."""
+"""Maps titles in order, and their candidate numbers, to a reply."""
 
 
 def _lines(template: str, first: int = 1) -> Writer:
-    """One line an item: {i} its rank, {t} its title, {n} its candidate number."""
+    """Return a writer with one line per item: {i} rank, {t} title, {n} candidate number."""
 
     def write(titles: Sequence[str], numbers: Sequence[int]) -> str:
         return "\n".join(
@@ -42,7 +42,7 @@ def _lines(template: str, first: int = 1) -> Writer:
 
 
 def _row(between: str, template: str = "{t}", around: str = "{}") -> Writer:
-    """All items in one line."""
+    """Return a writer with all items in one line."""
 
     def write(titles: Sequence[str], numbers: Sequence[int]) -> str:
         items = (
@@ -90,7 +90,7 @@ def _table(head: str, template: str) -> Writer:
 
 
 def _tiers(lead: Sequence[str], template: str) -> Writer:
-    """Parts of the list under headings, each with ranks from 1."""
+    """Return a writer of a list in parts under headings, each with ranks from 1."""
 
     def write(titles: Sequence[str], numbers: Sequence[int]) -> str:
         size = -(-len(titles) // len(lead))
@@ -238,7 +238,7 @@ FORMS: dict[str, Writer] = {
     "3、1": _row("、", "{n}", "{}。"),
     "候选3": _lines("候选{n}"),
 }
-"""Forms by name; in the names, 1 stands for a rank and 3 for a candidate number."""
+"""Forms by name; in the names, 1 is a rank and 3 a candidate number."""
 
 LABELS: dict[str, str] = {
     "none": "",
@@ -257,7 +257,7 @@ LABELS: dict[str, str] = {
     "ランキング：": "ランキング：",
     "순위:": "순위: ",
 }
-"""What stands before a list, by name."""
+"""Texts before a list, by name."""
 
 WRAPPINGS: dict[str, str] = {
     "none": "{}",
@@ -277,7 +277,7 @@ WRAPPINGS: dict[str, str] = {
     "another exercise": "{}\n\nUser: Now rank these films.\n1. Some Film\n2. A Film\n{draft}\n"
     "Assistant: 1. A Film",
 }
-"""What stands around a reply, by name; {draft} is the list as the prompt has it."""
+"""Texts around a reply, by name; {draft} is replaced by the list of the prompt."""
 
 
 def write_form(
@@ -324,14 +324,14 @@ def write_form(
 
 @dataclass(frozen=True)
 class ReadingShares:
-    """How many replies were read exactly, by form, label and wrapping."""
+    """Counts of replies that were read exactly, by form, label and wrapping."""
 
     replies: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By ("form", "label" or "wrapping"; its name)."""
+    """Number of replies, by kind ("form", "label" or "wrapping") and name."""
     exact: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Of these, those that were read as exactly the order that was written."""
+    """How many of them were read as exactly the order that was written."""
     missed: dict[tuple[str, str], tuple[str, str, str]] = field(default_factory=dict)
-    """The form, label and wrapping of the first one that was not."""
+    """Form, label and wrapping of the first reply that was not."""
 
     def share(self, kind: str, name: str) -> float:
         """Share of the replies that were read exactly."""
@@ -344,7 +344,7 @@ class ReadingShares:
         return sum(self.exact[key] for key in forms) / sum(self.replies[key] for key in forms)
 
     def markdown(self) -> str:
-        """A table of the forms, then one of labels and one of wrappings."""
+        """Return tables of the forms, labels and wrappings as Markdown."""
         tables = []
         for kind in ("form", "label", "wrapping"):
             rows = [
@@ -373,7 +373,7 @@ def measure_reading(
     seed: int = 0,
     parse: Callable[[str, tuple[str, ...]], tuple[tuple[int, ...], int]] = parse_order,
 ) -> ReadingShares:
-    """Read what an oracle writes, in every form, and count what is read exactly.
+    """Write replies in every form, parse them, and count those read exactly.
 
     Each reply ranks candidates drawn from `titles`, the target first; every title has its turn as
     the target. Half of the replies have a label, and half a wrapping, drawn at random.
@@ -381,7 +381,7 @@ def measure_reading(
     Parameters
     ----------
     titles : sequence of str
-        Of a dataset; all differ.
+        Distinct titles of a dataset.
     candidates : int
         Candidates of a task; at least 3.
     replies : int
@@ -389,7 +389,7 @@ def measure_reading(
     seed : int
         Seed of the tasks, labels and wrappings.
     parse : callable
-        What reads a reply of these candidates, as `rpp_env.sentences.parsing.parse_order` does.
+        The parser of a reply, with the signature of `rpp_env.sentences.parsing.parse_order`.
 
     Returns
     -------
@@ -398,7 +398,7 @@ def measure_reading(
     Raises
     ------
     InvalidOption
-        Where there are fewer titles than `candidates`, fewer than 3 candidates, or no replies.
+        For fewer titles than `candidates`, fewer than 3 candidates, or no replies.
     """
     if not 3 <= candidates <= len(titles):
         raise InvalidOption(

@@ -1,6 +1,6 @@
-"""One line of a reply: which items or candidate numbers it names."""
+"""Parse one line of a reply: the items or candidate numbers that it names."""
 
-# ruff: noqa: RUF001 - replies hold curly quotes and dashes, so their characters stand here
+# ruff: noqa: RUF001 - replies contain curly quotes and dashes
 from __future__ import annotations
 
 import re
@@ -23,10 +23,10 @@ from rpp_env.sentences.parsing.words import (
 __all__ = ["MARKER", "Entry", "Reading", "ends_sentence", "read_line"]
 
 _LONGEST_KEPT = 2000
-"""What lines of up to so many characters say is kept for the next reply."""
+"""Longest line, in characters, whose reading is cached for the next reply."""
 _LONGEST_LABEL = 200
 _DEEPEST = 2
-"""Labels and marks in front of each other that are taken off, at most."""
+"""Maximum number of labels and marks removed in front of an item."""
 
 _DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"\d+")
@@ -44,7 +44,7 @@ MARKER = re.compile(
     r"(?:(?:title|name)\s*:\s*)?",
     re.IGNORECASE,
 )
-"""A rank, or a number, before what stands in its place."""
+"""A rank or a number, before the item of that place."""
 _ARROW = re.compile(r"(?:[-=]+>|→)\s*")
 _BULLET = re.compile(r"(?:[-*•+–—▪◦‣·→>]\s+)+(?:\[[ xX✓]?\]\s+)?")
 _LETTERED = re.compile(r"[\s*_>\-•]{0,6}[(\[]?(?:[A-Za-z]|[ivxIVX]{2,5})[.)\]][*_]{0,3}\s+(?=\S)")
@@ -108,40 +108,40 @@ class Entry(NamedTuple):
     text: str
     item: int | None = None
     loose: int = 0
-    """0 where the item is sure, 1 where it is read loosely."""
+    """0 if the item is certain, 1 if it is read loosely."""
     number: int | None = None
-    """What may be a candidate number."""
+    """The digits that may be a candidate number."""
     rank: int | None = None
-    """The number before it: a rank, or a candidate number, too."""
+    """The number before it: a rank, or possibly a candidate number."""
     read: bool = True
     """Whether a rank, a bullet, a number or a title was recognised."""
     mark: str = ""
-    """What stands before it: "rank", "bullet" or nothing."""
+    """Kind of mark before it: "rank", "bullet" or empty."""
     label: str = ""
     """Words before it, on the same line."""
     sign: str = ""
-    """What stands between `rank` and `number`, where the line says nothing else."""
+    """Sign between `rank` and `number`, if the line holds nothing else."""
     indent: int = 0
 
 
 class Reading(NamedTuple):
-    """What a line says."""
+    """The parsed content of a line."""
 
     entries: tuple[Entry, ...]
     """None for a line that only holds a rank or a remark."""
     in_sentence: bool = False
-    """Whether the entries stand in the middle of a sentence."""
+    """Whether the entries are in the middle of a sentence."""
     refused: bool = False
-    """Whether the sentence says that something will not be done."""
+    """Whether the sentence refuses to do something."""
 
 
 def ends_sentence(line: str) -> bool:
-    """Whether a line that names nothing stands between lists, not in one."""
+    """Whether a line without items separates two lists, rather than belonging to one."""
     return line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END)
 
 
 def read_line(line: str, titles: Titles) -> Reading:
-    """What a line says; it holds no more than one rank."""
+    """Parse a line that holds at most one rank."""
     read = _read_again if len(line) <= _LONGEST_KEPT else _read_anew
     return read(line, titles)
 
@@ -161,11 +161,11 @@ def _read_anew(line: str, titles: Titles) -> Reading:
 
 
 _read_again = lru_cache(maxsize=1 << 12)(_read_anew)
-"""Replies to one task have most of their lines in common."""
+"""Cached `_read_anew`: replies to one task have most of their lines in common."""
 
 
 class _Line:
-    """A line that is no title: what stands before its item, and the rest."""
+    """A line that is not just a title: the marks before its item, and the rest."""
 
     __slots__ = ("core", "depth", "figures", "inner", "line", "mark", "rank", "rest", "titles")
 
@@ -195,11 +195,11 @@ class _Line:
         return self._exactly() or self._as_a_whole() or self._in_parts() or self._unread()
 
     def _inner(self, text: str) -> Reading:
-        """What a part of the line says."""
+        """Parse a part of the line."""
         return _Line(text, self.titles, self.depth + 1).read()
 
     def _exactly(self) -> Reading | None:
-        """A title as the prompt has it, with no more than marks around it."""
+        """Read a title exactly as in the prompt, with nothing but marks around it."""
         exact = self.titles.exact
         for text in (self.rest, inner := self.rest.strip(_EMPHASIS)):
             if text in exact and not text.isdigit():
@@ -219,7 +219,7 @@ class _Line:
         return None if entry is None else Reading((entry,))
 
     def _as_a_whole(self) -> Reading | None:
-        """A line that is one number or one title, but for what stands before it."""
+        """Read a line that is one number or one title apart from the marks before it."""
         titles, core = self.titles, self.core
         digits_first, digits_only = titles.with_digits
         if self.figures:
@@ -230,7 +230,7 @@ class _Line:
         for text in (self.inner, core) if self.inner != core else (core,):
             if found := titles.find(text):
                 if found[1] and not self.mark and _LETTERED.match(self.line):
-                    self.mark = "rank"  # "a) Alien", where "a" is no article
+                    self.mark = "rank"  # "a) Alien", where "a" is not an article
                 return Reading((self.entry(core, *found),))
         if self.mark and digits_first and (found := titles.find(self.line)):  # "3. Ninjas"
             return Reading((self.entry(core, *found),))
@@ -238,7 +238,7 @@ class _Line:
         return None if entry is None else Reading((entry,))
 
     def _in_parts(self) -> Reading | None:
-        """A line that holds more than one number or one title."""
+        """Read a line that holds more than one number or one title."""
         fields = self._fields()
         if fields is not None and fields.item is not None:
             return Reading((fields,))
@@ -257,7 +257,7 @@ class _Line:
         return Reading((Entry(self.line, read=False),), refused=refuses(self.line))
 
     def _of_signs(self) -> Entry | None:
-        """A title without letters and digits, such as "!!!", with no words before it."""
+        """Read a title without letters and digits, such as "!!!", with no words before it."""
         for title in sorted(self.titles.signs, key=len, reverse=True):
             before, found, behind = self.line.partition(title)
             first = not _LETTER.search(before) or before.rstrip().endswith(":")
@@ -268,7 +268,7 @@ class _Line:
     # Numbers
 
     def _lone_number(self) -> Reading | None:
-        """One number and nothing else, as in "Candidate 3" or "3."."""
+        """Read a line that is one number, as in "Candidate 3" or "3."."""
         if self.mark == "rank" and self.core and not _LETTER.search(self.line):
             return None
         core = self.core or self.line.strip(_DECORATION)
@@ -289,7 +289,7 @@ class _Line:
         return Reading((Entry(core, item, loose, value, rank, mark=self.mark),))
 
     def _ranked_number(self) -> Reading | None:
-        """A number behind a rank, as in "1 -> 3"; it may be a title as well."""
+        """Read a number behind a rank, as in "1 -> 3"; it may be a title as well."""
         if not self.core.isdigit() or self.rank is None:
             return None
         if self.rest[:1] in _QUOTES and (found := self.titles.find(self.core)):
@@ -297,7 +297,7 @@ class _Line:
         return self._figures()
 
     def _behind_more_numbers(self) -> Entry | None:
-        """The title behind one or two more numbers, as in "1. [3] Up", "1 Up" or "1,3,Up"."""
+        """Read the title behind one or two more numbers, as in "1. [3] Up" or "1 Up"."""
         rest, rank = self.rest, self.rank
         for _ in range(2):
             inner = MARKER.match(rest) or _PLAIN_NUMBER.match(rest)
@@ -310,7 +310,7 @@ class _Line:
         return None
 
     def _figures(self) -> Reading | None:
-        """Candidate numbers, alone in the line or in a row of them."""
+        """Read candidate numbers, alone in the line or in a row of them."""
         quantities = _quantities(self.line)
         if quantities is None:
             return None
@@ -366,7 +366,7 @@ class _Line:
         return Reading(tuple(Entry(n, exact.get(n), number=int(n)) for n in numbers), in_sentence)
 
     def _run(self) -> Reading | None:
-        """A row of numbers with words around it, as in "3 > 1 > 2 (best first)"."""
+        """Read a row of numbers with words around it, as in "3 > 1 > 2 (best first)"."""
         if len(_NUMBER.findall(self.core if self.mark == "rank" else self.line)) < 2:
             return None
         line = _REMARK.sub("", self.line).rstrip(" .*`\"'$")
@@ -383,7 +383,7 @@ class _Line:
             )
             listed = len(_RUN_SIGN.findall(best[0])) >= len(numbers) - 2
             return self._chain(numbers, True) if fits and listed else None
-        # "1. 3" and "1 | 3" are a rank and a number, "Apollo 12, 13" is some title.
+        # "1. 3" and "1 | 3" are a rank and a number, "Apollo 12, 13" may be a title.
         if len(numbers) > 2 or (
             len(numbers) == 2 and before[-1:] in ("", ":") and _RUN_SIGN.search(best[0])
         ):
@@ -391,7 +391,7 @@ class _Line:
         return None
 
     def _number_with_reason(self) -> Entry | None:
-        """A number that may be a candidate's, with words behind it, as in "1. 3 - it is loud"."""
+        """Read a number with words behind it, as in "1. 3 - it is loud"."""
         found = _REASONED.match(self.rest)
         if found is None:
             return None
@@ -442,7 +442,7 @@ class _Line:
         return None
 
     def _described(self, folded: str, title: tuple[int, int, int]) -> bool:
-        """Whether a title stands at the head of the line, with a description behind it."""
+        """Whether the line begins with a title and continues with a description."""
         start, end, _ = title
         if _WORD_SIGN.search(folded[:start]):
             return False
@@ -450,7 +450,7 @@ class _Line:
         return bool(reason or _DESCRIPTION.match(folded, end))
 
     def _fields(self) -> Entry | None:
-        """The item of a line of keys and values, as in "Rank: 1, Title: Alien"."""
+        """Read the item of a line of keys and values, as in "Rank: 1, Title: Alien"."""
         if self.depth >= _DEEPEST or (":" not in self.rest and "=" not in self.rest):
             return None
         fields = list(_FIELD.finditer(self.rest))
@@ -476,7 +476,7 @@ class _Line:
         return first._replace(rank=first.rank if rank is None else rank, mark=mark)
 
     def _behind_label(self) -> Reading | None:
-        """The item behind some words, as in "Ranking: 1. Alien" or "Sure! Alien"."""
+        """Read the item behind some words, as in "Ranking: 1. Alien" or "Sure! Alien"."""
         text = self.rest if self.mark == "bullet" else self.line
         inside = _RANK_INSIDE.search(text, 1, _LONGEST_LABEL)
         breaks = islice(_BREAK.finditer(text, 0, _LONGEST_LABEL), 4)
@@ -500,7 +500,7 @@ class _Line:
                 fits = not first.loose or first.mark != ""
             elif first.number is not None:
                 fits = tells or not after_verb  # "The answer is 3"
-            else:  # a list may follow, whose first item is not known
+            else:  # a list may follow, whose first item was not recognised
                 fits = first.mark == "rank" and (tells or len(label.split()) <= 2)
             if not fits:
                 continue
@@ -513,7 +513,7 @@ class _Line:
 def _with_titles_of_signs(
     folded: str, chain: list[tuple[int, int, int]], titles: Titles
 ) -> list[tuple[int, int, int]]:
-    """Also the titles without letters and digits, such as "!!!", between those of a list."""
+    """Add titles without letters and digits, such as "!!!", between those of a list."""
     found = list(chain)
     starts = [0, *(end for _, end, _ in chain)]
     ends = [*(start for start, _, _ in chain), len(folded)]
@@ -530,7 +530,7 @@ def _with_titles_of_signs(
 
 
 def _is_of_the_past(before: str) -> bool:
-    """Whether titles behind these words are what the user liked, not a ranking."""
+    """Whether the words introduce titles that the user liked, not a ranking."""
     label = before.rpartition(":")[0]
     if label:
         return kind_of(" ".join(label.split()[-2:])) == "reason" and not announces(label)
@@ -538,9 +538,9 @@ def _is_of_the_past(before: str) -> bool:
 
 
 def _quantities(line: str) -> list[tuple[str, str, int, int]] | None:
-    """Numbers of a line, with what the words before say they are; None for other words.
+    """Return a line's numbers with their kinds, by the words before them; None for other words.
 
-    "rank", "number" of a candidate, "other" (scores, shares, fractions) or nothing.
+    The kind is "rank", "number" (of a candidate), "other" (scores, shares, fractions) or empty.
     """
     found: list[tuple[str, str, int, int]] = []
     pending = ""
@@ -567,9 +567,9 @@ def _quantities(line: str) -> list[tuple[str, str, int, int]] | None:
 def _longest_chain(
     folded: str, scanned: list[tuple[int, int, int]]
 ) -> tuple[list[tuple[int, int, int]], bool, str]:
-    """The longest run of titles with nothing but list signs between them; whether it is all.
+    """Return the longest run of titles separated by list signs only, and whether it is all.
 
-    Then what stands between its first two.
+    The third value is the sign between its first two titles.
     """
     if len(scanned) < 2:
         return [], False, ""

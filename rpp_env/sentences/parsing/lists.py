@@ -1,4 +1,4 @@
-"""From the lines of a reply to lists, and from the list that counts to an order."""
+"""Combine the parsed lines of a reply into lists, and the chosen list into an order."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rpp_env.sentences.parsing.words import affirmed, announces, chooses, compar
 __all__ = ["find_lists", "guess", "read_leniently"]
 
 _COMPARISONS = 1000
-"""Pairs of a line and a title that are compared by spelling, at most."""
+"""Maximum pairs of a line and a title that are compared by spelling."""
 _CLOSE = 0.85
-"""Similarity (`difflib`) from which a misspelt title is recognised."""
+"""Lowest similarity (`difflib`) at which a misspelt title is recognised."""
 
 _CHAIN_SIGN = re.compile(r"\W*(?:[,;>→≻=&]|[-=]+>)\W*|\W*and\W*| ")
 _SAYS_SOMETHING = re.compile(r"[^\W_]")
 _NUMERIC = re.compile(r"\d+|[ivx]+")
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")  # noqa: RUF001 - of Chinese and Japanese
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")  # noqa: RUF001 - Chinese and Japanese ends
 _OPENERS = frozenset(
     "i a an it up if he she they you we one two now then so yes no well her him his them "
     "us me my in on off out go do did this that what who why how when with for from here "
@@ -33,12 +33,12 @@ _OPENERS = frozenset(
     "was very best both each ever just last like look more much must over said same see "
     "such sure take thank time".split()
 )
-"""Short words that often begin a sentence: there they are no titles."""
+"""Short words that often begin a sentence: at its start they are not titles."""
 
 
 @dataclass(slots=True)
 class _List:
-    """Entries that follow each other."""
+    """Consecutive entries."""
 
     entries: list[Entry] = field(default_factory=list)
     in_sentence: bool = False
@@ -46,9 +46,9 @@ class _List:
     items: set[int] = field(default_factory=set)
     numbers: set[int] = field(default_factory=set)
     labelled: bool = True
-    """Whether all that was named stood behind a label."""
+    """Whether all its items were behind a label."""
     last_named: int = 0
-    """How many the last part named, where this was joined of several."""
+    """Number of items of its last part, if it was joined from several."""
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
@@ -63,7 +63,7 @@ class _List:
 
     @property
     def named(self) -> set[int]:
-        """Items, or candidate numbers where nothing else is named."""
+        """The items, or the candidate numbers if no items are named."""
         return self.items or self.numbers
 
     @property
@@ -71,14 +71,14 @@ class _List:
         return bool(self.numbers) and not self.items
 
     def restarts(self, entry: Entry) -> bool:
-        """Whether `entry`, of rank 0 or 1, opens another list after ranks, or none, in this one."""
+        """Whether `entry`, of rank 0 or 1, begins another list rather than continuing this one."""
         if not self.entries or (self.entries[0].rank or 0) > 1:
             return False
         last = self.entries[-1].rank
         return last is None or last > (entry.rank or 0)
 
     def goes_on_with(self, other: _List) -> bool:
-        """Whether `other`, which stands behind some other text, is the rest of this list."""
+        """Whether `other`, which comes after some other text, continues this list."""
         first = other.entries[0]
         if first.rank is not None and first.rank > 1 and first.rank - 1 == self.entries[-1].rank:
             return True
@@ -88,14 +88,14 @@ class _List:
             return not (first.rank in (0, 1) and self.restarts(first))
         common = len(self.named & other.named)
         fewer = min(len(self.named), len(other.named))
-        # One item more, named already, in a list with text between its items.
+        # One more item, named already, in a list with text between its items.
         return 2 * common < fewer or (len(other.named) == 1 == self.last_named)
 
 
 def read_leniently(
     reply: str, titles: Titles, thinking: tuple[tuple[str, str], ...] = ()
 ) -> list[int]:
-    """The items that a reply names, best first."""
+    """Return the items that a reply names, best first."""
     for alternatives in turns(reply, thinking):
         read = [_read(text, titles) for text in alternatives]
         longest = max(map(len, read))
@@ -126,7 +126,7 @@ def _read(text: str, titles: Titles) -> list[int]:
 
 
 def _whole(resolved: list[dict[int, float]], last: int) -> int:
-    """The list of which the last one only repeats the beginning, or the last one itself."""
+    """Return the list whose beginning the last one only repeats, else the last one."""
     order = _sorted(resolved[last])
     for earlier in reversed(range(last)):
         longer = _sorted(resolved[earlier])
@@ -143,7 +143,7 @@ def _sorted(places: dict[int, float]) -> list[int]:
 
 
 def find_lists(lines: Iterable[Line], titles: Titles) -> Iterator[_List]:
-    """Entries, cut wherever other text stands between them or the ranks start again."""
+    """Yield lists of entries, cut where other text is between them or the ranks restart."""
     current = _List()
     after_blank = refused = False
     for line in lines:
@@ -168,7 +168,7 @@ def find_lists(lines: Iterable[Line], titles: Titles) -> Iterator[_List]:
             and not (first.label or line.indent or reading.in_sentence)
             and first.rank not in (0, 1)
             and line.rank is None
-        ):  # most lines of a list: nothing can end it here
+        ):  # true for most lines of a list: nothing can end it here
             after_blank = False
             current.add(first)
             continue
@@ -209,7 +209,7 @@ def find_lists(lines: Iterable[Line], titles: Titles) -> Iterator[_List]:
 
 
 def _placed(entries: Sequence[Entry], line: Line) -> Sequence[Entry]:
-    """With what the line's place says of them."""
+    """Add the line's context to its entries."""
     if line.rank is not None:
         entries = [entry._replace(rank=line.rank, mark="rank", read=True) for entry in entries]
     return [e._replace(indent=line.indent) for e in entries] if line.indent else entries
@@ -241,7 +241,7 @@ _Reading = tuple[float, int, Entry]
 
 
 def _resolve(found: _List, titles: Titles) -> dict[int, float]:
-    """The items of a list, each with the place of its best reading."""
+    """Return the items of a list, each with the place of its best reading."""
     count = len(titles.exact)
     entries = found.entries
     words = any(e.item is not None and e.number is None for e in entries)
@@ -261,7 +261,7 @@ def _resolve(found: _List, titles: Titles) -> dict[int, float]:
     notes = _notes(read)
     places: dict[int, float] = {}
     ranks: dict[int, int | None] = {}
-    # Sure readings come before loose ones; of equal ones the first.
+    # Certain readings come before loose ones; of equal ones the first.
     for loose in (0, 1):
         for place, item, entry in read:
             if entry.loose == loose and item not in places and place not in notes:
@@ -270,7 +270,7 @@ def _resolve(found: _List, titles: Titles) -> dict[int, float]:
 
 
 def _in_pairs(entries: list[Entry], titles: Titles) -> Iterator[tuple[float, Entry]]:
-    """Which of two numbers in a line is the candidate's: "1 -> 3" is a rank and a candidate."""
+    """Decide which of two numbers in a line is the candidate's: in "1 -> 3" the second."""
     pairs = [entry for entry in entries if entry.sign]
     firsts = [entry.rank or 0 for entry in pairs]
     first = second = True
@@ -279,7 +279,7 @@ def _in_pairs(entries: list[Entry], titles: Titles) -> Iterator[tuple[float, Ent
     elif _counts_up([entry.number or 0 for entry in pairs]):
         second = False
     elif not all(_CHAIN_SIGN.fullmatch(entry.sign) for entry in pairs):
-        # "3 - 9" is a candidate and its score, where there are more of them.
+        # In several lines, "3 - 9" is a candidate and its score.
         first, second = (False, True) if len(pairs) == 1 else (True, False)
     for place, entry in enumerate(entries):
         if not entry.sign:
@@ -293,9 +293,9 @@ def _in_pairs(entries: list[Entry], titles: Titles) -> Iterator[tuple[float, Ent
 
 
 def _with_reasons(entries: list[Entry], count: int) -> list[tuple[float, Entry]]:
-    """Candidate numbers with other words behind them: "3 - because it is loud".
+    """Read candidate numbers with a reason behind them: "3 - because it is loud".
 
-    Numbers that only count are ranks, of titles that are not known.
+    Numbers that only count up are ranks, of titles that are not known.
     """
     ranks = [entry.rank for entry in entries if entry.rank is not None]
     fit = all(1 <= rank <= count for rank in ranks) and len(set(ranks)) == len(ranks) > 1
@@ -316,13 +316,13 @@ def _counts_up(numbers: list[int]) -> bool:
 
 
 def _notes(read: list[_Reading]) -> set[float]:
-    """Places of titles that stand in remarks below the items.
+    """Return the places of titles that are in remarks below the items.
 
-    Most items of a list stand behind marks of one kind, equally far to the right. What stands
-    otherwise between two of them is a remark, if it was read loosely, if the ranks around it go on,
-    or if it stands further to the right.
+    Most items of a list have marks of one kind and the same indentation. An entry between two of
+    them that differs is a remark if it was read loosely, if the ranks around it continue, or if it
+    is indented further.
     """
-    if len({(entry.mark, entry.indent // 2) for _, _, entry in read}) < 2:  # as `_style` has it
+    if len({(entry.mark, entry.indent // 2) for _, _, entry in read}) < 2:  # see `_style`
         return set()
     items: dict[tuple[str, int], set[int]] = {}
     for _, item, entry in read:
@@ -355,11 +355,11 @@ def _notes(read: list[_Reading]) -> set[float]:
 
 
 def _style(entry: Entry) -> tuple[str, int]:
-    return entry.mark, entry.indent // 2  # ranks of one digit may stand one further to the right
+    return entry.mark, entry.indent // 2  # ranks of one digit may be indented by one more
 
 
 def _by_rank(places: dict[int, float], ranks: dict[int, int | None]) -> dict[int, float]:
-    """Places by rank, where ranks are all there, not in order, and not the candidates' numbers."""
+    """Sort places by rank if the ranks are complete, out of order, and not candidate numbers."""
     if None in ranks.values() or len(places) < 3:
         return places
     known = {item: rank for item in _sorted(places) if (rank := ranks[item]) is not None}
@@ -372,7 +372,7 @@ def _by_rank(places: dict[int, float], ranks: dict[int, int | None]) -> dict[int
 
 
 def guess(entries: list[Entry], titles: Titles, places: Mapping[int, float]) -> list[int]:
-    """The order of the items at `places`; unread entries get those that are left, where clear."""
+    """Order the items at `places`; unread entries get the titles left, if unambiguous."""
     placed = dict(places)
     left = {i: compact(key) for i, key in enumerate(titles.item_keys) if key and i not in placed}
     budget = _COMPARISONS
@@ -396,7 +396,7 @@ def guess(entries: list[Entry], titles: Titles, places: Mapping[int, float]) -> 
 def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
     numbers = _numeric_words(key)
     same = {item: title for item, title in left.items() if _numeric_words(title) == numbers}
-    # The last line of a reply may be cut off anywhere, others have at least half of the title.
+    # The last line of a reply may be cut off anywhere; others have at least half of the title.
     longer = left if cut_off and not numbers else same
     cut = [
         item
@@ -422,7 +422,7 @@ def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
             if ratio > best:
                 best, closest = ratio, item
             elif ratio == best:
-                closest = None  # what is as close to two titles stands for neither
+                closest = None  # equally close to two titles: ambiguous
     return closest
 
 
@@ -435,7 +435,7 @@ def _numeric_words(key: str) -> tuple[str, ...]:
 
 
 def _mentions(lines: Iterable[Line], titles: Titles) -> list[int]:
-    """The first title that each line mentions, but for those that it refuses."""
+    """Return the first title that each line mentions, unless the line refuses it."""
     named: dict[int, None] = {}
     for line in lines:
         for sentence in _SENTENCES.split(line.text):
@@ -469,7 +469,7 @@ def _mention(sentence: str, titles: Titles) -> int | None:
 
 
 def _stands_out(title: str, sentence: str) -> bool:
-    """Whether a short title is written as one: "Up" in the sentence, not the word at its start."""
+    """Whether a short title is written as a title: "Up" in a sentence, not at its start."""
     if title.isdigit() or title == title.lower() or len(title) < 2:
         return False
     found = re.search(rf"(?<!\w){re.escape(title)}(?!\w)", sentence)

@@ -1,10 +1,10 @@
-"""Lists and objects in a reply: JSON, or what models write for it.
+"""Parse lists and objects in a reply: JSON, or what models write instead of it.
 
-Read are also comments, commas too many or too few, quotes of other kinds, keys and texts without
-quotes, tuples, and what was cut off at any place.
+Accepted besides JSON: comments, missing or extra commas, other quotes, unquoted keys and texts,
+tuples, and text that is cut off at any place.
 """
 
-# ruff: noqa: RUF001 - full-width punctuation stands here
+# ruff: noqa: RUF001 - full-width punctuation is part of the patterns
 from __future__ import annotations
 
 import json
@@ -48,17 +48,17 @@ class Line(NamedTuple):
     text: str
     indent: int = 0
     rank: int | None = None
-    """Where an object says it."""
+    """The rank that an object states."""
 
 
 def unfold_objects(text: str, titles: Titles) -> Iterator[str | list[Line]]:
-    """The text between lists and objects as it is, and each of these as lines."""
+    """Yield the text between lists and objects unchanged, and each list or object as lines."""
     done = 0
     position = 0
     while opening := OPENING.search(text, position):
         value, position = _Reader(text, opening.start()).read()
         lines = list(_lines(value, titles))
-        # "[3] > [1]" is no JSON.
+        # "[3] > [1]" is not JSON.
         if len(lines) > 1 or (lines and (isinstance(value, dict) or not lines[0].text.isdigit())):
             yield text[done : opening.start()]
             yield lines
@@ -67,7 +67,7 @@ def unfold_objects(text: str, titles: Titles) -> Iterator[str | list[Line]]:
 
 
 class _Reader:
-    """Reads one list or object, as far as it can."""
+    """Reads one list or object as far as possible."""
 
     def __init__(self, text: str, start: int) -> None:
         self.text = text
@@ -75,7 +75,7 @@ class _Reader:
         self.left = _MOST
 
     def read(self) -> tuple[Value, int]:
-        """What begins here, and where it ends."""
+        """Return the value that begins here, and where it ends."""
         try:
             return _DECODE(self.text, self.position)
         except (ValueError, RecursionError):
@@ -95,9 +95,9 @@ class _Reader:
         return token
 
     def _container(self, opening: re.Match[str], depth: int) -> Value:
-        """The list or object behind an opening bracket.
+        """Return the list or object behind an opening bracket.
 
-        Which of the two it is, the colons in it decide.
+        It is an object if it contains colons.
         """
         values: list[Value] = []
         fields: dict[str, Value] = {}
@@ -165,7 +165,7 @@ def _scalar_lines(value: str | float, rank: int | None = None) -> Iterator[Line]
         if "\n" in value.strip():
             yield from map(Line, value.split("\n"))
         else:
-            # A number in quotes is a title first.
+            # A number in quotes is looked up as a title first.
             yield Line(f'"{" ".join(value.split())}"', rank=rank)
 
 
@@ -177,7 +177,7 @@ def _list_lines(values: list[Value], titles: Titles) -> Iterator[Line]:
     if 1 < len(values) <= 3 and all(isinstance(each, (str, int, float)) for each in values):
         texts = [each for each in values if isinstance(each, str) and not each.isdigit()]
         numbers = [each for each in values if not isinstance(each, str)]
-        # [1, "Alien"] or ["Alien", 0.9] in a list of such.
+        # [1, "Alien"] or ["Alien", 0.9] in a list of such pairs.
         if len(texts) == 1 and numbers and titles.find(texts[0]) is not None:
             yield Line(f'"{texts[0]}"')
             return
@@ -204,7 +204,7 @@ class _Record(NamedTuple):
 
 
 def _record(fields: dict[str, Value], titles: Titles) -> _Record | None:
-    """The item of an object that describes one, such as {"rank": 1, "id": 3}."""
+    """Return the item of an object that describes one, such as {"rank": 1, "id": 3}."""
     rank: int | None = None
     number: int | None = None
     score: float | None = None
@@ -237,7 +237,7 @@ def _record(fields: dict[str, Value], titles: Titles) -> _Record | None:
 
 
 def _by_score(records: list[_Record], titles: Titles) -> Iterator[Line]:
-    """As written; by their scores where they stand as the prompt has them and scores say more."""
+    """Order records by score if they are in the prompt's order and scores differ; else keep it."""
     scores = [record.score for record in records]
     known = [score for score in scores if score is not None]
     if len(known) == len(records) > 2 and all(record.line.rank is None for record in records):
@@ -291,7 +291,7 @@ def _object_lines(fields: dict[str, Value], titles: Titles) -> Iterator[Line]:
 
 
 def _titled(fields: dict[str, Value]) -> Iterator[Line]:
-    """Lines of {"Alien": 1, "Up": 2}: numbers that are a permutation are ranks, others scores."""
+    """Yield lines of {"Alien": 1, "Up": 2}: a permutation holds ranks, other numbers are scores."""
     values = list(fields.values())
     numbers = [value for value in values if isinstance(value, (int, float))]
     order = list(fields)

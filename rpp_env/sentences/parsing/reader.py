@@ -1,4 +1,4 @@
-"""parse_ranking and parse_order: from a reply to a ranking."""
+"""The parser's entry points: `parse_ranking` and `parse_order`."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ __all__ = ["parse_order", "parse_ranking"]
 def parse_ranking(
     reply: str, candidates: Sequence[str], *, thinking: Sequence[tuple[str, str]] = ()
 ) -> Ranking:
-    """Read a ranking out of a reply.
+    """Parse a ranking from a reply.
 
     Parameters
     ----------
     reply : str
-        Anything at all.
+        Any text.
     candidates : sequence of str
         Titles in the order in which the prompt shows them; no title twice.
     thinking : sequence of pairs of str
-        Marks that open and close the thoughts of a model, besides those in `THINKING` and tags
-        such as ``<think>``.
+        Marks that open and close a model's reasoning, besides those in `THINKING` and tags such as
+        ``<think>``.
 
     Returns
     -------
     Ranking
-        What was named comes first, the rest follows as shown; `text` stays empty.
+        The named candidates first, then the rest as shown; `text` stays empty.
 
     Raises
     ------
     InvalidOption
-        Where `thinking` holds no pairs of marks.
+        If `thinking` does not hold pairs of marks.
     """
     return Ranking(*parse_order(reply, candidates, as_pairs(thinking)))
 
@@ -44,7 +44,7 @@ def parse_ranking(
 def parse_order(
     reply: str, candidates: Sequence[str], thinking: tuple[tuple[str, str], ...] = ()
 ) -> tuple[tuple[int, ...], int]:
-    """`Ranking.order` and `Ranking.named` of `parse_ranking`, for those who make the Ranking."""
+    """Return `Ranking.order` and `Ranking.named` of `parse_ranking`, without making a Ranking."""
     candidates = tuple(candidates)
     count = len(candidates)
     stripped = reply.strip()

@@ -1,6 +1,6 @@
-"""Punctuation and digits of other scripts, and emoji, as the plain signs that they stand for."""
+"""Convert punctuation and digits of other scripts, and emoji, to their ASCII equivalents."""
 
-# ruff: noqa: RUF001 - they stand here
+# ruff: noqa: RUF001 - the tables contain them
 from __future__ import annotations
 
 import re
@@ -63,7 +63,7 @@ _COMMA_RANK = re.compile(r"^(\W*\d{1,3})\s*[、，．]\s*")
 
 
 def plain_digits(text: str) -> str:
-    """Digits of other scripts as ours; circled ones and keycaps in brackets: "③" becomes "(3)"."""
+    """Convert digits of other scripts; circled ones and keycaps get brackets: "③" is "(3)"."""
     text = _KEYCAPS.sub(_keycap, text)
     text = _CIRCLED.sub(lambda sign: f" ({_value(sign[0])}) ", text)
     return _OTHER_DIGITS.sub(
@@ -72,7 +72,7 @@ def plain_digits(text: str) -> str:
 
 
 def plain_signs(line: str) -> str:
-    """A line with the signs of ASCII: its ranks, list signs, quotes and brackets; without emoji."""
+    """Convert a line's ranks, list signs, quotes and brackets to ASCII, and drop emoji."""
     line = _NUMERO.sub(r"\1No. ", plain_digits(line))
     if han := _HAN_RANK.match(line):
         line = f"{_han_value(han[1])}. {line[han.end() :]}"
@@ -94,7 +94,7 @@ def _value(sign: str) -> int:
 
 
 def _han_value(numeral: str) -> int:
-    """Up to 99."""
+    """Value of a Chinese numeral up to 99."""
     tens, ten, ones = numeral.rpartition("十")
     if not ten:
         return int("".join(str(_HAN.index(c)) for c in numeral))

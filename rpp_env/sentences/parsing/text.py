@@ -1,6 +1,6 @@
-"""What stands around the lines of an answer: turns of a dialogue, tags, entities, LaTeX, tables."""
+"""Find the answer's lines in a text: dialogue turns, tags, entities, LaTeX and tables."""
 
-# ruff: noqa: RUF001 - signs of many scripts stand here
+# ruff: noqa: RUF001 - the patterns contain signs of many scripts
 from __future__ import annotations
 
 import html
@@ -17,7 +17,7 @@ from rpp_env.sentences.parsing.words import kind_of
 __all__ = ["WINDOW", "answer_lines", "holds_markup", "speaks_for_others", "turns"]
 
 WINDOW = 25_000
-"""Of a longer reply, so many characters at each end are read."""
+"""Characters that are read at each end of a longer reply."""
 
 _SPECIAL = re.compile(
     r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<(?:eos|bos|pad|unk|end_of_turn)>|\[/INST\]"
@@ -55,13 +55,13 @@ _USER_TURN = re.compile(
     r"|<｜end▁of▁sentence｜>",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Where somebody else speaks, or the text ends: what follows is another exercise."""
+"""Start of another speaker's turn or of another exercise, or the end of the text."""
 _MAY_BE_TURN = re.compile(
     r"[<]|\[inst\]|\n[ \t]*(?:#{1,6}[ \t]*|\*\*|\[)?(?:new[ \t]+)?"
     r"(?:these are the |follow|new|next|the|user|human|question|instruction|prompt|input|exercise"
     r"|example|task|query|customer|usuario|utilisateur|benutzer|nutzer)"
 )
-"""Without any of these in "\\n" and a text of ASCII in lower case there is no such turn."""
+"""A lower-case ASCII text without any of these holds no such turn."""
 _MODEL_TURN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>\s*assistant\b|<start_of_turn>\s*model\b|\[/INST\]"
     r"|<[|｜]assistant[|｜]>"
@@ -81,7 +81,7 @@ _NEXT_RANKS = {
 
 
 def holds_markup(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool:
-    """Whether there may be anything that is not read line by line."""
+    """Whether a reply may contain anything that is not read line by line."""
     return (
         "<" in reply
         or "\\" in reply
@@ -96,17 +96,17 @@ def holds_markup(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool
 
 
 def speaks_for_others(text: str) -> bool:
-    """Whether the model wrote what a user says, or another exercise."""
+    """Whether the model also wrote a user's turn or another exercise."""
     if text.isascii() and _MAY_BE_TURN.search(f"\n{text.lower()}") is None:
         return False
     return _USER_TURN.search(text) is not None
 
 
 def turns(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> Iterator[list[str]]:
-    """Texts that may be the answer, the likeliest first, each with what it may be cut down to.
+    """Yield texts that may be the answer, the likeliest first, each with its shorter variants.
 
-    Thoughts are left out. Where the model went on and spoke for a user, or wrote another exercise,
-    the text before that comes first, then what it said in its own turns, then all of it.
+    Reasoning is left out. If the model continued with a user's turn or another exercise, the text
+    before that comes first, then the model's own turns, then the whole text.
     """
     for answer in answers(reply, thinking):
         text = answer
@@ -125,7 +125,7 @@ def turns(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> Iterator[li
 
 
 def answer_lines(text: str, titles: Titles) -> list[Line]:
-    """The lines of an answer, each entry of a list or an object on a line of its own."""
+    """Return the lines of an answer, each entry of a list or an object on its own line."""
     if "<" in text:
         text = _without_tags(_SPECIAL.sub("\n", text))
     if "&" in text and ";" in text:
@@ -150,7 +150,7 @@ def answer_lines(text: str, titles: Titles) -> list[Line]:
 
 
 def _without_tags(text: str) -> str:
-    """Tags of HTML, and of XML where they are closed: each element on a line of its own."""
+    """Replace tags of HTML, and closed tags of XML, by line breaks around each element."""
     closed = {match.casefold() for match in re.findall(r"</([A-Za-z][\w.-]{0,30})\s*>", text)}
 
     def replaced(tag: re.Match[str]) -> str:
@@ -199,7 +199,7 @@ def _add_lines(text: str, lines: list[Line], titles: Titles) -> None:
     for number, row in enumerate(rows):
         if "|" in row:
             if _RULER.fullmatch(row.strip()):
-                # The row above says what the columns are.
+                # The row above holds the names of the columns.
                 columns = [kind_of(cell) for cell in _cells(rows[number - 1])] if number else None
                 if lines and number:
                     lines.pop()
@@ -231,7 +231,7 @@ def _cells(row: str) -> list[str]:
 
 
 def _row_line(cells: list[str], columns: list[str]) -> Line | None:
-    """The item of a row; None where the columns do not say which cell it is."""
+    """Return the item of a row; None if the columns do not identify its cell."""
     by_kind = {kind: cell for kind, cell in zip(columns[::-1], cells[::-1], strict=False) if kind}
     title, number, rank = (by_kind.get(kind, "") for kind in ("title", "number", "rank"))
     if not title and number and not number.isdigit():
@@ -243,7 +243,7 @@ def _row_line(cells: list[str], columns: list[str]) -> Line | None:
 
 
 def _unfold_ranks(line: str, titles: Titles) -> list[str]:
-    """Put "1. Up 2. Alien 3. It" on three lines: there "Alien 3" is no title."""
+    """Split "1. Up 2. Alien 3. It" into three lines: there "Alien 3" is not a title."""
     if line in titles.exact:
         return [line]
     first = _FIRST_RANK.search(line)

@@ -1,10 +1,10 @@
-"""Thinking that a model writes before its answer, in the marks of its family.
+"""Find the reasoning that a model writes before its answer, in the marks of many model families.
 
-Most families put tags around their thoughts, in brackets of one kind or another: ``<think>``,
+Most families put tags around their reasoning, in brackets of one kind or another: ``<think>``,
 ``[THINK]``, ``◁think▷``, ``<|begin_of_thought|>``, ``<seed:think>``. Such tags are recognised by
-the words in them (`THOUGHT_WORDS`), and so are those around an answer (`ANSWER_WORDS`). What is no
-such tag stands in `THINKING`, to which the option ``thinking`` of `rpp_env.LLMRecommender` and of
-the environments adds pairs of your own.
+the words in them (`THOUGHT_WORDS`), and so are those around an answer (`ANSWER_WORDS`). Other marks
+are listed in `THINKING`; the option ``thinking`` of `rpp_env.LLMRecommender` and of the
+environments adds more pairs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ THOUGHT_WORDS: tuple[str, ...] = (
     "deliberation",
     "brainstorm",
 )
-"""Words in the tags around thoughts."""
+"""Words in the tags around reasoning."""
 
 ANSWER_WORDS: tuple[str, ...] = (
     "answer",
@@ -50,7 +50,7 @@ ANSWER_WORDS: tuple[str, ...] = (
     "solution",
     "conclusion",
 )
-"""Words in the tags around an answer; where there are such tags, what is between them counts."""
+"""Words in the tags around an answer; with such tags, only the text between them is the answer."""
 
 THINKING: tuple[tuple[str, str], ...] = (
     ("analysis<|message|>", "final<|message|>"),  # gpt-oss; all channels but "final" are thoughts
@@ -59,14 +59,14 @@ THINKING: tuple[tuple[str, str], ...] = (
     ("<unused94>thought", "<unused95>"),  # MedGemma
     ("Here is my thought process:", "Here is my response:"),  # Granite
     ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),  # Apriel
-    ("Thinking...\n", "...done thinking."),  # as Ollama prints it
+    ("Thinking...\n", "...done thinking."),  # printed by Ollama
 )
-"""Marks that open and close thoughts and are no tags; upper and lower case are the same."""
+"""Marks around reasoning that are not tags; compared without case."""
 
 _PAIRED_ONLY = {"thinking...\n": "...done thinking."}
-"""Openings that are also written for their own sake: without the closing mark they are none."""
+"""Openings that also occur in ordinary text: they count only with a closing mark."""
 
-# gpt-oss, where a server has taken out the special tokens: "analysisWe need ...assistantfinal1. ".
+# gpt-oss, if a server has removed the special tokens: "analysisWe need ...assistantfinal1. ".
 _GLUED = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?=\w|\n)")
 
 _BRACKETS = "<[◁⟨"
@@ -101,7 +101,7 @@ def as_pairs(thinking: object) -> tuple[tuple[str, str], ...]:
     Raises
     ------
     InvalidOption
-        Where it is no sequence of pairs of texts.
+        If it is not a sequence of pairs of texts.
     """
     pairs: list[tuple[str, str]] = []
     given = thinking if isinstance(thinking, Sequence) and not isinstance(thinking, str) else [None]
@@ -111,24 +111,24 @@ def as_pairs(thinking: object) -> tuple[tuple[str, str], ...]:
                 pairs.append((opening, closing))
             case _:
                 raise InvalidOption(
-                    "thinking holds pairs of marks that open and close a model's thoughts, such as "
+                    "thinking holds pairs of marks around a model's reasoning, such as "
                     f'[("<plan>", "</plan>")], not {thinking!r}'
                 )
     return tuple(pairs)
 
 
 def holds_marks(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool:
-    """Whether there are marks of thoughts or of an answer."""
+    """Whether a reply contains marks of reasoning or of an answer."""
     return bool(_marks(reply, thinking))
 
 
 def answers(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> list[str]:
-    """What may be the answer in a reply, the likeliest first.
+    """Return the texts of a reply that may be the answer, the likeliest first.
 
-    What stands between tags of an answer comes before all that is no thought. Thoughts that were
-    not closed were cut off, and so is the reply. A closing mark without an opening one makes
-    thoughts of all that stands before it (some templates put the opening one into the prompt),
-    unless nothing follows.
+    Text between tags of an answer comes first, then all text that is not reasoning. Unclosed
+    reasoning was cut off, together with the reply. With a closing mark but no opening one, all text
+    before it is reasoning (some templates put the opening mark into the prompt), unless nothing
+    follows.
     """
     marks = _marks(reply, thinking)
     if not marks:
@@ -160,9 +160,9 @@ def _says_something(texts: list[str]) -> bool:
     return any(character.isalnum() for text in texts for character in text)
 
 
-@lru_cache(maxsize=2)  # several parts of the parser look for them in the reply at hand
+@lru_cache(maxsize=2)  # several parts of the parser search the same reply
 def _marks(reply: str, thinking: tuple[tuple[str, str], ...]) -> tuple[tuple[int, int, str], ...]:
-    """Begin, end and kind of each mark, in order."""
+    """Return begin, end and kind of each mark, in order."""
     found: dict[int, tuple[int, str]] = {}
     if any(bracket in reply for bracket in _BRACKETS):
         for tag in _TAG.finditer(reply):
@@ -197,7 +197,7 @@ def _kind(inner: str) -> str:
 
 @lru_cache(maxsize=16)
 def _phrases(thinking: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], re.Pattern[str]]:
-    """What each mark that is no tag does, and what finds them."""
+    """Return the kind of each mark that is not a tag, and a pattern that finds them."""
     kinds: dict[str, str] = {}
     for opening, closing in (*THINKING, *thinking):
         kinds |= {closing.lower(): "end of thought", opening.lower(): "thought"}

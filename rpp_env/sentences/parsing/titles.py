@@ -1,6 +1,6 @@
-"""Titles of one task, as they can be looked up: from exact to vague."""
+"""Lookup of the titles of one task, from exact to vague matches."""
 
-# ruff: noqa: RUF001, RUF003 - replies hold curly quotes and dashes, so their characters stand here
+# ruff: noqa: RUF001, RUF003 - replies contain curly quotes and dashes
 from __future__ import annotations
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 __all__ = ["Titles", "compact", "fold", "key_of", "places_of", "titles_of"]
 
 _LONGEST_SCANNED = 30
-"""Titles of more words are found as whole lines only: a scan takes their length at every word."""
+"""Longer titles are found as whole lines only: a scan looks this many words ahead."""
 
 _ARTICLES = frozenset("the a an le la les el los las il der das un une".split())
 _FOLDING = str.maketrans(
@@ -21,12 +21,12 @@ _FOLDING = str.maketrans(
 )
 _SIGNS = str.maketrans(dict.fromkeys("™®©℠", None))
 _VOICING = "\u3099\u309a"
-"""Marks that make other letters of kana, where accents make variants of a letter."""
+"""Marks that make other letters of kana; in other scripts, accents make variants of a letter."""
 _UNSPACED = (
     "\u3041-\u3096\u309d-\u30fa\u30fc-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-"""Letters of scripts that set no blanks between words (Korean hangs particles on them)."""
+"""Letters of scripts without blanks between words (Korean appends particles to them)."""
 _WORD = re.compile(r"[^\W_]+")
 _WORD_OR_SIGN = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 _BLANK_BETWEEN_SIGNS = re.compile(rf"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
@@ -54,12 +54,12 @@ _INSTALMENT = re.compile(r"\b(?:part|pt|vol|volume|chapter|episode|no|number) (?
 
 @lru_cache(maxsize=4096)
 def places_of(candidates: tuple[str, ...]) -> dict[Any, int]:
-    """The position of each title."""
+    """Return the position of each title."""
     return {title: place for place, title in enumerate(candidates)}
 
 
 def fold(text: str) -> str:
-    """Without case, accents and apostrophes, and with the usual forms of letters and digits."""
+    """Remove case, accents and apostrophes, and normalise the forms of letters and digits."""
     text = text.casefold()
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text.translate(_SIGNS))
@@ -74,7 +74,7 @@ def _words(folded: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=4096)
 def key_of(text: str) -> str:
-    """The words of a title; an article behind it comes to the front."""
+    """Return the words of a title; an article behind it moves to the front."""
     folded = fold(text)
     words = _words(folded).findall(folded)
     if len(words) > 1 and words[-1] in _ARTICLES:
@@ -83,7 +83,7 @@ def key_of(text: str) -> str:
 
 
 def compact(key: str) -> str:
-    """A key without the blanks between letters of a script that has none."""
+    """Remove blanks between letters of a script that has none from a key."""
     return key if key.isascii() else _BLANK_BETWEEN_SIGNS.sub("", key)
 
 
@@ -97,13 +97,13 @@ def _numerals_in(words: list[str]) -> bool:
 
 
 def _in_digits(key: str) -> str:
-    """A key with its numerals as digits: "rocky iii", "rocky part three" and "rocky 3" are one."""
+    """Write a key's numerals as digits: "rocky iii", "rocky part three" and "rocky 3" agree."""
     words = [_NUMERALS.get(word, word) for word in key.split(" ")]
     return _INSTALMENT.sub("", " ".join(words))
 
 
 def _unambiguous(keys: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Which key stands for which candidate; keys of several candidates stand for none."""
+    """Map each key to its candidate; keys of several candidates are left out."""
     found: dict[str, int] = {}
     several = {""}
     for key, item in keys:
@@ -114,20 +114,20 @@ def _unambiguous(keys: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 @lru_cache(maxsize=1 << 14)
 def _keys_of(title: str) -> tuple[str, str]:
-    """Keys of a title: whole, and without its article."""
+    """Return the keys of a title: whole, and without its article."""
     key = key_of(title)
     return key, _without_article(key)
 
 
 class _Vague(NamedTuple):
-    """Keys by which a title may be called, too."""
+    """Further keys that may refer to a title."""
 
     undated: tuple[str, ...]
-    """Without its year, or without all that is in brackets."""
+    """The title without its year, or without everything in brackets."""
     parts: tuple[str, ...]
-    """What stands before a colon, behind the last one, or in brackets."""
+    """The part before a colon, behind the last one, or in brackets."""
     numbered: tuple[str, ...]
-    """With numerals as digits; nothing that is only a number."""
+    """Keys with numerals as digits, except those that are only a number."""
 
 
 @lru_cache(maxsize=1 << 14)
@@ -142,14 +142,14 @@ def _vague_keys_of(title: str) -> _Vague:
     parts = [key for key in keys([main, main + year]) if not key.isdigit()]
     more = [_KNOWN_AS.sub("", other) for other in _BRACKETED.findall(undated)]
     more += _PARTS.split(undated)[1:][-1:]
-    # One word of a subtitle or in brackets is too little: "Impossible", "Uncut".
+    # A single word of a subtitle or in brackets is too vague: "Impossible", "Uncut".
     parts += keys(part for part in more if " " in key_of(part))
     numbered = (_in_digits(key) for key in (_keys_of(title)[1], *names))
     return _Vague(tuple(names), tuple(parts), tuple(key for key in numbered if not key.isdigit()))
 
 
 class _Phrase(NamedTuple):
-    """Words that stand for a title in a longer text."""
+    """Words that refer to a title in a longer text."""
 
     words: str
     first: str
@@ -158,7 +158,7 @@ class _Phrase(NamedTuple):
 
 @lru_cache(maxsize=1 << 14)
 def _phrases_of(title: str) -> tuple[list[_Phrase], list[_Phrase], list[_Phrase]]:
-    """The whole title; other names of it; these with numerals as digits."""
+    """Return the phrases of the whole title, of its other names, and these with digits."""
     levels: tuple[dict[str, None], dict[str, None], dict[str, None]] = ({}, {}, {})
     whole, bare = _keys_of(title)
     for level, names in enumerate(((whole,), (bare, *_vague_keys_of(title).undated))):
@@ -179,7 +179,7 @@ def _phrases_of(title: str) -> tuple[list[_Phrase], list[_Phrase], list[_Phrase]
 
 
 class Titles:
-    """The candidates of one task, from exact to vague."""
+    """Lookup tables for the candidates of one task."""
 
     def __init__(self, candidates: tuple[str, ...]) -> None:
         self.candidates = candidates
@@ -194,7 +194,7 @@ class Titles:
 
     @cached_property
     def _vague(self) -> dict[str, int]:
-        """Vaguer names, as "Star Wars" is of "Star Wars: Episode IV", where they mean only one."""
+        """Unambiguous shorter names, such as "Star Wars" for "Star Wars: Episode IV"."""
         names = [_vague_keys_of(title) for title in self.candidates]
         undated = _unambiguous((key, i) for i, each in enumerate(names) for key in each.undated)
         parts = _unambiguous((key, i) for i, each in enumerate(names) for key in each.parts)
@@ -221,7 +221,7 @@ class Titles:
 
     @cached_property
     def phrases(self) -> tuple[dict[str, int], dict[str, list[int]]]:
-        """Words that stand for an item; by their first, how many there can be, most first."""
+        """Items by their phrases; lengths of the phrases by first word, longest first."""
         phrases: dict[str, int] = {}
         lengths: dict[str, set[int]] = {}
         every = [_phrases_of(title) for title in self.candidates]
@@ -242,7 +242,7 @@ class Titles:
         return phrases, {first: sorted(some, reverse=True) for first, some in lengths.items()}
 
     def find(self, text: str) -> tuple[int, int] | None:
-        """The candidate that `text` as a whole stands for, and 0 (surely) or 1 (loosely)."""
+        """Return the candidate that `text` refers to, and 0 (certain) or 1 (loose)."""
         if text in self.exact:
             return self.exact[text], 0
         if len(text) > 2 * self._longest + 40:
@@ -256,7 +256,7 @@ class Titles:
         if bare in self.bare_keys:
             return self.bare_keys[bare], 1
         if text[-1:] in "0123456789])" and (number := _BRACKETED_NUMBER.search(text)):
-            # "Rocky [3]" is no "Rocky III".
+            # "Rocky [3]" is not "Rocky III".
             found = self.find(text[: number.start()])
             return None if found is None else (found[0], 1)
         if len(bare) <= self._longest and bare in self._vague:
@@ -275,7 +275,7 @@ class Titles:
         return None
 
     def scan(self, folded: str) -> list[tuple[int, int, int]]:
-        """Titles anywhere in a folded line: (start, end, item), the longest at each place."""
+        """Find titles anywhere in a folded line: (start, end, item), the longest at each place."""
         phrases, lengths = self.phrases
         pattern = _words(folded)
         words = pattern.findall(folded)
@@ -300,7 +300,7 @@ class Titles:
                 and words[last] in _ARTICLES
                 and _longest(words, last, phrases, lengths)[0] > 1
             ):
-                # "Up, The Matrix" names "Up", even where "The Up" is a title.
+                # "Up, The Matrix" names "Up", even if "The Up" is a title.
                 shorter = _longest(words, i, phrases, lengths, length - 1)
                 length, item = shorter if shorter[0] else (length, item)
             if digits is not words:
@@ -309,7 +309,7 @@ class Titles:
                     length, item = other, same
             if length > 1 and words[i + length - 1].isdigit():
                 at, behind = places[i + length - 1]
-                if folded[at - 1] in "([" and behind - at <= 3:  # "Rocky (3)" is no "Rocky III"
+                if folded[at - 1] in "([" and behind - at <= 3:  # "Rocky (3)" is not "Rocky III"
                     shorter = _longest(words, i, phrases, lengths, length - 1)
                     length, item = shorter if shorter[0] else (length, item)
             if length:
@@ -337,7 +337,7 @@ def _longest(
     lengths: dict[str, list[int]],
     most: int = _LONGEST_SCANNED + 1,
 ) -> tuple[int, int]:
-    """Words of the longest title at `start`, and its item; 0 words where there is none."""
+    """Return the number of words of the longest title at `start`, and its item; or 0 words."""
     for length in lengths.get(words[start], ()):
         if length <= most and start + length <= len(words):
             item = phrases.get(" ".join(words[start : start + length]))
@@ -348,5 +348,5 @@ def _longest(
 
 @lru_cache(maxsize=512)
 def titles_of(candidates: tuple[str, ...]) -> Titles:
-    """The titles of these candidates, kept for the next reply to the same task."""
+    """Return the lookup of these candidates, cached for the next reply to the same task."""
     return Titles(candidates)

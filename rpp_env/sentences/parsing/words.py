@@ -1,6 +1,6 @@
-"""Words that replies put around titles and numbers, in the languages that models answer in."""
+"""Words around titles and numbers in replies, in the languages in which models answer."""
 
-# ruff: noqa: RUF001 - Cyrillic words stand here
+# ruff: noqa: RUF001 - the lists contain Cyrillic words
 from __future__ import annotations
 
 import re
@@ -61,7 +61,7 @@ _BEFORE_NUMBERS = [
 ]
 _LONGEST_FIRST = "|".join(sorted(_BEFORE_NUMBERS, key=len, reverse=True))
 NOUN = rf"(?=[^\W\d_])(?:(?:{_LONGEST_FIRST})(?:[ _](?:id|no|number|nr))?)"
-"""What may stand before a number: "Candidate 3", "Movie #3", "Rank 3"."""
+"""Nouns before a number: "Candidate 3", "Movie #3", "Rank 3"."""
 
 JOINING = (
     r"and|then|next|first|second|third|fourth|fifth|last|lastly|finally|followed by|after that"
@@ -97,7 +97,7 @@ _NEGATED_AFTER = re.compile(
     rf"(?:{_NOT}|cannot|no|nothing|impossible)\b",
     re.IGNORECASE,
 )
-_NO_NEGATION = re.compile(  # what sounds like a refusal and is none
+_NO_NEGATION = re.compile(  # phrases that contain a negation but do not refuse
     r"\b(?:not (?:only|just|to be missed)|(?:no|without) (?:a )?(?:doubt|question)|why not"
     r"|no (?:other|better|choice)|nothing (?:beats|but)"
     rf"|(?:{_NOT}|cannot) (?:go wrong|wait|miss|skip|overlook|mind|hesitate|regret"
@@ -133,20 +133,20 @@ def announces(label: str) -> bool:
 
 
 def refuses(sentence: str) -> bool:
-    """Whether a sentence says that something will not be done, and offers nothing instead."""
+    """Whether a sentence refuses to do something, and offers nothing instead."""
     sentence = _NO_NEGATION.sub("", sentence)
     found = _REFUSAL.search(sentence)
     return found is not None and _AFTER_ALL.search(sentence, found.end()) is None
 
 
 def affirmed(sentence: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
-    """Whether the clause around each of these titles lets it stand, and does not say no to it.
+    """Whether the clause around each of these titles affirms it rather than negating it.
 
     Parameters
     ----------
     sentence : str
     spans : sequence of pairs of int
-        Where titles begin and end, in order. What they say themselves does not count.
+        Start and end of each title, in order. Words in the titles themselves are ignored.
     """
     if not spans:
         return []
@@ -166,23 +166,23 @@ def affirmed(sentence: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
 
 
 def compares(text: str) -> bool:
-    """Whether what follows this text is what the user liked, not what is ranked."""
+    """Whether this text introduces what the user liked, not what is ranked."""
     return _LIKED.search(text) is not None
 
 
 def chooses(sentence: str) -> int | None:
-    """Where a sentence begins to say what is chosen, if it does."""
+    """Return where a sentence begins to state its choice, if it does."""
     found = _CHOOSES.search(sentence)
     return None if found is None else found.end()
 
 
 @lru_cache(maxsize=1 << 10)
 def kind_of(key: str) -> str:
-    """What a value under this key is; "" where the key is unknown.
+    """Return the kind of the value under a key; "" for an unknown key.
 
-    "rank"; "number" of a candidate, or "title" (of "item: 3" and "item: Alien" the value decides);
-    "label" for words that are a rank in an object and announce a list above one; "reason" and
-    "other" (scores, years, parts of a list) for what is neither. The last known word decides.
+    "rank"; "number" of a candidate, or "title" (the value decides between "item: 3" and "item:
+    Alien"); "label" for words that are a rank in an object and announce a list above one; "reason"
+    and "other" (scores, years, parts of a list) for the rest. The last known word decides.
     """
     if key.strip() == "#":
         return "rank"
