@@ -28,7 +28,11 @@ TRAINERS: dict[str, str] = {
 }
 """Modules of `rpp_agents.trainers`, and what they are called in tables and plots."""
 
+SOLVERS: dict[str, str] = {"ppr": "PPR's own solver"}
+"""Modules of `rpp_agents.solvers`, which are named and run as trainers are."""
+
 __all__ = [
+    "SOLVERS",
     "TRAINERS",
     "BatchedEnv",
     "Fixed",

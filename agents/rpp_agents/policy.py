@@ -7,6 +7,7 @@ cannot get out of step, and nothing is ever unpickled.
 from __future__ import annotations
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -240,8 +241,16 @@ def load_policy(path: str | Path) -> Policy:
         plain = file.read(8) == b'{"kind":'
     if plain:
         return load_baseline(path)
-    kinds: dict[Any, type[NetworkPolicy | QPolicy]] = {"network": NetworkPolicy, "values": QPolicy}
     kind = read_tensors(path)[1].get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise InvalidData(f"{path} holds a {kind!r}, not a policy")
-    return kinds[kind].load(path)
+    policy: Policy = resolve_name(_KINDS[kind]).load(path)
+    return policy
+
+
+_KINDS = {
+    "network": "rpp_agents.policy:NetworkPolicy",
+    "values": "rpp_agents.policy:QPolicy",
+    "ppr": "rpp_agents.solvers.ppr:PromptPolicy",
+}
+"""What a policy's file is read by: solvers import this module, and not the other way round."""

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from rpp_agents import TRAINERS
 from rpp_agents.commands.console import say, show
 from rpp_agents.commands.cost import say_cost
 from rpp_agents.commands.evaluate import calls_of_scoring, check_scoring, scored
@@ -63,9 +62,7 @@ def _overview() -> str:
 
 def _summary(name: str) -> str:
     """The first line of a trainer's module, without its name."""
-    function = find_trainer(name).function
-    module = f"rpp_agents.trainers.{name}" if name in TRAINERS else function.__module__
-    line = (sys.modules[module].__doc__ or "").partition("\n")[0]
+    line = (sys.modules[find_trainer(name).module].__doc__ or "").partition("\n")[0]
     return line.partition(": ")[2] or line
 
 

@@ -23,14 +23,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rpp_agents import TRAINERS
+from rpp_agents import SOLVERS, TRAINERS
 from rpp_env.errors import InvalidOption
 from rpp_env.options import made, unknown
 from rpp_env.plugins import config_class, entry_points, is_code, load_code, locate
 
 __all__ = ["Trainer", "find_trainer", "trainer_config", "trainer_names"]
 
-_KNOWN = {name: f"rpp_agents.trainers.{name}:train" for name in TRAINERS}
+_KNOWN = {
+    **{name: f"rpp_agents.trainers.{name}:train" for name in TRAINERS},
+    **{name: f"rpp_agents.solvers.{name}:train" for name in SOLVERS},
+}
 _NEEDED = ("total_steps", "seed")
 
 
@@ -46,6 +49,8 @@ class Trainer:
     """Its ``train``."""
     config: type
     """The dataclass of its options; has `total_steps` and `seed`."""
+    module: str
+    """The module that was named."""
 
     def train(self, env: Any, config: Any, **keywords: Any) -> Any:
         """Train, with those keywords that the trainer takes."""
@@ -60,7 +65,7 @@ class Trainer:
 
 def trainer_names() -> list[str]:
     """All trainers that are installed: this package's, then others' entry points."""
-    return [*TRAINERS, *(name for name in entry_points("trainer") if name not in TRAINERS)]
+    return [*_KNOWN, *(name for name in entry_points("trainer") if name not in _KNOWN)]
 
 
 def find_trainer(name: str) -> Trainer:
@@ -69,7 +74,8 @@ def find_trainer(name: str) -> Trainer:
     Parameters
     ----------
     name : str
-        One of `TRAINERS`, ``package.module:train``, or an entry point of ``rpp_env.trainers``.
+        One of `TRAINERS` or `SOLVERS`, ``package.module:train``, or an entry point of
+        ``rpp_env.trainers``.
 
     Raises
     ------
@@ -84,8 +90,8 @@ def find_trainer(name: str) -> Trainer:
             f"{function!r}"
         )
     module = name.partition(":")[0].rpartition(".")[2]
-    label = TRAINERS.get(name) or (module if is_code(name) else name)
-    return Trainer(name, label, function, _config_of(function, code, name))
+    label = {**TRAINERS, **SOLVERS}.get(name) or (module if is_code(name) else name)
+    return Trainer(name, label, function, _config_of(function, code, name), code.partition(":")[0])
 
 
 def _config_of(function: Any, code: str, name: str) -> type:

@@ -1,0 +1,5 @@
+"""The papers' own learners: they read the gradients of a recommender, which no agent can.
+
+A solver is trained, resumed and evaluated as the trainers are (`rpp_agents.trainers`), and its
+policy plays the same environment, so that the two can be compared at equal numbers of answers.
+"""

@@ -1,0 +1,581 @@
+"""PPR: a prompt generator, trained by gradients through a frozen SASRec.
+
+The native solver of ``PPR-v0`` (Wu et al., IEEE TKDE 2024). From a user's profile, two networks
+make the prefix and a vector that is added to the user's::
+
+    x   = the embeddings of the profile's fields, side by side
+    p   = generator(x)                   the prefix: agents of the prefix
+    u_s = SASRec(p, history)
+    u_p = u_s + MLP_a(x)                 the agent "shift" (option shift=True of PPR-v0)
+    L   = -log sigmoid(u_p . v_clicked - u_p . v_other) + lambda * InfoNCE(u_s, augmented u_s)
+
+`train` is the trainer ``ppr``: it changes nothing but these networks ("light"), so that its policy
+plays the environment as it is. `tune` has all of the paper's modes: ``"fine-tune"`` and ``"full"``
+also train a copy of the recommender, whose answers are then another environment's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rpp_agents.policy import read_tensors, write_tensors
+from rpp_agents.runs import RunConfig
+from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
+from rpp_env.data.candidates import TaskSet
+from rpp_env.data.profiles import Profiles
+from rpp_env.data.tensors import build
+from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
+from rpp_env.metrics import ndcg
+from rpp_env.recommenders.sasrec import SASRec
+from rpp_env.vectors import Places, PrefixPrompts, VectorPrompts
+
+__all__ = [
+    "Config",
+    "Mode",
+    "Networks",
+    "PromptPolicy",
+    "Solver",
+    "Tuned",
+    "ranks_of",
+    "train",
+    "tune",
+]
+
+Mode = Literal["pre-train", "fine-tune", "light", "full"]
+"""What is trained: nothing, the recommender, the networks, or both."""
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """The paper's numbers, where it gives them; a step is one example."""
+
+    total_steps: int = 100_000
+    """Examples (tasks) to train on, drawn with replacement."""
+    batch: int = 256
+    """Examples per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate of the networks (the paper: 1e-4)."""
+    recommender_rate: float = 1e-4
+    """Adam's learning rate of the recommender, where it is trained (the paper: 1e-5)."""
+    loss: Literal["bpr", "cross_entropy"] = "bpr"
+    """The clicked item against one random item each (the paper's), or against all items."""
+    contrastive: float = 0.1
+    """Weight of the contrastive loss (lambda); 0 leaves it out."""
+    masked: float = 0.2
+    """Share of the profile's numbers, and of the history's items, that an augmentation masks
+    (gamma). The latest item is never masked: the answer is read there."""
+    temperature: float = 1.0
+    """Temperature of the contrastive loss (tau), which the paper does not state."""
+    hidden: int = 64
+    """Width of the fields' embeddings and of the hidden layer of each network."""
+    initial: Literal["normal", "items"] = "normal"
+    """Embeddings of a field's values at first: normal with deviation 0.01, or the mean input of
+    the items that training users of that value clicked."""
+    profile: bool = True
+    """Whether the networks see the profile; else all users get the same prefix and vector."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "batch", "hidden")
+        check_numbers(self, 0, "contrastive")
+        check_numbers(self, 0, "learning_rate", "recommender_rate", "temperature", above=True)
+        check_numbers(self, 0, "masked", highest=0.99)
+
+
+class _Network(nn.Module):
+    """From profiles (B, width), one-hot, to the codes of some agents (B, agents, k)."""
+
+    def __init__(self, sizes: Sequence[int], hidden: int, agents: int, length: int) -> None:
+        super().__init__()
+        self.sizes, self.shape = list(sizes), (agents, length)
+        self.tables = nn.Parameter(torch.empty(sum(sizes), hidden))
+        self.first = nn.Linear(max(len(self.sizes), 1) * hidden, hidden)
+        self.second = nn.Linear(hidden, agents * length)
+        for weight in self.parameters():
+            nn.init.normal_(weight, std=0.01)
+
+    def forward(self, profiles: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Codes (B, agents, k); `kept` (B, fields x hidden) masks numbers of the embeddings."""
+        split = torch.split(profiles, self.sizes, 1), torch.split(self.tables, self.sizes)
+        # A missing value has no 1, and so the embedding 0.
+        fields = [hot @ table for hot, table in zip(*split, strict=True)]
+        x = torch.cat(fields, 1) if fields else profiles.new_zeros(len(profiles), self.width)
+        x = x if kept is None else x * kept
+        out: Tensor = self.second(torch.relu(self.first(x)))
+        return out.view(-1, *self.shape)
+
+    @property
+    def width(self) -> int:
+        """Numbers of the embeddings of a user."""
+        return self.first.in_features
+
+
+class Networks(nn.Module):
+    """The prompt generator and the profile network (MLP_a), with tables of their own each.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of values of each field of the profile.
+    hidden : int
+        Width of embeddings and hidden layers.
+    places : sequence of int
+        Of the environment's agents, see `rpp_env.vectors.Places`.
+    length : int
+        Numbers of an agent's code.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], hidden: int, places: Sequence[int], length: int
+    ) -> None:
+        super().__init__()
+        self.description: dict[str, Any] = {
+            "sizes": [int(size) for size in sizes],
+            "hidden": int(hidden),
+            "places": [int(place) for place in places],
+            "length": int(length),
+        }
+        inside = sum(place >= 0 for place in places)
+        self.generator = _Network(sizes, hidden, inside, length) if inside else None
+        outside = len(places) - inside
+        self.added = _Network(sizes, hidden, outside, length) if outside else None
+
+    def forward(self, profiles: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Codes (B, n, k) within [-1, 1]; `kept` masks what the generator reads."""
+        found = [] if self.generator is None else [self.generator(profiles, kept)]
+        found += [] if self.added is None else [self.added(profiles)]
+        return torch.cat(found, 1).clamp(-1, 1)  # an agent "shift" is always the last one
+
+
+class PromptPolicy:
+    """Plays what trained `Networks` make of the profiles that observations show.
+
+    Parameters
+    ----------
+    networks : Networks
+        They are shared, not copied.
+    columns : (int, int)
+        First column of the profile in an observation, and the one after its last; equal where the
+        networks see no profile.
+    """
+
+    def __init__(self, networks: Networks, columns: tuple[int, int]) -> None:
+        self.networks, self.columns = networks, columns
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,  # noqa: ARG002 - vectors have none
+        greedy: bool = False,  # noqa: ARG002 - there is nothing to sample
+        memory: Any = None,
+    ) -> tuple[NDArray[Any], Any]:
+        """See `rpp_agents.policy.Policy.act`; the same profile always gets the same action."""
+        first, end = self.columns
+        if observations.ndim != 3 or observations.shape[2] < end:
+            raise InvalidOption(
+                f"this policy reads the profile in columns {first} to {end} of observations, and "
+                f"got an array of shape {observations.shape}: it was trained in an environment of "
+                "another shape"
+            )
+        seen = np.ascontiguousarray(observations[:, 0, first:end], np.float32)
+        with torch.inference_mode():
+            return self.networks(torch.from_numpy(seen)).numpy(), memory
+
+    def save(self, path: str | Path) -> None:
+        """Write the networks to one safetensors file, whole or not at all."""
+        about = {
+            "kind": "ppr",
+            "networks": self.networks.description,
+            "columns": list(self.columns),
+        }
+        write_tensors(path, self.networks.state_dict(), about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PromptPolicy:
+        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        tensors, about = read_tensors(path)
+        if about.get("kind") != "ppr":
+            raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a policy of PPR")
+        try:
+            networks = build(lambda: Networks(**about["networks"]), tensors)
+            first, end = (int(column) for column in about["columns"])
+        except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
+        if not 0 <= first <= end or end - first != sum(networks.description["sizes"]):
+            raise InvalidData(f"{path} is damaged: columns {first} to {end} are no profile's")
+        return cls(networks, (first, end))
+
+
+class Solver:
+    """PPR at work on the training users of an environment; a `rpp_agents.training.Learner`.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        Of ``PPR-v0`` or another id whose prompts are `VectorPrompts`, with a SASRec.
+    config : Config
+    mode : {"pre-train", "fine-tune", "light", "full"}
+        What is trained; a recommender that is trained is a copy (`recommender`).
+    prompt, shift : bool
+        Whether there is a prefix, and whether a vector is added to the user's. Agents that have no
+        part play zeros. Without a prefix nothing stands before the history, which is not the same
+        as a vector of zeros there.
+
+    Raises
+    ------
+    InvalidOption
+        For an environment without a SASRec, of a codebook, or without the profile that the networks
+        read, and for modes and terms that contradict each other.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        config: Config,
+        *,
+        mode: Mode = "light",
+        prompt: bool = True,
+        shift: bool = True,
+    ) -> None:
+        space, recommender = env.space, env.recommender
+        if not isinstance(recommender, SASRec) or not isinstance(space, VectorPrompts):
+            raise InvalidOption(
+                "the solver of PPR reads the gradients of a SASRec in its prefix: it takes an "
+                "environment of PPR-v0 with model='sasrec' and vectors or codes, not "
+                f"{type(recommender).__name__} and {type(space).__name__}"
+            )
+        if mode == "light" and not (prompt or (shift and -1 in space.places.places)):
+            raise InvalidOption(
+                "in mode 'light' a prefix or a shift is trained: turn one of them on (the shift is "
+                "the option shift=True of the environment)"
+            )
+        self.env, self.config, self.mode = env, config, mode
+        self.space, self.tasks = space, env.episode.every(env.tasks)
+        self.uses_prompt = prompt and mode in ("light", "full")
+        self.uses_shift = shift and -1 in space.places.places and mode != "pre-train"
+        self.recommender = recommender
+        if mode in ("fine-tune", "full"):
+            weights = {name: x.detach().clone() for name, x in recommender.weights.items()}
+            self.recommender = SASRec(recommender.config, weights, recommender.catalog)
+        self.columns, profiles = _profiles(env, config)
+        self.sizes = () if profiles is None else profiles.sizes
+        self.hot = torch.zeros(len(self.tasks), 0)
+        if profiles is not None:
+            self.hot = torch.from_numpy(profiles.one_hot(self.tasks.users))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.networks = Networks(
+                self.sizes, config.hidden, space.places.places, len(space.decoder)
+            )
+        if config.initial == "items":
+            self._begin_with_items()
+        groups: list[dict[str, Any]] = [{"params": [*self._trained()], "lr": config.learning_rate}]
+        if self.recommender is not recommender:
+            for weight in self.recommender.weights.values():
+                weight.requires_grad_(True)
+            own = [*self.recommender.weights.values()]
+            groups.append({"params": own, "lr": config.recommender_rate})
+        groups = [group for group in groups if group["params"]]
+        self.optimizer = torch.optim.Adam(groups) if groups else None
+        self.policy = PromptPolicy(self.networks, self.columns)
+        self.rng = np.random.default_rng(config.seed)
+        self.steps = config.batch
+        self.gradient_calls = 0
+        """Users whose answer was differentiated so far, augmented ones included."""
+
+    def reset(self, seed: int) -> None:
+        """Begin a segment; nothing is played."""
+
+    def iterate(self, progress: float) -> dict[str, float]:  # noqa: ARG002 - the rate is constant
+        """Take one gradient step on a batch of tasks."""
+        rows = self.rng.integers(len(self.tasks), size=self.config.batch)
+        with torch.enable_grad():
+            loss, liked, calls = self._loss(rows)
+        if not torch.isfinite(loss):
+            raise TrainingDiverged(
+                f"the loss of PPR is no longer finite: lower learning_rate, now "
+                f"{self.config.learning_rate}"
+            )
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        self.gradient_calls += calls
+        return {
+            "reward": liked,
+            "loss": loss.item(),
+            "info/gradient_calls": float(self.gradient_calls),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `rpp_agents.training.Learner`."""
+        assert self.optimizer is not None
+        kept = kept_tensors({"networks": self.networks}, {"networks": self.optimizer})
+        return {**kept, "calls": torch.tensor(self.gradient_calls)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `rpp_agents.training.Learner`."""
+        assert self.optimizer is not None
+        self.gradient_calls = int(tensors["calls"])
+        restore_tensors({"networks": self.networks}, {"networks": self.optimizer}, tensors)
+
+    def prompts(self, tasks: TaskSet, hot: Tensor) -> PrefixPrompts:
+        """What the recommender is asked for `tasks`, whose profiles are `hot` (T, width)."""
+        prefix, shift = self._decoded(self.networks(hot))
+        return PrefixPrompts(prefix, tasks, shift)
+
+    def scores(self, tasks: TaskSet, profiles: Profiles | None = None) -> NDArray[np.float32]:
+        """(T, K) scores of the candidates, by the networks and the recommender as they are now.
+
+        Parameters
+        ----------
+        tasks : TaskSet
+            Of the environment's dataset.
+        profiles : Profiles, optional
+            Instead of the dataset's, such as shuffled ones.
+
+        Raises
+        ------
+        InvalidData
+            For tasks of another catalog.
+        """
+        own = tasks.dataset.profiles if profiles is None else profiles
+        hot = torch.zeros(len(tasks), 0)
+        if self.sizes:
+            if own is None or own.sizes != self.sizes:
+                raise InvalidData(
+                    f"{tasks.dataset.name} has profiles of fields with "
+                    f"{None if own is None else own.sizes} values, and these networks read "
+                    f"{self.sizes}: take the dataset that they were trained on"
+                )
+            hot = torch.from_numpy(own.one_hot(tasks.users))
+        with torch.inference_mode():
+            return np.asarray(self.recommender.scores(self.prompts(tasks, hot)).numpy())
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _trained(self) -> list[nn.Parameter]:
+        """The networks' weights that have a part in the answers."""
+        parts: list[nn.Module | None] = [
+            self.networks.generator if self.uses_prompt else None,
+            self.networks.added if self.uses_shift else None,
+        ]
+        return [w for part in parts if part is not None for w in part.parameters()]
+
+    def _begin_with_items(self) -> None:
+        """Embeddings of a field's values: the mean input of what their training users clicked."""
+        inputs = self.recommender.embed(torch.from_numpy(self.tasks.targets.astype(np.int64)))
+        if inputs.shape[1] != self.config.hidden:
+            raise InvalidOption(
+                f"initial='items' begins with the items' inputs, which have {inputs.shape[1]} "
+                f"numbers: give hidden={inputs.shape[1]}, not {self.config.hidden}"
+            )
+        counts = self.hot.sum(0)[:, None].clamp(min=1)
+        means = self.hot.T @ inputs.detach() / counts
+        for network in (self.networks.generator, self.networks.added):
+            if network is not None:
+                network.tables.data.copy_(means)
+
+    def _decoded(self, codes: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The prefix and the shift of codes (B, n, k); None for what has no part."""
+        places: Places = self.space.places
+        vectors = torch.einsum("bnk,nkd->bnd", codes, torch.from_numpy(self.space.decoders))
+        where = list(enumerate(zip(places.blocks, places.places, strict=True)))
+        prefix = shift = None
+        if self.uses_prompt:
+            count, blocks = max(places.places) + 1, max(places.blocks) + 1
+            parts = [
+                sum((vectors[:, i] for i, at in where if at == (b, p)), torch.zeros(()))
+                for b in range(blocks)
+                for p in range(count)
+            ]
+            prefix = torch.stack(parts, 1).view(len(codes), blocks, count, -1)
+        if self.uses_shift:
+            shift = sum((vectors[:, i] for i, at in where if at[1] < 0), torch.zeros(()))
+        return prefix, shift
+
+    def _loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, float, int]:
+        """The loss of a batch, the NDCG@10 that it has now, and the answers differentiated."""
+        config, model, hot = self.config, self.recommender, self.hot[rows]
+        length = max(1, int(self.tasks.history_lengths[rows].max()))
+        length = min(length, model.config.max_length)
+        seen = torch.from_numpy(self.tasks.padded_history(length, rows).astype(np.int64))
+        prefix, shift = self._decoded(self.networks(hot))
+        user = model.encode(seen, prefix)
+        answer = user if shift is None else user + shift
+        items = model.weights["items.weight"]
+        targets = torch.from_numpy(self.tasks.targets[rows].astype(np.int64))
+        if config.loss == "cross_entropy":
+            loss = F.cross_entropy(answer @ items.T, targets)
+        else:
+            others = torch.from_numpy(self.rng.integers(len(items), size=len(rows)))
+            gap = (answer * (items[targets] - items[others])).sum(1)
+            loss = F.softplus(-gap)[others != targets].sum() / len(rows)
+        calls = len(rows)
+        if config.contrastive and self.mode != "pre-train":
+            views = self._views(seen, hot, prefix)
+            users = torch.from_numpy(self.tasks.users[rows])
+            for view in views:
+                loss = loss + config.contrastive * _info_nce(user, view, users, config.temperature)
+            calls += len(rows) * len(views)
+        with torch.no_grad():
+            shown = torch.from_numpy(self.tasks.candidates[rows].astype(np.int64))
+            scores = torch.einsum("bd,bkd->bk", answer, items[shown])
+            own = (answer * items[targets]).sum(1, keepdim=True)
+            ranks = (scores > own + 1e-6).sum(1).numpy() + 1
+        return loss, float(ndcg(ranks, 10).mean()), calls
+
+    def _views(self, seen: Tensor, hot: Tensor, prefix: Tensor | None) -> list[Tensor]:
+        """Augmented users (B, d): with a masked profile, and with a masked history."""
+        keep = 1 - self.config.masked
+        drawn = torch.from_numpy(self.rng.random(tuple(seen.shape)) < keep)
+        drawn[:, -1] = True
+        views = [self.recommender.encode(seen.masked_fill(~drawn, -1), prefix)]
+        if prefix is not None and self.networks.generator is not None and self.sizes:
+            kept = self.rng.random((len(hot), self.networks.generator.width)) < keep
+            other = self.networks(hot, torch.from_numpy(kept.astype(np.float32)))
+            views.append(self.recommender.encode(seen, self._decoded(other)[0]))
+        return views
+
+
+def _info_nce(user: Tensor, view: Tensor, users: Tensor, temperature: float) -> Tensor:
+    """The mean loss of finding each user's augmented vector among those of the batch's users.
+
+    Other tasks of the same user are no negatives.
+    """
+    alike = F.normalize(user, dim=1) @ F.normalize(view, dim=1).T / temperature
+    same = (users[:, None] == users) & ~torch.eye(len(users), dtype=torch.bool)
+    return F.cross_entropy(alike.masked_fill(same, -torch.inf), torch.arange(len(users)))
+
+
+def _profiles(env: Any, config: Config) -> tuple[tuple[int, int], Profiles | None]:
+    """Where observations show the profile, and the profiles with the fields shown."""
+    if not config.profile:
+        return (0, 0), None
+    blocks = {
+        name: at
+        for name, at in env.observer.layout.items()
+        if name == "profile" or name.startswith("profile_")
+    }
+    profiles = env.tasks.dataset.profiles
+    if profiles is None or not blocks:
+        raise InvalidOption(
+            f"the environment shows no profile ({env.tasks.dataset.name}): take a dataset with "
+            "profiles and leave out profile=(), or give the solver profile=False, which learns one "
+            "prefix for all"
+        )
+    first, end = min(at.start for at in blocks.values()), max(at.stop for at in blocks.values())
+    if "profile" not in blocks:
+        profiles = profiles.select([name.removeprefix("profile_") for name in blocks])
+    if profiles.width != end - first:
+        raise InvalidOption(
+            f"the environment shows {end - first} of the {profiles.width} columns of the profile; "
+            "choose fields with agents='fields', or show all (profile=None)"
+        )
+    return (first, end), profiles
+
+
+train = trainer("PPR", Solver, Config())
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What `tune` found.
+
+    Attributes
+    ----------
+    solver : Solver
+        With the weights of the best epoch.
+    validation : float
+        NDCG@10 of the validation tasks in that epoch.
+    epoch : int
+        Its number; 0 where nothing trained was better than the beginning.
+    gradient_calls : int
+        Users whose answer was differentiated until the end.
+    """
+
+    solver: Solver
+    validation: float
+    epoch: int
+    gradient_calls: int
+
+
+def tune(
+    env: Any,
+    validation: TaskSet,
+    config: Config = Config(),
+    *,
+    mode: Mode = "light",
+    prompt: bool = True,
+    shift: bool = True,
+    patience: int = 5,
+    progress: Callable[[int, float], None] | None = None,
+) -> Tuned:
+    """Train in any of the paper's modes, and keep the epoch that is best on validation tasks.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        Of training users; see `Solver`. Its own recommender is never changed.
+    validation : TaskSet
+        Tasks of other users of the same dataset.
+    config : Config
+        `total_steps` is the most that is trained.
+    mode, prompt, shift
+        See `Solver`.
+    patience : int
+        Epochs without a better one, after which training ends.
+    progress : callable, optional
+        Called with (epoch, validation NDCG@10) after every epoch.
+    """
+    solver = Solver(env, config, mode=mode, prompt=prompt, shift=shift)
+    best, found = _judged(solver, validation), 0
+    kept = _weights(solver)
+    steps = -(-len(solver.tasks) // config.batch)
+    epochs = 0 if mode == "pre-train" else max(1, config.total_steps // (steps * config.batch))
+    for epoch in range(1, epochs + 1):
+        for _ in range(steps):
+            solver.iterate(0.0)
+        value = _judged(solver, validation)
+        if progress is not None:
+            progress(epoch, value)
+        if value > best:
+            best, found, kept = value, epoch, _weights(solver)
+        if epoch - found >= patience:
+            break
+    networks, weights = kept
+    solver.networks.load_state_dict(networks)
+    if solver.recommender is not env.recommender:
+        tuned = SASRec(solver.recommender.config, weights, solver.recommender.catalog)
+        solver.recommender = tuned
+    return Tuned(solver, best, found, solver.gradient_calls)
+
+
+def _weights(solver: Solver) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Copies of the networks' weights and of the recommender's."""
+    return (
+        {name: x.detach().clone() for name, x in solver.networks.state_dict().items()},
+        {name: x.detach().clone() for name, x in solver.recommender.weights.items()},
+    )
+
+
+def _judged(solver: Solver, tasks: TaskSet) -> float:
+    """Mean NDCG@10 of tasks."""
+    return float(ndcg(ranks_of(solver.scores(tasks), tasks), 10).mean())
+
+
+def ranks_of(scores: NDArray[np.float32], tasks: TaskSet) -> NDArray[np.int64]:
+    """(T,) ranks of the targets, from 1; of equal scores the candidate shown first wins."""
+    place = tasks.position[:, None]
+    own = np.take_along_axis(scores, place, axis=1)
+    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < place))
+    return np.asarray(before.sum(axis=1) + 1)
