@@ -181,8 +181,12 @@ def assemble(
     max_cycles: int | None,
     options: Mapping[str, Any],
     sentences: bool = True,
+    kind: type[Options] = Options,
 ) -> Parts:
-    """Load, fit and check the arguments of `RPPEnv.make`; a catalog only if `sentences`."""
+    """Load, fit and check the arguments of `RPPEnv.make`; a catalog only if `sentences`.
+
+    `kind` is the class of the options: a system may add options of its own to `Options`.
+    """
     if isinstance(rules, str) and rules in SYSTEMS:
         given: dict[str, Any] = {
             "split": split,
@@ -197,11 +201,11 @@ def assemble(
     rules = rules if isinstance(rules, Episode) else as_rules(rules)
     dataset = "movieworld" if dataset is None else dataset
     model = "embedded" if model is None else model
-    known = {field.name for field in fields(Options)}
+    known = {field.name for field in fields(kind)}
     for key in options:
         if key not in known:
             raise InvalidOption(unknown("option", key, sorted(known)))
-    chosen = Options(**options)
+    chosen = kind(**options)
     given = {"dataset": dataset, "split": split, "max_users": max_users, "max_cycles": max_cycles}
     check_values(_ARGUMENTS, given)
     data = given_dataset(dataset, chosen)
@@ -330,7 +334,7 @@ def _recommender(
 
 def _only_for_models(chosen: Options, what: str) -> None:
     names = "rank_by score alpha calibrate generation thinking recording model_options".split()
-    if any(getattr(chosen, name) != getattr(Options, name) for name in names):
+    if any(getattr(chosen, name) != getattr(type(chosen), name) for name in names):
         raise InvalidOption(
             f"{', '.join(names[:-1])} and {names[-1]} are for language models; {what} is given"
         )

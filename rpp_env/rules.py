@@ -98,7 +98,8 @@ RULES: dict[str, Rules] = {
 """The three ids. Under `RPPPaper-v0` episodes start with 5 history items instead of 1."""
 
 SYSTEMS: dict[str, str] = {
+    "RPPLikelihood-v0": "rpp_env.rpp_likelihood:assemble",
     "PPR-v0": "rpp_env.ppr:assemble",
     "PPRStream-v0": "rpp_env.ppr:assemble_stream",
 }
-"""Ids of systems whose prompts are not sentences, with the function that makes their arguments."""
+"""Ids of systems that make their own prompt space, with the function that makes their arguments."""

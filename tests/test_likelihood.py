@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from letters import Letters
 
 import rpp_env
 from rpp_env.errors import BrokenContract, InvalidOption, MissingRecording, TableMismatch
@@ -25,38 +25,6 @@ from rpp_env.task import RankingTask
 from rpp_env.testing import check_model, check_recommender, check_space, example_prompts
 
 TASK = RankingTask("u", ("Heat", "Alien", "Jaws"), ("Aliens", "Up", "Alien 3"), "Up")
-
-
-class Letters:
-    """A model whose words are letters: those that the prompt holds often are probable."""
-
-    id = "letters"
-    capabilities = frozenset({"likelihood", "deterministic"})
-
-    def __init__(self, context_length: int = 4000) -> None:
-        self.context_length = context_length
-        self.asked: list[Request] = []
-
-    def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        self.asked += requests
-        return [self._reply(request) for request in requests]
-
-    def _reply(self, request: Request) -> Reply:
-        text = "\n".join(message["content"] for message in request.messages)
-        if request.continuations is None:
-            return Reply("1. Up", len(text), 5)
-        if len(text) + max(map(len, request.continuations)) > self.context_length:
-            return Reply("", finish_reason="too_long")
-        sums = tuple(
-            sum(math.log((1 + text.count(letter)) / (99 + len(text))) for letter in said)
-            for said in request.continuations
-        )
-        counts = tuple(map(len, request.continuations))
-        best = request.continuations[int(np.argmax(sums))]
-        return Reply(best, len(text), sum(counts), choice_logprobs=sums, choice_tokens=counts)
-
-    def count_tokens(self, text: str) -> int:
-        return len(text)
 
 
 def prompt(shown: int = 3, form: str = "list", task: RankingTask = TASK) -> ContinuedPrompt:

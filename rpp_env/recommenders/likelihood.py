@@ -129,8 +129,8 @@ class LikelihoodRecommender:
         if "likelihood" not in model.capabilities:
             raise InvalidOption(
                 "rank_by='likelihood' needs the log-probabilities of texts that are given, which "
-                f"model {model.id!r} does not give: load it in this process ('hf:ID', 'smollm2'), "
-                "or take rank_by='generate'"
+                f"model {model.id!r} does not give: load one in this process ('smollm2', 'hf:ID', "
+                "'vllm:ID'), or rank in another way, such as rank_by='generate' under RPP-v0"
             )
         self.model = model
         self.score: Score = score

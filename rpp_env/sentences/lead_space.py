@@ -8,14 +8,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_env.data.candidates import TaskSet
+from rpp_env.data.candidates import TaskBatch, TaskSet
 from rpp_env.errors import InvalidOption
 from rpp_env.prompting import Words
 from rpp_env.sentences.catalog import history_labels
 from rpp_env.sentences.encoders import Encoder, HashedNGrams
 from rpp_env.sentences.history import HistoryLengths
-from rpp_env.sentences.leads import ContinuedPrompt, LeadCatalog, LeadChoice
-from rpp_env.sentences.space import SentencePrompts
+from rpp_env.sentences.leads import ContinuedPrompt, ContinuedPrompts, LeadCatalog, LeadChoice
+from rpp_env.sentences.space import SentencePrompts, Sentences
 from rpp_env.task import RankingTask
 
 __all__ = ["LENGTHS", "LeadPrompts"]
@@ -29,7 +29,8 @@ class LeadPrompts(SentencePrompts):
 
     The role agent chooses an opening, the history agent the number of items shown, the reasoning
     agent the form in which the items and the request for the next title are written, and the output
-    agent the words before the title. For ``rank_by="likelihood"``::
+    agent the words before the title. It is the prompt space of ``RPPLikelihood-v0``
+    (`rpp_env.rpp_likelihood`). Under other rules, give it with ``rank_by="likelihood"``::
 
         RPPEnv.make("ml-1m", "smollm2", space=LeadPrompts, rank_by="likelihood")
 
@@ -51,6 +52,8 @@ class LeadPrompts(SentencePrompts):
         of `SentencePrompts`.
     """
 
+    makes = ContinuedPrompts
+
     def __init__(
         self,
         tasks: TaskSet,
@@ -68,6 +71,11 @@ class LeadPrompts(SentencePrompts):
             catalog = LeadCatalog(history_labels(history.kind, history.options))
         given = HashedNGrams() if encoder is None else encoder
         super().__init__(cast("Any", catalog), history, tasks, given)
+
+    def prompts(self, state: Sentences, tasks: TaskBatch, rows: Any) -> Any:  # noqa: ARG002
+        """See `PromptSpace`."""
+        choices, shown = self.book.choose(state.choices), state.shown.tolist()
+        return ContinuedPrompts(map(self._prompt, tasks, choices, shown))
 
     def _prompt(self, task: RankingTask, choice: Any, shown: int) -> Any:
         said: LeadChoice = choice

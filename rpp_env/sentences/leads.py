@@ -23,6 +23,7 @@ __all__ = [
     "OPENINGS",
     "Closing",
     "ContinuedPrompt",
+    "ContinuedPrompts",
     "Form",
     "Lead",
     "LeadCatalog",
@@ -273,3 +274,7 @@ class ContinuedPrompt:
         form, closing = self.form, self.closing
         own = " ".join(filter(None, (form.name, form.start, form.end)))
         return " ".join(filter(None, (self.opening, own, closing.line, closing.phrase)))
+
+
+class ContinuedPrompts(list[ContinuedPrompt]):
+    """The prompts of a batch of users, each up to where a title follows."""

@@ -83,7 +83,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         a history.
     """
 
-    makes = Prompts
+    makes: type | None = Prompts
     private = (
         ("user",),
         ("recency", "content", "popularity", "length", "shown", "level"),

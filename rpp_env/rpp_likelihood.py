@@ -1,0 +1,104 @@
+"""RPPLikelihood-v0: prompts that a title continues, for a small pretrained language model.
+
+=============  ======================================================================
+agents         ``role_playing``, ``history_records``, ``reasoning_guidance``, ``output_format``
+actions        ``Discrete``: an opening, a move on the scale of history lengths, the form
+               in which the history stands, and what leads into the next title
+observations   the blocks of `rpp_env.observation`, as under ``RPP-v0``
+recommender    a pretrained language model, ``"smollm2"`` by default. It scores each
+               candidate's title as what follows the prompt; no candidates stand in it
+tasks          as under ``RPP-v0``
+reward         NDCG@10 of the item that the user really chose next
+episode        five steps
+=============  ======================================================================
+
+How log-probabilities become a score (`score`, `alpha`) is an option of the environment and the same
+for all methods: no agent chooses it. Version history: v0, the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from rpp_env import factory
+from rpp_env.data.dataset import Dataset
+from rpp_env.episode import Episode
+from rpp_env.errors import InvalidOption
+from rpp_env.sentences.lead_space import LENGTHS, LeadPrompts
+from rpp_env.sentences.leads import LeadCatalog
+
+__all__ = ["EPISODE", "MODEL", "Options", "assemble"]
+
+EPISODE = Episode("RPPLikelihood-v0", LENGTHS.steps)
+MODEL = "smollm2"
+"""The model where none is named: one of `rpp_env.models.pretrained.PRETRAINED`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(factory.Options):
+    """Options of ``RPPLikelihood-v0``, besides the environment's own.
+
+    Those of RPP, without the ones for other ways to rank.
+    """
+
+    rank_by: Literal["likelihood"] = "likelihood"
+    """How a language model is asked; there is no other way under this id."""
+    catalog: LeadCatalog | None = None
+    """What can be said; by default `OPENINGS`, `FORMS` and `CLOSINGS`, which are for films."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("book", "calibrate", "generation", "thinking"):
+            if getattr(self, name) != getattr(Options, name):
+                raise InvalidOption(
+                    f"{name} is for models that write an answer; under {EPISODE.id} they score "
+                    "titles: leave it out (the prompts' parts are the option catalog)"
+                )
+
+
+def assemble(
+    dataset: str | Dataset | None,
+    model: Any,
+    split: str,
+    max_users: int | None,
+    max_cycles: int | None,
+    options: Mapping[str, Any],
+) -> factory.Parts:
+    """All that `RPPEnv` is made of under the id ``RPPLikelihood-v0``.
+
+    Parameters
+    ----------
+    dataset : str or Dataset, optional
+        By default ``"movieworld"``.
+    model : str, LanguageModel, Recommender or RewardTable, optional
+        ``"smollm2"`` by default. A language model needs the capability ``"likelihood"``.
+    split : str
+        Whose users are played.
+    max_users, max_cycles : int, optional
+        As `RPPEnv.make` takes them.
+    options : mapping
+        Fields of `Options`.
+
+    Raises
+    ------
+    InvalidOption
+        For options that are unknown or contradict each other, a model that gives no likelihoods or
+        is not here yet, and a dataset of another domain than films without a `catalog`.
+    """
+    episode = EPISODE if max_cycles is None else replace(EPISODE, max_cycles=max_cycles)
+    parts = factory.assemble(
+        dataset,
+        MODEL if model is None else model,
+        split,
+        episode,
+        max_users,
+        None,
+        options,
+        sentences=False,
+        kind=Options,
+    )
+    catalog, history = options.get("catalog"), replace(LENGTHS, steps=episode.max_cycles)
+    return replace(parts, space=partial(LeadPrompts, catalog=catalog, history=history))
