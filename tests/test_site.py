@@ -239,10 +239,13 @@ def test_the_code_of_the_first_pages_runs(page: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("environments/*-v0.md")), ids=lambda p: p.stem)
-def test_the_code_of_an_environments_page_runs(page: Path) -> None:
+def test_the_code_of_an_environments_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     if "PPR" in block:
         pytest.importorskip("torch")
     if LIKELIHOOD in block:
-        real_model("smollm2")
+        (tmp_path / "models").symlink_to(real_model("smollm2").parent, target_is_directory=True)
+        monkeypatch.setenv("RPP_ENV_CACHE", str(tmp_path))
     exec(block, {})  # noqa: S102 - our own page
