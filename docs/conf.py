@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+from typing import Any
+
 import rpp_env
 
 project = "rpp_env"
@@ -25,3 +30,33 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 html_theme = "furo"
 html_title = "rpp_env"
+
+
+def notebook(app: Any, name: str, source: list[str]) -> None:
+    """Put the cells of the notebook that a page names, with what they printed, into the page."""
+    named = re.search(r"<!-- notebook: (\S+) -->", source[0])
+    if named is None:
+        return
+    file = Path(app.env.doc2path(name)).parent / named[1]
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    parts = [f"You can {{download}}`download this notebook <{named[1]}>` and run it."]
+    for cell in cells:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(text)
+            continue
+        parts.append(f"```python\n{text}\n```")
+        for output in cell["outputs"]:
+            if "text" in output:
+                parts.append(f"```text\n{''.join(output['text'])}```")
+            else:
+                alt = output["metadata"]["alt"]
+                data = "".join(output["data"]["image/png"].split())
+                parts.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">')
+    title = parts.pop(1)  # a page begins with its title
+    heading, _, rest = title.partition("\n")
+    source[0] = "\n\n".join([heading, rest.strip(), *parts])
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", notebook)

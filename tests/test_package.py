@@ -11,6 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
+import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,16 +83,23 @@ def texts(paths: list[Path]) -> Iterator[tuple[Path, str]]:
             continue
 
 
-# ---- the wheel ----
+# ---- sdist and wheel ----
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Names of the files in a wheel built from this tree."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from an sdist of this tree."""
     pytest.importorskip("hatchling")
     out = tmp_path_factory.mktemp("dist")
-    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT))
-    (built,) = out.glob("rpp_env-*.whl")
+    run("-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT))
+    assert len(list(out.glob("rpp_env-*.tar.gz"))) == 1
+    (wheel,) = out.glob("rpp_env-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> list[str]:
+    """Names of the files in the wheel."""
     with zipfile.ZipFile(built) as archive:
         return archive.namelist()
 
@@ -115,6 +125,66 @@ def test_wheel_holds_the_benches_the_studies_and_their_page(wheel: list[str]) ->
     presets = "rpp_agents/experiments/presets"
     assert {f"{presets}/study/prompts.toml", f"{presets}/bench/movieworld.toml"} <= shipped
     assert shipped | {"rpp_agents/experiments/page.html"} <= set(wheel)
+
+
+def test_the_wheel_runs_the_readme_in_a_new_environment(built: Path, tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "empty"
+    folder.mkdir()
+    venv.create(home, with_pip=False, symlinks=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(site)
+    # What it depends on is taken from here. Paths that are added in this way are read without their
+    # own .pth files, so that this checkout, where it is installed as editable, stays out.
+    (site / "here.pth").write_text("\n".join({sysconfig.get_paths()[k] for k in LIBRARIES}))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "reset" in c)
+    assert len(code.splitlines()) <= 10
+    (folder / "ten_lines.py").write_text(f"{code}print(rpp_env.__file__)\n", encoding="utf-8")
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(
+        [home / "bin" / "python", "ten_lines.py"],
+        cwd=folder,
+        env=clean | {"RPP_ENV_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    *_, where = done.stdout.splitlines()
+    assert Path(where).is_relative_to(site), where
+    assert "These are the 20 candidate films:" in done.stdout
+
+
+LIBRARIES = ("purelib", "platlib")
+
+
+# ---- what others read of it ----
+
+
+def test_the_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert project["version"] == rpp_env.__version__
+    assert f"\nversion: {rpp_env.__version__}\n" in citation
+    assert f'repository-code: "{project["urls"]["Repository"]}"\n' in citation
+
+
+def test_the_citation_has_what_its_schema_requires() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    for key in ("authors", "cff-version: 1.2.0", "message", "title"):
+        assert re.search(rf"^{re.escape(key)}", text, re.MULTILINE), key
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load(text)
+    keys = {"abstract", "authors", "cff-version", "date-released", "doi", "identifiers", "keywords"}
+    keys |= {"license", "message", "references", "repository-code", "title", "type", "url"}
+    assert set(found) <= keys | {"version"}
+    (paper,) = found["references"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert paper["doi"] in readme
+    assert paper["title"] in readme
+    for author in paper["authors"]:
+        assert f"{author['family-names']}, {author['given-names']}" in readme
 
 
 # ---- the import ----

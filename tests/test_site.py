@@ -1,13 +1,17 @@
-"""The site: every page is reachable, and the tables of the environments' pages are the program's.
+"""The site and README: every page is reachable, links lead somewhere, and tables are the program's.
 
-Where a table differs, ``RPP_WRITE_DOCS=1 python -m pytest tests/test_site.py`` writes it anew.
+Where a table differs, ``RPP_WRITE_DOCS=1 python -m pytest tests/test_site.py`` writes it anew. The
+task cards are made from docs/results/cards.json, which ``benchmarks/cards.py`` measures.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator
+import statistics
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ import rpp_env
 from rpp_env.rules import RULES, SYSTEMS
 from rpp_env.sentences.leads import Closing, Form
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+CARDS: dict[str, Any] = json.loads((DOCS / "results" / "cards.json").read_text(encoding="utf-8"))
 PAGES = sorted(
     path
     for end in ("md", "rst")
@@ -186,16 +192,130 @@ def ids() -> str:
     return table(*rows)
 
 
-WRITERS = {"facts": facts, "actions": actions, "observations": observations}
+# ---- task cards ----
+
+NOT = "not measured"
+
+
+def number(value: Mapping[str, float] | float | None) -> str:
+    """An estimate with its interval, a plain number, or that there is none."""
+    if value is None:
+        return NOT
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    value = {name: abs(x) if f"{x:.3f}" == "-0.000" else x for name, x in value.items()}
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**value)
+
+
+def discounts(card: Mapping[str, Any]) -> dict[float, list[Mapping[str, Any]]]:
+    """The runs of MAPPO with each discount, the best one first."""
+    runs: dict[float, list[Mapping[str, Any]]] = {}
+    for run in card["training"]["runs"]:
+        runs.setdefault(run["discount"], []).append(run)
+
+    def mean(discount: float) -> float:
+        return statistics.fmean(run["validation"] for run in runs[discount])
+
+    return {discount: runs[discount] for discount in sorted(runs, key=mean, reverse=True)}
+
+
+def card(rules: str) -> dict[str, str]:
+    """The lines of a task card."""
+    card = CARDS.get(rules)
+    if card is None:
+        env = made_env(rules)
+        steps, agents = env.max_cycles, list(env.agents)
+    else:
+        steps, agents = card["steps"], card["agents"]
+    lines = dict.fromkeys(LINES, NOT)
+    lines["steps of an episode"] = str(steps)
+    lines["agents"] = str(len(agents))
+    if steps == 1:
+        for name in ("myopia gap", "memory gain", "exploration gain"):
+            lines[name] = "0 (one step)"
+        lines["discount"] = "any (one step)"
+    if len(agents) == 1:
+        lines["coordination loss"], lines["additive share"] = "0 (one agent)", "1 (one agent)"
+    if card is None:
+        return lines
+    if "call" in card:
+        call = card["call"]
+        read, written = call["prompt_tokens"], call["completion_tokens"]
+        tokens = f"{read:.0f} tokens read, {written:.0f} written; " if read else "no tokens; "
+        lines["one call"] = f"{tokens}{call['milliseconds']:.2g} ms"
+    found = card.get("diagnosis")
+    if found is not None and len(agents) > 1:
+        needs = found["agents"]["observable"]
+        lines["coordination loss"] = number(needs["loss of choosing agent by agent"])
+        lines["additive share"] = number(needs["additive share of the variance"])
+        if steps > 1:
+            lines["myopia gap"] = number(found["myopia"])
+    if "training" not in card:
+        return lines
+    (best, runs), *_ = tried = list(discounts(card).items())
+    if steps > 1:
+        lines["discount"] = f"{best:g} (tried: {', '.join(f'{d:g}' for d, _ in sorted(tried))})"
+    lines["MAPPO's budget"] = f"{card['training']['steps']:,} calls"
+    minutes = statistics.fmean(run["minutes"] for run in runs)
+    lines["minutes to a policy"] = f"{minutes:.1f}"
+    scores = " and ".join(f"{run['score']['value']:.3f}" for run in runs)
+    lines["NDCG@10 of the policy"] = scores
+    lines["NDCG@10 of random prompts"] = f"{runs[0]['random']['value']:.3f}"
+    return lines
+
+
+LINES = (
+    "steps of an episode",
+    "agents",
+    "one call",
+    "myopia gap",
+    "memory gain",
+    "exploration gain",
+    "coordination loss",
+    "additive share",
+    "discount",
+    "MAPPO's budget",
+    "minutes to a policy",
+    "NDCG@10 of the policy",
+    "NDCG@10 of random prompts",
+)
+
+
+def cards(page: Path) -> str:
+    """The cards of all ids, side by side."""
+    names = [*RULES, *SYSTEMS]
+    link = f"{repository()}/blob/main/docs/environments/" if page.name == "README.md" else ""
+    columns = [card(name) for name in names]
+    rows = [(line, *(column[line] for column in columns)) for line in LINES]
+    return table(("", *(f"[`{name}`]({link}{name.lower()}.md)" for name in names)), *rows)
+
+
+def one_card(rules: str) -> str:
+    return table(("task card", ""), *card(rules).items())
+
+
+def repository() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Repository"])
+
+
+WRITERS = {"facts": facts, "actions": actions, "observations": observations, "card": one_card}
 
 
 def made(page: Path) -> Iterator[tuple[str, str]]:
     for name in [name for name, _ in MADE.findall(page.read_text(encoding="utf-8"))]:
         what, _, rules = name.partition(" ")
-        yield name, WRITERS[what](rules) if rules else ids()
+        if what == "cards":
+            yield name, cards(page)
+        else:
+            yield name, WRITERS[what](rules) if rules else ids()
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("environments/*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *sorted(DOCS.glob("environments/*.md"))],
+    ids=lambda page: page.stem,
+)
 def test_the_tables_are_the_programs(page: Path) -> None:
     tables, text = dict(made(page)), page.read_text(encoding="utf-8")
     assert tables
@@ -210,6 +330,7 @@ def test_the_tables_are_the_programs(page: Path) -> None:
 def test_every_id_has_a_page() -> None:
     assert {path.stem for path in DOCS.glob("environments/*.md")} == {
         "index",
+        "cards",
         *(name.lower() for name in (*RULES, *SYSTEMS)),
     }
 
@@ -227,25 +348,108 @@ def test_every_page_is_reachable() -> None:
     assert sorted(reached) == PAGES
 
 
-@pytest.mark.parametrize("page", ["index", "first-steps"])
-def test_the_code_of_the_first_pages_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text("utf-8"), re.DOTALL)
-    if "rpp_agents" in "".join(blocks):
-        pytest.importorskip("torch")
-    assert blocks
-    for block in blocks:
-        exec(block, {})  # noqa: S102 - our own page
-    assert capsys.readouterr().out
+# ---- code ----
+
+MARKED = re.compile(r"(?:<!-- (not run|run by): (.+?) -->\n)?```python\n(.*?)```", re.DOTALL)
+TEXTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("checkpoints/*/*.md"), *(p for p in PAGES if p.suffix == ".md")]
+)
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("environments/*-v0.md")), ids=lambda p: p.stem)
-def test_the_code_of_an_environments_page_runs(
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def test_code_that_is_not_run_here_says_why() -> None:
+    for page in TEXTS:
+        for how, why, _ in MARKED.findall(page.read_text(encoding="utf-8")):
+            if how == "run by":
+                assert (ROOT / why.partition(",")[0]).is_file(), f"{page.name}: {why}"
+
+
+@pytest.mark.timeout(600)  # a page may train, on a busy machine
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
+def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    if "PPR" in block:
+    blocks = [code for how, _, code in MARKED.findall(page.read_text("utf-8")) if not how]
+    if not blocks:
+        pytest.skip("no code that is run here")
+    if any(word in "".join(blocks) for word in ("rpp_agents", "PPR", "sasrec")):
         pytest.importorskip("torch")
-    if LIKELIHOOD in block:
+    if any(LIKELIHOOD in block for block in blocks):
         (tmp_path / "models").symlink_to(real_model("smollm2").parent, target_is_directory=True)
         monkeypatch.setenv("RPP_ENV_CACHE", str(tmp_path))
-    exec(block, {})  # noqa: S102 - our own page
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:  # one after the other, as a reader types them
+        exec(block, names)  # noqa: S102 - our own page
+
+
+# ---- links ----
+
+LINK = re.compile(r"(?<!\\)\]\(([^()\s]+(?:\([^()]*\))?)\)|(?:src|srcset|href)=\"([^\"]+)\"")
+FENCED = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub and MyST make of a page's headings."""
+    text = FENCED.sub(
+        lambda found: found[0].strip("`") if "\n" not in found[0] else "", page.read_text("utf-8")
+    )
+    heads = re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE)
+    slugs = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+    return {
+        slug if slugs[:i].count(slug) == 0 else f"{slug}-{slugs[:i].count(slug)}"
+        for i, slug in enumerate(slugs)
+    }
+
+
+def links(page: Path) -> list[str]:
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    return [one or other for one, other in LINK.findall(text)]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    here = repository()
+    prefixes = (
+        f"{here}/blob/main/",
+        f"{here.replace('//github', '//raw.githubusercontent')}/main/",
+    )
+    for link in links(page):
+        target, _, anchor = link.partition("#")
+        own = next((prefix for prefix in prefixes if target.startswith(prefix)), None)
+        if re.match(r"[a-z]+:", target) and own is None:
+            assert not target.startswith(f"{here}/blob"), link
+            continue
+        path = (
+            ROOT / target.removeprefix(own) if own else (page.parent / target if target else page)
+        )
+        assert path.exists(), f"{page.name}: {link} leads nowhere"
+        if anchor and path.suffix == ".md":
+            assert anchor in anchors(path), f"{page.name}: {link}: {path.name} has no such heading"
+
+
+def test_the_readme_survives_on_a_package_index() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert text.index("pip install") < 2600  # on the first screen
+    found = links(ROOT / "README.md")
+    assert len(found) > 20
+    assert all(link.startswith("https://") for link in found), found
+    ours = [link for link in found if "rpp_env" in link]
+    owner = repository().removeprefix("https://github.com/")
+    assert all(owner in link for link in ours), (
+        "not every link is to the repository of [project.urls]"
+    )
+    for line in text.splitlines():
+        if "git+https" in line:
+            assert f"git+{repository()}" in line
+
+
+def test_no_old_address_is_left() -> None:
+    """All addresses of a repository called rpp_env are the one of [project.urls]."""
+    for page in [*TEXTS, ROOT / "CITATION.cff", ROOT / "pyproject.toml"]:
+        for owner in re.findall(r"github\.com/([\w.-]+)/rpp_env\b", page.read_text("utf-8")):
+            assert f"github.com/{owner}/rpp_env" in repository(), page.name

@@ -1,0 +1,191 @@
+"""Measure the task cards: what README and the pages of the environments say about each id.
+
+    python benchmarks/cards.py [--ids RPP-v0 ...] [--parts diagnosis training]
+
+Of each id it measures what one call costs (random actions), what `rpp_env.diagnose` says of tables
+of train and test users, and what MAPPO reaches on test users with each discount. Numbers of ids and
+parts that are not measured again stay as they are in the file. What no code measures is null there.
+Processor time is that of one thread, so that other work on the machine hardly counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import rpp_env
+from rpp_agents import mappo, play
+from rpp_env.data.folders import whole_file
+from rpp_env.evaluation.diagnose import diagnose
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "cards.json"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How an id is measured."""
+
+    dataset: str = "movieworld"
+    model: str = "embedded"
+    train_users: int = 2000
+    """Users of the table on which prompts are chosen."""
+    users: int = 2000
+    finite: dict[str, Any] | None = field(default_factory=dict)
+    """Options under which its prompts are finitely many; None where there are none."""
+    discounts: tuple[float, ...] = (0.0,)
+    seeds: tuple[int, ...] = (0, 1)
+    steps: int = 200_000
+    why_no_table: str = ""
+
+
+SETUPS = {
+    "RPP-v0": Setup(train_users=8000, discounts=(0.0, 0.95)),
+    "RPPBandit-v0": Setup(train_users=800, users=800),
+    "RPPPaper-v0": Setup(
+        finite=None,
+        discounts=(0.0, 0.95),
+        why_no_table="its candidates are shuffled at each step and its replies are sampled",
+    ),
+    "PPR-v0": Setup(
+        dataset="arrivals",
+        model="sasrec",
+        train_users=200,
+        users=100,
+        finite={"codebook": 32},
+        steps=50_000,
+    ),
+}
+
+
+def made(rules: str, split: str, users: int | None = None, **options: Any) -> rpp_env.RPPEnv:
+    return rpp_env.RPPEnv.make(
+        SETUPS[rules].dataset, split=split, rules=rules, max_users=users, **options
+    )
+
+
+def call(rules: str) -> dict[str, Any]:
+    """Tokens and processor time of one call, over random actions of 512 users."""
+    env = made(rules, "test", num_envs=256, seed=0)
+    player = rpp_env.evaluation.baselines.Random(env.action_spaces, seed=0)
+    tokens, seconds, steps = np.zeros(2), 0.0, 0
+    for seed in range(2):
+        observations, _ = env.reset(seed=seed)
+        for _ in range(env.max_cycles):
+            actions, _ = player.act(observations, env.action_masks())
+            began = time.process_time()
+            step = env.step(actions)
+            seconds += time.process_time() - began
+            observations, steps = step.observations, steps + 1
+            infos = step.infos
+            tokens += [infos["prompt_tokens"].mean(), infos["completion_tokens"].mean()]
+    prompt, completion = (round(float(x) / steps, 1) for x in tokens)
+    milliseconds = round(1000 * seconds / (steps * env.num_envs), 3)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "milliseconds": milliseconds,
+    }
+
+
+def diagnosis(rules: str, folder: Path) -> dict[str, Any] | None:
+    setup = SETUPS[rules]
+    if setup.finite is None:
+        return None
+    envs = []
+    for split, users in (("train", setup.train_users), ("test", setup.users)):
+        path = folder / f"{rules}-{split}.rpptable"
+        rpp_env.tabulate(made(rules, split, users, **setup.finite), path, processes=2)
+        envs.append(made(rules, split, users, model=f"table:{path}", **setup.finite))
+    found = diagnose(*envs)
+    return {"options": setup.finite, "prompts": int(np.prod(envs[0].space.shape))} | found.to_json()
+
+
+def training(rules: str) -> dict[str, Any]:
+    """MAPPO with each discount: its score on test users, and the processor time of its training.
+
+    Discounts are compared by the scores on validation users.
+    """
+    setup, runs = SETUPS[rules], []
+    test, validation = (made(rules, split, 1000, num_envs=500) for split in ("test", "validation"))
+    for discount in setup.discounts:
+        for seed in setup.seeds:
+            env = made(rules, "train", num_envs=256, seed=seed)
+            config = mappo.Config(
+                total_steps=setup.steps, gamma=discount, seed=seed, threads=1, evaluations=0
+            )
+            began = time.process_time()
+            policy = mappo.train(env, config, progress=False)
+            minutes = (time.process_time() - began) / 60
+            report = rpp_env.evaluate(policy, test, name="MAPPO", seed=0, baselines=("random",))
+            runs.append(
+                {
+                    "discount": discount,
+                    "seed": seed,
+                    "minutes": round(minutes, 2),
+                    "validation": float(play(policy, validation, episodes=1000).mean()),
+                    "score": asdict(report.lines["MAPPO"]["ndcg@10"]),
+                    "random": asdict(report.lines["random"]["ndcg@10"]),
+                }
+            )
+            print(rules, runs[-1], flush=True)
+    return {"trainer": "mappo", "steps": setup.steps, "users": len(test.tasks), "runs": runs}
+
+
+PARTS = ("call", "diagnosis", "training")
+
+
+def measure(rules: str, parts: list[str], card: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The card, after each part that is measured."""
+    setup = SETUPS[rules]
+    env = made(rules, "test", 100)
+    card |= {
+        "dataset": setup.dataset,
+        "model": setup.model,
+        "steps": env.max_cycles,
+        "agents": list(env.agents),
+        "actions": [str(space) for space in env.action_spaces],
+        "candidates": env.tasks.num_candidates,
+        "why_no_table": setup.why_no_table,
+        "command": f"python benchmarks/cards.py --ids {rules}",
+    }
+    if "call" in parts:
+        card["call"] = call(rules)
+        yield card
+    if "diagnosis" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            card["diagnosis"] = diagnosis(rules, Path(folder))
+        yield card
+    if "training" in parts:
+        card["training"] = training(rules)
+        yield card
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ids", nargs="+", choices=SETUPS, default=list(SETUPS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for rules in options.ids:
+        cards = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
+        for card in measure(rules, options.parts, cards.get(rules, {})):
+            cards[rules] = card
+            with whole_file(options.out) as file:
+                file.write(json.dumps(cards, indent=1).encode() + b"\n")
+        print(rules, "measured", flush=True)
+
+
+if __name__ == "__main__":
+    main()
