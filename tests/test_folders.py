@@ -90,7 +90,7 @@ def test_a_lock_is_not_opened_through_a_link(kind: str, tmp_path: Path) -> None:
     else:
         os.mkfifo(lock)
     with (
-        pytest.raises(InvalidData, match=r"\.t\.lock is no file"),
+        pytest.raises(InvalidData, match=r"\.t\.lock is not a file"),
         alone(tmp_path / "t", wait=True),
     ):
         pass

@@ -188,7 +188,7 @@ def test_a_title_without_a_token_is_named() -> None:
         def count_tokens(self, text: str) -> int:
             return 0 if text == "Up" else len(text)
 
-    with pytest.raises(InvalidOption, match="the title 'Up' becomes no token of 'letters'"):
+    with pytest.raises(InvalidOption, match="the title 'Up' has no token of 'letters'"):
         LikelihoodRecommender(Deaf()).rank([prompt()])
 
 
@@ -196,7 +196,7 @@ def test_a_title_without_a_token_is_named() -> None:
     ("given", "words"),
     [
         ({"score": "max"}, "there are sum, mean, pmi, pmi-alpha"),
-        ({"score": "pmi-alpha"}, "takes alpha"),
+        ({"score": "pmi-alpha"}, "needs alpha"),
         ({"score": "pmi", "alpha": 0.5}, "no other score does"),
         ({"score": "pmi-alpha", "alpha": -1.0}, "at least 0"),
         ({"score": "pmi-alpha", "alpha": math.nan}, "finite"),
@@ -209,9 +209,9 @@ def test_options_are_checked(given: dict[str, Any], words: str) -> None:
 
 def test_models_without_likelihoods_are_refused() -> None:
     model = rpp_env.models.scripted.echo()
-    with pytest.raises(InvalidOption, match=r"needs the log-probabilities of texts.*'echo'"):
+    with pytest.raises(InvalidOption, match=r"needs the log-probabilities of given texts.*'echo'"):
         LikelihoodRecommender(model)
-    with pytest.raises(InvalidOption, match="take LikelihoodRecommender"):
+    with pytest.raises(InvalidOption, match="use LikelihoodRecommender"):
         LLMRecommender(Letters(), "likelihood")
 
 
@@ -304,7 +304,7 @@ def test_the_environment_takes_the_options() -> None:
         ({"calibrate": "prior"}, "for other values of rank_by"),
         ({"generation": Generation()}, "for other values of rank_by"),
         ({"rank_by": "generate", "score": "pmi"}, "score and alpha are for"),
-        ({"model": "embedded"}, "needs the log-probabilities of texts"),
+        ({"model": "embedded"}, "needs the log-probabilities of given texts"),
     ):
         with pytest.raises(InvalidOption, match=words):
             rpp_env.RPPEnv.make(

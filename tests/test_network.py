@@ -123,7 +123,7 @@ def test_over_plain_http_the_key_stays_here(monkeypatch: pytest.MonkeyPatch) -> 
     assert network.key_may_go(FAR, named=True, plain_http=True)
     for entry in ("ftp://far.example", "far.example:port", "me@far.example", "http://"):
         monkeypatch.setenv(network.KEY_HOSTS, entry)
-        with pytest.raises(InvalidOption, match=r"RPP_ENV_KEY_HOSTS holds .* no host"):
+        with pytest.raises(InvalidOption, match=r"RPP_ENV_KEY_HOSTS holds .* not a host"):
             OpenAIModel(FAR, "odd")
 
 
@@ -550,7 +550,7 @@ def test_compressed_replies(encoding: str, encode: Callable[[bytes], bytes]) -> 
 def test_badly_compressed_replies_are_no_crash(encoding: str, body: bytes) -> None:
     with odd_server((200, body, {"Content-Encoding": encoding})) as server:
         model = OpenAIModel(server.url, "odd", patience=0.3)
-        with pytest.raises(ModelUnavailable, match=r"decompressed|compressed body|encoded as"):
+        with pytest.raises(ModelUnavailable, match=r"decompressed|compressed body|encoding"):
             model.complete([ASKED])
 
 

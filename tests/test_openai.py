@@ -131,9 +131,9 @@ def echo(text: str) -> str:
 def test_likelihoods_of_given_texts_are_refused(connect: Any) -> None:
     model = connect()
     asked = Request(({"role": "text", "content": "1. Heat\n2."},), continuations=(" Up\n",))
-    with pytest.raises(InvalidOption, match="not asked how probable a given text is"):
+    with pytest.raises(InvalidOption, match="not asked for the likelihood of given texts"):
         model.complete([asked])
-    with pytest.raises(InvalidOption, match="needs the log-probabilities of texts that are given"):
+    with pytest.raises(InvalidOption, match="needs the log-probabilities of given texts"):
         LikelihoodRecommender(model)
 
 
@@ -221,7 +221,7 @@ def test_an_answer_that_was_begun_is_gone_on_with(
     assert together[0].text == "echo <s>[INST] question 0 [/INST] A\nC\n"
     assert together == [model.complete([request])[0] for request in requests]
     server.script(vllm=False)
-    with pytest.raises(InvalidOption, match="only vLLM goes on"):
+    with pytest.raises(InvalidOption, match="only vLLM continues"):
         connect().complete(requests)
 
 
@@ -737,7 +737,7 @@ def test_a_key_that_no_header_may_have_is_not_repeated(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\x07")
-    with pytest.raises(InvalidOption, match="characters that no HTTP header may have") as caught:
+    with pytest.raises(InvalidOption, match="characters that HTTP headers forbid") as caught:
         OpenAIModel(server.url, "tiny")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
@@ -758,7 +758,9 @@ def test_a_key_that_no_header_may_have_is_not_repeated(
     ],
 )
 def test_addresses(url: str) -> None:
-    with pytest.raises(InvalidOption, match=r"no address of a server|name or password") as caught:
+    with pytest.raises(
+        InvalidOption, match=r"not an address of a server|name or password"
+    ) as caught:
         OpenAIModel(url, "tiny")
     assert SECRET not in str(caught.value)
 

@@ -133,7 +133,7 @@ def test_a_dataset_is_brought(brought: Path) -> None:
     assert load_dataset("tiny", num_users=40).num_users == 40
     with pytest.raises(InvalidOption, match="did you mean 'num_users'"):
         load_dataset("elsewhere:tiny_world", num_user=40)
-    with pytest.raises(InvalidData, match="must make a Dataset, and made a int"):
+    with pytest.raises(InvalidData, match="returned a int, not a Dataset"):
         load_dataset("elsewhere:NUMBER")
     env = RPPEnv.make("elsewhere:tiny_world", split="test", data_seed=3, num_users=60)
     assert env.tasks.dataset.digest == load_dataset("movieworld", num_users=60, seed=3).digest

@@ -89,8 +89,8 @@ def test_lists_and_arrays_are_accepted_from_a_recommender() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"order": np.array([[2, 2, 1], [1, 0, 2]])}, "no permutations of 0..2"),
-        ({"order": np.array([[3, 0, 1], [1, 0, 2]])}, "no permutations of 0..2"),
+        ({"order": np.array([[2, 2, 1], [1, 0, 2]])}, "not permutations of 0..2"),
+        ({"order": np.array([[3, 0, 1], [1, 0, 2]])}, "not permutations of 0..2"),
         ({"order": np.array([[0, 1], [1, 0]])}, "2 rankings for 2 prompts of 3"),
         ({"order": np.array([[2, 0, 1]])}, "1 rankings for 2 prompts of 3"),
         ({"named": np.array([4, 1])}, "how many of 3 it named"),

@@ -124,7 +124,7 @@ def test_a_prompt_that_cannot_fit_is_refused_with_numbers() -> None:
 def test_a_model_that_loses_replies_breaks_its_contract() -> None:
     model = Counting()
     model.complete = lambda requests: []  # type: ignore[method-assign]
-    with pytest.raises(BrokenContract, match=r"'counting' gave 0 replies to 2 requests"):
+    with pytest.raises(BrokenContract, match=r"'counting' returned 0 replies to 2 requests"):
         LLMRecommender(model).rank(example_prompts()[:2])
 
 

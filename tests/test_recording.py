@@ -294,13 +294,13 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     text.write_text("no database, but long enough to be read as one " * 100)
     before = text.read_bytes()
     for model in (None, Counting()):
-        with pytest.raises(InvalidData, match="is no recording"):
+        with pytest.raises(InvalidData, match="is not a recording"):
             RecordingModel(text, model)
     assert text.read_bytes() == before
     other = sqlite3.connect(tmp_path / "other")
     other.execute("CREATE TABLE notes (x)")
     other.commit()
-    with pytest.raises(InvalidData, match="a database, but no recording"):
+    with pytest.raises(InvalidData, match="a database, but not a recording"):
         RecordingModel(tmp_path / "other", Counting())
     other.execute("PRAGMA user_version = 99")
     with pytest.raises(InvalidData, match="its layout is 99"):
@@ -331,7 +331,7 @@ def test_answers_travel_as_json_lines(tmp_path: Path) -> None:
         lines = (tmp_path / "a.jsonl").read_text().splitlines()
         (tmp_path / "bad.jsonl").write_text("\n".join([*lines, damage]))
         third = RecordingModel(tmp_path / "c.sqlite", Counting())
-        with pytest.raises(InvalidData, match="line 4 is no recorded answer"):
+        with pytest.raises(InvalidData, match="line 4 is not a recorded answer"):
             third.import_lines(tmp_path / "bad.jsonl")
         assert len(third) == 0
     assert not list(tmp_path.glob(".*part"))

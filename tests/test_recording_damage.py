@@ -264,14 +264,14 @@ def test_recordings_of_other_versions_and_hostile_ones(whole: Path, tmp_path: Pa
                 RecordingModel(path, model)
 
     refused("PRAGMA user_version = 3", r"newer version \(its layout is 3, .*update rpp-env")
-    refused("PRAGMA application_id = 7", "a database, but no recording")
-    refused("DROP TABLE counts", "a database, but no recording")
-    refused("CREATE VIEW more AS SELECT * FROM answers", "a database, but no recording")
+    refused("PRAGMA application_id = 7", "a database, but not a recording")
+    refused("DROP TABLE counts", "a database, but not a recording")
+    refused("CREATE VIEW more AS SELECT * FROM answers", "a database, but not a recording")
     refused(
         "CREATE TRIGGER t AFTER INSERT ON answers BEGIN DELETE FROM answers; END",
-        "a database, but no recording",
+        "a database, but not a recording",
     )
-    refused("ALTER TABLE answers ADD COLUMN more", "a database, but no recording")
+    refused("ALTER TABLE answers ADD COLUMN more", "a database, but not a recording")
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_a_migration_happens_whole_or_not_at_all(first: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"choice_logprobs": None}, "log-probabilities of 2 letters and gave None"),
+        ({"choice_logprobs": None}, "log-probabilities of 2 letters and returned None"),
         ({"choice_logprobs": (-1.0,)}, "log-probabilities of 2 letters"),
         ({"choice_logprobs": (-1.0, float("nan"))}, "log-probabilities of 2 letters"),
         ({"choice_logprobs": (-1.0, -float("inf"))}, "log-probabilities of 2 letters"),
@@ -440,7 +440,7 @@ def test_other_things_than_replies_are_refused(tmp_path: Path, reply: Any) -> No
             return reply  # type: ignore[no-any-return]
 
     recording = RecordingModel(tmp_path / "a.sqlite", Other())
-    with pytest.raises(BrokenContract, match="where a Reply is due"):
+    with pytest.raises(BrokenContract, match="instead of a Reply"):
         recording.complete(ASKED[:2])
     assert len(recording) == 0
 
@@ -493,7 +493,7 @@ def test_a_count_of_tokens_is_a_number(tmp_path: Path, count: Any) -> None:
             return count  # type: ignore[no-any-return]
 
     recording = RecordingModel(tmp_path / "a.sqlite", Counts())
-    with pytest.raises(BrokenContract, match=r"count_tokens of model 'letters' gave"):
+    with pytest.raises(BrokenContract, match=r"count_tokens of model 'letters' returned"):
         recording.count_tokens("a b c")
     recording.model = Letters()
     assert recording.count_tokens("a b c") == 3
@@ -591,7 +591,7 @@ def test_lines_that_are_no_recorded_answers(
     rows[7] = change[0](rows[7])
     lines = tmp_path / "b.jsonl"
     lines.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(InvalidData, match=f"line 8 is no recorded answer: .*({change[1]})"):
+    with pytest.raises(InvalidData, match=f"line 8 is not a recorded answer: .*({change[1]})"):
         RecordingModel(tmp_path / "b.sqlite", Letters()).import_lines(lines)
     assert len(RecordingModel(tmp_path / "b.sqlite", Letters())) == 0
 
@@ -599,10 +599,10 @@ def test_lines_that_are_no_recorded_answers(
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (b"\xff\xfe\x00", "line 1 is no recorded answer"),
-        (b"[" * 1_000_000, "line 1 is no recorded answer"),
-        (b'{"key": ' + b"9" * 10_000 + b"}", "line 1 is no recorded answer"),
-        (b"\n", "line 1 is no recorded answer"),
+        (b"\xff\xfe\x00", "line 1 is not a recorded answer"),
+        (b"[" * 1_000_000, "line 1 is not a recorded answer"),
+        (b'{"key": ' + b"9" * 10_000 + b"}", "line 1 is not a recorded answer"),
+        (b"\n", "line 1 is not a recorded answer"),
         (b" " * ((1 << 25) + 2), "line 1 is longer than"),
     ],
     ids=["no text", "deep", "digits", "nothing", "long"],

@@ -102,11 +102,14 @@ EMPTY = {
     "a number": ("no content", said(5)),
     "used up by thoughts": ("cut off before", row({"content": None}, "length")),
     "used up, another word": ("cut off before", row({"content": ""}, "MAX_TOKENS")),
-    "thoughts alone": ("thoughts", row({"content": None, "reasoning_content": "1. Up"})),
-    "thoughts as parts": ("thoughts", said([{"type": "thinking", "thinking": "1. Up"}])),
+    "thoughts alone": ("reasoning", row({"content": None, "reasoning_content": "1. Up"})),
+    "thoughts as parts": ("reasoning", said([{"type": "thinking", "thinking": "1. Up"}])),
     "a refusal": ("a refusal", row({"refusal": "I do not rank Up."})),
     "a refusal as part": ("a refusal", said([{"type": "refusal", "refusal": "Not Up."}])),
-    "calls of tools": ("tools", row({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls")),
+    "calls of tools": (
+        "tool calls",
+        row({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls"),
+    ),
     "a filter": ("content filter", row({"content": None}, "content_filter")),
     "a filter, no message": ("content filter", chosen({"finish_reason": "content_filter"})),
     "no choices": ("nothing in choices", {"choices": [], "prompt_filter_results": [{}]}),
@@ -274,7 +277,7 @@ def test_token_counts_that_are_none_are_noticed(count: Any) -> None:
     with odd_server((200, said("x", usage=usage))) as server:
         model = OpenAIModel(server.url, "odd")
         assert model.complete([ask()]) == [Reply("x", 0, 2)]
-    assert model.oddities == {"token counts that are none, counted as 0": 1}
+    assert model.oddities == {"invalid token counts, counted as 0": 1}
 
 
 @pytest.mark.parametrize(
@@ -494,7 +497,7 @@ def test_letters_that_a_filter_held_back_rank_nothing() -> None:
 def test_ranking_letter_by_letter_needs_a_server_that_goes_on() -> None:
     with odd_server((200, scored(("A", -1.0)))) as server:
         model = OpenAIModel(server.url, "odd")
-        with pytest.raises(InvalidOption, match="begins an answer and has the model go on"):
+        with pytest.raises(InvalidOption, match="needs a model that continues an answer"):
             LLMRecommender(model, "structured")
     assert len(server.questions) == 1
 
@@ -578,7 +581,7 @@ def test_options_that_are_none() -> None:
         name = f"{server.url}#odd"
         for options, match in (
             ({"request_options": {"messages": []}}, "cannot set 'messages'"),
-            ({"request_options": {"x": {1}}}, "what JSON can hold"),
+            ({"request_options": {"x": {1}}}, "must be JSON values"),
             ({"time_out": 3}, "did you mean 'timeout'"),
             ({"api_key": "x"}, "set OPENAI_API_KEY"),
             ({"max_body": 3}, "at least 1,024"),

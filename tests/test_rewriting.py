@@ -366,7 +366,7 @@ def test_a_model_that_loses_a_reply_is_named() -> None:
         def complete(self, requests: Sequence[Request]) -> list[Reply]:
             return super().complete(requests)[1:]
 
-    with pytest.raises(BrokenContract, match="'rewriting' gave 0 replies to 1 requests"):
+    with pytest.raises(BrokenContract, match="'rewriting' returned 0 replies to 1 requests"):
         LLMRewriter(Losing())([prompt()])
 
 

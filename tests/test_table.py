@@ -627,7 +627,7 @@ def test_a_recommender_that_breaks_its_contract_makes_no_table(tmp_path: Path) -
             return super().rank(prompts)[1:]
 
     for broken in (Short(), Few()):
-        with pytest.raises(BrokenContract, match="must give one per prompt, over all"):
+        with pytest.raises(BrokenContract, match="must return one per prompt, over all"):
             tabulate(make(broken), tmp_path / type(broken).__name__)
     negative = Counting()
     negative.rank = lambda prompts: [  # type: ignore[method-assign]

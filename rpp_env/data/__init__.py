@@ -1,4 +1,4 @@
-"""Data: atomic files or a seed -> `Dataset` -> users split -> ranking tasks."""
+"""Data: from atomic files or a generated world to a `Dataset`, a split and ranking tasks."""
 
 from __future__ import annotations
 
@@ -51,31 +51,31 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
     Parameters
     ----------
     name : str or Path
-        ``"movieworld"``, ``"movieworld-hard"``, ``"movieworld-drift"`` and ``"arrivals"`` are made
-        by a seed.
+        ``"movieworld"``, ``"movieworld-hard"``, ``"movieworld-drift"`` and ``"arrivals"`` are
+        generated from a seed.
         ``"ml-1m"``, ``"ml-100k"``, ``"ml-latest-small"``, ``"lastfm"``, ``"games"``, ``"beauty"``,
         ``"sports"`` and ``"toys"`` (upper or lower case) are folders of that name, looked up under
         `root`, else under the environment variable ``RPP_ENV_DATA``, else in the cache folder.
-        ``"package.module:function"``, or an entry point of ``rpp_env.datasets``, makes one.
+        ``"package.module:function"`` or an entry point of ``rpp_env.datasets`` makes a dataset.
         Anything else is the path of a folder.
     root : str or Path, optional
         The folder that holds the folders.
     **options
         Movieworld: `num_users`, `num_items`, `seed`. Files: `domain` and `order`, which override
-        what is known of the name (a folder of your own: ``"products"`` and ``"time"``).
+        the known facts about the name (a folder of your own: ``"products"`` and ``"time"``).
 
     Raises
     ------
     UnknownDataset
-        Where no such folder was found; the message says where it was looked for.
+        If the folder is not found; the message lists the places that were searched.
     InvalidData
-        Where a file is broken; the message names file, line and column.
+        If a file is invalid; the message names file, line and column.
     InvalidOption
-        For options that the dataset does not have.
+        For options that the dataset does not take.
     """
     brought = _brought(str(name))
     made = str(name).lower() in MADE
-    # A name that is not known is said before its options are.
+    # Check the name before its options.
     folder = None if made or brought is not None else find_dataset(name, root)
     allowed: tuple[str, ...] = ("num_users", "num_items", "seed") if made else ("domain", "order")
     if brought is not None:
@@ -87,18 +87,18 @@ def load_dataset(name: str | Path, root: str | Path | None = None, **options: An
     if brought is not None:
         dataset = make(brought, options)
         if not isinstance(dataset, Dataset):
-            raise InvalidData(f"{name} must make a Dataset, and made a {type(dataset).__name__}")
+            raise InvalidData(f"{name} returned a {type(dataset).__name__}, not a Dataset")
         return dataset
     if folder is None:
         if root is not None:
-            raise InvalidOption(f"dataset {str(name)!r} is made by a seed: root has no meaning")
+            raise InvalidOption(f"dataset {str(name)!r} is generated: leave out root")
         movieworld = load_code("dataset", "rpp_env.sim.movieworld:movieworld")
         return cast(Dataset, movieworld(str(name).lower(), **options))
     return read_dataset(folder, **options)
 
 
 def _brought(name: str) -> Any:
-    """Others' code that makes the dataset of that name; None for the package's own, and folders."""
+    """Return external code that makes this dataset; None for the package's own, and folders."""
     if name.lower() in (*MADE, *KNOWN) or Path(name).is_dir():
         return None
     if is_code(name) or name in entry_points("dataset"):

@@ -1,9 +1,9 @@
-"""Arrays in a file that proves itself: NumPy's ``.npz``, uncompressed, with a digest at its end.
+"""Arrays in a file with a digest: NumPy's ``.npz``, uncompressed.
 
-The digest is SHA-256 over the whole file and stands in the archive's comment, so that NumPy reads
-the file as any other. It shows damage, not intent: whoever makes a file can make its digest. So a
-file is read as data of unknown origin, with or without one: nothing is unpickled, nothing is
-unpacked, and no memory is taken before the file is known to hold that much.
+The digest is SHA-256 over the whole file and is stored in the archive's comment, so that NumPy can
+read the file. It detects damage, not forgery: the author of a file can compute its digest. So files
+are untrusted with or without one: nothing is unpickled, nothing is decompressed, and no memory is
+allocated before the file is known to be that large.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from rpp_env.errors import InvalidData
 __all__ = ["DIGITS", "file_digest", "read_arrays", "write_arrays"]
 
 DIGITS = 64
-"""Characters of a digest."""
+"""Number of characters of a digest."""
 
 _MARK = b"rpp_env sha256 "
 _PIECE = 1 << 20
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays to one file with a digest, whole or not at all.
+    """Write arrays to one file with a digest, atomically.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], bool]:
-    """Read what `write_arrays` wrote, or a file of `numpy.savez`.
+    """Read a file of `write_arrays` or `numpy.savez`.
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], bool]:
     Returns
     -------
     arrays : dict of str to array
-        Numbers and bools of any shape; what they mean has not been looked at.
+        Numbers and bools of any shape; their meaning is not checked.
     proven : bool
-        Whether the file carries its digest; files of ``numpy.savez`` do not.
+        Whether the file has a digest; files of ``numpy.savez`` have none.
 
     Raises
     ------
     InvalidData
-        For a file that is damaged, is no such archive, or holds anything else.
+        For a file that is damaged, is not such an archive, or holds anything else.
     """
     try:
         with path.open("rb") as file:
@@ -83,16 +83,16 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], bool]:
             else:
                 with zipfile.ZipFile(file) as archive:
                     return _members(archive, size), proven
-    # Neither zipfile nor NumPy say what they raise where a file is damaged.
+    # Neither zipfile nor NumPy document which errors a damaged file raises.
     except Exception as error:  # noqa: BLE001
         reason = str(error) or type(error).__name__
-    raise InvalidData(f"{path} is damaged or no archive of arrays: {reason}")
+    raise InvalidData(f"{path} is damaged or not an archive of arrays: {reason}")
 
 
 def file_digest(file: BinaryIO, at: int) -> str:
-    """SHA-256 (hex) of an open file, with zeros in place of the `DIGITS` characters from `at` on.
+    """Return the SHA-256 (hex) of an open file, with `DIGITS` characters from `at` on zeroed.
 
-    That is where the digest itself stands.
+    The digest itself is stored in these characters.
     """
     sha = hashlib.sha256()
     file.seek(0)
@@ -127,8 +127,8 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, NDArray[Any]]:
 
 
 def _array(file: IO[bytes], size: int) -> NDArray[Any]:
-    """One array of so many bytes, with its header."""
-    # A header is short; what is read here counts.
+    """Read one array of this many bytes, header included."""
+    # A header is short; its length is limited here.
     begin = file.read(min(size, 1 << 14))
     header = io.BytesIO(begin)
     version = np.lib.format.read_magic(header)
@@ -154,6 +154,6 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
             raise ValueError("it ends too early")
         into[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
         done += len(piece)
-    if file.read(1):  # which also checks the archive's own sum
+    if file.read(1):  # also checks the archive's own checksum
         raise ValueError("an array goes on behind its end")
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)

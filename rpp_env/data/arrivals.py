@@ -1,8 +1,8 @@
-"""Users who have just arrived: warm and cold users, and tasks after none to a few of their clicks.
+"""New users: warm and cold users, and tasks after none to a few of their clicks.
 
-A recommender is trained on *warm* users. *Cold* users are those it is to be prompted for: what
-learns to prompt does so on cold users of its own, and is judged on others. Of a cold user only the
-first clicks count; a task is one of them, and the clicks before it are its history.
+A recommender is trained on *warm* users and prompted for *cold* users. Prompting is learned on some
+cold users and evaluated on others. Only the first clicks of a cold user count; each task has one of
+them as its target, and the clicks before it as its history.
 
 ============  ========================================  ==================================
 shots         targets                                   history
@@ -46,12 +46,12 @@ from rpp_env.options import check_seed, unknown
 __all__ = ["CLICKS", "ColdSplit", "Shots", "arrival_tasks", "split_arrivals"]
 
 CLICKS = 10
-"""First clicks of a cold user that count; users with fewer are cold by their clicks."""
+"""Number of first clicks of a cold user that count; users with fewer are cold by clicks."""
 
 By = Literal["random", "clicks"]
-"""Which users are cold; see `split_arrivals`."""
+"""How cold users are chosen; see `split_arrivals`."""
 Shots = Literal["zero", "few", "joint"]
-"""After how many clicks tasks are made."""
+"""Numbers of clicks after which tasks are made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,8 @@ class ColdSplit:
     warm : (n,) int64 array
         User rows that a recommender is trained on.
     cold : UserSplit
-        Cold users: those that prompting is learned on, those that choose among its epochs and
-        options, and those that it is judged by.
+        Cold users: train (prompting is learned on them), validation (they choose epochs and
+        options) and test (they evaluate it).
     """
 
     warm: NDArray[np.int64]
@@ -83,7 +83,7 @@ class ColdSplit:
                 )
 
     def interactions(self, dataset: Dataset, repeats: Repeats = "drop") -> Interactions:
-        """The warm users' histories, without their last items: all that is fitted is fitted on."""
+        """Return the warm users' histories without their last items: all that is fitted on."""
         none = np.zeros(0, dtype=np.int64)
         return training_interactions(dataset, UserSplit(self.warm, none, none), repeats=repeats)
 
@@ -103,21 +103,21 @@ def split_arrivals(
     dataset : Dataset
     by : {"random", "clicks"}
         ``"random"``: a share of the users is cold, whatever they clicked later; for data in which
-        everybody has clicked much, such as ml-1m. ``"clicks"``: users with fewer than ten clicks.
+        all users have many clicks, such as ml-1m. ``"clicks"``: users with fewer than ten clicks.
     cold : float
-        That share, between 0 and 1; without meaning by clicks.
+        That share, between 0 and 1; ignored by clicks.
     fractions : (float, float, float)
-        Shares of the cold users, together 1. The paper has 0.8 and 0.2; its dev users are ours out
-        of the 0.8.
+        Shares of the cold users, adding up to 1. The paper has 0.8 and 0.2; our validation users
+        are taken from the 0.8.
     seed : int
-        Of the permutations; at least 0.
+        Seed of the permutations; at least 0.
 
     Raises
     ------
     InvalidOption
         For shares out of range.
     InvalidData
-        Where nobody is warm, or nobody cold.
+        If there are no warm or no cold users.
     """
     check_seed(seed)
     if by not in get_args(By):
@@ -159,34 +159,34 @@ def arrival_tasks(
     seed: int = 0,
     repeats: Repeats = "drop",
 ) -> TaskSet:
-    """Make tasks of users' first clicks, a user's side by side; `TaskSet.draw` counts clicks.
+    """Make tasks of users' first clicks, grouped by user; `TaskSet.draw` counts the clicks.
 
     Parameters
     ----------
     dataset : Dataset
     users : (n,) array of int
-        User rows; those who clicked too little for a task have none.
+        User rows; users with too few clicks have no task.
     shots : {"zero", "few", "joint"} or int
         See the module's docstring; a number lies in 0 to 9.
     crop : int, optional
-        The latest clicks that a history keeps, 0 to 9: the same targets with less known.
+        Number of latest clicks that a history keeps, 0 to 9: the same targets with less history.
     num_candidates : int, optional
         K, the target included; None for all items, also those of the history.
     negatives : {"uniform", "popularity"}
-        As for `make_tasks`: items that the user never clicks, later ones included.
+        As for `make_tasks`: items that the user never clicks, also later.
     interactions : Interactions, optional
-        What popularity is counted on: `ColdSplit.interactions`.
+        Interactions that popularity is counted on: `ColdSplit.interactions`.
     seed : int
-        Of the negatives and orders.
+        Seed of the negatives and orders.
     repeats : {"drop", "keep", "refuse"}
-        What becomes of a target that the user clicked before; see `make_tasks`.
+        How a target that the user clicked before is treated; see `make_tasks`.
 
     Raises
     ------
     InvalidOption
-        For unknown or contradictory options, and where a user has too few negatives.
+        For unknown or contradictory options, and if a user has too few negatives.
     InvalidData
-        Where repeats are refused and there is one.
+        If repeats are refused and there is one.
     """
     check_seed(seed)
     check_candidates(dataset, num_candidates, negatives)
@@ -212,7 +212,7 @@ def arrival_tasks(
     there = before < dataset.lengths[rows]
     rows, before = rows[there], before[there]
     indptr, items, dropped = histories(dataset, rows, repeats, before)
-    # A history of nothing but the target is left without anything: no task of that many clicks.
+    # A history of only the target becomes empty: then there is no task with that many clicks.
     left = (np.diff(indptr) > 0) | (before == 0)
     if dropped.any():
         warnings.warn(left_out(dataset.name, dropped, left, "tasks: the user"), stacklevel=2)

@@ -1,8 +1,8 @@
 """RecBole's atomic files: tab-separated UTF-8 with a typed header such as ``user_id:token``.
 
-A broken file is an `InvalidData` that names the file, the line (from 1; the header is line 1), the
-column, and what was expected there. So is a file that is too large (`MAX_TEXT`, `MAX_LINE`,
-`MAX_ID`): files come from others, and a small archive may hold gigabytes.
+An invalid file raises `InvalidData` with the file, the line (from 1; the header is line 1), the
+column, and what was expected there. So does a file that is too large (`MAX_TEXT`, `MAX_LINE`,
+`MAX_ID`): files are untrusted, and a small archive may unpack to gigabytes.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ __all__ = [
 ]
 
 MAX_TEXT = 1 << 30
-"""Bytes of one file, unpacked: more than 30 million ratings. Assign another number where yours are
-larger; reading takes a few times as much memory."""
+"""Maximum bytes of one file, unpacked: more than 30 million ratings. Assign another number for
+larger files; reading takes a few times as much memory."""
 MAX_LINE = 1 << 20
-"""Characters of a header, and about those of a row beyond the block that is split at once."""
+"""Maximum characters of a header, and roughly of a row beyond the block that is split at once."""
 MAX_ID = 200
-"""Characters of a user's or an item's id."""
+"""Maximum characters of a user's or an item's id."""
 _BOMB = 200
-"""A gzip file that unpacks to more than so many times its size, and `_SMALL`, is none of data."""
+"""Limit on the ratio of unpacked to packed size of a gzip file larger than `_SMALL`."""
 _SMALL = 1 << 26
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _BLOCK = 1 << 23
-"""Characters that are split at once: whole columns fast, without all fields in memory together."""
+"""Characters split at once: fast, without all fields in memory together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,9 @@ class Interactions:
     user_tokens, item_tokens : tuple of str
         The distinct tokens, in the order of their first appearance.
     users, items : (N,) int32 arrays
-        Which of them each row names.
+        Index of each row's token.
     timestamps : (N,) float64 array
-        Finite; whatever the file calls ``timestamp``.
+        Finite; the file's column ``timestamp``, whatever it means.
     """
 
     path: Path
@@ -74,27 +74,27 @@ class Interactions:
     timestamps: NDArray[np.float64]
 
     def line_of_item(self, code: int) -> int:
-        """The first line that names item token `code`."""
+        """Return the first line that names item token `code`."""
         return int(np.argmax(self.items == code)) + 2
 
     def line_of_user(self, code: int) -> int:
-        """The first line that names user token `code`."""
+        """Return the first line that names user token `code`."""
         return int(np.argmax(self.users == code)) + 2
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, gunzipped where its name ends in ``.gz``; line ends become LF.
+    """Read a UTF-8 file, gunzipped if its name ends in ``.gz``; line ends become LF.
 
     Raises
     ------
     InvalidData
-        Where the file cannot be opened, is not whole gzip, is not UTF-8, or holds more than
+        If the file cannot be opened, is not complete gzip, is not UTF-8, or holds more than
         `MAX_TEXT` bytes.
     """
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise InvalidData(f"{path} cannot be read: it is no file")
+            raise InvalidData(f"{path} cannot be read: it is not a file")
         if facts.st_size > MAX_TEXT:
             raise _too_large(str(path), MAX_TEXT)
         with ExitStack() as files:
@@ -120,22 +120,22 @@ def read_text(path: Path) -> str:
 
 
 def read_bounded(file: BinaryIO, name: str, limit: int, packed: BinaryIO | None = None) -> bytes:
-    """All bytes of an open file, if they are few enough.
+    """Read all bytes of an open file, up to a limit.
 
     Parameters
     ----------
     file : binary file
     name : str
-        What errors call it.
+        Name of the file in errors.
     limit : int
-        The most bytes.
+        Maximum number of bytes.
     packed : binary file, optional
-        What `file` unpacks; its position says how much was unpacked so far.
+        The compressed file under `file`; its position measures the compression ratio.
 
     Raises
     ------
     InvalidData
-        Where there are more bytes, or far more than `packed` could hold of real data.
+        If there are more bytes, or the ratio to `packed` is not plausible for real data.
     """
     data = bytearray()
     while chunk := file.read(1 << 20):
@@ -145,7 +145,7 @@ def read_bounded(file: BinaryIO, name: str, limit: int, packed: BinaryIO | None 
         if packed is not None and len(data) > max(_SMALL, _BOMB * packed.tell()):
             raise InvalidData(
                 f"{name} unpacks to more than {_BOMB} times its size ({len(data):,} bytes so far), "
-                "which no data do: unpack it yourself if you trust it"
+                "which no real data do: unpack it yourself if you trust it"
             )
     return bytes(data)
 
@@ -153,7 +153,7 @@ def read_bounded(file: BinaryIO, name: str, limit: int, packed: BinaryIO | None 
 def _too_large(name: str, limit: int) -> InvalidData:
     return InvalidData(
         f"{name} holds more than {limit:,} bytes: split it, or assign a larger number to "
-        "rpp_env.data.atomic.MAX_TEXT where memory allows"
+        "rpp_env.data.atomic.MAX_TEXT if memory allows"
     )
 
 
@@ -164,12 +164,12 @@ def read_table(path: Path, required: Sequence[str]) -> dict[str, list[str]]:
     ----------
     path : Path
     required : sequence of str
-        Columns that must be there; the first is an id: not empty, and no value twice.
+        Required columns; the first is an id: not empty, and without repeats.
 
     Returns
     -------
     dict of str to list of str
-        Values by column name, without the types; row i stands in line ``i + 2``.
+        Values by column name, without the types; row i is line ``i + 2``.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def read_table(path: Path, required: Sequence[str]) -> dict[str, list[str]]:
         if lines.setdefault(token, line) != line:
             raise InvalidData(
                 f"{path}, line {line}, {where}: expected each id once, but {token!r} "
-                f"stands in line {lines[token]} already"
+                f"is in line {lines[token]} already"
             )
     return columns
 
@@ -240,7 +240,7 @@ def read_interactions(path: Path) -> Interactions:
 def _ids(
     path: Path, column: str, tokens: Sequence[str], line_of: Callable[[int], int]
 ) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """Plain ids, and which of them each token is; blanks around an id are no part of it."""
+    """Return plain ids, and the id of each token; blanks around an id are stripped."""
     found: dict[str, int] = {}
     spelled: dict[str, str] = {}
     rows = np.empty(len(tokens), dtype=np.int32)
@@ -248,15 +248,15 @@ def _ids(
         name = _id(token, path, column, partial(line_of, code))
         if spelled.setdefault(name, token.strip()) != token.strip():
             raise InvalidData(
-                f"{path}, line {line_of(code)}, column {column}: expected ids that differ in what "
-                f"can be seen, but two of them are {name!r}"
+                f"{path}, line {line_of(code)}, column {column}: expected ids that differ in "
+                f"visible characters, but two of them are {name!r}"
             )
         rows[code] = found.setdefault(name, len(found))
     return tuple(found), rows
 
 
 def _id(token: str, path: Path, column: str, line: Callable[[], int]) -> str:
-    """An id as it is shown, and looked for in other files."""
+    """Return an id as it is displayed and compared with other files."""
     name = plain(token) if len(token) <= MAX_ID else ""
     if not name:
         got = f"{len(token):,} characters" if len(token) > MAX_ID else "nothing that can be seen"
@@ -268,14 +268,14 @@ def _id(token: str, path: Path, column: str, line: Callable[[], int]) -> str:
 
 
 def _numbering() -> defaultdict[str, int]:
-    """A dictionary that numbers its keys as they are first asked for."""
+    """Make a dictionary that numbers its keys in the order of first use."""
     codes: defaultdict[str, int] = defaultdict()
     codes.default_factory = codes.__len__
     return codes
 
 
 def _header(path: Path, text: str, required: Sequence[str]) -> dict[str, str]:
-    """Column types by name, in file order."""
+    """Return column types by name, in file order."""
     if not text.strip():
         raise InvalidData(f"{path} is empty: expected a header line such as {required[0]}:token")
     types: dict[str, str] = {}
@@ -301,7 +301,7 @@ def _header(path: Path, text: str, required: Sequence[str]) -> dict[str, str]:
 
 
 def _blocks(path: Path, text: str, names: list[str]) -> Iterator[list[str]]:
-    """The fields below the header, row after row in one list, in blocks of whole rows."""
+    """Yield the fields below the header, row after row in one list, in blocks of whole rows."""
     start = text.find("\n") + 1
     end = len(text.rstrip("\n"))
     if not 0 < start <= end:
@@ -322,7 +322,7 @@ def _blocks(path: Path, text: str, names: list[str]) -> Iterator[list[str]]:
 
 
 def _check_widths(path: Path, first: int, block: str, names: list[str]) -> None:
-    """Raise for the first row that has not one field per column."""
+    """Raise for the first row without exactly one field per column."""
     characters = np.frombuffer(block.encode(), dtype=np.uint8)
     separators = characters[(characters == 9) | (characters == 10)]
     width = len(names)
@@ -355,4 +355,4 @@ def _floats(path: Path, first: int, column: str, texts: list[str]) -> NDArray[np
             raise InvalidData(
                 f"{path}, line {line}, column {column}: expected a number, got {text[:60]!r}"
             )
-    raise AssertionError("all numbers are fine")
+    raise AssertionError("all numbers are valid")

@@ -1,7 +1,7 @@
-"""From users to ranking tasks: the target, the other candidates, and the order they are shown in.
+"""Ranking tasks of users: the target, the other candidates, and their order.
 
-A task is a user's last item among ``K - 1`` negatives. Each (seed, user token, draw) has random
-streams of its own, so a task depends neither on which other users are asked for nor on their order.
+A task is a user's last item among ``K - 1`` negatives. Each (seed, user token, draw) has its own
+random streams, so a task does not depend on the other users or their order.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from rpp_env.text import plain
 __all__ = ["MAX_HISTORY", "TaskBatch", "TaskSet", "make_tasks", "read_selection", "split_selection"]
 
 MAX_HISTORY = 50
-"""Items before the target that a task keeps; older ones are left out."""
+"""Number of items before the target that a task keeps; older ones are left out."""
 
 _CELLS = 1 << 25
-"""Tasks are made in blocks of at most this many (user, item) cells, to bound memory."""
+"""Maximum (user, item) pairs of a block in which tasks are made, to bound memory."""
 
 _KEPT = 1 << 14
-"""Readable tasks that a set keeps, some 700 bytes each: memory stays bounded, whoever plays."""
+"""Number of `RankingTask` objects that a set caches, some 700 bytes each."""
 
 Selection = Mapping[int, NDArray[np.int32]]
 
 
 @dataclass(frozen=True, eq=False)
 class TaskSet:
-    """Many ranking tasks as arrays; `task` makes one readable when somebody asks.
+    """Many ranking tasks as arrays; `task` returns one as a `RankingTask`.
 
     Attributes
     ----------
@@ -49,20 +49,20 @@ class TaskSet:
     users : (T,) int64 array
         User rows.
     draw : (T,) int64 array
-        Which task of its user this is, from 0: the draw of candidates, or (`arrival_tasks`) how
-        many clicks came before the target.
+        Index of the task among its user's, from 0: the draw of candidates, or (`arrival_tasks`) the
+        number of clicks before the target.
     history_indptr : (T + 1,) int64 array
         Task i's history is ``history_items[history_indptr[i]:history_indptr[i + 1]]``.
     history_items : (H,) int32 array
-        The last 50 items before the target, oldest first; of a user who has just arrived, none.
+        The last 50 items before the target, oldest first; none for a new user.
     candidates : (T, K) int32 array
-        Item rows in the order in which they are shown. Where all items are candidates, a read-only
+        Item rows in the order in which they are shown. If all items are candidates, a read-only
         view of one row: the items in the order of the catalog.
     position : (T,) int64 array
-        Where among them the target stands, 0 to K - 1.
+        Index of the target among them, 0 to K - 1.
     dropped : (T,) int64 array
-        How many items of the user's history were left out because they are the target; see
-        `make_tasks`. Not part of the digest, which holds the histories.
+        Number of items left out of the user's history because they are the target; see
+        `make_tasks`. Not part of the digest, which covers the histories.
     """
 
     dataset: Dataset
@@ -102,7 +102,7 @@ class TaskSet:
         return self.history_items[self.history_indptr[i] : self.history_indptr[i + 1]]
 
     def task(self, i: int) -> RankingTask:
-        """Task i with its titles; kept for the next call, with thousands of others."""
+        """Return task i with its titles; cached."""
         i = range(len(self))[i]
         made = self._made.get(i)
         if made is None:
@@ -120,7 +120,7 @@ class TaskSet:
         return made
 
     def subset(self, rows: ArrayLike) -> TaskSet:
-        """The tasks at `rows` (integers or a boolean mask), in that order."""
+        """Return the tasks at `rows` (integers or a boolean mask), in that order."""
         where = np.asarray(rows)
         chosen = np.arange(len(self))[where if where.size else where.astype(np.int64)]
         indptr, items = _take(
@@ -140,9 +140,9 @@ class TaskSet:
     def padded_history(
         self, length: int = 20, rows: NDArray[np.int64] | None = None
     ) -> NDArray[np.int32]:
-        """(T, length) int32 item rows: the latest in the last column, -1 where there are none.
+        """(T, length) int32 item rows: the latest in the last column, -1 in empty places.
 
-        Of the tasks at `rows` alone, where they are given.
+        Only of the tasks at `rows`, if given.
         """
         back = np.arange(length, 0, -1)
         ends, lengths = self.history_indptr[1:], self.history_lengths
@@ -156,7 +156,7 @@ class TaskSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of the dataset and of all that is asked, orders included."""
+        """SHA-256 (hex) of the dataset and of all tasks, including the candidates' orders."""
         sha = hashlib.sha256(self.dataset.digest.encode())
         for array in (
             self.users,
@@ -167,7 +167,7 @@ class TaskSet:
             self.position,
         ):
             sha.update(str(array.shape).encode())
-            step = max(1, _CELLS // max(1, array[:1].size))  # all items of all users are many
+            step = max(1, _CELLS // max(1, array[:1].size))  # limits memory with all items
             for start in range(0, len(array), step):
                 part = array[start : start + step]
                 sha.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
@@ -176,16 +176,15 @@ class TaskSet:
 
 @dataclass(eq=False, slots=True)  # not frozen, which would take longer to make, once a step
 class TaskBatch(Sequence[RankingTask]):
-    """The tasks of B users at one step, as arrays; as a sequence, one `RankingTask` for each.
+    """The tasks of B users at one step, as arrays; also a sequence of `RankingTask`.
 
     Attributes
     ----------
     tasks : TaskSet
     rows : (B,) int64 array
-        Which of them.
+        Indices of the users' tasks.
     shown : (B, K) int64 array, optional
-        Per user, which of the task's candidates stands in each place; None for the task's own
-        order.
+        Per user, the task's candidate at each position shown; None for the task's own order.
     """
 
     tasks: TaskSet
@@ -200,7 +199,7 @@ class TaskBatch(Sequence[RankingTask]):
     @overload
     def __getitem__(self, index: slice) -> list[RankingTask]: ...
     def __getitem__(self, index: int | slice) -> RankingTask | list[RankingTask]:
-        """One user's task with its titles, or a list of several."""
+        """Return one user's task with its titles, or a list of several."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         task = self.tasks.task(int(self.rows[index]))
@@ -216,11 +215,11 @@ class TaskBatch(Sequence[RankingTask]):
         return own if self.shown is None else np.take_along_axis(own, self.shown, axis=1)
 
     def histories(self, length: int) -> NDArray[np.int32]:
-        """(B, length) int32 item rows: the latest in the last column, -1 where there are none."""
+        """(B, length) int32 item rows: the latest in the last column, -1 in empty places."""
         return self.tasks.padded_history(length, self.rows)
 
     def as_set(self) -> TaskSet:
-        """The same B tasks as a set of their own, candidates in the order that is shown."""
+        """Return the B tasks as a `TaskSet`, with candidates in the order shown."""
         own = self.tasks.subset(self.rows)
         if self.shown is None:
             return own
@@ -241,11 +240,11 @@ def make_tasks(
     unfiltered: bool = False,
     repeats: Repeats = "drop",
 ) -> TaskSet:
-    """Make `draws` tasks for each user, all of a user's draws side by side.
+    """Make `draws` tasks for each user, grouped by user.
 
-    A target that stands in its user's history gives the answer away. By default it is left out
-    there, wherever it stands, before the last 50 items are taken; a warning says how often, and
-    `TaskSet.dropped` where.
+    A target that occurs in its user's history would give the answer away. By default all its
+    earlier occurrences are removed before the last 50 items are taken; a warning counts them, and
+    `TaskSet.dropped` lists them.
 
     Parameters
     ----------
@@ -255,37 +254,37 @@ def make_tasks(
     num_candidates : int, optional
         K, the target included; at least 2. None: all items, also those of the history.
     negatives : {"uniform", "popularity", "retrieved"}
-        ``"uniform"``: over all items that the user never touched. ``"popularity"``: the same
-        items, in proportion to one plus their count in `interactions` (one, so that an item unseen
-        in training can be drawn; otherwise an unseen item would have to be the target).
+        ``"uniform"``: among all items that the user never interacted with. ``"popularity"``: the
+        same items, in proportion to one plus their count in `interactions` (one, because otherwise
+        an item unseen in training could only be a target).
         ``"retrieved"``: the first K - 1 of the user's line in a selection file, without the target.
     interactions : Interactions, optional
-        What popularity is counted on: `training_interactions`.
+        Interactions that popularity is counted on: `training_interactions`.
     draws : int
         Tasks per user, each with its own negatives (``"retrieved"``: the same ones) and order.
     seed : int
-        Of the negatives and orders.
+        Seed of the negatives and orders.
     selection : str, Path or mapping, optional
-        For ``"retrieved"``: anything that `read_selection` reads, or what it gave back.
+        For ``"retrieved"``: a file or name that `read_selection` reads, or what it returned.
     unfiltered : bool
-        For ``"retrieved"``: keep listed items that stand in the user's own history, as the
-        published setup does. Otherwise they are dropped before the first K - 1 are taken.
+        For ``"retrieved"``: keep listed items that are in the user's own history, as the published
+        setup does. Otherwise they are dropped before the first K - 1 are taken.
     repeats : {"drop", "keep", "refuse"}
-        What becomes of a target in its user's history: it is left out (a user whose history holds
-        nothing else gets no task), shown, or refused. The same item is the same id, or a title
-        that nothing but ids tells apart (`Dataset.kinds`).
+        How a target in its user's history is treated: left out (a user whose history holds nothing
+        else gets no task), shown, or refused. Items are equal if they have the same id, or titles
+        that only an added id distinguishes (`Dataset.kinds`).
 
     Raises
     ------
     InvalidOption
-        For unknown or contradictory options, and where a user has fewer than K - 1 negatives.
+        For unknown or contradictory options, and if a user has fewer than K - 1 negatives.
     InvalidData
-        Where repeats are refused and there is one.
+        If repeats are refused and there is one.
 
     Warns
     -----
     UserWarning
-        Where items were left out of histories.
+        If items were left out of histories.
     """
     check_choice("negatives", negatives, ("uniform", "popularity", "retrieved"))
     check_candidates(dataset, num_candidates, negatives, draws)
@@ -332,7 +331,7 @@ def make_tasks(
 def check_candidates(
     dataset: Dataset, num_candidates: int | None, negatives: str = "uniform", draws: int = 1
 ) -> None:
-    """Refuse a number of candidates that the catalog does not have.
+    """Check that the catalog has this number of candidates.
 
     Raises
     ------
@@ -352,12 +351,12 @@ def check_candidates(
 
 
 def user_rows(dataset: Dataset, users: ArrayLike) -> NDArray[np.int64]:
-    """User rows as an array.
+    """Return user rows as an array.
 
     Raises
     ------
     InvalidOption
-        Where one is out of range.
+        If one is out of range.
     """
     rows = np.asarray(users, dtype=np.int64).reshape(-1)
     if len(rows) and not 0 <= rows.min() <= rows.max() < dataset.num_users:
@@ -388,7 +387,7 @@ def among(
 def latest(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], flat: NDArray[np.int32], most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The last `most` items of stretches of `flat`, as a ragged array."""
+    """Return the last `most` items of ragged rows of `flat`, as a ragged array."""
     kept = np.minimum(lengths, most)
     return _take(starts + lengths - kept, kept, flat)
 
@@ -396,7 +395,7 @@ def latest(
 def left_out(
     name: str, dropped: NDArray[np.int64], left: NDArray[np.bool_], who: str = "users"
 ) -> str:
-    """What a user should know of targets that stood in their users' histories."""
+    """Write the warning about targets that are in their users' histories."""
     text = (
         f"{name}: {(dropped > 0).sum():,} of {len(dropped):,} {who} chose their target before, by "
         "the same id or by the same title (doubled rows look the same); "
@@ -411,16 +410,16 @@ def left_out(
 
 
 def read_selection(selection: str | Path, dataset: Dataset) -> dict[int, NDArray[np.int32]]:
-    """Read candidate lists in the form of LLMRank and RPP.
+    """Read candidate lists in the format of LLMRank and RPP.
 
     One line per user, no header: ``user <TAB> item item ...``, tokens of the dataset. The target is
-    not marked in them; `make_tasks` puts it in. Gzipped where the name ends in ``.gz``.
+    not marked; `make_tasks` adds it. Gzipped if the name ends in ``.gz``.
 
     Parameters
     ----------
     selection : str or Path
-        A file, or the ending of one in the dataset's own folder: ``"train"`` finds
-        ``selected/<name>.train``, ``"train.bm25"`` finds ``selected/<name>.train.bm25``.
+        A file, or the ending of one in the dataset's own folder: ``"train"`` refers to
+        ``selected/<name>.train``, ``"train.bm25"`` to ``selected/<name>.train.bm25``.
     dataset : Dataset
 
     Returns
@@ -431,7 +430,7 @@ def read_selection(selection: str | Path, dataset: Dataset) -> dict[int, NDArray
     Raises
     ------
     InvalidData
-        Where there is no such file, or a line holds an unknown token or no items.
+        If there is no such file, or a line holds an unknown token or no items.
     """
     path = _find_selection(selection, dataset)
     users = {token: row for row, token in enumerate(dataset.user_tokens)}
@@ -467,15 +466,15 @@ def split_selection(
     *,
     overlap: Literal["refuse", "train", "test"] = "refuse",
 ) -> UserSplit:
-    """The users of two selection files as a split (no validation users).
+    """Make a split from the users of two selection files (no validation users).
 
     Of the published lastfm files, 91 of the 200 test users are train users too; such files are
-    refused unless `overlap` says on which side the shared users belong.
+    refused unless `overlap` states on which side the shared users belong.
 
     Raises
     ------
     InvalidData
-        Where users are in both files and `overlap` is ``"refuse"``.
+        If users are in both files and `overlap` is ``"refuse"``.
     InvalidOption
         For another `overlap`.
     """
@@ -498,13 +497,13 @@ def split_selection(
 def _take(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], flat: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Stretches of `flat` as a ragged array: (indptr, values)."""
+    """Take rows of `flat` as a ragged array: (indptr, values)."""
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return indptr, flat[np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])]
 
 
 def _keys(seed: int, tokens: list[str], draw: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(T, 3) keys of each task's streams: negatives, what is left of them, order."""
+    """(T, 3) keys of each task's random streams: negatives, remaining negatives, order."""
     digests = b"".join(
         hashlib.blake2b(f"{seed}\0{number}\0{token}".encode(), digest_size=24).digest()
         for token, number in zip(tokens, draw.tolist(), strict=True)
@@ -532,7 +531,7 @@ def _sampled(
     count: int,
     weights: NDArray[np.float64],
 ) -> NDArray[np.int32]:
-    """(T, count) distinct items that the user never touched, drawn one by one by weight."""
+    """(T, count) distinct items that the user never interacted with, drawn one by one by weight."""
     cumulative = np.cumsum(weights)
     tries = 2 * count + 16
     block = max(1, _CELLS // (dataset.num_items + 16 * tries))
@@ -560,8 +559,8 @@ def _sampled(
         found = good.sum(axis=1)
         chosen[start:][np.nonzero(good)[0], (np.cumsum(good, axis=1) - 1)[good]] = drawn[good]
         for row in np.flatnonzero(found < count):
-            # The rest of the same sampling without replacement, in one go: the smallest of
-            # exponential waiting times with the items' weights as rates.
+            # The remaining draws without replacement at once: the smallest of exponential waiting
+            # times with the items' weights as rates.
             have = int(found[row])
             free[row, chosen[start + row, :have]] = False
             pool = np.flatnonzero(free[row])
@@ -572,7 +571,7 @@ def _sampled(
 
 
 def _first_of_its_kind(rows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Per row: is this the first place of its value?"""
+    """Mark per row the first occurrence of each value."""
     order = np.argsort(rows, axis=1, kind="stable")
     ordered = np.take_along_axis(rows, order, axis=1)
     first = np.ones(rows.shape, dtype=bool)
@@ -597,7 +596,7 @@ def _retrieved(
     count: int,
     unfiltered: bool,
 ) -> NDArray[np.int32]:
-    """(T, count): the first listed items, repeats and the target (and the history) taken out."""
+    """(T, count): the first listed items, without repeats and the target (and the history)."""
     chosen = np.empty((len(users), count), dtype=np.int32)
     for i, user in enumerate(users.tolist()):
         if user not in selection:

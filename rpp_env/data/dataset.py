@@ -1,4 +1,4 @@
-"""A dataset: a catalogue of titles, and one sequence of items per user."""
+"""Datasets: a catalog of titles, and one sequence of items per user."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["Dataset"]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Items, users, and what each user chose, oldest first.
+    """Items, users, and each user's items, oldest first.
 
-    Titles, tokens and genres are made plain (`rpp_env.text.plain`) as they enter: prompts, parsers
-    and observations read the same strings, and none of them can steer a prompt or a terminal.
+    Titles, tokens and genres are cleaned (`rpp_env.text.plain`) when they are added: prompts,
+    parsers and observations read the same strings, and none can control a prompt or a terminal.
 
     An *item row* is an index into `titles`, a *user row* an index into `user_tokens`. The last item
     of a sequence is the user's target; users with fewer than two items are never given a task.
@@ -33,14 +33,14 @@ class Dataset:
     Attributes
     ----------
     name, domain : str
-        The dataset's name, and whose sentences it speaks: ``"movies"``, ``"music"``, ``"games"``
-        or ``"products"`` (or a pattern file of your own).
+        The dataset's name, and the domain of its sentences: ``"movies"``, ``"music"``, ``"games"``
+        or ``"products"`` (or a catalog file of your own).
     titles : tuple of str
-        One clean title per item; no two are equal, not even when case is ignored.
+        One clean title per item; all different, even when case is ignored.
     item_tokens, user_tokens : tuple of str
         The ids of the source, by row; each unique.
     genres : tuple of tuple of str
-        Genres per item, an empty tuple where none are known.
+        Genres per item; empty if unknown.
     indptr : (num_users + 1,) int64 array
         User u's sequence is ``items[indptr[u]:indptr[u + 1]]``. Read-only.
     items : (N,) int32 array
@@ -49,27 +49,27 @@ class Dataset:
         What the order means: ``"time"``, ``"position"`` (an order without clock times) or
         ``"play count"`` (lastfm: the last item is the most played one, not the latest).
     habits : (num_users,) int array, optional
-        Movieworld's latent type per user. A label: environments never read it.
+        Movieworld's latent habit per user. A label: environments never read it.
     habit_names : tuple of str
-        What the numbers in `habits` mean.
+        Names of the numbers in `habits`.
     default_split : (int, int, int), optional
         Sizes of train, validation and test that the dataset comes with.
     last_times : (num_users,) float64 array, optional
-        When each user chose the last item, the target, by a clock that all users share. Read-only;
-        None where the source has no clock times. No earlier time is kept: nothing needs one, and
-        those of some copies of ml-1m are made up.
+        Time of each user's last item, the target, by a clock that all users share. Read-only; None
+        if the source has no clock times. Earlier times are not kept: nothing needs them, and those
+        of some copies of ml-1m are made up.
     notes : str
-        What a reader of results should know, in a sentence or two.
+        A remark for readers of results, in a sentence or two.
     folder : Path, optional
-        Where the files lie; selection files are looked up there.
+        Folder of the files; selection files are looked up there.
     profiles : Profiles, optional
-        What is known of the users besides their clicks. Not part of `digest`, having one of its
-        own: no task depends on it.
+        Known properties of the users besides their clicks. Not part of `digest`, because no task
+        depends on them; they have their own.
 
     Raises
     ------
     InvalidData
-        Where lengths disagree, a row is out of range, or a title or token stands twice.
+        If lengths disagree, a row is out of range, or a title or token occurs twice.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Dataset:
             ("user token", self.user_tokens),
         ):
             if len(set(values)) != len(values):
-                raise InvalidData(f"{self.name}: the {what} {_twice(values)!r} stands twice")
+                raise InvalidData(f"{self.name}: the {what} {_twice(values)!r} appears twice")
         if self.habits is not None and self.habits.shape != (self.num_users,):
             raise InvalidData(f"{self.name}: habits must hold one number per user")
         if self.profiles is not None and len(self.profiles) != self.num_users:
@@ -139,17 +139,17 @@ class Dataset:
 
     @property
     def num_users(self) -> int:
-        """Users, with a task or not."""
+        """Number of users, with a task or not."""
         return len(self.user_tokens)
 
     @property
     def num_items(self) -> int:
-        """Items of the catalogue, chosen by somebody or not."""
+        """Number of items in the catalog, chosen by a user or not."""
         return len(self.titles)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(num_users,) int64: items in each user's sequence, the target included."""
+        """(num_users,) int64: number of items in each user's sequence, the target included."""
         return np.diff(self.indptr)
 
     def sequence(self, user: int) -> NDArray[np.int32]:
@@ -158,24 +158,24 @@ class Dataset:
 
     @cached_property
     def kinds(self) -> NDArray[np.int32]:
-        """(num_items,) int32: equal for items that nothing but their ids tells apart."""
+        """(num_items,) int32: equal for items that only their ids distinguish."""
         numbers: dict[str, int] = {}
         names = names_of_items(self.titles, self.item_tokens)
         return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int32)
 
     @cached_property
     def title_index(self) -> dict[str, int]:
-        """From a title, spelled exactly, to its item row."""
+        """Item rows by title, spelled exactly."""
         return {title: row for row, title in enumerate(self.titles)}
 
     @cached_property
     def catalog_digest(self) -> str:
-        """SHA-256 (hex) of the item tokens in their order: what an item row stands for."""
+        """SHA-256 (hex) of the item tokens in order, which define the item rows."""
         return hashlib.sha256("\x1e".join(self.item_tokens).encode()).hexdigest()
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of all that tasks and fitted knowledge depend on.
+        """SHA-256 (hex) of everything that tasks and fitted models depend on.
 
         Names, notes, habits, times and folders are left out: they change neither.
         """
@@ -195,7 +195,7 @@ class Dataset:
 
 
 def _frozen(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """A read-only array of `dtype`; a copy where the caller could still write to it."""
+    """Return a read-only array of `dtype`; a copy if the caller could still write to it."""
     array = np.asarray(array)
     if array.dtype != dtype or array.flags.writeable:
         array = array.astype(dtype)
@@ -209,4 +209,4 @@ def _twice(values: Iterable[str]) -> str:
         if value in seen:
             return value
         seen.add(value)
-    raise AssertionError("no value stands twice")
+    raise AssertionError("no value appears twice")

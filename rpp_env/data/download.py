@@ -1,9 +1,9 @@
-"""Fetch a MovieLens archive from GroupLens and turn it into atomic files.
+"""Download a MovieLens archive from GroupLens and convert it to atomic files.
 
 The archive's MD5 is checked before anything is read: for ml-1m, which never changes, against the
-digest written here; for ml-latest-small, which GroupLens renews from time to time, against the
-``.md5`` file that they publish beside it. The latter shows that the transfer was whole, not which
-release it is. What a server sends and what an archive holds is bounded in size and in time.
+digest in this file; for ml-latest-small, which GroupLens updates from time to time, against the
+``.md5`` file that they publish next to it. The latter shows that the transfer was complete, not
+which release it is. The size of transfers and archives, and the duration, are limited.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from rpp_env.options import unknown
 __all__ = ["SOURCES", "Source", "get", "show_terms"]
 
 MAX_ARCHIVE = 1 << 24
-"""Bytes of a downloaded archive; ml-1m's has 6 million."""
+"""Maximum bytes of a downloaded archive; ml-1m's has 6 million."""
 MAX_MEMBER = 1 << 26
-"""Bytes of a file in it, unpacked; ml-1m's ratings have 25 million."""
+"""Maximum bytes of a file in it, unpacked; ml-1m's ratings have 25 million."""
 MAX_README = 1 << 20
-"""Bytes of its README, and of a published digest."""
+"""Maximum bytes of its README, and of a published digest."""
 PATIENCE = 600.0
-"""Seconds that a download may take in all."""
+"""Maximum seconds of a download."""
 
 _CITE = (
     "Cite: F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and "
@@ -46,12 +46,12 @@ _CITE = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from, and on what terms."""
+    """Address, digest and terms of a dataset."""
 
     url: str
     terms: str
     md5: str | None
-    """Of the archive; None: published beside it, at the same address with ``.md5`` added."""
+    """MD5 of the archive; None: published at the same address with ``.md5`` added."""
 
 
 SOURCES: dict[str, Source] = {
@@ -73,13 +73,13 @@ SOURCES: dict[str, Source] = {
         None,
     ),
 }
-"""What `get` can fetch."""
+"""Datasets that `get` can download."""
 
 Rows = Iterable[Iterable[str]]
 
 
 def show_terms(terms: str) -> bool:
-    """Print the terms and go on; what `get` does unless told otherwise."""
+    """Print the terms and accept them; the default of `get`."""
     print(terms)  # noqa: T201 the terms are for a person to read
     return True
 
@@ -101,22 +101,22 @@ def get(
         The folder becomes ``<root>/<name>``; the default is ``data`` in the cache folder, where
         `rpp_env.load_dataset` looks.
     url : str, optional
-        A mirror of the archive. The same digest must come out.
+        A mirror of the archive. It must have the same digest.
     accept : callable
-        Is given the terms before anything is fetched; False ends it there.
+        Called with the terms before the download; False cancels it.
 
     Returns
     -------
     Path
         The folder with ``<name>.inter``, ``<name>.item``, for ml-1m ``<name>.user``, and GroupLens'
-        own README. It appears whole or not at all; where it is there already, nothing is fetched.
+        own README. It appears only when complete; if it exists already, nothing is downloaded.
 
     Raises
     ------
     InvalidOption
-        For a name that cannot be downloaded, and where the terms were not accepted.
+        For a name that cannot be downloaded, and if the terms were not accepted.
     InvalidData
-        Where the archive cannot be fetched, has the wrong digest, or does not hold what it should.
+        If the archive cannot be downloaded, has the wrong digest, or lacks a file.
     MissingExtra
         Without requests: ``pip install 'rpp-env[agents]'``.
     """
@@ -144,7 +144,7 @@ def get(
 
 
 class _Download(threading.Thread):
-    """A download in the background, so that no server can hold up who waits for it."""
+    """A download in the background, so that a slow server cannot block the caller."""
 
     def __init__(self, url: str, target: Path, limit: int) -> None:
         super().__init__(name=f"download of {url}", daemon=True)
@@ -170,12 +170,12 @@ class _Download(threading.Thread):
                         )
                         return
                     file.write(data)
-        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+        except Exception as error:  # noqa: BLE001 - raised again in the waiting thread
             self.error = error
 
 
 def _fetch(url: str, md5: str | None, target: Path, limit: int) -> Path:
-    """Download a file; where `md5` is given it must fit."""
+    """Download a file; if `md5` is given, the digest must match."""
     try:
         import requests
     except ImportError:
@@ -185,7 +185,7 @@ def _fetch(url: str, md5: str | None, target: Path, limit: int) -> Path:
     download.join(PATIENCE)
     if download.is_alive():
         download.abandoned = True
-        raise InvalidData(f"{url} was not here after {PATIENCE:g} s; nothing was kept")
+        raise InvalidData(f"{url} was not downloaded within {PATIENCE:g} s; nothing was kept")
     if isinstance(download.error, requests.RequestException | OSError):
         raise InvalidData(f"{url} cannot be downloaded: {download.error}") from download.error
     if download.error is not None:
@@ -251,26 +251,26 @@ def _movie(fields: list[str]) -> tuple[str, str, str, str]:
     if found is not None:
         title, year = found.groups()
     names = [] if genres == "(no genres listed)" else genres.split("|")
-    # A blank would part one genre into two in the atomic form.
+    # A blank would split one genre into two in the atomic format.
     return token, title, year, " ".join(genre.replace(" ", "_") for genre in names)
 
 
 def _colons(archive: zipfile.ZipFile, ending: str, width: int) -> Iterator[list[str]]:
-    """Rows of a file whose fields are parted by two colons, in Latin-1."""
+    """Yield the rows of a Latin-1 file with fields separated by two colons."""
     lines = _lines(archive, ending, "latin-1")
     rows = (line.rstrip("\r\n").split("::") for line in lines)
     return _checked(rows, ending, width)
 
 
 def _commas(archive: zipfile.ZipFile, ending: str, width: int) -> Iterator[list[str]]:
-    """Rows of a CSV file in UTF-8, below its header."""
+    """Yield the rows of a CSV file in UTF-8, without its header."""
     return _checked(csv.reader(_lines(archive, ending, "utf-8-sig")), ending, width, first=2)
 
 
 def _checked(
     rows: Iterable[list[str]], name: str, width: int, *, first: int = 1
 ) -> Iterator[list[str]]:
-    """The rows from number `first` on, each of so many fields, with single blanks in them."""
+    """Yield the rows from number `first` on, checking widths and collapsing blanks."""
     line = 0
     try:
         for line, row in enumerate(rows, start=1):
@@ -281,12 +281,12 @@ def _checked(
             yield [" ".join(field.split()) for field in row]
     except UnicodeDecodeError as error:
         raise InvalidData(f"{name}: expected UTF-8: {error}") from None
-    except csv.Error as error:  # such as a field without an end
+    except csv.Error as error:  # for example a field without an end
         raise InvalidData(f"{name}, after row {line}: {error}") from None
 
 
 def _lines(archive: zipfile.ZipFile, ending: str, encoding: str) -> Iterator[str]:
-    """The lines of a file in the archive, with their ends."""
+    """Yield the lines of a file in the archive, with their line ends."""
     for name in archive.namelist():
         if name.rpartition("/")[2] == ending:
             break
@@ -305,11 +305,11 @@ def _lines(archive: zipfile.ZipFile, ending: str, encoding: str) -> Iterator[str
 
 
 def _read(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """A file of the archive, if it is whole and not too large."""
+    """Read a file of the archive, if it is complete and not too large."""
     try:
         with archive.open(name) as file:
             data = file.read(limit + 1)
-    # Damaged, encrypted or packed in a way that nobody expects: each has an error of its own.
+    # Damaged, encrypted and unusual archives raise different errors.
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -323,6 +323,6 @@ def _read(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     if len(data) > limit:
         raise InvalidData(
             f"{name[:60]} in the archive unpacks to more than {limit:,} bytes: this is not the "
-            "archive that it should be"
+            "expected archive"
         )
     return data

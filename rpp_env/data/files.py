@@ -1,4 +1,4 @@
-"""A folder of atomic files -> `Dataset`."""
+"""Read a folder of atomic files as a `Dataset`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rpp_env.plugins import entry_points
 __all__ = ["KNOWN", "MADE", "Facts", "find_dataset", "read_dataset"]
 
 MADE = ("movieworld", "movieworld-hard", "movieworld-drift", "arrivals")
-"""Datasets that are made by a seed."""
+"""Datasets that are generated from a seed."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files themselves do not say."""
+    """Facts about a dataset that its files do not contain."""
 
     domain: str = "products"
     order: str = "time"
@@ -54,7 +54,7 @@ KNOWN: dict[str, Facts] = {
     "sports": Facts("products", "position", _AMAZON + _KEYWORDS),
     "toys": Facts("products", "position", _AMAZON + _KEYWORDS),
 }
-"""Known datasets by name, in lower case."""
+"""Facts about known datasets, by lower-case name."""
 
 _TITLE = ("title", "movie_title", "name")
 _YEAR = ("release_year", "year")
@@ -63,12 +63,12 @@ _GENRE = ("genre", "genres", "class", "categories")
 
 
 _AROUND = " \t\"'[]"
-"""What some sources write around a genre: ``['Drama', 'War']``."""
+"""Characters around a genre in some sources: ``['Drama', 'War']``."""
 _NO_GENRES = "(no genres listed)"
 
 
 def find_dataset(name: str | Path, root: str | Path | None = None) -> Path:
-    """The folder of a known name, or the folder at a path; see `rpp_env.load_dataset`.
+    """Find the folder of a known name, or the folder at a path; see `rpp_env.load_dataset`.
 
     Raises
     ------
@@ -93,9 +93,9 @@ def find_dataset(name: str | Path, root: str | Path | None = None) -> Path:
     if known:
         looked = ", ".join(str(place / str(name)) for place in roots)
         raise UnknownDataset(
-            f"dataset {str(name)!r} is not here; looked for the folder {looked}. Set RPP_ENV_DATA "
-            "to the folder that holds it, pass its path, or (ml-1m, ml-latest-small) run "
-            f"`rpp-env data get {str(name).lower()}`"
+            f"dataset {str(name)!r} was not found; searched for the folder {looked}. Set "
+            "RPP_ENV_DATA to the folder that holds it, pass its path, or (ml-1m, ml-latest-small) "
+            f"run `rpp-env data get {str(name).lower()}`"
         )
     if Path(name).is_file():
         raise UnknownDataset(f"{name} is a file, and a dataset is a folder of atomic files")
@@ -108,17 +108,17 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
 
     ``<folder>.inter`` or ``<folder>.inter.gz`` needs the columns ``user_id``, ``item_id`` and
     ``timestamp``; ``<folder>.item`` needs ``item_id`` and a title (``title``, ``movie_title`` or
-    ``name``), and may have a year, a maker and genres; ``<folder>.user`` may be missing, and may
-    have what `read_profiles` reads. Each user's rows are put in order of their timestamps; equal
-    timestamps keep the order of the file.
+    ``name``), and may have a year, a maker and genres; ``<folder>.user`` is optional, with the
+    columns of `read_profiles`. Each user's rows are sorted by timestamp; rows with equal timestamps
+    stay in the order of the file.
 
     Parameters
     ----------
     folder : Path
-        Its name is the dataset's name; where the name is a known one, its facts hold.
+        Its name is the dataset's name, and selects the facts about a known dataset.
     domain, order : str, optional
-        Override those facts. Only where the order is ``"time"`` are timestamps taken for times of
-        a clock (`Dataset.last_times`).
+        Override those facts. Timestamps count as clock times (`Dataset.last_times`) only if the
+        order is ``"time"``.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def read_dataset(folder: Path, *, domain: str | None = None, order: str | None =
         name=stem,
         domain=domain,
         titles=unique_titles(
-            # "Vitamins C, A" is no title with its article at the end.
+            # "Vitamins C, A" does not end in an article.
             [clean_title(title, articles=domain != "products") for title in titles],
             catalogue["item_id"],
             years=_column(catalogue, _YEAR),
@@ -190,10 +190,10 @@ def _column(table: dict[str, list[str]], names: Sequence[str]) -> list[str] | No
 
 
 def _genres(column: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Each item's genres.
+    """Return each item's genres.
 
-    Bars, else semicolons, else commas part them where the column has any;
-    else blanks do, as in RecBole's files.
+    They are split at bars, else semicolons, else commas, if the column contains any; else at
+    blanks, as in RecBole's files.
     """
     separator = next((mark for mark in "|;," if any(mark in value for value in column)), None)
     return tuple(

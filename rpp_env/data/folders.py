@@ -1,4 +1,4 @@
-"""Where files are kept, and how they are written: whole or not at all."""
+"""Folders of the package, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 _UNFINISHED = ".part"
-"""How the names of files end that are still being written."""
+"""Suffixes of files that are still being written."""
 
 
 def cache_dir() -> Path:
-    """The package's cache folder: ``$RPP_ENV_CACHE``, else the platform's place for caches.
+    """Return the package's cache folder: ``$RPP_ENV_CACHE``, else the platform's cache location.
 
     It may not exist yet. Everything in it can be made again, so it is safe to delete.
     """
@@ -54,11 +54,11 @@ def cache_dir() -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file whole or not at all, even if the power fails.
+    """Write a file atomically, even if the power fails.
 
-    What is written goes to a file beside `path`. When the block ends well, that file is synced to
-    the disk, takes the place of `path`, and the folder is synced: from then on it is safe to delete
-    what the file replaces. After an error `path` is as it was before. Folders are made as needed.
+    The data go to a file next to `path`. When the block ends without an error, that file is synced
+    to the disk, replaces `path`, and the folder is synced: from then on it is safe to delete what
+    the file replaces. After an error `path` is unchanged. Folders are made as needed.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     WriteFailed
         If the system refuses: a full disk, no permission, a folder that is a file.
     """
-    # Not tempfile.mkstemp: others could not read the file then, whatever the umask says.
+    # Not tempfile.mkstemp: its files cannot be read by others, whatever the umask.
     beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
     with writing(path):
         make_folder(path.parent)
@@ -92,7 +92,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def keep_folder(made: Path, place: Path) -> None:
-    """Move a folder that was made beside its place there, whole or not at all, as `whole_file`.
+    """Move a finished folder to its place atomically, as `whole_file` does for a file.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system refuses in this block into a `WriteFailed` that names `path`."""
+    """Convert an OSError in this block to a `WriteFailed` that names `path`."""
     try:
         yield
     except RPPError:
@@ -127,21 +127,21 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Be the only process that makes `path`, as far as the others use this function too.
+    """Be the only process that makes `path`, among those that use this function.
 
-    A process that ends, however it ends, lets the next one in. Where the file system has no locks,
-    everybody is let in.
+    When a process ends, however it ends, the next one may continue. If the file system has no
+    locks, every process continues.
 
     Parameters
     ----------
     path : Path
     wait : bool
-        Wait for a process that has been let in before; a warning says so.
+        Wait for a process that holds the lock; a warning is issued.
 
     Yields
     ------
     bool
-        Whether this process has been let in; always if it waits.
+        Whether this process holds the lock; always true if it waits.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def alone(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
-    """The lock's open file, once it is held; None if another process holds it."""
+    """Return the lock's open file once it is held; None if another process holds it."""
     while True:
         held = _open_lock(lock)
         if sys.platform == "win32":  # has no such locks
@@ -182,7 +182,7 @@ def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
         except BaseException:
             held.close()
             raise
-        # The process that held it may have deleted it meanwhile: then this is a lock of nothing.
+        # Its previous holder may have deleted the file meanwhile: then the lock is worthless.
         try:
             there = lock.stat().st_ino
         except FileNotFoundError:
@@ -193,37 +193,37 @@ def _lock(lock: Path, *, wait: bool) -> BinaryIO | None:
 
 
 def _open_lock(lock: Path) -> BinaryIO:
-    """A lock's file, made as needed. It is no link to a user's file, and no pipe to wait at."""
+    """Open a lock's file, made as needed; never through a link or as a pipe."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         return os.fdopen(os.open(lock, flags, 0o666), "ab")
     except OSError:
         if lock.is_symlink() or lock.is_fifo():
-            raise InvalidData(f"{lock} is no file: delete it, or give another folder") from None
+            raise InvalidData(f"{lock} is not a file: delete it, or give another folder") from None
         raise
 
 
 def check_folder(folder: Path, *, itself: bool = False) -> None:
-    """Refuse a folder in which a link leads outside it; before files are read or written there.
+    """Check that no link in a folder leads outside it, before files are read or written there.
 
-    Folders of runs, benches, studies and parts of tables may come from somebody else. Where a link
-    in one leads elsewhere, a file that is written in the folder would change files of the user's.
-    What is neither a file nor a folder (a pipe, a device) is refused too, because reading it may
+    Folders of runs, benchmarks, studies and parts of tables may come from an untrusted source. If a
+    link in one leads elsewhere, writing in the folder would change the user's own files. Entries
+    that are neither files nor folders (pipes, devices) are refused too, because reading one may
     never end. The folder need not exist, and links that stay in it are followed. Hidden files and
-    folders are not looked at: none is written or read by its name, except locks, and these are
-    opened by `alone` without following links.
+    folders are skipped: none is written or read by its name, except locks, which `alone` opens
+    without following links.
 
     Parameters
     ----------
     folder : Path
     itself : bool
-        The folder must be no link either; else it is the user's own choice.
+        Whether the folder itself must not be a link either.
 
     Raises
     ------
     InvalidData
-        With the link or the file, and where it leads.
+        With the link or the file, and its target.
     """
     if itself and folder.is_symlink():
         raise InvalidData(f"{folder} is a link, and not the folder itself: delete the link")
@@ -250,7 +250,7 @@ def check_folder(folder: Path, *, itself: bool = False) -> None:
                             f"{_inside(folder, root, entry)} is neither a file nor a folder: "
                             "delete it, or give another folder"
                         )
-    except (OSError, ValueError) as error:  # such as a path that is too long
+    except (OSError, ValueError) as error:  # for example a path that is too long
         raise InvalidData(f"{folder} cannot be read: {error}") from error
 
 
@@ -259,7 +259,7 @@ def _inside(folder: Path, root: str, entry: os.DirEntry[str]) -> Path:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no file can be written; before the work whose result goes there.
+    """Check that a file can be written at a path, before the work whose result goes there.
 
     Raises
     ------
@@ -274,7 +274,7 @@ def check_place(path: Path) -> None:
 
 
 def drop_unfinished(path: Path) -> None:
-    """Delete what killed writers of `path` left beside it; call it only where nobody else writes.
+    """Delete what killed writers of `path` left next to it; only call it without other writers.
 
     Raises
     ------
@@ -287,7 +287,7 @@ def drop_unfinished(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and have their names on the disk."""
+    """Make a folder and its parents, and sync their names to the disk."""
     if not folder.is_dir():
         if folder.exists():
             raise NotADirectoryError(f"{folder} is a file and no folder")
@@ -297,7 +297,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _sync(place: Path) -> None:
-    """Have a file, or the names in a folder, on the disk where the system can."""
+    """Sync a file, or the names in a folder, to the disk if the system can."""
     if os.name == "nt":  # cannot open folders
         return
     number = os.open(place, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What is known of users besides their clicks: one code per field, 0 where nothing is known."""
+"""Profiles: known properties of users besides their clicks; one code per field, 0 if unknown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rpp_env.text import plain
 __all__ = ["AGES", "Profiles", "read_profiles"]
 
 AGES = ("under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56 and over")
-"""Bands of ages: those of ml-1m, whose codes are the lowest ages of its bands."""
+"""Bands of ages: those of ml-1m, coded by the lowest age of each band."""
 
 _FROM = (18, 25, 35, 45, 50, 56)
 _OLDEST = 120
@@ -35,14 +35,14 @@ class Profiles:
     fields : tuple of str
         Names of the fields, such as ``"gender"``.
     values : tuple of tuple of str
-        What the codes 1, 2, ... of each field mean.
+        Meanings of the codes 1, 2, ... of each field.
     codes : (num_users, m) int64 array
         A code per user and field; 0 where it is missing. Read-only.
 
     Raises
     ------
     InvalidData
-        Where shapes disagree, a code is out of range, or a field stands twice.
+        If shapes disagree, a code is out of range, or a field occurs twice.
     """
 
     fields: tuple[str, ...]
@@ -70,7 +70,7 @@ class Profiles:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The number of values of each field, the missing one not counted."""
+        """Number of values of each field, without the missing one."""
         return tuple(map(len, self.values))
 
     @property
@@ -94,12 +94,12 @@ class Profiles:
         return out
 
     def select(self, fields: Sequence[str]) -> Profiles:
-        """The same users with these fields, in this order.
+        """Return the profiles of the same users with these fields, in this order.
 
         Raises
         ------
         InvalidOption
-            For a field that is not there.
+            For an unknown field.
         """
         for name in fields:
             if name not in self.fields:
@@ -110,10 +110,10 @@ class Profiles:
         )
 
     def shuffled(self, users: ArrayLike, seed: int = 0) -> Profiles:
-        """A control: each of `users` gets the profile of another one of them, as far as possible.
+        """Return a control: each of `users` gets another one's profile, if there are several.
 
         The users are put in a random order, and each gets the next one's profile. Profiles of
-        all other users stay as they are.
+        all other users are unchanged.
         """
         rows = np.unique(np.asarray(users, dtype=np.int64))
         order = np.random.default_rng([seed, 0x5A0F]).permutation(rows)
@@ -132,19 +132,19 @@ class Profiles:
 def read_profiles(
     table: Mapping[str, Sequence[str]], users: Sequence[str], source: str
 ) -> Profiles | None:
-    """Profiles of `users` from the columns of a ``.user`` file; None where it has none of them.
+    """Read the profiles of `users` from a ``.user`` file's columns; None if it has none of them.
 
-    ``gender`` and ``occupation`` are taken as they are, ``age`` in the bands of `AGES`, and of
+    ``gender`` and ``occupation`` are used unchanged, ``age`` in the bands of `AGES`, and of
     ``zip_code`` the first digit, which is a region of the USA: codes that begin with a letter are
-    missing. An age that is none is missing too, and a warning counts them.
+    missing. An invalid age is missing too, and a warning counts them.
 
     Parameters
     ----------
     table : mapping of str to sequence of str
         Columns by name, with ``user_id``.
     users : sequence of str
-        Tokens of the users, in the order of their rows. A user who is not in the file has no
-        field known.
+        Tokens of the users, in the order of their rows. A user who is not in the file has all
+        fields missing.
     source : str
         The file's name, for the warning.
     """
@@ -184,7 +184,7 @@ def _as_it_is(text: str) -> str:
 
 
 def _age(text: str) -> str:
-    """The band of an age; empty where the text is none."""
+    """Return the band of an age; empty if the text is not an age."""
     try:
         age = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who trains, who is tested, and the only interactions that anything may be fitted on."""
+"""Splits of users, and the only interactions that anything may be fitted on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Repeats = Literal["drop", "keep", "refuse"]
-"""What becomes of a target in its user's own history; see `histories`."""
+"""How a target in its user's own history is treated; see `histories`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class UserSplit:
     Raises
     ------
     InvalidData
-        Where a user is in two parts, or twice in one.
+        If a user is in two parts, or twice in one.
     """
 
     train: NDArray[np.int64]
@@ -60,7 +60,7 @@ class UserSplit:
             )
 
     def part(self, name: str) -> NDArray[np.int64]:
-        """The user rows of ``"train"``, ``"validation"`` or ``"test"``.
+        """Return the user rows of ``"train"``, ``"validation"`` or ``"test"``.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Interactions:
         The i-th train user's history is ``items[indptr[i]:indptr[i + 1]]``.
     items : (N,) int32 array
         Item rows, each history oldest first.
-    num_items : int
+    Size of the catalog, including items without train users.
         Size of the catalogue; items that no train user touched are counted too.
     """
 
@@ -92,7 +92,7 @@ class Interactions:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """(num_items,) int64: how often each item stands in these histories."""
+        """(num_items,) int64: number of occurrences of each item in these histories."""
         return np.bincount(self.items, minlength=self.num_items).astype(np.int64)
 
     @cached_property
@@ -113,22 +113,21 @@ def split_users(
 ) -> UserSplit:
     """Split the users that can have a task (two items or more) into three disjoint parts.
 
-    By time, the users with the earliest targets train, the next ones validate, and those with the
-    latest are tested. A user's history ends before the target, so nothing that is fitted is later
-    than any target of a validation or test user.
+    By time, the users with the earliest targets are for training, the next ones for validation, and
+    those with the latest for testing. A user's history ends before the target, so all that is
+    fitted precedes every target of a validation or test user.
 
     Parameters
     ----------
     dataset : Dataset
     fractions : (float, float, float), optional
-        Shares of train, validation and test; each at least 0, together 1. Left out: the sizes that
+        Shares of train, validation and test; each at least 0, together 1. By default the sizes that
         the dataset comes with (`Dataset.default_split`), else 0.7, 0.1, 0.2.
     by : {"user", "time"}
         At random, or by the time of each user's target (`Dataset.last_times`).
     seed : int
-        Of the permutation; at least 0. It has nothing to do with an environment's seed, so that
-        runs with different seeds share one split. By time, users with equal times come in the
-        permutation's order, and nothing else hangs on it.
+        Seed of the permutation; at least 0. It is independent of an environment's seed, so that
+        runs with different seeds share one split. By time, it only orders users with equal times.
 
     Raises
     ------
@@ -136,13 +135,13 @@ def split_users(
         For fractions that are negative or do not add up to 1, for a negative seed, and for a split
         by time of a dataset without times.
     InvalidData
-        Where the dataset has too few users for its own `default_split`.
+        If the dataset has too few users for its own `default_split`.
     """
     check_choice("by", by, ("user", "time"))
     times = dataset.last_times
     if by == "time" and times is None:
         raise InvalidOption(
-            f"{dataset.name} cannot be split by time, for it does not say when its users chose; "
+            f"{dataset.name} cannot be split by time: it has no times of its users' choices; "
             "ml-1m, ml-100k and ml-latest-small do, and folders of your own whose order is 'time'"
         )
     users = np.flatnonzero(dataset.lengths >= 2)
@@ -150,7 +149,7 @@ def split_users(
         sizes = dataset.default_split
         if sum(sizes) > len(users):
             raise InvalidData(
-                f"{dataset.name} asks for a split into {sizes} users but only {len(users)} "
+                f"{dataset.name} needs a split into {sizes} users but only {len(users)} "
                 "have two items or more"
             )
     else:
@@ -174,17 +173,17 @@ def split_users(
 def training_interactions(
     dataset: Dataset, split: UserSplit, *, repeats: Repeats = "drop"
 ) -> Interactions:
-    """The train users' sequences without their last item, as `histories` has them.
+    """Return the train users' sequences without their last item; see `histories`.
 
     Every statistic, embedding, model and popularity that an environment uses is fitted on this and
-    on nothing else, so none of them has seen the target of any user, train or test.
+    on nothing else, so none of them depends on the target of any user, train or test.
 
     Parameters
     ----------
     dataset : Dataset
     split : UserSplit
     repeats : {"drop", "keep", "refuse"}
-        What becomes of earlier choices of a user's target.
+        How earlier choices of a user's target are treated.
     """
     indptr, items, _ = histories(dataset, split.train, repeats)
     return Interactions(indptr, items, dataset.num_items)
@@ -196,10 +195,10 @@ def histories(
     repeats: Repeats = "drop",
     before: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """The users' sequences before their targets, and what becomes of earlier choices of a target.
+    """Return the users' sequences before their targets, treating earlier choices of a target.
 
-    A history that holds the target gives the answer away. It does where somebody chose an item
-    twice, where rows of a file are doubled, and where a source lists one item under several ids
+    A history that contains the target gives the answer away. That happens if a user chose an item
+    twice, if rows of a file are doubled, and if a source lists one item under several ids
     (`Dataset.kinds`).
 
     Parameters
@@ -210,7 +209,7 @@ def histories(
     repeats : {"drop", "keep", "refuse"}
         Leave the target out of the history, show it, or raise.
     before : (n,) int64 array, optional
-        How many items stand before each target; by default all but the last.
+        Number of items before each target; by default all but the last.
 
     Returns
     -------
@@ -218,14 +217,14 @@ def histories(
     items : (N,) int32 array
         The i-th user's history is ``items[indptr[i]:indptr[i + 1]]``, oldest first.
     dropped : (n,) int64 array
-        How many items were left out of each.
+        Number of items left out of each history.
 
     Raises
     ------
     InvalidData
-        Where repeats are refused and there is one.
+        If repeats are refused and there is one.
     InvalidOption
-        For another word.
+        For another value of `repeats`.
     """
     check_choice("repeats", repeats, get_args(Repeats))
     starts = dataset.indptr[users]

@@ -1,7 +1,7 @@
-"""Tensors in a file that proves itself: safetensors with a JSON header and a digest.
+"""Tensors in a file with a digest: safetensors with a JSON header.
 
-The digest shows damage, not intent; `rpp_env.data.arrays` says the same of arrays. Nothing is ever
-unpickled, and what a file says of itself is compared with its tensors before memory is taken.
+The digest detects damage, not forgery, as in `rpp_env.data.arrays`. Nothing is ever unpickled, and
+a file's description is compared with its tensors before memory is allocated.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 __all__ = ["build", "compare", "read_tensors", "write_tensors"]
 
 _DIGEST = b'"sha256":"'
-"""What stands before the digest in a file's header."""
+"""Bytes before the digest in a file's header."""
 _LARGEST_HEADER = 100_000_000  # of the format itself
 
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Write tensors with a JSON header to one safetensors file, whole or not at all.
+    """Write tensors with a JSON header to one safetensors file, atomically.
 
     The header also holds a SHA-256 of the file, which `read_tensors` compares.
 
     Raises
     ------
     WriteFailed
-        If the file cannot be written; an older one stays as it was.
+        If the file cannot be written; an older one is unchanged.
     """
     from safetensors.torch import save
 
@@ -46,21 +46,21 @@ def write_tensors(
         metadata={"rpp_agents": json.dumps(about), "sha256": "0" * DIGITS},
     )
     at = content.index(_DIGEST) + len(_DIGEST)
-    digest = hashlib.sha256(content).hexdigest()  # as `file_digest`: zeros stand there
+    digest = hashlib.sha256(content).hexdigest()  # as in `file_digest`, of zeros at its place
     with whole_file(Path(path)) as file:
         for part in (memoryview(content)[:at], digest.encode(), memoryview(content)[at + DIGITS :]):
             file.write(part)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
+    """Read a file that `write_tensors` wrote.
 
     Files of versions before digests are read as well, with an `RPPWarning`.
 
     Raises
     ------
     InvalidData
-        If the file is not there, is damaged, or is not one of ours.
+        If the file is missing, is damaged, or is not one of ours.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -83,7 +83,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError,
         RecursionError,
         OSError,
-        MemoryError,  # for a file with holes, larger than the memory that there is
+        MemoryError,  # for a sparse file larger than the memory
     ) as error:
         if isinstance(error, InvalidData):
             raise
@@ -96,7 +96,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if metadata:
             raise InvalidData(f"{path} is damaged: its header holds {', '.join(metadata)}")
         warnings.warn(
-            f"{path} carries no digest, as files of earlier versions, so damage cannot be noticed",
+            f"{path} has no digest, because an earlier version wrote it, so damage goes unnoticed",
             RPPWarning,
             stacklevel=2,
         )
@@ -104,7 +104,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest_at(file: BinaryIO) -> int | None:
-    """Where the digest of an open safetensors file stands; None where there is none."""
+    """Return the offset of the digest in an open safetensors file; None if there is none."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     header = file.read(length) if length <= _LARGEST_HEADER else b""
@@ -116,9 +116,9 @@ Network = TypeVar("Network", bound="nn.Module")
 
 
 def build(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network:
-    """A network with the tensors of a file, which may come from somebody else.
+    """Make a network with the tensors of an untrusted file.
 
-    Before any memory is taken, the shapes of the network are compared with those of the tensors.
+    Before memory is allocated, the shapes of the network are compared with those of the tensors.
 
     Parameters
     ----------
@@ -145,11 +145,11 @@ def build(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network
 
 
 _MOST_BESIDE = 10_000_000
-"""Numbers that a network may hold besides its weights, whatever its size."""
+"""Maximum numbers that a network may hold besides its weights."""
 
 
 def compare(plan: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors whose names, shapes or types are not those of a plan, and infinite ones.
+    """Check that tensors have the names, shapes and types of a plan, and are finite.
 
     Raises
     ------

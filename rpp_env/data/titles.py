@@ -1,4 +1,4 @@
-"""Titles that a language model can read and a parser can tell apart."""
+"""Titles that a language model can read and a parser can distinguish."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rpp_env.text import MAX_RAW, plain
 __all__ = ["MAX_LENGTH", "clean_title", "names_of_items", "unique_titles"]
 
 MAX_LENGTH = 120
-"""Characters of the longest title; the longest of the Amazon data had hundreds."""
+"""Maximum characters of a title; the longest of the Amazon data had hundreds."""
 
 _MAX_NOTE = 60
-"""Characters of a year or a maker that tell equal titles apart."""
+"""Maximum characters of a year or a maker that distinguishes equal titles."""
 
 _NO_CHARACTER = re.compile(r"&#(?:x0*[0-9a-f]{7,}|0*[0-9]{8,});?", re.IGNORECASE)
 """Numeric entities beyond Unicode, of which some have thousands of digits."""
 
-# Only real HTML tags: a title may hold other things between angle brackets.
+# Only real HTML tags: a title may contain other text in angle brackets.
 _TAGS = re.compile(
     r"</?(?:(?P<inside>a|abbr|b|big|code|em|font|i|s|small|span|strong|sub|sup|tt|u)"
     r"|br|center|div|h[1-6]|hr|img|li|ol|p|table|tbody|td|th|tr|ul)(?:\s[^<>]*)?/?>",
@@ -31,28 +31,29 @@ _ARTICLES = (
     r"The|An?|La|Les?|L'|Il|I|Lo|Gli|El|Los|Las|Une?|Una|Uno|Der|Die|Das|Eine?|De|Het|Den|Det|En|Et"
     r"|Os?|Uma?"
 )
-# In the title proper, and in each parenthesised other title: "Postman, The (Postino, Il)".
+# In the title proper, and in each alternative title in brackets: "Postman, The (Postino, Il)".
 _TRAILING_ARTICLE = re.compile(
     rf"(^|\()((?:a\.k\.a\. )?)([^()]*?), ({_ARTICLES})(?=\s*(?:\(|\)|$))"
 )
 
 
 def clean_title(text: str, *, articles: bool = True) -> str:
-    """One line of plain text; see `unique_titles` for what else a title needs.
+    """Clean a title to one line of plain text; see `unique_titles` for further steps.
 
-    HTML entities become characters, tags go, and the rest is made plain (`rpp_env.text.plain`).
+    HTML entities become characters, tags are removed, and the rest is cleaned by
+    `rpp_env.text.plain`.
 
     Parameters
     ----------
     text : str
-        Of which the first 4,096 characters count.
+        Only its first 4,096 characters are kept.
     articles : bool
         Move an article from the end to the front: ``"Bird, The"`` becomes ``"The Bird"``.
 
     Returns
     -------
     str
-        Empty where nothing was left.
+        The clean title; may be empty.
     """
     text = _NO_CHARACTER.sub("", text[:MAX_RAW])
     # Some sources escaped twice: "&amp;amp;".
@@ -69,30 +70,30 @@ def unique_titles(
     years: Sequence[str] | None = None,
     makers: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """Shorten long titles and tell equal ones apart.
+    """Shorten long titles and make equal ones different.
 
     A title of more than 120 characters is cut at the end of a word, with an ellipsis. Titles that
-    are then equal, case ignored, get the year where years differ, then the maker where makers
-    differ, then the id. Empty ones (and ``"nan"``, a missing value that was written out) are called
-    after their id.
+    are then equal, ignoring case, get the year if years differ, then the maker if makers differ,
+    then the id. Empty ones (and ``"nan"``, a missing value that was written out) are named after
+    their id.
 
     Parameters
     ----------
     titles, tokens : sequences of str
         Cleaned titles, and the ids of the items; ids must differ.
     years, makers : sequences of str, optional
-        What is known to tell equal titles apart; ``""`` where it is not.
+        Properties that distinguish equal titles; ``""`` if unknown.
 
     Returns
     -------
     tuple of str
-        As many, no two of them equal, even when case is ignored; none longer than 120 characters
-        unless the id alone is.
+        Distinct titles, even when case is ignored; none longer than 120 characters unless the id
+        alone is.
 
     Raises
     ------
     InvalidData
-        Where two ids are equal.
+        If two ids are equal.
     """
     tokens = list(map(plain, tokens))
     if len(set(tokens)) != len(tokens):
@@ -108,14 +109,14 @@ def unique_titles(
             notes = [plain(value)[:_MAX_NOTE].rstrip() for value in known]
             _tell_apart(bases, chosen, suffixes, [f" ({note})" if note else "" for note in notes])
     marks = _id_marks(tokens)
-    # An id could still spell out somebody else's title: then both get their ids once more.
+    # An id could still be equal to another item's title: then both get their ids once more.
     while _tell_apart(bases, chosen, suffixes, marks):
         pass
     return tuple(chosen)
 
 
 def names_of_items(titles: Sequence[str], tokens: Sequence[str]) -> list[str]:
-    """What a reader takes each item for: its title, case ignored, without an id of `unique_titles`.
+    """Return each item's name for a reader: its title without case and without an added id.
 
     Items of one name are one item that a source lists under several ids.
     """
@@ -137,7 +138,7 @@ def _id_marks(tokens: list[str]) -> list[str]:
 
 
 def _tell_apart(bases: list[str], chosen: list[str], suffixes: list[str], marks: list[str]) -> bool:
-    """Add its mark to each of a group of equal titles whose marks differ; False where none did."""
+    """Add its mark to each of a group of equal titles if marks differ; False if none did."""
     groups: dict[str, list[int]] = {}
     for row, title in enumerate(chosen):
         groups.setdefault(title.casefold(), []).append(row)
@@ -156,7 +157,7 @@ def _shortened(base: str, suffix: str) -> str:
     if len(base) <= room:
         return base + suffix
     cut = base[: max(room - 1, 1)]
-    # The last word may have been cut in two; a single endless word stays cut.
+    # The last word may have been cut in two; a single long word stays cut.
     if not base[len(cut)].isspace() and " " in cut:
         cut = cut[: cut.rindex(" ")]
     return cut.rstrip(" ,;:-(/&") + "…" + suffix

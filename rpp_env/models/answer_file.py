@@ -1,12 +1,12 @@
 """The file of a recording: answers with checksums, in an SQLite database (`Database`).
 
 Every row has a checksum, which is compared whenever the row is read. A row that cannot be found may
-be damaged as well, so before something is asked for again the whole file is verified, once.
+be damaged as well, so the whole file is verified once before a request is repeated.
 
 =================  ========================================================================
 table ``answers``  key (sha256, see `key_of`), reply, checksum, model, turn, request
 table ``counts``   key (sha256 of model and text), tokens that the model counted, checksum
-table ``models``   id, what replaying needs to know of it, checksum
+table ``models``   id, properties of the model for replaying, checksum
 ``user_version``   of the layout: 2. Layout 1 had neither checksums nor turns
 =================  ========================================================================
 
@@ -64,7 +64,7 @@ FIRST_SCHEMA = {
     "counts": "CREATE TABLE counts (key TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID",
     "models": "CREATE TABLE models (id TEXT PRIMARY KEY, about TEXT NOT NULL) WITHOUT ROWID",
 }
-"""Of layout 1."""
+"""Statements for layout 1."""
 NOTE = (
     "INSERT INTO models VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET about = excluded.about, "
     "checksum = excluded.checksum"
@@ -72,11 +72,11 @@ NOTE = (
 FIRST_NOTE = f"{NOTE} WHERE about = '{{}}'"
 COLUMNS = {"counts": ("key", "tokens"), "models": ("id", "about")}
 AT_ONCE = 400
-"""Keys in one SELECT; SQLite allows 999 variables at least."""
+"""Keys in one SELECT; SQLite allows at least 999 variables."""
 PAGE = 250
-"""Rows that are read at a time where all are read."""
+"""Rows read at a time when all rows are read."""
 SMALLEST_PAGE = 2
-"""The same before a damaged row, so that nothing else is lost with it."""
+"""Rows read at a time next to a damaged row, so that few others are lost with it."""
 REMEDY = (
     "`rpp-env recording check` lists what is damaged, and `rpp-env recording copy "
     "--skip-damaged` saves the rest"
@@ -84,7 +84,7 @@ REMEDY = (
 
 
 class AnswerFile(Database):
-    """The file of a recording; used by any number of processes and threads, and across forks."""
+    """The file of a recording; safe with many processes and threads, and across forks."""
 
     remedy = REMEDY
 
@@ -109,7 +109,7 @@ class AnswerFile(Database):
         return self._do(lambda _: self._layout == LAYOUT)
 
     def replies(self, keys: Iterable[str]) -> dict[str, str]:
-        """Replies as JSON by key, of those keys that the file has."""
+        """Return the replies (JSON) in the file, by key."""
         wanted = list(dict.fromkeys(keys))
 
         def read(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
@@ -127,14 +127,14 @@ class AnswerFile(Database):
         }
 
     def tokens(self, key: str) -> int | None:
-        """Number of tokens that was counted for this key, or None."""
+        """Return the number of tokens that was counted for this key, or None."""
         found = self._value("counts", key)
         if found is not None and not found.isdecimal():
             raise self._damaged(f"holds an invalid token count ({key})")
         return None if found is None else int(found)
 
     def about(self, model: str) -> dict[str, Any] | None:
-        """What replaying needs to know about a model, or None."""
+        """Return the recorded properties of a model that replaying needs, or None."""
         found = self._value("models", model)
         if found is None:
             return None
@@ -178,8 +178,8 @@ class AnswerFile(Database):
         Parameters
         ----------
         thorough : bool
-            Check as well that each reply is a valid answer to its request, as a file of a stranger
-            may hold others.
+            Also check that each reply is a valid answer to its request, because a file from an
+            untrusted source may hold others.
         """
         try:
             check = self._do(lambda cursor: cursor.execute("PRAGMA quick_check(20)").fetchall())
@@ -220,7 +220,7 @@ class AnswerFile(Database):
         *,
         replace: bool = False,
     ) -> int:
-        """Write all of this or nothing; return how many answers are new. Others stay as they are.
+        """Write all of this or nothing; return the number of new answers. Others are unchanged.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class AnswerFile(Database):
         counts : mapping of str to int
             Tokens by key.
         about : mapping of str to str
-            What replaying needs to know of a model (JSON), by its id.
+            Properties of a model that replaying needs (JSON), by its id.
         replace : bool
             Replace what the file has about these models.
         """
@@ -248,7 +248,7 @@ class AnswerFile(Database):
         return new
 
     def import_lines(self, path: str | Path, model: str | None = None) -> int:
-        """Add the answers of an export; return how many are new. Others stay as they are.
+        """Add the answers of an export; return the number of new ones. Others are unchanged.
 
         Parameters
         ----------
@@ -260,8 +260,8 @@ class AnswerFile(Database):
         Raises
         ------
         InvalidData
-            With the line, if one is no recorded answer, is damaged, belongs to another model, or
-            contradicts a line before it. Then nothing is added.
+            If a line is not a recorded answer, is damaged, belongs to another model, or contradicts
+            an earlier line; the message names the line. Then nothing is added.
         """
 
         def write(cursor: sqlite3.Cursor) -> int:
@@ -278,7 +278,7 @@ class AnswerFile(Database):
                         raise ValueError("a line before it answers the same request differently")
                 except MALFORMED as error:
                     raise InvalidData(
-                        f"{path}, line {number} is no recorded answer: {explained(error)}"
+                        f"{path}, line {number} is not a recorded answer: {explained(error)}"
                     ) from None
                 batch.append(answer)
                 if len(batch) == PAGE:
@@ -299,12 +299,12 @@ class AnswerFile(Database):
         path : path
             Must not exist.
         skip_damaged : bool
-            Copy the answers that are whole; otherwise damage is an error.
+            Copy the undamaged answers; without it, damage is an error.
 
         Returns
         -------
         (int, int)
-            Numbers of answers that were copied, and of damaged rows that were skipped.
+            Numbers of answers copied, and of damaged rows skipped.
         """
         target = Path(path).absolute()
         if target.exists():
@@ -324,7 +324,7 @@ class AnswerFile(Database):
         return found
 
     def _readable(self, folder: Path) -> AnswerFile:
-        """Return this file, or a copy with its log where they cannot be read in their place."""
+        """Return this file, or a copy with its log if they cannot be read where they are."""
         try:
             self.models()
         except RecordingFailed:
@@ -379,7 +379,7 @@ class AnswerFile(Database):
             ],
         )
         new = cursor.connection.total_changes - before
-        # Every model with answers has a row there, as looking through all answers takes long.
+        # Every model with answers has a row there, because scanning all answers is slow.
         if ids := {a.model for a in answers} - self._written:
             rows = [(id_, "{}", checksum(id_, "{}")) for id_ in ids]
             cursor.executemany("INSERT OR IGNORE INTO models VALUES (?, ?, ?)", rows)
@@ -397,7 +397,7 @@ class AnswerFile(Database):
         return None if row is None else self._text(self._whole(table, wanted.encode(), *row))
 
     def _whole(self, table: str, key: Any, value: Any, written: Any) -> bytes:
-        """The value as it was written; an error where it does not fit its checksum."""
+        """Return the value as it was written; raise if it does not match its checksum."""
         if table == "counts" and type(value) is int:
             value = str(value).encode()
         if (
@@ -410,7 +410,7 @@ class AnswerFile(Database):
         return value
 
     def _pairs(self, table: str) -> Iterator[tuple[str, str] | str]:
-        """All keys and values of a table, and a sentence for each damaged row."""
+        """Yield all keys and values of a table, and a sentence for each damaged row."""
         for row in self._rows(table, COLUMNS[table]):
             if isinstance(row, str):
                 yield row
@@ -421,7 +421,7 @@ class AnswerFile(Database):
                 yield error.what
 
     def _answers(self) -> Iterator[Answer | str]:
-        """All answers whose checksums and keys are right, and a sentence for each other one."""
+        """Yield all answers with correct checksums and keys, and a sentence for each other row."""
         old = not self.has_checksums
         columns = ("key", "reply", "model", "request", "0" if old else "turn")
         for row in self._rows("answers", columns):
@@ -448,7 +448,7 @@ class AnswerFile(Database):
                 )
 
     def _rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...] | str]:
-        """All rows of a table with their checksums; a sentence where a part cannot be read.
+        """Yield all rows of a table with their checksums; a sentence for an unreadable part.
 
         After such a part, the rest is read from the other end.
         """
@@ -466,10 +466,10 @@ class AnswerFile(Database):
                     yield row
 
     def _walk(self, table: str, columns: Sequence[str], order: str) -> Iterator[tuple[Any, ...]]:
-        """The rows in the order of their keys, a page at a time, up to the first damaged one."""
+        """Yield the rows in the order of their keys, a page at a time, up to a damaged one."""
         key, forward = columns[0], order == "ASC"
         query = f"SELECT {', '.join(columns)}, {self._checksums} FROM {table}"  # noqa: S608
-        # Each page begins with the last row of the one before it, so that none can hide between.
+        # Each page begins with the last row of the previous one, so that none is missed.
         where = f"WHERE {key} {'>=' if forward else '<='} CAST(? AS TEXT)"
         last: bytes | None = None
         size = PAGE
@@ -503,7 +503,7 @@ class AnswerFile(Database):
                 return
 
     def _text(self, value: Any) -> str:
-        """What stands in a column of texts."""
+        """Decode the value of a text column."""
         try:
             return str(value, "utf-8")
         except (TypeError, UnicodeDecodeError):
@@ -522,7 +522,7 @@ class AnswerFile(Database):
         if self._layout < LAYOUT:
             transacted(cursor, self._migrate)
             self._layout, self._verified = LAYOUT, True
-        # Writes nothing, and is refused where nothing can be written: before anything is paid for.
+        # Writes nothing, but fails if the file cannot be written: before the model is paid for.
         cursor.execute("DELETE FROM counts WHERE 0")
 
     def _migrate(self, cursor: sqlite3.Cursor) -> None:
@@ -541,7 +541,7 @@ class AnswerFile(Database):
         cursor.execute(f"PRAGMA user_version = {LAYOUT}")
 
     def _take_over(self, cursor: sqlite3.Cursor) -> None:
-        """Take over the rows of layout 1, but for what was never an answer (a NaN)."""
+        """Copy the rows of layout 1, except for replies that were never valid (a NaN)."""
         last = ""
         query = "SELECT key, reply, model, request FROM first_answers WHERE key > ? ORDER BY key"
         while rows := cursor.execute(f"{query} LIMIT {PAGE}", (last,)).fetchall():
@@ -562,7 +562,7 @@ class AnswerFile(Database):
             cursor.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", row)
 
     def _layout_of(self, cursor: sqlite3.Cursor) -> int:
-        """Which layout the file has; 0 where it is empty. Within a transaction.
+        """Return the file's layout; 0 if it is empty. Within a transaction.
 
         Raises
         ------
@@ -588,11 +588,11 @@ class AnswerFile(Database):
                 f"one knows {LAYOUT}): update rpp-env"
             )
         raise InvalidData(
-            f"{self.path} is a database, but no recording of this version (its layout is "
+            f"{self.path} is a database, but not a recording of this version (its layout is "
             f"{version}, not {LAYOUT}): give another path"
         )
 
 
 def _shown(key: Any) -> str:
-    """A key in a message."""
+    """Format a key for a message."""
     return key.decode("ascii", "backslashreplace")[:100] if isinstance(key, bytes) else repr(key)

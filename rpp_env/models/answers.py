@@ -1,6 +1,6 @@
-"""One recorded answer: its request, its key, its checksum, and how both are read from JSON.
+"""Recorded answers: request, key and checksum of an answer, and their JSON forms.
 
-Files of strangers are read here too, so every row and every line is checked in full.
+Files may come from an untrusted source, so every row and every line is checked in full.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = [
 ]
 
 LONGEST = 1 << 25
-"""Bytes of a line of an export, at most: 32 MiB."""
+"""Maximum bytes of a line of an export: 32 MiB."""
 MOST_TURNS = 4096
 """Turns that `turn_of` tries for an answer that was stored without its turn."""
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-"""Errors that reading JSON of another shape raises."""
+"""Errors raised by reading JSON of another shape."""
 
 
 class Answer(NamedTuple):
-    """A row of the table ``answers``, apart from its checksum."""
+    """A row of the table ``answers``, without its checksum."""
 
     key: str
     reply: str
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
     request: str
 
     def wrong(self) -> str:
-        """Say why this cannot be an answer to its request; empty where it can."""
+        """Return why this cannot be an answer to its request; empty if it can."""
         try:
             request = _request_of(json.loads(self.request))
             if key_of(self.model, request_text(request), self.turn) != self.key:
@@ -69,9 +69,9 @@ def sampled(request: Request) -> bool:
 
 
 def request_text(request: Request) -> str:
-    """Everything but the model that an answer depends on, as JSON."""
+    """Return everything that an answer depends on, except the model, as JSON."""
     more = request.continuations
-    # In the order of their names; left out where there are none, so that older keys stay.
+    # Optional fields are left out if empty, so that the keys of older recordings stay valid.
     continued = "" if more is None else f'"continuations":{to_json(more)},'
     return (
         f'{{"choices":{to_json(request.choices)},{continued}"generation":{_generation(request.generation)},'
@@ -80,25 +80,25 @@ def request_text(request: Request) -> str:
 
 
 def key_of(model: str, request: str, turn: int = 0) -> str:
-    """Digest of everything that an answer depends on: 64 hexadecimal digits.
+    """Return the digest of everything that an answer depends on: 64 hexadecimal digits.
 
     Parameters
     ----------
     model : str
         The model's id.
     request : str
-        As `request_text` gives it.
+        The request, as `request_text` returns it.
     turn : int
-        Which of several sampled answers, from 1; 0 where equal requests have one answer.
+        Index of a sampled answer, from 1; 0 where equal requests have one answer.
     """
     key = hashlib.sha256(f'{request[:-1]},"model":{to_json(model)}}}'.encode()).hexdigest()
     return hashlib.sha256(f"{key}/{turn}".encode()).hexdigest() if turn else key
 
 
 def turn_of(key: str, model: str, request: str) -> int:
-    """The turn that makes this key; 0 where none does.
+    """Return the turn that gives this key; 0 if none does.
 
-    Layout 1 and the exports of its time did not keep it.
+    For layout 1 and its exports, which did not store the turn.
     """
     plain = key_of(model, request)
     if key == plain or '"seed":null' not in request or '"temperature":0.0' in request:
@@ -109,7 +109,7 @@ def turn_of(key: str, model: str, request: str) -> int:
 
 
 def reply_text(reply: Reply, request: Request) -> str:
-    """A reply as JSON, with plain numbers, and log-probabilities only if they were asked for."""
+    """Return a reply as JSON, with plain numbers; log-probabilities only if requested."""
     wanted = request.choices is not None or request.continuations is not None
     logprobs = reply.choice_logprobs if wanted else None
     fields = {
@@ -125,12 +125,12 @@ def reply_text(reply: Reply, request: Request) -> str:
 
 
 def reply_of(text: str, request: Request) -> Reply:
-    """The reply in a JSON text.
+    """Read the reply in a JSON text.
 
     Raises
     ------
     ValueError, TypeError, KeyError, RecursionError
-        If it holds no reply, or none that answers `request`.
+        If it holds no reply, or one that does not answer `request`.
     """
     read = json.loads(text)
     for name, given in (
@@ -146,7 +146,7 @@ def reply_of(text: str, request: Request) -> Reply:
 
 
 def explained(error: Exception) -> str:
-    """Say what was wrong with JSON, from the error (one of `MALFORMED`) that reading it raised."""
+    """Describe what was wrong with JSON, from the error (one of `MALFORMED`) of reading it."""
     if isinstance(error, ValueError):
         return str(error)
     return f"a field is missing, or of another type ({type(error).__name__}: {error})"
@@ -202,7 +202,7 @@ def imported(line: bytes) -> Answer:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, with their numbers."""
+    """Yield the lines of a file, with their numbers."""
     try:
         with path.open("rb") as file:
             number = 0

@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 ROUNDING = 1e-3
-"""How far above 0 rounding may put a log-probability."""
+"""Rounding tolerance for log-probabilities slightly above 0."""
 MOST_TOKENS = 1 << 31
 BROKEN_OFF = frozenset({"abort", "error"})
-"""How a reply ends that a server did not finish: no answer, whatever its text is."""
+"""Finish reasons of replies that a server did not finish: not an answer, whatever the text."""
 
 CHARACTERS_PER_TOKEN = 3
 """Cautious estimate for models that cannot count tokens (English text has about four)."""
@@ -35,7 +35,7 @@ LATIN = "\u024f"
 """The last character of the Latin alphabets. Tokenizers are fitted mostly to these; of Chinese,
 Japanese and Korean text, and of most other scripts, they make about one token of each character."""
 TEMPLATE_TOKENS = 32
-"""Kept free for what a chat template adds around the prompt."""
+"""Tokens kept free for what a chat template adds around the prompt."""
 
 
 def ask(model: LanguageModel, requests: Sequence[Request]) -> list[Reply]:
@@ -44,7 +44,7 @@ def ask(model: LanguageModel, requests: Sequence[Request]) -> list[Reply]:
     Raises
     ------
     BrokenContract
-        If the number of replies differs from the number of requests, or a reply is no answer to its
+        If the number of replies differs from the number of requests, or a reply does not answer its
         request: see `flaw`.
     """
     replies = ask_unchecked(model, requests)
@@ -66,21 +66,21 @@ def ask_unchecked(model: LanguageModel, requests: Sequence[Request]) -> list[Rep
     given: object = replies
     if not isinstance(given, list | tuple):
         raise BrokenContract(
-            f"model {model.id!r} gave a {type(given).__name__} where a list of replies is due"
+            f"model {model.id!r} returned a {type(given).__name__} instead of a list of replies"
         )
     if len(replies) != len(requests):
         raise BrokenContract(
-            f"model {model.id!r} gave {len(replies)} replies to {len(requests)} requests; "
+            f"model {model.id!r} returned {len(replies)} replies to {len(requests)} requests; "
             "complete() must answer each one, in order"
         )
     return replies
 
 
 def release(part: object) -> None:
-    """Have a model, recommender or rewriter close what it can open again: files, connections.
+    """Release the files and connections of a model, recommender or rewriter; they reopen on use.
 
-    Those that have something of the kind have a method ``release()``. Not ``close()``, for that may
-    end a model for good, and several environments may share it.
+    Calls the part's method ``release()``, if it has one. Not ``close()``, which may end a model for
+    good, and several environments may share it.
     """
     method = getattr(part, "release", None)
     if callable(method):
@@ -88,23 +88,23 @@ def release(part: object) -> None:
 
 
 def flaw(request: Request, reply: object) -> str:
-    """Say why `reply` is no answer to `request`; empty where it is one.
+    """Return why `reply` does not answer `request`; empty if it does.
 
-    What a model *writes* is never wrong: an empty text, a list that was cut off and a page of HTML
-    are answers. Wrong are other types than `Reply` has, negative counts of tokens, a reply that the
-    server broke off, and log-probabilities that are missing, not finite or above 0.
+    The *text* of a reply is never a flaw: an empty text, a list that was cut off and a page of HTML
+    are answers. Flaws are wrong types, negative counts of tokens, a reply that the server broke
+    off, and log-probabilities that are missing, not finite or above 0.
     """
     if not isinstance(reply, Reply):
-        return f"gave a {type(reply).__name__} where a Reply is due"
+        return f"returned a {type(reply).__name__} instead of a Reply"
     text: object = reply.text
     finish: object = reply.finish_reason
     if not isinstance(text, str) or not isinstance(finish, str):
         return (
-            f"gave a reply whose text is a {type(text).__name__} and whose finish_reason is a "
+            f"returned a reply whose text is a {type(text).__name__} and whose finish_reason is a "
             f"{type(finish).__name__}: both must be str"
         )
     if finish in BROKEN_OFF:
-        return f"did not finish a reply (finish_reason={finish!r}): ask again"
+        return f"did not finish a reply (finish_reason={finish!r}): send the request again"
     if not is_token_count(reply.prompt_tokens) or not is_token_count(reply.completion_tokens):
         return (
             f"counted {reply.prompt_tokens!r:.40} prompt tokens and "
@@ -120,7 +120,7 @@ def flaw(request: Request, reply: object) -> str:
         isinstance(found, Sequence) and len(found) == len(wanted) and all(map(_is_logprob, found))
     ):
         return (
-            f"was asked for the log-probabilities of {len(wanted)} {what} and gave "
+            f"was asked for the log-probabilities of {len(wanted)} {what} and returned "
             f"{repr(found)[:200]}: each must be there, finite and not above 0"
         )
     counts: object = reply.choice_tokens
@@ -130,36 +130,36 @@ def flaw(request: Request, reply: object) -> str:
         and all(is_token_count(count) and count > 0 for count in counts)
     ):
         return (
-            f"gave {repr(counts)[:200]} as the numbers of tokens of {len(wanted)} continuations: "
+            f"returned {repr(counts)[:200]} as numbers of tokens of {len(wanted)} continuations: "
             "each must be an integer above 0"
         )
     return ""
 
 
 def is_token_count(count: object) -> bool:
-    """Whether it is an integer that can be a number of tokens."""
+    """Whether a value is an integer that can be a number of tokens."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer):
         return False
     return 0 <= int(count) < MOST_TOKENS
 
 
 def _is_logprob(x: object) -> bool:
-    # Most are plain floats, which are recognised sooner than other real numbers.
+    # Most are plain floats, which are checked faster than other real numbers.
     return (type(x) is float or isinstance(x, Real)) and math.isfinite(x) and x <= ROUNDING
 
 
 class Room:
-    """How long a prompt may be, besides its reply and what a chat template adds.
+    """The context budget of a prompt, without its reply and what a chat template adds.
 
-    Where the model has a method ``count_tokens(text) -> int``, texts are measured with it; else by
+    If the model has a method ``count_tokens(text) -> int``, texts are measured with it; else with
     `estimated_tokens`.
 
     Attributes
     ----------
     tokens : int
-        That a prompt may have.
+        Tokens available for a prompt.
     count : callable
-        Text to its number of tokens.
+        Returns a text's number of tokens.
     """
 
     def __init__(self, model: LanguageModel, generation: Generation) -> None:
@@ -168,12 +168,12 @@ class Room:
 
     def holds(self, text: str) -> bool:
         """Whether a prompt of this text fits."""
-        # A token has at least one byte, so that most prompts need not be counted.
+        # A token has at least one byte, so most prompts need not be counted.
         size = len(text) if text.isascii() else len(text.encode())
         return size <= self.tokens or self.count(text) <= self.tokens
 
 
 def estimated_tokens(text: str) -> int:
-    """Estimate tokens: one for three Latin characters, and one for each other character."""
+    """Estimate the number of tokens: one per three Latin characters, one per other character."""
     others = 0 if text.isascii() else sum(character > LATIN for character in text)
     return others - (others - len(text)) // CHARACTERS_PER_TOKEN

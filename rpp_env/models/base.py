@@ -1,4 +1,4 @@
-"""The seam to language models: texts in, texts out."""
+"""The interface of language models: `LanguageModel`, `Request`, `Reply` and `Generation`."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ __all__ = [
 ]
 
 Message = dict[str, str]
-"""``{"role": "user", "content": ...}``, as chat servers take it.
+"""``{"role": "user", "content": ...}``, the message format of chat servers.
 
-A single message with the role ``"text"`` is plain text that the model goes on with, without a chat
+A single message with the role ``"text"`` is plain text that the model continues without a chat
 template, for models with the capability ``"likelihood"``.
 """
 NO_ANSWER = frozenset({"content_filter", "too_long", "no_answer"})
-"""`Reply.finish_reason` of a reply without text, and without log-probabilities, that names nothing
-because the model was not let answer."""
+"""Values of `Reply.finish_reason` for replies without text and log-probabilities, where the model
+could not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How a reply is sampled."""
+    """Sampling options of a reply."""
 
     temperature: float = 0.0
-    """0 decodes greedily."""
+    """Sampling temperature; 0 decodes greedily."""
     top_p: float = 1.0
     """Nucleus sampling: smallest set of tokens with at least this probability."""
     max_tokens: int = 512
-    """Longest reply, in the model's tokens; what is longer comes back cut off."""
+    """Longest reply, in the model's tokens; a longer one is cut off."""
     seed: int | None = None
-    """Seed of the sampler, where the model has one."""
+    """Seed of the sampler, if the model supports one."""
     stop: tuple[str, ...] = ()
     """Texts at which generation stops."""
 
@@ -56,44 +56,44 @@ class Generation:
 
     @classmethod
     def paper(cls) -> Generation:
-        """LLaMA2-7B-chat as the RPP code asked it: temperature 0.6, top-p 0.9."""
+        """Return the options of LLaMA2-7B-chat in the RPP code: temperature 0.6, top-p 0.9."""
         return cls(temperature=0.6, top_p=0.9)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to a model."""
+    """One request to a model."""
 
     messages: tuple[Message, ...]
-    """Where the last one is the assistant's, the answer begins with it, and the model goes on."""
+    """Conversation; if the last message is the assistant's, the model continues it."""
     generation: Generation = Generation()
     choices: tuple[str, ...] | None = None
-    """One-token identifiers whose log-probabilities are wanted instead of a text."""
+    """One-token identifiers whose log-probabilities are requested instead of a text."""
     grammar: str | None = None
     """A grammar that the reply must obey, for models with that capability."""
     continuations: tuple[str, ...] | None = None
-    """Texts whose log-probabilities, as what follows the prompt, are wanted instead of a text."""
+    """Continuations of the prompt whose log-probabilities are requested instead of a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model said, and what it cost."""
+    """A model's reply and its cost."""
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str = "stop"
-    """``"stop"``, or ``"length"`` where the reply was cut off.
+    """``"stop"``, or ``"length"`` if the reply was cut off.
 
-    With an empty text also those of `NO_ANSWER`: ``"content_filter"``; ``"too_long"``, where the
-    model refuses the prompt as longer than its context; and ``"no_answer"``, where a server gave an
-    error in place of an answer, which it may give another time, so that it is not to be kept.
+    With an empty text also those of `NO_ANSWER`: ``"content_filter"``; ``"too_long"``, if the
+    model refuses the prompt as longer than its context; and ``"no_answer"``, if a server sent an
+    error instead of an answer. That may change at the next try, so it must not be recorded.
     """
     choice_logprobs: tuple[float, ...] | None = None
-    """Of `Request.choices` or `Request.continuations`, in their order: finite, and comparable with
-    each other. Of a continuation it is the sum over its tokens."""
+    """Log-probabilities of `Request.choices` or `Request.continuations`, in their order: finite,
+    and comparable with each other. For a continuation, the sum over its tokens."""
     choice_tokens: tuple[int, ...] | None = None
-    """Of `Request.continuations`: how many tokens each of them has; at least one."""
+    """Numbers of tokens of `Request.continuations`; at least one each."""
 
     @classmethod
     def choosing(
@@ -103,32 +103,32 @@ class Reply:
         prompt_tokens: int,
         completion_tokens: int = 1,
     ) -> Reply:
-        """The reply that is the most probable choice; of equal ones, the first."""
+        """Make the reply whose text is the most probable choice; of equal ones, the first."""
         best = choices[max(range(len(choices)), key=logprobs.__getitem__)]
         return cls(best, prompt_tokens, completion_tokens, choice_logprobs=tuple(logprobs))
 
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """Anything that answers a batch of requests.
+    """A language model: answers a batch of requests.
 
-    Caching, recording, servers and fakes all implement this one method. Replies come back in the
-    order of the requests, one each. `testing.check_model` proves it.
+    Caches, recordings, servers and test doubles all implement `complete`. It returns one reply per
+    request, in order. `testing.check_model` checks it.
     """
 
     @property
     def id(self) -> str:
-        """Names the model and whatever its answers depend on."""
+        """Name of the model and of everything that its replies depend on."""
         ...
 
     @property
     def context_length(self) -> int:
-        """Most tokens that a prompt and its reply may have together."""
+        """Maximum tokens of a prompt and its reply together."""
         ...
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Any of ``"choices"``, ``"grammar"``, ``"likelihood"``, ``"deterministic"``."""
+        """Some of ``"choices"``, ``"grammar"``, ``"likelihood"`` and ``"deterministic"``."""
         ...
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
@@ -137,9 +137,9 @@ class LanguageModel(Protocol):
 
 
 def is_language_model(thing: object) -> TypeGuard[LanguageModel]:
-    """``isinstance(thing, LanguageModel)``, which on Python 3.11 would evaluate its properties.
+    """Like ``isinstance(thing, LanguageModel)``, which on Python 3.11 would read its properties.
 
-    A server says what it is capable of by answering, and making an environment asks nothing.
+    Reading a server's capabilities sends requests, and making an environment must send none.
     """
     names = ("id", "context_length", "capabilities", "complete")
     absent = object()

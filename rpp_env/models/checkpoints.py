@@ -1,7 +1,7 @@
-"""What the models that run here have in common: weights have a digest, and messages become tokens.
+"""Shared parts of locally run models: digests of weights, and tokenisation of messages.
 
-Both engines (`rpp_env.models.vllm`, `rpp_env.models.transformers`) tokenise, read letters and write
-texts by `Chat`, so that they differ in their arithmetic alone.
+Both engines (`rpp_env.models.vllm`, `rpp_env.models.transformers`) tokenise, read letters and
+decode texts with `Chat`, so that they differ only in their arithmetic.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ FILES = (
     "merges.txt",
     "chat_template*",
 )
-"""Files of a checkpoint on which its answers depend; not its card."""
+"""Files of a checkpoint that its answers depend on; not its model card."""
 
 
 def checkpoint_id(path_or_id: str | os.PathLike[str], commit: str | None = None) -> str:
-    """A name for a checkpoint: its folder's and a digest of what is in it, or the hub's.
+    """Name a checkpoint: by its folder and a digest of the content, or by its name on the hub.
 
     Parameters
     ----------
     path_or_id : str or path
         A folder, or a model's name on the Hugging Face hub.
     commit : str, optional
-        The hub's commit, where it is known.
+        The hub's commit, if known.
     """
     folder = Path(path_or_id)
     if folder.is_dir():
@@ -64,12 +64,12 @@ def checkpoint_id(path_or_id: str | os.PathLike[str], commit: str | None = None)
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of the names and contents of a checkpoint's files; 64 hexadecimal digits."""
+    """Digest the names and contents of a checkpoint's files; 64 hexadecimal digits."""
     found = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
     if not found:
         raise InvalidOption(
-            f"{folder} holds no checkpoint: a folder as Hugging Face's save_pretrained writes it "
-            "is needed, with config.json, weights and tokenizer"
+            f"{folder} holds no checkpoint: give a folder as Hugging Face's save_pretrained writes "
+            "it, with config.json, weights and tokenizer"
         )
     whole = hashlib.sha256()
     for path in found:
@@ -80,17 +80,17 @@ def weights_digest(folder: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _digest(path: Path, size: int, modified: int) -> str:
-    """Of one file; read once as long as it has this size and this time."""
+    """Digest one file; cached as long as it has this size and modification time."""
     del modified
     with path.open("rb") as file:
         return f"{size} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def distinct(requests: Sequence[Request]) -> tuple[list[Request], list[int]]:
-    """The requests that need an answer of their own, and for every request the place of its own.
+    """Return the requests without repeats, and for every request the index of its answer.
 
-    Equal requests are one where the answer is the same every time: decoded greedily, sampled with a
-    seed, or a choice's log-probabilities.
+    Equal requests are merged if their answers are always equal: decoded greedily, sampled with a
+    seed, or the log-probabilities of choices.
     """
     places: dict[Any, int] = {}
     asked: list[Request] = []
@@ -110,7 +110,7 @@ def distinct(requests: Sequence[Request]) -> tuple[list[Request], list[int]]:
 
 
 def check_length(model: LanguageModel, length: int, request: Request) -> None:
-    """Refuse a prompt of so many tokens that leaves no room for its reply."""
+    """Raise InvalidOption for a prompt of this length that leaves no room for its reply."""
     reply = 1 if request.choices is not None else request.generation.max_tokens
     if length + reply > model.context_length:
         raise InvalidOption(
@@ -125,7 +125,7 @@ def check_continued(
     continuations: Sequence[Sequence[int]],
     reply: int = 0,
 ) -> None:
-    """Refuse a prompt that with its longest continuation and a reply exceeds the context."""
+    """Raise InvalidOption if a prompt with its longest continuation exceeds the context."""
     length = len(prompt) + max(map(len, continuations), default=0)
     if length + reply > model.context_length:
         raise InvalidOption(
@@ -140,7 +140,7 @@ def continuing(
     prompt: Sequence[int],
     continuations: Sequence[Sequence[int]],
 ) -> Reply:
-    """The reply to a request for continuations: their scores, and the most probable as its text."""
+    """Make the reply to a request for continuations: scores, and the most probable as text."""
     lengths = tuple(map(len, continuations))
     best = max(range(len(texts)), key=scores.__getitem__, default=None)
     return Reply(
@@ -153,7 +153,7 @@ def continuing(
 
 
 def check_single(tokens: Mapping[str, Sequence[int]]) -> None:
-    """Refuse choices that are no single token of the tokenizer: those without any."""
+    """Raise InvalidOption for choices that are not a single token of the tokenizer."""
     split = sorted(choice for choice, ids in tokens.items() if not ids)
     if split:
         raise InvalidOption(
@@ -163,16 +163,16 @@ def check_single(tokens: Mapping[str, Sequence[int]]) -> None:
 
 
 class Chat:
-    """A Hugging Face tokenizer, and the model's chat template where it has one.
+    """A Hugging Face tokenizer, with the model's chat template if it has one.
 
-    A message is data: what it says is never read as one of the tokenizer's special tokens, nor as
-    what the chat template writes around messages. A title such as ``</s>`` or ``[INST]`` gets a
-    blank after its first character.
+    A message is data: nothing in it is read as one of the tokenizer's special tokens, nor as what
+    the chat template writes around messages. A title such as ``</s>`` or ``[INST]`` gets a blank
+    after its first character.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        As ``AutoTokenizer.from_pretrained`` loads it.
+        A tokenizer loaded by ``AutoTokenizer.from_pretrained``.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -186,15 +186,15 @@ class Chat:
         self._choices: dict[tuple[str, ...], list[list[int]]] = {}
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """Tokens of each conversation, up to where the model's reply goes on.
+        """Tokenise each conversation, up to where the model's reply continues.
 
-        Where the last message is the assistant's, the reply has begun with it. Without a template
-        messages stand below each other, with a blank line between them.
+        If the last message is the assistant's, the reply has begun with it. Without a template the
+        messages are joined with a blank line between them.
         """
         if not conversations:
             return []
         texts, begun = zip(*map(self._rendered, conversations), strict=True)
-        # A template writes the token of the beginning itself.
+        # A template writes the beginning-of-text token itself.
         prompts = self.tokenizer(list(texts), add_special_tokens=not self.templated)["input_ids"]
         return [
             [*ids, *(self.tokenizer.encode(start, add_special_tokens=False) if start else ())]
@@ -204,17 +204,17 @@ class Chat:
     def continued(
         self, messages: Sequence[Message], continuations: Sequence[str]
     ) -> tuple[list[int], list[list[int]]]:
-        """Tokens of a prompt, and of each text as it goes on from the prompt.
+        """Tokenise a prompt, and each text as its continuation.
 
-        Prompt and continuation are tokenised as one text, as a model has read such texts, and split
-        where the prompt ends. Blanks at the prompt's end are counted to the continuations: most
+        Prompt and continuation are tokenised as one text, as a model has seen such texts, and split
+        where the prompt ends. Blanks at the prompt's end belong to the continuations: most
         tokenizers make one token of a blank and the word behind it.
 
         Raises
         ------
         InvalidOption
-            Where a token stands across the end of the prompt, a continuation becomes no token, or
-            two of them become the same tokens.
+            If a token crosses the end of the prompt, a continuation has no token, or two of them
+            have the same tokens.
         """
         plain = [message["role"] for message in messages] == ["text"]
         parts = [self._as_data(messages[0]["content"])] if plain else self._rendered(messages)
@@ -232,58 +232,58 @@ class Chat:
             if row[: len(prompt)] != prompt:
                 raise InvalidOption(
                     f"this model's tokenizer does not split {shorter[-12:] + gap + said!r:.80} "
-                    f"before {said!r:.60}: a token stands across the boundary, so that the "
-                    "likelihood of what follows is not defined. Let the prompt end in a letter, a "
+                    f"before {said!r:.60}: a token crosses the boundary, so the likelihood of what "
+                    "follows is not defined. Let the prompt end in a letter, a "
                     "colon or a line break"
                 )
             rest = row[len(prompt) :]
             if not rest:
-                raise InvalidOption(f"{said!r:.60} becomes no token of this model's tokenizer")
+                raise InvalidOption(f"{said!r:.60} has no token of this model's tokenizer")
             other = known.setdefault(tuple(rest), said)
             if other != said:
                 raise InvalidOption(
-                    f"{said!r:.60} and {other!r:.60} become the same tokens of this model's "
+                    f"{said!r:.60} and {other!r:.60} have the same tokens of this model's "
                     "tokenizer, which cannot tell them apart"
                 )
             found.append(rest)
         return prompt, found
 
     def _rendered(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """What a conversation is to the model, and what of its reply has begun already."""
+        """Return a conversation's text, and the part of the reply that it begins with."""
         said = [{**m, "content": self._as_data(m["content"])} for m in messages]
         if not self.templated:
             return "\n\n".join(message["content"] for message in said), ""
-        # Tokens of its own, after the prompt's: as the model would have written it. Templates may
-        # trim what an assistant said.
+        # Tokenised apart from the prompt, as the model would have written it. Templates may
+        # trim an assistant's message.
         start = said.pop()["content"] if said[-1]["role"] == "assistant" else ""
         whole = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
         return str(whole), start
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text alone, without a template's."""
+        """Return the number of tokens of a text alone, without a template."""
         return len(self.tokenizer.encode(self._as_data(text), add_special_tokens=False))
 
     def decode(self, prompt: Sequence[int], reply: Sequence[int]) -> str:
-        """The reply's text as it goes on from the prompt.
+        """Decode a reply as the continuation of its prompt.
 
-        Not as it would stand alone: tokenizers of the LLaMA family drop a text's first blank.
+        Decoded alone it may differ: tokenizers of the LLaMA family drop a text's first blank.
         """
         tail = list(prompt[-8:])
         before = self._text(tail)
         text = self._text([*tail, *reply])
-        # A character that was cut off in the middle of its bytes is none.
+        # A character cut off in the middle of its bytes is dropped.
         return text[len(before) :].rstrip("\ufffd")
 
     def choice_tokens(self, choices: Sequence[str]) -> list[list[int]]:
-        """For every choice its tokens: the identifier, and the identifier after a blank.
+        """Return every choice's tokens: of the identifier, and of the identifier after a blank.
 
-        Both are ways to begin an answer with it (LLaMA's tokenizer writes "A" as the second), so
-        that the choice's probability is their sum.
+        An answer may begin with either (LLaMA's tokenizer writes "A" as the second), so the
+        choice's probability is their sum.
 
         Raises
         ------
         InvalidOption
-            Where a choice is not a single token, or two of them share one.
+            If a choice is not a single token, or two choices share one.
         """
         key = tuple(choices)
         if key not in self._choices:
@@ -300,7 +300,7 @@ class Chat:
             ids = self.tokenizer.encode(text, add_special_tokens=False)
             if len(ids) == 1:
                 found.add(int(ids[0]))
-        # The tokenizer hides one of both where it adds a blank of its own to every text's front.
+        # A tokenizer that puts a blank of its own before every text hides one of the two.
         known = self.tokenizer.convert_tokens_to_ids([choice, f"\u2581{choice}", f"\u0120{choice}"])
         found |= {int(i) for i in known if i is not None and i != self.tokenizer.unk_token_id}
         return sorted(i for i in found if self.tokenizer.decode([i]).strip() == choice)
@@ -315,7 +315,7 @@ class Chat:
         return without_words(text, self._words)
 
     def _pieces(self) -> Iterator[str]:
-        """What the template writes around messages, by examples that it takes."""
+        """Yield the texts that the template writes around messages, found by examples."""
         if not self.templated:
             return
         for roles in (("system", "user", "assistant", "user"), ("user", "assistant", "user")):
@@ -325,6 +325,6 @@ class Chat:
                 text = self.tokenizer.apply_chat_template(
                     said, tokenize=False, add_generation_prompt=True
                 )
-            except Exception:  # noqa: BLE001, S112 - templates raise what they like for roles that they lack
+            except Exception:  # noqa: BLE001, S112 - templates raise any error for unknown roles
                 continue
             yield from re.split("|".join(map(re.escape, marks)), text)

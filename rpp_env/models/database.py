@@ -1,15 +1,15 @@
-"""An SQLite file that processes, threads and forks share.
+"""An SQLite file shared by processes, threads and forks.
 
-SQLite sees to it that several processes can use a file at once, and that a kill or a power cut
-loses nothing that was committed. `Database` adds what SQLite leaves to its callers:
+SQLite allows several processes to use a file at once, and loses no committed data at a kill or a
+power cut. `Database` adds what SQLite leaves to its callers:
 
 - **Forks.** No connection is inherited. SQLite keeps its locks in the memory of a process, so that
   even a new connection of a child would rely on locks that its parent holds. Therefore all
   connections are closed just before a fork, and each process opens its own when it needs one.
 - **Threads** take turns.
-- **Patience.** What another process is doing with the file is waited for, opening included.
+- **Waiting.** While another process holds the file, calls wait, also when opening it.
 - **Read-only places.** A file that cannot be written is read without locks.
-- **Files of strangers** are opened with the settings that SQLite recommends for them, and texts are
+- **Untrusted files** are opened with the settings that SQLite recommends for them, and texts are
   read as bytes.
 """
 
@@ -35,20 +35,20 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds to wait for other processes that write."""
 SLICE = 0.5
-"""Seconds of waiting at a time: in between, Ctrl-C is heard and other threads have their turn."""
+"""Seconds of each wait; between waits, Ctrl-C and other threads are served."""
 LONGEST = 1 << 23
-"""Bytes of a value, at most: 8 MiB."""
+"""Maximum bytes of a value: 8 MiB."""
 LOGS = ("-wal", "-journal")
-"""Ends of the names of files that belong to a file while it is written."""
+"""Suffixes of the files that belong to a file while it is written."""
 IN_THE_LOG = (
-    "The log beside it (-wal or -journal) belongs to it, and cannot be taken in where nothing can "
+    "The log next to it (-wal or -journal) belongs to it, and cannot be merged where nothing can "
     "be written: `rpp-env recording copy` makes one file of both"
 )
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 
 
 class Damaged(InvalidData):
-    """Part of a file is not what was written; `what` is the sentence without path and remedy."""
+    """Part of a file has changed since it was written; `what` is the message without the path."""
 
     def __init__(self, message: str, what: str = "") -> None:
         super().__init__(message)
@@ -56,13 +56,13 @@ class Damaged(InvalidData):
 
 
 class _Process:
-    """What all files of this process share."""
+    """State shared by all open files of this process."""
 
     lock = threading.RLock()
     """Held while a connection is used, and during a fork."""
     files: ClassVar[weakref.WeakSet[Database]] = weakref.WeakSet()
     forks = 0
-    """Number of forks, by which an interrupted operation notices that there was one."""
+    """Number of forks, by which an interrupted operation detects one."""
 
 
 def _before_fork() -> None:
@@ -97,7 +97,7 @@ def _leak(connection: sqlite3.Connection) -> None:
 class Database:
     """An SQLite file, opened when it is first needed, and again after `close`, a fork or pickling.
 
-    A subclass says in `_check` which files are its own, and in `_prepare` how they are made.
+    A subclass defines in `_check` which files it accepts, and in `_prepare` how they are made.
 
     Parameters
     ----------
@@ -110,14 +110,14 @@ class Database:
     Raises
     ------
     InvalidData
-        By all methods, if the file is no file of this kind, or damaged.
+        By all methods, if the file is not of this kind, or is damaged.
     RecordingFailed
         By all methods, if the file cannot be opened, read or written, or another process has held
         it for longer than a minute.
     """
 
     remedy = ""
-    """What to do about damage."""
+    """Advice for errors about damage."""
     lock = _Process.lock
 
     def __init__(self, path: str | Path, *, write: bool) -> None:
@@ -132,16 +132,16 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None
         self._process = 0
-        """Whose connection it is."""
+        """Id of the process that opened the connection."""
         self._logs = True
-        """Whether the file system is good for write-ahead logs, as far as is known."""
+        """Whether the file system supports write-ahead logs, as far as is known."""
         self._frozen = False
         """Whether the file is read without locks because it cannot be written."""
         self._stamp: tuple[int, ...] | None = None
         _Process.files.add(self)
 
     def __del__(self) -> None:
-        # At the interpreter's end anything may be gone already.
+        # At interpreter exit, anything may be gone already.
         with suppress(Exception):
             self.close()
 
@@ -151,7 +151,7 @@ class Database:
             self._disconnect()
 
     def _check(self, cursor: sqlite3.Cursor) -> bool:
-        """Refuse a file of another kind; return whether the file is new and empty."""
+        """Raise for a file of another kind; return whether the file is new and empty."""
         raise NotImplementedError
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
@@ -162,10 +162,10 @@ class Database:
         return Damaged(f"{self.path} {what}. {self.remedy}", what)
 
     def _do(self, work: Callable[[sqlite3.Cursor], T], *, write: bool = False) -> T:
-        """Call `work` with the cursor of an open connection, in a transaction where it writes.
+        """Call `work` with the cursor of an open connection, in a transaction if it writes.
 
-        It is called again where another process holds the file, and where a fork in the middle of
-        it (by the handler of a signal) has closed the connection, in the child as in the parent.
+        It is called again if another process holds the file, or if a fork in the middle of it (in a
+        signal handler) has closed the connection, in the child and in the parent.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -178,14 +178,14 @@ class Database:
                 if forks == _Process.forks:
                     raise
             except UnicodeDecodeError as error:
-                raise self._damaged("is damaged, and SQLite's words for it are no text") from error
+                raise self._damaged("is damaged, and SQLite's message is not valid text") from error
             except sqlite3.Error as error:
                 if _code(error) not in BUSY or time.monotonic() > deadline:
                     raise self._explained(error) from error
                 time.sleep(0.001)  # for other threads
 
     def _opened(self) -> sqlite3.Cursor:
-        """The cursor of a connection that this process has opened."""
+        """Return the cursor of a connection that this process has opened."""
         for file in (self,) if self._connection is not None else list(_Process.files):
             file._refuse_inherited()  # noqa: SLF001 - of this class
         if self._cursor is None:
@@ -195,8 +195,8 @@ class Database:
             self.close()
             if not frozen:
                 raise RecordingFailed(
-                    f"{self.path} was deleted or replaced while it was open, and what was written "
-                    "to it until then went with it. The next call opens what is there now"
+                    f"{self.path} was deleted or replaced while it was open; data written to it "
+                    "before are lost. The next call opens the file that is there now"
                 )
         if self._connection is None:
             self._open()
@@ -223,7 +223,7 @@ class Database:
         self._connection = self._cursor = None
 
     def _open(self) -> None:
-        """Connect; make, migrate or refuse what is there."""
+        """Connect; create, migrate or refuse the file."""
         if self.write:
             try:
                 make_folder(self.path.parent)
@@ -238,7 +238,7 @@ class Database:
             self._freeze()
 
     def _unless_logs_fail(self, mode: str, otherwise: Callable[[], None]) -> None:
-        """Connect; do something else where the file system has no memory that processes share."""
+        """Connect; call `otherwise` if the file system has no shared memory for the log."""
         try:
             self._connect(mode)
         except sqlite3.OperationalError as error:
@@ -253,7 +253,7 @@ class Database:
         self._connect("ro&immutable=1")
 
     def _do_without_log(self) -> None:
-        """Have a rollback journal instead of a log: that needs no shared memory."""
+        """Switch to a rollback journal, which needs no shared memory."""
         with closing(sqlite3.connect(self.path, timeout=min(SLICE, PATIENCE))) as alone:
             alone.execute("PRAGMA locking_mode = EXCLUSIVE")
             alone.execute("PRAGMA journal_mode = DELETE")
@@ -271,9 +271,9 @@ class Database:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._connection.text_factory = bytes  # whatever stands there
+            self._connection.text_factory = bytes  # texts may be invalid
             self._cursor = cursor = self._connection.cursor()
-            # What SQLite advises for files that others have made.
+            # SQLite's recommendations for untrusted files.
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
             for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
                 cursor.execute(f"PRAGMA {setting}")
@@ -291,7 +291,7 @@ class Database:
             raise
 
     def _look(self) -> tuple[int, ...] | None:
-        """What changes when the file is replaced; and when it is written, if it is frozen."""
+        """Return what changes if the file is replaced; and if it is written, when frozen."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 - half the time of Path's
         except OSError:
@@ -301,17 +301,17 @@ class Database:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, self._has_log()
 
     def _has_log(self) -> bool:
-        """Whether the file is not the whole truth without a log beside it."""
+        """Whether the file is incomplete without a log next to it."""
         real = os.path.realpath(self.path)
         return any(_size(f"{real}{end}") for end in LOGS)
 
     def _explained(self, error: sqlite3.Error) -> Exception:
-        """SQLite's error as the package's."""
+        """Convert SQLite's error to one of the package's."""
         code = _code(error)
         if code == sqlite3.SQLITE_TOOBIG:
             return InvalidData(f"{self.path}: a value is larger than {LONGEST:,} bytes")
         if code == sqlite3.SQLITE_NOTADB:
-            return InvalidData(f"{self.path} is no recording: {error}")
+            return InvalidData(f"{self.path} is not a recording: {error}")
         if not isinstance(error, sqlite3.OperationalError):
             return self._damaged(f"is damaged ({error})")
         remedy = "What was recorded before is kept"
@@ -325,7 +325,7 @@ class Database:
 def transacted(
     cursor: sqlite3.Cursor, work: Callable[[sqlite3.Cursor], T], begin: str = "BEGIN IMMEDIATE"
 ) -> T:
-    """Call `work` in one transaction, of which all is kept or nothing."""
+    """Call `work` in one transaction, which is kept as a whole or not at all."""
     try:
         cursor.execute(begin)
         made = work(cursor)
@@ -339,13 +339,13 @@ def transacted(
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; -1 for errors of Python's module."""
+    """Return SQLite's primary result code; -1 for errors of Python's module."""
     code = getattr(error, "sqlite_errorcode", None)
     return -1 if code is None else code & 0xFF
 
 
 def _size(path: str) -> int:
-    """Size of a file in bytes; 0 if it does not exist."""
+    """Return the size of a file in bytes; 0 if it does not exist."""
     try:
         return os.stat(path).st_size  # noqa: PTH116
     except OSError:

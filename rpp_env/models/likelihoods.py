@@ -1,9 +1,9 @@
-"""Log-probabilities of many continuations in one pass of a transformer, each token read once.
+"""Log-probabilities of many continuations in one forward pass that reads each token once.
 
-Prompts and their continuations are a tree of tokens: candidates of one prompt share all of it, and
-prompts that begin alike share what they begin with. The tree is laid out as one sequence in which
-every token attends to its ancestors alone and stands at the position that its depth gives, so that
-one pass gives what one pass per continuation would, and reads nothing twice.
+Prompts and their continuations form a tree of tokens: candidates of one prompt share all of it, and
+prompts with a common beginning share that. The tree is laid out as one sequence in which every
+token attends only to its ancestors and has the position of its depth, so that one pass gives the
+results of one pass per continuation.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Branches = tuple[Sequence[int], Sequence[Sequence[int]]]
 """A prompt's tokens, and those of each of its continuations."""
 
 ROWS = 256
-"""Positions whose logits are turned into probabilities at a time."""
+"""Positions whose logits are converted to probabilities at a time."""
 
 
 @dataclass
 class Tree:
-    """Prompts and continuations as a tree; node 0 has no parent, parents stand before children."""
+    """Prompts and continuations as a tree; node 0 has no parent, and parents precede children."""
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     paths: list[list[list[int]]] = field(default_factory=list)
-    """For each prompt and each of its continuations the continuation's nodes."""
+    """For each prompt and each of its continuations, the continuation's nodes."""
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def add(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> None:
@@ -41,7 +41,7 @@ class Tree:
         self.paths.append([self._walk(stem, rest) for rest in continuations])
 
     def fresh(self, prompt: Sequence[int]) -> int:
-        """How many of a prompt's tokens are not in the tree yet."""
+        """Count a prompt's tokens that are not in the tree yet."""
         at = -1
         for i, token in enumerate(prompt):
             at = self._children.get((at, token), -2)
@@ -64,7 +64,7 @@ class Tree:
         return nodes
 
     def attention(self) -> NDArray[np.bool_]:
-        """(n, n): which tokens (columns) each token (row) sees: itself and its ancestors."""
+        """(n, n): the tokens (columns) that each token (row) attends to: itself and ancestors."""
         sees = np.eye(len(self.tokens), dtype=bool)
         for node, parent in enumerate(self.parents):
             if parent >= 0:
@@ -75,17 +75,17 @@ class Tree:
 def passes(
     branches: Sequence[Branches], most: int, ends: int, alone: bool = False
 ) -> Iterator[list[int]]:
-    """Split prompts into groups, each for one pass: those that begin alike stand together.
+    """Split prompts into groups for one pass each; prompts with a common beginning stay together.
 
     Parameters
     ----------
     branches : sequence of (prompt, continuations)
     most : int
-        Tokens of a pass, more only where a single prompt has more.
+        Maximum tokens of a pass; more only if a single prompt has more.
     ends : int
-        Tokens of continuations among them, in the same way.
+        Maximum tokens of continuations among them, likewise.
     alone : bool
-        One prompt a pass, so that what else is asked moves no bit.
+        One prompt per pass, so that other requests change no bit of the result.
     """
     order = sorted(range(len(branches)), key=lambda i: tuple(branches[i][0]))
     group: list[int] = []
@@ -104,7 +104,7 @@ def passes(
 
 
 def scores_of(model: Any, tree: Tree, device: str) -> list[list[float]]:
-    """Sum of the log-probabilities of each continuation's tokens, for each prompt of the tree.
+    """Return each continuation's sum of token log-probabilities, for each prompt of the tree.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def scores_of(model: Any, tree: Tree, device: str) -> list[list[float]]:
 
 
 def scores_alone(model: Any, branches: Branches, device: str) -> list[float]:
-    """The same for one prompt by brute force: a whole pass for each continuation."""
+    """Return the same sums for one prompt by brute force: one pass for each continuation."""
     import torch
 
     prompt, continuations = branches

@@ -1,4 +1,4 @@
-"""Language models by a text: what the command line and ``model=`` take."""
+"""Language models by name: the values of ``model=`` and of the command line's ``--model``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rpp_env.plugins import FromFile, entry_points, is_code, make, resolve
 __all__ = ["FORMS", "checkpoint", "open_model", "parse_options"]
 
 FORMS = {
-    "http://HOST:PORT/v1#NAME": "a model that a server offers, OpenAI's way (https:// too)",
+    "http://HOST:PORT/v1#NAME": "a model on an OpenAI-compatible server (https:// too)",
     "vllm:ID": "a model in vLLM's engine, here: a folder, or a name on the Hugging Face hub",
     "hf:ID": "the same in transformers",
     **{name: f"{model.about}, in transformers" for name, model in PRETRAINED.items()},
     "recording:FILE": "the answers in a file, and no model behind it",
     "package.module:factory": "a model or recommender of your own, or a function that makes one",
 }
-"""How a model is named, and what is meant."""
+"""Forms of model names, with their meanings."""
 OPTIONS = """give one such as '{"timeout": 60}' or '{"request_options": {"temperature": null}}'"""
 
 
@@ -37,35 +37,35 @@ def open_model(
     Parameters
     ----------
     name : str
-        In one of the `FORMS`, such as ``"http://127.0.0.1:8000/v1#meta-llama/Llama-2-7b-chat-hf"``,
-        or an entry point of ``rpp_env.models``. Others' code may give a recommender instead.
+        A name in one of the `FORMS`, such as
+        ``"http://127.0.0.1:8000/v1#meta-llama/Llama-2-7b-chat-hf"``, or an entry point of
+        ``rpp_env.models``. Code of your own may return a recommender instead.
     parts : mapping, optional
-        What a factory of others may take by the names of its parameters: ``dataset``,
+        Arguments offered to a factory by the names of its parameters: ``dataset``,
         ``interactions``.
     **options
-        Of the class that speaks to such a model: of `OpenAIModel` (``timeout``,
-        ``request_options`` ...), `VLLMModel`, `TransformersModel`, or ``id`` for a recording.
-        ``send_key=False`` says that the user has not named a server's address, but a file that may
-        be from somebody else: the server gets the key only where ``RPP_ENV_KEY_HOSTS`` lists its
-        host. Of models without a server ``send_key`` says nothing. A factory of others takes what
-        it has parameters for.
+        Options of the model's class: `OpenAIModel` (``timeout``, ``request_options`` ...),
+        `VLLMModel`, `TransformersModel`, or ``id`` for a recording. ``send_key=False`` marks a
+        server address that was read from a file, which may be untrusted: the server is sent the key
+        only if ``RPP_ENV_KEY_HOSTS`` lists its host. Models without a server ignore ``send_key``. A
+        factory takes the options that it has parameters for.
 
     Raises
     ------
     InvalidOption
-        For a name of no such form, options that it does not have, and a model that is not there.
+        For a name in no such form, unknown options, and a model that does not exist.
     MissingExtra
-        Without the libraries that this kind of model needs.
+        Without the libraries that the model needs.
     ModelUnavailable
-        Where a server cannot be reached.
+        If a server cannot be reached.
     InvalidData
-        Where a file is no recording.
+        If a file is not a recording.
     """
     kind, _, rest = ("hf", "", name) if name in PRETRAINED else name.partition(":")
     if kind in {"http", "https"}:
         address, _, served = name.partition("#")
         if not served:
-            # Not all of it: an address may have a password in it.
+            # Not the whole name: an address may contain a password.
             raise InvalidOption(
                 f"a model server's name needs '#' and the served model after the address, as in "
                 f"{kind}://127.0.0.1:8000/v1#meta-llama/Llama-2-7b-chat-hf; the server lists its "
@@ -92,24 +92,24 @@ def open_model(
         return model
     raise InvalidOption(
         f"{unknown('model', name, ['embedded', 'table:PATH', *FORMS, *entry_points('model')])}. "
-        "RPPEnv.make takes an object with complete(requests) or rank(prompts), too"
+        "RPPEnv.make also takes an object with complete(requests) or rank(prompts)"
     )
 
 
 def checkpoint(name: str, ours: bool = False) -> str:
-    """Where a checkpoint lies, for who loads it: a folder, or a name on the Hugging Face hub.
+    """Return where a checkpoint can be loaded from: a folder, or a name on the Hugging Face hub.
 
     Parameters
     ----------
     name : str
         A folder, one of the names of `PRETRAINED`, or a name on the hub.
     ours : bool
-        Whether one of `PRETRAINED` is meant even where a folder has its name.
+        Whether the name refers to `PRETRAINED` even if a folder has the same name.
 
     Raises
     ------
     InvalidOption
-        For one of `PRETRAINED` that is not here yet.
+        For one of `PRETRAINED` that has not been fetched yet.
     """
     if name not in PRETRAINED or (not ours and Path(name).is_dir()):
         return name
@@ -122,34 +122,34 @@ def checkpoint(name: str, ours: bool = False) -> str:
 
 
 def _as_text(options: dict[str, Any]) -> str:
-    """Options as a key of a cache."""
+    """Return options as the key of a cache."""
     try:
         return json.dumps(options, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise InvalidOption(
-            f"options of a model that is given by its name must be what JSON can hold: {error}; "
+            f"options of a model that is given by its name must be JSON values: {error}; "
             "make the model yourself (VLLMModel, TransformersModel) and give it as `model`"
         ) from error
 
 
 def parse_options(text: str | None) -> dict[str, Any] | None:
-    """Options of a model, out of the JSON object that a command line gives."""
+    """Parse the options of a model from the JSON object given on a command line."""
     if text is None:
         return None
     try:
         options = json.loads(text)
     except ValueError as error:
-        raise InvalidOption(f"model options are no JSON ({error}): {OPTIONS}") from error
+        raise InvalidOption(f"model options are not valid JSON ({error}): {OPTIONS}") from error
     if not isinstance(options, dict):
-        raise InvalidOption(f"model options are no JSON object: {OPTIONS}")
+        raise InvalidOption(f"model options are not a JSON object: {OPTIONS}")
     return options
 
 
 def _check_options(options: dict[str, Any], model: Any, *kinds: Any) -> None:
-    """Refuse what the model's class, or the factory that makes it, does not take."""
+    """Raise InvalidOption for options that the model's class or factory does not take."""
     if "api_key" in options:
-        # It would stand in world.json, in logs and in tracebacks.
-        raise InvalidOption("a key is no option: set OPENAI_API_KEY in the environment instead")
+        # It would be written to world.json, logs and tracebacks.
+        raise InvalidOption("a key is not an option: set OPENAI_API_KEY in the environment instead")
     parameters = inspect.signature(model).parameters.values() if callable(model) else ()
     known = [
         p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, *kinds) and p.name != "api_key"
@@ -162,7 +162,7 @@ def _check_options(options: dict[str, Any], model: Any, *kinds: Any) -> None:
 
 @lru_cache(maxsize=2)
 def _loaded(kind: str, name: str, options: str) -> LanguageModel:
-    """Weights are loaded once, for the environments of all splits and for who rewrites."""
+    """Load weights once, for the environments of all splits and for a rewriter."""
     given: dict[str, Any] = json.loads(options)
     if kind == "vllm":
         from rpp_env.models.vllm import VLLMModel

@@ -1,9 +1,9 @@
-"""The way to a server, as the user and the environment describe it: address, proxy, trust, key.
+"""Network settings of a model server: address, proxy, trusted certificates and API key.
 
-Everything that the environment says is followed or refused in a sentence, and nothing of it is
-passed over: a proxy (``http_proxy``, ``https_proxy``, ``all_proxy``, in either case, and
-``no_proxy``), certificates (``SSL_CERT_FILE``, ``SSL_CERT_DIR``, ``REQUESTS_CA_BUNDLE``,
-``CURL_CA_BUNDLE``) and hosts that may have the key (``RPP_ENV_KEY_HOSTS``).
+Every setting of the environment is followed, or refused with a message; none is ignored: a proxy
+(``http_proxy``, ``https_proxy``, ``all_proxy``, in either case, and ``no_proxy``), certificates
+(``SSL_CERT_FILE``, ``SSL_CERT_DIR``, ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``) and hosts that may
+get the key (``RPP_ENV_KEY_HOSTS``).
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ __all__ = [
 ]
 
 KEY = "OPENAI_API_KEY"
-"""The environment variable that holds the key."""
+"""The environment variable with the API key."""
 KEY_HOSTS = "RPP_ENV_KEY_HOSTS"
-"""The environment variable that lists hosts which may have the key, whoever names them."""
+"""The environment variable that lists hosts which may get the key, even if a file names them."""
 CERTIFICATE_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Environment variables that name a file of trusted authorities; the first one that is set."""
+"""Environment variables that name a file of trusted authorities; the first one set is used."""
 PROXIES = {"http", "https", "socks5", "socks5h"}
-"""Schemes of proxies that httpx speaks to."""
+"""Schemes of proxies that httpx supports."""
 
 Key = Callable[[], str]
-"""A function that knows the key; "" where there is none."""
+"""A function that returns the key; "" if there is none."""
 
 
 def shorten(text: str, length: int) -> str:
-    """`text` on one line, in printable characters only, and not longer than that."""
-    # Of a long text only the front is looked at: what comes from a server has any length.
+    """Return `text` on one line, with printable characters only, cut to that length."""
+    # Only the front of a long text is processed: a server's text may have any length.
     front = text[: 8 * length]
     front = " ".join("".join(c if c.isprintable() else " " for c in front).split())
     cut = len(front) > length or len(text) > 8 * length
@@ -64,27 +64,27 @@ def shorten(text: str, length: int) -> str:
 
 
 def checked_address(base_url: str) -> str:
-    """The address without a slash at its end.
+    """Return the address without a slash at its end.
 
     Raises
     ------
     InvalidOption
-        For an address that is none, or that has a password in it.
+        For an invalid address, or one that contains a password.
     """
     if "@" in base_url:
         raise InvalidOption(
-            "the server's address has a name or password in it, which would show in logs: set "
+            "the server's address contains a name or password, which would show in logs: set "
             f"{KEY} instead"
         )
     try:
         parts = urlsplit(base_url)
         fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        (parts.hostname or "").encode("idna")  # raises for what no name server could look up
+        (parts.hostname or "").encode("idna")  # raises for a name that cannot be looked up
     except ValueError:
         fits = False
     if not fits or parts.query or parts.fragment or not base_url.isprintable() or " " in base_url:
         raise InvalidOption(
-            f"{shorten(base_url, 200)!r} is no address of a server: give one such as "
+            f"{shorten(base_url, 200)!r} is not an address of a server: give one such as "
             "'http://127.0.0.1:8000/v1'"
         )
     return base_url.rstrip("/")
@@ -98,7 +98,7 @@ def is_local(host: str) -> bool:
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         address = getattr(address, "ipv4_mapped", None) or address
-        # 0.0.0.0 is what servers print that listen everywhere; to call it is to call oneself.
+        # 0.0.0.0 is printed by servers that listen everywhere; calling it reaches this machine.
         return address.is_loopback or address.is_unspecified
     return False
 
@@ -111,7 +111,7 @@ def _bare(host: str) -> str:
 
 
 def keeper(api_key: str | None) -> Key:
-    """A function that knows the key, given or else in the environment."""
+    """Return a function that returns the given key, or else that of the environment."""
 
     def tell() -> str:
         return (os.environ.get(KEY, "") if api_key is None else api_key).strip()
@@ -125,24 +125,24 @@ def sendable(key: Key) -> bool:
 
 
 def key_may_go(base_url: str, *, named: bool, plain_http: bool) -> bool:
-    """Whether the server at an address may have the key.
+    """Whether the server at an address may get the key.
 
     Parameters
     ----------
     base_url : str
         The server's address.
     named : bool
-        Whether the user has named it in this call, and no file that may be from somebody else.
-        Else the host must be listed in the environment variable ``RPP_ENV_KEY_HOSTS``: hosts with
-        commas between them, each with a port or for all of its ports, ``*.`` before a domain for
-        all hosts in it. ``http://`` before a host lets the key go there over plain HTTP.
+        Whether the user named it in this call, rather than a file that may be untrusted. Else the
+        host must be listed in the environment variable ``RPP_ENV_KEY_HOSTS``: hosts separated by
+        commas, each with a port or for all of its ports, ``*.`` before a domain for all hosts in
+        it. ``http://`` before a host lets the key go there over plain HTTP.
     plain_http : bool
-        Whether it may go over plain HTTP to another machine.
+        Whether it may be sent over plain HTTP to another machine.
 
     Raises
     ------
     InvalidOption
-        Where only plain HTTP is in the way.
+        If the key may be sent, but only over plain HTTP, which is not allowed.
     """
     address = urlsplit(base_url)
     entries = [e for e in re.split(r"[,\s]+", os.environ.get(KEY_HOSTS, "")) if e]
@@ -162,7 +162,7 @@ def key_may_go(base_url: str, *, named: bool, plain_http: bool) -> bool:
 
 
 def _lists(entry: str, address: SplitResult) -> bool:
-    """Whether an entry of the allow-list means the host at an address."""
+    """Whether an entry of the allow-list matches the host of an address."""
     try:
         parts = urlsplit(entry if "://" in entry else f"//{entry}")
         host, port = parts.hostname, parts.port
@@ -170,7 +170,7 @@ def _lists(entry: str, address: SplitResult) -> bool:
         host = None
     if not host or parts.scheme not in {"", "http", "https"} or "@" in entry:
         raise InvalidOption(
-            f"{KEY_HOSTS} holds {shorten(entry, 80)!r}, which is no host: give hosts such as "
+            f"{KEY_HOSTS} holds {shorten(entry, 80)!r}, which is not a host: give hosts such as "
             "'api.example.com', 'gpu.example.com:8000' or 'http://gpu.lan:8000', with commas "
             "between them"
         )
@@ -189,18 +189,18 @@ class Proxy:
     """The proxy on the way to a server."""
 
     url: Callable[[], str]
-    """With the password that may be in it, and therefore not for printing."""
+    """Its address, possibly with a password: never print it."""
     shown: str
-    """Without it, and where it was named."""
+    """The address without the password, and the setting that named it."""
 
 
 def proxy_for(base_url: str) -> Proxy | None:
-    """The proxy that the environment names for an address; none on the way to this machine itself.
+    """Return the environment's proxy for an address; None on the way to this machine itself.
 
     Raises
     ------
     InvalidOption
-        For a proxy that is none, or of a kind that cannot be spoken to.
+        For an invalid proxy, or one of an unsupported kind.
     MissingExtra
         For a SOCKS proxy without the library that it needs.
     """
@@ -214,7 +214,7 @@ def proxy_for(base_url: str) -> Proxy | None:
     variable = _variable(kind)
     if scheme not in PROXIES:
         raise InvalidOption(
-            f"{variable} names {shown} as proxy, which is of no kind that can be spoken to: give "
+            f"{variable} names {shown} as proxy, which is of no supported kind: give "
             "http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT, unset it, or name the "
             "server's host in NO_PROXY"
         )
@@ -224,40 +224,40 @@ def proxy_for(base_url: str) -> Proxy | None:
 
 
 def _named(kind: str) -> str:
-    """What the environment, or else the system, says of a kind of proxy.
+    """Return the environment's, or else the system's, setting for a kind of proxy.
 
-    It may hold a password, so that nothing that raises an error keeps it in a variable.
+    It may contain a password, so callers that raise must not keep it in a variable.
     """
     return getproxies().get(kind, "").strip()
 
 
 def _described(value: str) -> tuple[str, str]:
-    """A proxy's scheme, "" where it is none, and the proxy without a password."""
+    """Return a proxy's scheme ("" if invalid), and the proxy without a password."""
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host, port = parts.hostname, parts.port
     except ValueError:
         host = None
     if not host:
-        return "", "what is no address"
+        return "", "an invalid address"
     return parts.scheme, f"{parts.scheme}://{host}" + (f":{port}" if port else "")
 
 
 def _whole(kind: str) -> str:
     value = _named(kind)
-    # Names are looked up by the proxy in both forms; httpx 0.27 knows the first one only.
+    # In both forms the proxy looks names up; httpx 0.27 knows the first one only.
     value = value.replace("socks5h://", "socks5://", 1)
     return value if "://" in value else f"http://{value}"
 
 
 def _variable(kind: str) -> str:
-    """The variable that named a proxy, as it is spelled there."""
+    """Return the name of the variable that named a proxy, as it is spelled there."""
     names = (f"{kind}_proxy", f"{kind}_proxy".upper())
     return next((name for name in names if os.environ.get(name)), "the system's settings")
 
 
 def _bypassed(host: str, port: int, no_proxy: str) -> bool:
-    """Whether an entry of NO_PROXY means a host: by name, domain, address or network."""
+    """Whether an entry of NO_PROXY matches a host: by name, domain, address or network."""
     host = _bare(host)
     return any(_means(entry, host, port) for entry in re.split(r"[,\s]+", no_proxy) if entry)
 
@@ -283,18 +283,18 @@ def _means(entry: str, host: str, port: int) -> bool:
 
 
 def certificates() -> ssl.SSLContext | None:
-    """Whom to trust where the environment says so; None where it does not.
+    """Return the trusted authorities that the environment names; None if it names none.
 
     Raises
     ------
     InvalidOption
-        For a file or folder that is not there, or holds no certificate.
+        For a file or folder that is missing, or holds no certificate.
     """
     variable = next((name for name in CERTIFICATE_FILES if os.environ.get(name)), None)
     folders = os.environ.get("SSL_CERT_DIR")
     if variable is None and not folders:
         return None
-    # Checks certificates and host names, and trusts nobody yet.
+    # Checks certificates and host names, but trusts no authority yet.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if variable is not None:
         _load(context, variable, Path(os.environ[variable]))

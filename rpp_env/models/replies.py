@@ -1,8 +1,7 @@
-"""Replies of servers with OpenAI's interface, read: whatever came, and never an error for it.
+"""Read replies of OpenAI-compatible servers leniently; only something that is no reply raises.
 
-What a model says is data, and so is the shape in which a server wraps it. A reply without text, or
-with the text in parts, is a reply; what was odd about it is named in `Said.oddity`, to be counted.
-Only what is no reply at all raises `ValueError`.
+A reply without text, or with the text in parts, is a reply; an oddity is named in `Said.oddity`, to
+be counted. Only an entry that is no reply at all raises `ValueError`.
 """
 
 from __future__ import annotations
@@ -16,45 +15,45 @@ from typing import Any, Literal
 __all__ = ["Said", "Verdict", "error_of", "first_alternatives", "judged", "letter", "read_row"]
 
 LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"})
-"""Words of several servers for a reply that was cut off."""
+"""Several servers' words for a reply that was cut off."""
 FILTERED = re.compile(
     r"content.?(filter|policy|management)|flagged|moderat|guardrail|safety", re.IGNORECASE
 )
-"""What servers say that refuse to pass on a question or a reply because of what is in it."""
+"""Messages of servers that block a request or a reply because of its content."""
 TOO_LONG = re.compile(
     r"context.{0,12}(length|window|size)|(prompt|input|messages?|request)\b.{0,40}\b(too|is) long"
     r"|too many (input |prompt )?tokens|reduce the length|exceeds?.{0,40}context|max_model_len"
     r"|n_ctx|maximum.{0,20}(input|prompt).{0,12}(length|tokens)",
     re.IGNORECASE | re.DOTALL,
 )
-"""What servers say of a question that is longer than their context."""
+"""Messages of servers about a request that is longer than their context."""
 HOPELESS = frozenset({401, 402, 404, 405, 407, 410})
-"""Codes in an error that every other question would get, too: no key, no money, no such model."""
+"""Error codes that every other request would get, too: no key, no money, no such model."""
 
 Verdict = Literal["filtered", "too_long", "hopeless", "other"]
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one reply says."""
+    """The parsed content of one reply."""
 
     text: str
     finish: str
     """``"stop"``, ``"length"``, or the server's own word."""
     oddity: str = ""
-    """Why there is no text, where that is not what the model chose to say."""
+    """Why there is no text, if that was not the model's choice."""
 
 
 def read_row(row: Any) -> Said:
-    """The text of one entry of ``choices``, of either interface.
+    """Read the text of one entry of ``choices``, of either interface.
 
     Raises
     ------
     ValueError
-        For what is no reply: it holds neither a message nor a text nor a reason why it ended.
+        For an entry that holds neither a message nor a text nor a finish reason.
     """
     if not isinstance(row, Mapping) or not {"message", "text", "finish_reason"} & set(row):
-        raise ValueError("an entry of choices that is no reply")
+        raise ValueError("an entry of choices that is not a reply")
     finish = row.get("finish_reason")
     finish = finish.lower() if isinstance(finish, str) and finish else "stop"
     finish = "length" if finish in LENGTH else finish
@@ -69,7 +68,7 @@ def read_row(row: Any) -> Said:
 
 
 def _text(content: Any) -> str:
-    """What is said, of a text or of parts; thoughts are none of it."""
+    """Return the text of a content or of its parts, without reasoning."""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):
@@ -82,7 +81,7 @@ def _text(content: Any) -> str:
 
 
 def _reason(message: Mapping[str, Any], finish: str) -> str:
-    """Why a reply has no text."""
+    """Return why a reply has no text."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     kinds = {str(part.get("type")) for part in parts if isinstance(part, Mapping)}
@@ -91,11 +90,11 @@ def _reason(message: Mapping[str, Any], finish: str) -> str:
     if message.get("refusal") or "refusal" in kinds:
         return "a refusal"
     if message.get("tool_calls") or message.get("function_call"):
-        return "calls of tools and no text"
+        return "tool calls and no text"
     if finish == "length":
-        return "cut off before its text began (a larger max_tokens leaves room for thoughts)"
+        return "cut off before its text began (a larger max_tokens leaves room for reasoning)"
     if kinds or any(message.get(name) for name in _THOUGHTS):
-        return "thoughts and no text"
+        return "reasoning and no text"
     return "" if content == "" else "no content"
 
 
@@ -106,12 +105,12 @@ _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 
 
 def error_of(told: Any) -> tuple[int | None, str] | None:
-    """Code and words of an error that came with the status 200; None where there is none."""
+    """Return code and message of an error sent with the status 200; None if there is none."""
     if not isinstance(told, Mapping):
         return None
     found = told if told.get("object") == "error" else told.get("error")
     if not found and isinstance(told.get("choices"), list):
-        # One provider's answer among several, as routers pass them on.
+        # The answer of one provider among several, as routers pass it on.
         row = told["choices"][0] if told["choices"] else None
         found = row.get("error") if isinstance(row, Mapping) else None
     if not found:
@@ -146,11 +145,11 @@ _CODES = {
     "internal_server_error": 500,
     "timeout": 504,
 }
-"""What an error is called that has no number."""
+"""Names of errors that have no number."""
 
 
 def judged(code: int | None, words: str) -> Verdict:
-    """What a refusal means for the question, and for all others."""
+    """Classify a refusal: what it means for the request, and for all others."""
     if code in HOPELESS:
         return "hopeless"
     if TOO_LONG.search(words):
@@ -164,10 +163,10 @@ def judged(code: int | None, words: str) -> Verdict:
 
 
 def first_alternatives(logprobs: Any) -> list[tuple[str, float]] | None:
-    """The tokens that might have begun a reply, with their log-probabilities; None without any.
+    """Return the alternatives for a reply's first token, with log-probabilities; or None.
 
-    Of either interface's form, and of those that servers mix of both: ``content`` with entries that
-    hold ``top_logprobs``, or ``top_logprobs`` with a mapping or list for each token.
+    Accepts either interface's form, and mixtures of both: ``content`` with entries that hold
+    ``top_logprobs``, or ``top_logprobs`` with a mapping or list for each token.
     """
     if not isinstance(logprobs, Mapping):
         return None
@@ -203,13 +202,13 @@ def _name(entry: Mapping[str, Any]) -> Any:
 
 
 _BLANKS = " \t\r\n\N{NO-BREAK SPACE}\u0120\u2581\u010a\u010d\u0109"
-"""Blanks, and what tokenizers write for them: byte-level ones for a blank, a line break, a carriage
-return and a tab, SentencePiece for a blank."""
+"""Blanks, and how tokenizers write them: byte-level ones a blank, a line break, a carriage return
+and a tab, SentencePiece a blank."""
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def letter(token: str) -> str:
-    """A token's text without blanks; of the tokenizer's own piece, the text that it stands for."""
+    """Return a token's text without blanks; a tokenizer's own piece is decoded."""
     bare = token.strip(_BLANKS)
     byte = _BYTE.fullmatch(bare)
     return chr(int(byte[1], 16)) if byte and int(byte[1], 16) < 128 else bare

@@ -1,4 +1,4 @@
-"""Models that answer by a rule: for tests, and for users who test as we do."""
+"""Models that answer by a rule, for tests."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["ScriptedModel", "echo", "oracle", "silent"]
 
 
 class ScriptedModel:
-    """A language model that is a function from the prompt's text to the reply's.
+    """A language model defined by a function from the prompt's text to the reply's.
 
     Parameters
     ----------
     answer : callable
-        Text to text; the same reply for the same text.
+        Function from text to text; the same reply for the same text.
     id : str
-        Names the model.
+        Name of the model.
     context_length : int
-        Most tokens of prompt and reply together. A token is a word here.
+        Maximum tokens of prompt and reply together. A token is a word here.
     """
 
     capabilities: frozenset[str] = frozenset({"deterministic"})
@@ -50,12 +50,12 @@ class ScriptedModel:
         return replies
 
     def count_tokens(self, text: str) -> int:
-        """The number of words."""
+        """Return the number of words."""
         return len(text.split())
 
 
 def oracle(tasks: TaskSet | Iterable[RankingTask]) -> ScriptedModel:
-    """A model that names the target first, in whichever of the five formats was asked for.
+    """Make a model that names the target first, in the requested one of the five formats.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def oracle(tasks: TaskSet | Iterable[RankingTask]) -> ScriptedModel:
     Raises
     ------
     InvalidOption
-        Where two tasks look the same and have different targets.
+        If two tasks look the same and have different targets.
     """
     if isinstance(tasks, TaskSet):
         tasks = map(tasks.task, range(len(tasks)))
@@ -88,7 +88,7 @@ def oracle(tasks: TaskSet | Iterable[RankingTask]) -> ScriptedModel:
 
 
 def echo() -> ScriptedModel:
-    """A model that gives the candidates back as they were shown, in the format asked for."""
+    """Make a model that returns the candidates as they were shown, in the requested format."""
 
     def answer(text: str) -> str:
         _, candidates = _lists(text)
@@ -98,12 +98,12 @@ def echo() -> ScriptedModel:
 
 
 def silent() -> ScriptedModel:
-    """A model that says nothing."""
+    """Make a model whose replies are empty."""
     return ScriptedModel(lambda _: "", "silent")
 
 
 def _lists(text: str) -> tuple[list[str], list[str]]:
-    """The titles of the history and of the candidates, out of a prompt's text."""
+    """Return the titles of the history and of the candidates in a prompt's text."""
     found = []
     for paragraph in text.split("\n\n"):
         lines = paragraph.split("\n")[1:]
@@ -122,6 +122,6 @@ def _format(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _formats() -> dict[str, str]:
-    """From a contract line to its format, in all books that come with the package."""
+    """Map contract lines to formats, for all catalogs that come with the package."""
     books = map(PatternBook.load, DOMAINS)
     return {output.contract: output.format for book in books for output in book.output_format}

@@ -1,7 +1,7 @@
-"""The tokenizer and the chat template of a model behind a vLLM server, asked from outside.
+"""The tokenizer and the chat template of a model behind a vLLM server, learned by requests.
 
-As `rpp_env.models.checkpoints.Chat` for a tokenizer at hand: it fills in the chat template, knows
-the tokens of letters, and keeps what a message says from being read as a special token.
+Like `rpp_env.models.checkpoints.Chat` for a local tokenizer, it fills in the chat template, knows
+the tokens of letters, and keeps the text of messages from being read as special tokens.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rpp_env.text import broken_up, template_words, without_words
 __all__ = ["Form", "ServedChat", "conversation", "form"]
 
 Form = tuple[tuple[str, str, str], ...]
-"""Of a conversation: each message's role, and the blanks before and after what it says. Templates
-may strip those, so that they belong to the form and not to the words."""
+"""Form of a conversation: each message's role, and the blanks before and after its text. Templates
+may strip those, so they belong to the form and not to the text."""
 SPECIAL = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
-"""What may be one of the tokenizer's special tokens, such as ``</s>`` and ``[INST]``."""
+"""Pattern of what may be a special token, such as ``</s>`` and ``[INST]``."""
 QUICK, PATIENCE = 30.0, 10.0
-"""Seconds for an answer that takes no model, and of patience with a server that gives none."""
+"""Timeout and retries in seconds of a request that does not run the model."""
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -34,7 +34,7 @@ class ServedChat:
     Parameters
     ----------
     server : Transport
-        A vLLM server's.
+        The client of a vLLM server.
     model : str
         The served name.
     template : mapping
@@ -52,32 +52,32 @@ class ServedChat:
         self._specials: dict[str, bool] = {}
         self._words: frozenset[str] = frozenset()
         self._pieces: dict[int, str] = {}
-        """Of tokens that have been seen: their letters and digits."""
+        """Letters and digits of the tokens seen so far."""
 
     def tokens(self, messages: Sequence[Message], stop: Event | None = None) -> list[int]:
-        """What the server itself makes of a conversation."""
+        """Return the server's own tokenisation of a conversation."""
         return self._ask({**conversation(messages), **self.template}, stop)[0]
 
     def text_tokens(self, text: str, stop: Event | None = None) -> list[int]:
-        """What the server itself makes of a text that stands alone."""
+        """Return the server's own tokenisation of a text."""
         return self._ask({"prompt": text, "add_special_tokens": True}, stop)[0]
 
     def spells(self, tokens: Sequence[int], text: str) -> bool:
         """Whether tokens that are all known have the letters and digits of a text.
 
-        Where it is False nothing is known: a token may be new, or the tokenizer one that changes
-        letters. Then `tokens` or `text_tokens` says, and what it sees is known from then on.
+        False means unknown: a token may be new, or the tokenizer may change letters. Then `tokens`
+        or `text_tokens` asks the server, and the tokens seen are known from then on.
         """
         try:
             said = "".join(map(self._pieces.__getitem__, tokens))
         except (KeyError, TypeError):
             return False
         wanted = text.translate(_SPOKEN)
-        # A text that stands alone may have a token of the beginning in front.
+        # A text on its own may have a beginning-of-text token in front.
         return said == wanted or (bool(tokens) and said == self._pieces[tokens[0]] + wanted)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text alone, without a template's."""
+        """Return the number of tokens of a text alone, without a template."""
         return len(self._tokenize(self.as_data(text))[0])
 
     # The template
@@ -91,18 +91,18 @@ class ServedChat:
         return self._templates[shape] is not None
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The chat template, filled in: what the model reads."""
+        """Fill in the chat template: the text that the model reads."""
         between = self._templates[form(messages)]
         assert between is not None
         said = [message["content"].strip() for message in messages]
         return between[0] + "".join(map("".join, zip(said, between[1:], strict=True)))
 
     def distrust(self, messages: Sequence[Message]) -> None:
-        """From now on `fills` is False for conversations of this form: `text` was wrong for one."""
+        """Make `fills` False for conversations of this form, after `text` was wrong for one."""
         self._templates[form(messages)] = None
 
     def _learn(self, shape: Form) -> tuple[str, ...] | None:
-        """What the template writes before, between and after the messages, by an example."""
+        """Find the text that the template writes around the messages, by an example."""
         marks = [f"example {i} of what is said" for i in range(len(shape))]
         messages = [
             {"role": role, "content": f"{before}{mark}{after}"}
@@ -118,7 +118,7 @@ class ServedChat:
             url = f"{self.server.base_url}/chat/completions"
             text = self.server.ask(url, body, read=_told_text)
             if text == "":
-                # An older vLLM. Not every tokenizer gives a text back as it was, hence the check.
+                # An older vLLM. The check is needed because not every tokenizer is lossless.
                 url = f"{self.server.root_url}/detokenize"
                 body = {"model": self.model, "tokens": tokens}
                 text = self.server.ask(url, body, read=lambda told: str(told["prompt"]))
@@ -136,9 +136,9 @@ class ServedChat:
     # Letters
 
     def choice_tokens(self, choices: Iterable[str]) -> dict[str, list[int]]:
-        """For every choice its tokens, with and without a blank in front; none where it has none.
+        """Return every choice's tokens, with and without a blank in front; empty if it has none.
 
-        Both begin an answer with that letter, so that its probability is their sum.
+        An answer may begin with either, so the choice's probability is their sum.
         """
         wanted = list(choices)
         new = sorted(set(wanted) - set(self._letters))
@@ -146,7 +146,7 @@ class ServedChat:
             # As in the middle of a text: at its front some tokenizers add a blank of their own.
             tokens, names = self._tokenize(f" {' '.join(new)}\n" + "\n".join(new))
             bare = [name.strip(" \u0120\u2581") for name in names]
-            # Without names nothing is found.
+            # Without the tokens' names no token can be identified.
             pairs = sorted(set(zip(tokens, bare, strict=False)))
             for letter in new:
                 self._letters[letter] = [token for token, name in pairs if name == letter]
@@ -155,9 +155,9 @@ class ServedChat:
     # Messages are data
 
     def as_data(self, text: str) -> str:
-        """`text`, with a blank in what the tokenizer would read as a special token.
+        """Insert a blank into every word that the tokenizer would read as a special token.
 
-        Likewise in the words of the chat template, as far as `fills` has learned it.
+        Likewise into the words of the chat template, as far as `fills` has learned it.
         """
         text = without_words(text, self._words)
         return SPECIAL.sub(
@@ -165,12 +165,12 @@ class ServedChat:
         )
 
     def _is_special(self, word: str) -> bool:
-        # Glued to letters, a word of the vocabulary falls to pieces; a special token does not.
+        # Joined to letters, an ordinary word falls apart into tokens; a special token does not.
         if word not in self._specials:
             try:
                 self._specials[word] = word in self._tokenize(f"a{word}a")[1]
             except ModelUnavailable:
-                self._specials[word] = True  # a blank too many does no harm
+                self._specials[word] = True  # an unnecessary blank does no harm
         return self._specials[word]
 
     def _tokenize(self, text: str) -> tuple[list[int], list[str]]:
@@ -199,7 +199,7 @@ class ServedChat:
 
 
 def conversation(messages: Sequence[Message]) -> dict[str, Any]:
-    """A request's fields for a conversation. An answer that the last message begins is gone on."""
+    """Return a request's fields for a conversation; an answer begun by the last message goes on."""
     body: dict[str, Any] = {"messages": list(messages)}
     if messages[-1]["role"] == "assistant":
         body |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -207,7 +207,7 @@ def conversation(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def form(messages: Sequence[Message]) -> Form:
-    """The form of a conversation."""
+    """Return the form of a conversation."""
     found = []
     for message in messages:
         text = message["content"]
@@ -217,13 +217,13 @@ def form(messages: Sequence[Message]) -> Form:
 
 
 def _spoken(piece: str) -> str:
-    """The letters and digits of a token, as the tokenizer writes it."""
+    """Return the letters and digits of a token as the tokenizer writes it."""
     byte = _BYTE.fullmatch(piece)
     return (chr(int(byte[1], 16)) if byte else piece).translate(_SPOKEN)
 
 
 class _Spoken(dict[int, str | None]):
-    """A table for `str.translate` that leaves ASCII letters and digits, the same in every piece."""
+    """A table for `str.translate` that keeps only letters and digits."""
 
     def __missing__(self, code: int) -> str | None:
         character = chr(code)
@@ -239,9 +239,9 @@ def _tokens(told: Any) -> tuple[list[int], list[str]]:
 
 
 def _told_text(told: Any) -> str | None:
-    """The prompt's text, "" where it is not told.
+    """Return the prompt's text, "" if it is missing.
 
-    None where the reply is not all that the model wrote, but what is left without its thoughts.
+    None if the reply holds only part of the model's text, because the reasoning was removed.
     """
     message = told["choices"][0]["message"]
     thinks = message.get("reasoning") or message.get("reasoning_content")

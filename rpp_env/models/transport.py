@@ -1,10 +1,10 @@
-"""JSON over HTTP that survives a bad day: retries, size and time are bounded, secrets kept.
+"""JSON over HTTP with retries, limits on size and time, and protected secrets.
 
-Asked again, after pauses that grow and are drawn at random, is whatever may go better next time: a
-connection that is refused or breaks, an answer that takes too long, half a body, and the statuses
-408, 425, 429 and 5xx. A ``Retry-After`` is heeded. A whole body with the status 200 that is not
-what was asked for has been paid for; it is asked for `TRIES` times in all. Any other status is the
-server's last word, and so is a body that is too large. Redirections are not followed.
+Retried, after random pauses of growing length, are failures that may be temporary: a connection
+that is refused or breaks, an answer that takes too long, half a body, and the statuses 408, 425,
+429 and 5xx. A ``Retry-After`` header is respected. An unexpected but complete body with the status
+200 has been paid for, so it is requested only `TRIES` times in all. Any other status is final, and
+so is a body that is too large. Redirections are not followed.
 """
 
 from __future__ import annotations
@@ -61,35 +61,35 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 AGAIN = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
-"""Statuses that may be another one next time."""
+"""Statuses of temporary failures."""
 TRIES = 3
-"""How often a question is asked whose answers come whole and are not what was asked for."""
+"""Maximum tries of a request with complete but unexpected answers."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0
-"""Seconds between attempts, at most: the first pause, and where doubling ends."""
+"""Minimum and maximum seconds between attempts: the first pause, and where doubling ends."""
 LOOK = 5.0
-"""Seconds between looks whether there is still a server, while an answer is waited for."""
+"""Seconds between checks that the server still exists, while waiting for an answer."""
 MAX_BODY = 16 << 20
-"""Bytes of an answer, decompressed. A batch of 32 lists in words takes less than one MiB."""
+"""Maximum bytes of an answer, decompressed. A batch of 32 lists takes less than one MiB."""
 ERROR_BODY = 64 << 10
-"""Bytes that are read of an answer which reports an error."""
+"""Maximum bytes read of an answer that reports an error."""
 ALONE = 1 << 20
-"""Bytes from which an answer is parsed by one thread at a time: JSON takes many times as much."""
+"""Size in bytes from which answers are parsed one at a time, because parsing takes much memory."""
 QUOTED = 300
-"""Characters of a server's message that an error repeats."""
+"""Maximum characters of a server's message that an error quotes."""
 CLIENT = frozenset({"h11", "h2", "httpcore", "socksio"})
-"""Packages below httpx whose errors may come through."""
+"""Packages below httpx whose errors may be raised."""
 _parsing = Lock()
 
 
 class Refused(ModelUnavailable):
-    """The server was reached and will not answer this question; asking again would not help.
+    """The server was reached and refuses this request; a retry would not help.
 
     Attributes
     ----------
     status : int or None
         The status of its answer, or the code in an error that it sent with the status 200.
     words : str
-        What it said is wrong.
+        The server's message.
     """
 
     status: int | None = None
@@ -97,7 +97,7 @@ class Refused(ModelUnavailable):
 
 
 class Unusable(ModelUnavailable):
-    """The server answers, and what it answers is not what was asked for.
+    """The server answers, but not as expected.
 
     Attributes
     ----------
@@ -109,11 +109,11 @@ class Unusable(ModelUnavailable):
 
 
 class Busy(ModelUnavailable):
-    """The server asks to be left alone for longer than patience lasts."""
+    """The server asks to wait for longer than the retries last."""
 
 
 class Trouble(Exception):
-    """What was wrong with one attempt, in words, and how long the server asks us to wait."""
+    """A failed attempt: the reason, and how long the server asks to wait."""
 
     def __init__(self, what: str, wait: float = 0.0) -> None:
         super().__init__(what)
@@ -121,60 +121,60 @@ class Trouble(Exception):
 
 
 class _NotAsked(Trouble):
-    """A whole answer that is not what was asked for."""
+    """A complete answer of an unexpected shape."""
 
 
 class _TooLarge(Exception):
-    """An answer with more bytes than are read."""
+    """An answer with more bytes than the limit."""
 
 
 @dataclass(frozen=True)
 class _Answer:
     status: int
     reason: str
-    # They may repeat the key, and tracebacks show local variables.
+    # It may repeat the key, and tracebacks show local variables.
     headers: httpx.Headers = field(repr=False)
     body: bytes = field(repr=False)
 
 
 def is_transient(status: int) -> bool:
-    """Whether a question that failed with this status may be answered next time."""
+    """Whether a request that failed with this status may succeed at the next try."""
     return status in AGAIN
 
 
 class Transport:
     """A thread-safe client for one server. After a fork or unpickling it opens its own connections.
 
-    The key is read from the environment variable ``OPENAI_API_KEY`` where none is given, and is
-    nowhere to be seen: not in attributes, pickles, logs, errors, or the local variables of frames.
-    A key that was given does not travel with a pickle either; the process that unpickles it must
-    find its own. `network.key_may_go` decides whether the server gets it.
+    The key is read from the environment variable ``OPENAI_API_KEY`` if none is given. It never
+    appears in attributes, pickles, logs, errors, or the local variables of frames. A given key is
+    not pickled either; the process that unpickles the client must find its own.
+    `network.key_may_go` decides whether the server gets it.
 
     Parameters
     ----------
     base_url : str
-        Such as ``"http://127.0.0.1:8000/v1"``.
+        The address, such as ``"http://127.0.0.1:8000/v1"``.
     timeout : float
-        Seconds from sending a question to the last byte of its answer, after which the attempt has
+        Seconds from sending a request to the last byte of its answer, after which the attempt has
         failed.
     patience : float
-        Seconds from a question's first failure to its last attempt.
+        Seconds from a request's first failure to its last attempt.
     key : callable, optional
         Returns the key, sent as bearer token; see `network.keeper`.
     send_key : bool
-        Whether the user has named this address. If not, the key goes there only if the environment
+        Whether the user named this address. If not, the key is sent only if the environment
         variable ``RPP_ENV_KEY_HOSTS`` lists the host.
     plain_http_key : bool
-        Let the key go to another machine over plain HTTP.
+        Allow sending the key to another machine over plain HTTP.
     max_body : int
-        Bytes of an answer at most, decompressed.
+        Maximum bytes of an answer, decompressed.
 
     Raises
     ------
     MissingExtra
         Without httpx or tenacity, and for a SOCKS proxy without socksio.
     InvalidOption
-        For an address that is none, or that has a password in it; for a key that may not go there
+        For an address that is invalid or contains a password; for a key that may not be sent there
         over plain HTTP; and for proxies and certificates of the environment that cannot be used.
     """
 
@@ -214,7 +214,7 @@ class Transport:
 
     @property
     def root_url(self) -> str:
-        """Where the server has what OpenAI's interface lacks."""
+        """Address of the server's endpoints outside OpenAI's interface."""
         return self.base_url.removesuffix("/v1")
 
     def ask(
@@ -227,7 +227,7 @@ class Transport:
         patience: float | None = None,
         timeout: float | None = None,
     ) -> T:
-        """Send `body` (or only GET), and return what `read` makes of the JSON that comes back.
+        """Send `body` (or only GET), and return what `read` returns for the JSON of the answer.
 
         Parameters
         ----------
@@ -236,11 +236,10 @@ class Transport:
         body : dict, optional
             Sent as JSON.
         read : callable
-            Raises ValueError, KeyError, TypeError, IndexError or AttributeError where the JSON is
-            not of the expected shape, `Trouble` where it may be next time, `Refused` where it
-            never will be.
+            Raises ValueError, KeyError, TypeError, IndexError or AttributeError if the JSON is not
+            of the expected shape, `Trouble` if a retry may help, `Refused` if none can.
         stop : Event, optional
-            Once it is set, nothing is asked again.
+            Once it is set, there are no more retries.
         patience : float, optional
             Overrides the client's.
         timeout : float, optional
@@ -251,9 +250,9 @@ class Transport:
         ModelUnavailable
             After the last attempt.
         Unusable
-            Where the server's answers are not what was asked for.
+            If the server's answers are not as expected.
         Refused
-            At once, where the server says that the question is at fault.
+            At once, if the server blames the request.
         """
         import tenacity
 
@@ -298,7 +297,7 @@ class Transport:
             what, asked_to_wait = str(trouble), trouble.wait > 0
         else:
             return answer
-        # Raised out here, so that no error of the client hangs on it: those hold headers.
+        # Raised out here, so that it has no reference to the client's errors: those hold headers.
         times = f"{len(failed)} times" if len(failed) > 1 else "once"
         error = (
             Unusable if len(unusable) >= TRIES else Busy if asked_to_wait else ModelUnavailable
@@ -313,7 +312,7 @@ class Transport:
     def _once(
         self, url: str, body: dict[str, Any] | None, read: Callable[[Any], T], limit: float
     ) -> T:
-        # Half a character, as odd titles have them, is none in UTF-8 and one in JSON's ASCII.
+        # Odd titles may contain half a character, which UTF-8 cannot encode but JSON's ASCII can.
         answer = self._send(url, None if body is None else json.dumps(body), limit)
         if not 200 <= answer.status < 300:
             raise self._failure(url, answer)
@@ -328,7 +327,7 @@ class Transport:
         raise _NotAsked(f"a body that is not what was asked for ({what}): {said!r}")
 
     def _failure(self, url: str, answer: _Answer) -> Exception:
-        """What a status that is no success comes to."""
+        """Convert a status other than success to an error."""
         words = self._message(answer)
         status = f"status {answer.status} ({shorten(words, QUOTED)})"
         if answer.status in AGAIN:
@@ -338,7 +337,7 @@ class Transport:
         return self.refusal(url, answer.status, words, f"{status}{self._through()}")
 
     def refusal(self, url: str, status: int | None, words: str, what: str) -> Refused:
-        """The error for a question that the server refuses, with what can be done about it."""
+        """Make the error for a request that the server refuses, with a remedy."""
         refused = Refused(f"{url} refuses: {what}.{self._remedy(status)}")
         refused.status, refused.words = status, words
         return refused
@@ -357,11 +356,11 @@ class Transport:
         return ""
 
     def _send(self, url: str, content: str | None, limit: float) -> _Answer:
-        """The answer; or trouble, which may be that the server has gone away in silence.
+        """Return the answer, or a failure, also if the server has gone away silently.
 
-        A server that is stopped (vLLM, with SIGTERM) may hold on to its connections and never
-        answer. So another thread does the waiting, and this one looks from time to time whether
-        there is still a server, and at the clock; if not, it leaves the other one behind.
+        A server that is stopped (vLLM, with SIGTERM) may keep its connections open and never
+        answer. So another thread waits, and this one checks from time to time that the server still
+        exists, and the time; if not, it abandons the other thread.
         """
         client = self.open()
         came: SimpleQueue[_Answer | Exception] = SimpleQueue()
@@ -395,7 +394,7 @@ class Transport:
     def _fetch(
         self, client: httpx.Client, url: str, content: str | None, limit: float, left: Event
     ) -> _Answer:
-        """Read an answer as far as it may go; in a thread of its own."""
+        """Read an answer up to the limit, in a thread of its own."""
         import httpx
 
         with client.stream(
@@ -419,7 +418,7 @@ class Transport:
             )
 
     def _explained(self, url: str, error: Exception, limit: float) -> Exception:
-        """What an attempt that ended in an error comes to; the client's own leads to headers."""
+        """Convert an attempt's error to ours; the client's own refers to headers."""
         import httpx
 
         if isinstance(error, Trouble):
@@ -450,7 +449,7 @@ class Transport:
 
     def _gone(self) -> bool:
         if self._proxy is not None:
-            return False  # behind a proxy nothing is to be seen of the server
+            return False  # behind a proxy the server cannot be checked
         address = urlsplit(self.base_url)
         port = address.port or (443 if address.scheme == "https" else 80)
         try:
@@ -462,8 +461,8 @@ class Transport:
         return False
 
     def open(self) -> httpx.Client:
-        """The connections; before threads use them, so that they share them."""
-        # Those of another process are its own: two writers on one socket garble both.
+        """Open the connections, before threads share them."""
+        # Connections of another process are its own: two writers on one socket garble both.
         closed = self._client is None or self._client.is_closed
         if self._client is None or closed or self._process != os.getpid():
             import httpx
@@ -473,17 +472,17 @@ class Transport:
             self._proxy = proxy_for(self.base_url)
             proxy = None if self._proxy is None else _client_proxy(self._proxy)
             if self._proxy is not None and proxy is None:
-                raise InvalidOption(f"the proxy {self._proxy.shown} is none that httpx can use")
+                raise InvalidOption(f"httpx cannot use the proxy {self._proxy.shown}")
             client = httpx.Client(
-                # Only what can be decompressed within a limit is asked for.
+                # Accept only encodings that can be decompressed within a limit.
                 headers={"Content-Type": "application/json", "Accept-Encoding": "gzip"},
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-                # Certificates take a while to load, and plain HTTP has none.
+                # Loading certificates takes a while, and plain HTTP needs none.
                 verify=trusted or secure,
                 proxy=proxy,
-                # A server could have them grow without end, and none needs any.
+                # No cookies: a server could make them grow without end, and none needs any.
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-                # What the environment says has been read, above.
+                # The environment's settings have been read above.
                 trust_env=False,
             )
             if self._sends_key():
@@ -494,7 +493,7 @@ class Transport:
         return self._client
 
     def close(self) -> None:
-        """Close the connections; the next question opens them again."""
+        """Close the connections; the next request opens them again."""
         if self._client is not None and self._process == os.getpid():
             self._client.close()
         self._client = None
@@ -504,14 +503,14 @@ class Transport:
         if not self._key():
             return False
         if not sendable(self._key):
-            raise InvalidOption(f"the key in {KEY} has characters that no HTTP header may have")
+            raise InvalidOption(f"the key in {KEY} contains characters that HTTP headers forbid")
         return key_may_go(self.base_url, named=self.send_key, plain_http=self.plain_http_key)
 
     def _through(self) -> str:
         return "" if self._proxy is None else f", through the proxy {self._proxy.shown}"
 
     def _message(self, answer: _Answer) -> str:
-        """What the server says is wrong, without the key should it repeat it."""
+        """Return the server's error message, without the key if it repeats it."""
         if 300 <= answer.status < 400:
             where = shorten(self._redact(answer.headers.get("Location", "nowhere")), 200)
             return f"it points to {where}, and redirections are not followed"
@@ -527,28 +526,28 @@ class Transport:
         return text.strip() or answer.reason or "no message"
 
     def _text(self, answer: _Answer) -> str:
-        """The body, without the key; of a character that was cut in two, something is left."""
+        """Return the body, without the key; a character that was cut in two may leave a trace."""
         return self._redact(answer.body.decode(json.detect_encoding(answer.body), "replace"))
 
     def _redact(self, text: str) -> str:
-        # A shorter one is no secret ("EMPTY"), and may be part of any word.
+        # A shorter key is not a secret ("EMPTY"), and may be part of any word.
         return text.replace(self._key(), "***") if len(self._key()) >= 8 else text
 
 
 def side_by_side(
     jobs: Iterable[T], do: Callable[[T, Event], Iterable[T]], width: int
 ) -> Exception | None:
-    """Do all jobs, `width` at a time; the first error, after which no more was begun.
+    """Do all jobs, `width` at a time; return the first error, after which none was begun.
 
     Parameters
     ----------
     jobs : iterable
-        What to do.
+        The jobs.
     do : callable
-        Does one, and returns those that are to be done in its place. Its second argument is set
-        when another one has failed.
+        Does one job, and returns the jobs to do in its place. Its second argument is an event that
+        is set when another job has failed.
     width : int
-        How many threads, this one among them.
+        Number of threads, including this one.
     """
     todo: SimpleQueue[T] = SimpleQueue()
     for job in jobs:
@@ -562,11 +561,11 @@ def side_by_side(
                     todo.put(job)
             except Empty:
                 return
-            except Exception as error:  # noqa: BLE001 - whoever called is told
+            except Exception as error:  # noqa: BLE001 - returned to the caller
                 errors.append(error)
                 stop.set()
 
-    # Daemons: who interrupts the program need not wait for what is under way.
+    # Daemon threads: an interrupted program need not wait for requests in flight.
     threads = [Thread(target=work, daemon=True) for _ in range(width - 1)]
     for thread in threads:
         thread.start()
@@ -580,9 +579,9 @@ def side_by_side(
 
 
 def _client_proxy(proxy: Proxy) -> httpx.Proxy | None:
-    """The proxy as the client takes it; None where it takes no such address.
+    """Convert the proxy for the client; None if the client does not accept the address.
 
-    No error is raised here, for the address may hold a password.
+    No error is raised here, because the address may contain a password.
     """
     import httpx
 
@@ -593,15 +592,13 @@ def _client_proxy(proxy: Proxy) -> httpx.Proxy | None:
 
 
 def _decoded(response: httpx.Response, most: int) -> Iterator[bytes]:
-    """The pieces of a body as they come, each of them decompressed no further than `most` bytes."""
+    """Yield the pieces of a body as they arrive, decompressed to at most `most` bytes in all."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding in {"", "identity"}:
         yield from response.iter_raw()
         return
     if encoding not in {"gzip", "x-gzip", "deflate"}:
-        raise Trouble(
-            f"a body that is encoded as {shorten(encoding, 40)!r}, which nobody asked for"
-        )
+        raise Trouble(f"a body with the unrequested encoding {shorten(encoding, 40)!r}")
     inflater = zlib.decompressobj(47)  # with either header
     for piece in response.iter_raw():
         yield inflater.decompress(piece, most + 1)
@@ -612,7 +609,7 @@ def _decoded(response: httpx.Response, most: int) -> Iterator[bytes]:
 
 
 def _tls_fault(error: BaseException) -> str:
-    """What is wrong between us and the server that will not mend itself; "" for all else."""
+    """Return a permanent TLS fault between us and the server; "" for everything else."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -631,7 +628,7 @@ def _tls_fault(error: BaseException) -> str:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds that a Retry-After header asks for: it holds a number of them, or a date."""
+    """Return the seconds of a Retry-After header, which holds a number of seconds or a date."""
     try:
         if value.strip().isdecimal():
             return float(value)

@@ -32,39 +32,39 @@ CPU_DEFAULTS = {
     # Generator does not use offset").
     "enable_chunked_prefill": False,
 }
-"""Engine options where vLLM runs on a CPU; what the caller says goes before."""
+"""Engine options if vLLM runs on a CPU; the caller's options come first."""
 CPU_CACHE = 2 << 30
-"""Bytes of the KV cache on a CPU, where neither the caller nor VLLM_CPU_KVCACHE_SPACE says; vLLM
+"""Bytes of the KV cache on a CPU, if neither the caller nor VLLM_CPU_KVCACHE_SPACE sets it; vLLM
 itself would take nearly all of the memory."""
 MATTERS_NOT = frozenset(
     "block_size disable_log_stats dtype enable_chunked_prefill enable_prefix_caching enforce_eager "
     "gpu_memory_utilization kv_cache_memory_bytes max_logprobs max_model_len "
     "max_num_batched_tokens max_num_seqs seed swap_space tensor_parallel_size".split()
 )
-"""Engine options that change speed and last bits (or, as the dtype, stand in the id by themselves);
+"""Engine options that change only speed and last bits (or, like the dtype, are in the id anyway);
 all others become part of `VLLMModel.id`."""
 
 
 class VLLMModel:
-    """A model in vLLM's engine.
+    """A language model in vLLM's engine, in this process.
 
-    Replies are what ``vllm serve`` gives for the same checkpoint and options. At temperature 0 they
-    are not ``"deterministic"``: vLLM takes sums in an order that depends on what else is asked, and
-    where two tokens are as good as equally probable, another one may win.
+    Replies are those of ``vllm serve`` for the same checkpoint and options. At temperature 0 they
+    are not ``"deterministic"``: vLLM adds in an order that depends on the other requests, and
+    between two almost equally probable tokens either may be chosen.
 
-    With `Request.choices` one token is asked for, and the log-probabilities of exactly the choices'
-    tokens (vLLM's ``logprob_token_ids``), over the whole vocabulary, before any sampling setting;
+    With `Request.choices` one token is requested, and the log-probabilities of exactly the choices'
+    tokens (vLLM's ``logprob_token_ids``), over the whole vocabulary, before any sampling option;
     see `Chat.choice_tokens` for which tokens count as a choice. With `Request.grammar` the reply is
     held to it by vLLM's structured outputs. With `Request.continuations` each continuation is read
-    with its whole prompt (vLLM's ``prompt_logprobs``, which does not use the prefix cache), where a
-    probe has shown that their log-probabilities come back.
+    with its whole prompt (vLLM's ``prompt_logprobs``, which does not use the prefix cache), if a
+    probe has shown that their log-probabilities are returned.
 
     Parameters
     ----------
     path_or_id : str or path
         A folder with a checkpoint, or a model's name on the Hugging Face hub.
     **options
-        Of ``vllm.LLM``, such as ``dtype``, ``max_model_len``, ``gpu_memory_utilization`` or
+        Options of ``vllm.LLM``, such as ``dtype``, ``max_model_len``, ``gpu_memory_utilization`` or
         ``tensor_parallel_size``. On a CPU, `CPU_DEFAULTS` and a cache of 2 GiB are the
         defaults.
 
@@ -73,7 +73,7 @@ class VLLMModel:
     MissingExtra
         Without vLLM.
     InvalidOption
-        Where vLLM refuses the options or finds no such checkpoint.
+        If vLLM refuses the options or finds no such checkpoint.
     """
 
     def __init__(self, path_or_id: str | os.PathLike[str], **options: Any) -> None:
@@ -84,7 +84,7 @@ class VLLMModel:
             from vllm.platforms import current_platform
         except ImportError as error:
             raise MissingExtra(f"{error.name}, which vllm: models need,", "vllm") from error
-        checkpoint_id(path_or_id)  # a folder that holds none is refused, before an engine starts
+        checkpoint_id(path_or_id)  # refuses a folder without one, before an engine starts
         given = set(options) - MATTERS_NOT
         settings = {"disable_log_stats": True, **options}
         if current_platform.is_cpu():
@@ -92,12 +92,12 @@ class VLLMModel:
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)
         try:
-            # What vLLM cannot make sense of is a ValueError, an OSError if it is a missing file.
+            # vLLM raises a ValueError for what it cannot read, an OSError for a missing file.
             self._engine: Any = vllm.LLM(model=os.fspath(path_or_id), **settings)
         except (ValueError, TypeError, OSError) as error:
             raise InvalidOption(f"vLLM cannot load {path_or_id}: {error}") from error
-        # A process that multiprocessing started waits for its children before it ends, and the
-        # engine is one that does not end by itself.
+        # A process started by multiprocessing waits for its children before it ends, and the engine
+        # does not end by itself.
         stop = self._engine.llm_engine.engine_core.shutdown
         self._stop = Finalize(self, stop, exitpriority=1)
         self._process = os.getpid()
@@ -111,31 +111,31 @@ class VLLMModel:
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
-        """``"choices"`` and ``"grammar"``, and ``"likelihood"`` where the engine has shown it."""
+        """``"choices"`` and ``"grammar"``; ``"likelihood"`` if a probe has shown it."""
         return frozenset({"choices", "grammar", *(["likelihood"] if self._likely() else [])})
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise InvalidOption(
-            "vLLM's engine cannot be sent to another process: ask it from this one (processes=1: "
+            "vLLM's engine cannot be sent to another process: use it in this one (processes=1: "
             "it uses all of the machine), or start a server (`rpp-env serve`) and give its address"
         )
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text alone, without the chat template's."""
+        """Return the number of tokens of a text alone, without the chat template."""
         return self._chat.count_tokens(text)
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer every request; equal ones once where the answer would be the same.
+        """Answer every request; equal ones once if their answers would be equal.
 
         Raises
         ------
         InvalidOption
             For choices that are not single tokens, a grammar that vLLM cannot read, and a prompt
-            that with its reply is longer than `context_length`; then nothing was asked.
+            that with its reply is longer than `context_length`; then no request is run.
         ModelUnavailable
-            Where the engine has ended.
+            If the engine has ended.
         BrokenContract
-            Where it answers another prompt.
+            If it answers another prompt.
         """
         if not requests:
             return []
@@ -165,16 +165,16 @@ class VLLMModel:
         return [replies[place] for place in index]
 
     def _scores(self, branches: Sequence[Branches]) -> list[list[float]]:
-        """Sum of the log-probabilities of each continuation's tokens, for each prompt.
+        """Return each continuation's sum of token log-probabilities, for each prompt.
 
         Raises
         ------
         BrokenContract
-            Where one does not come back.
+            If a log-probability is missing.
         """
         from vllm import SamplingParams
 
-        # The prompt's own tokens alone, and one that is thrown away: none at all is not allowed.
+        # The prompt's own tokens, and one new token that is discarded: vLLM requires one.
         reading = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         starts = [len(prompt) for prompt, rests in branches for _ in rests]
         whole = [[*prompt, *rest] for prompt, rests in branches for rest in rests]
@@ -184,8 +184,8 @@ class VLLMModel:
             given = output.prompt_logprobs or []
             if len(given) != len(tokens):
                 raise BrokenContract(
-                    f"vLLM gave log-probabilities of {len(given)} of {len(tokens)} tokens of a "
-                    "prompt: take rank_by='logprobs', or 'hf:' in place of 'vllm:'"
+                    f"vLLM returned log-probabilities of {len(given)} of {len(tokens)} tokens of a "
+                    "prompt: use rank_by='logprobs', or 'hf:' instead of 'vllm:'"
                 )
             pairs = zip(tokens[start:], given[start:], strict=True)
             scores.append(float(sum(entry[token].logprob for token, entry in pairs)))
@@ -193,7 +193,7 @@ class VLLMModel:
         return [[next(found) for _ in rests] for _, rests in branches]
 
     def _likely(self) -> bool:
-        """Whether the log-probabilities of texts that are given come back, and are none of 0."""
+        """Whether log-probabilities of given texts are returned, and are not all 0."""
         example = ({"role": "text", "content": "One, two,"},)
         try:
             (scores,) = self._scores([self._chat.continued(example, (" three", " banana"))])
@@ -202,14 +202,14 @@ class VLLMModel:
         return all(math.isfinite(score) and score < 0 for score in scores)
 
     def _run(self, prompts: Sequence[list[int]], settings: Sequence[Any]) -> list[Any]:
-        """The engine's outputs for prompts of tokens, in their order."""
+        """Return the engine's outputs for prompts of tokens, in their order."""
         if not prompts:
             return []
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        # Prompts that begin alike stand together, so that the prefix cache still holds what they
-        # share; and the order in which they were given moves no bit.
+        # Prompts with a common beginning stay together for the prefix cache; sorting also makes the
+        # results independent of the order of the requests.
         order = sorted(range(len(prompts)), key=prompts.__getitem__)
         try:
             made = self._engine.generate(
@@ -222,7 +222,7 @@ class VLLMModel:
         except EngineDeadError as error:
             raise ModelUnavailable("vLLM's engine has ended: its output says why") from error
         except BaseException:
-            # Interrupted: else these replies would come back among the next call's.
+            # After an interrupt these replies would otherwise appear among the next call's.
             engine = self._engine.llm_engine
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
             raise
@@ -232,7 +232,7 @@ class VLLMModel:
         return [outputs[i] for i in range(len(prompts))]
 
     def close(self) -> None:
-        """Stop the engine's processes and free its memory; it answers no more."""
+        """Stop the engine's processes and free its memory; the model cannot be used afterwards."""
         self._stop()
 
     def _sampling(self, request: Request) -> Any:
@@ -256,7 +256,7 @@ class VLLMModel:
             seed=drawn.seed,
             stop=list(drawn.stop) or None,
             structured_outputs=held,
-            # Texts are made in one go at the end; only stops must be looked for on the way.
+            # Texts are decoded once at the end; only stop texts must be looked for on the way.
             detokenize=bool(drawn.stop),
         )
 

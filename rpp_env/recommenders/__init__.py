@@ -1,4 +1,4 @@
-"""Recommenders: prompts in, rankings out. The environment's only door to the world."""
+"""Recommenders: rank the candidates of prompts; an environment's only access to a model."""
 
 from __future__ import annotations
 

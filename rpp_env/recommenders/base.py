@@ -1,4 +1,4 @@
-"""How a recommender is called: ask, and check what comes back."""
+"""Call a recommender, and check its rankings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Recommender", "rank_all"]
 def rank_all(
     recommender: Recommender[Any], prompts: Any, candidates: int, count: int | None = None
 ) -> Rankings:
-    """Rank the candidates of `count` prompts (as many as they are long), and check what comes back.
+    """Rank the candidates of `count` prompts (the length of `prompts`), and check the result.
 
     Raises
     ------
@@ -32,26 +32,27 @@ def rank_all(
     )
     if len(given) != count or not lengths <= {candidates}:
         raise BrokenContract(
-            f"{name}.rank gave {len(given)} rankings for {count} "
-            f"prompts of {candidates} candidates; it must give one per prompt, over all "
+            f"{name}.rank returned {len(given)} rankings for {count} "
+            f"prompts of {candidates} candidates; it must return one per prompt, over all "
             "candidates, in order"
         )
-    if not isinstance(given, Rankings):  # single rankings have checked themselves
+    if not isinstance(given, Rankings):  # a `Ranking` checks itself when it is made
         return Rankings.of(given)
     _check(name, given)
     return given
 
 
 def _check(name: str, rankings: Rankings) -> None:
-    """Refuse arrays that are no rankings."""
+    """Raise BrokenContract for arrays that are not valid rankings."""
     count, K = rankings.order.shape
     if (np.sort(rankings.order, axis=1) != np.arange(K)).any():
-        raise BrokenContract(f"{name}.rank gave orders that are no permutations of 0..{K - 1}")
+        raise BrokenContract(f"{name}.rank returned orders that are not permutations of 0..{K - 1}")
     named = rankings.named
     if named.shape != (count,) or (count and not 0 <= named.min() <= named.max() <= K):
-        raise BrokenContract(f"{name}.rank must say for each prompt how many of {K} it named")
+        raise BrokenContract(f"{name}.rank must state for each prompt how many of {K} it named")
     for cost, values in rankings.cost.items():
         if values.shape != (count,) or (values < 0).any():
-            raise BrokenContract(f"{name}.rank gave {cost} that are not {count} counts")
+            raise BrokenContract(f"{name}.rank returned {cost} that are not {count} counts")
     if rankings.texts is not None and len(rankings.texts) != count:
-        raise BrokenContract(f"{name}.rank gave {len(rankings.texts)} texts for {count} prompts")
+        texts = len(rankings.texts)
+        raise BrokenContract(f"{name}.rank returned {texts} texts for {count} prompts")

@@ -1,20 +1,21 @@
-"""Ranking by likelihood: how probable each candidate's title is as what follows the prompt.
+"""Ranking by likelihood: how probable each candidate's title is as a continuation of the prompt.
 
-No list of candidates stands in the prompt, so that there is no position bias and nothing to parse.
-Titles are tokenised together with the prompt; what ends a title is counted too. Four scores are
-made of the same numbers:
+The prompt contains no list of candidates, so there is no position bias and nothing to parse. Titles
+are tokenised together with the prompt; the text that ends a title is counted too. Four scores are
+computed from the same numbers:
 
 ``sum``
-    The title's log-probability. Short and frequent titles are ahead.
+    The title's log-probability. Favours short and frequent titles.
 ``mean``
-    The same per token. Titles with predictable parts (series, numbers) are ahead.
+    The same per token. Favours titles with predictable parts (series, numbers).
 ``pmi``
-    The sum minus that under the same prompt without a history: what the history adds. Popularity
-    and fluency are taken out.
+    The sum minus that under the same prompt without a history: the effect of the history, with
+    popularity and fluency removed.
 ``pmi-alpha``
-    The sum minus ``alpha`` times the other. `choose_alpha` finds alpha on train users.
+    The sum minus ``alpha`` times the log-probability without a history. `choose_alpha` chooses
+    alpha on train users.
 
-Which score is used is an option, the same for all methods: no agent chooses it.
+The score is an option of the environment, the same for all methods: no agent chooses it.
 """
 
 from __future__ import annotations
@@ -46,35 +47,35 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Score = Literal["sum", "mean", "pmi", "pmi-alpha"]
-"""How log-probabilities become a score."""
+"""Ways to compute a score from log-probabilities."""
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(16))
-"""What `choose_alpha` tries: 0 (the sum) to 1.5."""
+"""Values that `choose_alpha` tries: 0 (the sum) to 1.5."""
 _ONE = Generation(max_tokens=1)
 
 
 class Continued(Protocol):
-    """A prompt that a title continues: a dataclass with the history items that it shows."""
+    """A prompt that a title continues: a dataclass with the number of history items shown."""
 
     @property
     def task(self) -> RankingTask: ...
     @property
     def shown(self) -> int: ...
     def lead(self) -> Lead:
-        """The prompt up to where a title follows."""
+        """Return the prompt up to where a title follows."""
         ...
 
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """What a model says of the candidates of B prompts."""
+    """A model's log-probabilities of the candidates of B prompts."""
 
     sums: Floats
     """(B, K) log-probability of each title, in nats; at most 0."""
     tokens: NDArray[np.int64]
-    """(B, K) how many tokens each title has, from 1."""
+    """(B, K) number of tokens of each title, from 1."""
     stubs: Floats | None = None
-    """(B, K) log-probability of each title under the same prompt without a history; None where it
-    was not asked for."""
+    """(B, K) log-probability of each title under the same prompt without a history; None if it was
+    not requested."""
 
     def scores(self, score: Score, alpha: float = 1.0) -> Floats:
         """(B, K) scores, higher is better."""
@@ -88,30 +89,29 @@ class Likelihoods:
 
 
 class LikelihoodRecommender:
-    """Ranks candidates by how probable a language model finds their titles as what follows.
+    """Ranks candidates by a language model's likelihood of their titles.
 
     All prompts of a call are one call of the model (and the prompts without history, for ``pmi``,
-    another one: each title's is asked once and kept). A prompt that does not fit loses its oldest
-    history items first, and the ranking says how many in `Ranking.trimmed`.
+    another one; each title's is requested once and cached). A prompt that does not fit loses its
+    oldest history items first; `Ranking.trimmed` is their number.
 
     Parameters
     ----------
     model : LanguageModel
-        With the capability ``"likelihood"``.
+        A model with the capability ``"likelihood"``.
     score : str
         ``"sum"``, ``"mean"``, ``"pmi"`` or ``"pmi-alpha"``; the module's docstring describes them.
     alpha : float, optional
-        For ``"pmi-alpha"`` only: from 0 (the sum) to 1 (PMI), and beyond. `choose_alpha` finds it
+        For ``"pmi-alpha"`` only: from 0 (the sum) to 1 (PMI), and beyond. `choose_alpha` chooses it
         on train users.
 
     Raises
     ------
     InvalidOption
-        For another `score`, an `alpha` that is missing or superfluous, a model that does not give
-        likelihoods, a title that becomes no token, or a prompt that does not fit even with one
-        history item.
+        For another `score`, a missing or superfluous `alpha`, a model without likelihoods, a title
+        without tokens, or a prompt that does not fit even with one history item.
     BrokenContract
-        For replies that are no answers: `rpp_env.models.asking.flaw` lists what is checked.
+        For replies that are not answers: `rpp_env.models.asking.flaw` lists what is checked.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class LikelihoodRecommender:
         check_choice("score", score, get_args(Score))
         if (score == "pmi-alpha") != (alpha is not None):
             raise InvalidOption(
-                "score='pmi-alpha' takes alpha, a number that was chosen on train users "
+                "score='pmi-alpha' needs alpha, a number that was chosen on train users "
                 f"(rpp_env.recommenders.choose_alpha), and no other score does; got {score!r} and "
                 f"alpha={alpha}"
             )
@@ -128,8 +128,8 @@ class LikelihoodRecommender:
             raise InvalidOption(f"alpha must be finite and at least 0, not {alpha}")
         if "likelihood" not in model.capabilities:
             raise InvalidOption(
-                "rank_by='likelihood' needs the log-probabilities of texts that are given, which "
-                f"model {model.id!r} does not give: load one in this process ('smollm2', 'hf:ID', "
+                "rank_by='likelihood' needs the log-probabilities of given texts, which model "
+                f"{model.id!r} does not provide: load one in this process ('smollm2', 'hf:ID', "
                 "'vllm:ID'), or rank in another way, such as rank_by='generate' under RPP-v0"
             )
         self.model = model
@@ -137,9 +137,9 @@ class LikelihoodRecommender:
         self.alpha = alpha
         weight = "" if alpha is None else f" {alpha:g}"
         self.rank_by = f"likelihood ({score}{weight})"
-        """How it ranks, in words that tables keep."""
+        """Name of the ranking method, saved in tables."""
         self.trimmed = 0
-        """History items that were left out so far because a prompt would not fit."""
+        """History items left out so far because a prompt would not fit."""
         self._stubs: dict[tuple[Lead, str], float] = {}
         self._lengths: dict[str, int] = {}
 
@@ -148,7 +148,7 @@ class LikelihoodRecommender:
         if not prompts:
             return Rankings.of(())
         found, replies, fitted = self._ask(prompts, self.score.startswith("pmi"))
-        # Stable: equal ones stay in the order of the task's candidates.
+        # A stable sort: ties stay in the order of the task's candidates.
         orders = np.argsort(-found.scores(self.score, self.alpha or 0.0), axis=1, kind="stable")
         return Rankings.of(
             Ranking(
@@ -165,14 +165,14 @@ class LikelihoodRecommender:
         )
 
     def likelihoods(self, prompts: Sequence[Continued], stubs: bool = True) -> Likelihoods:
-        """What the model says of the candidates of every prompt: all scores are made of it.
+        """Return the model's log-probabilities for every prompt, from which scores are computed.
 
         Parameters
         ----------
         prompts : sequence
-            All with as many candidates; at least one.
+            At least one prompt; all with the same number of candidates.
         stubs : bool
-            Whether to ask for the titles' log-probabilities without a history, too.
+            Whether to request the titles' log-probabilities without a history, too.
         """
         return self._ask(prompts, stubs)[0]
 
@@ -183,7 +183,7 @@ class LikelihoodRecommender:
     def _ask(
         self, prompts: Sequence[Continued], stubs: bool
     ) -> tuple[Likelihoods, list[Reply], list[int]]:
-        """What the model says, its replies, and how many history items each prompt shows."""
+        """Return log-probabilities, replies, and the number of history items in each prompt."""
         self._measure(prompts)
         shown, leads = map(list, zip(*map(self._fit, prompts), strict=True))
         replies: dict[int, Reply] = {}
@@ -193,7 +193,7 @@ class LikelihoodRecommender:
                 if reply.finish_reason != "too_long":
                     replies[i] = reply
                     continue
-                # Nobody knows by how much: a third of the history goes, as for other ways to rank.
+                # By how much is unknown: a third of the history goes, as for other ways to rank.
                 if shown[i] <= 1:
                     raise self._too_long(prompts[i])
                 shown[i] = max(1, 2 * shown[i] // 3)
@@ -215,7 +215,7 @@ class LikelihoodRecommender:
             for title in prompt.task.candidates
             if (lead, title) not in self._stubs
         }
-        # Title by title, so that a recording has the answer for any other set of candidates.
+        # Title by title, so that a recording serves any other set of candidates.
         requests = [_request(lead, (title,)) for lead, title in wanted]
         for key, reply in zip(wanted, ask(self.model, requests), strict=True):
             assert reply.choice_logprobs is not None
@@ -230,7 +230,7 @@ class LikelihoodRecommender:
     # What fits
 
     def _measure(self, prompts: Sequence[Continued]) -> None:
-        """Count the tokens of titles that are new."""
+        """Count the tokens of new titles."""
         count = getattr(self.model, "count_tokens", None) or estimated_tokens
         for title in {title for prompt in prompts for title in prompt.task.candidates}:
             if title in self._lengths:
@@ -238,14 +238,14 @@ class LikelihoodRecommender:
             self._lengths[title] = count(title)
             if not self._lengths[title]:
                 raise InvalidOption(
-                    f"the title {title!r} becomes no token of {self.model.id!r}, so that it has no "
-                    "likelihood: mend it in the dataset, or take rank_by='logprobs'"
+                    f"the title {title!r} has no token of {self.model.id!r}, and therefore no "
+                    "likelihood: correct it in the dataset, or use rank_by='logprobs'"
                 )
 
     def _fit(self, prompt: Continued) -> tuple[int, Lead]:
-        """How many history items of a prompt fit, and the prompt with these."""
+        """Return how many history items of a prompt fit, and the prompt with these."""
         longest = max(self._lengths[title] for title in prompt.task.candidates)
-        # Besides the title: what stands around it.
+        # Besides the title: the text around it.
         room = Room(self.model, Generation(max_tokens=longest + 8))
         for shown in range(prompt.shown, -1, -1):
             lead = _showing(prompt, shown)
@@ -257,7 +257,7 @@ class LikelihoodRecommender:
         return InvalidOption(
             f"the prompt of user {prompt.task.user!r} and the longest title do not fit into the "
             f"{self.model.context_length} tokens of {self.model.id!r}, even with one history item: "
-            "take a model with a longer context"
+            "use a model with a longer context"
         )
 
 
@@ -266,21 +266,21 @@ def choose_alpha(
     prompts: Sequence[Continued],
     alphas: Sequence[float] = ALPHAS,
 ) -> float:
-    """The weight of the likelihood without history that gives the highest NDCG@10.
+    """Choose the weight of the likelihood without history that gives the highest NDCG@10.
 
     Parameters
     ----------
     recommender : LikelihoodRecommender
-        With any score.
+        A recommender with any score.
     prompts : sequence
-        Of train users: their targets are used, and no others.
+        Prompts of train users; their targets are used.
     alphas : sequence of float
-        What is tried; of equally good ones the first is taken.
+        Values to try; of equally good ones the first is taken.
 
     Returns
     -------
     float
-        For ``LikelihoodRecommender(model, "pmi-alpha", alpha)``.
+        The `alpha` of ``LikelihoodRecommender(model, "pmi-alpha", alpha)``.
     """
     found = recommender.likelihoods(prompts)
     targets = np.array([prompt.task.position for prompt in prompts])

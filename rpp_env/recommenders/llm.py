@@ -1,22 +1,22 @@
-"""A language model as a recommender: ask, read the reply, count what it cost.
+"""A language model as a recommender: send prompts, parse the replies, count the costs.
 
-There are three ways to get a ranking out of a model that is shown the candidates (and a fourth
+There are three ways to get a ranking from a model that is shown the candidates (and a fourth
 without showing them: `rpp_env.recommenders.likelihood`):
 
 ``generate``
-    The model writes a list in words, and `sentences.parsing` reads it: the paper's way. What was
-    not understood is not named, and earns nothing.
+    The model writes a list in words, and `sentences.parsing` parses it: the paper's way. Candidates
+    that cannot be read are not named, and earn nothing.
 ``logprobs``
-    The candidates carry letters, the model is asked for the first one, and the log-probabilities of
+    The candidates have letters, the model is asked for the first one, and the log-probabilities of
     all letters order the candidates (FIRST, Reddy et al., EMNLP 2024). One forward pass and one
-    token instead of a list. Another question than ``generate``, and another reward. Small models
-    prefer some letters whatever they stand for, most of all the first: `Calibrate` names remedies.
+    token instead of a list. The question and the reward differ from ``generate``. Small models
+    prefer some letters, most of all the first, whatever they stand for; `Calibrate` corrects this.
 ``structured``
     The model writes the letters of all candidates, and may only write those that are left: greedy
-    decoding under the constraint that the answer is a permutation, so that nothing is unparsed. A
+    decoding under the constraint that the answer is a permutation, so that it always parses. A
     grammar of the permutations of K candidates has 2^K states, too many for any engine at K = 20.
-    So the answer is asked for one place at a time, all users at once; the prompt and what was
-    answered so far lie in the server's prefix cache.
+    So the answer is requested one place at a time, for all users at once; the prompt and the
+    answer so far are in the server's prefix cache.
 """
 
 from __future__ import annotations
@@ -44,49 +44,49 @@ if TYPE_CHECKING:
 __all__ = ["Calibrate", "LLMRecommender", "RankBy"]
 
 RankBy = Literal["generate", "logprobs", "structured", "likelihood"]
-"""How a ranking is got out of a language model; the last one by `LikelihoodRecommender`."""
+"""Ways to get a ranking from a language model; the last one is `LikelihoodRecommender`'s."""
 Calibrate = Literal["none", "prior", "permutations"]
-"""What is done about a model's liking for letters: nothing; subtract the letters' log-probabilities
+"""Corrections of a model's preference for letters: none; subtract the letters' log-probabilities
 under the same prompt without candidates (a second pass, of a shorter prompt); or average over
-`ORDERS` orders of the candidates (as many passes)."""
+`ORDERS` orders of the candidates (that many passes)."""
 ORDERS = 4
-"""Orders of the candidates that are averaged over; the first is the one that the task has."""
+"""Number of orders of the candidates that are averaged; the first is the task's own."""
 
 
 class LLMRecommender:
-    """Asks a language model for a ranking, in words, and reads its reply.
+    """Ranks candidates by prompting a language model and parsing its reply.
 
-    The whole batch is one call of the model (K - 1 calls where `rank_by` is ``"structured"``).
-    Where decoding is greedy, equal prompts are asked once; where it samples, each prompt gets an
-    answer of its own. A prompt that would leave less room than ``generation.max_tokens`` for the
-    reply loses its oldest history items first, and the ranking says how many in `Ranking.trimmed`.
+    The whole batch is one call of the model (K - 1 calls if `rank_by` is ``"structured"``). With
+    greedy decoding, equal prompts are sent once; with sampling, each prompt gets its own answer. A
+    prompt that would leave less room than ``generation.max_tokens`` for the reply loses its oldest
+    history items first; `Ranking.trimmed` is their number.
 
     Parameters
     ----------
     model : LanguageModel
-        Who is asked. How prompts are measured that may be too long, `Room` says.
+        The language model. `Room` describes how the length of prompts is measured.
     rank_by : str
         ``"generate"``, ``"logprobs"`` or ``"structured"``; the module's docstring describes them.
         The last two need a model with the capability ``"choices"``, and 52 candidates at most.
     generation : Generation
-        How replies are sampled; of no matter to ``"logprobs"`` and ``"structured"``, which decode
+        Sampling options of replies; ignored by ``"logprobs"`` and ``"structured"``, which decode
         greedily.
     calibrate : str
         For ``"logprobs"`` only: ``"none"``, ``"prior"`` or ``"permutations"``; see `Calibrate`. The
         ranking's tokens are those of all passes.
     thinking : sequence of pairs of str
-        Marks that open and close the model's thoughts, besides those that are known:
-        `sentences.parsing.THINKING` and tags such as ``<think>``. Thoughts are not read as the
-        answer, and where they were cut off, nothing is named.
+        Marks that open and close the model's reasoning, besides the known ones:
+        `sentences.parsing.THINKING` and tags such as ``<think>``. Reasoning is not parsed as the
+        answer, and if it was cut off, nothing is named.
 
     Raises
     ------
     InvalidOption
-        For another `rank_by`, one that the model cannot serve, marks of thoughts that are no pairs,
-        or a prompt that does not fit even with one history item.
+        For another `rank_by`, one that the model does not support, invalid marks of reasoning, or a
+        prompt that does not fit even with one history item.
     BrokenContract
-        If the model returns another number of replies than it was asked for, or a reply that is no
-        answer: `rpp_env.models.asking.flaw` lists what is checked.
+        If the model returns another number of replies than requests, or an invalid reply:
+        `rpp_env.models.asking.flaw` lists what is checked.
     """
 
     reads = Prompts
@@ -100,7 +100,7 @@ class LLMRecommender:
         calibrate: Calibrate = "none",
     ) -> None:
         if rank_by == "likelihood":
-            raise InvalidOption("LLMRecommender shows candidates: take LikelihoodRecommender")
+            raise InvalidOption("LLMRecommender shows candidates: use LikelihoodRecommender")
         check_choice("rank_by", rank_by, get_args(RankBy))
         check_choice("calibrate", calibrate, get_args(Calibrate))
         if calibrate != "none" and rank_by != "logprobs":
@@ -110,12 +110,12 @@ class LLMRecommender:
         if rank_by != "generate" and "choices" not in model.capabilities:
             raise InvalidOption(
                 f"rank_by={rank_by!r} needs log-probabilities of letters, which model "
-                f"{model.id!r} does not give: take rank_by='generate'"
+                f"{model.id!r} does not provide: use rank_by='generate'"
             )
         if rank_by == "structured" and not getattr(model, "continues", True):
             raise InvalidOption(
-                f"rank_by='structured' begins an answer and has the model go on, which of servers "
-                f"only vLLM does, and {model.id!r} is on another: take rank_by='logprobs'"
+                f"rank_by='structured' needs a model that continues an answer; of all servers "
+                f"only vLLM does, but {model.id!r} is on another: use rank_by='logprobs'"
             )
         generation = Generation() if generation is None else generation
         if rank_by == "logprobs":
@@ -126,7 +126,7 @@ class LLMRecommender:
         self.calibrate = calibrate
         self._way = rank_by
         self.rank_by = rank_by if calibrate == "none" else f"{rank_by} ({calibrate})"
-        """How it ranks, in words that tables keep."""
+        """Name of the ranking method, saved in tables."""
         self.generation = generation
         self.thinking = as_pairs(thinking)
 
@@ -147,7 +147,7 @@ class LLMRecommender:
         return Rankings.of(found[i] for i in range(len(prompts)))
 
     def _answers(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
-        """A ranking for each text; None where the model refuses it as longer than its context."""
+        """Return a ranking per text; None if the model refuses it as longer than its context."""
         sampled = self.generation.temperature > 0
         keys = [i if sampled else text for i, text in enumerate(texts)]
         questions = dict(zip(keys, zip(texts, prompts, strict=True), strict=True))
@@ -181,7 +181,7 @@ class LLMRecommender:
 
     def _by_logprobs(self, texts: list[str], prompts: list[Prompt]) -> list[Ranking | None]:
         letters = [LETTERS[: len(prompt.task.candidates)] for prompt in prompts]
-        # What each prompt is asked as: itself, and what calibrates it.
+        # The variants of each prompt: itself, and those for the calibration.
         asked = [[text, *self._others(prompt)] for text, prompt in zip(texts, prompts, strict=True)]
         flat = self._choose(
             [as_messages(text) for each in asked for text in each],
@@ -195,13 +195,13 @@ class LLMRecommender:
                 rankings.append(_unranked(failed, prompt, replies))
                 continue
             scores = self._calibrated(np.array([reply.choice_logprobs for reply in replies]))
-            # Stable: equal ones stay in the order in which the candidates were shown.
+            # A stable sort: ties stay in the order in which the candidates were shown.
             order = np.argsort(-scores, kind="stable")
             rankings.append(_ranking(tuple(order.tolist()), len(order), replies, replies[0].text))
         return rankings
 
     def _others(self, prompt: Prompt) -> list[str]:
-        """What else is asked, to take out the model's liking for letters."""
+        """Return the additional texts that calibrate the model's preference for letters."""
         if self.calibrate == "prior":
             return [prompt.lettered(candidates=False)]
         if self.calibrate == "none":
@@ -215,7 +215,7 @@ class LLMRecommender:
         ]
 
     def _calibrated(self, logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(K,) scores of the candidates, out of the letters' log-probabilities in each question."""
+        """(K,) scores of the candidates, from the letters' log-probabilities in each variant."""
         if self.calibrate == "prior":
             return np.asarray(logprobs[0] - logprobs[1])
         orders = _orders(logprobs.shape[1])[: len(logprobs)]
@@ -254,7 +254,7 @@ class LLMRecommender:
     def _choose(
         self, conversations: list[tuple[Message, ...]], letters: Sequence[str]
     ) -> list[Reply]:
-        """One letter for each conversation, with the log-probabilities of all of its letters."""
+        """Return one letter per conversation, with the log-probabilities of all its letters."""
         one = replace(self.generation, max_tokens=1)
         requests = [
             Request(messages, one, choices=tuple(choices))
@@ -270,7 +270,7 @@ class LLMRecommender:
         return prompt.lettered(whole=self._way == "structured")
 
     def _fit(self, prompt: Prompt, room: Room) -> tuple[int, str]:
-        """How many history items of `prompt` fit, and the text with these."""
+        """Return how many history items of `prompt` fit, and the text with these."""
         text = self._text(prompt)
         if room.holds(text):
             return prompt.shown, text
@@ -281,20 +281,20 @@ class LLMRecommender:
         raise InvalidOption(
             f"the prompt of user {prompt.task.user!r} has {room.count(text)} tokens, and "
             f"even with one history item it does not fit into the {room.tokens} that "
-            f"{self.model.id!r} has besides {self.generation.max_tokens} for the reply: take a "
+            f"{self.model.id!r} has besides {self.generation.max_tokens} for the reply: use a "
             "model with a longer context, fewer candidates or a smaller max_tokens"
         )
 
     def _shorter(self, prompt: Prompt, shown: int) -> tuple[int, str]:
-        """As `_fit`, for a prompt that the model itself has just refused as too long.
+        """Shorten a prompt that the model itself has just refused as too long, as in `_fit`.
 
-        Nobody knows by how much, and what is refused costs nothing: a third of the history goes.
+        By how much it is too long is unknown, and refusals cost nothing: drop a third of the items.
         """
         if shown <= 1:
             raise InvalidOption(
                 f"{self.model.id!r} refuses the prompt of user {prompt.task.user!r} as longer than "
                 f"its context, even with one history item and {self.generation.max_tokens} tokens "
-                "for the reply: take a model with a longer context, fewer candidates or a smaller "
+                "for the reply: use a model with a longer context, fewer candidates or a smaller "
                 "max_tokens"
             )
         shown = max(1, 2 * shown // 3)
@@ -313,7 +313,7 @@ def _showing(prompt: Prompt, shown: int) -> Prompt:
 
 
 def _unranked(reply: Reply, prompt: Prompt, replies: list[Reply]) -> Ranking | None:
-    """What a prompt comes to whose letters the model was not let choose; None if it is too long."""
+    """Return the ranking if the model could not choose letters; None if the prompt is too long."""
     if reply.finish_reason == "too_long":
         return None
     return _ranking(tuple(range(len(prompt.task.candidates))), 0, replies, "")

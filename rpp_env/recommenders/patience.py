@@ -1,4 +1,4 @@
-"""When the training of a recommender stops, and how it reports."""
+"""Early stopping of a recommender's training, and its progress reports."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ start."""
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """When training stops."""
+    """Options of early stopping."""
 
     epochs: int = 100
-    """Epochs at most."""
+    """Maximum number of epochs."""
     patience: int = 5
-    """Epochs without a better validation score after which training stops."""
+    """Number of epochs without a better validation score after which training stops."""
 
     def __post_init__(self) -> None:
         check_fields(self)

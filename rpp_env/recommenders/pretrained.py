@@ -1,8 +1,8 @@
-"""A small SASRec for whoever names none: trained once on the warm users, and kept.
+"""The default SASRec: trained once on the warm users, and cached.
 
 A checkpoint belongs to the histories, the size and the seed that it was trained with, and is named
-after them. It is looked for in the package, which holds the one of the generated world
-``arrivals``, then in the cache folder; where neither has it, one is trained, and written there.
+after them. It is looked up in the package, which contains the one of the generated world
+``arrivals``, then in the cache folder; if neither has it, one is trained and saved there.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def pretrained(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SASRec:
-    """The SASRec of these histories: shipped, kept from before, or trained now.
+    """Return the SASRec of these histories: from the package, from the cache, or newly trained.
 
     Parameters
     ----------
     dataset : Dataset
-        Whose items the histories hold.
+        The dataset of the histories' items.
     histories : Interactions
-        Of the warm users, without any target.
+        Histories of the warm users, without any target.
     config : Config
     seed : int
     progress : callable, optional
@@ -67,7 +67,7 @@ def pretrained(
     Warns
     -----
     RPPWarning
-        Where a kept file is damaged, and a new one is made; and where it cannot be written.
+        If a cached file is damaged and made again, and if it cannot be written.
     """
     name = checkpoint_name(dataset, histories, config, seed)
     kept = cache_dir() / "recommenders" / name
@@ -81,7 +81,7 @@ def pretrained(
             else:
                 return model
     if progress is None:
-        print(  # noqa: T201 - to a terminal, before minutes of silence
+        print(  # noqa: T201 - training is silent for minutes otherwise
             f"training a small SASRec on {len(histories.indptr) - 1:,} warm users of "
             f"{dataset.name}, once; it is kept as {kept}",
             file=sys.stderr,
@@ -103,7 +103,7 @@ def pretrained(
 def checkpoint_name(
     dataset: Dataset, histories: Interactions, config: Config = SMALL, seed: int = 0
 ) -> str:
-    """The file's name: the dataset's, and a digest of all that decides the weights."""
+    """Return the file's name: the dataset's, and a digest of all that determines the weights."""
     sha = hashlib.sha256(repr((sorted(asdict(config).items()), seed)).encode())
     sha.update(f"{dataset.catalog_digest} {histories.digest}".encode())
     plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in dataset.name)[:40]

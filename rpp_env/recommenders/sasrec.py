@@ -1,4 +1,4 @@
-"""SASRec: self-attention over a history (Kang and McAuley, ICDM 2018), with a prefix before it.
+"""SASRec: self-attention over a history (Kang and McAuley, ICDM 2018), with a prompt prefix.
 
 =============  ======================================================================
 reads          `rpp_env.vectors.PrefixPrompts`: a prefix of n vectors, and a history
@@ -7,12 +7,12 @@ white box      scores are differentiable in the prefix
 training       on histories alone: BPR, cross-entropy over all items, sampled softmax
 =============  ======================================================================
 
-A prefix stands before the history and has no position. Positions count backwards from the latest
-item, so that a prefix does not move them. Items see the prefix and what is before them; nothing
-sees what comes after it. The answer is read at the latest item, and where there is no history, at
-the last vector of the prefix; a user with neither gets the score 0 for every item.
+A prefix comes before the history and has no position. Positions count backwards from the latest
+item, so that a prefix does not move them. Items attend to the prefix and to earlier items; nothing
+attends to later ones. The score uses the state at the latest item, or, without a history, at the
+last vector of the prefix; a user with neither gets the score 0 for every item.
 
-Of equal scores the candidate that is shown first wins.
+Ties go to the candidate that is shown first.
 
 torch is imported when a recommender is made, never by importing this module.
 """
@@ -59,47 +59,47 @@ __all__ = [
 Loss = Literal["softmax", "bce", "bpr", "cross_entropy"]
 
 _ROWS = 32
-"""Users of one forward pass when ranking, always: sums then have one order, and an answer does not
-depend on who else is asked."""
+"""Fixed number of users in a forward pass when ranking: sums then have one order, and a result does
+not depend on the other users of a call."""
 _PLACES = 16
-"""Histories are padded to a multiple of so many places, for the same reason."""
+"""Histories are padded to a multiple of this many places, for the same reason."""
 _JUDGED = 2000
-"""Users at most whose held-out clicks choose the epoch; at most a fifth of all users."""
+"""Maximum number of users whose held-out clicks choose the epoch; at most a fifth of all users."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Patience):
     """SASRec's size and training.
 
-    The default loss is a choice of ours. On ml-100k it was ahead of the paper's own, ``"bce"``,
-    after every one of the first six epochs: validation NDCG@10 0.436 against 0.425 after the sixth.
-    The small batch is too: windows of 50 items make many steps an epoch, at no price on a CPU.
+    The default loss is our choice. On ml-100k it was better than the paper's own, ``"bce"``, after
+    every one of the first six epochs: validation NDCG@10 0.436 against 0.425 after the sixth. So is
+    the small batch: windows of 50 items make many steps per epoch, at no cost on a CPU.
     """
 
     dim: int = 64
     """Width of items, positions and states."""
     blocks: int = 2
-    """Blocks of self-attention and feed-forward network."""
+    """Number of blocks of self-attention and feed-forward network."""
     heads: int = 1
-    """Heads of each self-attention; must divide `dim`."""
+    """Number of heads of each self-attention; must divide `dim`."""
     max_length: int = 50
-    """Latest items that a state can see."""
+    """Number of latest items that a state can attend to."""
     dropout: float = 0.2
-    """Of the embeddings and of what blocks add to them, as in the paper's formulas; attention
-    weights are left alone, which the paper's code drops too."""
+    """Dropout of the embeddings and of the blocks' outputs, as in the paper's formulas; attention
+    weights have none, unlike in the paper's code."""
     loss: Loss = "softmax"
     """``"softmax"``: the next item against `negatives` random ones that the batch shares.
     ``"cross_entropy"``: against all items. ``"bpr"``: against one random item, by the difference
     of both scores (PPR's). ``"bce"``: against one random item, each score by itself (SASRec's)."""
     negatives: int = 256
-    """Random items that ``"softmax"`` compares with."""
+    """Number of random items for ``"softmax"``."""
     rate: float = 1e-3
     """Adam's learning rate."""
     batch: int = 32
-    """Windows of histories per step."""
+    """Number of windows of histories per step."""
     pool: int = 1
-    """Batches that are drawn together and share out their windows by length, so that little is
-    padded where histories differ in length; the batches of a pool then come in random order."""
+    """Number of batches that are drawn together and sorted by length, which saves padding if
+    histories differ in length; the batches of a pool then come in random order."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,24 +118,24 @@ class Config(Patience):
 
 
 class SASRec:
-    """A SASRec as arrays of weights and a function of them; none of its methods changes a weight.
+    """A SASRec model; none of its methods changes a weight.
 
-    Sequences are (B, L) int64 tensors of item rows, the latest in the last column, -1 where there
-    are none; L is at most `max_length`, and how many -1 stand in front makes no difference.
+    Sequences are (B, L) int64 tensors of item rows, the latest in the last column, -1 in empty
+    places; L is at most `max_length`, and the number of leading -1 makes no difference.
 
     Parameters
     ----------
     config : Config
     weights : mapping of str to Tensor
-        As `initial` makes them or `load` reads them.
+        Weights made by `initial` or read by `load`.
     catalog : str
-        The digest of the catalog that the item rows belong to (`Dataset.catalog_digest`); empty
-        where it is not known, and then it is not compared.
+        The digest of the catalog that the item rows belong to (`Dataset.catalog_digest`); empty if
+        unknown, and then it is not compared.
 
     Attributes
     ----------
     validation : float
-        NDCG@10 of the held-out clicks by which `train` chose the epoch; else NaN.
+        NDCG@10 of the held-out clicks by which `train` chose the epoch; otherwise NaN.
     """
 
     reads = PrefixPrompts
@@ -148,7 +148,7 @@ class SASRec:
 
     @classmethod
     def initial(cls, num_items: int, config: Config, catalog: str = "") -> SASRec:
-        """A SASRec before training, drawn from torch's global generator."""
+        """Make an untrained SASRec, with weights drawn from torch's global generator."""
         import torch
         from torch import nn
 
@@ -174,7 +174,7 @@ class SASRec:
 
     @property
     def num_items(self) -> int:
-        """Items of the catalog."""
+        """Number of items in the catalog."""
         return len(self.weights["items.weight"])
 
     @property
@@ -189,7 +189,7 @@ class SASRec:
     def states(
         self, sequences: Tensor, prefix: Tensor | None = None, *, training: bool = False
     ) -> Tensor:
-        """(B, n + L, d): the state at every place; it has seen that place and those before it.
+        """(B, n + L, d): the state at every place, from that place and those before it.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class SASRec:
             Vectors of the width of an item's input, which is its vector times the root of d. With
             an axis of blocks, each block reads its own; what the one below made of them is dropped.
         training : bool
-            Whether there is dropout, drawn from torch's global generator.
+            Whether to apply dropout, drawn from torch's global generator.
         """
         import torch
         import torch.nn.functional as F
@@ -220,7 +220,7 @@ class SASRec:
             x = torch.cat([deep[:, 0], x], dim=1)
             there = F.pad(there, (n, 0), value=True)
         causal = torch.ones(n + length, n + length, dtype=torch.bool, device=x.device).tril()
-        # An empty place sees itself: a row of attention without anything would be NaN.
+        # An empty place attends to itself: an empty row of attention would be NaN.
         own = torch.eye(n + length, dtype=torch.bool, device=x.device)
         visible = ((causal & there[:, None, :]) | own)[:, None]
         for block in range(config.blocks):
@@ -281,7 +281,7 @@ class SASRec:
         return Rankings(order, np.full(len(order), order.shape[1], dtype=np.int64))
 
     def read(self, tasks: TaskSet) -> NDArray[np.float32]:
-        """(T, d): the states after the histories, without a prefix; 0 where there is none."""
+        """(T, d): the states after the histories, without a prefix; 0 for empty histories."""
         import torch
 
         histories = tasks.padded_history(self.config.max_length).astype(np.int64)
@@ -290,12 +290,12 @@ class SASRec:
         return np.asarray(vectors.numpy(), dtype=np.float32)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Inputs of items, (..., d): what a prefix vector is compared with."""
+        """Return the inputs of items, (..., d), which have the scale of prefix vectors."""
         inputs: Tensor = self.weights["items.weight"][ids] * self.config.dim**0.5
         return inputs
 
     def check(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose items are not those that the rows of this SASRec stand for.
+        """Check that a dataset's items are those that this SASRec was trained on.
 
         Raises
         ------
@@ -312,7 +312,7 @@ class SASRec:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write size and weights to one safetensors file, whole or not at all."""
+        """Write size and weights to one safetensors file, atomically."""
         about = {
             "kind": "sasrec",
             "items": self.num_items,
@@ -323,7 +323,7 @@ class SASRec:
 
     @classmethod
     def load(cls, path: str | Path) -> SASRec:
-        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        """Read a file that `save` wrote; `InvalidData` for another kind of file."""
         tensors, about = read_tensors(path)
         if about.pop("kind", None) != "sasrec":
             raise InvalidData(f"{path} holds no SASRec")
@@ -331,7 +331,7 @@ class SASRec:
 
     @classmethod
     def of(cls, path: str | Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> SASRec:
-        """A SASRec of the tensors of a file and its description, both of which are checked."""
+        """Make a SASRec from a file's tensors and description, checking both."""
         import torch
 
         try:
@@ -445,32 +445,32 @@ def train(
 ) -> SASRec:
     """Train a SASRec on histories, and keep the epoch that is best on held-out clicks.
 
-    The last items of a fifth of the users, of 2,000 at most, are held out; all else is trained on.
+    The last items of a fifth of the users, of 2,000 at most, are held out; the rest is trained on.
     After every epoch the held-out items are ranked among all items but those of the user's history.
-    The weights are not fitted again with the held-out items.
+    The held-out items are not used for a final fit.
 
     Parameters
     ----------
     histories : Interactions
-        Of the users to train on, without any target: `training_interactions`.
+        Histories of the users to train on, without any target: `training_interactions`.
     config : Config
     seed : int
-        Of first weights, samples, orders and dropout.
+        Seed of first weights, samples, orders and dropout.
     catalog : str
-        `Dataset.catalog_digest`, which the SASRec then keeps and compares.
+        `Dataset.catalog_digest`, stored in the SASRec for later checks.
     checkpoint : str or Path, optional
-        A file that is written after every epoch, and from which training goes on to the same bits.
+        A file that is written after every epoch, and from which training resumes bit-identically.
     progress : callable, optional
         Called after every epoch.
 
     Raises
     ------
     InvalidOption
-        Where no user has two items or more besides what is held out.
+        If no user has two items or more besides the held-out ones.
     InvalidData
         For a checkpoint of other histories, another config or seed.
     TrainingDiverged
-        Where the loss is no longer finite.
+        If the loss is no longer finite.
     """
     training = Training(histories, config, seed=seed, catalog=catalog, checkpoint=checkpoint)
     while not training.done:
@@ -481,12 +481,12 @@ def train(
 
 
 class Training:
-    """The training that `train` runs, epoch by epoch; see there for the parameters.
+    """The training loop of `train`, epoch by epoch; see there for the parameters.
 
     Attributes
     ----------
     done : bool
-        Whether the last epoch was reached, or patience is at its end.
+        Whether the last epoch was reached, or patience has run out.
     best : SASRec
         The best epoch so far, with its ``validation``.
     """
@@ -528,13 +528,13 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether another epoch would be one too many."""
+        """Whether training is finished."""
         waited = self._epoch - self._found
         return self._epoch >= self.config.epochs or waited >= self.config.patience
 
     @property
     def reached(self) -> dict[str, float]:
-        """``epoch`` and ``found``, the best one; ``value`` of that one, and ``seconds``."""
+        """``epoch`` and ``found`` (the best epoch), its ``value``, and ``seconds``."""
         return {
             "epoch": self._epoch,
             "found": self._found,
@@ -543,7 +543,7 @@ class Training:
         }
 
     def epoch(self) -> dict[str, float]:
-        """Train for one epoch, judge it, and write the checkpoint; returns a row of progress."""
+        """Train for one epoch, validate, and write the checkpoint; returns a progress record."""
         import torch
 
         began = time.perf_counter()
@@ -580,7 +580,7 @@ class Training:
         return [state[p] for p in self._optimizer.param_groups[0]["params"]]
 
     def _restored(self) -> dict[str, dict[str, Tensor]]:
-        """Go on where the checkpoint ended; returns the optimizer's moments."""
+        """Resume from the checkpoint; returns the optimizer's moments."""
         path = self._checkpoint
         assert path is not None
         tensors, about = read_tensors(path)
@@ -620,7 +620,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 def make_optimizer(
     model: SASRec, moments: Mapping[str, Mapping[str, Tensor]] | None = None
 ) -> Optimizer:
-    """Adam over all weights, which from now on take gradients."""
+    """Make an Adam optimizer over all weights, and enable their gradients."""
     import torch
 
     for tensor in model.weights.values():
@@ -633,14 +633,14 @@ def make_optimizer(
 
 
 def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that later steps do not change, and that take no gradients."""
+    """Copy weights, without gradients, so that later steps do not change them."""
     return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
 def _held_out(
     histories: Interactions,
 ) -> tuple[Interactions, NDArray[np.int64], NDArray[np.int32]]:
-    """Histories without the last items of some users, those users, and these items."""
+    """Return histories without the last items of some users, those users, and these items."""
     lengths = np.diff(histories.indptr)
     users = np.flatnonzero(lengths >= 2)
     users = np.random.default_rng(0x7A1).permutation(users)
@@ -662,15 +662,15 @@ def full_ranks(
 ) -> NDArray[np.int64]:
     """(n,) int64: ranks, from 1, of targets among all items of the catalog.
 
-    Of equal scores the item of the lower row comes first.
+    Ties go to the item with the lower row.
 
     Parameters
     ----------
     model : SASRec
     histories : Interactions
-        What is read before each target.
+        Histories to read before each target.
     users : (n,) int64 array
-        Whose histories.
+        The users of the targets.
     targets : (n,) int32 array
         Item rows.
     seen : {"drop", "keep"}
@@ -681,7 +681,7 @@ def full_ranks(
     ranks = np.zeros(len(users), dtype=np.int64)
     items = model.weights["items.weight"].detach()
     with torch.inference_mode():
-        # Users of like length together, so that little is padded.
+        # Users with histories of similar length together, to save padding.
         order = np.argsort(np.diff(histories.indptr)[users], kind="stable")
         for start in range(0, len(order), 256):
             rows = order[start : start + 256]
@@ -705,9 +705,9 @@ def full_ranks(
 def last_items(
     histories: Interactions, users: NDArray[np.int64], ends: NDArray[np.int64], length: int
 ) -> NDArray[np.int64]:
-    """(n, L) item rows of users before places `ends` of ``histories.items``, -1 in front.
+    """(n, L) item rows of users before indices `ends` of ``histories.items``, -1 in front.
 
-    L is `length`, or less where nobody has so many.
+    L is `length`, or less if no history is that long.
     """
     most = int((ends - histories.indptr[users]).max(initial=1))
     length = max(1, min(length, most))
@@ -719,7 +719,7 @@ def last_items(
 def run_epoch(
     model: SASRec, optimizer: Optimizer, histories: Interactions, rng: np.random.Generator
 ) -> float:
-    """One pass over all histories in random order; returns the mean loss of its steps.
+    """Train for one epoch, over all histories in random order; returns the mean loss.
 
     A history longer than `max_length` is cut into several windows, from its end, so that an epoch
     teaches every item of it once.
@@ -761,7 +761,7 @@ def _pooled(
     config: Config,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The same windows, those of like length in the same batches."""
+    """Yield the same windows, with those of similar length in the same batches."""
     size, batches = config.batch * config.pool, []
     for start in range(0, len(order), size):
         pool = order[start : start + size]
@@ -774,9 +774,9 @@ def _pooled(
 
 
 def windows(histories: Interactions, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Users and ends of the windows of `length` + 1 items that together teach every item."""
+    """Return users and ends of windows of `length` + 1 items that cover every item once."""
     counts = np.diff(histories.indptr)
-    # The first item of a history is nobody's next one.
+    # The first item of a history has no item before it.
     pieces = -(-np.maximum(counts - 1, 0) // length)
     users = np.repeat(np.arange(len(counts)), pieces)
     number = np.arange(len(users)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -784,7 +784,7 @@ def windows(histories: Interactions, length: int) -> tuple[NDArray[np.int64], ND
 
 
 def _loss(model: SASRec, window: Tensor, rng: np.random.Generator) -> Tensor:
-    """The mean loss of every next item in the windows."""
+    """Return the mean loss over every next item in the windows."""
     import torch
     import torch.nn.functional as F
 
@@ -799,7 +799,7 @@ def _loss(model: SASRec, window: Tensor, rng: np.random.Generator) -> Tensor:
     if config.loss in ("bce", "bpr"):
         others = torch.from_numpy(rng.integers(count, size=len(targets)))
         against = (states * items[others]).sum(dim=1)
-        # An item drawn against itself teaches nothing.
+        # A negative equal to the positive has no gradient.
         fair = others != targets
         if config.loss == "bpr":
             return F.softplus(against - liked)[fair].sum() / len(targets)

@@ -240,7 +240,7 @@ def test_a_server_is_started_checked_and_stopped(
     assert how["cache"] == ("2" if device == "cpu" else None)
     assert f"http://127.0.0.1:{port}/v1#one answers" in out
     assert "  | 1. Silent Garden" in out
-    # It is no vLLM, which alone goes on with an answer.
+    # It is no vLLM, which alone continues an answer.
     assert "rank_by     generate, logprobs\n            not structured:" in out
     assert process.returncode == (130 if sent == signal.SIGINT else 143)
     assert ("the server is stopped" in rest) == (sent == signal.SIGINT)

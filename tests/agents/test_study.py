@@ -908,7 +908,7 @@ def test_settings_without_data_are_left_out(
     with pytest.raises(SystemExit) as ended:
         main(["study", *options])
     assert ended.value.code == 1
-    assert "left out: real: dataset 'lastfm' is not here" in capsys.readouterr().err
+    assert "left out: real: dataset 'lastfm' was not found" in capsys.readouterr().err
     assert (out / "cells/tiny/manual/s0.json").is_file()
     assert (out / "report.md").is_file()
     assert main(["study", *options, "--only", "tiny"]) == 0

@@ -485,7 +485,7 @@ def test_files_of_versions_before_digests_are_read_and_said(
     policy.save(path)
     tensors, about = read_tensors(path)
     save_file(tensors, path, metadata={"rpp_agents": json.dumps(about)})
-    with pytest.warns(RPPWarning, match=r"policy\.safetensors carries no digest"):
+    with pytest.warns(RPPWarning, match=r"policy\.safetensors has no digest"):
         load_policy(path)
     # A digest whose name was hit is not a file without one.
     save_file(tensors, path, metadata={"rpp_agents": json.dumps(about), "sha257": "0" * 64})

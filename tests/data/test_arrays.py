@@ -158,7 +158,7 @@ def test_hostile_files_take_no_memory_and_end_in_a_sentence(tmp_path: Path, kind
     path.write_bytes(HOSTILE[kind])
     tracemalloc.start()
     try:
-        with pytest.raises(InvalidData, match=r"a\.npz is damaged or no archive"):
+        with pytest.raises(InvalidData, match=r"a\.npz is damaged or not an archive"):
             read_arrays(path)
         assert tracemalloc.get_traced_memory()[1] < 4_000_000 + 4 * len(HOSTILE[kind])
     finally:

@@ -107,7 +107,7 @@ def test_an_engine_that_gives_no_likelihoods_is_refused(
         monkeypatch.setattr(VLLMModel, "_scores", scores)
         vars(engine).pop("capabilities", None)
         assert engine.capabilities == {"choices", "grammar"}
-        with pytest.raises(InvalidOption, match="needs the log-probabilities of texts"):
+        with pytest.raises(InvalidOption, match="needs the log-probabilities of given texts"):
             LikelihoodRecommender(engine)
         monkeypatch.undo()
     vars(engine).pop("capabilities", None)
