@@ -438,7 +438,7 @@ def test_warnings_are_sentences(tables: Path, rpp: Any, tmp_path: Path) -> None:
         words = ["--model", f"table:{path}", "--rules", "RPPBandit-v0"]
         code, _, err = rpp("play", "random", *words)
     assert code == 0
-    assert f"rpp-env: warning: {path} carries no digest" in err
+    assert f"rpp-env: warning: {path} has no digest" in err
     assert "RPPWarning" not in err
 
 

@@ -79,7 +79,7 @@ def test_a_cell_of_before_digests_is_read_and_said(tmp_path: Path) -> None:
     path = attack.study_folder(tmp_path / "out")[0]
     whole = read_cell(path, cells.FITTED)
     path.write_bytes(cells._DIGEST.sub(b"\n}\n", path.read_bytes()))
-    with pytest.warns(RPPWarning, match="have no digest"):
+    with pytest.warns(RPPWarning, match="carry no digest"):
         assert read_cell(path, cells.FITTED) == whole
 
 
