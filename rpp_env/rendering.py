@@ -16,6 +16,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +89,7 @@ def show(env: RPPEnv, mode: str | None) -> str | NDArray[np.uint8] | None:
     return None
 
 
-def render(env: RPPEnv, user: int = 0, width: int = WIDTH) -> str:
+def render(env: RPPEnv, user: int = 0, width: int = WIDTH, *, wrap: bool = False) -> str:
     """Return the last step of one user as a text that ends in a line break.
 
     Parameters
@@ -97,7 +99,10 @@ def render(env: RPPEnv, user: int = 0, width: int = WIDTH) -> str:
     user : int
         Index in the batch.
     width : int
-        Columns for rules and choices. Prompt and reply are shown as they were sent.
+        Columns for rules and choices.
+    wrap : bool
+        Break longer lines of prompt and reply between words too; by default they are shown as they
+        were sent.
 
     Raises
     ------
@@ -108,7 +113,7 @@ def render(env: RPPEnv, user: int = 0, width: int = WIDTH) -> str:
     lines = []
     for section in _sections(env, user):
         lines.append(_rule(paint, section.title, width))
-        rows = (row for line in section.lines for row in _hung(line, width))
+        rows = (row for line in section.lines for row in _hung(line, width, wrap))
         lines += ["".join(paint(text, code) for text, code in row) for row in rows]
     return "\n".join([*lines, ""])
 
@@ -230,15 +235,20 @@ def _rule(paint: _Paint, title: str, width: int) -> str:
     return paint(f"── {title} {'─' * max(3, width - len(title) - 4)}", FAINT)
 
 
-def _hung(line: Line, width: int) -> list[Line]:
-    """Break a choice between words so that it fits; return any other line unchanged."""
-    if len(line) != 2 or line[0][1] != BOLD:
+def _hung(line: Line, width: int, wrap: bool) -> list[Line]:
+    """Break a line between words so that it fits; a choice continues where its text began."""
+    if len(line) == 2 and line[0][1] == BOLD:
+        (left, _), (text, code) = line
+        parts = textwrap.wrap(text, max(width - len(left), 20), break_on_hyphens=False)
+        return [
+            [(left if i == 0 else " " * len(left), BOLD), (part, code)]
+            for i, part in enumerate(parts or [""])
+        ]
+    if not wrap or sum(_columns(text) for text, _ in line) <= width:
         return [line]
-    (left, _), (text, code) = line
-    parts = textwrap.wrap(text, max(width - len(left), 20), break_on_hyphens=False)
     return [
-        [(left if i == 0 else " " * len(left), BOLD), (part, code)]
-        for i, part in enumerate(parts or [""])
+        [("".join(word for word, _ in words), code) for code, words in groupby(row, itemgetter(1))]
+        for row in _wrapped([line], width)
     ]
 
 
@@ -327,7 +337,7 @@ class _Page:
 
     def height(self, section: Section) -> int:
         """Height in pixels of a section with all its lines."""
-        return _LINE * (1 + sum(1 for _ in self.wrapped(section.lines)))
+        return _LINE * (1 + sum(1 for _ in _wrapped(section.lines, self.columns)))
 
     def write(self, section: Section, x: int, y: int, bottom: int) -> int:
         """Draw a section from `y` down to `bottom` at most; return where it ends."""
@@ -337,7 +347,7 @@ class _Page:
         if after < x + self.width:
             self.draw.line((after, middle, x + self.width, middle), fill=_RULE)
         y += _LINE
-        lines, room = list(self.wrapped(section.lines)), (bottom - y) // _LINE
+        lines, room = list(_wrapped(section.lines, self.columns)), (bottom - y) // _LINE
         if len(lines) > room:
             kept = max(0, room - 1)
             lines = [*lines[:kept], [(f"... {len(lines) - kept} more lines", FAINT)]]
@@ -353,32 +363,36 @@ class _Page:
             y += _LINE
         return y
 
-    def wrapped(self, lines: Sequence[Line]) -> Iterator[Line]:
-        """Break lines between words so that none is wider than a column."""
-        for line in lines:
-            row: Line = []
-            used = 0
-            for text, code in line:
-                for word in self.words(text):
-                    if used + _columns(word) > self.columns:
-                        yield row
-                        row, used = [], 0
-                        if word.isspace():
-                            continue
-                    row.append((word, code))
-                    used += _columns(word)
-            yield row
 
-    def words(self, text: str) -> Iterator[str]:
-        """Yield words and the spaces between them, none wider than a column."""
-        # Line breaks inside a text, and characters that cannot be drawn, become spaces.
-        drawn = "".join(letter if letter.isprintable() else " " for letter in text)
-        for word in re.findall(r"\s+|\S+", drawn):
-            if _columns(word) <= self.columns:
-                yield word
-            else:
-                size = self.columns // 2  # in letters of two places
-                yield from (word[i : i + size] for i in range(0, len(word), size))
+def _wrapped(lines: Sequence[Line], columns: int) -> Iterator[Line]:
+    """Break lines between words, so that none is wider than `columns`."""
+    for line in lines:
+        row: Line = []
+        used = 0
+        for text, code in line:
+            for word in _words(text, columns):
+                if used + _columns(word) > columns:
+                    if row and row[-1][0].isspace():
+                        row.pop()
+                    yield row
+                    row, used = [], 0
+                    if word.isspace():
+                        continue
+                row.append((word, code))
+                used += _columns(word)
+        yield row
+
+
+def _words(text: str, columns: int) -> Iterator[str]:
+    """Words and the spaces between them, none wider than `columns`."""
+    # Line breaks inside a text, and letters that cannot be drawn, become spaces.
+    drawn = "".join(letter if letter.isprintable() else " " for letter in text)
+    for word in re.findall(r"\s+|\S+", drawn):
+        if _columns(word) <= columns:
+            yield word
+        else:
+            size = columns // 2  # in letters of two places
+            yield from (word[i : i + size] for i in range(0, len(word), size))
 
 
 def _columns(text: str) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import rpp_env
 from rpp_env import JointVectorEnv, RPPEnv
 from rpp_env.models import ScriptedModel, echo, silent
-from rpp_env.rendering import _ON_PAPER, COLOURS, SIZE, _columns, _fonts, _Page, picture
+from rpp_env.rendering import _ON_PAPER, COLOURS, SIZE, _columns, _fonts, _Page, _wrapped, picture
 from rpp_env.sentences import AGENTS
 
 pytest.importorskip("matplotlib", reason="the picture needs the extra 'agents'")
@@ -113,7 +113,7 @@ def test_wrapped_lines_keep_every_letter_and_fit(text: str) -> None:
     from PIL import Image, ImageDraw
 
     page = _Page(ImageDraw.Draw(Image.new("RGB", SIZE)), _fonts(), 600)
-    lines = list(page.wrapped([[("name  ", "1"), (text, None)]]))
+    lines = list(_wrapped([[("name  ", "1"), (text, None)]], page.columns))
     joined = "".join(part for line in lines for part, _ in line)
     expected = "name " + "".join(c if c.isprintable() else " " for c in text)
     assert joined.replace(" ", "") == expected.replace(" ", "")

@@ -65,7 +65,7 @@ def run(
     say_cost(env, world.model, world.rewrite, env.max_cycles)
     observations, _ = env.reset(seed, {} if user is None else {"users": [user]})
     width = min(shutil.get_terminal_size().columns, WIDTH)
-    say(render(env, width=width), painted=True)
+    say(render(env, width=width, wrap=True), painted=True)
     if isinstance(player, _Hand):
         say(player.menu(), painted=True)
     rewards: list[float] = []
@@ -82,7 +82,7 @@ def run(
         observations = step.observations
         rewards.append(float(step.rewards[0]))
         tokens += int(step.infos["prompt_tokens"][0] + step.infos["completion_tokens"][0])
-        say("\n" + render(env, width=width), painted=True)
+        say("\n" + render(env, width=width, wrap=True), painted=True)
     if rewards:
         each = ", ".join(f"{reward:.3f}" for reward in rewards)
         say(

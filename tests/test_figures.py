@@ -1,0 +1,179 @@
+"""Figures of README and site are those of the result files that they come from."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """Cells of the lines of Markdown tables."""
+    for line in text.splitlines():
+        if line.startswith("|") and not set(line) <= set("|-: "):
+            yield [cell.strip().strip("*") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def section(page: str, heading: str) -> str:
+    """What stands between a heading and the next one."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(
+        rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    assert found is not None, f"{page} has no heading {heading!r}"
+    return found[1]
+
+
+def close(shown: str, value: float) -> bool:
+    """Whether a printed number, or the first one of a cell, is `value` rounded."""
+    number = re.match(r"[-+]?\d+(?:\.(\d+))?", shown)
+    assert number is not None, shown
+    digits = len(number[1] or "")
+    return abs(float(number[0]) - value) <= 0.5 * 10**-digits + 1e-9
+
+
+# ---- benches ----
+
+BENCHES = {
+    "movieworld-all": {"movieworld": "All users of movieworld"},
+    "movieworld": {
+        name: name
+        for name in (
+            "movieworld",
+            "movieworld-bandit",
+            "hard",
+            "hard-bandit",
+            "drift",
+            "drift-bandit",
+        )
+    },
+    "movieworld-private": {
+        f"{name}-private": f"{name}, private" for name in ("movieworld", "hard", "drift")
+    },
+}
+"""By result file: its tasks, and the headings of their tables in docs/results.md."""
+
+
+def runs(file: str, task: str) -> dict[str, float]:
+    """Mean NDCG@10 of each algorithm, over its runs."""
+    text = (RESULTS / f"{file}.marl_eval.json").read_text(encoding="utf-8")
+    return {
+        name: statistics.fmean(run["absolute_metrics"]["ndcg_10"][0] for run in seeds.values())
+        for name, seeds in json.loads(text)["rpp_env"][task].items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "task", "heading"),
+    [(file, task, heading) for file, tasks in BENCHES.items() for task, heading in tasks.items()],
+)
+def test_tables_of_benches_are_those_of_their_runs(file: str, task: str, heading: str) -> None:
+    means = runs(file, task)
+    shown = {row[0]: row[1] for row in rows(section("results.md", heading)) if row[0] in means}
+    assert set(shown) == set(means)
+    wrong = {
+        name: (shown[name], means[name]) for name in means if not close(shown[name], means[name])
+    }
+    assert not wrong
+
+
+# ---- the study ----
+
+
+def study() -> dict[tuple[str, str], float]:
+    """Mean score of each setting and method, over its draws and seeds."""
+    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in (RESULTS / "study.jsonl").read_text(encoding="utf-8").splitlines():
+        run: dict[str, Any] = json.loads(line)
+        scores[run["setting"], run["method"]].append(run["score"])
+    return {key: statistics.fmean(values) for key, values in scores.items()}
+
+
+def test_the_studys_main_table_is_that_of_its_runs() -> None:
+    found, checked = study(), 0
+    head, *body = rows(section("study.md", "Main table"))
+    for method, *cells in body:
+        for setting, cell in zip(head[1:], cells, strict=True):
+            if cell and method != "chance":
+                assert close(cell, found[setting, method]), (method, setting, cell)
+                checked += 1
+    assert checked > 120
+
+
+# ---- README ----
+
+ALL, STUDY = runs("movieworld-all", "movieworld"), study()
+CLAIMS = {
+    r"MAPPO ends at ([\d.]+\d)": ALL["MAPPO"],
+    r"with discount 0 at ([\d.]+\d)": ALL["discount 0"],
+    r"LinUCB reaches ([\d.]+\d)": STUDY["movieworld", "LinUCB"],
+    r"LinUCB reaches \S+ the best fixed prompt ([\d.]+\d)": STUDY[
+        "movieworld", "best fixed (all asked)"
+    ],
+    r"MAPPO's four agents ([\d.]+\d)": STUDY["movieworld", "RPP (MAPPO)"],
+}
+BASELINES = {
+    r"discount 0 at \S+ the best fixed prompt has ([\d.]+\d)": "best fixed prompt",
+    r"full information ([\d.]+\d)": "observable reference",
+}
+"""Of the bench over all users, whose file holds no baselines: its page does."""
+
+
+@pytest.mark.parametrize("pattern", [*CLAIMS, *BASELINES])
+def test_a_figure_of_the_readme_is_that_of_its_file(pattern: str) -> None:
+    found = re.search(pattern, README)
+    assert found is not None, f"README no longer says {pattern!r}: mend this list"
+    if pattern in CLAIMS:
+        assert close(found[1], CLAIMS[pattern])
+    else:
+        shown = {row[0]: row[1] for row in rows(section("results.md", BENCHES_ALL))}
+        assert shown[BASELINES[pattern]].startswith(found[1])
+
+
+BENCHES_ALL = BENCHES["movieworld-all"]["movieworld"]
+
+
+def test_every_figure_of_the_readme_has_a_source() -> None:
+    """A number with three decimals is checked above, or stands in the table of the task cards."""
+    text = re.sub(r"<!-- made: cards -->.*?<!-- end -->", "", README)
+    known = {found[1] for pattern in [*CLAIMS, *BASELINES] if (found := re.search(pattern, README))}
+    assert set(re.findall(r"\b0\.\d{3}\b", text)) == known
+
+
+# ---- prose ----
+
+
+@pytest.mark.parametrize("setting", ["movieworld", "ml-1m", "lastfm", "games"])
+def test_a_settings_table_is_that_of_its_runs(setting: str) -> None:
+    found = study()
+    head, *body = rows(section("study.md", setting))
+    assert head[1] == "score"
+    for row in body:
+        assert close(row[1], found[setting, row[0]]), row[0]
+    assert len(body) > 25
+
+
+ELSEWHERE = {"study.md": {"0.595"}, "results.md": set[str]()}
+"""The last point of a curve, which the text about a picture names."""
+
+
+@pytest.mark.parametrize("page", ELSEWHERE)
+def test_figures_in_sentences_stand_in_a_table_of_the_page(page: str) -> None:
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    sentences = [line for line in lines if not line.startswith("|")]
+    numbers = {
+        kind: set(re.findall(r"\b\d\.\d{3}\b", "\n".join(text)))
+        for kind, text in (("tables", tables), ("sentences", sentences))
+    }
+    assert numbers["sentences"] - numbers["tables"] == ELSEWHERE[page]
