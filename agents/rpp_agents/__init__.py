@@ -28,7 +28,12 @@ TRAINERS: dict[str, str] = {
 }
 """Modules of `rpp_agents.trainers`, and what they are called in tables and plots."""
 
-SOLVERS: dict[str, str] = {"ppr": "PPR's own solver"}
+SOLVERS: dict[str, str] = {
+    "ppr": "PPR's own solver",
+    "reinforce": "REINFORCE",
+    "evolution": "Evolution strategy",
+    "linucb": "LinUCB",
+}
 """Modules of `rpp_agents.solvers`, which are named and run as trainers are."""
 
 __all__ = [

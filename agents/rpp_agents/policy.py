@@ -251,6 +251,7 @@ def load_policy(path: str | Path) -> Policy:
 _KINDS = {
     "network": "rpp_agents.policy:NetworkPolicy",
     "values": "rpp_agents.policy:QPolicy",
+    "linear": "rpp_agents.solvers.linear:LinearPolicy",
     "ppr": "rpp_agents.solvers.ppr:PromptPolicy",
 }
 """What a policy's file is read by: solvers import this module, and not the other way round."""

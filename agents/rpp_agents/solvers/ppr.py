@@ -278,13 +278,18 @@ class Solver:
             )
         if config.initial == "items":
             self._begin_with_items()
-        groups: list[dict[str, Any]] = [{"params": [*self._trained()], "lr": config.learning_rate}]
         if self.recommender is not recommender:
             for weight in self.recommender.weights.values():
                 weight.requires_grad_(True)
-            own = [*self.recommender.weights.values()]
-            groups.append({"params": own, "lr": config.recommender_rate})
-        groups = [group for group in groups if group["params"]]
+        networks, own = self.trained()
+        groups: list[dict[str, Any]] = [
+            {"params": weights, "lr": rate}
+            for weights, rate in (
+                (networks, config.learning_rate),
+                (own, config.recommender_rate),
+            )
+            if weights
+        ]
         self.optimizer = torch.optim.Adam(groups) if groups else None
         self.policy = PromptPolicy(self.networks, self.columns)
         self.rng = np.random.default_rng(config.seed)
@@ -363,13 +368,17 @@ class Solver:
 
     # ------------------------------------------------------------------------------- inside
 
-    def _trained(self) -> list[nn.Parameter]:
-        """The networks' weights that have a part in the answers."""
+    def trained(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What is trained: weights of the networks, and of the recommender."""
         parts: list[nn.Module | None] = [
             self.networks.generator if self.uses_prompt else None,
             self.networks.added if self.uses_shift else None,
         ]
-        return [w for part in parts if part is not None for w in part.parameters()]
+        networks: list[Tensor] = [
+            w for part in parts if part is not None for w in part.parameters()
+        ]
+        frozen = self.recommender is self.env.recommender
+        return networks, [] if frozen else [*self.recommender.weights.values()]
 
     def _begin_with_items(self) -> None:
         """Embeddings of a field's values: the mean input of what their training users clicked."""

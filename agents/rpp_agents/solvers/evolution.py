@@ -1,0 +1,118 @@
+"""An evolution strategy: linear policies, moved towards those perturbations that were paid more.
+
+After Salimans et al. 2017 ("Evolution Strategies as a Scalable Alternative to Reinforcement
+Learning"): mirrored perturbations, utilities by rank, Adam. Every perturbation plays a share of the
+users at play; it sees nothing of an environment but what episodes were paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rpp_agents.rollout import BatchedEnv, check_rewards, env_actions
+from rpp_agents.runs import RunConfig
+from rpp_agents.solvers.linear import LinearPolicy, columns_of
+from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
+from rpp_env.errors import InvalidOption
+from rpp_env.spaces import BoxSpaces
+
+__all__ = ["Config", "Evolution", "train"]
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Options of the evolution strategy."""
+
+    pairs: int = 16
+    """Mirrored pairs of perturbations per update; the users at play are shared out among them."""
+    spread: float = 0.1
+    """Standard deviation of a perturbation of a weight."""
+    learning_rate: float = 0.02
+    """Adam's learning rate."""
+    blocks: tuple[str, ...] = ()
+    """Blocks of the observation that are read; by default the profile's, or all without one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "pairs")
+        check_numbers(self, 0, "spread", "learning_rate", above=True)
+
+
+class Evolution:
+    """At work on an environment; see `rpp_agents.training.Learner`."""
+
+    def __init__(self, env: BatchedEnv, config: Config) -> None:
+        actions = env_actions(env)
+        if not isinstance(actions, BoxSpaces):
+            raise InvalidOption(
+                "the evolution strategy gives vectors, and these agents choose among actions: take "
+                "PPR-v0 without a codebook, or another solver"
+            )
+        if env.num_envs < 2 * config.pairs:
+            raise InvalidOption(
+                f"{2 * config.pairs} perturbations need as many users at play, and num_envs is "
+                f"{env.num_envs}: give fewer pairs or more users"
+            )
+        self.env, self.config = env, config
+        columns = columns_of(env, config.blocks)
+        agents, length = actions.low.shape
+        bounds = np.stack([actions.low, actions.high])
+        shape = (agents, len(columns) + 1, length)
+        self.policy = LinearPolicy(np.zeros(shape), columns, bounds)
+        self.weights = torch.nn.Parameter(torch.zeros(shape))
+        self.optimizer = torch.optim.Adam([self.weights], lr=config.learning_rate)
+        self.rng = np.random.default_rng(config.seed)
+        self.steps = env.num_envs * int(env.max_cycles)
+        # Which perturbation plays a user; a few users are left over, and play the policy itself.
+        self.player = np.arange(env.num_envs) % (2 * config.pairs)
+
+    def reset(self, seed: int) -> None:
+        """Begin a segment."""
+        self.env.reset(seed=seed)
+
+    def iterate(self, progress: float) -> dict[str, float]:  # noqa: ARG002 - nothing is scheduled
+        """Play an episode of every user, and take one step."""
+        config, shape = self.config, tuple(self.weights.shape)
+        drawn = self.rng.standard_normal((config.pairs, *shape)).astype(np.float32)
+        noise = np.concatenate([drawn, -drawn])
+        tried = self.weights.detach().numpy() + config.spread * noise
+        observations, _ = self.env.reset()
+        paid = np.zeros(len(observations))
+        assert self.policy.bounds is not None
+        for _ in range(int(self.env.max_cycles)):
+            seen = self.policy.features(observations)
+            values = np.einsum("bnc,bnca->bna", seen, tried[self.player], optimize=True)
+            step = self.env.step(np.clip(values, *self.policy.bounds))
+            rewards = np.asarray(step.rewards, np.float64)
+            check_rewards(rewards)
+            paid += rewards.reshape(len(rewards), -1).mean(axis=1)
+            observations = step.observations
+        means = np.bincount(self.player, paid) / np.bincount(self.player)
+        ranks = np.empty(len(means))
+        ranks[np.argsort(means, kind="stable")] = np.arange(len(means))
+        utility = ranks / (len(means) - 1) - 0.5
+        ascent = np.tensordot(utility, noise, axes=1) / (len(means) * config.spread)
+        self.weights.grad = torch.from_numpy(-ascent.astype(np.float32))
+        self.optimizer.step()
+        self.policy.weights = self.weights.detach().numpy().copy()
+        return {"reward": float(paid.mean() / int(self.env.max_cycles))}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `rpp_agents.training.Learner`."""
+        return {"weights": self.weights.detach(), **kept_tensors({}, {"weights": self.optimizer})}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `rpp_agents.training.Learner`."""
+        if tensors["weights"].shape != self.weights.shape:
+            raise ValueError(f"weights are of shape {tuple(tensors['weights'].shape)}")
+        self.weights.data.copy_(tensors["weights"])
+        restore_tensors({}, {"weights": self.optimizer}, tensors)
+        self.policy.weights = self.weights.detach().numpy().copy()
+
+
+train = trainer("Evolution", Evolution, Config())

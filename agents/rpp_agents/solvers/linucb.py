@@ -1,0 +1,126 @@
+"""LinUCB: each agent plays the action whose reward may be highest, by a linear model of it.
+
+The disjoint model of Li et al. 2010 ("A Contextual-Bandit Approach to Personalized News Article
+Recommendation"): one ridge regression for each agent and action, on columns of the observation.
+Several agents learn side by side, each as if the others belonged to its environment. Made for
+episodes of one step: the reward of a step is what an action is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rpp_agents.rollout import BatchedEnv, check_rewards, env_actions
+from rpp_agents.runs import RunConfig
+from rpp_agents.solvers.linear import LinearPolicy, columns_of
+from rpp_agents.training import check_numbers, trainer
+from rpp_env.errors import InvalidOption
+from rpp_env.spaces import DiscreteSpaces
+
+__all__ = ["Config", "LinUCB", "train"]
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Options of LinUCB."""
+
+    total_steps: int = 100_000
+    """Answers to learn from."""
+    alpha: float = 0.5
+    """Width of the confidence bounds, in standard deviations of a reward of variance 1."""
+    ridge: float = 10.0
+    """Weight of the penalty on large coefficients."""
+    blocks: tuple[str, ...] = ()
+    """Blocks of the observation that are read; by default the profile's, or all without one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 0, "alpha")
+        check_numbers(self, 0, "ridge", above=True)
+
+
+class LinUCB:
+    """At work on an environment; see `rpp_agents.training.Learner`."""
+
+    def __init__(self, env: BatchedEnv, config: Config) -> None:
+        actions = env_actions(env)
+        if not isinstance(actions, DiscreteSpaces):
+            raise InvalidOption(
+                "LinUCB chooses among actions, and these agents give vectors: take PPR-v0 with "
+                "codebook=K, or another solver"
+            )
+        self.env, self.config = env, config
+        columns = columns_of(env, config.blocks)
+        agents, most = actions.legal.shape
+        width = len(columns) + 1
+        self.policy = LinearPolicy(np.zeros((agents, width, most)), columns)
+        ridge = config.ridge * np.eye(width)
+        self.squares = np.tile(ridge, (agents, most, 1, 1))
+        self.sums = np.zeros((agents, most, width))
+        self.rng = np.random.default_rng(config.seed)
+        self.steps = env.num_envs * int(env.max_cycles)
+
+    def reset(self, seed: int) -> None:
+        """Begin a segment."""
+        self.env.reset(seed=seed)
+
+    def iterate(self, progress: float) -> dict[str, float]:  # noqa: ARG002 - nothing is scheduled
+        """Play an episode of every user, and learn from it."""
+        observations, _ = self.env.reset()
+        paid = []
+        for _ in range(int(self.env.max_cycles)):
+            seen = self.policy.features(observations).astype(np.float64)
+            actions = self._choose(seen)
+            step = self.env.step(actions)
+            rewards = np.asarray(step.rewards, np.float64)
+            check_rewards(rewards)
+            own = np.broadcast_to(rewards.reshape(len(rewards), -1), actions.shape)
+            for agent in range(actions.shape[1]):
+                x = seen[:, agent]
+                for action in np.unique(actions[:, agent]):
+                    there = actions[:, agent] == action
+                    self.squares[agent, action] += x[there].T @ x[there]
+                    self.sums[agent, action] += own[there, agent] @ x[there]
+            self._fit()
+            paid.append(rewards.mean())
+            observations = step.observations
+        return {"reward": float(np.mean(paid))}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `rpp_agents.training.Learner`; the optimizer's moments are the whole model."""
+        return {
+            "optimizer.squares": torch.from_numpy(self.squares),
+            "optimizer.sums": torch.from_numpy(self.sums),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `rpp_agents.training.Learner`."""
+        for name, array in (("squares", self.squares), ("sums", self.sums)):
+            kept = tensors[f"optimizer.{name}"].numpy()
+            if kept.shape != array.shape:
+                raise ValueError(f"{name} are of shape {kept.shape}")
+            array[:] = kept
+        self._fit()
+
+    def _fit(self) -> None:
+        found = np.linalg.solve(self.squares, self.sums[..., None])[..., 0]
+        self.policy.weights = found.transpose(0, 2, 1).astype(np.float32)
+
+    def _choose(self, seen: Any) -> Any:
+        """(B, n) actions of the highest upper bounds; of equal ones, a random one."""
+        means = np.einsum("bnc,nca->bna", seen, self.policy.weights.astype(np.float64))
+        inverse = np.linalg.inv(self.squares)
+        spread = np.einsum("bnc,nacd,bnd->bna", seen, inverse, seen, optimize=True)
+        bounds = means + self.config.alpha * np.sqrt(np.maximum(spread, 0))
+        bounds += 1e-9 * self.rng.random(bounds.shape)
+        legal = np.asarray(self.env.action_masks()) != 0
+        return np.where(legal, bounds, -np.inf).argmax(axis=2)
+
+
+train = trainer("LinUCB", LinUCB, Config())

@@ -1,0 +1,292 @@
+"""PPR's table: what a prefix, an added vector and a contrastive loss are worth to cold users.
+
+    python benchmarks/ppr.py --dataset ml-100k arrivals --out runs/ppr
+
+For each dataset a small SASRec is pre-trained on the warm users, once. Every row of the table then
+trains on the cold users of ``train`` (zero-shot and few-shot clicks together), keeps the epoch that
+is best on those of ``validation``, and is judged once on those of ``test``; all rows read the same
+tasks. One set of weights gives the zero-shot, the few-shot and the joint figures.
+
+=====================  =========================================================================
+pre-train              the SASRec as it is
+fine-tuning            all of its weights, and the added vector MLP_a(profile)
+light                  prefix and added vector; the SASRec is frozen
+full                   all of it
+- MLP_a                without the added vector: the prefix alone
+- CL                   without the contrastive loss
+MLP_a alone            the added vector alone; the SASRec is frozen
+constant prefix        one prefix for all users, learned; no added vector
+light, cross-entropy   light with the clicked item against all items, not one random item
+light, n = 2, 4        prefixes of several vectors
+=====================  =========================================================================
+
+Intervals are Student's, over users (whose clicks are averaged first) and training seeds, paired in
+the differences; "Holm" marks differences that are significant at 5% among those of a table.
+What is finished is kept in OUT, one file for each run, and not computed again. It writes
+OUT/ppr-DATASET.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rpp_agents.experiments.statistics import Contrast, Lines, holm
+from rpp_agents.solvers.ppr import Config, ranks_of, tune
+from rpp_env import RPPEnv
+from rpp_env.data.candidates import TaskSet
+from rpp_env.data.folders import write_text
+from rpp_env.markdown import table
+from rpp_env.metrics import hit, ndcg
+
+ROWS: dict[str, dict[str, Any]] = {
+    "pre-train": {"mode": "pre-train"},
+    "fine-tuning": {"mode": "fine-tune", "contrastive": 0.0},
+    "fine-tuning + CL": {"mode": "fine-tune"},
+    "light": {"mode": "light"},
+    "light - CL": {"mode": "light", "contrastive": 0.0},
+    "light - MLP_a": {"mode": "light", "shift": False},
+    "light - MLP_a - CL": {"mode": "light", "shift": False, "contrastive": 0.0},
+    "MLP_a alone": {"mode": "light", "prompt": False, "contrastive": 0.0},
+    "constant prefix": {"mode": "light", "shift": False, "contrastive": 0.0, "profile": False},
+    "light, cross-entropy": {"mode": "light", "loss": "cross_entropy"},
+    "full": {"mode": "full"},
+    "full - CL": {"mode": "full", "contrastive": 0.0},
+    "full - MLP_a": {"mode": "full", "shift": False},
+    "light, n = 2": {"mode": "light", "prefix": 2},
+    "light, n = 4": {"mode": "light", "prefix": 4},
+}
+NOISE = (10, 20, 40)
+"""Shares of history items that are replaced at random, in percent."""
+SHOTS = {"zero-shot": (0,), "few-shot": tuple(range(1, 10)), "joint": tuple(range(10))}
+CUTS = (5, 10, 20, 50)
+
+
+class World:
+    """The environments and test tasks of a dataset."""
+
+    def __init__(self, dataset: str, size: Mapping[str, Any]) -> None:
+        self.options: dict[str, Any] = {
+            "rules": "PPR-v0",
+            "dataset": dataset,
+            "shift": True,
+            "num_envs": 64,
+            "seed": 0,
+            **size,
+        }
+        self.validation = self.env("validation").tasks
+        self.test = self.env("test").tasks
+        self.every = self.env("test", num_candidates=None).tasks
+        self.profiles = self.test.dataset.profiles
+        self.shuffled = self.profiles.shuffled(self.test.users)
+
+    def env(self, split: str, **options: Any) -> RPPEnv:
+        return RPPEnv.make(split=split, **{**self.options, **options})
+
+    def noisy(self, percent: int) -> TaskSet:
+        """The test tasks with so many percent of the history items replaced by random ones."""
+        rng = np.random.default_rng([percent, 0x401])
+        items = self.test.history_items.copy()
+        wrong = rng.random(len(items)) < percent / 100
+        items[wrong] = rng.integers(self.test.dataset.num_items, size=int(wrong.sum()))
+        return replace(self.test, history_items=items)
+
+
+def run(world: World, row: Mapping[str, Any], seed: int, options: Any) -> dict[str, Any]:
+    """Train a row, and rank every test task in each way; (T,) arrays and numbers."""
+    chosen = dict(row)
+    env = world.env("train", prefix=chosen.pop("prefix", 1))
+    config = Config(
+        seed=seed,
+        total_steps=options.epochs * len(env.tasks),
+        learning_rate=options.rate,
+        recommender_rate=options.recommender_rate,
+        contrastive=chosen.pop("contrastive", 0.1),
+        profile=chosen.pop("profile", True),
+        loss=chosen.pop("loss", "bpr"),
+    )
+    began = time.perf_counter()
+    found = tune(env, world.validation, config, patience=options.patience, **chosen)
+    seconds = time.perf_counter() - began
+    solver, test = found.solver, world.test
+    made = {
+        "own": ranks_of(solver.scores(test), test),
+        "all": ranks_of(solver.scores(world.every), world.every),
+        "shuffled": ranks_of(solver.scores(test, world.shuffled), test),
+    }
+    for percent in NOISE:
+        tasks = world.noisy(percent)
+        made[f"noise {percent}"] = ranks_of(solver.scores(tasks), tasks)
+    trained = sum(weight.numel() for part in solver.trained() for weight in part)
+    about = {
+        "seconds": seconds,
+        "epoch": found.epoch,
+        "validation": found.validation,
+        "gradient_calls": found.gradient_calls,
+        "trained": trained,
+    }
+    return {**made, "about": json.dumps(about)}
+
+
+def by_user(values: np.ndarray, tasks: TaskSet, clicks: tuple[int, ...]) -> np.ndarray:
+    """(U,) means over those of each user's tasks that come after so many clicks."""
+    there = np.isin(tasks.draw, clicks)
+    _, user = np.unique(tasks.users[there], return_inverse=True)
+    return np.bincount(user, values[there]) / np.bincount(user)
+
+
+def lines(kept: Mapping[str, Any], tasks: TaskSet, clicks: tuple[int, ...], metric: Any) -> Lines:
+    """The users' scores of every row in every run."""
+    return Lines(
+        {
+            name: {"world": [by_user(metric(ranks), tasks, clicks) for ranks in runs]}
+            for name, runs in kept.items()
+        }
+    )
+
+
+def shown(contrast: Contrast, significant: bool = False) -> str:
+    if np.isnan(contrast.low):
+        return f"{contrast.value:.4f}"
+    mark = " Holm" if significant else ""
+    return f"{contrast.value:+.4f} [{contrast.low:+.4f}, {contrast.high:+.4f}]{mark}"
+
+
+def auc(tasks: TaskSet) -> Any:
+    """The share of the other candidates that come after the target: a rank statistic of a task."""
+    return lambda ranks: (tasks.num_candidates - ranks) / (tasks.num_candidates - 1)
+
+
+def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
+    """All tables of a dataset."""
+    test, parts = world.test, []
+    about = {name: [json.loads(str(run["about"])) for run in runs] for name, runs in kept.items()}
+
+    def of(what: str) -> dict[str, list[np.ndarray]]:
+        return {name: [run[what] for run in runs] for name, runs in kept.items()}
+
+    def ndcg10(ranks: np.ndarray) -> np.ndarray:
+        return ndcg(ranks, 10)
+
+    for shots, clicks in SHOTS.items():
+        metrics = {"AUC": auc(test)}
+        for cut in CUTS:
+            metrics[f"HIT@{cut}"] = lambda ranks, cut=cut: hit(ranks, cut)
+            metrics[f"NDCG@{cut}"] = lambda ranks, cut=cut: ndcg(ranks, cut)
+        found = {name: lines(of("own"), test, clicks, metric) for name, metric in metrics.items()}
+        rows = [["", *metrics, "all items NDCG@10"]]
+        full = lines(of("all"), world.every, clicks, ndcg10)
+        for name in kept:
+            values = [f"{metric.mean(name).value:.4f}" for metric in found.values()]
+            rows.append([name, *values, f"{full.mean(name).value:.4f}"])
+        parts += [f"### {shots}", table(rows, padded=False)]
+        rows = [["NDCG@10", "minus pre-train", "minus fine-tuning", "minus constant prefix"]]
+        against = ("pre-train", "fine-tuning", "constant prefix")
+        base = found["NDCG@10"]
+        every = [(name, other) for name in kept for other in against if name != other in kept]
+        contrasts = {pair: base.minus(*pair) for pair in every}
+        marks = dict(zip(every, holm(list(contrasts.values())), strict=True))
+        for name in kept:
+            pairs = [(name, other) for other in against]
+            rows.append(
+                [name, *(shown(contrasts[p], marks[p]) if p in marks else "" for p in pairs)]
+            )
+        parts.append(table(rows, padded=False))
+        both = {f"{name}, own": runs for name, runs in of("own").items()}
+        both |= {f"{name}, shuffled": runs for name, runs in of("shuffled").items()}
+        pair = lines(both, test, clicks, ndcg10)
+        names = [name for name in kept if name not in ("pre-train", "constant prefix")]
+        minus = [pair.minus(f"{name}, own", f"{name}, shuffled") for name in names]
+        rows = [["NDCG@10", "own minus shuffled profile"]]
+        rows += [
+            [name, shown(one, mark)]
+            for name, one, mark in zip(names, minus, holm(minus), strict=True)
+        ]
+        parts.append(table(rows, padded=False))
+    rows = [["minus pre-train, NDCG@10", *(f"k = {k}" for k in (0, 1, 3, 5, 9))]]
+    by_clicks = {k: lines(of("own"), test, (k,), ndcg10) for k in (0, 1, 3, 5, 9)}
+    for name in kept:
+        rows.append([name, *(shown(by_clicks[k].minus(name, "pre-train")) for k in by_clicks)])
+    parts += ["### Clicks known", table(rows, padded=False)]
+    rows = [["few-shot NDCG@10", "0 %", *(f"{percent} %" for percent in NOISE)]]
+    noisy = [of("own"), *(of(f"noise {percent}") for percent in NOISE)]
+    noise = [lines(one, test, SHOTS["few-shot"], ndcg10) for one in noisy]
+    for name in kept:
+        rows.append([name, *(f"{one.mean(name).value:.4f}" for one in noise)])
+    parts += ["### History items replaced at random", table(rows, padded=False)]
+    rows = [["", "runs", "seconds", "best epoch", "weights trained", "gradient calls"]]
+    for name, runs in about.items():
+        middle = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+        rows.append(
+            [
+                name,
+                len(runs),
+                f"{middle['seconds']:.0f}",
+                f"{middle['epoch']:.0f}",
+                f"{middle['trained']:,.0f}",
+                f"{middle['gradient_calls']:,.0f}",
+            ]
+        )
+    parts += ["### Cost", table(rows, padded=False)]
+    data = test.dataset
+    users = [len(np.unique(world.env(split).tasks.users)) for split in ("train", "validation")]
+    head = (
+        f"{data.name}: {users[0]} cold users to train on, {users[1]} to choose the epoch, "
+        f"{len(np.unique(test.users))} to judge by ({len(test):,} tasks, 1 + "
+        f"{test.num_candidates - 1} candidates); {data.num_items:,} items. Learning rate "
+        f"{options.rate:g}, of the recommender {options.recommender_rate:g}; at most "
+        f"{options.epochs} epochs, patience {options.patience}."
+    )
+    return "\n\n".join([f"## {data.name}", head, *parts]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", nargs="+", default=["ml-100k", "arrivals"])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--patience", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--recommender-rate", type=float, default=1e-4)
+    parser.add_argument("--size", type=json.loads, default={}, help="options of PPR-v0, as JSON")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/ppr"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for dataset in options.dataset:
+        world, kept = World(dataset, options.size), {}
+        folder = options.out / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in range(options.seeds):
+            for name in options.rows:
+                if ROWS[name]["mode"] == "pre-train" and seed:
+                    continue  # nothing is drawn
+                path = folder / f"{name.replace(' ', '_')}-{seed}.npz"
+                if not path.is_file():
+                    made = run(world, ROWS[name], seed, options)
+                    whole = path.with_suffix(".tmp.npz")
+                    np.savez_compressed(whole, **made)
+                    whole.replace(path)
+                    score = ndcg(made["own"], 10).mean()
+                    print(f"{dataset}, {name}, seed {seed}: {score:.4f}", file=sys.stderr)
+                with np.load(path) as file:
+                    kept.setdefault(name, []).append(dict(file))
+        text = report(world, {name: kept[name] for name in options.rows}, options)
+        write_text(options.out / f"ppr-{dataset}.md", text)
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
