@@ -211,9 +211,10 @@ class RPPEnv:
         self.action_spaces = self.actions.spaces
         """The action space of each agent."""
         every = episode.every(tasks)
-        made = [_made(given, every, "contexts") for given in _as_contexts(contexts)]
+        self.contexts = [_made(given, every, "contexts") for given in _as_contexts(contexts)]
+        """Further blocks of the observations."""
         self.observer = Observer(
-            every, embeddings, self.space, episode.max_cycles, ranking, observe, made
+            every, embeddings, self.space, episode.max_cycles, ranking, observe, self.contexts
         )
         self._count = num_envs
         # Whether the outcome of a task depends on how often it was played since the seed.
@@ -351,6 +352,20 @@ class RPPEnv:
             contexts=(*parts.contexts, *_as_contexts(contexts)),
             seed=seed,
         )
+
+    def remade(self, **changes: Any) -> RPPEnv:
+        """A fresh environment of the same tasks, prompts, answers and contexts.
+
+        Parameters
+        ----------
+        **changes
+            As the constructor takes them; what is left out besides these parts is its default.
+        """
+        names = ("tasks", "rules", "book", "embeddings", "recommender", "table", "contexts")
+        parts: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if parts["book"] is None:
+            parts["space"] = self.space
+        return type(self)(**parts | changes)
 
     # ---------------------------------------------------------------- what it looks like
 

@@ -34,7 +34,7 @@ from rpp_env.options import check_fields, check_numbers, check_values, unknown
 from rpp_env.recommenders.base import Recommender
 from rpp_env.recommenders.likelihood import LikelihoodRecommender, Score
 from rpp_env.recommenders.llm import Calibrate, LLMRecommender, RankBy
-from rpp_env.rules import RULES, SYSTEMS, Rules
+from rpp_env.rules import RULES, SYSTEMS, Rules, find_system
 from rpp_env.sentences import PatternBook, history_labels
 from rpp_env.table import RewardTable
 
@@ -83,7 +83,7 @@ class Options(DataOptions):
     num_candidates: int | None = None
     """Number of candidates K, the target included; overrides the rules' number."""
     negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
-    """How the other candidates are drawn; see `make_tasks`."""
+    """How the candidates other than the target are drawn; see `make_tasks`."""
     selection: str | Path | None = None
     """File of candidates for ``negatives="retrieved"``; only users with a line in it are played."""
     unfiltered: bool | None = None
@@ -100,11 +100,12 @@ class Options(DataOptions):
     embeddings: Literal["svd", "lightgcn"] | Embeddings = "svd"
     """Method by which the embeddings of the observations are fitted, or fitted embeddings."""
     dim: int = 32
-    """Width of the embeddings."""
+    """Width of the embeddings of the observations."""
     book: PatternBook | str | Path | None = None
     """Catalog of sentences, or the path of its TOML file (default: the domain's)."""
     model_options: Mapping[str, Any] | None = None
-    """Options of a language model that is given by its name; see `open_model`."""
+    """Options of a language model that is given by its name, as rpp_env.models.open_model takes
+    them, such as '{"request_options": {"temperature": null}}'."""
     rank_by: RankBy = "generate"
     """How a language model's rankings are read; see `LLMRecommender`, `LikelihoodRecommender`."""
     score: Score = "sum"
@@ -167,8 +168,7 @@ def as_rules(rules: Any) -> Rules:
                 f"{rules} has no rules of sentences: make it with RPPEnv.make, parallel_env, env "
                 "or gymnasium.make"
             )
-        known = (*RULES, *SYSTEMS)
-        raise InvalidOption(f"{unknown('rules', rules, known)}. Give your own as Rules")
+        raise InvalidOption(f"{unknown('rules', rules, SYSTEMS)}. Give your own as Rules")
     return RULES[rules]
 
 
@@ -187,14 +187,15 @@ def assemble(
 
     `kind` is the class of the options: a system may add options of its own to `Options`.
     """
-    if isinstance(rules, str) and rules in SYSTEMS:
+    if isinstance(rules, str) and rules not in RULES:
+        system = find_system(rules)
         given: dict[str, Any] = {
             "split": split,
             "max_users": max_users,
             "max_cycles": max_cycles,
         }
         check_values(_ARGUMENTS, given | ({} if dataset is None else {"dataset": dataset}))
-        parts: Parts = resolve_name(SYSTEMS[rules])(
+        parts: Parts = resolve_name(system.assemble)(
             dataset, model, split, max_users, max_cycles, options
         )
         return parts

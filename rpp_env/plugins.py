@@ -1,4 +1,4 @@
-"""Plugins by name: trainers, models, recommenders, datasets, catalogs and methods.
+"""Plugins by name: trainers, models, recommenders, datasets, catalogs, methods, ids.
 
 Wherever such a part is named (a keyword, an option of the command, a TOML file), there are three
 forms:
@@ -43,7 +43,7 @@ __all__ = [
     "resolve",
 ]
 
-Kind = Literal["trainer", "model", "recommender", "dataset", "book", "method"]
+Kind = Literal["trainer", "model", "recommender", "dataset", "book", "method", "rules"]
 """Kinds of plugins; the entry points of trainers are the group ``rpp_env.trainers``."""
 
 _CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -64,11 +64,15 @@ def is_code(name: object) -> bool:
     return name.partition(":")[0] not in _NOT_MODULES
 
 
+def _group(kind: Kind) -> str:
+    return f"rpp_env.{kind.removesuffix('s')}s"
+
+
 def entry_points(kind: Kind) -> dict[str, str]:
     """Return the names that installed packages declare for a kind, and the code of each."""
     assert kind in get_args(Kind)
     found: dict[str, str] = {}
-    for point in metadata.entry_points(group=f"rpp_env.{kind}s"):
+    for point in metadata.entry_points(group=_group(kind)):
         if found.setdefault(point.name, point.value) != point.value:
             found[point.name] = ""  # declared by two packages: ambiguous
     return found
@@ -91,7 +95,7 @@ def locate(kind: Kind, name: str, known: Mapping[str, Any]) -> Any:
         return declared[name].split("[")[0].replace(" ", "")
     if name in declared:
         raise InvalidOption(
-            f"{kind} {name!r} is declared by two packages (entry points of rpp_env.{kind}s): "
+            f"{kind} {name!r} is declared by two packages (entry points of {_group(kind)}): "
             "name the one you mean as package.module:attribute"
         )
     raise InvalidOption(

@@ -341,6 +341,14 @@ class PromptSpace(Protocol[S, P_co]):
         candidates = "\n".join(f"{i}. {title}" for i, title in enumerate(task.candidates, 1))
         return Words(choices, f"a prompt of {type(self).__name__}\n\n{candidates}")
 
+    @property
+    def meanings(self) -> Sequence[Sequence[str]] | None:
+        """Per agent, what each of its actions means, for a person; None where they have no words.
+
+        A text may hold ``{k}``, which stands for the number of candidates.
+        """
+        return None
+
     def described(self, cell: int) -> str:
         """Describe the prompt with index `cell`, for reports."""
         assert self.shape is not None

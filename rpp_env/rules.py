@@ -9,9 +9,10 @@ from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation
 from rpp_env.options import check_fields, check_numbers
+from rpp_env.plugins import resolve
 from rpp_env.sentences.history import HistoryLengths
 
-__all__ = ["RULES", "SYSTEMS", "Rules"]
+__all__ = ["RULES", "SYSTEMS", "Rules", "System", "find_system"]
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,57 @@ RULES: dict[str, Rules] = {
 }
 """The three ids. Under `RPPPaper-v0` episodes start with 5 history items instead of 1."""
 
-SYSTEMS: dict[str, str] = {
-    "RPPLikelihood-v0": "rpp_env.rpp_likelihood:assemble",
-    "PPR-v0": "rpp_env.ppr:assemble",
-    "PPRStream-v0": "rpp_env.ppr:assemble_stream",
+
+@dataclass(frozen=True)
+class System:
+    """What an id stands for: what makes its environments, their options, and what it defaults to.
+
+    One of your own is named wherever an id is, by ``package.module:NAME`` or by an entry point of
+    the group ``rpp_env.rules``.
+    """
+
+    assemble: str
+    """``module:function`` that makes the `rpp_env.factory.Parts` of an environment."""
+    options: str
+    """``module:Class``: the options, a frozen dataclass in which every field has a default."""
+    dataset: str
+    """Name of the default dataset."""
+    model: str
+    """Name of the default model."""
+
+
+_SENTENCES = System("rpp_env.factory:assemble", "rpp_env.factory:Options", "movieworld", "embedded")
+
+SYSTEMS: dict[str, System] = {
+    **dict.fromkeys(RULES, _SENTENCES),
+    "RPPLikelihood-v0": System(
+        "rpp_env.rpp_likelihood:assemble",
+        "rpp_env.rpp_likelihood:Options",
+        "movieworld",
+        "smollm2",
+    ),
+    "PPR-v0": System("rpp_env.ppr:assemble", "rpp_env.ppr:Options", "arrivals", "sasrec"),
+    "PPRStream-v0": System(
+        "rpp_env.ppr:assemble_stream", "rpp_env.ppr:StreamOptions", "arrivals", "sasrec"
+    ),
 }
-"""Ids of systems that make their own prompt space, with the function that makes their arguments."""
+"""All ids of the package."""
+
+
+def find_system(name: str) -> System:
+    """What an id stands for.
+
+    Parameters
+    ----------
+    name : str
+        One of `SYSTEMS`, ``package.module:NAME``, or an entry point of ``rpp_env.rules``.
+
+    Raises
+    ------
+    InvalidOption
+        For a name that stands for no `System`, with the nearest id.
+    """
+    found = resolve("rules", name, SYSTEMS)
+    if not isinstance(found, System):
+        raise InvalidOption(f"rules {name!r} must be an rpp_env.rules.System, not {found!r}")
+    return found

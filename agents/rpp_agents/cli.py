@@ -1,7 +1,8 @@
 """The ``rpp-env`` command: finds the verb, reads its options, and says errors in one line.
 
 Each verb is a module of `rpp_agents.commands` with a function `run`; its parameters are the
-options. Only the module that is asked for is imported.
+options, which a function `parse` of the module may read in another way. Only the module that is
+asked for is imported.
 """
 
 from __future__ import annotations
@@ -150,21 +151,12 @@ def parse(given: Sequence[str]) -> Callable[[], None]:
         raise MissingExtra(f"{error.name}, which the command needs,", "agents") from error
     from rpp_agents.commands.options import read
 
-    prog = f"rpp-env {verb}"
     module = importlib.import_module(f"rpp_agents.commands.{verb}")
-    run, replaced = module.run, None
-    if verb == "train":
-        algorithm, options = module.chosen(options)
-        # Each algorithm has numbers of its own.
-        run, replaced = functools.partial(run, algorithm), {"config": module.config_of(algorithm)}
-        prog += f" {algorithm}"
-    if verb in ("evaluate", "play"):
-        from rpp_agents.world import run_world
-
-        # A run keeps the world in which it was trained.
-        world = run_world(options)
-        run = run if world is None else functools.partial(run, world=world)
-    return read(run, prog, options, replaced)
+    prog = f"rpp-env {verb}"
+    if hasattr(module, "parse"):  # its first word decides which options there are
+        run: Callable[[], None] = module.parse(prog, options)
+        return run
+    return read(module.run, prog, options)
 
 
 def _print_help() -> None:

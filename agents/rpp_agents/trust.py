@@ -10,15 +10,22 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rpp_agents.commands.console import say
 from rpp_env.errors import InvalidOption
 
-__all__ = ["Unconfirmed", "confirm"]
+__all__ = ["Unconfirmed", "UnconfirmedTable", "confirm"]
 
 
 class Unconfirmed(str):
     """A text of a file that names something outside it, before anybody has confirmed it."""
+
+    __slots__ = ()
+
+
+class UnconfirmedTable(dict[str, Any]):
+    """The same for a table, such as options of a model."""
 
     __slots__ = ()
 

@@ -1,8 +1,9 @@
 """The environment that a command plays: options that verbs share, saved beside each run.
 
-A run's ``world.json`` may come from somebody else. It is read as data: names of the package's own
-are followed, and what lies outside the folder (servers, paths, code) only where the user gives it
-again or confirms it.
+Which options there are depends on the id (``--rules``): `World.options` is the dataclass that the
+id's `System` names. A run's ``world.json`` may come from somebody else. It is read as data: names
+of the package's own are followed, and what lies outside the folder (servers, paths, code) only
+where the user gives it again or confirms it.
 """
 
 from __future__ import annotations
@@ -10,34 +11,33 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from pkgutil import resolve_name
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from rpp_agents.trust import Unconfirmed, confirm
+from rpp_agents.trust import Unconfirmed, UnconfirmedTable, confirm
 from rpp_env import RPPEnv
 from rpp_env.data import KNOWN, cache_dir
 from rpp_env.data.folders import whole_file
-from rpp_env.data.splits import Repeats
 from rpp_env.errors import InvalidData, InvalidOption, NotTabulated, TableMismatch
-from rpp_env.models.names import parse_options
+from rpp_env.factory import Options
 from rpp_env.models.pretrained import PRETRAINED
 from rpp_env.options import made, read_small
 from rpp_env.plugins import FromFile
-from rpp_env.recommenders.likelihood import Score
-from rpp_env.recommenders.llm import Calibrate, RankBy
+from rpp_env.rules import SYSTEMS, find_system
 from rpp_env.sim.movieworld import LEVELS
 from rpp_env.table import tabulate
 
-__all__ = ["World", "WorldOptions", "run_world"]
+__all__ = ["World", "is_run", "option_name", "run_world"]
 
 
 @dataclass(frozen=True)
 class World:
-    """The environment: dataset, model and rules."""
+    """The environment: rules, dataset, model, and the options of these rules."""
 
     FILE: ClassVar[str] = "world.json"
 
@@ -45,31 +45,12 @@ class World:
     """Dataset: a name from `rpp-env data list`, the path of a folder of atomic files, or
     package.module:function."""
     model: str = "embedded"
-    """Model that ranks: "embedded"; "smollm2" or another that `rpp-env model get` keeps; a language
-    model on a server (http://HOST:8000/v1#NAME) or in this process (vllm:ID, hf:ID);
-    "table:PATH" (a table, or a folder of tables by split) or "recording:PATH" to replay answers;
-    one of your own, package.module:factory."""
-    model_options: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None
-    """Options of a language model, as rpp_env.models.open_model takes them, such as
-    '{"request_options": {"temperature": null}}'."""
-    rank_by: RankBy = "generate"
-    """What a language model is asked for: a list in words (generate), letters (logprobs,
-    structured), or how probable each candidate's title is as what follows (likelihood)."""
-    score: Score = "sum"
-    """How a title's log-probability becomes its score, for `--rank-by likelihood`: its sum or mean
-    over tokens, or minus that without a history (pmi; pmi-alpha weighs it)."""
-    alpha: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """Weight of pmi-alpha, chosen on train users."""
-    calibrate: Calibrate = "none"
-    """What is done about a model's liking for letters, for `--rank-by logprobs`: minus what it says
-    without candidates (prior), or the mean over four orders (permutations)."""
-    thinking: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OPEN CLOSE ...")] = ()
-    """Marks that a language model puts around its thoughts, where they are its own: in pairs, such
-    as --thinking '<plan>' '</plan>'."""
-    recording: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """File that keeps every reply of a language model; what it holds is not asked for again."""
-    rules: Literal["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"] = "RPP-v0"
-    """Rules of an episode."""
+    """Model that ranks: the id's own (embedded, sasrec); smollm2 or another of `rpp-env model`; a
+    server's (http://HOST:8000/v1#NAME), one in this process (vllm:ID, hf:ID); checkpoint:PATH;
+    table:PATH (or a folder of tables by split); recording:PATH; or package.module:factory."""
+    rules: Annotated[str, tyro.conf.arg(metavar="ID")] = "RPP-v0"
+    """Id of the environment, which decides the options below and their defaults: RPP-v0,
+    RPPBandit-v0, RPPPaper-v0, RPPLikelihood-v0, PPR-v0, PPRStream-v0, or package.module:NAME."""
     rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Language model that rewrites the chosen sentences for each user (RPP+), such as
     http://HOST:8000/v1#NAME, or "embedded"; none by default. Excludes tables."""
@@ -77,60 +58,37 @@ class World:
     """What an agent observes: everything (shared), or what its own choice needs (private)."""
     ranking: Literal["mean", "sequence"] = "mean"
     """How the last ranking is observed: as the mean of its items, or item by item (for a GRU)."""
-    data_seed: Annotated[int | None, tyro.conf.arg(metavar="SEED")] = None
-    """Seed that movieworld is generated from; by default that of the published world."""
-    candidates: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    """Number of candidates per task; by default that of the rules."""
-    negatives: Literal["uniform", "popularity", "retrieved"] = "uniform"
-    """How the candidates other than the target are drawn."""
-    selection: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """File of retrieved candidates, for `--negatives retrieved`."""
-    repeats: Repeats = "drop"
-    """What happens to a target that stands in its user's history: it is left out there (and
-    counted), shown, or refused."""
-    root: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder that holds the datasets; by default $RPP_ENV_DATA, or else the cache."""
-    book: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
-    """Sentences that the agents choose among; by default those of the dataset's domain."""
+    options: Any = field(default_factory=Options)
+    """The options of these rules."""
+
+    @classmethod
+    def of(cls, rules: str) -> World:
+        """The default world of an id."""
+        system = find_system(rules)
+        options = resolve_name(system.options)()
+        return cls(system.dataset, system.model, rules, options=options)
+
+    def under(self, rules: str) -> World:
+        """The same under other rules, where they have the same options; else their default."""
+        other = World.of(rules)
+        if type(other.options) is type(self.options):
+            return replace(self, rules=rules)
+        return other
 
     def env(self, split: str, **options: Any) -> RPPEnv:
         """An environment of these users; `options` as `RPPEnv.make` takes them."""
-        named: dict[str, Any] = {
-            "model_options": parse_options(self.model_options),
-            "rewrite": self.rewrite,
-            "alpha": self.alpha,
-            "thinking": self._marks() or None,
-            "recording": self.recording,
-            "data_seed": self.data_seed,
-            "num_candidates": self.candidates,
-            "selection": self.selection,
-            "root": self.root,
-            "book": self.book,
-        }
+        chosen = {one.name: getattr(self.options, one.name) for one in fields(self.options)}
         return RPPEnv.make(
             self.dataset,
             options.pop("model", self.model),
             split,
             rules=self.rules,
+            rewrite=self.rewrite,
             observe=self.observe,
             ranking=self.ranking,
-            negatives=self.negatives,
-            repeats=self.repeats,
-            rank_by=self.rank_by,
-            score=self.score,
-            calibrate=self.calibrate,
-            **{name: value for name, value in named.items() if value is not None},
+            **chosen,
             **options,
         )
-
-    def _marks(self) -> list[tuple[str, str]]:
-        """`thinking` in pairs."""
-        if len(self.thinking) % 2:
-            raise InvalidOption(
-                "--thinking takes pairs of marks that open and close a model's thoughts, such as "
-                f"'<plan>' '</plan>', not {len(self.thinking)} marks"
-            )
-        return list(zip(self.thinking[::2], self.thinking[1::2], strict=True))
 
     def held_out(self, split: str, embeddings: str, **options: Any) -> RPPEnv | None:
         """An environment of held-out users; None if the model is a table that holds none of them.
@@ -175,44 +133,37 @@ class World:
         Raises
         ------
         InvalidOption
-            Where prompts are rewritten.
+            Where there can be no table: prompts are rewritten, or infinitely many.
         """
         self.check_tables()
         live = self.env(split, max_users=users)
         if live.table is not None:
             return live
-        model = getattr(live.recommender, "model", None)
+        recommender: Any = live.recommender
+        model = getattr(recommender, "model", recommender)
         told = (
             live.tasks.dataset.digest,
             live.tasks.digest,
-            live.book.digest,
-            live.rules.id,
-            getattr(model, "id", None),
-            *self.thinking,
-            *([] if self.rank_by == "generate" else [getattr(live.recommender, "rank_by", None)]),
+            json.dumps(dict(live.space.about), sort_keys=True),
+            live.episode.id,
+            self.model,
+            getattr(model, "id", getattr(model, "digest", None)),
+            getattr(recommender, "rank_by", None),
+            getattr(recommender, "thinking", None),
         )
         digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
         name = f"{live.tasks.dataset.name}-{split}-{len(live.tasks)}-{digest}.rpptable"
         path = cache_dir() / "tables" / name
         try:
-            tabulate(live, path, processes=processes, progress=progress)
+            table = tabulate(live, path, processes=processes, progress=progress)
         except TableMismatch:
             # Made otherwise, by another version: this is a cache, so make it anew.
             path.unlink(missing_ok=True)
             shutil.rmtree(f"{path}.parts", ignore_errors=True)
-            tabulate(live, path, processes=processes, progress=progress)
-        table = replace(
-            self,
-            model=f"table:{path}",
-            rank_by="generate",
-            score="sum",
-            alpha=None,
-            calibrate="none",
-            thinking=(),
-            recording=None,
-            model_options=None,
+            table = tabulate(live, path, processes=processes, progress=progress)
+        return live.remade(
+            recommender=None, table=table, observe=self.observe, ranking=self.ranking
         )
-        return table.env(split, max_users=users)
 
     def check_tables(self) -> None:
         """Refuse a world of which there can be no table."""
@@ -223,9 +174,12 @@ class World:
             )
 
     def save(self, folder: Path) -> None:
-        """Write it beside a run."""
+        """Write it beside a run: options that are no text, number, list or table are left out."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "options"}
+        chosen = {one.name: getattr(self.options, one.name) for one in fields(self.options)}
+        table = own | {name: value for name, value in chosen.items() if _is_plain(value)}
         with whole_file(folder / self.FILE) as file:
-            file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
+            file.write(json.dumps(table, indent=2, default=str).encode() + b"\n")
 
     @classmethod
     def load(cls, folder: Path) -> World:
@@ -238,27 +192,55 @@ class World:
         """
         path = folder / cls.FILE
         try:
-            return made(cls, json.loads(read_small(path)), str(path))
+            table = json.loads(read_small(path))
+            if not isinstance(table, dict):
+                raise InvalidOption(f"it must be a table, not {table!r}")
+            world = cls.of(table.get("rules", cls.rules))
+            names = {one.name for one in fields(cls)} - {"options"}
+            own = {name: value for name, value in table.items() if name in names}
+            others = {name: value for name, value in table.items() if name not in names}
+            options = made(type(world.options), others, str(path))
+            defaults = {"dataset": world.dataset, "model": world.model}
+            return replace(
+                made(cls, defaults | own, str(path), hidden=("options",)), options=options
+            )
         except (OSError, ValueError, RecursionError) as error:
             raise InvalidData(f"{path} is not a valid {cls.FILE}: {error}") from error
 
     @property
     def places(self) -> dict[str, str]:
         """What it names outside the package: options of the command, and servers, paths or code."""
+        return {option_name(name): shown for name, (_, shown) in self._outside().items()}
+
+    def _outside(self) -> dict[str, tuple[Any, str]]:
+        """Per field that names something outside, its value, and how that looks."""
+        hints = get_type_hints(type(self.options))
+        own = {name: getattr(self, name) for name in _OWN}
+        chosen = {
+            name: getattr(self.options, name) for name, hint in hints.items() if _is_outside(hint)
+        }
         found = {}
-        for name, own in _OWN.items():
-            value = getattr(self, name)
-            if value is not None and value.lower() not in own:
-                found[_option(name)] = value
+        for name, value in (own | chosen).items():
+            if value is None or str(value).lower() in _OWN.get(name, ()):
+                continue
+            shown = json.dumps(value) if isinstance(value, Mapping) else str(value)
+            found[name] = value, shown
         return found
+
+    def _with(self, changes: Mapping[str, Any]) -> World:
+        """Other values of fields, of its own or of its options."""
+        own = {name: value for name, value in changes.items() if name in _OWN}
+        others = {name: value for name, value in changes.items() if name not in _OWN}
+        return replace(self, **own, options=replace(self.options, **others))
 
     def unconfirmed(self) -> World:
         """The world of a file, in which whatever lies outside is marked until it is confirmed."""
-        places = self.places
-        changes: dict[str, Any] = {
-            name: Unconfirmed(places[_option(name)]) for name in _OWN if _option(name) in places
-        }
-        return replace(self, **changes)
+        return self._with(
+            {
+                name: UnconfirmedTable(value) if isinstance(value, Mapping) else Unconfirmed(shown)
+                for name, (value, shown) in self._outside().items()
+            }
+        )
 
     def confirmed(self, source: str, trusted: Sequence[str]) -> World:
         """The world itself, once the user confirms what is still marked in it.
@@ -269,42 +251,57 @@ class World:
             See `rpp_agents.trust.confirm`.
         """
         marked = {
-            name: value for name in _OWN if isinstance(value := getattr(self, name), Unconfirmed)
+            name: (value, shown)
+            for name, (value, shown) in self._outside().items()
+            if isinstance(value, Unconfirmed | UnconfirmedTable)
         }
-        asked = {_option(name): value for name, value in marked.items()}
+        asked = {option_name(name): shown for name, (_, shown) in marked.items()}
         confirm(source, asked, trusted, "give these options yourself")
         # Confirmed, but still not the user's own words: no server gets a key for them.
-        changes: dict[str, Any] = {name: FromFile(value) for name, value in marked.items()}
-        return replace(self, **changes)
+        return self._with(
+            {
+                name: dict(value) if isinstance(value, Mapping) else FromFile(value)
+                for name, (value, _) in marked.items()
+            }
+        )
 
 
-def _option(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
+def is_run(name: str) -> bool:
+    """Whether a word names a run's folder, also one whose world cannot be read."""
+    place = Path(name) / World.FILE
+    # Also a link that leads nowhere and a pipe: what cannot be read is refused, not left out.
+    return bool(name) and (place.is_symlink() or place.exists())
 
 
 def run_world(words: Sequence[str]) -> World | None:
-    """The world of the first word that is a run's folder, with what must be confirmed marked."""
-    for before, word in zip(("", *words), words, strict=False):
-        option = before.startswith("-") and "=" not in before
-        place = Path(word) / World.FILE
-        # Also a link that leads nowhere and a pipe: what cannot be read is refused, not left out.
-        if not option and (place.is_symlink() or place.exists()):
-            return World.load(Path(word)).unconfirmed()
-    return None
+    """The world of the run's folder that the first word names, with what must be confirmed marked.
 
+    None where it names none.
+    """
+    first = "" if not words or words[0].startswith("-") else words[0]
+    return World.load(Path(first)).unconfirmed() if is_run(first) else None
+
+
+def option_name(name: str) -> str:
+    """A field as the command spells it."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | tuple | list | Mapping | Path)
+
+
+def _is_outside(hint: Any) -> bool:
+    """Whether values of a type may be paths or tables."""
+    return hint is Path or get_origin(hint) is Mapping or any(map(_is_outside, get_args(hint)))
+
+
+_MODELS = frozenset({*(system.model for system in SYSTEMS.values()), *PRETRAINED})
 
 _OWN: dict[str, frozenset[str]] = {
     "dataset": frozenset({*KNOWN, *LEVELS}),
-    "model": frozenset({"embedded", *PRETRAINED}),
-    "model_options": frozenset(),
+    "model": _MODELS,
+    "rules": frozenset(name.lower() for name in SYSTEMS),
     "rewrite": frozenset({"embedded", *PRETRAINED}),
-    "recording": frozenset(),
-    "selection": frozenset(),
-    "root": frozenset(),
-    "book": frozenset(),
 }
-"""Options that can name something outside, and the names that stand for the package's own."""
-
-
-WorldOptions = Annotated[World, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="environment")]
-"""A `World` as the options of a verb; in the help they stand below this name."""
+"""Fields that can name something outside, and the names that stand for the package's own."""

@@ -103,6 +103,15 @@ class LeadPrompts(SentencePrompts):
         pairs = enumerate(zip(actions, meant, strict=True))
         return Words([(i, str(at), what, None) for i, (at, what) in pairs], prompt.text)
 
+    @property
+    def meanings(self) -> Sequence[Sequence[str]]:
+        """See `PromptSpace`: openings, history lengths, names of the forms, closings."""
+        catalog: LeadCatalog = cast("Any", self.book)
+        openings = [text.strip() or "(no opening)" for text in catalog.openings]
+        closings = [(one.line or one.phrase).strip() or "(no closing)" for one in catalog.closings]
+        forms = [form.name for form in catalog.forms]
+        return openings, catalog.history_records, forms, closings
+
     def described(self, cell: int) -> str:
         """See `PromptSpace`: actions from 0, and the items of history."""
         assert self.shape is not None

@@ -287,6 +287,14 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         ]
         return Words(choices, prompt.text, {filled(head): i for i, head in enumerate(heads)})
 
+    @property
+    def meanings(self) -> Sequence[Sequence[str]]:
+        """See `PromptSpace`: the sentences themselves."""
+        book = self.book
+        outputs = [output.text for output in book.output_format]
+        roles = [text or "(no role)" for text in book.role_playing]
+        return roles, book.history_records, book.reasoning_guidance, outputs
+
     def described(self, cell: int) -> str:
         """See `PromptSpace`: actions from 0, and the history length."""
         level, role, reasoning, output = np.unravel_index(cell, self.shape)

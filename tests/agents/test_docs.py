@@ -26,9 +26,10 @@ from rpp_agents.cli import COMMANDS, main, parse
 from rpp_agents.commands import serve
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.plan import Study
-from rpp_agents.world import World
+from rpp_agents.world import World, option_name
 from rpp_env.data import KNOWN
 from rpp_env.data.download import SOURCES
+from rpp_env.factory import Options
 from rpp_env.models.pretrained import PRETRAINED
 from rpp_env.rewriting import LLMRewriter
 from rpp_env.sim.movieworld import LEVELS
@@ -206,24 +207,38 @@ def boxes(*words: str) -> dict[str, list[tuple[str, str, str]]]:
     """What the help of a verb prints: in each box (option, value, what it does)."""
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "1000")  # each option on one line
+        patch.setenv("COLUMNS", "2000")  # each option on one line
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             main([*words, "--help"])
     printed.seek(0)
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for box in printed.read().split("╭─ ")[1:]:
+    for box in in_one_column(printed.read()).split("╭─ ")[1:]:
         head, *lines = box.splitlines()
-        texts = [line.strip("│ ") for line in lines if line.startswith("│")]
-        if texts[1:] and set(texts[1]) == {"─"}:  # what the box is about
+        texts = [line.strip("│")[1:] for line in lines if line.startswith("│")]
+        if texts[1:] and set(texts[1].strip()) == {"─"}:  # what the box is about
             texts = texts[2:]
         rows = found[head.strip("─╮ ")] = []
-        while texts:
-            invocation, _, said = texts.pop(0).partition("  ")
-            said = said or texts.pop(0)  # a long option has a line of its own
+        indent = " " * 12  # of what goes on with the line above
+        whole: list[str] = []
+        for text in texts:
+            if text.startswith(indent) and whole:
+                gap = " " if "  " in whole[-1] else "  "  # a long option has a line of its own
+                whole[-1] += gap + text.strip()
+            else:
+                whole.append(text.strip())
+        for line in whole:
+            invocation, _, said = line.partition("  ")
             option, _, value = invocation.partition(" ")
             if option != "-h,":
                 rows.append((option.strip(","), value, said.strip()))
     return found
+
+
+def in_one_column(text: str) -> str:
+    """The boxes of a long help, which stand in two columns, below each other."""
+    lines = text.splitlines()
+    begins = next((line.index("╮╭") + 1 for line in lines if "╮╭" in line), 10_000)
+    return "\n".join([*(line[:begins] for line in lines), *(line[begins:] for line in lines)])
 
 
 def options_of(*words: str) -> list[tuple[str, str, str]]:
@@ -270,7 +285,9 @@ def test_the_reference_is_what_the_command_prints() -> None:
 
 
 def test_all_of_the_environments_options_are_in_every_verb_that_plays() -> None:
-    fields = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(World)}
+    names = {field.name for kind in (World, Options) for field in dataclasses.fields(kind)}
+    names -= {"options", "generation"}  # a table of the others, and an object of Python
+    fields = {option_name(name).replace("num-candidates", "candidates") for name in names}
     for words in (["play"], ["train", "qmix"], ["evaluate"], ["diagnose"], ["tabulate"]):
         assert {row[0] for row in boxes(*words)["environment options"]} == fields
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from rpp_agents.commands.console import say
 from rpp_env import RPPEnv
-from rpp_env.data.candidates import MAX_HISTORY
-from rpp_env.sentences.prompt import Prompt
+from rpp_env.data.candidates import TaskBatch
+from rpp_env.models.base import is_language_model
 
 __all__ = ["answers_of", "is_asked", "say_cost", "tokens_of"]
 
@@ -39,7 +39,7 @@ def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str
         What may make them fewer.
     """
     asked = [name for name in (model, rewrite) if name is not None and is_asked(name)]
-    if not asked or env.table is not None:
+    if not asked or not is_language_model(getattr(env.recommender, "model", None)):
         return
     prompt, reply = tokens_of(env)
     for name in asked:
@@ -51,15 +51,14 @@ def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str
 
 def tokens_of(env: RPPEnv) -> tuple[int, int]:
     """Estimated tokens of a prompt, from its length in characters, and most tokens of a reply."""
-    shown = int(
-        env.rules.lengths.items_shown(np.array([env.rules.start]), np.array([MAX_HISTORY]))[0]
-    )
-    choices = env.book.choose(np.zeros((1, 4), np.int64))
-    rows = range(min(16, len(env.tasks)))
-    lengths = [len(Prompt(env.tasks.task(row), choices[0], shown).text) for row in rows]
-    recommender = env.recommender
-    generation = getattr(recommender, "generation", env.rules.generation)
-    return math.ceil(float(np.mean(lengths)) / _PER_TOKEN), int(generation.max_tokens)
+    rows = np.arange(min(16, len(env.tasks)))
+    drawn = env.observer.actions.drawn(np.random.default_rng(0), (len(rows), len(env.agents)))
+    state = env.space.apply(env.space.start(rows), drawn)
+    prompts = env.space.prompts(state, TaskBatch(env.tasks, rows), rows)
+    lengths = [len(prompt.text) for prompt in prompts]
+    generation = getattr(env.recommender, "generation", None)
+    reply = 0 if generation is None else int(generation.max_tokens)
+    return math.ceil(float(np.mean(lengths)) / _PER_TOKEN), reply
 
 
 def answers_of(env: RPPEnv) -> int:

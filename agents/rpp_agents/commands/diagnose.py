@@ -9,11 +9,10 @@ import tyro
 
 from rpp_agents.commands.console import progress, show
 from rpp_agents.commands.cost import answers_of, say_cost
-from rpp_agents.world import World, WorldOptions
-from rpp_env.data import load_dataset
+from rpp_agents.world import World
 from rpp_env.data.folders import check_place
 from rpp_env.evaluation.diagnose import check_reference_users, diagnose, fit_reference
-from rpp_env.factory import as_rules
+from rpp_env.factory import as_rules, given_dataset
 from rpp_env.markdown import code
 from rpp_env.options import check_seed
 from rpp_env.sentences.parsing.forms import measure_reading
@@ -22,7 +21,7 @@ __all__ = ["run"]
 
 
 def run(
-    world: WorldOptions = World(),  # noqa: B008 - frozen
+    world: World = World(),  # noqa: B008 - frozen
     split: str = "test",
     train_users: int = 2000,
     users: int = 2000,
@@ -75,18 +74,18 @@ def run(
             envs.append(world.tabulated(part, count, processes=processes, progress=tell))
     with progress("fitting the reference", "networks") as tell:
         reference = fit_reference(envs[0], seed=seed, progress=tell)
-    found = diagnose(*envs, reference=reference, seed=seed, split=split, negatives=world.negatives)
+    drawn = getattr(world.options, "negatives", "uniform")
+    found = diagnose(*envs, reference=reference, seed=seed, split=split, negatives=drawn)
     show(found.markdown())
     if out is not None:
         found.save(out)
 
 
 def _measure_reading(world: World, replies: int, seed: int, out: Path | None) -> None:
-    made = {} if world.data_seed is None else {"seed": world.data_seed}
-    dataset = load_dataset(world.dataset, world.root, **made)
+    dataset = given_dataset(world.dataset, world.options)
     shares = measure_reading(
         dataset.titles,
-        candidates=world.candidates or as_rules(world.rules).num_candidates,
+        candidates=world.options.num_candidates or as_rules(world.rules).num_candidates,
         replies=replies,
         seed=seed,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,22 +10,28 @@ import tyro
 
 from rpp_agents.commands.console import find_policy, progress, say, show
 from rpp_agents.commands.cost import answers_of, say_cost
+from rpp_agents.commands.options import read_player
 from rpp_agents.policy import load_policy
-from rpp_agents.world import World, WorldOptions
+from rpp_agents.world import World
 from rpp_env import Report, RPPEnv, evaluate
 from rpp_env.data.folders import check_place
 from rpp_env.errors import InvalidOption
-from rpp_env.evaluation.baselines import Policy
+from rpp_env.evaluation.baselines import Policy, check_budget
 from rpp_env.evaluation.diagnose import check_reference_users, fit_reference
 from rpp_env.options import check_seed
 
-__all__ = ["calls_of_scoring", "check_scoring", "run", "scored"]
+__all__ = ["calls_of_scoring", "check_scoring", "check_search", "parse", "run", "scored"]
+
+
+def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
+    """Read the options; a run's folder keeps the world in which it was trained."""
+    return read_player(run, prog, words)
 
 
 def run(
     policy: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR|POLICY"), tyro.conf.Positional],
     /,
-    world: WorldOptions = World(),  # noqa: B008 - frozen
+    world: World = World(),  # noqa: B008 - frozen
     split: str = "test",
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     train_users: int = 0,
@@ -68,6 +75,7 @@ def run(
     check_scoring(world, train_users=train_users, budget=budget, processes=processes, seed=seed)
     player = load_policy(find_policy(policy))
     env = world.env(split, max_users=max_users, num_envs=512)
+    check_search(env, train_users, budget)
     calls = calls_of_scoring(env, train_users=train_users, budget=budget)
     say_cost(env, world.model, world.rewrite, calls)
     report = scored(
@@ -98,10 +106,25 @@ def check_scoring(
     check_seed(seed)
 
 
+def check_search(env: RPPEnv, train_users: int, budget: int) -> None:
+    """Refuse a table of infinitely many prompts, and a budget that cannot try each prompt once."""
+    if env.space.shape is not None:
+        if not train_users:
+            check_budget(env, budget)
+    elif train_users:
+        raise InvalidOption(
+            f"--train-users {train_users} tabulates every prompt, and there are infinitely many "
+            f"here, as the agents of {env.episode.id} choose vectors: leave it out, or give them "
+            "options to choose among (under PPR-v0, --codebook 16)"
+        )
+
+
 def calls_of_scoring(env: RPPEnv, *, train_users: int, budget: int) -> int:
     """Most questions that `scored` puts to the model."""
     lines = 4 if train_users else 3  # the policy and the baselines, each about every user
     search = train_users * answers_of(env) if train_users else budget * env.max_cycles
+    if env.space.shape is None:
+        search = 0
     return lines * len(env.tasks) * env.max_cycles + search
 
 
@@ -118,10 +141,17 @@ def scored(
 ) -> Report:
     """`rpp_env.evaluate` on `env`, with the training users of `world` for the baselines.
 
-    Without training users (a table of others) there is no best fixed prompt, and that is said.
+    Without training users (a table of others), and where there are infinitely many prompts, there
+    is no best fixed prompt, and that is said.
     """
     train: RPPEnv | None
-    if train_users:
+    if env.space.shape is None:
+        train, reference = None, None
+        say(
+            f"the agents of {env.episode.id} choose vectors here, of which there are infinitely "
+            "many: there is no best fixed prompt to compare with"
+        )
+    elif train_users:
         with progress("tabulating train users") as tell:
             train = world.tabulated("train", train_users, processes=processes, progress=tell)
         with progress("fitting the reference", "networks") as tell:

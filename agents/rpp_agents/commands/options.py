@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import functools
 import inspect
+import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, get_args, get_type_hints
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from rpp_agents.commands.console import say, wrap
+from rpp_agents.world import World, is_run, option_name, run_world
+from rpp_env.errors import InvalidOption
+from rpp_env.models.names import parse_options
 
-__all__ = ["details", "read", "wrapped"]
+__all__ = ["details", "named", "read", "read_player", "wrapped"]
 
 WIDEST = 100
 """Columns that text is wrapped at where the terminal is wider."""
+
+
+def named(words: Sequence[str], option: str, default: str) -> str:
+    """The value of one option, which decides what the others are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, nargs="?", default=default)
+    value = parser.parse_known_args(list(words))[0]
+    return str(getattr(value, option.lstrip("-").replace("-", "_")) or default)
 
 
 def read(
     run: Callable[..., None],
     prog: str,
     words: Sequence[str],
-    replaced: Mapping[str, tuple[Any, Any]] | None = None,
+    world: World | None = None,
+    config: tuple[str, Any] | None = None,
 ) -> Callable[[], None]:
     """Bind the options in `words` to `run`, without calling it.
 
@@ -40,44 +64,71 @@ def read(
         What the command is called in its help.
     words : sequence of str
         The command line behind `prog`.
-    replaced : mapping of str to (type, default), optional
-        Parameters that are read as another type than `run` names, such as an algorithm's config.
+    world : World, optional
+        Default of the parameter `world`, under the id that `words` name.
+    config : (str, dataclass), optional
+        What the options of the parameter `config` are called in the help, and their defaults.
 
     Returns
     -------
     callable
         `run` with its arguments.
     """
-    signature = inspect.signature(run)
-    inner = run.func if isinstance(run, functools.partial) else run
-    helps = _helps(inner)
-    hints = get_type_hints(inner, include_extras=True)
-    typed = {name: (hints[name], one.default) for name, one in signature.parameters.items()}
-    typed |= replaced or {}
-    parameters = [
-        one.replace(
-            annotation=_documented(typed[name][0], helps.get(name, ""), typed[name][1]),
-            default=typed[name][1],
-        )
-        for name, one in signature.parameters.items()
+    inner = run.func if isinstance(run, partial) else run
+    parameters = inspect.signature(run).parameters
+    hints, helps = get_type_hints(inner, include_extras=True), _helps(inner)
+    boxes = {} if config is None else {"config": config}
+    if "world" in parameters:
+        given = World() if world is None else world
+        boxes["world"] = "environment", given.under(named(words, "--rules", given.rules))
+        _check_different(run, *(box for _, box in boxes.values()), boxes["world"][1].options)
+    fields = []
+    for name, parameter in parameters.items():
+        hint, default = hints[name], parameter.default
+        if name in boxes:
+            title, default = boxes[name]
+            called: Any = tyro.conf.arg(name=title)
+            hint = Annotated[type(default), tyro.conf.OmitArgPrefixes, called]
+        if default is parameter.empty:
+            default = tyro.MISSING_NONPROP
+        fields.append(_field(name, hint, helps.get(name, ""), default))
+    positional = [
+        name for name, one in parameters.items() if one.kind is inspect.Parameter.POSITIONAL_ONLY
     ]
 
-    def bound(*positional: Any, **named: Any) -> Callable[[], None]:
-        return functools.partial(run, *positional, **named)
-
-    bound.__doc__ = None
-    bound.__annotations__ = {one.name: one.annotation for one in parameters}
-    bound.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    registry = ConstructorRegistry()
+    registry.struct_rule(_dataclass)
+    registry.struct_rule(
+        lambda info: StructConstructorSpec(dict, tuple(fields)) if info.type is _Verb else None
+    )
     summary, more = details(inner)
     try:
-        read: Callable[[], None] = tyro.cli(
-            bound, prog=prog, description=summary, args=words, registry=_registry
-        )
+        found: Any = tyro.cli(_Verb, prog=prog, description=summary, args=words, registry=registry)
     except SystemExit as stopped:
         if not stopped.code and more:
             say(f"\n{wrapped(more)}")
         raise
-    return read
+    values = {name: one() if isinstance(one, partial) else one for name, one in found.items()}
+    return partial(run, *(values.pop(name) for name in positional), **values)
+
+
+def read_player(run: Callable[..., None], prog: str, words: Sequence[str]) -> Callable[[], None]:
+    """`read` for a verb whose first word may be a run's folder: its world gives the defaults.
+
+    Raises
+    ------
+    InvalidOption
+        For a run's folder that stands behind other options.
+    """
+    world = run_world(words)
+    bound = read(run, prog, words, world)
+    who = bound.args[0] if isinstance(bound, partial) and bound.args else ""
+    if world is None and is_run(str(who)):
+        raise InvalidOption(
+            f"name the run first, as its world gives the other options their defaults: {prog} "
+            f"{who} --OPTION ..."
+        )
+    return bound
 
 
 def details(run: Callable[..., Any]) -> tuple[str, str]:
@@ -97,40 +148,124 @@ def wrapped(text: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-_registry = tyro.constructors.ConstructorRegistry()
+class _Verb:
+    """What the options of a verb are read as: its `run` with its arguments."""
 
 
-@_registry.struct_rule
-def _dataclass(
-    info: tyro.constructors.StructTypeInfo,
-) -> tyro.constructors.StructConstructorSpec | None:
-    """The fields of a dataclass, each with its help in one piece.
+def _check_different(run: Callable[..., None], *boxes: Any) -> None:
+    """Refuse two options of one name, as an id and a trainer of others may bring."""
+    seen = dict.fromkeys(inspect.signature(run).parameters, "the verb")
+    for box in boxes:
+        for field in dataclasses.fields(box):
+            what = type(box).__module__
+            if field.name in seen and field.name != "options":
+                raise InvalidOption(
+                    f"{seen[field.name]} and {what} both have an option "
+                    f"{option_name(field.name)}: one of them needs another name"
+                )
+            seen[field.name] = what
 
-    tyro itself keeps the line breaks of the docstrings.
+
+def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """The fields of a dataclass that can be written on a command line, with their help.
+
+    A dataclass among them stands for its own fields.
     """
     if not dataclasses.is_dataclass(info.type):
         return None
-    helps, hints = _helps(info.type), get_type_hints(info.type, include_extras=True)
-    fields = []
-    for field in dataclasses.fields(info.type):
-        default = getattr(info.default, field.name, field.default)
-        hint = _documented(hints[field.name], helps.get(field.name, ""), default)
-        fields.append(tyro.constructors.StructFieldSpec(field.name, hint, default))
-    return tyro.constructors.StructConstructorSpec(info.type, tuple(fields))
+    fields = {field.name: field for field in _fields(info.type, info.default)}
+    inside = {
+        name: list(_fields(type(field.default), field.default))
+        for name, field in fields.items()
+        if dataclasses.is_dataclass(field.default)
+    }
+
+    def make(values: dict[str, Any]) -> Any:
+        for name, inner in inside.items():
+            taken = {one.name: values.pop(one.name) for one in inner}
+            values[name] = dataclasses.replace(fields[name].default, **taken)
+        return info.type(**values)
+
+    shown = [one for name, field in fields.items() for one in inside.get(name, [field])]
+    # Made later: what it refuses is then our sentence and not tyro's box.
+    return StructConstructorSpec(lambda **values: partial(make, values), tuple(shown))
+
+
+def _fields(kind: Any, given: Any) -> Iterator[StructFieldSpec]:
+    """The fields of a dataclass of which something can be written, with the values of `given`."""
+    helps, hints = _helps(kind), get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        default = getattr(given, field.name, field.default)
+        hint = (
+            hints[field.name] if dataclasses.is_dataclass(default) else _readable(hints[field.name])
+        )
+        if field.init and hint is not None:
+            yield _field(field.name, hint, helps.get(field.name, ""), default)
+
+
+def _field(name: str, hint: Any, text: str, default: Any) -> StructFieldSpec:
+    """An option with its help, in one piece; a default that says nothing is left out."""
+    flag = tyro.conf.FlagCreatePairsOff
+    silent = default in (None, "", ()) or (default is False and flag in get_args(hint)[1:])
+    conf: Any = tyro.conf.arg(
+        help=text,
+        help_behavior_hint="" if silent else None,
+        name=_SHORTER.get(name),
+        metavar=None if default is not None or get_origin(hint) is Annotated else _metavar(hint),
+    )
+    documented: Any = Annotated[hint, conf]
+    return StructFieldSpec(name, documented, default)
+
+
+_SHORTER = {"num_candidates": "candidates"}
+"""Fields whose options have another name."""
+
+_JSON = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda words: parse_options(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, Mapping),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+"""How a table is written."""
+
+
+def _readable(hint: Any) -> Any:
+    """The part of a type that words can stand for; None where nothing of it can be written."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts = [part for one in inner if (part := _readable(one)) is not None]
+        if all(part is type(None) for part in parts):
+            return None
+        if any(get_origin(part) is Annotated for part in parts):  # a table, or nothing
+            return next(part for part in parts if get_origin(part) is Annotated)
+        return typing.Union[tuple(parts)]  # noqa: UP007 - of parts that are only known here
+    if origin is Mapping or hint is Mapping:
+        return Annotated[dict | None, _JSON]
+    if origin in (Annotated, Literal, tuple, Sequence) or hint in _WRITTEN:
+        return hint
+    return None
+
+
+_WRITTEN = (str, int, float, bool, Path, type(None))
+
+
+def _metavar(hint: Any) -> str | None:
+    """What stands for a value of a type in the help, without None; None for tyro's own."""
+    inner = get_args(hint)
+    if Path in inner:
+        return "PATH"
+    if get_origin(hint) in (tuple, Sequence):
+        return None
+    names = {str: "STR", int: "INT", float: "FLOAT"}
+    return "|".join(names[one] for one in inner if one in names) or None
 
 
 def _helps(thing: Any) -> Mapping[str, str]:
     """What each parameter of a function, or each field of a dataclass, does; in one line each."""
     sources = reversed(thing.__mro__[:-1]) if isinstance(thing, type) else (thing,)
     return {
-        one.arg_name: " ".join((one.description or "").split())
+        one.arg_name: " ".join((one.description or "").replace("``", "`").split())
         for source in sources
         for one in docstring_parser.parse_from_object(source).params
     }
-
-
-def _documented(hint: Any, text: str, default: Any) -> Any:
-    """The type of an option together with its help; a default that says nothing is left out."""
-    flag = tyro.conf.FlagCreatePairsOff
-    silent = default in (None, "", ()) or (default is False and flag in get_args(hint)[1:])
-    return Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint="" if silent else None)]

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from rpp_agents.commands.console import find_policy, say
 from rpp_agents.commands.cost import say_cost
-from rpp_agents.world import World, WorldOptions
-from rpp_env import AGENTS, RPPEnv
+from rpp_agents.commands.options import read_player
+from rpp_agents.world import World
+from rpp_env import RPPEnv
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.baselines import Policy, Random
 from rpp_env.rendering import COLOURS, WIDTH, render
 from rpp_env.text import printable
 
-__all__ = ["run"]
+__all__ = ["parse", "run"]
+
+
+def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
+    """Read the options; a run's folder keeps the world in which it was trained."""
+    return read_player(run, prog, words)
 
 
 def run(
@@ -29,7 +38,7 @@ def run(
         str, tyro.conf.arg(metavar="[hand|random|RUN_DIR|POLICY]"), tyro.conf.Positional
     ] = "hand",
     /,
-    world: WorldOptions = World(),  # noqa: B008 - frozen
+    world: World = World(),  # noqa: B008 - frozen
     user: Annotated[str | None, tyro.conf.arg(metavar="TOKEN")] = None,
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     split: str = "test",
@@ -38,7 +47,7 @@ def run(
 ) -> None:
     """Play one user's episode: by hand, at random, or by a saved policy.
 
-    By hand, type the number of an option for each agent, or all four at once (1 4 7 2). The numbers
+    By hand, type the number of an option for each agent, or all at once (1 4 7 2). The numbers
     are the actions of the environment and count from 0. An empty line repeats the last choice, and
     q ends the game. Numbers may also be piped in.
 
@@ -106,28 +115,30 @@ def _player(who: str, env: RPPEnv, seed: int) -> Policy:
 
 
 class _Hand:
-    """Choices out of standard input."""
+    """Choices out of standard input, where agents choose among numbered options."""
 
     def __init__(self, env: RPPEnv) -> None:
-        book, K = env.book, str(env.tasks.num_candidates)
-        self._options = [
-            [text.replace("{k}", K) or "(no role)" for text in texts]
-            for texts in (
-                book.role_playing,
-                book.history_records,
-                book.reasoning_guidance,
-                [output.text for output in book.output_format],
+        if not all(isinstance(space, Discrete) for space in env.action_spaces):
+            raise InvalidOption(
+                f"the agents of {env.episode.id} choose vectors here, which nobody types: play "
+                "random, a run's folder or a policy's file, or give them options to choose among "
+                "(under PPR-v0, --codebook 16)"
             )
-        ]
+        self._agents = env.agents
+        self._most = [int(n) - 1 for n in env.nvec]
+        K = str(env.tasks.num_candidates)
+        meanings = env.space.meanings or [[] for _ in env.agents]
+        self._options = [[text.replace("{k}", K) for text in texts] for texts in meanings]
         self._words: list[str] = []
         self._last: list[int] = []
 
     def menu(self) -> str:
-        """All options with their sentences, each agent in its colour."""
+        """All options with what they mean, each agent in its colour."""
         coloured = "NO_COLOR" not in os.environ
+        colours = itertools.cycle(COLOURS)
         lines = []
-        for agent, colour, options in zip(AGENTS, COLOURS, self._options, strict=True):
-            lines.append(agent)
+        for agent, colour, options in zip(self._agents, colours, self._options, strict=False):
+            lines.append(printable(agent))
             for i, text in enumerate(options):
                 line = f"  {i}  {printable(text)}"
                 lines.append(f"\x1b[{colour}m{line}\x1b[0m" if coloured else line)
@@ -140,15 +151,15 @@ class _Hand:
         greedy: bool = False,  # noqa: ARG002
         memory: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
-        chosen = [self._choose(agent) for agent in range(len(AGENTS))]
+        chosen = [self._choose(agent) for agent in range(len(self._agents))]
         self._last = chosen
         return np.array([chosen], dtype=np.int64), memory
 
     def _choose(self, agent: int) -> int:
-        most = len(self._options[agent]) - 1
+        name, most = self._agents[agent], self._most[agent]
         while True:
             if not self._words:
-                say(f"{AGENTS[agent]} [0-{most}, ? for the options, q]: ", end="", flush=True)
+                say(f"{name} [0-{most}, ? for the options, q]: ", end="", flush=True)
                 line = sys.stdin.readline()
                 if not line:
                     raise EOFError
@@ -168,4 +179,4 @@ class _Hand:
                 return int(word)
             else:
                 self._words = []
-                say(f"{AGENTS[agent]} has no option {word!r}: type 0 to {most}")
+                say(f"{name} has no option {word!r}: type 0 to {most}")

@@ -10,7 +10,7 @@ import tyro
 
 from rpp_agents.commands.console import progress, say
 from rpp_agents.commands.cost import answers_of, say_cost
-from rpp_agents.world import World, WorldOptions
+from rpp_agents.world import World
 from rpp_env.table import tabulate
 
 __all__ = ["run"]
@@ -22,7 +22,7 @@ Split = Literal["train", "validation", "test"]
 def run(
     out: Annotated[Path, tyro.conf.Positional],
     /,
-    world: WorldOptions = World(),  # noqa: B008 - frozen
+    world: World = World(),  # noqa: B008 - frozen
     split: Annotated[tuple[Split, ...], tyro.conf.arg(metavar="SPLIT ...")] = ("train",),
     max_users: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     shown: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (),

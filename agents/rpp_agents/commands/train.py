@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from rpp_agents.commands.console import say, show
 from rpp_agents.commands.cost import say_cost
-from rpp_agents.commands.evaluate import calls_of_scoring, check_scoring, scored
-from rpp_agents.commands.options import details, wrapped
+from rpp_agents.commands.evaluate import calls_of_scoring, check_scoring, check_search, scored
+from rpp_agents.commands.options import details, read, wrapped
 from rpp_agents.plots import learning_curve
 from rpp_agents.runs import PROGRESS
 from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_agents.training import RunConfig
-from rpp_agents.world import World, WorldOptions
+from rpp_agents.world import World
 from rpp_env import Report, RPPEnv
 from rpp_env.data.folders import check_folder, write_text
 from rpp_env.errors import InvalidOption
-from rpp_env.evaluation.baselines import check_budget
 
-__all__ = ["chosen", "config_of", "level_lines", "run"]
+__all__ = ["level_lines", "parse", "run"]
 
 
-def chosen(options: Sequence[str]) -> tuple[str, list[str]]:
-    """The algorithm that the options name first, and the other options."""
-    if not options or options[0].startswith("-"):
-        if set(options) & {"-h", "--help"}:
+def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
+    """Read the options; the first word is the algorithm, which has options of its own."""
+    if not words or words[0].startswith("-"):
+        if set(words) & {"-h", "--help"}:
             say(_overview())
             raise SystemExit(0)
         raise InvalidOption(
             f"say first which algorithm is to learn ({', '.join(trainer_names())}, or "
             "package.module:train), as in `rpp-env train mappo --seed 1`"
         )
-    algorithm, *others = options
-    return algorithm, others
-
-
-def config_of(algorithm: str) -> tuple[Any, Any]:
-    """The type of `run`'s `config` for this algorithm, as the command reads it, and its default."""
-    config: Any = find_trainer(algorithm).config
-    named: Any = tyro.conf.arg(name=algorithm)  # the box of its options in the help
-    return Annotated[config, tyro.conf.OmitArgPrefixes, named], config()
+    algorithm, *others = words
+    config = find_trainer(algorithm).config()
+    return read(
+        functools.partial(run, algorithm), f"{prog} {algorithm}", others, config=(algorithm, config)
+    )
 
 
 def _overview() -> str:
@@ -70,7 +66,7 @@ def run(
     algorithm: Annotated[str, tyro.conf.Positional],
     /,
     *,
-    world: WorldOptions = World(),  # noqa: B008 - frozen
+    world: World = World(),  # noqa: B008 - frozen
     config: RunConfig,
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     seeds: tuple[int, ...] = (),
@@ -141,8 +137,7 @@ def run(
             )
         world.save(folder)
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
-        if not train_users:
-            check_budget(env, budget)
+        check_search(env, train_users, budget)
         held_out = replace(world, model=validation_model or world.model)
         splits = {"evaluations": "validation", "report": "test" if final else "validation"}
         seen = env.embeddings.digest
