@@ -34,7 +34,7 @@ from rpp_env.options import check_fields, check_numbers, check_values, unknown
 from rpp_env.recommenders.base import Recommender
 from rpp_env.recommenders.likelihood import LikelihoodRecommender, Score
 from rpp_env.recommenders.llm import Calibrate, LLMRecommender, RankBy
-from rpp_env.rules import RULES, SYSTEMS, Rules, find_system
+from rpp_env.rules import IDS, RULES, SYSTEMS, Rules, find_system
 from rpp_env.sentences import PatternBook, history_labels
 from rpp_env.table import RewardTable
 
@@ -168,7 +168,7 @@ def as_rules(rules: Any) -> Rules:
                 f"{rules} has no rules of sentences: make it with RPPEnv.make, parallel_env, env "
                 "or gymnasium.make"
             )
-        raise InvalidOption(f"{unknown('rules', rules, SYSTEMS)}. Give your own as Rules")
+        raise InvalidOption(f"{unknown('rules', rules, IDS)}. Give your own as Rules")
     return RULES[rules]
 
 

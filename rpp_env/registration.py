@@ -5,14 +5,14 @@ from __future__ import annotations
 import gymnasium
 import pettingzoo
 
-from rpp_env.rules import SYSTEMS
+from rpp_env.rules import IDS
 
 __all__ = ["register_all"]
 
 
 def register_all() -> None:
     """Register every id with Gymnasium and, where it has a registry, PettingZoo."""
-    for rules in SYSTEMS:
+    for rules in IDS:
         if rules in gymnasium.registry:
             continue
         gymnasium.register(

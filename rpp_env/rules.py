@@ -12,7 +12,7 @@ from rpp_env.options import check_fields, check_numbers
 from rpp_env.plugins import resolve
 from rpp_env.sentences.history import HistoryLengths
 
-__all__ = ["RULES", "SYSTEMS", "Rules", "System", "find_system"]
+__all__ = ["IDS", "RULES", "SYSTEMS", "Rules", "System", "find_system"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,6 @@ class System:
 _SENTENCES = System("rpp_env.factory:assemble", "rpp_env.factory:Options", "movieworld", "embedded")
 
 SYSTEMS: dict[str, System] = {
-    **dict.fromkeys(RULES, _SENTENCES),
     "RPPLikelihood-v0": System(
         "rpp_env.rpp_likelihood:assemble",
         "rpp_env.rpp_likelihood:Options",
@@ -132,6 +131,9 @@ SYSTEMS: dict[str, System] = {
         "rpp_env.ppr:assemble_stream", "rpp_env.ppr:StreamOptions", "arrivals", "sasrec"
     ),
 }
+"""Ids of systems that make their own prompt space."""
+
+IDS: dict[str, System] = dict.fromkeys(RULES, _SENTENCES) | SYSTEMS
 """All ids of the package."""
 
 
@@ -141,14 +143,14 @@ def find_system(name: str) -> System:
     Parameters
     ----------
     name : str
-        One of `SYSTEMS`, ``package.module:NAME``, or an entry point of ``rpp_env.rules``.
+        One of `IDS`, ``package.module:NAME``, or an entry point of ``rpp_env.rules``.
 
     Raises
     ------
     InvalidOption
         For a name that stands for no `System`, with the nearest id.
     """
-    found = resolve("rules", name, SYSTEMS)
+    found = resolve("rules", name, IDS)
     if not isinstance(found, System):
         raise InvalidOption(f"rules {name!r} must be an rpp_env.rules.System, not {found!r}")
     return found

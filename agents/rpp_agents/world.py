@@ -28,7 +28,7 @@ from rpp_env.factory import Options
 from rpp_env.models.pretrained import PRETRAINED
 from rpp_env.options import made, read_small
 from rpp_env.plugins import FromFile
-from rpp_env.rules import SYSTEMS, find_system
+from rpp_env.rules import IDS, find_system
 from rpp_env.sim.movieworld import LEVELS
 from rpp_env.table import tabulate
 
@@ -296,12 +296,12 @@ def _is_outside(hint: Any) -> bool:
     return hint is Path or get_origin(hint) is Mapping or any(map(_is_outside, get_args(hint)))
 
 
-_MODELS = frozenset({*(system.model for system in SYSTEMS.values()), *PRETRAINED})
+_MODELS = frozenset({*(system.model for system in IDS.values()), *PRETRAINED})
 
 _OWN: dict[str, frozenset[str]] = {
     "dataset": frozenset({*KNOWN, *LEVELS}),
     "model": _MODELS,
-    "rules": frozenset(name.lower() for name in SYSTEMS),
+    "rules": frozenset(name.lower() for name in IDS),
     "rewrite": frozenset({"embedded", *PRETRAINED}),
 }
 """Fields that can name something outside, and the names that stand for the package's own."""
