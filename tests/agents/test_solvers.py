@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 from rpp_agents import SOLVERS, load_policy
 from rpp_agents.policy import read_tensors, write_tensors
+from rpp_agents.solvers.controls import Shuffled, own_history, zero
 from rpp_agents.solvers.linear import LinearPolicy, columns_of
 from rpp_agents.trainers import find_trainer
 from rpp_env import RPPEnv
@@ -189,3 +190,40 @@ def test_files_of_linear_policies(tmp_path: Path) -> None:
         write_tensors(tmp_path / "q", {"weights": weights}, about)
         with pytest.raises(InvalidData, match="no linear policy"):
             load_policy(tmp_path / "q")
+
+
+def test_controls_of_a_prefix() -> None:
+    given: dict[str, Any] = {"num_users": 600, "num_items": 200, "seed": 0, "num_envs": 64}
+    env = RPPEnv.make(rules="PPR-v0", encoder_state=True, shots=3, **given)
+    observations, _ = env.reset(options={"users": np.arange(len(env.tasks))})
+    nothing, _ = zero(env).act(observations)
+    assert nothing.shape == (len(env.tasks), 1, 64)
+    assert not nothing.any()
+    own, _ = own_history(env).act(observations)
+    prefix = env.space.decode(own)[:, 0]
+    states = env.recommender.read(env.tasks)
+    cosine = (
+        (prefix * states).sum(1) / np.linalg.norm(prefix, axis=1) / np.linalg.norm(states, axis=1)
+    )
+    assert (cosine > 0.99).mean() > 0.9  # a number beyond the bounds is clipped
+    inputs = env.recommender.embed(torch.arange(200)).numpy()
+    size = np.sqrt((prefix**2).mean()) / np.sqrt((inputs**2).mean())
+    assert 0.9 < size < 1.1
+    seen = []
+
+    class Watch:
+        def act(self, observations: Any, masks: Any = None, **rest: Any) -> Any:
+            seen.append(observations)
+            return nothing, None
+
+    Shuffled(Watch(), env).act(observations)  # type: ignore[arg-type]
+    profile = env.observer.layout["profile"]
+    assert np.array_equal(seen[0][:, :, profile], np.roll(observations[:, :, profile], -1, axis=0))
+    seen[0][:, :, profile] = observations[:, :, profile]
+    assert np.array_equal(seen[0], observations)
+    with pytest.raises(InvalidOption, match="encoder_state=True"):
+        own_history(RPPEnv.make(rules="PPR-v0", **given))
+    with pytest.raises(InvalidOption, match="leave out codebook"):
+        zero(RPPEnv.make(rules="PPR-v0", codebook=3, **given))
+    with pytest.raises(InvalidOption, match="no profile to shuffle"):
+        Shuffled(zero(env), RPPEnv.make(rules="PPR-v0", profile=(), **given))

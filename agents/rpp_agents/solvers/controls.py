@@ -1,0 +1,115 @@
+"""What a chosen prefix must beat: zeros, another user's profile, the user's own history.
+
+The other controls are made elsewhere: no prefix at all and a constant prefix that is learned
+(`rpp_agents.solvers.ppr`, ``mode="pre-train"`` and ``profile=False``), and random ones (`Random`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_agents.policy import Policy
+from rpp_agents.rollout import env_actions
+from rpp_agents.solvers.linear import LinearPolicy, columns_of
+from rpp_env.errors import InvalidOption
+from rpp_env.spaces import BoxSpaces
+from rpp_env.vectors import VectorPrompts
+
+__all__ = ["Shuffled", "own_history", "zero"]
+
+
+def zero(env: Any) -> LinearPolicy:
+    """Plays vectors of zeros, which stand before the history as any other prefix does.
+
+    Raises
+    ------
+    InvalidOption
+        For agents that choose among actions.
+    """
+    actions = _vectors(env)
+    agents, length = actions.low.shape
+    return LinearPolicy(np.zeros((agents, 1, length)), [], np.stack([actions.low, actions.high]))
+
+
+def own_history(env: Any) -> LinearPolicy:
+    """Plays what the recommender makes of the user's history, in the size of an item's input.
+
+    A user without a history gets zeros.
+
+    Raises
+    ------
+    InvalidOption
+        For an environment without ``encoder_state=True``, and for actions that are not the vectors
+        themselves.
+    """
+    actions, space = _vectors(env), env.space
+    width = space.decoder.shape[1]
+    square = np.diag(np.diagonal(space.decoder)) if len(space.decoder) == width else None
+    if "state" not in env.observer.layout or not np.array_equal(square, space.decoder):
+        raise InvalidOption(
+            "the prefix of the own history is the block 'state' as a vector: give PPR-v0 "
+            "encoder_state=True, and no codes"
+        )
+    columns = columns_of(env, ("state",))
+    # The state has length 1, and a prefix of `scale` reaches `scale` root mean squares.
+    gain = np.eye(width) * width**0.5 / float(env.space.decoder[0, 0] / _size(env))
+    weights = np.zeros((len(actions.low), width + 1, width))
+    weights[:, :width] = gain
+    return LinearPolicy(weights, columns, np.stack([actions.low, actions.high]))
+
+
+class Shuffled:
+    """Plays a policy with the profile of the next user of the batch.
+
+    Parameters
+    ----------
+    policy : Policy
+    env : RPPEnv
+        Which shows where the profile stands.
+
+    Raises
+    ------
+    InvalidOption
+        For an environment that shows no profile.
+    """
+
+    def __init__(self, policy: Policy, env: Any) -> None:
+        names = [name for name in env.observer.layout if name.partition("_")[0] == "profile"]
+        if not names:
+            raise InvalidOption("there is no profile to shuffle: leave out profile=()")
+        self.policy, self._columns = policy, columns_of(env, names)
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None = None,
+        greedy: bool = False,
+        memory: Any = None,
+    ) -> tuple[NDArray[Any], Any]:
+        """See `rpp_agents.policy.Policy.act`; a batch of one user is not shuffled."""
+        seen = observations.copy()
+        seen[:, :, self._columns] = np.roll(observations[:, :, self._columns], -1, axis=0)
+        return self.policy.act(seen, masks, greedy=greedy, memory=memory)
+
+    def save(self, path: str | Path) -> None:
+        """Refused: a control belongs to the policy that it shuffles."""
+        raise InvalidOption(f"save the policy itself, and shuffle it again: {path} is not written")
+
+
+def _vectors(env: Any) -> BoxSpaces:
+    actions = env_actions(env)
+    if not isinstance(actions, BoxSpaces) or not isinstance(env.space, VectorPrompts):
+        raise InvalidOption(
+            "this control plays vectors, and these agents choose among actions: leave out codebook"
+        )
+    return actions
+
+
+def _size(env: Any) -> float:
+    """Root mean square of the items' inputs of the environment's SASRec."""
+    items = env.recommender.weights["items.weight"].detach().numpy()
+    return float(np.sqrt((items**2).mean() * items.shape[1]))

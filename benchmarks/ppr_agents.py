@@ -1,0 +1,213 @@
+"""Agents beside PPR's own solver on `arrivals`: NDCG@10 by the number of recommender answers.
+
+    python benchmarks/ppr_agents.py --out runs/ppr-agents
+
+Cold users without any click (zero-shot), the shipped SASRec, a prefix of one vector and nothing
+else. Every learner gets the same number of answers for users of ``train``; each tenth of them it is
+played for all users of ``validation``, and the best of these policies is judged once on ``test``.
+Where a method has several settings, that with the highest mean on ``validation`` is shown. An
+answer of the native solver is one that was differentiated; the agents see what they are paid.
+
+The share is (score - constant) / (native - constant), ratios of means over the same users, where
+"constant" is one prefix for all users that the native solver learned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rpp_agents.experiments.statistics import Lines, holm
+from rpp_agents.policy import load_policy
+from rpp_agents.solvers.controls import Shuffled, zero
+from rpp_agents.trainers import find_trainer
+from rpp_env import RPPEnv
+from rpp_env.data.folders import write_text
+from rpp_env.evaluation.baselines import Random
+from rpp_env.markdown import table
+from rpp_env.metrics import chance_ndcg, ndcg
+from rpp_env.sim.movieworld import first_choice
+
+METHODS: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
+    "native, BPR": [("ppr", {}, {"contrastive": 0.0})],
+    "native, BPR + contrastive": [("ppr", {}, {})],
+    "native, cross-entropy": [("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy"})],
+    "constant prefix (native)": [
+        ("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy", "profile": False})
+    ],
+    "LinUCB, 64 prefixes": [
+        ("linucb", {"codebook": 64}, {"alpha": alpha}) for alpha in (0.5, 2.0, 10.0)
+    ],
+    "IPPO, 64 prefixes": [("ippo", {"codebook": 64}, {})],
+    "REINFORCE, 64 prefixes": [("reinforce", {"codebook": 64}, {"learning_rate": 0.01})],
+    "MAPPO, 8 codes": [("mappo", {"codes": 8}, {})],
+    "MAPPO, 64 numbers": [("mappo", {}, {})],
+    "MAPPO, an agent for each field": [("mappo", {"codes": 8, "agents": "fields"}, {})],
+    "REINFORCE, 8 codes": [("reinforce", {"codes": 8}, {"learning_rate": 0.01})],
+    "Evolution strategy, 8 codes": [("evolution", {"codes": 8}, {})],
+}
+NATIVE, CONSTANT = "native, cross-entropy", "constant prefix (native)"
+
+
+def make(split: str, options: dict[str, Any], size: dict[str, Any], num_envs: int) -> RPPEnv:
+    return RPPEnv.make(
+        rules="PPR-v0", split=split, shots="zero", seed=0, num_envs=num_envs, **size, **options
+    )
+
+
+def ranks(policy: Any, env: RPPEnv) -> np.ndarray:
+    """(T,) ranks of all tasks' targets, by the policy's most probable actions."""
+    observations, _ = env.reset(options={"users": np.arange(len(env.tasks))})
+    actions, _ = policy.act(observations, env.action_masks(), greedy=True)
+    return env.step(actions).infos["rank"]
+
+
+def run(
+    method: tuple[str, dict[str, Any], dict[str, Any]], seed: int, folder: Path, options: Any
+) -> None:
+    """Train once, and keep the ranks of the policy that was best on validation users."""
+    name, made, changed = method
+    env = make("train", made, options.size, options.envs)
+    validation, test = (make(part, made, options.size, 1) for part in ("validation", "test"))
+    trainer = find_trainer(name)
+    config = trainer.config(
+        total_steps=options.answers, seed=seed, evaluations=0, tensorboard=False, **changed
+    )
+    kept = folder / "best.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"value": -1.0, "curve": []}
+    due = [options.answers * i // 10 for i in range(1, 11)]
+
+    def judge(row: Any, policy: Any) -> None:
+        if not due or row["steps"] < due[0]:
+            return
+        while due and row["steps"] >= due[0]:
+            del due[0]
+        value = float(ndcg(ranks(policy, validation)).mean())
+        found["curve"].append([int(row["steps"]), value, float(ndcg(ranks(policy, test)).mean())])
+        if value > found["value"]:
+            found.update(value=value, steps=int(row["steps"]))
+            policy.save(kept)
+
+    began = time.perf_counter()
+    trainer.train(env, config, callbacks=[judge], progress=False)
+    found["seconds"] = time.perf_counter() - began
+    policy = load_policy(kept)
+    np.savez_compressed(
+        folder / "made.tmp.npz",
+        own=ranks(policy, test),
+        shuffled=ranks(Shuffled(policy, test), test),
+        about=json.dumps(found),
+    )
+    (folder / "made.tmp.npz").replace(folder / "made.npz")
+
+
+def report(kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
+    test = make("test", {}, options.size, 1)
+    tasks = test.tasks
+    chances = first_choice(tasks.dataset.profiles, num_items=tasks.dataset.num_items)
+    best = chances[tasks.users[:, None], tasks.candidates]
+    order = np.argsort(-best, axis=1, kind="stable")
+    place = (order == tasks.position[:, None]).argmax(axis=1) + 1
+    scores = {name: [ndcg(one["own"]) for one in runs] for name, runs in kept.items()}
+    scores["zero prefix"] = [ndcg(ranks(zero(test), test))]
+    scores["random prefix"] = [
+        ndcg(ranks(Random(test.action_spaces, seed=seed), test)) for seed in range(5)
+    ]
+    scores["optimum of this world"] = [ndcg(place)]
+    for name, runs in kept.items():
+        scores[f"{name}, shuffled"] = [ndcg(one["shuffled"]) for one in runs]
+    lines = Lines({name: {"world": runs} for name, runs in scores.items()})
+    plain = [name for name in scores if not name.endswith(", shuffled")]
+    minus = {name: lines.minus(name, CONSTANT) for name in plain if name != CONSTANT}
+    marks = dict(zip(minus, holm(list(minus.values())), strict=True))
+    rows = [
+        [
+            "",
+            "runs",
+            "NDCG@10",
+            "minus constant prefix",
+            "share of the native solver's gain",
+            "with shuffled profiles",
+            "answers of the best",
+            "seconds",
+        ]
+    ]
+    for name in plain:
+        about = [json.loads(str(one["about"])) for one in kept.get(name, [])]
+        share = lines.gain(name, CONSTANT, NATIVE)
+        difference = minus.get(name)
+        rows.append(
+            [
+                name,
+                len(scores[name]),
+                f"{lines.mean(name).value:.4f}",
+                ""
+                if difference is None
+                else f"{difference:+.4f}" + (" Holm" if marks[name] else ""),
+                f"{share:.2f}" if name not in (NATIVE, CONSTANT) else "",
+                f"{lines.mean(f'{name}, shuffled').value:.4f}" if name in kept else "",
+                f"{np.mean([one['steps'] for one in about]):,.0f}" if about else "",
+                f"{np.mean([one['seconds'] for one in about]):.0f}" if about else "",
+            ]
+        )
+    curve = [
+        ["test NDCG@10 after answers", *(f"{options.answers * i // 10:,}" for i in range(1, 11))]
+    ]
+    for name, runs in kept.items():
+        curves = [json.loads(str(one["about"]))["curve"] for one in runs]
+        if {len(one) for one in curves} == {10}:
+            means = np.mean([[point[2] for point in one] for one in curves], axis=0)
+            curve.append([name, *(f"{value:.3f}" for value in means)])
+    head = (
+        f"{len(make('train', {}, options.size, 1).tasks):,} cold users to learn from, "
+        f"{len(make('validation', {}, options.size, 1).tasks)} to choose by, {len(tasks)} to judge "
+        f"by; {options.answers:,} answers a run, {options.envs} users at once. Chance is "
+        f"{chance_ndcg(tasks.num_candidates):.4f}."
+    )
+    return "\n\n".join([head, table(rows, padded=False), table(curve, padded=False)]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--answers", type=int, default=107_520)
+    parser.add_argument("--envs", type=int, default=512)
+    parser.add_argument("--size", type=json.loads, default={}, help="options of PPR-v0, as JSON")
+    parser.add_argument("--out", type=Path, default=Path("runs/ppr-agents"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for name in options.methods:
+        tried = []
+        for number, setting in enumerate(METHODS[name]):
+            runs = []
+            for seed in range(options.seeds):
+                folder = options.out / f"{name.replace(' ', '_')}-{number}-{seed}"
+                if not (folder / "made.npz").is_file():
+                    run(setting, seed, folder, options)
+                    print(f"{name}, setting {number}, seed {seed}", file=sys.stderr, flush=True)
+                with np.load(folder / "made.npz") as file:
+                    runs.append(dict(file))
+            tried.append(runs)
+        kept[name] = max(
+            tried,
+            key=lambda runs: np.mean([json.loads(str(one["about"]))["value"] for one in runs]),
+        )
+    text = report({name: runs for name, runs in kept.items() if runs}, options)
+    write_text(options.out / "ppr-agents.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
