@@ -48,8 +48,10 @@ def own_history(env: Any) -> LinearPolicy:
     """
     actions, space = _vectors(env), env.space
     width = space.decoder.shape[1]
-    square = np.diag(np.diagonal(space.decoder)) if len(space.decoder) == width else None
-    if "state" not in env.observer.layout or not np.array_equal(square, space.decoder):
+    plain = len(space.decoder) == width and np.array_equal(
+        space.decoder, np.diag(np.diagonal(space.decoder))
+    )
+    if "state" not in env.observer.layout or not plain:
         raise InvalidOption(
             "the prefix of the own history is the block 'state' as a vector: give PPR-v0 "
             "encoder_state=True, and no codes"
