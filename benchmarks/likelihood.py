@@ -10,7 +10,8 @@ says with another user's history, the candidates' popularity among train users, 
 All four scores come from the same answers; alpha of pmi-alpha is chosen on train users.
 
 The primary contrast is named here, before any run: the form "list" with 10 titles and the score
-"sum", minus the same model without a history, paired over test users.
+"sum", minus the same model without a history, paired over test users, with the first kind of
+negatives.
 
 Everything goes through a recording, so that the same command goes on where it was stopped. It
 writes OUT/likelihood.md and OUT/likelihood.json, which hold no titles.
@@ -42,11 +43,14 @@ from rpp_env.models import RecordingModel
 from rpp_env.models.names import open_model, parse_options
 from rpp_env.recommenders import LikelihoodRecommender, Likelihoods, choose_alpha
 from rpp_env.sentences.leads import FORMS, ContinuedPrompt
+from rpp_env.task import RankingTask
 
 CHUNK = 16
 """Users that are asked for together: what a stopped run loses at most."""
 PRIMARY = ("list, 10 titles", "sum")
 SCORES = ("sum", "mean", "pmi", "pmi-alpha")
+OTHERS, REORDERED = "of another user", "in another order"
+"""What controls show in place of the user's last titles."""
 
 
 def paid(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -55,18 +59,38 @@ def paid(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return ndcg((orders == targets[:, None]).argmax(axis=1) + 1)
 
 
-def prompts(tasks: TaskSet, form: str, length: int, other: bool = False) -> list[ContinuedPrompt]:
-    """Each user's prompt; with `other`, it shows the next user's history."""
+def prompts(tasks: TaskSet, form: str, length: int) -> list[ContinuedPrompt]:
+    """Each user's prompt."""
+    return [_prompt(tasks.task(i), form, length) for i in range(len(tasks))]
+
+
+def of_others(tasks: TaskSet, form: str, length: int, number: int) -> list[ContinuedPrompt]:
+    """Each user's prompt with the history of another one: derangement number `number`."""
+    order = np.random.default_rng([1, number]).permutation(len(tasks))
+    # Each user takes the next one's in a circle of all, so that nobody has the own history.
+    other = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
+    made = []
+    for i in range(len(tasks)):
+        task, history = tasks.task(i), tasks.task(other[i]).history
+        # What the user is to choose next must not stand in it, for its own sake.
+        left = tuple(title for title in history if title not in task.candidates)
+        made.append(_prompt(replace(task, history=left or history[:1]), form, length))
+    return made
+
+
+def in_another_order(tasks: TaskSet, form: str, length: int, number: int) -> list[ContinuedPrompt]:
+    """Each user's prompt with the titles that it shows in a random order."""
     made = []
     for i in range(len(tasks)):
         task = tasks.task(i)
-        if other:
-            history = tasks.task((i + 1) % len(tasks)).history
-            # What the user is to choose next must not stand in it, for its own sake.
-            left = tuple(title for title in history if title not in task.candidates)
-            task = replace(task, history=left or history[:1])
-        made.append(ContinuedPrompt(task, FORMS[form], min(length, len(task.history))))
+        last = task.history[-length:]
+        order = np.random.default_rng([2, number, i]).permutation(len(last))
+        made.append(_prompt(replace(task, history=tuple(last[j] for j in order)), form, length))
     return made
+
+
+def _prompt(task: RankingTask, form: str, length: int) -> ContinuedPrompt:
+    return ContinuedPrompt(task, FORMS[form], min(length, len(task.history)))
 
 
 def asked(
@@ -93,9 +117,13 @@ class Measured:
     contrasts: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Two columns whose difference is wanted, by its name."""
 
-    def add(self, setting: str, found: Likelihoods, targets: np.ndarray, alpha: float) -> None:
+    def add(
+        self, setting: str, found: Sequence[Likelihoods], targets: np.ndarray, alpha: float
+    ) -> None:
+        """The mean of each user's NDCG@10 over the ways in which a setting was asked."""
         for score in SCORES:
-            self.columns[f"{setting}; {score}"] = paid(found.scores(score, alpha), targets)
+            scores = [paid(one.scores(score, alpha), targets) for one in found]
+            self.columns[f"{setting}; {score}"] = np.mean(scores, axis=0)
 
     def add_empty(self, form: str, found: Likelihoods, targets: np.ndarray) -> None:
         """What the same titles earn without a history."""
@@ -103,14 +131,14 @@ class Measured:
         for score in ("sum", "mean"):
             self.columns[f"{form}, no history; {score}"] = paid(bare.scores(score), targets)
 
-    def compare(self, form: str, setting: str, control: str | None) -> None:
+    def compare(self, form: str, setting: str, controls: Sequence[str]) -> None:
         for score in SCORES:
             name = f"{setting}; {score}"
             bare = f"{form}, no history; {'mean' if score == 'mean' else 'sum'}"
             self.contrasts[f"{name} - no history"] = (name, bare)
-            if control is not None:
-                other = f"{control}; {score}"
-                self.contrasts[f"{name} - another user's history"] = (name, other)
+            for control in controls:
+                what = control.removeprefix(f"{setting} ")
+                self.contrasts[f"{name} - {what}"] = (name, f"{control}; {score}")
             self.contrasts[f"{name} - popularity"] = (name, "popularity")
 
 
@@ -119,28 +147,36 @@ def measure(
 ) -> Measured:
     """Ask the model in every form and for every length, and in the controls."""
     measured, targets = Measured(), test.position.astype(np.int64)
+    controls = {
+        OTHERS: (of_others, given.derangements),
+        REORDERED: (in_another_order, given.orders),
+    }
     for form in given.forms:
-        first = given.lengths[0]
-        control = f"{form}, {first} titles of another user"
         for length in given.lengths:
             setting = f"{form}, {length} titles"
             asked(recommender, prompts(train, form, length), f"{setting} (train users)")
             alpha = choose_alpha(recommender, prompts(train, form, length))
             measured.alphas[setting] = alpha
             found = asked(recommender, prompts(test, form, length), setting)
-            measured.add(setting, found, targets, alpha)
+            measured.add(setting, [found], targets, alpha)
             measured.add_empty(form, found, targets)
-            if length == first:
-                other = asked(recommender, prompts(test, form, length, other=True), control)
-                measured.add(control, other, targets, alpha)
-            measured.compare(form, setting, control if length == first else None)
+            named = []
+            for what, (make, count) in controls.items() if length == given.lengths[0] else ():
+                several = [
+                    asked(recommender, make(test, form, length, i), f"{setting} {what}, {i + 1}")
+                    for i in range(count)
+                ]
+                if several:
+                    named.append(f"{setting} {what}")
+                    measured.add(named[-1], several, targets, alpha)
+            measured.compare(form, setting, named)
     return measured
 
 
 def report(
-    given: argparse.Namespace, measured: Measured, test: TaskSet, model: str, tail: str
+    given: argparse.Namespace, measured: Measured, test: TaskSet, negatives: str
 ) -> tuple[str, dict[str, Any]]:
-    """The page, and the numbers in it."""
+    """A section about one kind of negatives, and the numbers in it."""
     columns = measured.columns
     means = estimate(columns, {name: lambda m, n=name: m[n] for name in columns})
     differences = estimate(
@@ -154,12 +190,12 @@ def report(
     rows = [[name, *(means.get(f"{name}; {score}", "") for score in SCORES)] for name in settings]
     chance = chance_ndcg(test.num_candidates)
     primary = "; ".join(PRIMARY)
-    named = f"; the primary contrast is {primary} - no history" if primary in columns else ""
-    text = f"""# {given.model} ranks {given.dataset} by likelihood
+    first = primary in columns and negatives == given.negatives[0]
+    named = f"; the primary contrast is {primary} - no history" if first else ""
+    text = f"""## {test.num_candidates} candidates, {negatives} negatives
 
-{len(test)} test users, {test.num_candidates} candidates, {given.negatives} negatives; NDCG@10 with
-95% intervals over users. Chance is {chance:.3f}; popularity among
-train users {means["popularity"]}. {model}.
+{len(test)} test users; NDCG@10 with 95% intervals over users. Chance is {chance:.3f}; popularity
+among train users has {means["popularity"]}.
 
 {table([["form and history", *SCORES], *rows])}
 
@@ -168,13 +204,9 @@ alpha, chosen on train users: {", ".join(f"{n}: {a:g}" for n, a in measured.alph
 Paired differences{named}.
 
 {table([["contrast", "NDCG@10"], *([n, f"{d:+.3f}"] for n, d in differences.items())])}
-
-{tail}
 """
     result = {
-        "model": model,
-        "dataset": given.dataset,
-        "negatives": given.negatives,
+        "negatives": negatives,
         "users": len(test),
         "chance": chance,
         "means": {name: asdict(found) for name, found in means.items()},
@@ -201,11 +233,17 @@ def main() -> None:
     parser.add_argument(
         "--dataset", nargs="+", default=["ml-1m"], help="of several, the first that is here"
     )
-    parser.add_argument("--negatives", default="uniform", choices=("uniform", "popularity"))
+    parser.add_argument(
+        "--negatives", nargs="+", default=["uniform"], choices=("uniform", "popularity")
+    )
     parser.add_argument("--users", type=int, default=200, help="test users")
     parser.add_argument("--train-users", type=int, default=60, help="on whom alpha is chosen")
     parser.add_argument("--forms", nargs="+", default=["list"], choices=list(FORMS))
     parser.add_argument("--lengths", nargs="+", type=int, default=[10, 3, 20])
+    parser.add_argument(
+        "--derangements", type=int, default=3, help="ways to deal out others' histories"
+    )
+    parser.add_argument("--orders", type=int, default=1, help="random orders of the own titles")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--out", type=Path, default=Path("runs/likelihood"))
     given = parser.parse_args()
@@ -219,23 +257,31 @@ def main() -> None:
     split = split_users(data)
     interactions = training_interactions(data, split)
     rng = np.random.default_rng(0)
+    # Each number's users are among the next one's, and the same for all kinds of negatives.
+    users = {part: rng.permutation(split.part(part)) for part in ("test", "train")}
 
-    def tasks_of(part: str, count: int) -> TaskSet:
-        users = rng.permutation(split.part(part))[:count]  # each number's among the next one's
+    def tasks_of(part: str, count: int, negatives: str) -> TaskSet:
         return make_tasks(
             data,
-            tuple(users.tolist()),
+            tuple(users[part][:count].tolist()),
             interactions=interactions,
             num_candidates=20,
-            negatives=given.negatives,
+            negatives=negatives,
         )
 
-    test, train = tasks_of("test", given.users), tasks_of("train", given.train_users)
     inner = open_model(given.model, **(parse_options(given.model_options) or {}))
     model = RecordingModel(given.out / "answers.sqlite", inner)
-    measured = measure(given, LikelihoodRecommender(model), train, test)
-    popularity = interactions.counts[test.candidates].astype(np.float64)
-    measured.columns["popularity"] = paid(popularity, test.position.astype(np.int64))
+    recommender = LikelihoodRecommender(model)
+    sections, results = [], []
+    for negatives in given.negatives:
+        train = tasks_of("train", given.train_users, negatives)
+        test = tasks_of("test", given.users, negatives)
+        measured = measure(given, recommender, train, test)
+        popularity = interactions.counts[test.candidates].astype(np.float64)
+        measured.columns["popularity"] = paid(popularity, test.position.astype(np.int64))
+        section, result = report(given, measured, test, negatives)
+        sections.append(section)
+        results.append(result)
     tail = f"{time.perf_counter() - began:,.0f} s in all."
     read = getattr(inner, "read", None)
     if read is not None and read.asked:
@@ -243,9 +289,11 @@ def main() -> None:
             f" {read.computed:,} tokens were computed of {read.asked:,} in prompts and titles: "
             f"{read.shared:.0%} were shared."
         )
-    text, result = report(given, measured, test, model.id, tail)
+    head = f"# {given.model} ranks {given.dataset} by likelihood\n\n{model.id}.\n"
+    text = "\n".join([head, *sections, tail]) + "\n"
     write_text(given.out / "likelihood.md", text)
-    write_text(given.out / "likelihood.json", json.dumps(result, indent=1) + "\n")
+    numbers = {"model": model.id, "dataset": given.dataset, "results": results}
+    write_text(given.out / "likelihood.json", json.dumps(numbers, indent=1) + "\n")
     print(text)
 
 
