@@ -1,7 +1,7 @@
-"""Trainers and baselines for rpp_env, and for PettingZoo environments of others.
+"""Trainers and baselines for rpp_env, and for other PettingZoo environments.
 
 Each trainer is a module with a `Config` and a ``train(env, config) -> Policy``. Names are loaded
-when they are first asked for, so that commands which train nothing need no torch.
+when they are first used, so that commands which train nothing need no torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRAINERS: dict[str, str] = {
     "central": "Central PPO",
     "autoregressive": "Autoregressive PPO",
 }
-"""Modules of `rpp_agents.trainers`, and what they are called in tables and plots."""
+"""Modules of `rpp_agents.trainers`, and their names in tables and plots."""
 
 SOLVERS: dict[str, str] = {
     "ppr": "PPR's own solver",

@@ -1,4 +1,4 @@
-"""Actors: the networks that choose, by the kinds of action that they choose among.
+"""Actors: the networks that choose actions, for each kind of action space.
 
 Shapes: ``...`` are batch axes, ``n`` agents, ``d`` the observation width, ``A`` the largest number
 of actions of any agent, ``k`` the longest action where actions are vectors.
@@ -42,70 +42,71 @@ __all__ = [
 ]
 
 MASKED = -1e10
-"""Logit of an action that may not be chosen: finite, so that ``p * log p`` is 0 and not NaN."""
+"""Logit of a forbidden action: finite, so that ``p * log p`` is 0 and not NaN."""
 
 
 class TeamActor(nn.Module, ABC):
-    """Who chooses for all agents: what PPO trains and a `NetworkPolicy` keeps.
+    """Network that chooses for all agents; trained by PPO and saved by `NetworkPolicy`.
 
-    Agents that choose by themselves have a log-probability each (m = n), a joint choice has one for
-    all (m = 1). Made from the width of an observation, the description of the agents' actions (see
-    `rpp_env.spaces`), and options that `description` holds too.
+    Agents that choose separately have a log-probability each (m = n), a joint choice has one for
+    all (m = 1). An actor is made from the width of an observation, the description of the agents'
+    actions (see `rpp_env.spaces`), and options that are part of its `description`.
     """
 
     choice: ClassVar[str]
-    """How it is called in a policy's file."""
+    """Name of the class in a policy's file."""
     plays: ClassVar[type[DiscreteSpaces | BoxSpaces]] = DiscreteSpaces
-    """The kind of actions that it chooses."""
+    """Kind of actions that it chooses."""
     description: dict[str, Any]
     legal: Tensor
-    """Bool (n, A): the actions that each agent has; of vectors (n, 1): that it acts."""
+    """Bool (n, A): the actions that each agent has; for vectors (n, 1), all true."""
 
     @abstractmethod
     def features(self, observations: Tensor) -> Tensor:
-        """What the networks see of observations ``(B, n, d)``, one row for each of B."""
+        """Return the networks' inputs for observations ``(B, n, d)``, one row for each of B."""
 
     @abstractmethod
     def observe(self, observations: Tensor) -> None:
-        """Take observations ``(..., n, d)`` into the statistics that they are normalised by."""
+        """Update the normalisation statistics with observations ``(..., n, d)``."""
 
     @abstractmethod
     def choose(
         self, features: Tensor, masks: Tensor | None, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Actions, (B, n) or (B, n, k), and their log-probabilities (B, m).
+        """Choose actions, (B, n) or (B, n, k), and return their log-probabilities (B, m) too.
 
-        Sampled with `rng`, or the most probable ones without. `masks` is bool, (n, A) or (B, n, A).
+        Sampled with `rng`, or the most probable ones without it. `masks` is bool, (n, A) or
+        (B, n, A).
         """
 
     @abstractmethod
     def evaluate(self, features: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of actions, and the entropy: both (B, m)."""
+        """Return log-probabilities of actions, and the entropy: both (B, m)."""
 
     def playable(self, actions: Tensor) -> Tensor:
-        """Actions that were chosen, as an environment takes them."""
+        """Convert chosen actions to those that the environment takes."""
         return actions
 
 
 class IndependentActor(TeamActor):
-    """Agents that choose by themselves, each by a network over its own observation.
+    """Agents that choose separately, each by a network over its own observation.
 
     Parameters
     ----------
     width : int
         Width of an observation (padded to the widest).
     actions : mapping
-        What of the description says among what the agents choose.
+        Action spaces, from the description.
     agents, outputs : int
         Number of agents, and of outputs of the network of each.
     hidden, layer_norm, shared
-        As in `AgentNet`. The last layer starts with gain 0.01: all choices are nearly alike.
+        See `AgentNet`. The last layer starts with gain 0.01, so that all choices are nearly equal.
     normalize : bool
-        Put a `FeatureNorm` before the networks; one for each agent, unless they share a network.
+        Put a `FeatureNorm` before the networks; one per agent, unless they share a network.
     visible : sequence of int, optional
-        Columns of an observation that the agents may see; by default all.
+        Columns of an observation that the agents may use; by default all.
     encoder : mapping, optional
-        What reads the observations first, as `rpp_agents.encoders.make_encoder` takes it.
+        Description of the encoder of the observations; see `rpp_agents.encoders.make_encoder`.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class IndependentActor(TeamActor):
         self.encoder = None if encoder is None else make_encoder(encoder)
         plain = width if self.encoder is None else self.encoder.rest_width
         self.features_width = width if self.encoder is None else plain + self.encoder.hidden
-        # One network for all agents reads them all in the same units.
+        # A shared network needs inputs in the same units for all agents.
         places = 1 if shared else agents
         self.norm = FeatureNorm(places, plain) if normalize else nn.Identity()
         self.net = AgentNet(
@@ -151,11 +152,11 @@ class IndependentActor(TeamActor):
         )
 
     def features(self, observations: Tensor) -> Tensor:
-        """What the networks see of observations: ``(..., n, features_width)``."""
+        """Return the networks' inputs for observations: ``(..., n, features_width)``."""
         if self.encoder is None:
             seen: Tensor = self.norm(observations)
             return seen
-        # What the encoder learns to say stays in its units, which move as it learns.
+        # The encoder's output is not normalised: its statistics change as it learns.
         plain, encoded = self.encoder(observations)
         return torch.cat([self.norm(plain), encoded], dim=-1)
 
@@ -166,7 +167,7 @@ class IndependentActor(TeamActor):
 
 
 class Actor(IndependentActor):
-    """Agents that choose one of a number of actions: log-probabilities of each.
+    """Agents that choose one of a number of actions, with a log-probability for each.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ class Actor(IndependentActor):
     nvec : sequence of int
         Number of actions of each agent; actions beyond it have probability 0.
     **options
-        As `IndependentActor` takes them.
+        Options of `IndependentActor`.
     """
 
     choice: ClassVar[str] = "independent"
@@ -186,15 +187,15 @@ class Actor(IndependentActor):
         self.register_buffer("legal", legal_actions(sizes), persistent=False)
 
     def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Log-probabilities ``(..., n, A)`` of observations ``(..., n, d)``.
+        """Return log-probabilities ``(..., n, A)`` for observations ``(..., n, d)``.
 
-        `masks` (bool, broadcastable to the result) forbids actions besides those that an agent
-        never has. What is forbidden has log-probability of about -1e10.
+        `masks` (bool, broadcastable to the result) forbids further actions besides those that an
+        agent does not have. Forbidden actions have log-probabilities of about -1e10.
         """
         return self.log_probs(self.features(observations), masks)
 
     def log_probs(self, features: Tensor, masks: Tensor | None = None) -> Tensor:
-        """The second half of `forward`, from what `features` gave."""
+        """Compute the second half of `forward`, from the result of `features`."""
         legal = self.legal if masks is None else self.legal & masks
         logits: Tensor = self.net(features)
         return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
@@ -211,25 +212,25 @@ class Actor(IndependentActor):
 
 
 class GaussianActor(IndependentActor):
-    """Agents whose actions are vectors: a normal distribution for each number.
+    """Agents whose actions are vectors, with a normal distribution for each number.
 
-    The network gives the means. Standard deviations do not depend on what is seen: one parameter,
-    their logarithm, for each number of each agent (or of all agents together, if they share a
-    network). Numbers with two bounds are counted from the middle between them, in half the distance
-    of the bounds; a standard deviation begins as 1 of these units. As in CleanRL and
-    Stable-Baselines3 the distribution knows no bounds: log-probabilities are those of what was
-    sampled, and what the environment is given is clipped (`playable`).
+    The network returns the means. Standard deviations do not depend on the observation: they have
+    one parameter, the logarithm, for each number of each agent (or of all agents together, if they
+    share a network). Numbers with two bounds are measured from the middle between them, in units of
+    half their distance; a standard deviation begins as 1 of these units. As in CleanRL and
+    Stable-Baselines3 the distribution ignores the bounds: log-probabilities are the sample's,
+    and the environment gets the clipped action (`playable`).
 
-    Greedy means the mean. An agent whose mask is False has left: its action is 0 and certain.
+    The greedy action is the mean. An agent whose mask is False has left: its action is 0.
 
     Parameters
     ----------
     width : int
         Width of an observation (padded to the widest).
     boxes : sequence of mappings
-        For each agent, ``low`` and ``high``: the bounds of its numbers, None where there is none.
+        For each agent, ``low`` and ``high``: the bounds of its numbers, None if unbounded.
     **options
-        As `IndependentActor` takes them.
+        Options of `IndependentActor`.
     """
 
     choice: ClassVar[str] = "gaussian"
@@ -254,7 +255,7 @@ class GaussianActor(IndependentActor):
             low[row, : len(below)] = torch.tensor(below)
             high[row, : len(above)] = torch.tensor(above)
             has[row, : len(below)] = True
-        # Old environments write the largest float where there is no bound.
+        # Old environments use the largest float for an unbounded number.
         half = (high / 2 - low / 2).nan_to_num(posinf=0)
         bounded = (half > 0) & (half < _NO_BOUND)
         buffers = {
@@ -269,7 +270,7 @@ class GaussianActor(IndependentActor):
             self.register_buffer(name, buffer, persistent=False)
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Means ``(..., n, k)`` and the logarithms of the standard deviations ``(n, k)``."""
+        """Return means ``(..., n, k)`` and logarithms of the standard deviations ``(n, k)``."""
         means: Tensor = self.middle + self.unit * self.net(features)
         return means, self.unit.log() + self.log_std
 
@@ -296,21 +297,21 @@ class GaussianActor(IndependentActor):
         return actions.clamp(self.low, self.high)
 
     def _log_probs(self, means: Tensor, log_std: Tensor, acts: Tensor, actions: Tensor) -> Tensor:
-        """(..., n): of all numbers of an agent together."""
+        """(..., n): the sum over all numbers of an agent."""
         errors = (actions - means) * (-log_std).exp()
         each = -0.5 * errors**2 - log_std - 0.5 * math.log(2 * math.pi)
         return each.masked_fill(~(acts & self.has), 0.0).sum(-1)
 
 
 class JointActor(TeamActor):
-    """What actors of joint choices have in common: they see all agents' observations side by side.
+    """Base of actors with a joint choice: they read all agents' observations, concatenated.
 
     Parameters
     ----------
     width, nvec, hidden, layer_norm, normalize, visible
-        As `Actor` takes them.
+        Options of `Actor`.
     shared : bool
-        Not for these; `InvalidOption`.
+        Not supported; `InvalidOption`.
     """
 
     columns: Tensor
@@ -329,7 +330,7 @@ class JointActor(TeamActor):
         super().__init__()
         if shared:
             raise InvalidOption(
-                "shared=True is for agents that choose by themselves; these choose together"
+                "shared=True is for agents that choose separately; these choose together"
             )
         self.description = {
             "width": int(width),
@@ -363,24 +364,24 @@ def legal_actions(nvec: Sequence[int]) -> Tensor:
 
 
 class QNetwork(Actor):
-    """What each of an agent's actions is worth, from its own observation; built as an `Actor`."""
+    """Action values of each agent, from its own observation; built as an `Actor`."""
 
     def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Values ``(..., n, A)`` of observations ``(..., n, d)``; about -1e10 where forbidden."""
+        """Return values ``(..., n, A)`` of observations ``(..., n, d)``; -1e10 if forbidden."""
         legal = self.legal if masks is None else self.legal & masks
         values: Tensor = self.net(self.norm(observations))
         return values.masked_fill(~legal, MASKED)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """Entropy in nats over the last axis; a forbidden action adds nothing."""
+    """Compute the entropy in nats over the last axis; forbidden actions add nothing."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def draw(
     log_probs: Tensor, legal: Tensor, rng: np.random.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Choices along the last axis and their log-probabilities; the best ones without `rng`."""
+    """Draw choices along the last axis, with log-probabilities; the best ones without `rng`."""
     if rng is None:
         chosen = log_probs.argmax(-1)
     else:
@@ -392,23 +393,23 @@ def draw(
 def sample(
     log_probs: NDArray[np.float32], legal: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw from the distributions in the last axis (the exponential race, Gumbel's trick)."""
+    """Sample from the distributions in the last axis (exponential race, the Gumbel trick)."""
     race = rng.standard_exponential(log_probs.shape, dtype=np.float32)
     with np.errstate(divide="ignore"):
         scores = log_probs - np.log(race)
-    # The race can draw exactly 0: only this line makes it impossible to choose what is forbidden.
+    # The race can draw exactly 0: this line ensures that no forbidden action is chosen.
     return np.asarray(np.where(legal, scores, -np.inf).argmax(-1))
 
 
 class CentralActor(JointActor):
-    """One distribution over all joint actions.
+    """A single distribution over all joint actions.
 
-    A joint action is legal where all its parts are. The greedy one is the most probable of all.
+    A joint action is legal if all its parts are. The greedy one is the most probable of all.
 
     Parameters
     ----------
     width, nvec, **options
-        As `JointActor` takes them.
+        Options of `JointActor`.
 
     Raises
     ------
@@ -426,7 +427,7 @@ class CentralActor(JointActor):
         if joint > _MOST_JOINT:
             raise InvalidOption(
                 f"a central learner has an output for every joint action, here {joint:,} of them; "
-                f"at most {_MOST_JOINT:,} are allowed: take the trainer autoregressive instead"
+                f"at most {_MOST_JOINT:,} are allowed: use the trainer autoregressive instead"
             )
         parts = np.stack(np.unravel_index(np.arange(joint), self.nvec), axis=1)
         self.register_buffer("parts", torch.from_numpy(parts), persistent=False)
@@ -436,7 +437,7 @@ class CentralActor(JointActor):
             joint,
             hidden=self.description["hidden"],
             gain=0.01,
-            layer_norm=False,  # done by then
+            layer_norm=False,  # applied before
             shared=False,
         )
 
@@ -460,7 +461,7 @@ class CentralActor(JointActor):
         return torch.log_softmax(logits.masked_fill(~legal, MASKED), dim=-1)
 
     def joint_legal(self, masks: Tensor | None) -> Tensor:
-        """Bool (..., joint actions) of masks (..., n, A): where every agent's part is allowed."""
+        """Bool (..., joint actions) of masks (..., n, A): where all agents' parts are allowed."""
         legal = self.legal if masks is None else self.legal & masks
         joint = legal[..., 0, : self.nvec[0]]
         for i, size in enumerate(self.nvec[1:], start=1):
@@ -469,17 +470,17 @@ class CentralActor(JointActor):
 
 
 class AutoregressiveActor(JointActor):
-    """Agents that choose in order.
+    """Agents that choose in order, each depending on the choices before it.
 
-    Greedy means that each takes its most probable action after those of the agents before it: not
-    always the most probable joint action. The entropy is the sum of the agents' own after what was
-    chosen before them: right on average, though how a choice changes the entropy of later ones has
-    no gradient.
+    In the greedy choice each agent takes its most probable action, given those of the agents before
+    it: not always the most probable joint action. The entropy is the sum of the agents' conditional
+    entropies at the sampled choices: an unbiased estimate, but without the gradient through a
+    choice's effect on the entropy of later ones.
 
     Parameters
     ----------
     width, nvec, **options
-        As `JointActor` takes them.
+        Options of `JointActor`.
     """
 
     choice: ClassVar[str] = "autoregressive"
@@ -517,14 +518,14 @@ class AutoregressiveActor(JointActor):
         return chosen.sum(-1, keepdim=True), entropy(log_probs).sum(-1, keepdim=True)
 
     def read(self, features: Tensor) -> Tensor:
-        """What all agents make of what they see: (1, B, width)."""
+        """Compute all agents' shared representation of the observations: (1, B, width)."""
         out = features[None]
         for layer in self.common:
             out = F.relu(layer(out))
         return out
 
     def log_probs(self, read: Tensor, actions: Tensor, legal: Tensor) -> Tensor:
-        """(B, n, A): of each agent's actions, after what those before it chose in `actions`."""
+        """(B, n, A): log-probabilities of each agent's actions, given those before it."""
         agents, most = self.legal.shape
         chosen = F.one_hot(actions, most).flatten(-2).to(read.dtype) * self.earlier
         seen = torch.cat([read.expand(agents, -1, -1), chosen], dim=-1)
@@ -533,20 +534,20 @@ class AutoregressiveActor(JointActor):
 
 
 _MOST_JOINT = 100_000
-"""Joint actions that a network may have; beyond, its last layer would outgrow everything."""
+"""Maximum joint actions of a network; beyond it, the last layer would be too large."""
 _NO_BOUND = 1e6
-"""Half distance of two bounds from which they count as none where numbers are scaled."""
+"""Half distance of two bounds from which they count as infinite when numbers are scaled."""
 
 A = TypeVar("A", bound=TeamActor)
 
 ACTORS: dict[str, type[TeamActor]] = {
     actor.choice: actor for actor in (Actor, GaussianActor, AutoregressiveActor, CentralActor)
 }
-"""The kinds of actor, by the name that a policy's file knows them by: a new one is entered here."""
+"""Kinds of actors by their names in a policy's file; add new kinds here."""
 
 
 def independent(actions: ActionSpaces) -> type[IndependentActor]:
-    """The kind of actor of `ACTORS` whose agents choose such actions, each by itself."""
+    """Return the kind in `ACTORS` whose agents choose such actions separately."""
     return next(
         actor
         for actor in ACTORS.values()
@@ -555,7 +556,7 @@ def independent(actions: ActionSpaces) -> type[IndependentActor]:
 
 
 def make_actor(kind: type[A], width: int, actions: ActionSpaces, **options: Any) -> A:
-    """An actor for what the agents choose from.
+    """Make an actor for the agents' action spaces.
 
     Parameters
     ----------
@@ -563,18 +564,18 @@ def make_actor(kind: type[A], width: int, actions: ActionSpaces, **options: Any)
     width : int
         Width of an observation.
     actions : ActionSpaces
-        What the agents choose from, as `rpp_env.spaces.spaces_of` gives it.
+        The agents' action spaces, from `rpp_env.spaces.spaces_of`.
     **options
-        Of the actor, such as `hidden`.
+        Options of the actor, such as `hidden`.
 
     Raises
     ------
     InvalidOption
-        If this kind of actor does not choose such actions.
+        If this kind of actor does not support such actions.
     """
     if not isinstance(actions, kind.plays):
         raise InvalidOption(
             f"agent {actions.agents[0]!r} acts in {actions.spaces[0]}, and this trainer only plays "
-            f"{kind.plays.space.__name__} actions: take mappo, ippo or a2c, which play both kinds"
+            f"{kind.plays.space.__name__} actions: use mappo, ippo or a2c, which play both kinds"
         )
     return kind(width, actions.description, **options)

@@ -1,4 +1,4 @@
-"""Policies that know nothing of the user: those of `rpp_env.evaluation.baselines`."""
+"""Policies that ignore the user: those of `rpp_env.evaluation.baselines`."""
 
 from __future__ import annotations
 

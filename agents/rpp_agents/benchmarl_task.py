@@ -7,14 +7,14 @@
     task = RPPTask.RPP_V0.get_task({"model": "table:users.rpptable"})
     Experiment(task=task, algorithm_config=QmixConfig.get_from_yaml(), ...)
 
-A task's config holds keywords of `rpp_env.parallel_env`. The module also enters the tasks in
+A task's config holds keywords of `rpp_env.parallel_env`. The module also registers the tasks in
 BenchMARL's registry, as ``rpp/rpp_v0``, ``rpp/rppbandit_v0`` and ``rpp/rpppaper_v0``.
 
-Two things that are easily got wrong are settled here. The four agents are one group: TorchRL
-groups by names, so agents that are called by their duties would become four groups of one, each
-would be trained alone, and QMIX would be IQL without saying so. And each copy of the environment
-has a seed of its own: BenchMARL gives all of them the same one, and all would play the same users.
-(``parallel_collection``, a process for each copy, undoes this: leave it off, as it is by default.)
+Two common mistakes are avoided. The four agents are one group: TorchRL groups by names, so agents
+with different names would become four groups of one, each would be trained alone, and QMIX would
+silently be IQL. And each copy of the environment has its own seed: BenchMARL gives all of them the
+same one, so that all would play the same users. (``parallel_collection``, a process for each copy,
+undoes this: leave it off, which is the default.)
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ except ImportError as error:
 __all__ = ["GROUP", "GroupPolicy", "RPPTask", "RPPTaskClass"]
 
 GROUP = {"agent": [f"agent_{i}" for i in range(len(rpp_env.AGENTS))]}
-"""The one group, and its agents in the order of `rpp_env.AGENTS`."""
+"""The single group, and its agents in the order of `rpp_env.AGENTS`."""
 
 
 class RPPTaskClass(PettingZooClass):  # type: ignore[misc]
-    """What BenchMARL has to be told; the specs are read off the environment.
+    """Description of a task for BenchMARL; the specs are derived from the environment.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ class RPPTaskClass(PettingZooClass):  # type: ignore[misc]
 
     def get_env_fun(
         self,
-        num_envs: int,  # noqa: ARG002 - BenchMARL makes so many copies itself
-        continuous_actions: bool,  # noqa: ARG002 - there are none
+        num_envs: int,  # noqa: ARG002 - BenchMARL makes this many copies itself
+        continuous_actions: bool,  # noqa: ARG002 - not supported
         seed: int | None,
         device: Any,
     ) -> Callable[[], EnvBase]:
-        """What makes one copy of the environment, with the next seed."""
+        """Return a function that makes one copy of the environment, with the next seed."""
         seeds = itertools.count(seed or 0)
         options = {**self.config, "padded_actions": True, "agent_names": "index"}
         return lambda: PettingZooWrapper(
@@ -82,7 +82,7 @@ class RPPTaskClass(PettingZooClass):  # type: ignore[misc]
     def has_state(self) -> bool:
         return True
 
-    def has_render(self, env: EnvBase) -> bool:  # noqa: ARG002 - nothing is drawn
+    def has_render(self, env: EnvBase) -> bool:  # noqa: ARG002 - rendering is not supported
         return False
 
     def max_steps(self, env: EnvBase) -> int:  # noqa: ARG002 - the same for all copies
@@ -94,7 +94,7 @@ class RPPTaskClass(PettingZooClass):  # type: ignore[misc]
 
 
 class RPPTask(Task):  # type: ignore[misc]
-    """The environment's ids as BenchMARL's tasks."""
+    """The environment's ids as BenchMARL tasks."""
 
     RPP_V0 = None
     RPPBANDIT_V0 = None
@@ -105,7 +105,7 @@ class RPPTask(Task):  # type: ignore[misc]
         return RPPTaskClass
 
     def get_task(self, config: dict[str, Any] | None = None) -> RPPTaskClass:
-        """The task with these keywords of `rpp_env.parallel_env`, or with none."""
+        """Return the task with these keywords of `rpp_env.parallel_env`, or with none."""
         rules = {key.upper().replace("-", "_"): key for key in rpp_env.RULES}[self.name]
         return RPPTaskClass(self.name, {"rules": rules, **(config or {})})
 
@@ -114,7 +114,7 @@ task_config_registry.update({f"rpp/{k.lower()}": task for k, task in RPPTask.__m
 
 
 class GroupPolicy:
-    """What an experiment has trained, as `rpp_env.evaluate` plays policies.
+    """Adapter from an experiment's trained policy to the policies of `rpp_env.evaluate`.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class GroupPolicy:
         Raises
         ------
         InvalidOption
-            Without masks: the networks read them.
+            Without masks, which the networks need.
         """
         if masks is None:
             raise InvalidOption(

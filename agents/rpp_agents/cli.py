@@ -1,4 +1,4 @@
-"""The ``rpp-env`` command: finds the verb, reads its options, and says errors in one line.
+"""The ``rpp-env`` command: finds the verb, parses its options, and prints errors in one line.
 
 Each verb is a module of `rpp_agents.commands` with a function `run`; its parameters are the
 options, which a function `parse` of the module may read in another way. Only the module that is
@@ -42,7 +42,7 @@ COMMANDS = {
     "report": "Write the tables, plots and HTML page of a study or bench again.",
     "doctor": "Show versions, the datasets and models found, and the caches.",
 }
-"""Verbs, and what each does."""
+"""Verbs with their descriptions."""
 
 EXAMPLES = """\
 examples:
@@ -68,15 +68,15 @@ PLACES = (
     errno.EPERM,
     errno.EROFS,
 )
-"""Errors of the file system that are about the place that the user named, not about our code."""
+"""Errors of the file system caused by a path of the user's, not by our code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run the command and return the exit code: 0, 2 for user errors, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr, sys.stdin):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a letter, or bytes that are none, end no command.
+            # An encoding error of the terminal must not end a command.
             stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
     if not sys.stdout.isatty():
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         say("\nrpp-env:", str(interrupt) or "stopped", error=True)
         return 130
-    except BrokenPipeError:  # `rpp-env ... | head` has read enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in PLACES:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_line(text: str) -> str:
-    """A message on one line, in which a path that no system takes is cut in its middle."""
+    """Put a message on one line; an overlong path is cut in its middle."""
     return re.sub(
         r"\S{300,}", lambda path: f"{path[0][:100]}...{path[0][-50:]}", " ".join(text.split())
     )
@@ -120,7 +120,7 @@ def _warn(
     file: TextIO | None = None,  # noqa: ARG001 - the signature of warnings.showwarning
     line: str | None = None,
 ) -> None:
-    """Print a warning to the user in one line; one of a library with its place in the code."""
+    """Print a warning in one line; one of a library with its place in the code."""
     if issubclass(category, UserWarning):
         say("rpp-env: warning:", " ".join(str(message).split()), error=True)
     else:
@@ -128,14 +128,14 @@ def _warn(
 
 
 def parse(given: Sequence[str]) -> Callable[[], None]:
-    """Read a command line, without running it: the verb with its options.
+    """Parse a command line into a callable that runs the verb with its options.
 
     Raises
     ------
     InvalidOption
-        Where there is no such verb.
+        For an unknown verb.
     SystemExit
-        For ``--help``, which is printed, and for options that there are not.
+        For ``--help``, after printing it, and for unknown options.
     """
     if not given or given[0] in ("-h", "--help"):
         return _print_help
@@ -145,7 +145,7 @@ def parse(given: Sequence[str]) -> Callable[[], None]:
     if verb not in COMMANDS:
         raise InvalidOption(unknown("verb", verb, COMMANDS))
     try:
-        import rich  # noqa: F401 - asked for here, once for all verbs
+        import rich  # noqa: F401 - checked here, once for all verbs
         import tyro  # noqa: F401
     except ImportError as error:
         raise MissingExtra(f"{error.name}, which the command needs,", "agents") from error

@@ -1,8 +1,8 @@
-"""What reads an observation before the networks do: a GRU over the last ranking.
+"""Encoders of observations in front of the networks: a GRU over the last ranking.
 
 An environment that shows the last ranking as a sequence (``RPPEnv(ranking="sequence")``) puts K
-item vectors into every observation, best first. `ranking_encoder` finds them; where there are none
-(another environment, or ``ranking="mean"``) the networks see observations as they are.
+item vectors into every observation, best first. `ranking_encoder` locates them; without them
+(another environment, or ``ranking="mean"``) the networks read observations unchanged.
 
 Shapes: ``...`` are batch axes, ``n`` agents, ``d`` the observation width, ``h`` the GRU's width.
 """
@@ -27,16 +27,16 @@ __all__ = [
 
 
 class RankingEncoder(nn.Module):
-    """Takes the ranking out of an observation, and reads it by a GRU.
+    """Splits the ranking from an observation, and encodes it with a GRU.
 
-    All agents that see the ranking see the same one, so it is read once for each user.
+    All agents that see the ranking see the same one, so it is encoded once per user.
 
     Parameters
     ----------
     width : int
         Width of an observation.
     start, places, item : int
-        Where the first vector begins, how many there are, and how wide each is.
+        Index of the first vector, number of vectors, and their width.
     readers : sequence of int
         The agents that see the ranking; the others get zeros.
     agents, hidden : int
@@ -60,13 +60,13 @@ class RankingEncoder(nn.Module):
         self.start, self.places, self.item = start, places, item
         self.reader, self.hidden = readers[0], hidden
         self.rest_width = width - places * item
-        """Width of what `rest` gives for an observation."""
+        """Width of the result of `rest` for an observation."""
         self.gru = nn.GRU(item, hidden, batch_first=True)
         sees = torch.tensor([[float(agent in readers)] for agent in range(agents)])
         self.register_buffer("sees", sees, persistent=False)
 
     def rest(self, inputs: Tensor) -> Tensor:
-        """Observations or states without the ranking."""
+        """Return observations or states without the ranking."""
         end = self.start + self.places * self.item
         return torch.cat([inputs[..., : self.start], inputs[..., end:]], dim=-1)
 
@@ -79,24 +79,24 @@ class RankingEncoder(nn.Module):
         return encoded
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """The rest and the ranking of observations ``(..., n, d)``, for every agent."""
+        """Return the rest and the ranking of observations ``(..., n, d)``, for every agent."""
         encoded = self.ranking(observations[..., self.reader, :])
         return self.rest(observations), encoded[..., None, :] * self.sees
 
 
 class ReleasedEncoder(RankingEncoder):
-    """The released system's state: the user at first, then sentences + GRU, and nothing else.
+    """State of the released system: the user at first, then sentences + GRU, and nothing else.
 
-    Its errors: three spaces are added up, the user is forgotten after the first step, and the
-    ranked vectors are reshaped where they should be transposed, so that what the GRU reads as one
-    user's ranking is made of pieces of several users' (see `rpp_agents.trainers.a2c`).
+    Its errors: vectors of three spaces are added up, the user is forgotten after the first step,
+    and the ranked vectors are reshaped instead of transposed, so that the GRU reads pieces of
+    several users' rankings as one user's (see `rpp_agents.trainers.a2c`).
 
     Parameters
     ----------
     user, sentences, step : int
-        Where these slices begin, as wide as an item the first two.
+        Indices of these slices; the first two are as wide as an item.
     **place
-        As `RankingEncoder` takes them.
+        Arguments of `RankingEncoder`.
     """
 
     def __init__(self, *, user: int, sentences: int, step: int, **place: Any) -> None:
@@ -106,7 +106,7 @@ class ReleasedEncoder(RankingEncoder):
         self.gru.requires_grad_(False)  # "detached at every use": never trained
 
     def rest(self, inputs: Tensor) -> Tensor:
-        """Nothing."""
+        """Return an empty tensor."""
         return inputs[..., :0]
 
     def ranking(self, inputs: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class ReleasedEncoder(RankingEncoder):
         return encoded
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Nothing, and the state ``(..., n, h)``."""
+        """Return an empty tensor, and the state ``(..., n, h)``."""
         rest, encoded = super().forward(observations)
         user, sentences = (
             observations[..., at : at + self.item] for at in (self.user, self.sentences)
@@ -131,7 +131,7 @@ class ReleasedEncoder(RankingEncoder):
 
 
 def ranking_encoder(env: Any, hidden: int) -> dict[str, Any] | None:
-    """What `make_encoder` needs to read the rankings of `env`; None where there are none."""
+    """Describe the encoder of `env`'s rankings for `make_encoder`; None without rankings."""
     observer = getattr(env, "observer", None)
     if observer is None or len(observer.ranking_shape) == 1 or not hidden:
         return None
@@ -139,15 +139,15 @@ def ranking_encoder(env: Any, hidden: int) -> dict[str, Any] | None:
 
 
 def released_encoder(env: Any) -> dict[str, Any] | None:
-    """What `make_encoder` needs for the released state; None where `env` is not an RPPEnv.
+    """Describe the encoder of the released state for `make_encoder`; None for other environments.
 
-    A ranking that is shown by its mean counts as one of a single place.
+    ``ranking="mean"`` is treated as a sequence of length 1.
 
     Raises
     ------
     InvalidOption
-        Where prompts are made of no sentences, or sentences and items have vectors of different
-        widths: they cannot be added up.
+        If prompts have no sentences, or sentence and item embeddings differ in width, so that they
+        cannot be added.
     """
     observer = getattr(env, "observer", None)
     if observer is None:
@@ -156,14 +156,14 @@ def released_encoder(env: Any) -> dict[str, Any] | None:
     layout = observer.layout
     if "sentences" not in layout:
         raise InvalidOption(
-            "released=True adds up the vectors of the user, the sentences and the ranking, and the "
-            f"prompts here ({type(env.space).__name__}) are made of no sentences: leave it out"
+            "released=True adds up the vectors of the user, the sentences and the ranking, but the "
+            f"prompts here ({type(env.space).__name__}) have no sentences: leave it out"
         )
     widths = [layout[name].stop - layout[name].start for name in ("user", "sentences")]
     if widths != [place["item"]] * 2:
         raise InvalidOption(
             "released=True adds up the vectors of the user, the sentences and the ranking; they "
-            f"must be of one width, not {widths[0]}, {widths[1]} and {place['item']}"
+            f"must have the same width, not {widths[0]}, {widths[1]} and {place['item']}"
         )
     starts = {name: layout[name].start for name in ("user", "sentences", "step")}
     return {"kind": "released", **place, **starts}
@@ -183,7 +183,7 @@ def _place(env: Any, observer: Any, hidden: int) -> dict[str, Any]:
 
 
 def make_encoder(about: Mapping[str, Any]) -> RankingEncoder:
-    """An encoder from its description, which a policy's file keeps."""
+    """Make an encoder from its description, which is saved in a policy's file."""
     kinds = {"ranking": RankingEncoder, "released": ReleasedEncoder}
     options = dict(about)
     made: RankingEncoder = kinds[options.pop("kind")](**options)

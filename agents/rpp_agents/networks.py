@@ -1,4 +1,4 @@
-"""Parts of the trainers' networks: layers, a network for each agent, critics, normalisation.
+"""Building blocks of the networks: layers, per-agent networks, critics, normalisation.
 
 The networks that choose actions are in `rpp_agents.actors`. Shapes: ``...`` are batch axes, ``n``
 agents, ``d`` the observation width.
@@ -26,24 +26,24 @@ __all__ = [
 ]
 
 NARROW = 16
-"""Products of matrices with fewer columns than this take longer than with zeros beside them."""
+"""Number of columns below which a matrix product is faster when padded with zeros."""
 
 
 def mlp(
     inputs: int, hidden: Sequence[int], outputs: int, *, gain: float, layer_norm: bool
 ) -> nn.Sequential:
-    """Linear layers with ReLU between them, orthogonal weights and zero biases.
+    """Make linear layers with ReLU between them, orthogonal weights and zero biases.
 
     Parameters
     ----------
     inputs, hidden, outputs
         Widths.
     gain : float
-        Gain of the last layer's weights; hidden layers take ReLU's, the square root of 2.
+        Gain of the last layer's weights; hidden layers have ReLU's gain, the square root of 2.
     layer_norm : bool
         Normalise the input vector first (MAPPO's "feature normalisation").
     """
-    # Of a single number nothing would be left.
+    # Normalising a single number would leave nothing of it.
     layers: list[nn.Module] = [nn.LayerNorm(inputs)] if layer_norm and inputs > 1 else []
     widths = (inputs, *hidden)
     for before, after in pairwise(widths):
@@ -52,7 +52,7 @@ def mlp(
 
 
 def orthogonal(inputs: int, outputs: int, gain: float) -> Tensor:
-    """Weights (inputs, outputs), orthogonal and scaled by `gain`."""
+    """Make weights (inputs, outputs), orthogonal and scaled by `gain`."""
     weight = torch.empty(outputs, inputs)
     if inputs:
         nn.init.orthogonal_(weight, gain)
@@ -69,9 +69,9 @@ def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 class AgentNet(nn.Module):
     """One output per agent, from that agent's input alone: ``(..., n, d) -> (..., n, outputs)``.
 
-    Built as `mlp`. With `shared` all agents use one network, which sees the agent's number as a
-    one-hot beside the input; otherwise each agent has a network of its own, and all are computed at
-    once. Of the input only the columns `visible` are looked at; None: all.
+    Built like `mlp`. With `shared` all agents use one network, which gets the agent's index as a
+    one-hot vector next to the input; otherwise each agent has its own network, and all are computed
+    at once. Only the columns `visible` of the input are used; None: all.
     """
 
     identity: Tensor
@@ -110,10 +110,10 @@ class AgentNet(nn.Module):
         if self.shared:
             inputs = torch.cat([inputs, self.identity.expand(*lead, -1)], dim=-1)
         if self.layer_norm:
-            # Without weights of its own: those of the first layer do as well.
+            # LayerNorm without its own weights: those of the first layer suffice.
             inputs = F.layer_norm(inputs, inputs.shape[-1:])
         agents = 1 if self.shared else lead[-1]
-        # Without -1, which says nothing of an empty batch.
+        # Without -1, which is ambiguous for an empty batch.
         out: Tensor
         out = inputs.reshape(lead.numel() // agents, agents, inputs.shape[-1]).transpose(0, 1)
         for layer in self.layers[:-1]:
@@ -140,16 +140,16 @@ class StackedLinear(nn.Module):
 
 
 class FeatureNorm(nn.Module):
-    """Gives every feature mean 0 and deviation 1, by statistics of all that was seen in training.
+    """Normalises every feature to mean 0 and deviation 1, by statistics of all training data.
 
-    What tells users apart may be a small difference in a few of many numbers, which
-    `torch.nn.LayerNorm`, looking at one vector at a time, cannot enlarge. Until the first update
-    this is the identity. Results are clipped to 5 deviations.
+    Users may differ only slightly in a few of many numbers, which `torch.nn.LayerNorm`, looking at
+    one vector at a time, cannot enlarge. Until the first update this is the identity. Results are
+    clipped to 5 deviations.
 
     Parameters
     ----------
     shape : int or ints
-        The last axes of what is normalised, each place with statistics of its own.
+        The last axes of the input, each place with its own statistics.
     """
 
     count: Tensor
@@ -164,10 +164,10 @@ class FeatureNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, seen: Tensor) -> None:
-        """Take in a batch ``(..., *shape)``; axes that `shape` has as 1 are averaged over."""
+        """Update with a batch ``(..., *shape)``; axes with 1 in `shape` are averaged over."""
         batch = seen.reshape(-1, *seen.shape[seen.dim() - self.mean.dim() :])
         mean = batch.mean(0)
-        # Around the mean, and single precision is enough for a batch.
+        # Centred first, so that single precision suffices for a batch.
         variance = (batch - mean).square_().mean(0).double()
         mean = mean.double()
         self.count.add_(len(batch))
@@ -178,14 +178,14 @@ class FeatureNorm(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if self.count == 0:
             return inputs
-        # Features that hardly vary, or not at all, are not blown up: the deviation is 0.01 or more.
+        # Features that hardly vary are not amplified: the deviation is at least 0.01.
         deviation = (self.square - self.mean**2).clamp(min=1e-4).sqrt()
         scale, shift = (1 / deviation).float(), (-self.mean / deviation).float()
         return torch.addcmul(shift, inputs, scale).clamp_(-5, 5)
 
 
 class Critic(nn.Module):
-    """A network of values behind what normalises its inputs."""
+    """A value network after a normalisation of its inputs."""
 
     def __init__(self, norm: nn.Module, net: nn.Module) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Critic(nn.Module):
         return values
 
     def observe(self, inputs: Tensor) -> None:
-        """Take inputs into the statistics that they are normalised by."""
+        """Update the normalisation statistics with inputs."""
         if isinstance(self.norm, FeatureNorm):
             self.norm.update(inputs)
 
@@ -204,7 +204,7 @@ class Critic(nn.Module):
 def central_critic(
     width: int, outputs: int, *, hidden: Sequence[int], layer_norm: bool, normalize: bool = False
 ) -> Critic:
-    """Values of the whole team's state, ``(..., s) -> (..., outputs)``: 1, or one per agent."""
+    """Make a critic of the whole team's state, ``(..., s) -> (..., outputs)``: 1, or n values."""
     net = mlp(width, hidden, outputs, gain=1.0, layer_norm=layer_norm)
     return Critic(FeatureNorm(width) if normalize else nn.Identity(), net)
 
@@ -218,7 +218,7 @@ def local_critic(
     shared: bool,
     normalize: bool = False,
 ) -> Critic:
-    """One value per agent from its own observation, ``(..., n, d) -> (..., n)``."""
+    """Make a critic of each agent's own observation, ``(..., n, d) -> (..., n)``."""
     net = AgentNet(
         width, num_agents, 1, hidden=hidden, gain=1.0, layer_norm=layer_norm, shared=shared
     )
@@ -227,7 +227,7 @@ def local_critic(
 
 
 class ValueNorm(nn.Module):
-    """Running mean and variance of returns, per critic output, without the bias of starting at 0.
+    """Running mean and variance of returns, per critic output, with bias correction.
 
     As in MAPPO (Yu et al. 2022): exponential averages of the mean and of the mean square, divided
     by the weight collected so far; the variance is never taken below 0.01.
@@ -247,14 +247,14 @@ class ValueNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
-        """Take in a batch of returns ``(..., outputs)``."""
+        """Update with a batch of returns ``(..., outputs)``."""
         batch = returns.reshape(-1, returns.shape[-1]).double()
         self.weight.mul_(self.beta).add_(1 - self.beta)
         self.mean_sum.mul_(self.beta).add_(batch.mean(0), alpha=1 - self.beta)
         self.square_sum.mul_(self.beta).add_((batch**2).mean(0), alpha=1 - self.beta)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, float32; 0 and 1 before the first update."""
+        """Return mean and standard deviation, float32; 0 and 1 before the first update."""
         if self.weight == 0:
             return torch.zeros_like(self.mean_sum).float(), torch.ones_like(self.mean_sum).float()
         mean = self.mean_sum / self.weight

@@ -1,7 +1,7 @@
 """PettingZoo parallel environments as a batch for the trainers.
 
-What an environment of others shows, pays and allows is checked here, once: whatever a network could
-not learn from ends in one sentence that names the agent, what came and what is needed.
+Observations, rewards and masks of a foreign environment are checked here, once: anything that a
+network could not learn from raises an error that names the agent, what came and what is needed.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ class _Step:
 
 
 MAX_WIDTH = 4096
-"""Numbers in an observation that `PettingZooBatch` flattens without being asked to."""
+"""Maximum numbers in an observation that `PettingZooBatch` flattens by default."""
 
 
 class PettingZooBatch:
     """Several copies of a PettingZoo parallel environment as one `BatchedEnv`.
 
-    For environments with vector observations, of any number of agents, which all act in
+    For environments with vector observations and any number of agents, which act either all in
     ``Discrete`` or all in ``Box`` spaces. Observations are flattened and padded with zeros to the
     widest agent's, action counts to the largest, and ``Box`` actions to the longest; masks hide
-    the padding and whatever the environment forbids (``action_mask`` in a dictionary observation or
-    in the agent's info; for ``Discrete`` actions only). Rewards stay per agent, (B, n). An agent
-    that has left while others go on sees zeros, is paid 0 and may only choose action 0: its choices
-    have no gradient, but its rows still count where losses and advantages are averaged.
-    An agent has left once it was terminated or truncated, even if the environment goes on naming
-    it. An episode ends when no agent is left, as a truncation if any of the last to leave was
-    truncated. The state is the environment's own ``state()`` where that is a method that gives
-    numbers, or the observations side by side.
+    the padding and everything that the environment forbids (``action_mask`` in a dictionary
+    observation or in the agent's info; for ``Discrete`` actions only). Rewards stay per agent,
+    (B, n). An agent that has left while others continue sees zeros, gets the reward 0 and may only
+    choose action 0: its choices have no gradient, but its rows count in means of losses and
+    advantages. An agent has left once it was terminated or truncated, even if the environment still
+    lists it. An episode ends when no agent is left, as a truncation if any of the last to leave was
+    truncated. The state is the environment's own ``state()`` if that is a method that returns
+    numbers, or else the concatenated observations.
 
     Parameters
     ----------
     make_env : callable
         Makes one parallel environment, a new one at each call.
     num_envs : int
-        Copies.
+        Number of copies.
     seed : int
         Seeds the first reset; copy i gets the i-th number drawn from it.
     max_cycles : int, optional
-        Longest episode, for rollouts of one episode; one that goes on is truncated there. By
-        default the environment's ``max_cycles``, or 128 where it has none, and only the
-        environment ends episodes.
+        Maximum episode length, for rollouts of one episode; longer episodes are truncated. By
+        default the environment's ``max_cycles``, or 128 if it has none, and only the environment
+        ends episodes.
     max_width : int
-        Most numbers in an observation. Images have more: the networks here would read them as
-        vectors, without neighbours, at the cost of much memory.
+        Maximum numbers in an observation. Images have more: the networks here would read them as
+        vectors, without neighbourhoods, and need much memory.
 
     Raises
     ------
@@ -123,11 +123,11 @@ class PettingZooBatch:
         self._over = np.ones(num_envs, np.bool_)
         self._clock = np.zeros(num_envs, np.int64)
         self._gone: list[set[str]] = [set() for _ in range(num_envs)]
-        # Nothing that takes memory was made before the widths were known.
+        # Nothing large is allocated before the widths are known.
         self._envs = [env, *(make_env() for _ in range(num_envs - 1))]
         if len(set(map(id, self._envs))) < num_envs:
             raise InvalidOption(
-                "make_env gave the same environment twice: it must make a new one at each call"
+                "make_env returned the same environment twice: it must make a new one at each call"
             )
         self._observations = np.zeros(
             (num_envs, len(self.agents), self.observation_width), np.float32
@@ -141,7 +141,7 @@ class PettingZooBatch:
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-        """Begin episodes everywhere, or where ``options["reset_mask"]`` is True."""
+        """Begin episodes of all copies, or of those where ``options["reset_mask"]`` is True."""
         options = dict(options or {})
         chosen = np.asarray(options.pop("reset_mask", np.ones(self.num_envs)), np.bool_)
         seed = self._first_seed if seed is None else seed
@@ -211,8 +211,8 @@ class PettingZooBatch:
         for state in states:
             if len(state) != self.state_width or not np.isfinite(state).all():
                 raise BrokenContract(
-                    f"state() gave {_described(state)}; it must give {self.state_width} finite "
-                    "numbers, as after the first reset"
+                    f"state() returned {_described(state)}; it must return {self.state_width} "
+                    "finite numbers, as after the first reset"
                 )
         return np.stack(states)
 
@@ -226,7 +226,7 @@ class PettingZooBatch:
             env.close()
 
     def _pay(self, row: NDArray[np.float64], paid: dict[str, Any]) -> None:
-        """Write what each agent was paid into a row (n,)."""
+        """Write each agent's reward into a row (n,)."""
         given = [paid.get(agent, 0.0) for agent in self.agents]
         try:
             row[:] = np.asarray(given, np.float64).reshape(len(given))
@@ -234,7 +234,7 @@ class PettingZooBatch:
             row[0] = np.nan
         if not all(map(math.isfinite, row.tolist())):
             raise BrokenContract(
-                f"rewards must be one finite number for each agent; the environment paid {paid}"
+                f"rewards must be one finite number for each agent; the environment returned {paid}"
             )
 
     def _take(
@@ -245,13 +245,13 @@ class PettingZooBatch:
         live: set[str],
         absent: set[str],
     ) -> None:
-        """Keep what the agents of copy `i` see and may do.
+        """Store observations and masks of the agents of copy `i`.
 
-        `live` are those who play on, `absent` those who had left before.
+        `live` are the agents that play on, `absent` those that had left before.
         """
         if unknown := live - self._known:
             raise BrokenContract(
-                f"agent {min(unknown, key=str)!r} is at play, but stands not in possible_agents: "
+                f"agent {min(unknown, key=str)!r} is at play, but is not in possible_agents: "
                 f"{', '.join(map(str, self.agents))}"
             )
         self._observations[i] = 0
@@ -259,7 +259,7 @@ class PettingZooBatch:
         for j, agent in enumerate(self.agents):
             if agent not in observations or agent in absent:
                 if agent in live:
-                    raise BrokenContract(f"agent {agent!r} is at play, but was shown nothing")
+                    raise BrokenContract(f"agent {agent!r} is at play, but got no observation")
                 self._masks[i, j] = self._actions.left
                 continue
             seen = observations[agent]
@@ -272,56 +272,54 @@ class PettingZooBatch:
                 self._masks[i, j] &= self._actions.allowed(j, mask)
                 if not self._masks[i, j].any():
                     if agent in live:
-                        raise BrokenContract(
-                            f"agent {agent!r} was given a mask that allows no action"
-                        )
+                        raise BrokenContract(f"agent {agent!r} got a mask that allows no action")
                     self._masks[i, j] = self._padding[j]  # it has played its last step
             if live and agent not in live:
-                # It has left, and the others go on.
+                # It has left, while the others continue.
                 self._masks[i, j] = self._actions.left
 
     def _flat(self, j: int, seen: Any) -> NDArray[np.float32]:
-        """An observation of agent `j` as a vector."""
+        """Flatten an observation of agent `j`."""
         from gymnasium.spaces.utils import flatten
 
         try:
             flat = np.asarray(flatten(self._spaces[j], seen), np.float32)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise BrokenContract(
-                f"agent {self.agents[j]!r} was shown {seen!r:.200}, which is not in its "
+                f"agent {self.agents[j]!r} got the observation {seen!r:.200}, which is not in its "
                 f"observation space {self._spaces[j]}: {error}"
             ) from error
         if flat.shape != (self._widths[j],):
             raise BrokenContract(
-                f"agent {self.agents[j]!r} was shown {flat.size:,} instead of {self._widths[j]:,} "
-                f"numbers, as its observation space {self._spaces[j]} has: {seen!r:.80}"
+                f"agent {self.agents[j]!r} got an observation of {flat.size:,} instead of "
+                f"{self._widths[j]:,} numbers, unlike its space {self._spaces[j]}: {seen!r:.80}"
             )
         return flat
 
     def _check_shown(self) -> None:
-        """Refuse observations that are not finite."""
+        """Check that observations are finite."""
         finite = np.isfinite(self._observations)
         if not finite.all():
             i, j, _ = np.argwhere(~finite)[0]
             raise BrokenContract(
-                f"agent {self.agents[j]!r} was shown {_described(self._observations[i, j])}; all "
+                f"agent {self.agents[j]!r} got {_described(self._observations[i, j])}; all "
                 "must be finite"
             )
 
 
 _UNNOTICED = 256
-"""Arrays of several axes with at most so many numbers, such as boards, cause no warning."""
+"""Maximum size of arrays with several axes, such as boards, that cause no warning."""
 
 
 def _width(agent: str, space: Any, most: int) -> int:
-    """Numbers in a flattened observation, or a sentence where there are too many."""
+    """Count the numbers of a flattened observation; raise if there are too many."""
     from gymnasium.spaces.utils import flatdim
 
     try:
         width = int(flatdim(space))
     except (NotImplementedError, ValueError) as error:
         raise InvalidOption(
-            f"agent {agent!r} observes {space}, which is no vector of fixed width; wrap the "
+            f"agent {agent!r} observes {space}, which is not a vector of fixed width; wrap the "
             "environment so that it shows one"
         ) from error
     shape = getattr(space, "shape", None) or (width,)
@@ -335,15 +333,15 @@ def _width(agent: str, space: Any, most: int) -> int:
     if len(shape) > 1 and width > _UNNOTICED:
         warnings.warn(
             f"agent {agent!r} observes arrays of shape {shape}: they are flattened to {width:,} "
-            "numbers, and the networks here see no neighbours in them",
+            "numbers, and the networks here do not see neighbourhoods in them",
             stacklevel=4,
         )
     return width
 
 
 def _own_state(env: Any, most: int) -> NDArray[np.float32] | None:
-    """What the environment's ``state()`` gives, flattened; None where it has none of use."""
-    # Many environments keep their inner state in an attribute of that name.
+    """Return the environment's ``state()``, flattened; None if it has none that can be used."""
+    # Many environments store their internal state in an attribute of that name.
     if not (callable(getattr(env, "state", None)) and callable(getattr(env.unwrapped, "state", 0))):
         return None
     try:
@@ -354,10 +352,10 @@ def _own_state(env: Any, most: int) -> NDArray[np.float32] | None:
         flat = np.asarray(state, np.float32).ravel()
         why = f"it has {flat.size:,} numbers" if flat.size > most else ""
     except (TypeError, ValueError):
-        why = f"it is a {type(state).__name__} and no array of numbers"
+        why = f"it is a {type(state).__name__} and not an array of numbers"
     if why:
         warnings.warn(
-            f"the environment's state() is not used, because {why}: the observations side by side "
+            f"the environment's state() is not used, because {why}: the concatenated observations "
             "take its place",
             stacklevel=3,
         )
@@ -366,7 +364,7 @@ def _own_state(env: Any, most: int) -> NDArray[np.float32] | None:
 
 
 def _dictionaries(call: str, given: Any, count: int) -> Any:
-    """What a PettingZoo environment returned, if it is as many dictionaries as there should be."""
+    """Check that a PettingZoo environment returned the right number of dictionaries."""
     if not isinstance(given, tuple) or len(given) != count:
         came = f"{len(given)} values" if isinstance(given, tuple) else f"a {type(given).__name__}"
         raise BrokenContract(
@@ -377,6 +375,6 @@ def _dictionaries(call: str, given: Any, count: int) -> Any:
 
 
 def _described(numbers: NDArray[np.float32]) -> str:
-    """How many numbers there are, and the first that is not finite."""
+    """Describe an array: its size, and the first number that is not finite."""
     wrong = numbers[~np.isfinite(numbers)]
     return f"{numbers.size:,} numbers" + (f" with {wrong[0]} among them" if len(wrong) else "")

@@ -1,4 +1,4 @@
-"""Learning curves, and what all of our pictures share."""
+"""Learning curves, and the shared style of all pictures."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ __all__ = [
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 OTHERS = "#c8cdd6"
-"""Lines that stand behind the one that a panel is about."""
+"""Lines in the background of the one that a panel is about."""
 TRAINING, VALIDATION, SAMPLED = "#2563eb", "#d9480f", "#0f766e"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what it shows."""
+    """A picture and its description."""
 
     path: Path
     alt: str
-    """For those who do not see it: what is drawn, and what stands out."""
+    """Alternative text: what is drawn, and what stands out."""
 
     def markdown(self, folder: Path) -> str:
-        """The picture in a page of `folder`."""
+        """Return the Markdown of the picture for a page in `folder`."""
         return f"![{words(self.alt)}]({self.path.relative_to(folder)})"
 
 
@@ -64,21 +64,21 @@ def learning_curve(
 ) -> Path:
     """Draw the reward over the steps of one run, or of several seeds of one setting.
 
-    One run: every iteration in a pale line, the smoothed curve over it. Several: each run's
-    smoothed curve in a pale line, their mean, and a 95% interval of that mean (Student's t).
-    Evaluations are points; for several runs with the same interval. The labels speak of users where
-    the runs were played by users (``unit`` in their ``config.json``).
+    One run: every iteration as a pale line, and the smoothed curve. Several: each run's smoothed
+    curve as a pale line, their mean, and a 95% interval of that mean (Student's t). Evaluations are
+    points; for several runs with the same interval. Labels count users if the runs were played by
+    users (``unit`` in their ``config.json``).
 
     Parameters
     ----------
     run_dirs : sequence of paths
         Folders that training wrote.
     path : path
-        The picture; its ending says the format, such as ``.png`` or ``.svg``.
+        The picture; its suffix selects the format, such as ``.png`` or ``.svg``.
     label : str
         Name of the algorithm.
     lines : mapping of str to float, optional
-        Names and scores of baselines, which are drawn as level lines.
+        Names and scores of baselines, drawn as horizontal lines.
     title, ylabel : str
     window : float
         Width of the smoothing, as a share of the run.
@@ -152,7 +152,7 @@ def learning_curve(
     axes.set_ylabel(ylabel)
     axes.set_title(title or f"{label}: learning curve", loc="left", color=INK, fontweight="bold")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    # Room for the last evaluation's mark.
+    # Room for the last evaluation's marker.
     axes.set_xlim(0, 1.015 * steps[-1])
     axes.margins(y=0.08)
     axes.grid(color=GRID, linewidth=0.8)
@@ -161,7 +161,7 @@ def learning_curve(
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    # Error bars come last by themselves; the two curves belong together.
+    # Error bars are listed last by themselves; the two curves belong together.
     order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith(f"{label}, "))
     figure.legend(
         [handles[i] for i in order],
@@ -177,7 +177,7 @@ def learning_curve(
 
 
 def smooth(values: NDArray[np.float64], window: float = 0.05) -> NDArray[np.float64]:
-    """Centred moving average over `window` of the length; narrower towards the ends."""
+    """Compute a centred moving average over `window` of the length; narrower at the ends."""
     length = len(values)
     reach = np.minimum(np.arange(length), np.arange(length)[::-1])
     reach = np.minimum(reach, max(1, round(length * window / 2)))
@@ -187,7 +187,7 @@ def smooth(values: NDArray[np.float64], window: float = 0.05) -> NDArray[np.floa
 
 
 def _interval(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over the runs, and half the width of its 95% interval (0 for one run)."""
+    """Return the mean over the runs, and the half width of its 95% interval (0 for one run)."""
     from scipy.stats import t
 
     count = len(rows)
@@ -198,14 +198,14 @@ def _interval(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def short(value: float, _: int = 0) -> str:
-    """A large number in few letters, as ticks take it."""
+    """Abbreviate a large number for a tick."""
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
 
 
 def figure(width: float, height: float, dpi: int = 130) -> Any:
-    """An empty matplotlib figure of so many inches.
+    """Make an empty matplotlib figure of this size in inches.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def figure(width: float, height: float, dpi: int = 130) -> Any:
 
 
 def plain(axes: Any) -> None:
-    """The look of all our axes: a pale grid, small ticks, two spines."""
+    """Apply our style to axes: a pale grid, small ticks, two spines."""
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, labelsize=8)
@@ -238,7 +238,7 @@ def grid(
     columns: int = 4,
     sharex: bool = True,
 ) -> tuple[Any, list[Any]]:
-    """A figure of `count` panels, `width` by `height` inches each, on one scale."""
+    """Make a figure of `count` panels, `width` by `height` inches each, with a shared scale."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     drawn = figure(max(width * columns, 5.5), height * rows + 1.0)
@@ -256,9 +256,9 @@ def grid(
 
 
 def limits(low: float, high: float, lines: Iterable[float] = ()) -> tuple[float, float]:
-    """Where an axis begins and ends: around the data, with the lines that are not far from them.
+    """Return the limits of an axis: around the data and the lines that are near them.
 
-    A line far outside would press the data together: leave it out, and say its value elsewhere.
+    A line far outside would squeeze the data: leave it out, and state its value elsewhere.
     """
     span = max(high - low, 0.02)
     near = [line for line in lines if low - span <= line <= high + span]
@@ -268,14 +268,14 @@ def limits(low: float, high: float, lines: Iterable[float] = ()) -> tuple[float,
 
 
 def label_ends(axes: Any, ends: Iterable[tuple[float, str, str]]) -> None:
-    """Write names behind the right edge, each as high as its line ends and apart from the others.
+    """Write names at the right edge, each near its line's end and apart from the others.
 
     Parameters
     ----------
     axes : matplotlib.axes.Axes
-        With its final limits.
+        Axes with their final limits.
     ends : iterable of (float, str, str)
-        Where a line ends, its name, and its colour.
+        Height of a line's end, its name, and its colour.
     """
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
@@ -306,9 +306,9 @@ def label_ends(axes: Any, ends: Iterable[tuple[float, str, str]]) -> None:
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending places moved as little as need be, so that neighbours are `gap` apart.
+    """Move ascending positions as little as possible, so that neighbours are `gap` apart.
 
-    They stay between `low` and `high` where there is room for all.
+    They stay between `low` and `high` if there is room for all.
     """
     groups = [[min(max(place, low), high)] for place in places]
     centres = [group[0] for group in groups]
@@ -330,12 +330,12 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def headline(drawn: Any, text: str) -> None:
-    """A figure's title, above its panels on the left."""
+    """Write a figure's title, above its panels on the left."""
     drawn.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
 
 
 def legend(drawn: Any, entries: Mapping[str, Mapping[str, Any]], columns: int) -> None:
-    """Names of lines below the figure, each with its style as `Line2D` takes it."""
+    """Write the names of lines below the figure, each with its style for `Line2D`."""
     from matplotlib.lines import Line2D
 
     drawn.legend(
@@ -348,15 +348,15 @@ def legend(drawn: Any, entries: Mapping[str, Mapping[str, Any]], columns: int) -
 
 
 def listed(scores: Mapping[str, float], digits: int = 3) -> str:
-    """Names and numbers in a sentence; brackets would end a picture's text in Markdown."""
+    """List names and numbers in a sentence, without brackets, which end alt text in Markdown."""
     found = "; ".join(f"{name} {score:.{digits}f}" for name, score in scores.items())
     return found.replace("[", "(").replace("]", ")")
 
 
 def save(drawn: Any, path: Path, alt: str, *, svg: bool = False) -> Picture:
-    """Write a figure, in which a ``$`` in a label is a dollar sign and no formula.
+    """Save a figure, with a ``$`` in a label as a dollar sign and not as a formula.
 
-    With `svg` also as SVG beside it, with the same bytes for the same numbers.
+    With `svg` also as SVG next to it, with the same bytes for the same numbers.
     """
     from matplotlib import rc_context
     from matplotlib.text import Text

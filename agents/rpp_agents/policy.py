@@ -1,7 +1,7 @@
-"""What evaluation asks of a policy, and the one that trainers return.
+"""The policy protocol, the policies that trainers return, and their files.
 
-A policy file is one safetensors file; the JSON that describes it stands in its header, so the two
-cannot get out of step, and nothing is ever unpickled.
+A policy file is one safetensors file with its JSON description in the header, so that the two
+cannot disagree; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 @runtime_checkable
 class Policy(baselines.Policy, Protocol):
-    """Anything that chooses actions for a batch of users, and can be kept in a file."""
+    """A policy that chooses actions for a batch of users, and can be saved to a file."""
 
     def save(self, path: str | Path) -> None:
         """Write the policy to one file; `load_policy` reads it."""
@@ -57,7 +57,7 @@ class NetworkPolicy:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Begin the sampling of ``greedy=False`` anew."""
+        """Restart the sampling of ``greedy=False`` with a seed."""
         self._rng = np.random.default_rng(seed)
 
     def act(
@@ -67,7 +67,7 @@ class NetworkPolicy:
         greedy: bool = False,
         memory: Any = None,
     ) -> tuple[NDArray[Any], Any]:
-        """See `Policy.act`; this policy has no memory and hands back what it was given."""
+        """See `Policy.act`; this policy has no memory and returns `memory` unchanged."""
         actions, _ = self._choose(observations, masks, None if greedy else self._rng)
         return self.actor.playable(actions).cpu().numpy(), memory
 
@@ -77,10 +77,10 @@ class NetworkPolicy:
         masks: NDArray[Any] | None,
         rng: np.random.Generator | None,
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Actions and log-probabilities, (B, n) or (B, 1), as `TeamActor.choose` gives them.
+        """Return actions and log-probabilities, (B, n) or (B, 1), from `TeamActor.choose`.
 
-        Vectors are as they were sampled, so that the log-probabilities are theirs: beyond the
-        bounds of their space, it may be. What `act` returns lies within them.
+        Vectors are returned as sampled, to match the log-probabilities; they may exceed the bounds
+        of their space. `act` clips them.
         """
         actions, log_probs = self._choose(observations, masks, rng)
         return actions.cpu().numpy(), log_probs.cpu().numpy()
@@ -98,9 +98,9 @@ class NetworkPolicy:
     def log_probs(
         self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Log-probabilities (B, n, A) and which actions are legal, (n, A) or (B, n, A).
+        """Return log-probabilities (B, n, A) and legal actions, (n, A) or (B, n, A).
 
-        Only of agents that choose by themselves among a number of actions: `InvalidOption` for a
+        Only for agents that choose separately among a number of actions: `InvalidOption` for a
         joint choice and for vectors.
         """
         if not isinstance(self.actor, Actor):
@@ -112,7 +112,7 @@ class NetworkPolicy:
         return _outputs(self.actor, observations, masks)
 
     def save(self, path: str | Path) -> None:
-        """Write the actor to one safetensors file, whole or not at all."""
+        """Write the actor to one safetensors file, atomically."""
         about = {
             "kind": "network",
             "choice": self.actor.choice,
@@ -122,7 +122,7 @@ class NetworkPolicy:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu", seed: int = 0) -> NetworkPolicy:
-        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        """Read a file that `save` wrote; `InvalidData` for another kind of file."""
         tensors, about = read_tensors(path)
         if about.get("kind") != "network":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a network policy")
@@ -134,16 +134,16 @@ class NetworkPolicy:
 
 
 class QPolicy:
-    """Networks that say what actions are worth; it takes the best ones.
+    """Policy of action-value networks: it takes the actions with the highest values.
 
     Parameters
     ----------
     network : QNetwork
-        It is shared, not copied.
+        The networks; shared, not copied.
     epsilon : float
-        Probability with which ``greedy=False`` takes a random action, for each agent by itself.
+        Probability with which ``greedy=False`` takes a random action, for each agent separately.
     seed : int
-        Seed of that.
+        Seed of these random actions.
     """
 
     def __init__(self, network: QNetwork, *, epsilon: float = 0.0, seed: int = 0) -> None:
@@ -152,7 +152,7 @@ class QPolicy:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Begin the random choices of ``greedy=False`` anew."""
+        """Restart the random choices of ``greedy=False`` with a seed."""
         self._rng = np.random.default_rng(seed)
 
     def act(
@@ -162,7 +162,7 @@ class QPolicy:
         greedy: bool = False,
         memory: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
-        """See `Policy.act`; this policy has no memory and hands back what it was given."""
+        """See `Policy.act`; this policy has no memory and returns `memory` unchanged."""
         values, legal = self.values(observations, masks)
         epsilon = 0.0 if greedy else self.epsilon
         return epsilon_greedy(values, legal, epsilon, self._rng), memory
@@ -170,17 +170,17 @@ class QPolicy:
     def values(
         self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Values (B, n, A) and which actions are legal, (n, A) or (B, n, A)."""
+        """Return values (B, n, A) and legal actions, (n, A) or (B, n, A)."""
         return _outputs(self.network, observations, masks)
 
     def save(self, path: str | Path) -> None:
-        """Write the networks to one safetensors file, whole or not at all."""
+        """Write the networks to one safetensors file, atomically."""
         about = {"kind": "values", "network": self.network.description, "epsilon": self.epsilon}
         write_tensors(path, self.network.state_dict(), about)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu", seed: int = 0) -> QPolicy:
-        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        """Read a file that `save` wrote; `InvalidData` for another kind of file."""
         tensors, about = read_tensors(path)
         if about.get("kind") != "values":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a policy of values")
@@ -198,7 +198,7 @@ def epsilon_greedy(
     epsilon: float,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The best legal actions, or with probability `epsilon` each a random legal one."""
+    """Choose the best legal actions, or with probability `epsilon` each a random legal one."""
     best = np.where(legal, values, -np.inf).argmax(-1)
     if epsilon == 0:
         return np.asarray(best)
@@ -209,7 +209,7 @@ def epsilon_greedy(
 def _inputs(
     network: TeamActor, observations: NDArray[np.float32], masks: NDArray[Any] | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Observations and masks as tensors, where the network is."""
+    """Convert observations and masks to tensors on the network's device."""
     shape = len(network.legal), network.description["width"]
     if np.shape(observations)[-2:] != shape:
         raise InvalidOption(
@@ -225,7 +225,7 @@ def _inputs(
 def _outputs(
     network: Actor, observations: NDArray[np.float32], masks: NDArray[Any] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """What a network says of every action, (B, n, A), and which are legal."""
+    """Return a network's output for every action, (B, n, A), and the legal ones."""
     with torch.inference_mode():
         seen, allowed = _inputs(network, observations, masks)
         legal = network.legal if allowed is None else network.legal & allowed
@@ -233,7 +233,7 @@ def _outputs(
 
 
 def load_policy(path: str | Path) -> Policy:
-    """Read any policy of this package: a trained network, `Random` or `Fixed`."""
+    """Load any policy of this package: a trained network, `Random` or `Fixed`."""
     if not Path(path).is_file():
         raise InvalidData(f"there is no file {path}")
     with Path(path).open("rb") as file:
@@ -254,4 +254,4 @@ _KINDS = {
     "linear": "rpp_agents.solvers.linear:LinearPolicy",
     "ppr": "rpp_agents.solvers.ppr:PromptPolicy",
 }
-"""What a policy's file is read by: solvers import this module, and not the other way round."""
+"""Readers of policy files by kind; solvers register theirs here, to avoid an import cycle."""

@@ -1,6 +1,6 @@
-"""Batches of environments, and what a trainer takes from them.
+"""Batched environments, and rollouts collected from them.
 
-`BatchedEnv` is what `rpp_env.RPPEnv` offers; `PettingZooBatch` offers the same for PettingZoo
+`BatchedEnv` is the interface of `rpp_env.RPPEnv`; `PettingZooBatch` implements it for PettingZoo
 parallel environments with `Discrete` or `Box` actions and vector observations. Neither resets by
 itself: the observations and the state after an episode's last step are the true final ones, and the
 caller of `step` calls ``reset(options={"reset_mask": ended})``.
@@ -40,14 +40,14 @@ __all__ = [
 ]
 
 _ENDLESS = 100
-"""An episode of so many times `max_cycles` has no end."""
+"""An episode longer than this many times `max_cycles` is considered endless."""
 
 CriticInput = Literal["state", "observations"]
-"""What a critic looks at: the team's state (MAPPO) or each agent's own observation (IPPO)."""
+"""Input of a critic: the team's state (MAPPO) or each agent's own observation (IPPO)."""
 
 
 class Transition(Protocol):
-    """What a step gives back; ``rpp_env.Step`` is one."""
+    """Result of a step; for example an ``rpp_env.Step``."""
 
     @property
     def observations(self) -> NDArray[np.float32]:
@@ -61,12 +61,12 @@ class Transition(Protocol):
 
     @property
     def terminated(self) -> NDArray[np.bool_]:
-        """(B,): the episode is over and nothing would have followed."""
+        """(B,): the episode ended by itself, so its value after the step is 0."""
         ...
 
     @property
     def truncated(self) -> NDArray[np.bool_]:
-        """(B,): the episode was cut off by the clock."""
+        """(B,): the episode was cut off by the time limit."""
         ...
 
     @property
@@ -84,15 +84,15 @@ class BatchedEnv(Protocol):
     agent that has most; of ``Box`` spaces one column, 0 for an agent that has left.
 
     ``reset(seed=..., options={"reset_mask": (B,) bool})`` begins a new episode where the mask is
-    True and leaves the others where they are; both `reset` and `step` give all B rows back. Resets
-    with the same `seed` are followed by the same episodes.
+    True and leaves the others unchanged; both `reset` and `step` return all B rows. Resets with the
+    same `seed` are followed by the same episodes.
 
-    An environment may have an attribute ``clock``, a slice: the columns of an observation that tell
-    the time and nothing else. They are all that a state-blind policy sees. ``state_clock`` are
-    those of the state. Infos named in an attribute ``identifiers`` say who or what is played; they
-    are not averaged. An attribute ``unit`` names what is played, in the plural: RPPEnv's is
-    "users". An environment with an attribute ``calls`` counts what a model was asked, and is
-    evaluated greedily only; others, which cost nothing, by sampled actions too.
+    Optional attributes: ``clock``, a slice with the columns of an observation that hold only the
+    time, which are all that a state-blind policy sees; ``state_clock``, those of the state;
+    ``identifiers``, names of infos that identify something and are not averaged; ``unit``, what is
+    played, in the plural (RPPEnv's is "users"). An environment with an attribute ``calls`` counts
+    the requests to a model, and is evaluated with greedy actions only; others, which cost nothing,
+    with sampled actions too.
     """
 
     @property
@@ -117,7 +117,7 @@ class BatchedEnv(Protocol):
 
 
 def check_batched(env: object, name: str) -> None:
-    """Refuse what is no `BatchedEnv`, before anything of it is used."""
+    """Check that an object is a `BatchedEnv`, before any of it is used."""
     parts = (
         *("num_envs", "agents", "action_spaces", "observation_width", "state_width", "max_cycles"),
         *("reset", "step", "state", "action_masks"),
@@ -139,12 +139,12 @@ def check_batched(env: object, name: str) -> None:
 
 
 def env_actions(env: BatchedEnv) -> ActionSpaces:
-    """What the agents of `env` choose from; `InvalidOption` for spaces that nothing here plays."""
+    """Return the action spaces of `env`; `InvalidOption` for unsupported spaces."""
     return spaces_of(env.agents, env.action_spaces)
 
 
 def check_alike(env: BatchedEnv, eval_env: BatchedEnv) -> None:
-    """Refuse an `eval_env` that a policy trained in `env` cannot play."""
+    """Check that a policy trained in `env` can play `eval_env`."""
     for what, shape in (
         ("agents", lambda batch: len(batch.agents)),
         ("actions", lambda batch: env_actions(batch).description),
@@ -159,7 +159,7 @@ def check_alike(env: BatchedEnv, eval_env: BatchedEnv) -> None:
 
 
 def check_rewards(rewards: NDArray[Any]) -> None:
-    """Refuse rewards, (B,) or (B, n), that nothing can be learnt from."""
+    """Check that rewards, (B,) or (B, n), are finite."""
     wrong = ~(np.abs(rewards) <= np.finfo(np.float32).max)
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])
@@ -169,13 +169,13 @@ def check_rewards(rewards: NDArray[Any]) -> None:
 
 
 def info_means(env: BatchedEnv, infos: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """The mean of each info over the batch, without those that identify something."""
+    """Average each info over the batch, except those that identify something."""
     identifiers = getattr(env, "identifiers", ())
     return {key: float(np.mean(x)) for key, x in infos.items() if key not in identifiers}
 
 
 def clock_columns(env: BatchedEnv) -> list[int]:
-    """Columns of an observation that tell the time and nothing else; none without ``env.clock``."""
+    """Return the columns of an observation that hold the time; none without ``env.clock``."""
     clock = getattr(env, "clock", None)
     return [] if clock is None else list(range(env.observation_width))[clock]
 
@@ -183,20 +183,19 @@ def clock_columns(env: BatchedEnv) -> list[int]:
 def stop_the_clock(
     after: NDArray[np.float32], before: NDArray[np.float32], cut: NDArray[np.bool_], clock: slice
 ) -> NDArray[np.float32]:
-    """Next observations, with their clock set back to the step's where the episode was truncated.
+    """Set the time of next observations back by one step where the episode was truncated.
 
-    No step ever begins at the time after the last one, so that no value there is ever learnt.
-    Later values would be learnt from the best of the values that a network makes up there instead,
-    and so on without end.
+    No step ever begins at the time after the last one, so that no value there is ever learned.
+    Earlier values would be learned from arbitrary values there, without end.
 
     Parameters
     ----------
     after, before : (B, ..., d)
         Observations or states after and before the step.
     cut : bool (B,)
-        Where the episode was cut off, and not terminated.
+        Where the episode was truncated, and not terminated.
     clock : slice
-        The columns that tell the time.
+        The columns that hold the time.
     """
     if not cut.any():
         return after
@@ -208,10 +207,10 @@ def stop_the_clock(
 def reset_ended(
     env: BatchedEnv, observations: NDArray[np.float32], ended: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Begin new episodes where `ended`; the observations to go on with."""
+    """Begin new episodes where `ended`; return the observations to continue with."""
     if not ended.any():
         return observations
-    # Without a mask where all ended, so that an environment may take its fast path.
+    # Without a mask if all ended, so that an environment may take its fast path.
     options = None if ended.all() else {"reset_mask": ended}
     return env.reset(options=options)[0]
 
@@ -224,37 +223,37 @@ class Rollout:
     """`T` steps of `B` environments with `n` agents."""
 
     observations: NDArray[np.float32]
-    """(T, B, n, d): what the agents saw before each step."""
+    """(T, B, n, d): observations before each step."""
     masks: NDArray[np.bool_]
-    """(T, B, n, A): what they were allowed to do; see `BatchedEnv`."""
+    """(T, B, n, A): action masks; see `BatchedEnv`."""
     actions: NDArray[Any]
-    """(T, B, n) integers, or (T, B, n, d) floats as they were sampled, before they were clipped."""
+    """(T, B, n) integers, or (T, B, n, d) floats as sampled, before clipping."""
     log_probs: NDArray[np.float32]
-    """Of those actions, when they were chosen: (T, B, n), or (T, B, 1) of a joint choice."""
+    """Log-probabilities of the actions when chosen: (T, B, n), or (T, B, 1) of a joint choice."""
     inputs: NDArray[np.float32]
-    """(T, B, s) or (T, B, n, d): what the critic sees before each step."""
+    """(T, B, s) or (T, B, n, d): the critic's input before each step."""
     next_inputs: NDArray[np.float32]
-    """The same after each step, before any reset: at an episode's end the true last one."""
+    """The critic's input after each step, before any reset: at an episode's end the final one."""
     rewards: NDArray[np.float32]
     """(T, B, n); a team's reward is every agent's."""
     terminated: NDArray[np.bool_]
-    """(T, B): nothing follows, so the value of what follows is 0."""
+    """(T, B): the episode ended by itself, so the next value is 0."""
     ended: NDArray[np.bool_]
-    """(T, B): terminated or truncated; advantages do not flow back over it."""
+    """(T, B): terminated or truncated; advantages are not propagated across."""
     infos: dict[str, float]
     """Mean of each info over the rollout."""
 
 
 class Collector:
-    """Plays an environment and keeps what happened.
+    """Collects rollouts from an environment.
 
     Parameters
     ----------
     env : BatchedEnv
     critic_input : "state" or "observations"
-        What to keep for the critic.
+        The critic's input.
     team_reward : bool
-        Pay every agent the mean of all agents' rewards.
+        Give every agent the mean of all agents' rewards.
     """
 
     def __init__(
@@ -267,7 +266,7 @@ class Collector:
         self._observations: NDArray[np.float32] | None = None
 
     def reset(self, seed: int) -> None:
-        """Begin anew; what follows depends on `seed` alone, not on what was played before."""
+        """Restart; what follows depends on `seed` alone, not on earlier steps."""
         self._observations = self.env.reset(seed=seed)[0]
 
     def collect(
@@ -278,9 +277,9 @@ class Collector:
         ],
         steps: int,
     ) -> Rollout:
-        """Play `steps` steps; `choose` gives actions and log-probabilities for what is seen.
+        """Collect `steps` steps; `choose` maps observations to actions and log-probabilities.
 
-        The environment is given the actions clipped to the bounds of their spaces.
+        The environment gets the actions clipped to the bounds of their spaces.
         """
         env = self.env
         if self._observations is None:
@@ -343,18 +342,18 @@ class Collector:
 def play(
     policy: Policy, env: BatchedEnv, *, episodes: int, seed: int = 0, greedy: bool = True
 ) -> NDArray[np.float64]:
-    """Mean reward per step of at least `episodes` episodes, whole batches of them.
+    """Play at least `episodes` episodes, in whole batches; return mean rewards per step.
 
     Parameters
     ----------
     policy, env
-        Who plays and where; rewards of several agents are averaged.
+        Policy and environment; rewards of several agents are averaged.
     episodes : int
-        How many episodes to play; rounded up to a multiple of ``env.num_envs``.
+        Number of episodes; rounded up to a multiple of ``env.num_envs``.
     seed : int
-        The first reset's seed: the same seed, the same episodes.
+        The first reset's seed: equal seeds play equal episodes.
     greedy : bool
-        Handed to the policy.
+        Passed to the policy.
 
     Returns
     -------
@@ -363,7 +362,7 @@ def play(
     Raises
     ------
     BrokenContract
-        For rewards that are not finite, and for an episode that does not end.
+        For rewards that are not finite, and for an endless episode.
     """
     longest = _ENDLESS * int(env.max_cycles)
     scores: list[NDArray[np.float64]] = []
@@ -392,7 +391,7 @@ def play(
             running &= ~ended
             observations = step.observations
             if running.any():
-                # Those that are through play on uncounted until the longest episode is.
+                # Finished copies play on, uncounted, until the longest episode is over.
                 observations = reset_ended(env, observations, ended)
                 if isinstance(memory, np.ndarray):
                     memory[ended] = 0

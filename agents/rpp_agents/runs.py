@@ -1,9 +1,9 @@
-"""A training run's folder: its numbers, its checkpoint, its policy, and the progress bar.
+"""A training run's folder: progress, checkpoint and policy; and the progress bar.
 
 ::
 
     config.json                the trainer's options, and what is played ("users")
-    progress.csv               one row an iteration
+    progress.csv               one row per iteration
     tensorboard/               the same rows for TensorBoard
     checkpoint.safetensors     weights, moments, statistics; counters and random state in the header
     policy.safetensors         the trained policy, at the end
@@ -43,7 +43,7 @@ __all__ = ["Run", "RunConfig", "read_progress", "read_unit"]
 CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
 PROGRESS, CONFIG, CURVE = "progress.csv", "config.json", "learning_curve.png"
 FREE_TO_CHANGE = ("threads", "device", "tensorboard")
-"""Options that say how a run is computed, not what it computes: a resumed run may change them."""
+"""Options that do not change a run's result; a resumed run may change them."""
 _ABOUT: dict[str, Any] = {
     "algorithm": str,
     "config": dict,
@@ -53,35 +53,35 @@ _ABOUT: dict[str, Any] = {
     "steps": int,
     "seconds": float,
 }
-"""What the header of a checkpoint holds, and of which type; numbers are 0 or more."""
+"""Fields of a checkpoint's header, with types; numbers are 0 or more."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The options of a run that do not depend on the algorithm."""
+    """Options of a run that do not depend on the algorithm."""
 
     total_steps: int = 500_000
-    """Steps to train for, counted over all environments (a user's step is one)."""
+    """Number of training steps, counted over all environments (a user's step is one)."""
     seed: int = 0
     """Seed of the weights, of all choices of the learner, and of the environment."""
     gamma: float = 0.95
-    """Discount; 0 looks at the next reward only."""
+    """Discount factor; with 0 only the next reward counts."""
     team_reward: bool = False
-    """Pay every agent the mean of all agents' rewards."""
+    """Whether every agent gets the mean of all agents' rewards."""
     evaluations: int = 10
-    """Evaluations on the validation environment, evenly spread, the last at the end."""
+    """Number of evaluations on the validation environment, evenly spread, the last at the end."""
     eval_episodes: int = 512
-    """Episodes of each evaluation, the same ones every time."""
+    """Number of episodes of each evaluation, the same ones every time."""
     checkpoint_every: int = 25
-    """Iterations from one checkpoint (and seeded reset of the environment) to the next; raised to
-    whole episodes where an iteration is shorter than one, or their ends would never be played."""
+    """Number of iterations between checkpoints (and seeded resets of the environment); raised to
+    whole episodes if an iteration is shorter than one, because their ends would never be played."""
     threads: int = 1
-    """Threads of torch during the run: a fixed number gives the same result on any number of cores.
-    0 leaves torch as it is."""
+    """Number of torch's threads; a fixed number gives the same result on any number of cores. 0
+    leaves torch's setting."""
     device: str = "cpu"
-    """Where the networks are, as torch names it; only on the CPU are runs repeated bit for bit."""
+    """Torch device of the networks; only on the CPU are runs repeated bit for bit."""
     tensorboard: bool = True
-    """Write TensorBoard files too, where there is a folder for the run."""
+    """Whether to write TensorBoard files, if there is a folder for the run."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -91,29 +91,29 @@ class RunConfig:
 
 
 class Run:
-    """Where a run writes; with ``run_dir=None`` it only shows its progress.
+    """Writer of a run's files; with ``run_dir=None`` it only shows progress.
 
     Parameters
     ----------
     run_dir : path or None
     name : str
-        The algorithm.
+        Name of the algorithm.
     config : RunConfig
-        Written down, and compared on resuming.
+        Saved, and compared on resuming.
     env : BatchedEnv
         Only its sizes are read.
     iterations : int
-        How many there will be.
+        Total number of iterations.
     resume : bool
-        Go on from the folder's checkpoint, if it holds one.
+        Resume from the folder's checkpoint, if there is one.
     progress : bool
         Show a progress bar.
 
     Raises
     ------
     InvalidOption
-        If the folder holds a run already and `resume` is False, or if that run is another one:
-        another algorithm, other options, or an environment of another shape.
+        If the folder already holds a run and `resume` is False, or if that run differs in
+        algorithm, options, or the shape of the environment.
     InvalidData
         If a link in the folder leads outside it; see `check_folder`.
     MissingExtra
@@ -158,7 +158,7 @@ class Run:
         self._tensorboard = config.tensorboard
         if self.folder is None:
             if resume:
-                raise InvalidOption("resume=True needs the run_dir of the run to go on with")
+                raise InvalidOption("resume=True needs the run_dir of the run to resume")
             return
         check_folder(self.folder)
         if (self.folder / PROGRESS).exists() or (self.folder / CHECKPOINT).exists():
@@ -175,13 +175,13 @@ class Run:
         if about.get("kind") != "checkpoint":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a checkpoint")
         if isinstance(sizes := about.get("environment"), dict) and "nvec" in sizes:
-            sizes["actions"] = sizes.pop("nvec")  # as versions before `Box` actions called it
+            sizes["actions"] = sizes.pop("nvec")  # name in versions before `Box` actions
         for key, kind in _ABOUT.items():
             value = about.get(key)
             number = kind in (int, float)
             if not isinstance(value, kind) or (number and not 0 <= value < math.inf):
                 what = "is missing" if key not in about else f"is {value!r}"
-                raise InvalidData(f"{path} is no checkpoint of this version: {key!r} {what}")
+                raise InvalidData(f"{path} is not a checkpoint of this version: {key!r} {what}")
         for part in ("algorithm", "config", "environment"):
             before, now = about[part], self._about[part]
             if part == "config":
@@ -206,7 +206,7 @@ class Run:
             if self.folder is not None:
                 self._open(self.folder, opened)
             self._bar, self._task = _bar(self.name, self.iterations, self.iteration, self._progress)
-            if self._progress:  # rich 13 writes an empty line also for a bar that it does not show
+            if self._progress:  # rich 13 prints an empty line even for a hidden bar
                 opened.enter_context(self._bar)
                 opened.enter_context(ticking(lambda: f"{self.name}: {self._said}"))
             self._opened = opened.pop_all()
@@ -215,7 +215,7 @@ class Run:
         return self
 
     def _open(self, folder: Path, opened: ExitStack) -> None:
-        """Make the folder ready, for this process alone."""
+        """Prepare the folder, and lock it for this process."""
         if not opened.enter_context(alone(folder / CHECKPOINT, wait=False)):
             raise InvalidOption(
                 f"another process is training in {folder}: wait for it, or give another run_dir"
@@ -245,7 +245,7 @@ class Run:
                         if opened is not None:
                             opened.close()
             except WriteFailed:
-                if error is None:  # else it is the same once more: the disk is full
+                if error is None:  # otherwise it is probably the same error: the disk is full
                     raise
         if isinstance(error, KeyboardInterrupt) and self.folder is not None:
             error.add_note(
@@ -253,7 +253,7 @@ class Run:
             )
 
     def record(self, row: Mapping[str, float]) -> dict[str, float]:
-        """Take in one iteration's numbers; the row as written, with counter and clock."""
+        """Record one iteration's numbers; return the full row, with counter and clock."""
         self.iteration += 1
         self.seconds = time.perf_counter() - self._began
         passed, self._last = self.seconds - self._last, self.seconds
@@ -294,11 +294,11 @@ class Run:
                     self._writer.add_scalar(key, value, self.steps)
 
     def save(self, tensors: Mapping[str, Tensor], rng: np.random.Generator) -> None:
-        """Write the checkpoint, whole or not at all; the one before it is replaced."""
+        """Write the checkpoint atomically, replacing the previous one."""
         if self.folder is not None:
             if self._rows is not None:
                 with writing(self.folder / PROGRESS):
-                    os.fsync(self._rows.fileno())  # a checkpoint never knows more than its rows
+                    os.fsync(self._rows.fileno())  # rows are saved before the checkpoint
             about = self._about | {
                 "iteration": self.iteration,
                 "steps": self.steps,
@@ -313,7 +313,7 @@ class Run:
             policy.save(self.folder / POLICY)
 
     def _forget_later_rows(self, path: Path) -> None:
-        """Drop the rows after the checkpoint: those iterations will be played again."""
+        """Drop the rows after the checkpoint, whose iterations will be repeated."""
         if path.exists():
             with path.open(encoding="utf-8") as file:
                 kept = [line for _, line in zip(range(self.iteration + 1), file, strict=False)]
@@ -321,7 +321,7 @@ class Run:
 
 
 def read_progress(run_dir: str | Path) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """The columns of a run's ``progress.csv``; NaN where a cell is empty."""
+    """Read the columns of a run's ``progress.csv``; empty fields are NaN."""
     path = Path(run_dir) / PROGRESS
     if not path.is_file():
         raise InvalidData(f"{run_dir} holds no {PROGRESS}: it is not the folder of a run")
@@ -335,7 +335,7 @@ def read_progress(run_dir: str | Path) -> dict[str, np.ndarray[Any, np.dtype[np.
 
 
 def read_unit(run_dir: str | Path) -> str | None:
-    """What was played in a run, in the plural, such as "users"; None where it has no such name."""
+    """Return what was played in a run, in the plural, such as "users"; None if unnamed."""
     try:
         unit = json.loads((Path(run_dir) / CONFIG).read_bytes())["unit"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -344,7 +344,7 @@ def read_unit(run_dir: str | Path) -> str | None:
 
 
 def _problem(env: BatchedEnv) -> str:
-    """What is played and who sees it, in short: of an RPPEnv; others only say their sizes."""
+    """Summarise the environment of a run; empty for other environments than RPPEnv."""
     tasks, space, episode = (getattr(env, name, None) for name in ("tasks", "space", "episode"))
     if tasks is None or space is None or episode is None:
         return ""
@@ -371,12 +371,12 @@ def _summary_writer(folder: Path, steps: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtra("tensorboard (or pass tensorboard=False)", "agents") from error
-    # What a killed run wrote after its checkpoint is struck out: it will be played again.
+    # Events that a killed run wrote after its checkpoint are purged: they will be repeated.
     return SummaryWriter(str(folder), purge_step=steps + 1)
 
 
 def _without_traceback(arguments: threading.ExceptHookArgs) -> None:
-    """`threading.excepthook` for TensorBoard's thread: its writer raises a full disk's error."""
+    """Hide tracebacks of TensorBoard's writer thread, which raises the error of a full disk."""
     if not isinstance(arguments.exc_value, OSError):
         threading.__excepthook__(arguments)
 

@@ -1,4 +1,4 @@
-"""A line of progress now and then, where no terminal shows a bar."""
+"""Periodic lines of progress where there is no terminal for a progress bar."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EVERY = 30.0
 
 @contextmanager
 def ticking(line: Callable[[], str]) -> Iterator[None]:
-    """Print `line()` and the seconds that have passed every half minute, unless to a terminal.
+    """Print `line()` and the elapsed seconds every half minute, unless to a terminal.
 
-    It needs nothing of what runs inside, so that a library that says nothing shows signs of life.
+    It runs independently of the code inside, so that silent libraries show progress too.
     """
     if sys.stderr.isatty():
         yield

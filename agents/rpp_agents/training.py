@@ -1,11 +1,11 @@
-"""The run that all trainers share: iterate, evaluate, record, keep a checkpoint.
+"""The training loop shared by all trainers: iterate, evaluate, record, save checkpoints.
 
 An algorithm is a `Learner`: each `iterate` call collects steps and updates once, and `tensors` and
 `restore` export and load its full state. `trainer` makes the ``train(env, config)`` of its module.
 
 A run is cut into segments of `RunConfig.checkpoint_every` iterations, each begun by a reset of the
-environment whose seed follows from the run's seed and the iteration. So a checkpoint needs nothing
-of the environment's inside, and a run that was stopped goes on bit for bit as if it never had been.
+environment with a seed derived from the run's seed and the iteration. So a checkpoint needs no
+state of the environment, and a resumed run is bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ __all__ = [
 ]
 
 Callback = Callable[[Mapping[str, float], Policy], None]
-"""Called after every iteration with its row of numbers and the policy as it is now."""
+"""Called after every iteration with its row of numbers and the current policy."""
 
 
 class Learner(Protocol):
-    """An algorithm at work on an environment."""
+    """A learning algorithm in an environment."""
 
     @property
     def policy(self) -> Policy:
-        """Plays as it has been trained so far."""
+        """The current policy."""
         ...
 
     @property
     def rng(self) -> np.random.Generator:
-        """All of the learner's randomness; its state is part of a checkpoint."""
+        """The generator of all of the learner's randomness; part of a checkpoint."""
         ...
 
     @property
     def steps(self) -> int:
-        """Steps that one iteration plays, over all environments."""
+        """Number of steps per iteration, over all environments."""
         ...
 
     def reset(self, seed: int) -> None:
@@ -68,15 +68,15 @@ class Learner(Protocol):
         ...
 
     def iterate(self, progress: float) -> dict[str, float]:
-        """Play and learn once.
+        """Collect steps and update once.
 
-        `progress`, from 0 to 1 over the run, places the iteration on the schedules. The row that
-        comes back holds ``reward`` (the mean of what was paid), losses, and ``info/NAME`` means.
+        `progress`, from 0 to 1 over the run, is the iteration's position on the schedules. The
+        returned row holds ``reward`` (the mean of the rewards), losses, and ``info/NAME`` means.
         """
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint needs besides `rng`, by name."""
+        """Return everything that a checkpoint needs besides `rng`, by name."""
         ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -111,20 +111,20 @@ class Train(Protocol[C_contra]):
             An ``rpp_env.RPPEnv`` of training users, or a `PettingZooBatch`. 256 to 512 environments
             suit the defaults.
         config : Config
-            Of the trainer's module.
+            Options of the trainer's module.
         run_dir : path, optional
             Folder for ``progress.csv``, TensorBoard files, checkpoints, the policy and the learning
             curve; nothing is written without it.
         eval_env : BatchedEnv, optional
             Validation users, played at ``config.evaluations`` points; not `env` itself. Column
             ``eval_reward`` is the mean reward per step of the most probable actions,
-            ``eval_sampled`` that of sampled ones, in environments that ask no model. On problems of
-            others the two can be far apart.
+            ``eval_sampled`` that of sampled ones, in environments that call no model. In other
+            problems the two can be far apart.
         resume : bool
-            Go on from the checkpoint in `run_dir` where there is one. On the CPU and with as many
-            threads, the result is the uninterrupted run's, bit for bit.
+            Resume from the checkpoint in `run_dir`, if there is one. On the CPU and with the same
+            number of threads, the result is bit-identical to an uninterrupted run's.
         lines : mapping of str to float, optional
-            Names and mean rewards for level lines in the learning curve, such as the random and the
+            Names and scores of baselines for the learning curve, such as the random and the
             best fixed prompt.
         callbacks : sequence of callables
             Each is called after every iteration with that iteration's row and the policy.
@@ -134,17 +134,17 @@ class Train(Protocol[C_contra]):
         Returns
         -------
         Policy
-            As it is at the end.
+            The trained policy.
 
         Raises
         ------
         InvalidOption
             If `run_dir` holds a run and `resume` is False, or holds a different run, and for an
-            `env` that is no batch or an `eval_env` of another shape.
+            `env` that is not a batch or an `eval_env` of another shape.
         BrokenContract
-            If the environment pays or shows what nobody can learn from, such as infinite rewards.
+            If the environment returns invalid values, such as infinite rewards.
         InvalidData
-            If the checkpoint in `run_dir` is damaged or no checkpoint.
+            If the checkpoint in `run_dir` is damaged or not a checkpoint.
         TrainingDiverged
             If a loss stops being finite.
         """
@@ -152,16 +152,16 @@ class Train(Protocol[C_contra]):
 
 
 def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) -> Train[C]:
-    """The ``train`` function of an algorithm.
+    """Make the ``train`` function of an algorithm.
 
     Parameters
     ----------
     name : str
-        For the progress bar and the run's files.
+        Name for the progress bar and the run's files.
     learner : callable
         Makes the learner from an environment and a config.
     default : Config
-        What is used where no config is given.
+        The default config.
     """
 
     @heed_interrupts()
@@ -185,7 +185,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                 "eval_env is env itself, and playing the one would disturb the other: make another "
                 "one, of validation users"
             )
-        # As many users at once as the environment was made for, whatever was played in it before.
+        # The batch size that the environment was made for, whatever was played in it before.
         env.reset(seed=_segment_seed(config.seed, 0))
         at_work = learner(env, config)
         iterations = math.ceil(config.total_steps / at_work.steps)
@@ -194,7 +194,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
         eval_at = {
             math.ceil(iterations * i / config.evaluations) for i in range(1, config.evaluations + 1)
         }
-        # By which actions: sampled ones too, where nobody is paid for an evaluation.
+        # Evaluate sampled actions too if evaluations cost nothing.
         judged = {"eval_reward": True}
         if eval_env is not None and not hasattr(eval_env, "calls"):
             judged["eval_sampled"] = False
@@ -206,18 +206,16 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                     at_work.rng.bit_generator.state = run.rng
                 except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
                     raise InvalidData(
-                        f"the checkpoint in {run_dir} is no {name} of this version ({error}): "
+                        f"the checkpoint in {run_dir} is not a {name} of this version ({error}): "
                         "train anew in another run_dir"
                     ) from error
             else:
-                # So that whoever is stopped before the first segment is over finds one too.
+                # So that there is a checkpoint even if the run stops in the first segment.
                 run.save(at_work.tensors(), at_work.rng)
             for iteration in range(run.iteration, iterations):
                 if iteration % segment == 0:
                     at_work.reset(_segment_seed(config.seed, iteration))
-                with (
-                    heed_interrupts()
-                ):  # one that a library caught ends the run now, not at its end
+                with heed_interrupts():  # an interrupt that a library caught ends the run here
                     learned = at_work.iterate(iteration / iterations)
                 row = {
                     "steps": float((iteration + 1) * at_work.steps),
@@ -258,7 +256,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads inside; 0 leaves it as it is."""
+    """Set torch's number of threads in this block; 0 leaves it unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -268,9 +266,9 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _evaluated(policy: Policy, env: BatchedEnv, config: RunConfig, *, greedy: bool) -> float:
-    """Mean reward per step of the evaluation's episodes, the same ones every time."""
+    """Play the evaluation's episodes, the same ones every time; mean reward per step."""
     if not greedy and (reseed := getattr(policy, "reseed", None)) is not None:
-        reseed(config.seed)  # a resumed run then samples as one that was not stopped
+        reseed(config.seed)  # so that a resumed run samples like an uninterrupted one
     scores = play(policy, env, episodes=config.eval_episodes, seed=config.seed, greedy=greedy)
     return float(scores.mean())
 
@@ -279,13 +277,13 @@ def _segment_seed(seed: int, iteration: int) -> int:
     return int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0])
 
 
-# What a checkpoint holds
+# Content of a checkpoint
 
 
 def kept_tensors(
     modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """Weights, statistics and the optimisers' moments, by name."""
+    """Return weights, statistics and the optimisers' moments, by name."""
     tensors = {
         f"{part}.{name}": tensor
         for part, module in modules.items()
@@ -325,6 +323,6 @@ def restore_tensors(
 
 
 def _check_moments(tensors: Mapping[str, Tensor], iteration: int) -> None:
-    """Refuse a checkpoint from the middle of a run without an optimiser's moments."""
+    """Check that a checkpoint from the middle of a run contains the optimiser's moments."""
     if iteration and not any(name.startswith("optimizer.") for name in tensors):
         raise KeyError("optimizer's moments")

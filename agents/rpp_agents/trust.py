@@ -1,8 +1,8 @@
-"""What somebody else's file may make this machine do: nothing outside itself, unless confirmed.
+"""Confirmation of what an untrusted file makes this machine do outside itself.
 
 A run's ``world.json``, a bench and a study are files that people share, and they name servers,
-paths and code. Whoever runs them says so by giving the same words again: the option itself,
-``--trust WORD ...``, or a yes on the terminal. ``docs/security.md`` lists what is promised.
+paths and code. A user confirms these by repeating the same words: in the option itself, in
+``--trust WORD ...``, or by a yes on the terminal. ``docs/security.md`` lists the guarantees.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Unconfirmed", "UnconfirmedTable", "confirm"]
 
 
 class Unconfirmed(str):
-    """A text of a file that names something outside it, before anybody has confirmed it."""
+    """A text of a file that names something outside it, not yet confirmed by the user."""
 
     __slots__ = ()
 
@@ -31,23 +31,23 @@ class UnconfirmedTable(dict[str, Any]):
 
 
 def confirm(source: str, places: Mapping[str, str], trusted: Sequence[str], remedy: str) -> None:
-    """Return if the user confirms everything that a file asks for.
+    """Return if the user confirms everything that a file asks for; else raise.
 
     Parameters
     ----------
     source : str
         The file or folder, as the user named it.
     places : mapping of str to str
-        What it asks for: where it says so, and the server, path or code.
+        Servers, paths and code in the file, by where it names them.
     trusted : sequence of str
-        What the user has confirmed on the command line, word by word.
+        Words that the user has confirmed on the command line.
     remedy : str
-        What may be done instead, for the error.
+        An alternative, for the error.
 
     Raises
     ------
     InvalidOption
-        For what is not confirmed; the message shows it all, and the option that confirms it.
+        For unconfirmed words; the message lists them all, and the option that confirms them.
     """
     left = {where: what for where, what in places.items() if what not in trusted}
     if not left:
@@ -68,7 +68,7 @@ def confirm(source: str, places: Mapping[str, str], trusted: Sequence[str], reme
 
 
 def _visible(text: str) -> str:
-    """As a shell takes it, on one line, with everything that a terminal would obey escaped."""
+    """Quote for a shell, on one line, with everything that could control a terminal escaped."""
     if text.isprintable():
         return shlex.quote(text)
     inside = text.encode("unicode_escape").decode().replace("'", "\\'")

@@ -1,4 +1,4 @@
-"""The environment that a command plays: options that verbs share, saved beside each run.
+"""The environment of a command: options that verbs share, saved with each run.
 
 Which options there are depends on the id (``--rules``): `World.options` is the dataclass that the
 id's `System` names. A run's ``world.json`` may come from somebody else. It is read as data: names
@@ -91,7 +91,7 @@ class World:
         )
 
     def held_out(self, split: str, embeddings: str, **options: Any) -> RPPEnv | None:
-        """An environment of held-out users; None if the model is a table that holds none of them.
+        """Make an environment of held-out users; None if the model is a table without them.
 
         Parameters
         ----------
@@ -99,12 +99,12 @@ class World:
         embeddings : str
             Digest of the embeddings that the policy observes.
         **options
-            As `env` takes them.
+            Options of `env`.
 
         Raises
         ------
         InvalidOption
-            If a table brings other embeddings.
+            If a table contains other embeddings.
         """
         try:
             env = self.env(split, **options)
@@ -112,7 +112,7 @@ class World:
             return None
         if env.embeddings.digest != embeddings:
             raise InvalidOption(
-                f"{self.model} brings other embeddings for the {split} users than the policy was "
+                f"{self.model} has other embeddings for the {split} users than the policy was "
                 "trained with: make the tables of all splits by one command, as in `rpp-env "
                 "tabulate FOLDER --split train validation test`"
             )
@@ -126,9 +126,9 @@ class World:
         processes: int = 2,
         progress: Callable[[int, int], None] | None = None,
     ) -> RPPEnv:
-        """An environment that replays the table of so many users, made now or in the cache.
+        """Make an environment that replays the table of this many users, cached if possible.
 
-        A world that replays a table already is played as it is.
+        A world that replays a table already is played unchanged.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class World:
         try:
             table = tabulate(live, path, processes=processes, progress=progress)
         except TableMismatch:
-            # Made otherwise, by another version: this is a cache, so make it anew.
+            # Made differently by another version: replace it, as this is a cache.
             path.unlink(missing_ok=True)
             shutil.rmtree(f"{path}.parts", ignore_errors=True)
             table = tabulate(live, path, processes=processes, progress=progress)
@@ -166,11 +166,11 @@ class World:
         )
 
     def check_tables(self) -> None:
-        """Refuse a world of which there can be no table."""
+        """Check that tables of this world are possible."""
         if self.rewrite is not None:
             raise InvalidOption(
-                "a table holds answers to the book's sentences, and --rewrite has them rewritten "
-                "for each user: leave out --train-users and other tables, or --rewrite"
+                "a table holds answers to the catalog's sentences, but --rewrite rewrites them for "
+                "each user: leave out --train-users and other tables, or --rewrite"
             )
 
     def save(self, folder: Path) -> None:
@@ -183,12 +183,12 @@ class World:
 
     @classmethod
     def load(cls, folder: Path) -> World:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises
         ------
         InvalidData
-            For a file that is none, or holds an option that does not exist or is not allowed.
+            For an invalid file, and for one with an unknown or forbidden option.
         """
         path = folder / cls.FILE
         try:
@@ -243,7 +243,7 @@ class World:
         )
 
     def confirmed(self, source: str, trusted: Sequence[str]) -> World:
-        """The world itself, once the user confirms what is still marked in it.
+        """Return the world itself, once the user confirms everything marked in it.
 
         Raises
         ------

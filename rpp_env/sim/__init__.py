@@ -1,3 +1,3 @@
-"""Stand-ins whose optimum is known: a generated world, a language model and a paraphraser."""
+"""Simulated stand-ins with a known optimum: a generated world, a language model, a paraphraser."""
 
 __all__: list[str] = []

@@ -1,30 +1,29 @@
-"""A stand-in for a language model: reads a prompt's text, ranks by a few habits, writes a reply.
+"""A simulated language model: parses a prompt's text, ranks by a few habits, writes a reply.
 
-`EmbeddedModel` gets what an LLM gets, a prompt in words, and gives what an LLM gives, a reply in
-words. In between it is a small recommender whose habits are called by the words of the sentences
-(`rpp_env.sim.lexicon`). It knows the catalogue (titles, genres, which title continues which) and
-what the train users' histories say without any target: how popular each item is, and what
-like-minded people choose. ``docs/embedded.md`` shows it at work. No claim about real LLMs rests on
-it.
+Like an LLM, `EmbeddedModel` gets a prompt in words and returns a reply in words. In between it is a
+small recommender whose habits are activated by the words of the sentences (`rpp_env.sim.lexicon`).
+It knows the catalog (titles, genres, sequels) and statistics of the train users' histories without
+any target: how popular each item is, and what like-minded people choose. ``docs/embedded.md`` shows
+it at work. It supports no claim about real LLMs.
 
 How it answers
 --------------
-1. **Read.** Numbered or bulleted lines are a list, where at least half of them are titles that it
-   knows. The last list (or the last one that is introduced as candidates) holds the candidates,
-   the last other one the history, oldest first. All other lines are instructions, wherever they
-   stand; so is the line above the candidates, but not the one above the history.
+1. **Read.** Numbered or bulleted lines are a list if at least half of them are known titles. The
+   last list (or the last one that is introduced as candidates) holds the candidates, the last other
+   one the history, oldest first. All other lines are instructions, wherever they are; so is the
+   line above the candidates, but not the one above the history.
 2. **Weigh.** Each word of the lexicon votes, and votes add up. The words of *knowledge* share the
    weight between content and like-minded people, those of *method* between long-standing tastes,
    recent ones, what comes next and priority; each by a softmax. Words of popularity add or take.
-3. **Think.** A sentence that asks for thought acts fully only where thinking is written down, which
-   words of brevity prevent: then its method fades by as much.
+3. **Think.** A sentence that asks for thought has its full effect only if thinking is written down,
+   which words of brevity prevent: then the effect of its method shrinks accordingly.
 4. **Rank.** Six habits order the candidates each; the orders are merged by a weighted Borda count.
-5. **Write.** In the format that was asked for, after a preamble and the thoughts (unless told to be
-   brief). It keeps `span` words in mind, what it read and what it writes together, and stops when
-   they are used up: long histories, long thoughts and wordy formats come back cut off.
+5. **Write.** In the requested format, after a preamble and the thoughts (unless asked to be brief).
+   Prompt and reply together are limited to `span` words, after which the reply breaks off: long
+   histories, long thoughts and wordy formats are cut off.
 
-Paragraphs recur, a user's history in hundreds of prompts, so what was read is kept: at most some
-50 MB of it, none of which is pickled.
+Paragraphs recur, such as a user's history in hundreds of prompts, so parsed ones are cached: up to
+about 50 MB, which are not pickled.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ __all__ = ["HABITS", "EmbeddedModel"]
 HABITS = ("content, long", "content, recent", "people, long", "people, recent", "next", "crowd")
 """The six orders that are merged."""
 
-# How strongly votes count; frozen with the levels of movieworld.
+# Strengths of the votes; frozen with the levels of movieworld.
 KNOWLEDGE = 4.0
 """Steepness of the choice between content and people ..."""
 METHOD = 5.5
@@ -64,17 +63,17 @@ CROWD = 1.9
 POPULARITY = 1.2
 """Most weight that popularity gets; the other habits share 1."""
 RESERVE = 0.3
-"""What speaks against "next" unless it is asked for."""
+"""Votes against "next" unless the prompt asks for it."""
 FALLBACK = 3.0
-"""What speaks for "priority", that is for popularity: where no method is heard, that is left."""
+"""Votes for "priority", that is for popularity, which wins if no method is asked for."""
 MEMORY = 1.5
 """Recency weights fall to 1/e over this many items ..."""
 DISTRACTION = 0.03
-"""... down to this floor: long lists drown what is recent."""
+"""... down to this floor, so that in long lists recent items count little."""
 CONTINUATION = 10.0
-"""What "next" adds to the next part of a series that is shown; less the longer ago that was."""
+"""Score of the next part of a series that is shown; less for parts longer ago."""
 CERTAINTY = 6.0
-"""How much a candidate's score counts for the probability of its letter."""
+"""Factor from a candidate's score to the log-odds of its letter."""
 
 _CONSTANTS = (
     KNOWLEDGE,
@@ -98,8 +97,8 @@ _THOUGHT_END = " So much for that.\n\n"
 _PREAMBLE = "Sure! With all of this in mind, here is how I would rank them for you:\n\n"
 _NO_LIST = "I see no list of candidates to rank."
 
-# Memory stays bounded, however large the batch: how many candidates, and pairs of them, are looked
-# at together; and for how many pairs of lists the six orders are kept.
+# Limits on memory, however large the batch: candidates and pairs of them processed together, and
+# pairs of lists whose six orders are cached.
 _CANDIDATES = 1 << 19
 _COMPARISONS = 1 << 20
 _PAIRS_KEPT = 1 << 14
@@ -109,20 +108,20 @@ _Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class _Items:
-    """A list in a prompt."""
+    """A parsed list of a prompt."""
 
     rows: tuple[int, ...]
-    """Of the catalogue; one behind its end stands for every title that is not known."""
+    """Item rows; one past the end stands for every unknown title."""
     titles: tuple[str, ...]
-    """As the catalogue spells them; what is not known as the prompt does."""
+    """Titles as in the catalog; unknown ones as in the prompt."""
     lead: str
-    """The line above the list, where that ends in a colon."""
+    """The line above the list, if it ends in a colon."""
     names: tuple[str, ...] = ()
-    """The numbers or letters before the titles; empty for bullets."""
+    """Numbers or letters before the titles; empty for bullets."""
 
     @cached_property
     def words(self) -> int:
-        """Of all titles together."""
+        """Number of words of all titles together."""
         return sum(len(title.split()) for title in self.titles)
 
     @cached_property
@@ -136,23 +135,23 @@ _NO_ITEMS = _Items((), (), "")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Paragraph:
-    """What a paragraph says."""
+    """Parsed content of a paragraph."""
 
     lists: tuple[_Items, ...]
     votes: NDArray[np.float64]
     contract: str
-    """How a line of the reply shall look; empty where it does not say."""
+    """Format of a line of the reply; empty if not stated."""
     words: int
     instructs: bool
-    """Whether there is a vote or a contract in it."""
+    """Whether it contains a vote or a contract."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Plan:
-    """What all the sentences of a prompt make the model do."""
+    """Behaviour that all the sentences of a prompt ask for."""
 
     weights: NDArray[np.float64]
-    """(6,) of the habits."""
+    """(6,) weights of the habits."""
     thought: float
     """How much of the thinking is written down; 0 to 1."""
     preamble: bool
@@ -162,7 +161,7 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Question:
-    """What was understood of a request."""
+    """A parsed request."""
 
     history: _Items
     candidates: _Items
@@ -171,17 +170,17 @@ class _Question:
 
 
 class EmbeddedModel:
-    """The embedded stand-in for an LLM; deterministic.
+    """A simulated language model; deterministic.
 
     Use `EmbeddedModel.fit`. It satisfies `LanguageModel`: ``complete(requests) -> replies``. Its
-    tokens are words. Of `Generation` it heeds `max_tokens` alone. Asked for `Request.choices`, it
-    takes them for the numbers or letters of the candidates: log-probabilities are ``log_softmax``
-    of `CERTAINTY` times the merged scores.
+    tokens are words. Of `Generation` it uses only `max_tokens`. `Request.choices` are taken as the
+    numbers or letters of the candidates: log-probabilities are ``log_softmax`` of `CERTAINTY` times
+    the merged scores.
 
     Attributes
     ----------
     span : int
-        Words that a prompt and its reply may have together before the reply breaks off.
+        Maximum words of a prompt and its reply together; then the reply breaks off.
     """
 
     capabilities: frozenset[str] = frozenset({"choices", "deterministic"})
@@ -202,7 +201,7 @@ class EmbeddedModel:
         self._titles = tuple(titles)
         self._row = {title.casefold(): row for row, title in enumerate(titles)}
         self._row.update((title, row) for row, title in enumerate(titles))
-        # The row behind the end is the unknown title, of which nothing is known.
+        # The row past the end is the unknown title, without any properties.
         self._kind = (*(g[0] if g else "one of a kind" for g in genres), "something new to me")
         self._split = content.shape[1]
         self._knowledge = np.pad(np.concatenate([content, people], axis=1), ((0, 1), (0, 0)))
@@ -235,25 +234,25 @@ class EmbeddedModel:
         embeddings: Embeddings | None = None,
         seed: int = 0,
     ) -> EmbeddedModel:
-        """Learn the catalogue, and from the train users' histories without targets the rest.
+        """Fit the model on the catalog and on the train users' histories without targets.
 
         Parameters
         ----------
         dataset : Dataset
             Titles and genres; its sequences are not read.
         interactions : Interactions
-            From `training_interactions`: the only thing that statistics are fitted on.
+            From `training_interactions`: the only data that statistics are fitted on.
         span : int, optional
-            By default what the level of movieworld says, else 4,096.
+            By default that of movieworld's level, else 4,096.
         embeddings : Embeddings, optional
             Collaborative and content vectors; fitted here by default.
         seed : int
-            Of the default embeddings.
+            Seed of the default embeddings.
         """
         if embeddings is None:
             embeddings = fit_embeddings(dataset, interactions, seed=seed)
         content = _unit(_genre_columns(dataset.genres, embeddings.content))
-        # What like-minded people choose, beyond what content and popularity explain.
+        # What like-minded people choose, beyond the effects of content and popularity.
         explained = np.column_stack([content, np.ones(len(content)), embeddings.popularity])
         people = embeddings.items.astype(np.float64)
         people = people - explained @ np.linalg.lstsq(explained, people, rcond=None)[0]
@@ -271,17 +270,17 @@ class EmbeddedModel:
 
     @cached_property
     def id(self) -> str:
-        """Names the model, with a digest of all that its answers depend on, and its span."""
+        """Name of the model, with a digest of all that its replies depend on, and its span."""
         sha = hashlib.sha256(repr((LEXICON, _CONSTANTS, self._split, self._kind)).encode())
         sha.update("\x1e".join(self._titles).encode())
         for array in (self._knowledge, self._order, self._log_counts):
-            # Rounded, as the scores are: the last bits depend on how many threads fitted them. And
-            # + 0.0, for -0.0 has other bytes.
+            # Rounded like the scores, because the last bits depend on the number of threads of the
+            # fit. And + 0.0, because -0.0 has other bytes.
             sha.update((np.round(array, 5) + 0.0).astype("<f8").tobytes())
         return f"embedded-v0/{sha.hexdigest()[:16]}/{self.span}"
 
     def count_tokens(self, text: str) -> int:
-        """Words: this model's tokens."""
+        """Return the number of words: this model's tokens."""
         return len(text.split())
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
@@ -342,7 +341,7 @@ class EmbeddedModel:
         return _Paragraph(tuple(lists), votes, contract, len(paragraph.split()), instructs)
 
     def _items(self, lines: Sequence[tuple[str | None, str]], lead: str) -> _Items | None:
-        """The list of these names and titles; None where most titles are not known."""
+        """Return the list of these names and titles; None if most titles are unknown."""
         found = [title for _, title in lines]
         rows = list(map(self._row.get, found))
         if None in rows:
@@ -377,7 +376,7 @@ class EmbeddedModel:
             votes.tolist()
         )
         think, brief = min(think, 1.0), min(brief, 1.0)
-        heard = 1.0 - think * brief  # a method that needs thought, and gets none, fades
+        heard = 1.0 - think * brief  # a method that needs thought fades without it
         knowledge = _softmax(KNOWLEDGE * np.array([content, people]))
         method = _softmax(
             METHOD * heard * np.array([long, recent, following, priority])
@@ -401,7 +400,7 @@ class EmbeddedModel:
     # Ranking
 
     def _ranked(self, asked: Sequence[_Question]) -> list[tuple[list[int], NDArray[np.float64]]]:
-        """Per question the positions of the candidates, best first, and the candidates' scores."""
+        """Return per question the candidates' positions, best first, and their scores."""
         ranked: list[tuple[list[int], NDArray[np.float64]]] = [([], np.empty(0))] * len(asked)
         by_size: dict[int, list[int]] = {}
         for i, question in enumerate(asked):
@@ -422,8 +421,8 @@ class EmbeddedModel:
             for start in range(0, len(group), at_once):
                 part = slice(start, start + at_once)
                 scores = np.einsum("nkh,nh->nk", habits[pair[part]], weights[plan[part]])
-                # Rounded, so that sums of other batch sizes break no tie differently; stable: ties
-                # stay in the order in which the candidates were shown.
+                # Rounded, so that other batch sizes do not break ties differently; stable, so that
+                # ties stay in the order in which the candidates were shown.
                 scores = np.round(scores, 6)
                 best = np.argsort(-scores, axis=1, kind="stable").tolist()
                 for i, *order_and_scores in zip(group[part], best, scores, strict=True):
@@ -431,7 +430,7 @@ class EmbeddedModel:
         return ranked
 
     def _recall(self, pairs: list[_Pair]) -> NDArray[np.float32]:
-        """(P, K, 6) `habits` of pairs with K candidates each; computed where they are new."""
+        """(P, K, 6) `habits` of pairs with K candidates each; computed for new pairs only."""
         new = [pair for pair in pairs if pair not in self._habits]
         if len(self._habits) + len(new) > _PAIRS_KEPT:
             self._habits.clear()
@@ -447,7 +446,7 @@ class EmbeddedModel:
     def habits(
         self, histories: Sequence[tuple[int, ...]], candidates: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """How each habit orders the candidates.
+        """Return how each habit orders the candidates.
 
         Parameters
         ----------
@@ -457,7 +456,7 @@ class EmbeddedModel:
         Returns
         -------
         (P, K, 6) float32 in [-1, 1]
-            1 for the candidate that a habit puts first, -1 for the last; equal scores share.
+            1 for the habit's first candidate, -1 for its last; ties share.
         """
         pairs, count = candidates.shape
         longest = max(1, max((len(h) for h in histories), default=1))
@@ -478,7 +477,7 @@ class EmbeddedModel:
         s = self._split
         scores[..., 0:2] = np.einsum("pkd,pmd->pkm", offered[..., :s], wanted[..., :s])
         scores[..., 2:4] = np.einsum("pkd,pmd->pkm", offered[..., s:], wanted[..., s:])
-        # Only the last item's own follow-up, and the next part of any series that is shown.
+        # Only the successor of the last item, and the next part of any series that is shown.
         last = items[:, -1]
         scores[..., 4] = np.einsum("pd,pkd->pk", self._order[0][last], self._order[1][candidates])
         continues = self._sequel[items]  # (P, L): the part after each shown item
@@ -509,7 +508,7 @@ class EmbeddedModel:
     def _write_opening(
         self, history: tuple[int, ...], thought: float, preamble: bool
     ) -> tuple[str, int]:
-        """What is written before the list, and how many words that has."""
+        """Return the text before the list, and its number of words."""
         text = ""
         if thought > 0.25:
             noted = history[-max(1, round(thought * len(history))) :]
@@ -521,9 +520,9 @@ class EmbeddedModel:
 
 
 def _choose(question: _Question, scores: NDArray[np.float64], choices: tuple[str, ...]) -> Reply:
-    """The first candidate's identifier, and how probable each of them is."""
+    """Return the first candidate's identifier, and the probability of each identifier."""
     score = dict(zip(question.candidates.names, scores.tolist(), strict=True))
-    # What stands for no candidate is as good as impossible, and finite.
+    # Identifiers of no candidate get a log-probability that is very low, but finite.
     chances = CERTAINTY * np.array([score.get(choice, -10.0) for choice in choices])
     chances -= chances.max() + np.log(np.exp(chances - chances.max()).sum())
     return Reply.choosing(choices, chances.tolist(), question.words)
@@ -538,7 +537,7 @@ def _history_and_candidates(lists: list[_Items]) -> tuple[_Items, _Items]:
 
 
 def _format(contract: str) -> str:
-    """Which format a contract line asks for; numbered where there is none."""
+    """Return the format that a contract line asks for; numbered if there is none."""
     if '"' in contract:
         return "json"
     if "<candidate number>" in contract:
@@ -549,7 +548,7 @@ def _format(contract: str) -> str:
 
 
 def _words_written(candidates: _Items, form: str) -> int:
-    """How many words `write_ranking` makes of a list."""
+    """Return the number of words that `write_ranking` needs for a list."""
     count = len(candidates.rows)
     if form == "numbers":
         return count
@@ -557,7 +556,7 @@ def _words_written(candidates: _Items, form: str) -> int:
 
 
 def _first_words(text: str, count: int) -> str:
-    """The beginning of a text that has more words than that."""
+    """Return the first words of a text that is longer."""
     cut = re.match(rf"(?:\S+\s*){{{count}}}", text)
     return cut[0].rstrip() if cut else ""
 
@@ -565,7 +564,7 @@ def _first_words(text: str, count: int) -> str:
 def _genre_columns(
     genres: Sequence[Sequence[str]], content: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """(I, genres) one column a genre; `content` where there are no genres."""
+    """(I, genres) one column per genre; `content` if there are no genres."""
     column = {name: j for j, name in enumerate(sorted({g for of_item in genres for g in of_item}))}
     if not column:
         return content.astype(np.float64)
@@ -576,9 +575,9 @@ def _genre_columns(
 
 
 def _order(vectors: NDArray[np.float64], interactions: Interactions) -> NDArray[np.float64]:
-    """(2, I, d): ``order[0][i] @ order[1][j]`` says how much more j follows i than i follows j.
+    """(2, I, d): ``order[0][i] @ order[1][j]`` is how much more j follows i than i follows j.
 
-    What merely goes together follows in both directions alike, and cancels out.
+    Items that merely occur together follow in both directions equally, and cancel out.
     """
     items = interactions.items
     same_user = np.ones(len(items), dtype=bool)
@@ -611,7 +610,7 @@ def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def sequels(titles: Sequence[str]) -> NDArray[np.int64]:
-    """(I,) the row of the next part of each title, or -1; "Name", "Name II" or "Name 2", ..."""
+    """(I,) row of the next part of each title, or -1; "Name", "Name II" or "Name 2", ..."""
     part: dict[tuple[str, int], int] = {}
     for row, title in enumerate(titles):
         match = _PART.match(title)

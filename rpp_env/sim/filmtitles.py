@@ -1,4 +1,4 @@
-"""Titles of films that do not exist: each of the words of its genre, none twice."""
+"""Titles of fictitious films, made of words of their genre, without repeats."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["GENRES", "film_title"]
 
 
 class Words(NamedTuple):
-    """What the films of a genre are about."""
+    """Words of a genre's titles."""
 
     things: tuple[str, ...]
     people: tuple[str, ...]
-    """Or places; see `_PLACES`."""
+    """People, or places (`_PLACES`)."""
 
 
 def _words(things: str, people: str) -> Words:
@@ -84,7 +84,7 @@ _PLACES = frozenset(
 
 
 def film_title(genre: str, taken: set[str], rng: np.random.Generator) -> str:
-    """A title of the genre's words that is not among `taken` (case-folded), and joins them."""
+    """Draw a title of the genre's words that is not in `taken` (case-folded), and add it there."""
     words = GENRES[genre]
     while True:
         thing, other = (words.things[i] for i in rng.choice(len(words.things), 2, replace=False))

@@ -1,7 +1,7 @@
-"""The words that `EmbeddedModel` understands, and what each of them asks for.
+"""The words that `EmbeddedModel` understands, and their votes.
 
 An entry holds words of one meaning. It votes for *topics*; the votes of all lines of a prompt add
-up, and an entry counts once a line. ``docs/embedded.md`` shows the lexicon as a table.
+up, and an entry counts once per line. ``docs/embedded.md`` shows the lexicon as a table.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ TOPICS: dict[str, str] = {
     "think": "thoughts are written down, and the method leans on them",
     "brief": "no preamble, and no room for thoughts",
 }
-"""What a word can vote for."""
+"""Topics that a word can vote for, with their meanings."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """Words of one meaning, and what they vote for."""
+    """Words of one meaning, and their votes."""
 
     spellings: str
     """Lower-case words or phrases, separated by commas; found as whole words."""
     votes: dict[str, float]
-    """By topic."""
+    """Votes by topic."""
 
     @property
     def pattern(self) -> str:
@@ -91,7 +91,7 @@ LEXICON: tuple[Word, ...] = (
     Word("no explanation, no explanations, without explaining, do not explain", {"brief": 0.5}),
     Word("no other words, nothing else", {"brief": 0.5}),
 )
-"""Which word calls which habit; frozen with the levels of movieworld."""
+"""All entries; frozen with the levels of movieworld."""
 
 _MATCHERS = tuple(
     (
@@ -103,7 +103,7 @@ _MATCHERS = tuple(
 
 
 def votes_of(line: str) -> NDArray[np.float64]:
-    """(10,) what the words of a line of text vote for, in the order of `TOPICS`."""
+    """(10,) votes of the words of a line of text, in the order of `TOPICS`."""
     lower = line.lower().replace("’", "'")  # noqa: RUF001 - typographic apostrophes are common
     votes = np.zeros(len(TOPICS))
     for matcher, vote in _MATCHERS:

@@ -1,4 +1,4 @@
-"""Movieworld: a film catalogue and its viewers, made by a seed, where the answer is known.
+"""Movieworld: a generated film catalog with viewers whose best rankings are known.
 
 =================  ====================================================================
 items              400 films (option): 12 genres, 12 hidden circles, series, a popularity law
@@ -8,28 +8,28 @@ habit              latent, one of six (`HABITS`); it decides the next film, and 
 levels             ``movieworld``, ``movieworld-hard``, ``movieworld-drift``, ``arrivals``
 =================  ====================================================================
 
-A *genre* stands in the catalogue. A *circle* does not: it is what like-minded people watch, and
-only who watched what with what reveals it. Each habit is a different answer to "what comes next?":
+A *genre* is part of the catalog. A *circle* is not: it is what like-minded people watch, and can
+only be inferred from which films are watched together. Each habit determines the next film:
 
 genre loyal, circle loyal
-    Keeps to one home genre (circle), with short flings; whatever the fling, the next film is home.
+    Keeps to one home genre (circle), with short flings; the next film is always of the home.
 genre drift, circle drift
     Moves from one genre (circle) to another for good; the next film is of the current one.
 follower
-    Goes where the last film leads: to the next part of its series, or else to the circle that its
-    circle leads to (a fixed succession, which nothing but the order of histories reveals).
+    Follows the last film: to the next part of its series, or else to the circle that follows its
+    circle (a fixed succession, which can only be inferred from the order of histories).
 crowd
-    Watches what everybody watches.
+    Watches popular films.
 
-On the level ``arrivals`` viewers have profiles (`FIELDS`), which say something about them before
-they choose a film: with the chance `World.telling` the age is that of the habit, the occupation
-that of the home genre, the region that of the home circle; else each is drawn at random, and some
-are missing. The gender says nothing. Viewers arrive at home: their first film is of the home genre
-or circle, as far as it follows their habit; so `first_choice` is the best that a profile allows.
+On the level ``arrivals`` viewers have profiles (`FIELDS`), which are informative before any choice
+of a film: with the probability `World.telling` the age is that of the habit, the occupation that of
+the home genre, the region that of the home circle; else each is drawn at random, and some are
+missing. The gender is uninformative. Viewers start at home: their first film is of the home genre
+or circle, if it follows their habit; so `first_choice` is the best that a profile allows.
 
-A viewer's own habit makes only a share of the choices (`World.own`); the rest follow popularity. So
-a habit can be inferred from a history, but not read off one film. The parameters were frozen by the
-diagnostics in ``docs/movieworld.md`` before the published runs; later changes need a new level.
+Only a share of the choices follows a viewer's own habit (`World.own`); the rest follow popularity.
+So a habit can be inferred from a history, but not from one film. The parameters were frozen after
+the diagnosis in ``docs/movieworld.md``, before the published runs; changes need a new level.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from rpp_env.sim.filmtitles import GENRES, film_title
 __all__ = ["FIELDS", "HABITS", "LEVELS", "World", "first_choice", "movieworld"]
 
 HABITS = ("genre loyal", "genre drift", "circle loyal", "circle drift", "follower", "crowd")
-"""Names of the latent habits; `Dataset.habits` holds their numbers."""
+"""Names of the latent habits; `Dataset.habits` holds their indices."""
 
 _GENRE_LOYAL, _GENRE_DRIFT, _CIRCLE_LOYAL, _CIRCLE_DRIFT, _FOLLOWER, _CROWD = range(6)
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -59,7 +59,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 """Fields of a profile on the level ``arrivals``, and their values."""
 
-_CHUNK = 4096  # users made at once: memory stays bounded, and a user does not depend on num_users
+_CHUNK = 4096  # users made at once: limits memory, and users do not depend on num_users
 _CIRCLES = 12
 _PARTS = ("", " II", " III", " IV", " V")
 
@@ -73,29 +73,29 @@ class World:
     own: float = 0.85
     """Share of a history's choices that follow the user's own habit; the rest follow popularity."""
     purity: float = 0.95
-    """The same for the target."""
+    """Probability that the target follows the user's own habit."""
     home: float = 4.5
-    """A loyal user's visits home: 1 + Poisson(home) films."""
+    """Mean length of a loyal user's visits home: 1 + Poisson(home) films."""
     fling: float = 2.5
-    """Their flings: 1 + Poisson(fling) films of another genre or circle."""
+    """Mean length of their flings: 1 + Poisson(fling) films of another genre or circle."""
     phase: float = 9.0
-    """A drifting user's phases: 1 + Poisson(phase) films."""
+    """Mean length of a drifting user's phases: 1 + Poisson(phase) films."""
     attraction: float = 148.0
-    """How much likelier a film of the wanted genre or circle is than another."""
+    """Weight of a film of the preferred genre or circle, relative to another film."""
     popularity: float = 0.3
     """Exponent of popularity in all choices."""
     crowd: float = 2.0
-    """What the crowd habit adds to that exponent."""
+    """Added to that exponent by the crowd habit."""
     series: float = 0.75
-    """Chance that a follower takes the next part at once; falls by a fifth with each film since."""
+    """Probability that a follower takes the next part at once; falls by a fifth per film since."""
     span: int = 4096
-    """Words that the embedded model keeps in mind: what it reads and what it writes, together."""
+    """Maximum words that the embedded model reads and writes together."""
     telling: float | None = None
-    """Chance that a field of a profile is that of the viewer's habit or home; None: no profiles."""
+    """Probability that a profile's field is that of the habit or home; None: no profiles."""
     missing: float = 0.1
-    """Chance that a field of a profile is missing."""
+    """Probability that a field of a profile is missing."""
     change: tuple[int, int] | None = None
-    """Where set, the habit changes this many films before the target (range, inclusive)."""
+    """If set, the habit changes this many films before the target (range, inclusive)."""
 
 
 LEVELS: dict[str, World] = {
@@ -113,13 +113,13 @@ LEVELS: dict[str, World] = {
     "movieworld-drift": World(change=(8, 20)),
     "arrivals": World(telling=0.7),
 }
-"""The levels; all share the catalogue of their seed."""
+"""The levels; all share the catalog of their seed."""
 
 
 def movieworld(
     level: str = "movieworld", *, num_users: int = 12_000, num_items: int = 400, seed: int = 0
 ) -> Dataset:
-    """Make a world.
+    """Generate a world.
 
     Parameters
     ----------
@@ -127,11 +127,11 @@ def movieworld(
         One of `LEVELS`.
     num_users : int
         At least 6; two thirds train, a sixth each validation and test. A user's history does not
-        depend on how many others are made.
+        depend on `num_users`.
     num_items : int
         100 to 2,000 films.
     seed : int
-        Makes the catalogue and the users.
+        Seed of the catalog and the users.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def movieworld(
         titles=catalogue.titles,
         item_tokens=tuple(f"m{i:04d}" for i in range(num_items)),
         genres=catalogue.genres,
-        # Tasks hang on tokens, so a user's must not depend on num_users either.
+        # Tasks depend on tokens, so a user's token must not depend on num_users either.
         user_tokens=tuple(f"u{u:05d}" for u in range(num_users)),
         indptr=indptr,
         items=items,
@@ -188,17 +188,17 @@ def movieworld(
 def first_choice(
     profiles: Profiles, level: str = "arrivals", *, num_items: int = 400, seed: int = 0
 ) -> NDArray[np.float64]:
-    """(n, num_items): the probability of every first film, given the profile and nothing else.
+    """(n, num_items): the probability of each first film, given only the profile.
 
-    The best ranking for viewers who have chosen nothing yet, and with profiles of missing fields
-    (codes 0) the best for a viewer of whom nothing is known.
+    It gives the best ranking for viewers without a history; with profiles of missing fields (codes
+    0) the best for a viewer without a profile.
 
     Parameters
     ----------
     profiles : Profiles
-        Of the fields `FIELDS`.
+        Profiles with the fields `FIELDS`.
     level, num_items, seed
-        As the world was made.
+        As in `movieworld`.
     """
     world = LEVELS[level]
     if world.telling is None or profiles.fields != tuple(FIELDS):
@@ -221,7 +221,7 @@ def first_choice(
 
 
 def _posterior(codes: NDArray[np.int64], size: int, telling: float) -> NDArray[np.float64]:
-    """(n, size): how likely each value is, given the field; all alike where it is missing."""
+    """(n, size): probability of each value, given the field; uniform if it is missing."""
     chances = np.full((len(codes), size), (1 - telling) / size)
     known = np.flatnonzero(codes)
     chances[known, codes[known] - 1] += telling
@@ -237,7 +237,7 @@ def _profiles(
     said = np.column_stack([np.zeros_like(habit), habit, homes])
     sizes = np.array([len(values) for values in FIELDS.values()])
     drawn = rng.integers(sizes, size=said.shape)
-    telling = np.array([0.0, *[world.telling] * 3])  # the gender says nothing
+    telling = np.array([0.0, *[world.telling] * 3])  # the gender is uninformative
     codes = 1 + np.where(rng.random(said.shape) < telling, said, drawn)
     return np.where(rng.random(said.shape) < world.missing, 0, codes)
 
@@ -296,7 +296,7 @@ class _Catalogue:
 def _histories(
     catalogue: _Catalogue, world: World, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Sequence lengths, items (one after the other), habits and homes of a chunk of users."""
+    """Return lengths, items (concatenated), habits and homes of a chunk of users."""
     users, num_items = _CHUNK, len(catalogue.titles)
     everyone = np.arange(users)
     shares = np.array(world.habits) / np.sum(world.habits)
@@ -313,7 +313,7 @@ def _histories(
     current = np.zeros(users, dtype=np.int64)
     away = rng.random(users) < 0.5
     if world.telling is not None:
-        away[:] = True  # and so at home when the first film is chosen
+        away[:] = True  # so that the first film is chosen at home
     left = np.zeros(users, dtype=np.int64)
     pending = np.full(users, -1)
     age = np.zeros(users, dtype=np.int64)
@@ -360,7 +360,7 @@ def _histories(
 
 
 def _tables(catalogue: _Catalogue, world: World) -> NDArray[np.float64]:
-    """What a choice is drawn from, one row of cumulative weights each.
+    """Return the weights that choices are drawn by, one row of cumulative weights each.
 
     Popularity alone, the crowd, then each genre and each circle.
     """
@@ -377,16 +377,16 @@ def _draw(
     seen: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """For each user an unseen item, drawn by the weights of the user's table (by rejection)."""
+    """Draw an unseen item per user by the weights of the user's table (rejection sampling)."""
     item = np.zeros(len(table), dtype=np.int64)
     todo = np.arange(len(table))
-    flat = (tables + np.arange(len(tables))[:, None]).ravel()  # rising: one search serves all rows
+    flat = (tables + np.arange(len(tables))[:, None]).ravel()  # increasing: one search for all rows
     for _ in range(64):
         place = np.searchsorted(flat, table[todo] + rng.random(len(todo)), side="right")
         item[todo] = np.minimum(place - table[todo] * tables.shape[1], tables.shape[1] - 1)
         todo = todo[seen[todo, item[todo]]]
         if not len(todo):
             return item
-    for user in todo:  # nearly everything that this user wants has been seen
+    for user in todo:  # has seen nearly everything of the preferred kind
         item[user] = rng.choice(np.flatnonzero(~seen[user]))
     return item

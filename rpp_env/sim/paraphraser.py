@@ -1,15 +1,15 @@
-"""A stand-in for the language model that rewrites sentences (RPP+): a paraphraser by rules.
+"""A simulated language model that rewrites sentences (RPP+): a paraphraser by rules.
 
-`Paraphraser` gets what an LLM gets, instructions, a user's latest items and labelled sentences in
-words, and answers in words, one labelled line each. So everything around it runs without a server.
-It is a stand-in and no evidence about LLMs: what it does was written down here, and it does little.
+Like an LLM, `Paraphraser` gets instructions, a user's latest items and labelled sentences in words,
+and replies in words, one labelled line each. So RPP+ can be run and tested without a server. It is
+no evidence about LLMs: its rules are written below, and they are few.
 
-1. **Other words of the same meaning**, a choice that hangs on the items that it is shown. Words
-   that `EmbeddedModel` understands are replaced by others of the same entry of its lexicon, so that
-   a sentence asks it for the same thing.
-2. **One thing that titles tell**: where a later part of a series follows an earlier one, the
-   reasoning sentence is told to mind sequels. This strengthens one habit of the embedded model; it
-   was not fitted to anything, and no target was looked at.
+1. **Other words of the same meaning**, chosen depending on the items shown. Words that
+   `EmbeddedModel` understands are replaced by others of the same entry of its lexicon, so that a
+   sentence asks it for the same thing.
+2. **Sequels**: if a later part of a series follows an earlier one, the reasoning sentence gets a
+   clause about sequels. This strengthens one habit of the embedded model; the rule was not fitted
+   to anything, and no target was used.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("no explanation", "no explanations"),
     ("no other words", "nothing else"),
 )
-"""Phrases and others that can stand in their place, the same words to the embedded model."""
+"""Phrases with their alternatives, which mean the same to the embedded model."""
 SEQUELS = ", and mind the sequels of what I have begun"
-"""What is added to the reasoning where the items shown go on with a series."""
+"""Clause added to the reasoning if the items shown continue a series."""
 
 _PLACE = {phrase: (i, others) for i, others in enumerate(SYNONYMS) for phrase in others[:1]}
 _PHRASE = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, _PLACE))})(?![\w-])")
 _SENTENCE = re.compile(r"^([A-Z]+): (.+)$", re.MULTILINE)
 _ITEM = re.compile(r"^\d+\. (.+)$", re.MULTILINE)
-_TURNS = 6  # six ways to say a sentence: every choice of two or three words comes round
+_TURNS = 6  # six variants of a sentence cover every choice among two or three alternatives
 
 
 class Paraphraser:
-    """The embedded stand-in for an LLM that rewrites; deterministic. Its tokens are words."""
+    """A simulated LLM that rewrites sentences; deterministic. Its tokens are words."""
 
     id = "paraphraser-v0"
     capabilities: frozenset[str] = frozenset({"deterministic"})
@@ -72,7 +72,7 @@ class Paraphraser:
         return [self._reply("\n\n".join(m["content"] for m in r.messages)) for r in requests]
 
     def count_tokens(self, text: str) -> int:
-        """Words: this model's tokens."""
+        """Return the number of words: this model's tokens."""
         return len(text.split())
 
     def _reply(self, text: str) -> Reply:
@@ -90,7 +90,7 @@ class Paraphraser:
 
 @lru_cache(maxsize=1 << 12)
 def _reworded(sentence: str, turn: int) -> str:
-    """The sentence in other words; `turn` says which."""
+    """Rewrite a sentence in other words; `turn` selects the variant."""
 
     def other(match: re.Match[str]) -> str:
         place, others = _PLACE[match[0]]
@@ -101,7 +101,7 @@ def _reworded(sentence: str, turn: int) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _goes_on(titles: tuple[str, ...]) -> bool:
-    """Does a later part of a series follow the part before it?"""
+    """Whether a later part of a series follows the part before it."""
     from rpp_env.sim.embedded import sequels
 
     return any(after > place for place, after in enumerate(sequels(titles).tolist()))

@@ -570,7 +570,7 @@ def test_the_command_lists_reports_and_refuses(
     assert main([*told, "--report", "--only", "movieworld/MAPPO"]) == 0
     assert "report.md" in capsys.readouterr().out
     assert main(["bench", "smoke", "--out", str(smoke / "none"), "--report"]) == 2
-    assert "no cell of this bench is finished" in capsys.readouterr().err
+    assert "no run of this bench is finished" in capsys.readouterr().err
     assert main([*told, "--only", "nothing"]) == 2
 
 

@@ -99,7 +99,7 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
     ("words", "said"),
     [
         ("trains", "did you mean 'train'?"),
-        ("train", "say first which algorithm"),
+        ("train", "name an algorithm first"),
         ("train mapo", "did you mean 'mappo'?"),
         ("play --user nobody", "user 'nobody' has no task here"),
         ("play somebody", "say hand, random"),
@@ -537,7 +537,7 @@ def test_a_run_remembers_who_rewrites(rpp: Any, tmp_path: Path) -> None:
     assert code == 0, err
     assert re.search(r"── prompt  \d rewritten, 0 rewrites refused", out)
     code, _, err = rpp("evaluate", str(tmp_path), "--max-users", "40", "--train-users", "30")
-    assert (code, "--rewrite has them rewritten" in err) == (2, True)
+    assert (code, "--rewrite rewrites them" in err) == (2, True)
     code, _, err = rpp(*TRAIN, "--run-dir", str(tmp_path))
     assert (code, "another world" in err) == (2, True)
 
@@ -560,7 +560,7 @@ def test_interrupted_training_says_how_to_go_on(
     monkeypatch.setattr("rpp_agents.trainers.mappo.train", stop)
     code, _, err = rpp(*TRAIN, "--run-dir", str(tmp_path))
     assert code == 130
-    assert f"the same command goes on from the last checkpoint in {tmp_path}" in err
+    assert f"the same command resumes from the last checkpoint in {tmp_path}" in err
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="is not finished: go on with it"):
         console.find_policy(tmp_path)

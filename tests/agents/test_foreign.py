@@ -113,7 +113,7 @@ def test_a_state_that_is_an_attribute_is_the_environments_own_business(
 def test_a_state_of_no_numbers_is_left_aside_with_a_warning(state: Any, why: str | None) -> None:
     if why is None:
         state, why = np.zeros((100, 100, 3)), r"it has 30,000 numbers"
-    with pytest.warns(UserWarning, match=rf"state\(\) is not used, because {why}.*side by side"):
+    with pytest.warns(UserWarning, match=rf"state\(\) is not used, because {why}.*concatenated"):
         env = batch(state=lambda _: state)
     assert env.state_width == 4
 
@@ -122,7 +122,7 @@ def test_a_state_that_changes_its_size_is_refused() -> None:
     env = batch(state=lambda self: np.zeros(2 + self.clock))
     env.reset()
     env.step(NONE)
-    with pytest.raises(BrokenContract, match=r"state\(\) gave 3 numbers; it must give 2"):
+    with pytest.raises(BrokenContract, match=r"state\(\) returned 3 numbers; it must return 2"):
         env.state()
 
 
@@ -168,7 +168,7 @@ def test_images_are_taken_with_a_warning_where_the_limit_is_raised() -> None:
 
 @pytest.mark.parametrize("space", [Sequence(Box(0, 1)), Dict({"x": Sequence(Discrete(2))})])
 def test_what_is_no_vector_is_refused(space: Any) -> None:
-    with pytest.raises(InvalidOption, match="no vector of fixed width"):
+    with pytest.raises(InvalidOption, match="not a vector of fixed width"):
         batch(see=space)
 
 
@@ -332,7 +332,7 @@ def test_agents_that_are_not_known_beforehand_are_refused() -> None:
 
     with pytest.raises(InvalidOption, match="names no possible_agents"):
         PettingZooBatch(Unnamed, 1)
-    with pytest.raises(BrokenContract, match="agent 'c' is at play, but stands not in possible"):
+    with pytest.raises(BrokenContract, match="agent 'c' is at play, but is not in possible"):
         PettingZooBatch(Born, 1).reset()
 
 
@@ -343,7 +343,7 @@ def test_an_agent_at_play_that_is_shown_nothing_is_an_error() -> None:
             del seen["b"]
             return seen, infos
 
-    with pytest.raises(BrokenContract, match="agent 'b' is at play, but was shown nothing"):
+    with pytest.raises(BrokenContract, match="agent 'b' is at play, but got no observation"):
         PettingZooBatch(Hidden, 1).reset()
 
 

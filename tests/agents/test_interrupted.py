@@ -111,7 +111,7 @@ def test_a_bench_keeps_what_is_finished(processes: str, tmp_path: Path) -> None:
     levels = "out/levels/**/*.json"
     code, said = command(words, tmp_path, lambda cwd, _: bool(list(cwd.glob(levels))), after=2)
     assert code == 130
-    assert "the same command goes on from what is finished in out" in " ".join(said.split())
+    assert "the same command resumes from the finished runs in out" in " ".join(said.split())
     assert "Traceback" not in said
     assert not list(tmp_path.glob("out/**/*.failed.txt"))
     assert not list(tmp_path.glob("out/cells/**/*.json"))
@@ -145,7 +145,7 @@ def test_training_says_how_to_go_on(tmp_path: Path) -> None:
         lambda cwd, _: len(rows(cwd / "run" / "progress.csv")) > 3,
     )
     assert code == 130, said
-    assert "the same command goes on from the last checkpoint in run" in " ".join(said.split())
+    assert "the same command resumes from the last checkpoint in run" in " ".join(said.split())
     assert "Traceback" not in said
     assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
     assert not (tmp_path / "run" / "report.md").exists()

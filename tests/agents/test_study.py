@@ -984,7 +984,7 @@ def test_the_command_lists_and_refuses(
     assert "holds 0 TOML files" in capsys.readouterr().err
     assert main(["study", "nothing"]) == 2
     assert "study 'nothing' is not known" in capsys.readouterr().err
-    with pytest.raises(InvalidOption, match="no cell of this study"):
+    with pytest.raises(InvalidOption, match="no run of this study"):
         write_report(Study.load("smoke"), tmp_path)
 
 

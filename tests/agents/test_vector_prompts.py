@@ -145,5 +145,5 @@ def test_a_run_is_not_resumed_with_other_prompts(make: Any, tmp_path: Any) -> No
 
 
 def test_the_released_learner_needs_sentences(make: Any) -> None:
-    with pytest.raises(InvalidOption, match=r"\(VectorPrompts\) are made of no sentences"):
+    with pytest.raises(InvalidOption, match=r"\(VectorPrompts\) have no sentences"):
         a2c.train(make(), a2c.Config(total_steps=64, released=True), progress=False)

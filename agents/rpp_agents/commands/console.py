@@ -1,4 +1,4 @@
-"""What the commands share: output to the terminal, progress bars, aligned columns, policies."""
+"""Shared parts of the commands: terminal output, progress bars, aligned columns, policies."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def say(
     painted: bool = False,
     flush: bool = False,
 ) -> None:
-    """Print for a person. Everything that a command prints goes through here.
+    """Print to the terminal; all output of the commands goes through this function.
 
-    On a terminal, lines that are longer than it are broken between words.
+    On a terminal, long lines are broken between words.
 
     Parameters
     ----------
     *parts : object
-        Texts, with a blank between them. They may hold words from outside (ids, replies, error
-        messages of servers, file names): whatever could steer the terminal is written out.
+        Texts, joined by blanks. They may contain untrusted text (ids, replies, error messages of
+        servers, file names): characters that could control the terminal are escaped.
     end : str
-        What follows the last part.
+        Text after the last part.
     error : bool
-        Whether it goes to the error output.
+        Whether to print to standard error.
     painted : bool
-        The parts hold colours of our own, and their words have been through `printable` already.
+        Whether the parts contain our own colour codes, and were escaped by `printable` already.
     flush : bool
-        Whether it is shown at once.
+        Whether to flush the output.
     """
     text = " ".join(map(str, parts) if painted else map(printable, parts))
     stream = sys.stderr if error else sys.stdout
@@ -62,7 +62,7 @@ def say(
 
 
 def asking(yes: bool) -> Callable[[str], bool]:
-    """Show terms of use and ask whether they are accepted; with `yes`, they are."""
+    """Make a function that shows terms of use and asks for consent; with `yes` it consents."""
 
     def accept(terms: str) -> bool:
         say(terms)
@@ -77,19 +77,19 @@ def asking(yes: bool) -> Callable[[str], bool]:
 
 
 def wrap(text: str, width: int | None = None, indent: str = "  ") -> str:
-    """Break lines that are too long between words.
+    """Break long lines between words.
 
-    A word that is longer than a line stays whole (an address, a path), and so does everything in a
-    line that fits.
+    A word that is longer than a line stays whole (an address, a path), and so does a line that
+    fits.
 
     Parameters
     ----------
     text : str
-        May hold colours, which take no room.
+        May contain colours, which take no columns.
     width : int, optional
-        Columns of the terminal; by default those that it has.
+        Columns of the terminal; by default the actual number.
     indent : str
-        What the rest of a broken line begins with, behind the line's own indentation.
+        Prefix of the continuation lines, after the line's own indentation.
     """
     room = shutil.get_terminal_size().columns if width is None else width
     lines = []
@@ -113,7 +113,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _cells(text: str) -> int:
-    """Columns that a text takes on a terminal: two for wide characters, none for accents."""
+    """Count the columns of a text on a terminal: two for wide characters, none for accents."""
     seen = _COLOUR.sub("", text)
     if seen.isascii():
         return len(seen)
@@ -124,7 +124,7 @@ def _cells(text: str) -> int:
 
 
 def show(markdown: str) -> None:
-    """Print a report: on a terminal its tables are drawn, elsewhere it stays Markdown."""
+    """Print a report: on a terminal with drawn tables, elsewhere as Markdown."""
     if not sys.stdout.isatty():
         say(markdown, end="")
         return
@@ -142,7 +142,7 @@ _BAR = re.compile(r"(?<!\\)\|")
 
 
 def _draw_table(lines: Sequence[str]) -> None:
-    """Draw a Markdown table; one that is too wide as several, each with the first column.
+    """Draw a Markdown table; a wide one is split into several, each with the first column.
 
     Numbers and intervals are never broken.
     """
@@ -162,7 +162,7 @@ def _draw_table(lines: Sequence[str]) -> None:
     columns = list(zip(heads, *rows, strict=True))
     widths = [max(map(_cells, column)) for column in columns]
     left = console.width - sum(width + 3 for width in widths[1:])
-    # The names are broken, into three lines at most, before the columns are parted.
+    # Break the names, into three lines at most, before splitting the columns.
     first = min(widths[0], left if 3 * left >= widths[0] else console.width // 2)
     for k, group in enumerate(_groups(widths[1:], console.width - first)):
         if k:
@@ -181,7 +181,7 @@ def _draw_table(lines: Sequence[str]) -> None:
 
 
 def _groups(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Columns that go into one table each: as few tables as fit, and alike in their columns."""
+    """Group columns into as few tables as fit, with similar numbers of columns."""
     gap, total = 3, len(widths)
     for count in range(1, total + 1):
         ends = [round(total * (k + 1) / count) for k in range(count)]
@@ -192,7 +192,7 @@ def _groups(widths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def described(text: str) -> str:
-    """A bar's description, with the markup that rich would read in it escaped."""
+    """Escape the markup of rich in a bar's description."""
     from rich.markup import escape
 
     return escape(printable(text))
@@ -200,9 +200,9 @@ def described(text: str) -> str:
 
 @contextmanager
 def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], None]]:
-    """A bar on the error output, so that the output itself can be piped.
+    """Show a progress bar on standard error, so that the output can be piped.
 
-    Gives a function of (done, in all). Where there is no terminal, a line now and then, and one at
+    Yields a function of (done, total). Without a terminal it prints a line now and then, and one at
     the end.
     """
     from rich.console import Console
@@ -238,9 +238,9 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
 
 
 def columns(rows: Sequence[Sequence[Any]], indent: str = "  ") -> str:
-    """Rows of texts, each column as wide as it must be.
+    """Align rows of texts in columns.
 
-    On a terminal the last column is broken between words where it is too long.
+    On a terminal a long last column is broken between words.
     """
     texts = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(_cells, column)) for column in zip(*texts, strict=True)]
@@ -259,14 +259,14 @@ def columns(rows: Sequence[Sequence[Any]], indent: str = "  ") -> str:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def find_policy(path: Path) -> Path:
-    """The policy's file: itself, or the one in a run's folder."""
+    """Return the policy's file: the path itself, or the file in a run's folder."""
     if path.is_file():
         return path
     kept = path / "policy.safetensors"

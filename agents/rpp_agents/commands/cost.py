@@ -1,4 +1,4 @@
-"""What a command will ask of a language model, said before it begins."""
+"""Estimate how often a command will call a language model, before it begins."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from rpp_env.models.base import is_language_model
 __all__ = ["answers_of", "is_asked", "say_cost", "tokens_of"]
 
 _REPLAYED = ("embedded", "table:", "recording:")
-"""Models, or what their names begin with, that cost nothing."""
+"""Models, or prefixes of their names, that cost nothing."""
 _PER_TOKEN = 4
-"""Characters of English in a token, roughly; other scripts have fewer."""
+"""Rough number of characters of English per token; other scripts have fewer."""
 
 
 def is_asked(model: str | None) -> bool:
-    """Whether a model of that name is asked for its answers, as on a server that may be paid."""
+    """Whether a model is called over a network or an engine, where calls cost money or time."""
     return model is not None and not model.startswith(_REPLAYED)
 
 
 def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str = "") -> None:
-    """Print how often the models are asked at most, where one of them is.
+    """Print the maximum number of calls of the models, if any of them is costly.
 
     Parameters
     ----------
     env : RPPEnv
-        For the length of its prompts.
+        The environment, for the length of its prompts.
     model, rewrite : str
-        As the command takes them.
+        Options of the command.
     calls : int
-        Most questions to the model that ranks; each is one question to the rewriter, too.
+        Maximum requests to the ranking model; each is one request to the rewriter, too.
     note : str
-        What may make them fewer.
+        Why there may be fewer.
     """
     asked = [name for name in (model, rewrite) if name is not None and is_asked(name)]
     if not asked or not is_language_model(getattr(env.recommender, "model", None)):
@@ -62,7 +62,7 @@ def tokens_of(env: RPPEnv) -> tuple[int, int]:
 
 
 def answers_of(env: RPPEnv) -> int:
-    """Most questions about one task that a table of `env` asks: all its distinct prompts."""
+    """Maximum requests per task of a table of `env`: the number of its distinct prompts."""
     cells = np.arange(math.prod(env.space.shape or ()))
     longest = int(env.tasks.history_lengths.argmax())
     return len(np.unique(env.space.alike(cells, np.full(len(cells), longest))))

@@ -49,7 +49,7 @@ def run(
 
 
 def datasets(root: Path | None = None) -> list[tuple[str, str, str]]:
-    """Of every known dataset: its name, its domain, and where it is or how to get it."""
+    """List every known dataset: its name, its domain, and where it is or how to get it."""
     rows = [(name, "movies", "made by a seed") for name in MADE]
     for name, facts in KNOWN.items():
         try:

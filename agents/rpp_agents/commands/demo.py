@@ -1,4 +1,4 @@
-"""``rpp-env demo``: the whole story on the embedded world, in a few minutes on a laptop."""
+"""``rpp-env demo``: train and evaluate on the generated world, in a few minutes on a laptop."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def run(
 
 
 def _forget(folder: Path) -> None:
-    """Remove an earlier demo's run, and nothing that this command did not write."""
+    """Remove an earlier demo's run, and only files that this command wrote."""
     for name in ("checkpoint.safetensors", "progress.csv", "config.json", "policy.safetensors"):
         (folder / name).unlink(missing_ok=True)
     for events in (folder / "tensorboard").glob("events.out.tfevents.*"):

@@ -35,7 +35,7 @@ LIBRARIES = {
     "transformers": ("transformers", "gguf", "accelerate"),
     "vllm": ("vllm",),
 }
-"""Extras and their libraries, as pyproject.toml has them; "" is needed by all."""
+"""Extras with their libraries, as in pyproject.toml; "" is required by all."""
 
 
 def run() -> None:

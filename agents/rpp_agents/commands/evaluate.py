@@ -96,7 +96,7 @@ def run(
 def check_scoring(
     world: World, *, train_users: int, budget: int, processes: int, seed: int
 ) -> None:
-    """Refuse options of `scored` that cannot be; at once, before anything else takes its time."""
+    """Check the options of `scored`, before time is spent on other work."""
     if train_users:
         world.check_tables()
         check_reference_users(train_users)
@@ -120,8 +120,8 @@ def check_search(env: RPPEnv, train_users: int, budget: int) -> None:
 
 
 def calls_of_scoring(env: RPPEnv, *, train_users: int, budget: int) -> int:
-    """Most questions that `scored` puts to the model."""
-    lines = 4 if train_users else 3  # the policy and the baselines, each about every user
+    """Maximum requests of `scored` to the model."""
+    lines = 4 if train_users else 3  # the policy and the baselines, each for every user
     search = train_users * answers_of(env) if train_users else budget * env.max_cycles
     if env.space.shape is None:
         search = 0
@@ -139,7 +139,7 @@ def scored(
     processes: int,
     seed: int,
 ) -> Report:
-    """`rpp_env.evaluate` on `env`, with the training users of `world` for the baselines.
+    """Call `rpp_env.evaluate` on `env`, with the training users of `world` for the baselines.
 
     Without training users (a table of others), and where there are infinitely many prompts, there
     is no best fixed prompt, and that is said.

@@ -1,4 +1,4 @@
-"""What ``rpp-env bench``, ``study`` and ``report`` share: running a plan, and its report."""
+"""Shared parts of ``rpp-env bench``, ``study`` and ``report``: running a plan, and its report."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def run_plan(
     dry_run: bool,
     report: bool = False,
 ) -> None:
-    """Run what is left of a plan, and report what is finished.
+    """Run the unfinished runs of a plan, and report the finished ones.
 
     Parameters
     ----------
     plan : Plan
     which : str
-        Its file, or the name of a shipped one.
+        The plan's file, or the name of a shipped one.
     out : Path, optional
-        Folder of all; by default in ``runs``.
+        Folder of all results; by default in ``runs``.
     processes, only, dry_run, report
-        As the commands take them.
+        Options of the commands.
     """
     folder = out or Path("runs") / f"{plan.FORM}-{plan.name}"
     jobs = plan.jobs(plan.cells(only))
@@ -69,7 +69,7 @@ def run_plan(
             failed = _work_off(left, len(jobs), folder, processes)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"stopped; the same command goes on from what is finished in {folder}"
+                f"stopped; the same command resumes from the finished runs in {folder}"
             ) from None
     _report(plan, which, folder, jobs, forced=report, new=bool(left))
     _end(failed, folder)
@@ -80,14 +80,12 @@ def run_plan(
 def _report(
     plan: Plan, which: str, folder: Path, jobs: Sequence[Job], *, forced: bool, new: bool
 ) -> None:
-    """Write the report of what is finished, where it is not there, and say where it lies."""
+    """Write the report of the finished runs, if it is out of date, and print where it is."""
     from rpp_agents.experiments.report import summary, write_report
 
     if not any((folder / cell.file).exists() for cell in plan.cells()):
         if forced:
-            raise InvalidOption(
-                f"no cell of this {plan.FORM} is finished in {folder}: run it first"
-            )
+            raise InvalidOption(f"no run of this {plan.FORM} is finished in {folder}: run it first")
         return
     changed = _keep_file(plan, which, folder)
     if changed or forced or new or _is_old(folder / "report.md", jobs, folder):
@@ -101,7 +99,7 @@ def _report(
 
 
 def _work_off(left: Sequence[Job], total: int, folder: Path, processes: int) -> list[str]:
-    """Make tables, run what is left of `total` jobs, and give the names of what failed."""
+    """Make tables, run what is left of `total` jobs, and return the names of failed ones."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
@@ -113,7 +111,7 @@ def _work_off(left: Sequence[Job], total: int, folder: Path, processes: int) -> 
         MofNCompleteColumn(),
         Remaining(),
         console=console,
-        # The time left is guessed from the speed of everything so far: a cell takes minutes.
+        # The remaining time is estimated from the speed so far: a run takes minutes.
         speed_estimate_period=7 * 86_400,
         disable=not console.is_terminal,
     )
@@ -159,7 +157,7 @@ def _work_off(left: Sequence[Job], total: int, folder: Path, processes: int) -> 
 
 
 def _end(failed: Sequence[str], folder: Path) -> None:
-    """Say what failed, and end with 1 where something did."""
+    """Print what failed, and exit with 1 if anything did."""
     if failed:
         say(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
         say("\n".join(f"  {name}" for name in failed))
@@ -175,12 +173,12 @@ def _time(seconds: float) -> str:
 
 
 def plan_in(folder: Path, trust: Sequence[str]) -> Plan:
-    """The plan whose file lies in a folder of results.
+    """Load the plan from a folder of results.
 
     Raises
     ------
     InvalidOption
-        Where there is none, or more than one.
+        If there is none, or more than one.
     """
     told = sorted(folder.glob("*.toml"))
     if len(told) != 1:
@@ -195,9 +193,9 @@ def plan_in(folder: Path, trust: Sequence[str]) -> Plan:
 
 
 def _keep_file(plan: Plan, which: str, folder: Path) -> bool:
-    """Keep the plan's file with what it found, so that `rpp-env report` needs the folder alone.
+    """Save the plan's file with its results, so that `rpp-env report` needs only the folder.
 
-    False where it is there already.
+    Returns False if it is there already.
     """
     shipped = PRESETS / plan.FORM / f"{which}.toml"
     told, kept = (Path(which) if which.endswith(".toml") else shipped).read_bytes(), None
@@ -212,7 +210,7 @@ def _keep_file(plan: Plan, which: str, folder: Path) -> bool:
 
 
 def _is_old(report: Path, jobs: Sequence[Job], folder: Path) -> bool:
-    """Whether something was found after the report was written, as by a command that was killed."""
+    """Whether results are newer than the report, for example after a command was killed."""
     if not report.is_file():
         return True
     written = report.stat().st_mtime_ns
@@ -221,7 +219,7 @@ def _is_old(report: Path, jobs: Sequence[Job], folder: Path) -> bool:
 
 
 def _absent(jobs: Sequence[Job]) -> dict[str, str]:
-    """Settings whose data is not here, and what to do about it."""
+    """Return the settings without data, and how to get it."""
     why: dict[tuple[str, Any], str] = {}
     found: dict[str, str] = {}
     for setting in {job.setting.name: job.setting for job in jobs}.values():
@@ -245,7 +243,7 @@ def _list(jobs: Sequence[Job], left: Sequence[Job]) -> None:
 
 
 def _said(outcome: Outcome) -> str:
-    """What to say of something that was found."""
+    """Summarise a result for the terminal."""
     job, found = outcome.job, outcome.found
     assert found is not None
     if isinstance(job, Redrawn):
@@ -261,15 +259,15 @@ def _said(outcome: Outcome) -> str:
 
 
 _CALLS = 5
-"""Most calls about one user at a time: merged to one order, where an episode has no more steps."""
+"""Maximum calls per user at a time: merged to one order, if an episode has no more steps."""
 _WATCHED = 500
-"""Users of each split that a point of a learning curve plays, at most."""
+"""Maximum users of each split at a point of a learning curve."""
 _BEYOND_TABLES = frozenset({"merged_fixed", "merged_best", "merged_random", "grips", "llmrank"})
-"""Methods that ask what no table holds: other orders, other sentences."""
+"""Methods whose prompts are in no table: other orders, other sentences."""
 
 
 def _say_costs(jobs: Sequence[Job], out: Path) -> None:
-    """Print how often each model that is asked is asked, at most."""
+    """Print the maximum number of calls of each model."""
     found: dict[str, list[int]] = {}
     envs: dict[str, RPPEnv] = {}
     for table in tables_of(jobs):
@@ -288,7 +286,7 @@ def _say_costs(jobs: Sequence[Job], out: Path) -> None:
 
 
 def _calls_of(job: Job, answers: int) -> int:
-    """Most questions of one job of a study to the model itself."""
+    """Maximum requests of one job of a study to the model itself."""
     setting = job.setting
     if isinstance(job, Redrawn):
         return job.users * job.DRAWS * answers

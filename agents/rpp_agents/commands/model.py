@@ -52,7 +52,7 @@ def run(
 
 
 def models() -> list[tuple[str, str, str]]:
-    """Of every known model: its name, what it is, and where it is or how to get it."""
+    """List every known model: its name, what it is, and where it is or how to get it."""
     rows = []
     for name, model in PRETRAINED.items():
         folder = place(name)

@@ -1,4 +1,4 @@
-"""Reads the options of a verb off the signature and the docstring of its `run`."""
+"""Derive the options of a verb from the signature and the docstring of its `run`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rpp_env.models.names import parse_options
 __all__ = ["details", "named", "read", "read_player", "wrapped"]
 
 WIDEST = 100
-"""Columns that text is wrapped at where the terminal is wider."""
+"""Maximum columns at which text is wrapped on a wide terminal."""
 
 
 def named(words: Sequence[str], option: str, default: str) -> str:
@@ -50,18 +50,17 @@ def read(
     world: World | None = None,
     config: tuple[str, Any] | None = None,
 ) -> Callable[[], None]:
-    """Bind the options in `words` to `run`, without calling it.
+    """Parse the options in `words` and bind them to `run`, without calling it.
 
-    For ``--help`` the help is printed and SystemExit raised; likewise for options that there are
-    not.
+    Raises SystemExit for ``--help``, after printing the help, and for unknown options.
 
     Parameters
     ----------
     run : callable
-        Its parameters are the options; a frozen dataclass among them stands for its fields. What
-        an option does is said where the parameter (or the field) is documented.
+        Its parameters are the options; a frozen dataclass among them stands for its fields. The
+        help of an option is the documentation of the parameter (or field).
     prog : str
-        What the command is called in its help.
+        Name of the command in its help.
     words : sequence of str
         The command line behind `prog`.
     world : World, optional
@@ -132,14 +131,14 @@ def read_player(run: Callable[..., None], prog: str, words: Sequence[str]) -> Ca
 
 
 def details(run: Callable[..., Any]) -> tuple[str, str]:
-    """The first line of a docstring, and what stands between it and the parameters."""
+    """Return the first line of a docstring, and the text between it and the parameters."""
     text = inspect.cleandoc(run.__doc__ or "").partition("\n\nParameters\n")[0]
     summary, _, more = text.partition("\n\n")
     return " ".join(summary.split()), more
 
 
 def wrapped(text: str) -> str:
-    """Paragraphs at the terminal's width; indented lines (examples) stay as they are."""
+    """Wrap paragraphs at the terminal's width; indented lines (examples) stay as they are."""
     width = min(shutil.get_terminal_size().columns, WIDEST)
     paragraphs = [
         one if one.startswith(" ") else wrap(" ".join(one.split()), width, indent="")
@@ -262,7 +261,7 @@ def _metavar(hint: Any) -> str | None:
 
 
 def _helps(thing: Any) -> Mapping[str, str]:
-    """What each parameter of a function, or each field of a dataclass, does; in one line each."""
+    """Return the help of each parameter of a function, or field of a dataclass, on one line."""
     sources = reversed(thing.__mro__[:-1]) if isinstance(thing, type) else (thing,)
     return {
         one.arg_name: " ".join((one.description or "").replace("``", "`").split())

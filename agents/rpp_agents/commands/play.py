@@ -147,7 +147,7 @@ class _Hand:
     def act(
         self,
         observations: NDArray[np.float32],  # noqa: ARG002 - a person sees the screen
-        masks: Any = None,  # noqa: ARG002 - asked until it is an option
+        masks: Any = None,  # noqa: ARG002 - the question is repeated until the answer is legal
         greedy: bool = False,  # noqa: ARG002
         memory: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:

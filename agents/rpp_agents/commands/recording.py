@@ -15,7 +15,7 @@ from rpp_env.models.answer_file import AnswerFile
 __all__ = ["run"]
 
 MOST_SHOWN = 20
-"""Damaged rows that `check` names."""
+"""Maximum damaged rows that `check` lists."""
 
 
 def run(

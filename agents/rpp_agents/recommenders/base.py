@@ -1,7 +1,7 @@
-"""What a scoring recommender is, what it may learn from, and how its epochs are chosen.
+"""Base of the scoring recommenders: their data, and how their epochs are chosen.
 
-Nothing here sees a target. A dataset's last items are cut off first (`known`); training cuts off
-one more item per user and is judged by it (`earlier`).
+No target is used here. A dataset's last items are cut off first (`known`); training cuts off one
+more item per user for validation (`earlier`).
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ _CANDIDATES, _USERS = 100, 2000
 
 
 class Scorer(ABC):
-    """A fitted recommender: how well does each candidate go with a user's whole history?
+    """A fitted recommender that scores candidates for a user's whole history.
 
     Parameters
     ----------
     dataset : Dataset
-        Whose users and items the rows are.
+        The dataset of the user and item rows.
 
     Attributes
     ----------
     validation : float
-        NDCG@10 of the second-last items among 99 sampled others; what options are chosen by.
+        NDCG@10 of the second-last items among 99 sampled others, for choosing options.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -69,7 +69,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def score(self, users: NDArray[np.int64], items: NDArray[np.int32]) -> Array:
-        """(T, K) float32: what users, (T,) rows, would give items, (T, K) rows; more is better.
+        """(T, K) float32: scores of items, (T, K) rows, for users, (T,) rows; higher is better.
 
         A row's scores do not depend on the other rows.
         """
@@ -77,19 +77,19 @@ class Scorer(ABC):
     def scores(self, tasks: TaskSet) -> Array:
         """(T, K) float32: the scores of every task's candidates, as they are shown.
 
-        The history is the user's whole sequence without the target, also where the task keeps less.
+        The history is the user's whole sequence without the target, even if the task keeps less.
 
         Raises
         ------
         InvalidData
-            Where the tasks are of other users or items than those that this was fitted on.
+            If the tasks are of other users or items than those of the fit.
         """
         ours, theirs = self.dataset, tasks.dataset
         if ours.user_tokens != theirs.user_tokens or ours.item_tokens != theirs.item_tokens:
             raise InvalidData(
                 f"fitted on {ours.name} ({ours.num_users} users, {ours.num_items} items), but "
                 f"the tasks are of {theirs.name} ({theirs.num_users} users, "
-                f"{theirs.num_items} items); fit on the dataset that the tasks are made of"
+                f"{theirs.num_items} items); fit on the dataset of the tasks"
             )
         return self.score(tasks.users, tasks.candidates)
 
@@ -115,7 +115,7 @@ class Vectors(Scorer):
 
 
 class ScoringRecommender:
-    """A scorer as a `Recommender`: it looks at who asks for what, and reads no sentence.
+    """A scorer as a `Recommender`: it uses the prompt's user and candidates, not its sentences.
 
     Parameters
     ----------
@@ -127,12 +127,12 @@ class ScoringRecommender:
         self._users = {token: row for row, token in enumerate(scorer.dataset.user_tokens)}
 
     def rank(self, prompts: Sequence[Prompt]) -> Rankings:
-        """Rank the candidates of every prompt by score; of equals, the one shown first.
+        """Rank the candidates of every prompt by score; ties go to the one shown first.
 
         Raises
         ------
         InvalidTask
-            For a user or a title that the dataset does not hold.
+            For a user or a title that is not in the dataset.
         """
         if not prompts:
             return Rankings.of(())
@@ -156,13 +156,13 @@ class ScoringRecommender:
 
 
 def known(dataset: Dataset) -> Interactions:
-    """All users' histories without their targets; the i-th is user row i's."""
+    """Return all users' histories without their targets; the i-th is user row i's."""
     none = np.zeros(0, dtype=np.int64)
     return training_interactions(dataset, UserSplit(np.arange(dataset.num_users), none, none))
 
 
 def chosen_matrix(histories: Interactions) -> Any:
-    """Users x items, sparse float32 rows: 1 where a user chose an item, however often."""
+    """Make a sparse float32 matrix, users x items: 1 where a user chose an item, however often."""
     from scipy import sparse
 
     ones = np.ones(len(histories.items), dtype=np.float32)
@@ -174,44 +174,44 @@ def chosen_matrix(histories: Interactions) -> Any:
 
 
 def earlier(dataset: Dataset) -> Dataset:
-    """The dataset before every user's last choice: the second-last items are its targets."""
+    """Return the dataset before every user's last choice: its targets are the second-last items."""
     before = known(dataset)
     return replace(dataset, indptr=before.indptr, items=before.items, default_split=None)
 
 
 def validation_tasks(dataset: Dataset, seed: int = 0) -> TaskSet:
-    """Tasks of up to 2,000 users of an `earlier` dataset, with up to 100 candidates each.
+    """Make tasks of up to 2,000 users of an `earlier` dataset, with up to 100 candidates each.
 
     Raises
     ------
     InvalidOption
-        Where nobody has two items or more, or somebody has touched the whole catalogue.
+        If no user has two items or more, or a user has interacted with the whole catalog.
     """
     users = np.flatnonzero(dataset.lengths >= 2)
     count = min(_CANDIDATES, dataset.num_items - int(dataset.lengths.max()) + 1)
     if not len(users) or count < 2:
         raise InvalidOption(
             f"{dataset.name} is too small to choose epochs on: some user needs three items or "
-            f"more, and no user may have touched all but one of the {dataset.num_items} items"
+            f"more, and no user may have chosen all but one of the {dataset.num_items} items"
         )
     users = np.random.default_rng([seed, 0x7A1]).permutation(users)[:_USERS]
     return make_tasks(dataset, np.sort(users), num_candidates=count, seed=seed)
 
 
 def target_ranks(scorer: Scorer, tasks: TaskSet) -> NDArray[np.int64]:
-    """(T,) int64: the targets' ranks from 1, as `ranks_by` has them."""
+    """(T,) int64: the targets' ranks from 1; see `ranks_by`."""
     return ranks_by(scorer.scores(tasks), tasks)
 
 
 def ranks_by(scores: Array, tasks: TaskSet) -> NDArray[np.int64]:
-    """(T,) int64: the targets' ranks by (T, K) scores; of equal ones the one shown first wins."""
+    """(T,) int64: the targets' ranks by (T, K) scores; ties go to the one shown first."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranks: NDArray[np.int64] = (order == tasks.position[:, None]).argmax(axis=1) + 1
     return ranks
 
 
 def validation_ndcg(scorer: Scorer, tasks: TaskSet) -> float:
-    """Mean NDCG@10 over the tasks."""
+    """Return the mean NDCG@10 over the tasks."""
     return float(ndcg(target_ranks(scorer, tasks), 10).mean())
 
 
@@ -221,18 +221,18 @@ def keep_best(
     stop: Patience,
     progress: Progress | None,
 ) -> tuple[State, float]:
-    """Train epoch by epoch, and give back what was best on validation, with its score.
+    """Train epoch by epoch, and return the best result on validation, with its score.
 
-    It is not fitted again on the validation items: what is reported is what was chosen. The
-    second-last item of a history is therefore input (SASRec) or unused (BPR-MF, LightGCN), but
-    never taught.
+    It is not fitted again on the validation items, so that the reported model is the chosen one.
+    The second-last item of a history is therefore an input (SASRec) or unused (BPR-MF, LightGCN),
+    but never a label.
 
     Parameters
     ----------
     training : iterable
-        Each step of it trains for one epoch and gives a copy of what was learned.
+        Each step trains for one epoch and yields a copy of the model.
     judge : callable
-        The validation score of that.
+        Returns a model's validation score.
     stop : Patience
     progress : Progress, optional
     """

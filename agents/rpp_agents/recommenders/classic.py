@@ -1,4 +1,4 @@
-"""Recommenders without training: popularity, items that go together, words that titles share."""
+"""Recommenders without training: popularity, co-occurrence of items, common words in titles."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rpp_env.options import check_fields
 __all__ = ["BM25", "BM25Config", "ItemKNN", "ItemKNNConfig", "PopConfig", "Popularity"]
 
 _BLOCK = 512
-"""Users whose scores of the whole catalogue are held at once."""
+"""Number of users whose scores of the whole catalog are held in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PopConfig:
-    """Popularity has nothing to choose."""
+    """Options of `Popularity`: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemKNNConfig:
-    """Of `ItemKNN`."""
+    """Options of `ItemKNN`."""
 
     neighbours: int = 50
-    """Most similar items that each item keeps."""
+    """Number of most similar items kept for each item."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -39,10 +39,10 @@ class ItemKNNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BM25Config:
-    """Of `BM25`."""
+    """Options of `BM25`."""
 
     history: int = 50
-    """Latest titles of a history that make the query."""
+    """Number of latest titles of a history in the query."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -51,7 +51,7 @@ class BM25Config:
 
 
 class Popularity(Scorer):
-    """How often an item stands in the histories; the same for everybody."""
+    """How often an item occurs in the histories; the same for all users."""
 
     def __init__(self, dataset: Dataset, config: PopConfig) -> None:  # noqa: ARG002 (as the others)
         super().__init__(dataset)
@@ -63,9 +63,9 @@ class Popularity(Scorer):
 
 
 class ItemKNN(Scorer):
-    """Sums of cosines between a candidate and the history's items, over who chose them.
+    """Sums of cosines between a candidate and the history's items, by the users who chose them.
 
-    The neighbours are found by implicit.
+    The neighbours are computed by implicit.
     """
 
     def __init__(self, dataset: Dataset, config: ItemKNNConfig) -> None:
@@ -94,7 +94,7 @@ class ItemKNN(Scorer):
 class BM25(Scorer):
     """Okapi BM25 (bm25s, Lucene's variant) of the candidates' titles; the query: latest titles.
 
-    A word that stands in several titles of the query counts as often.
+    A word that occurs in several titles of the query counts as often.
     """
 
     def __init__(self, dataset: Dataset, config: BM25Config) -> None:

@@ -1,9 +1,9 @@
-"""A vector per user and item, fitted so that chosen items score above others (BPR's loss).
+"""Vectors per user and item, fitted so that chosen items score above others (BPR's loss).
 
 BPR-MF (Rendle et al., UAI 2009) is implicit's: every user and item has its own vector, and every
 item a bias; the other item of a pair is drawn by popularity. LightGCN (He et al., SIGIR 2020) is
-PyTorch Geometric's: to a vector are added those of its neighbours in the graph of users and items,
-layer by layer; the other item is any that the user has not chosen.
+PyTorch Geometric's: vectors are averaged with those of their neighbours in the graph of users and
+items, layer by layer; the other item is any that the user has not chosen.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ __all__ = ["BPRConfig", "LightGCNConfig", "fit"]
 
 @dataclass(frozen=True, kw_only=True)
 class BPRConfig(Patience):
-    """Of BPR-MF."""
+    """Options of BPR-MF."""
 
     dim: int = 64
-    """Width of the vectors, the bias apart."""
+    """Width of the vectors, without the bias."""
     rate: float = 0.02
-    """Step of the stochastic gradient descent."""
+    """Learning rate of the stochastic gradient descent."""
     decay: float = 0.002
     """Weight of the vectors' squared lengths in the loss."""
 
@@ -50,10 +50,10 @@ class BPRConfig(Patience):
 
 @dataclass(frozen=True, kw_only=True)
 class LightGCNConfig(Patience):
-    """Of LightGCN."""
+    """Options of LightGCN."""
 
     layers: int = 2
-    """Steps in the graph; with none it would be matrix factorisation."""
+    """Number of graph convolution layers; 0 is matrix factorisation."""
     dim: int = 64
     """Width of the vectors."""
     rate: float = 0.02
@@ -61,7 +61,7 @@ class LightGCNConfig(Patience):
     decay: float = 1e-4
     """Weight of the vectors' squared lengths in the loss."""
     batch: int = 1 << 16
-    """Pairs of a user and a chosen item per step; each step walks through the whole graph."""
+    """Number of pairs of a user and a chosen item per step; each step uses the whole graph."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,10 +117,10 @@ def _bpr(histories: Interactions, config: BPRConfig, seed: int) -> Iterator[tupl
         learning_rate=config.rate,
         regularization=config.decay,
         iterations=1,
-        num_threads=1,  # more of them write over one another, and no seed repeats that
+        num_threads=1,  # several threads overwrite each other, which no seed repeats
     )
     while True:
-        # It goes on from where it was, with new samples.
+        # Continues from the current vectors, with new samples.
         model.random_state = int(rng.integers(1 << 31))
         model.fit(chosen, show_progress=False)
         yield model.user_factors.copy(), model.item_factors.copy()

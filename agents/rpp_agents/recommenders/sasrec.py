@@ -1,4 +1,4 @@
-"""SASRec as a baseline that reads no prompt: every user's history, read once."""
+"""SASRec as a baseline that reads no prompt: every user's history is encoded once."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Config", "SASRec", "SASRecScorer", "fit"]
 
 
 class SASRecScorer(Vectors):
-    """Every user's history, read by a SASRec.
+    """Scores from every user's history, encoded by a SASRec.
 
     Parameters
     ----------
     dataset : Dataset
         Its histories are read without their targets.
     module : SASRec
-        Trained on these items.
+        A SASRec trained on these items.
     """
 
     def __init__(self, dataset: Dataset, module: SASRec) -> None:

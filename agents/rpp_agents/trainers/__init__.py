@@ -1,4 +1,4 @@
-"""Trainers by name: those of this package, and others' that are installed or at hand.
+"""Trainers by name: those of this package, installed plugins, and code of your own.
 
 ::
 
@@ -11,8 +11,8 @@
         ...                             # env.reset, env.step, env.action_masks: an RPPEnv
         return policy                   # act(observations, masks, greedy, memory)
 
-`rpp_agents.training.Train` says what `train` may be given; keywords that it does not take are left
-out. ``docs/plugins.md`` has a trainer of twenty lines.
+`rpp_agents.training.Train` describes the arguments of `train`; keywords that it does not take are
+left out. ``docs/plugins.md`` has a trainer of twenty lines.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class Trainer:
     """A trainer and its options."""
 
     name: str
-    """As it was given."""
+    """Name as given."""
     label: str
-    """What it is called in tables and plots."""
+    """Name in tables and plots."""
     function: Any
-    """Its ``train``."""
+    """The ``train`` function."""
     config: type
-    """The dataclass of its options; has `total_steps` and `seed`."""
+    """The dataclass of the options; has `total_steps` and `seed`."""
     module: str
-    """The module that was named."""
+    """The module of the trainer."""
 
     def train(self, env: Any, config: Any, **keywords: Any) -> Any:
-        """Train, with those keywords that the trainer takes."""
+        """Call the trainer with those keywords that it takes."""
         return self.function(env, config, **{k: x for k, x in keywords.items() if self.takes(k)})
 
     def takes(self, keyword: str) -> bool:
@@ -64,12 +64,12 @@ class Trainer:
 
 
 def trainer_names() -> list[str]:
-    """All trainers that are installed: this package's, then others' entry points."""
+    """List all installed trainers: this package's, then entry points of others."""
     return [*_KNOWN, *(name for name in entry_points("trainer") if name not in _KNOWN)]
 
 
 def find_trainer(name: str) -> Trainer:
-    """The trainer of that name.
+    """Look up a trainer by name.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def find_trainer(name: str) -> Trainer:
     Raises
     ------
     InvalidOption
-        For a name that stands for no trainer, or for something that is none.
+        For an unknown name, and for an object that is not a trainer.
     """
     code = locate("trainer", name, _KNOWN)
     function = load_code("trainer", code)
@@ -95,11 +95,11 @@ def find_trainer(name: str) -> Trainer:
 
 
 def _config_of(function: Any, code: str, name: str) -> type:
-    """The dataclass of a trainer's options, which has what runs need."""
+    """Return the dataclass of a trainer's options, checking the fields that runs need."""
     kind = config_class(function, code)
     if kind is None:
         raise InvalidOption(
-            f"trainer {name!r} says nothing of its options: its parameter `config` needs a "
+            f"trainer {name!r} does not declare its options: its parameter `config` needs a "
             "dataclass as default, as in def train(env, config=Config())"
         )
     fields = dataclasses.fields(kind)
@@ -116,12 +116,12 @@ def _config_of(function: Any, code: str, name: str) -> type:
 
 
 def trainer_config(name: str, table: Mapping[str, Any], where: str, **fixed: Any) -> Any:
-    """A trainer's Config from a table, with `fixed` fields where it has them.
+    """Make a trainer's Config from a table, with those of the `fixed` fields that it has.
 
     Raises
     ------
     InvalidOption
-        For a trainer or a field that does not exist, or a value that is not allowed.
+        For an unknown trainer or field, or an invalid value.
     """
     try:
         kind = find_trainer(name).config

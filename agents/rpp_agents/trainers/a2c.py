@@ -4,55 +4,55 @@
 actors             decentralised, one network each
 critics            ``critic="own"``: one each, on what its actor sees; ``"central"``: one for
                    all, on ``env.state()``, with one value for each agent
-last ranking       read by a GRU where the environment shows it as a sequence
+last ranking       encoded by a GRU if the environment shows it as a sequence
                    (``RPPEnv(ranking="sequence")``), once for all agents, trained with them
 TD error           d = r + gamma * V(s') - V(s), with V(s') a constant, and 0 after termination;
-                   an episode that the clock cut off goes on with its true last state's value
-critic loss        d^2, the agents' added up
-actor loss         -log pi(a | o) * d with d a constant, added up; minus an entropy bonus
+                   a truncated episode is continued by its true last state's value
+critic loss        d^2, summed over agents
+actor loss         -log pi(a | o) * d with d a constant, summed; minus an entropy bonus
 rewards            each user's own
-action sizes       any: what an agent does not have, or may not do, has probability 0
+action sizes       any: actions that an agent does not have, or may not take, have probability 0
 =================  ==========================================================================
 
 After Mao et al., "Reinforced Prompt Personalization for Recommendation with Large Language Models"
-(https://arxiv.org/abs/2407.17115), and its code (https://github.com/maowenyu-11/RPP at 6189a8a; the
-files named below are its), which was read, not copied.
+(https://arxiv.org/abs/2407.17115), and its code (https://github.com/maowenyu-11/RPP at 6189a8a; it
+holds the files named below), which was read, not copied.
 
 `Config.paper` has their numbers: one gradient step of Adam (3e-4 for actors and GRU, 5e-4 for
-critics) after each step of all users, gamma 0.95, one hidden layer of 64, bare TD errors. The
-original made 15 such steps in all. The defaults of `Config` depart from it to learn in a few
+critics) after each step of all users, gamma 0.95, one hidden layer of 64, plain TD errors. The
+original made 15 such steps in all. The defaults of `Config` differ in order to learn in a few
 hundred thousand steps of users: higher learning rates that fall to 0; a whole episode between
-updates, four gradient steps on it, and errors generalised over it (lambda 0.95: with 0 the critics
-are trusted before they are right); an entropy bonus that is annealed; inputs, advantages and
-returns in normal units; gradients cut at a norm; two hidden layers. Departures in both: the GRU's
-state stands beside the observation instead of being added to other vectors; the observation is all
-of `rpp_env.observation`, where the paper's is one 64-wide sum; actors start nearly uniform.
+updates, four gradient steps on it, and generalised TD errors (lambda 0.95: with 0 the critics are
+trusted before they are accurate); an entropy bonus that is annealed; normalised inputs, advantages
+and returns; gradient clipping; two hidden layers. Differences in both: the GRU's state is
+concatenated with the observation instead of being added to other vectors; the observation is all of
+`rpp_env.observation`, where the paper's is one 64-wide sum; actors start nearly uniform.
 
 ``released=True`` is the learner as its code was released, in our correct environment. These of its
-errors are kept:
+errors are reproduced:
 
-- the critics' loss is (gamma * V(s) - V(s'))^2: no reward in it, both sides differentiated, V(s)
-  and V(s') in each other's place; any V that is 0 everywhere is perfect (train.py);
-- the "TD error" is gamma * V(s) + R - V(s'), so that in the end R alone reinforces whatever was
-  done; nothing is subtracted, and no episode ends (train.py);
+- the critics' loss is (gamma * V(s) - V(s'))^2: without a reward, with gradients through both
+  sides, and with V(s) and V(s') swapped; V = 0 everywhere minimises it (train.py);
+- the "TD error" is gamma * V(s) + R - V(s'), so that in the end R alone reinforces all actions;
+  there is no baseline, and no episode ends (train.py);
 - R is one number for all, the mean over all users of the batch (train.py);
-- the GRU is never trained (train.py), and reads rankings that are reshaped where they should be
-  transposed: pieces of several users', so that what a user is given hangs on who else is in the
-  batch (backbone.py, ``Rank_state``);
-- the state is a sum of vectors of unlike spaces, the user's at first, then sentences + GRU; the
-  user is forgotten after the first step, and the critics, which see 0 then, never know of it
-  (train.py);
+- the GRU is never trained (train.py), and reads rankings that are reshaped instead of transposed:
+  pieces of several users' rankings, so that a user's prompt depends on the other users of the batch
+  (backbone.py, ``Rank_state``);
+- the state is a sum of vectors of different spaces, the user's at first, then sentences + GRU; the
+  user is forgotten after the first step, and the critics, which see 0 at the first step, never see
+  it (train.py);
 - the critics normalise over the batch, at the first step a batch of equal zeros (backbone.py);
 - no entropy bonus, normalisation or clipping; the last weights are kept, not the best (train.py).
 
-These are not kept: prompts with strangers' histories, answers scored under another permutation, one
-position of the target for all users, the best of 15 steps as the result, test users among the
-training ones (trainer_te.py, evaluate.py: errors of environment and evaluation); principal axes
-fitted anew at every step, and a Chinese encoder of English text (trainer_te.py: the environment's
-sentence vectors are fixed); a history that only grows (``rules="RPPPaper-v0"`` has it); two
-reasoning options without an output (train.py); the end after 15 updates (it is given as many steps
-as all others here). And the GRU is saved: with another random one at every evaluation, as released,
-no policy could be kept.
+These errors are not reproduced: prompts with other users' histories, answers scored under another
+permutation, one position of the target for all users, the best of 15 steps as the result, test
+users among the training ones (trainer_te.py, evaluate.py: errors of environment and evaluation);
+principal axes fitted again at every step, and a Chinese encoder of English text (trainer_te.py: the
+environment's sentence vectors are fixed); a history that only grows (in ``rules="RPPPaper-v0"``);
+two reasoning options without an output (train.py); the end after 15 updates (it gets as many steps
+as all others here). And the GRU is saved: with a new random one at every evaluation, as released,
+no policy could be saved.
 
 Examples
 --------
@@ -96,16 +96,16 @@ class Config(RunConfig):
     """Every number of a run, once."""
 
     critic: Literal["own", "central"] = "own"
-    """A critic for each agent on its own observation, or one on the state."""
+    """Input of the critics: each agent's own observation (own), or the state (central)."""
     gru: int = 32
-    """Width of the GRU over the last ranking, where there is a sequence to read; 0: none."""
+    """Width of the GRU over the last ranking, if that is shown as a sequence; 0: no GRU."""
     rollout_steps: int = 0
-    """Steps that every environment plays between two updates; 0: one episode, at most 128."""
+    """Number of steps of every environment between updates; 0: one episode, at most 128."""
     gradient_steps: int = 4
-    """Parts that a rollout is split into, with one gradient step on each. From the second on the
-    policy is no longer the one that played, and nothing corrects for it: keep them few."""
+    """Number of parts of a rollout, with one gradient step each. From the second on the policy
+    differs from the one that played, without a correction: keep them few."""
     gae_lambda: float = 0.95
-    """Lambda of the generalised TD errors: 0 is the paper's, 1 trusts the returns alone."""
+    """Lambda of the generalised TD errors: 0 is the paper's, 1 uses the returns alone."""
     learning_rate: float = 3e-3
     """Adam's learning rate at the start, for actors and GRU."""
     critic_learning_rate: float = 3e-3
@@ -115,24 +115,24 @@ class Config(RunConfig):
     entropy: float = 0.05
     """Weight of the entropy bonus at the start."""
     entropy_end: float = 0.001
-    """Weight of the entropy bonus at the end; it moves there linearly."""
+    """Weight of the entropy bonus at the end; it changes linearly."""
     max_grad_norm: float = 10.0
-    """Largest norm of the actors' and of the critics' gradient, each; inf: any."""
+    """Maximum norm of the actors' gradient and of the critics' gradient; inf: unlimited."""
     value_norm: bool = True
-    """Normalise the critics' targets by running statistics of the returns."""
+    """Whether to normalise the critics' targets by running statistics of the returns."""
     normalize_inputs: bool = True
-    """Give every number that a network sees mean 0 and deviation 1, by running statistics."""
+    """Whether to normalise the networks' inputs to mean 0 and deviation 1 (running statistics)."""
     normalize_advantages: bool = True
-    """Give the TD errors of each rollout mean 0 and deviation 1, for the actors."""
+    """Whether to normalise the TD errors of each rollout to mean 0 and deviation 1, for actors."""
     shared: bool = False
-    """One network for all agents, told which agent it is; otherwise one network each."""
+    """Whether all agents share a network, with the agent's index as input."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of actors and critics."""
     layer_norm: bool = True
-    """Normalise each vector before the networks' first layers."""
+    """Whether to normalise each vector before the networks' first layers."""
     released: bool = False
-    """The learner as it was released, errors and all, at `paper`'s numbers: of the options here,
-    only those of `RunConfig` still count."""
+    """Whether to use the learner as it was released, with its errors, at `paper`'s numbers; then
+    only the options of `RunConfig` have an effect."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,7 +147,7 @@ class Config(RunConfig):
 
     @classmethod
     def paper(cls, **changes: Any) -> Config:
-        """The paper's own numbers; `changes` are fields that shall differ."""
+        """Return the paper's own numbers; `changes` override fields."""
         numbers: dict[str, Any] = {
             "gru": 64,
             "rollout_steps": 1,
@@ -240,7 +240,7 @@ class A2C(OnPolicy):
     # Learning
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
-        """Learn from one rollout; `progress` (0..1) places it on the schedules."""
+        """Update on one rollout; `progress` (0..1) is the position on the schedules."""
         config = self.config
         left = 1 - progress if config.schedule == "linear" else 1.0
         for name, optimizer in self.optimizers.items():
@@ -279,11 +279,11 @@ class A2C(OnPolicy):
 
     @torch.no_grad()
     def td_errors(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """What the actors learn from, and what the critics should have said: (T, B, n) each."""
+        """Return the TD errors for the actors, and the critics' targets: (T, B, n) each."""
         values = self.values(self._tensor(rollout.inputs))
         ended = self._tensor(rollout.ended)
-        # What follows a step is where the next one begins, but for the end of an episode and of
-        # the rollout.
+        # The state after a step is where the next one begins, except at the end of an episode and
+        # of the rollout.
         cut = ended.clone()
         cut[-1] = True
         next_values = values.roll(-1, dims=0)
@@ -300,13 +300,13 @@ class A2C(OnPolicy):
         return errors, errors + values
 
     def values(self, inputs: Tensor) -> Tensor:
-        """Values (..., n) in units of reward, of observations (..., n, d) or states (..., s)."""
+        """Return values (..., n) in units of reward; inputs are (..., n, d) or states (..., s)."""
         seen = self._state_features(inputs) if self.central else self.actor.features(inputs)
         values: Tensor = self.critic(seen)
         return self.norm.denormalize(values) if self.config.value_norm else values
 
     def _state_features(self, states: Tensor) -> Tensor:
-        """What the central critic sees: as `Actor.features`, of states."""
+        """Return the central critic's inputs, as `Actor.features`, for states."""
         encoder = self.actor.encoder
         if encoder is None:
             plain: Tensor = self.state_norm(states)
@@ -314,7 +314,7 @@ class A2C(OnPolicy):
         return torch.cat([self.state_norm(encoder.rest(states)), encoder.ranking(states)], dim=-1)
 
     def _descend(self, data: dict[str, Tensor], bonus: float) -> dict[str, Tensor]:
-        """One gradient step for actors, GRU and critics."""
+        """Take one gradient step for actors, GRU and critics."""
         features = self.actor.features(data["observations"])
         chosen, spread = self.actor.evaluate(features, data["masks"], data["actions"])
         policy_loss = -(chosen * data["advantages"]).mean(0).sum()
@@ -340,13 +340,13 @@ class A2C(OnPolicy):
         return norm.detach()
 
     def _observe(self, data: dict[str, Tensor]) -> None:
-        """Take what was seen into the statistics that inputs are normalised by."""
+        """Update the statistics that inputs are normalised by."""
         self.actor.observe(data["observations"])
         if isinstance(self.state_norm, FeatureNorm):
             encoder, states = self.actor.encoder, data["states"]
             self.state_norm.update(states if encoder is None else encoder.rest(states))
 
-    # What a checkpoint holds
+    # Content of a checkpoint
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Learner.tensors`."""
@@ -377,19 +377,19 @@ class BatchNormCritics(nn.Module):
 
 
 class Released(A2C):
-    """The learner as it was released; the module's page lists its errors.
+    """The learner as it was released; the module's docstring lists its errors.
 
     Parameters
     ----------
     env : BatchedEnv
-        Where it is an RPPEnv, the state is the released one; otherwise the observation as it is.
+        For an RPPEnv the state is the released one; otherwise the observation unchanged.
     config : Config
         Only the fields of `RunConfig` are read.
 
     Raises
     ------
     InvalidOption
-        For a single environment, over which nothing can be normalised.
+        For a single environment, because normalisation over the batch needs several.
     """
 
     def __init__(self, env: BatchedEnv, config: Config) -> None:
@@ -418,7 +418,7 @@ class Released(A2C):
         self.critic = BatchNormCritics(self.actor.features_width, len(env.agents), width)
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:  # noqa: ARG002
-        """Learn from one step, wrongly; nothing is scheduled."""
+        """Update on one step, as released; without schedules."""
         gamma = self.config.gamma
         before, after = (
             self._tensor(seen[0]) for seen in (rollout.observations, rollout.next_inputs)

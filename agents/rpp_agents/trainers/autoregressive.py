@@ -1,11 +1,11 @@
 """Autoregressive PPO: the agents choose in turn, each seeing the choices before it.
 
-A rival of MAPPO that tells whether a problem needs agents that act by themselves. The joint policy
-is a product of conditional ones, P(a1) P(a2 | a1) P(a3 | a1, a2) ..., so any distribution over
-joint actions can be learnt, without an output for each as `central` has. All agents'
-observations are read once, by one network; each agent's last hidden layer sees what came of that,
-and one-hot the choices before its own. PPO's ratio is that of the joint action. All else is
-`rpp_agents.trainers.mappo`; agents' rewards are averaged, as only all together choose.
+A baseline for MAPPO that shows whether a task needs agents that act separately. The joint policy is
+a product of conditional ones, P(a1) P(a2 | a1) P(a3 | a1, a2) ..., so any distribution over joint
+actions can be learned, without an output for each as `central` has. One network encodes all agents'
+observations once; each agent's last hidden layer gets this encoding and, one-hot, the choices
+before its own. PPO's ratio is that of the joint action. All else is as in
+`rpp_agents.trainers.mappo`; agents' rewards are averaged, because they choose together.
 """
 
 from __future__ import annotations

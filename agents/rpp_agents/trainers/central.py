@@ -1,11 +1,10 @@
-"""Central PPO: one agent that sees everything and chooses for all.
+"""Central PPO: one agent that observes everything and chooses for all.
 
-A rival of MAPPO that tells whether a problem needs several agents. All agents' choices together are
-one action, so for RPP-v0 the network has 5 x 5 x 9 x 5 = 1,125 outputs, and its input is the
-observations of all agents side by side. It knows no miscoordination and can mix joint actions as it
-likes; the price is that what it learns of one joint action says nothing of another that shares
-three of four choices. All else is `mappo`; agents' rewards are averaged, as only all
-together choose.
+A baseline for MAPPO that shows whether a task needs several agents. All agents' choices together
+are one action, so for RPP-v0 the network has 5 x 5 x 9 x 5 = 1,125 outputs, and its input is the
+concatenation of all agents' observations. It cannot miscoordinate and can mix joint actions freely;
+the price is that it does not generalise from one joint action to another that shares three of four
+choices. All else is as in `mappo`; agents' rewards are averaged, because they choose together.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 =================  ==========================================================================
 candidates         every fixed prompt that the rules can reach (1,575 under RPP-v0), or every
-                   joint action where an environment knows no prompts
+                   joint action in an environment without prompts
 with a table       exact: every prompt for every user, without a call of the model
 without            successive halving: all candidates play the same few users, the better
                    quarter plays more of them, and so on, within `Config.budget` episodes
 =================  ==========================================================================
 
-What the paper calls Enum (Mao et al. 2025, Figure 3). It learns nothing about users: what a trainer
-has over it is what personalising the prompt is worth.
+The paper's Enum (Mao et al. 2025, Figure 3). It ignores the users: a trainer's advantage over it is
+the value of personalising the prompt.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["Config", "train"]
 
 @dataclass(frozen=True)
 class Config:
-    """What the search may spend."""
+    """Options of the search."""
 
     budget: int = 40_000
-    """Episodes to play at most; a table answers without any."""
+    """Maximum number of episodes; a table needs none."""
     seed: int = 0
-    """Which users are asked first."""
+    """Seed of the order of the users."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -46,12 +46,12 @@ def train(
     *,
     run_dir: str | Path | None = None,
 ) -> Fixed:
-    """Search; the policy is kept in ``run_dir/policy.json`` where a folder is given.
+    """Search for the best fixed prompt; saved as ``run_dir/policy.json`` if a folder is given.
 
     Raises
     ------
     InvalidOption
-        For a budget that does not suffice to try every candidate once.
+        For a budget that is too small to try every candidate once.
     """
     policy, _ = search_fixed(env, budget=config.budget, seed=config.seed)
     if run_dir is not None:

@@ -1,8 +1,8 @@
 """IPPO: MAPPO with a critic per agent, on that agent's observation.
 
-All else is `mappo`, whose page says what that is. Where every agent observes the whole
-state, as in RPP-v0 with ``observe="shared"``, the two differ by little: IPPO's critics also see the
-agent's own last action, MAPPO's sees those of all.
+All else is as in `mappo`, described there. If every agent observes the whole state, as in RPP-v0
+with ``observe="shared"``, the two differ little: IPPO's critics also see the agent's own last
+action, MAPPO's sees those of all.
 
 After de Witt et al. 2020, "Is Independent Learning All You Need in the StarCraft Multi-Agent
 Challenge?" (https://arxiv.org/abs/2011.09533).

@@ -1,23 +1,23 @@
-"""IQL: independent Q-learning; each agent has Q-values of its own.
+"""IQL: independent Q-learning; each agent has its own Q-values.
 
 =================  ==========================================================================
 networks           one for each agent, or with ``shared=True`` one for all, which sees the
-                   agent's number as a one-hot; fed by the agent's own observation
+                   agent's index as a one-hot; fed by the agent's own observation
 rewards            the team's, or one for each agent; every agent has its own TD error
-targets            double Q: the network chooses among the legal next actions, a target network,
-                   which follows slowly, says what the choice is worth; a truncated episode is
-                   continued by the value of its true last observation, a terminated one is not
-learning           Huber loss on transitions drawn evenly from a replay
-exploration        each agent by itself takes a random legal action with probability epsilon,
+targets            double Q: the network chooses among the legal next actions, a slowly updated
+                   target network evaluates the choice; a truncated episode is continued by the
+                   value of its true last observation, a terminated one is not
+learning           Huber loss on transitions drawn uniformly from a replay buffer
+exploration        each agent separately takes a random legal action with probability epsilon,
                    which falls linearly over a share of the run; in evaluation it is 0
-action sizes       any: what an agent does not have, or may not do, is never chosen
+action sizes       any: actions that an agent does not have, or may not take, are never chosen
 =================  ==========================================================================
 
-To each agent the others are part of its surroundings, which change as they learn. After Tan 1993,
-"Multi-Agent Reinforcement Learning: Independent vs. Cooperative Agents", with the networks of Mnih
-et al. 2015 (https://doi.org/10.1038/nature14236) and the double Q of van Hasselt et al. 2016
-(https://arxiv.org/abs/1509.06461). Departures: feed-forward agents and a replay of transitions, not
-of episodes, because an observation here tells what was done before; hundreds of users play at once,
+To each agent the others are part of a changing environment. After Tan 1993, "Multi-Agent
+Reinforcement Learning: Independent vs. Cooperative Agents", with the networks of Mnih et al. 2015
+(https://doi.org/10.1038/nature14236) and the double Q of van Hasselt et al. 2016
+(https://arxiv.org/abs/1509.06461). Differences: feed-forward agents and a replay of transitions,
+not of episodes, because an observation contains the last actions; hundreds of users play at once,
 so that gradient steps are few and large, with a higher learning rate that falls to 0.
 
 Examples
@@ -41,10 +41,10 @@ __all__ = ["Config", "Separate", "train"]
 
 
 class Separate(Mixer):
-    """Each agent's value by itself."""
+    """Leaves each agent's value separate."""
 
     def forward(self, values: Tensor, *_: Tensor) -> Tensor:
-        """The values (B, n)."""
+        """Return the values (B, n)."""
         return values
 
 

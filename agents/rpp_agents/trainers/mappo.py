@@ -2,15 +2,15 @@
 
 =================  ==========================================================================
 actors             decentralised; one network each, or with ``shared=True`` one for all, which
-                   sees the agent's number as a one-hot
+                   gets the agent's index as a one-hot
 critic             centralised: sees ``env.state()``, one value for each agent
 rewards            the team's, or one for each agent
 advantages         GAE; a truncated episode is continued by the value of its true last state,
                    a terminated one is not
 value loss         Huber, clipped, on returns normalised by running statistics (ValueNorm)
 policy loss        clipped ratios, plus an entropy bonus that is annealed
-action sizes       any: what an agent does not have, or may not do, has probability 0
-episodes           any length; of one step, the problem is a contextual bandit and the
+action sizes       any: actions that an agent does not have, or may not take, have probability 0
+episodes           any length; with one step, the problem is a contextual bandit and the
                    advantage is reward minus value
 =================  ==========================================================================
 
@@ -20,9 +20,9 @@ Steps are collected by `rpp_agents.rollout.Collector`. The update is `PPO.update
 `rpp_agents.training.trainer`.)
 
 After Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games"
-(https://arxiv.org/abs/2103.01955), and their code. Departures: feed-forward actors; a linear
+(https://arxiv.org/abs/2103.01955), and their code. Differences: feed-forward actors; a linear
 learning rate schedule; fewer passes in several minibatches, a higher learning rate and a network
-for each agent, because the agents here do different things, hundreds of users play at once and an
+for each agent, because the agents here have different tasks, hundreds of users play at once and an
 episode has 5 steps.
 
 Examples

@@ -1,10 +1,10 @@
-"""Proximal policy optimisation for several agents: what MAPPO and IPPO have in common.
+"""Proximal policy optimisation for several agents: the shared part of MAPPO and IPPO.
 
-The two differ in one argument, `critic_input`: a critic that sees the team's state (``"state"``,
-MAPPO) or one that sees each agent's own observation (``"observations"``, IPPO). Everything else is
-written once, here, after Yu et al. 2022 ("The Surprising Effectiveness of PPO in Cooperative
-Multi-Agent Games") and their code: decentralised actors, generalised advantage estimation, value
-normalisation, a clipped Huber loss for the values, advantages normalised over the batch.
+The two differ in one argument, `critic_input`: a critic of the team's state (``"state"``, MAPPO) or
+of each agent's own observation (``"observations"``, IPPO). The rest follows Yu et al. 2022 ("The
+Surprising Effectiveness of PPO in Cooperative Multi-Agent Games") and their code: decentralised
+actors, generalised advantage estimation, value normalisation, a clipped Huber loss for the values,
+advantages normalised over the batch.
 """
 
 from __future__ import annotations
@@ -39,44 +39,44 @@ __all__ = ["PPO", "Config", "OnPolicy", "gae"]
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """Every number of a run, once."""
+    """Options of PPO."""
 
     rollout_steps: int = 0
-    """Steps that every environment plays between two updates; 0: one episode, at most 128."""
+    """Number of steps of every environment between updates; 0: one episode, at most 128."""
     gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the returns."""
+    """Lambda of generalised advantage estimation: 0 uses the critic, 1 the returns."""
     learning_rate: float = 3e-3
     """Adam's learning rate at the start, for actors and critic."""
     schedule: Literal["linear", "constant"] = "linear"
     """Whether the learning rate falls linearly to 0 over the run."""
     epochs: int = 2
-    """Passes over each rollout."""
+    """Number of passes over each rollout."""
     minibatches: int = 4
-    """Parts that each pass is split into."""
+    """Number of minibatches in each pass."""
     clip: float = 0.2
-    """How far the probability ratio, and the normalised value, may move before it is clipped."""
+    """Clipping range of the probability ratio and of the normalised value."""
     entropy: float = 0.05
     """Weight of the entropy bonus at the start."""
     entropy_end: float = 0.001
-    """Weight of the entropy bonus at the end; it moves there linearly."""
+    """Weight of the entropy bonus at the end; it changes linearly."""
     huber: float = 10.0
-    """Where the value loss turns from square to linear, in normalised units."""
+    """Error at which the value loss turns from square to linear, in normalised units."""
     max_grad_norm: float = 10.0
-    """Largest norm of the actors' and of the critic's gradient, each."""
+    """Maximum norm of the actors' gradient and of the critic's gradient."""
     value_norm: bool = True
-    """Normalise the critic's targets by running statistics of the returns."""
+    """Whether to normalise the critic's targets by running statistics of the returns."""
     normalize_inputs: bool = True
-    """Give every number that a network sees mean 0 and deviation 1, by running statistics."""
+    """Whether to normalise the networks' inputs to mean 0 and deviation 1 (running statistics)."""
     normalize_advantages: bool = True
-    """Give the advantages of each rollout mean 0 and deviation 1."""
+    """Whether to normalise the advantages of each rollout to mean 0 and deviation 1."""
     shared: bool = False
-    """One network for all agents, told which agent it is; otherwise one network each."""
+    """Whether all agents share a network, with the agent's index as input."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of actors and critic."""
     layer_norm: bool = True
-    """Normalise each vector before the networks' first layers."""
+    """Whether to normalise each vector before the networks' first layers."""
     blind: bool = False
-    """Act without seeing anything but the clock; the critic, used in training only, sees all."""
+    """Whether the actors see only the time; the critic, used in training only, sees all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,16 +102,16 @@ def gae(
     gamma: float,
     lam: float,
 ) -> Tensor:
-    """Generalised advantage estimates (Schulman et al. 2016).
+    """Compute generalised advantage estimates (Schulman et al. 2016).
 
     Parameters
     ----------
     rewards, values, next_values : (T, B, n)
-        `next_values` are of what followed the step in the same episode: of the true final state
-        where the step was an episode's last.
+        `next_values` are those after the step in the same episode: of the true final state if the
+        step was an episode's last.
     terminated, ended : bool (T, B)
-        Where nothing follows, so that the next value counts as 0; and where the episode stopped for
-        any reason, so that later advantages belong to another episode.
+        Where the episode ended by itself, so that the next value counts as 0; and where it ended
+        for any reason, so that later advantages belong to another episode.
     gamma, lam : float
 
     Returns
@@ -129,16 +129,16 @@ def gae(
 
 
 class OnPolicy(ABC):
-    """A learner that plays with its current policy, and learns once from each rollout.
+    """A learner that plays with its current policy, and updates once on each rollout.
 
     Attributes
     ----------
     collector : Collector
-        Plays the environment.
+        Collects rollouts from the environment.
     policy : NetworkPolicy
     rng : numpy.random.Generator
     rollout_steps : int
-        Steps of a rollout, in each copy of the environment.
+        Number of steps of a rollout, in each copy of the environment.
     device : torch.device
     """
 
@@ -164,12 +164,12 @@ class OnPolicy(ABC):
     def choose(
         self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
+        """Return sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
         return self.policy.choose(observations, masks, self.rng)
 
     @abstractmethod
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
-        """Learn from one rollout; `progress` (0..1) places it on the schedules."""
+        """Update on one rollout; `progress` (0..1) is the position on the schedules."""
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -184,9 +184,9 @@ class PPO(OnPolicy):
         Only its sizes are read.
     config : Config
     critic_input : "state" or "observations"
-        What the critic sees. Either way it has one value for each agent.
+        The critic's input. Either way it has one value for each agent.
     actor : type of TeamActor, optional
-        Kind of actor; by default that of agents that choose by themselves in their spaces (see
+        Kind of actor; by default that of agents that choose separately in their spaces (see
         `rpp_agents.actors`). The advantage of a joint choice is the mean of the agents' advantages.
     """
 
@@ -235,7 +235,7 @@ class PPO(OnPolicy):
         self.policy = NetworkPolicy(self.actor, seed=config.seed)
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
-        """Learn from one rollout; `progress` (0..1) places it on the schedules."""
+        """Update on one rollout; `progress` (0..1) is the position on the schedules."""
         config = self.config
         rate = config.learning_rate * (1 - progress if config.schedule == "linear" else 1.0)
         bonus = config.entropy + progress * (config.entropy_end - config.entropy)
@@ -243,7 +243,7 @@ class PPO(OnPolicy):
 
         observations, raw = self._tensor(rollout.observations), self._tensor(rollout.inputs)
         with torch.no_grad():
-            # Normalised once: the statistics stand still until the update is over.
+            # Normalised once: the statistics are constant during the update.
             features = self.actor.features(observations.flatten(0, 1))
             inputs = self.critic.norm(raw)
             old_values = self.critic.net(inputs)
@@ -294,7 +294,7 @@ class PPO(OnPolicy):
             for _ in range(config.epochs)
             for i in self.rng.permutation(len(parts))
         ]
-        # Afterwards: the probabilities above are compared with those of the rollout.
+        # Last, because the probabilities above are compared with those of the rollout.
         self.actor.observe(observations)
         self.critic.observe(raw)
         metrics = {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
@@ -305,17 +305,17 @@ class PPO(OnPolicy):
         }
 
     def _next_values(self, values: Tensor, rollout: Rollout) -> Tensor:
-        """Of what followed each step: the next row's, but for an episode's or the rollout's end."""
+        """Values after each step: the next row's, except where an episode or the rollout ends."""
         following = values.roll(-1, dims=0)
         last = rollout.ended.copy()
         last[-1] = True
-        # What follows a termination counts for nothing, whatever stands there.
+        # Values after a termination are multiplied by 0.
         cut = self._tensor(last & ~rollout.terminated)
         following[cut] = self._real(self.critic(self._tensor(rollout.next_inputs)[cut]))
         return following
 
     def _descend(self, data: dict[str, Tensor], bonus: float) -> dict[str, Tensor]:
-        """One gradient step for the actors and one for the critic."""
+        """Take one gradient step for the actors and one for the critic."""
         clip, delta = self.config.clip, self.config.huber
         chosen, spread = self.actor.evaluate(data["features"], data["masks"], data["actions"])
         change = chosen - data["old_log_probs"]
@@ -335,7 +335,7 @@ class PPO(OnPolicy):
         value_loss = torch.maximum(*losses).mean()
 
         self.optimizer.zero_grad()
-        # The two share no weights: one pass backwards is each one's own.
+        # The two share no weights, so one backward pass gives separate gradients.
         (policy_loss - bonus * spread + value_loss).backward()  # type: ignore[no-untyped-call]
         actor_norm, critic_norm = (
             torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
@@ -354,10 +354,10 @@ class PPO(OnPolicy):
             }
 
     def _real(self, values: Tensor) -> Tensor:
-        """The critic's outputs in units of reward."""
+        """Convert the critic's outputs to units of reward."""
         return self.norm.denormalize(values) if self.config.value_norm else values
 
-    # What a checkpoint holds
+    # Content of a checkpoint
 
     @property
     def _modules(self) -> dict[str, torch.nn.Module]:

@@ -2,22 +2,22 @@
 
 =================  ==========================================================================
 mixer              two layers over the agents' values, ELU between them; their weights and biases
-                   come from networks that see ``env.state()``. Weights are made positive, biases
-                   need not be, so that no agent's value can lower the team's
-state              the environment's, or where it has none the observations side by side
-rewards            the team's; where each agent is paid by itself, their mean
+                   come from networks over ``env.state()``. Weights are made positive, biases need
+                   not be, so that no agent's value can lower the team's
+state              the environment's, or else the concatenated observations
+rewards            the team's; if each agent has its own reward, their mean
 targets            double Q, as for IQL, through a target of the networks and of the mixer
 networks, replay   as for IQL
 exploration        as for IQL
 =================  ==========================================================================
 
-What holds for IQL is said in `iql`. After Rashid et al. 2018, "QMIX: Monotonic Value
-Function Factorisation for Deep Multi-Agent Reinforcement Learning"
-(https://arxiv.org/abs/1803.11485), with the hypernetworks of two layers of their later code
-(PyMARL2, EPyMARL). Departures: those of IQL; running statistics normalise the state too; and ELU is
-mixed with a line (`Config.slope`; 0 is the original). ELU is convex: the team's best value is
-overestimated, and where no episode terminates nothing holds the error back. With it alone QMIX
-first learnt on simple_spread and then fell apart (docs/verification.md).
+`iql` describes the shared parts. After Rashid et al. 2018, "QMIX: Monotonic Value Function
+Factorisation for Deep Multi-Agent Reinforcement Learning" (https://arxiv.org/abs/1803.11485), with
+the hypernetworks of two layers of their later code (PyMARL2, EPyMARL). Differences: those of IQL;
+running statistics normalise the state too; and ELU is mixed with a linear function (`Config.slope`;
+0 is the original). ELU is convex: the team's best value is overestimated, and if no episode
+terminates nothing bounds the error. With plain ELU QMIX first learned on simple_spread and then
+diverged (docs/verification.md).
 
 Examples
 --------
@@ -45,14 +45,14 @@ __all__ = ["Config", "Monotonic", "monotonic", "train"]
 
 @dataclass(frozen=True)
 class Config(value.Config):
-    """Every number of a run, once."""
+    """Options of QMIX."""
 
     embed: int = 32
     """Width of the mixer's hidden layer."""
     hyper: int = 64
-    """Width of the hidden layers of the networks that make the mixer's weights."""
+    """Width of the hidden layers of the networks that compute the mixer's weights."""
     slope: float = 0.3
-    """Of the mixer's hidden units far below 0, between ELU's own (0: flat) and a sum's (1)."""
+    """Slope of the mixer's hidden units far below 0, from 0 (ELU's own, flat) to 1 (a sum's)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,15 +61,15 @@ class Config(value.Config):
 
 
 class Monotonic(value.Mixer):
-    """A small network over the agents' values whose weights depend on the state and are positive.
+    """A small network over the agents' values with positive weights that depend on the state.
 
     Parameters
     ----------
     state_width, num_agents, embed, hyper : int
         Widths: of the state, of the values, of the hidden layer, and of the hidden layers of the
-        networks that make its weights.
+        networks that compute its weights.
     slope : float
-        Of the hidden units far below 0, between ELU's own (0) and a sum's (1).
+        Slope of the hidden units far below 0, between ELU's own (0) and a sum's (1).
     """
 
     one_value = True
@@ -80,8 +80,8 @@ class Monotonic(value.Mixer):
     ) -> None:
         super().__init__()
         self.shape = (num_agents, embed)
-        # In the beginning it adds the values up, whatever the state, as VDN does: weights drawn at
-        # random would multiply them by ten or more.
+        # Initially it adds the values up, whatever the state, like VDN: random weights would
+        # multiply them by ten or more.
         self.level = embed**-0.5
         self.slope = slope
         self.weight, self.bias, self.last_weight, self.last_bias = (
@@ -95,7 +95,7 @@ class Monotonic(value.Mixer):
         )
 
     def forward(self, values: Tensor, *state: Tensor) -> Tensor:
-        """(B, 1) of values (B, n) and the state (B, s)."""
+        """Return (B, 1) for values (B, n) and the state (B, s)."""
         weight = (self.weight(*state) + self.level).abs().unflatten(-1, self.shape)
         mixed = (values[..., None] * weight).sum(-2) + self.bias(*state)
         hidden = (1 - self.slope) * nn.functional.elu(mixed) + self.slope * mixed
@@ -104,7 +104,7 @@ class Monotonic(value.Mixer):
 
 
 def monotonic(env: BatchedEnv, config: Config) -> Monotonic:
-    """The mixer of this environment."""
+    """Make the mixer of this environment."""
     return Monotonic(
         env.state_width,
         len(env.agents),

@@ -1,4 +1,4 @@
-"""Replay memory: what was played lately, in arrays of a fixed size."""
+"""Replay buffer of recent transitions, in arrays of a fixed size."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Field = tuple[tuple[int, ...], torch.dtype]
 
 
 class Replay:
-    """A ring of transitions: when it is full, the oldest make room.
+    """A ring buffer of transitions: when it is full, the oldest are overwritten.
 
     Parameters
     ----------
     capacity : int
-        Transitions that it holds. The memory is taken as it fills.
+        Maximum number of transitions. Memory is allocated as it fills.
     fields : mapping of str to (shape, dtype)
-        What a transition has, and the shape of one.
+        Fields of a transition, with the shape of one.
     """
 
     def __init__(self, capacity: int, fields: Mapping[str, Field]) -> None:
@@ -41,12 +41,12 @@ class Replay:
         return self.filled
 
     def add(self, **batch: NDArray[Any]) -> None:
-        """Take in transitions, at most `capacity` at once: every field as (B, *shape).
+        """Add transitions, at most `capacity` at once: every field as (B, *shape).
 
         Raises
         ------
         InvalidOption
-            If there are more than it holds.
+            If there are more than `capacity`.
         """
         size = len(next(iter(batch.values())))
         if size > self.capacity:
@@ -63,21 +63,21 @@ class Replay:
         self.filled = min(self.filled + size, self.capacity)
 
     def sample(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """Draw transitions evenly, with replacement."""
+        """Draw transitions uniformly, with replacement."""
         rows = torch.from_numpy(rng.integers(self.filled, size=size))
         return {name: kept.index_select(0, rows) for name, kept in self.data.items()}
 
-    # What a checkpoint holds
+    # Content of a checkpoint
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is filled, and where the next one goes."""
+        """Return the filled part, and the next index."""
         return {
             "replay.place": torch.tensor([self.position, self.filled]),
             **{f"replay.{name}": kept[: self.filled] for name, kept in self.data.items()},
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what `tensors` returned; ValueError for tensors of another buffer."""
+        """Load the state that `tensors` returned; ValueError for tensors of another buffer."""
         position, filled = tensors["replay.place"].tolist()
         for name, kept in self.data.items():
             given = tensors[f"replay.{name}"]
@@ -85,5 +85,5 @@ class Replay:
                 raise ValueError(f"replay.{name} is of shape {tuple(given.shape)}")
             kept[:filled] = given
         if not 0 <= position < self.capacity:
-            raise ValueError(f"the replay buffer goes on at {position} of {self.capacity}")
+            raise ValueError(f"the replay buffer continues at {position} of {self.capacity}")
         self.position, self.filled = position, filled

@@ -1,15 +1,15 @@
-"""Value learning for several agents: what IQL, VDN and QMIX have in common.
+"""Value learning for several agents: the shared part of IQL, VDN and QMIX.
 
 Every agent has a network that estimates the value of each of its actions, and takes the best one:
 actions are `Discrete`. The three differ in one argument, the `mixer`, which combines the agents'
 Q-values into the value that is trained on the reward: each value alone (IQL), their sum (VDN), or
-any function of them and of the state that grows with each of them (QMIX). None of these can change
-the order of an agent's actions, so the agents' own best actions are the team's best ones, and no
-agent needs to know of another when it acts. Everything else is written once, here: replay, double
-Q-learning with a target network, and exploration by random actions.
+any function of them and of the state that increases with each of them (QMIX). None of these can
+change the order of an agent's actions, so the agents' own best actions are the team's best ones,
+and agents can act without knowledge of each other. The rest is shared: replay, double Q-learning
+with a target network, and exploration by random actions.
 
-Where the clock cuts an episode off, what follows is worth what it would be at the time of the last
-step (`rpp_agents.rollout.stop_the_clock` says why).
+If an episode is truncated, its next state is evaluated at the time of the last step
+(`rpp_agents.rollout.stop_the_clock` explains why).
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ __all__ = ["Config", "Mixer", "ValueLearner", "td_targets"]
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """Every number of a run, once."""
+    """Options of value learning."""
 
     rollout_steps: int = 0
-    """Steps that every environment plays in an iteration; 0: one episode, at most 128."""
+    """Number of steps of every environment in an iteration; 0: one episode, at most 128."""
     updates: int = 1
-    """Gradient steps after every step of the environments (all of them step at once)."""
+    """Number of gradient steps after every step of the environments (which step together)."""
     batch: int = 512
-    """Transitions that a gradient step learns from."""
+    """Number of transitions in a gradient step."""
     capacity: int = 50_000
-    """Transitions that the replay holds; when it is full, the oldest are forgotten."""
+    """Capacity of the replay buffer; when it is full, the oldest transitions are overwritten."""
     target_update: float = 0.01
-    """How the target network follows: below 1, the share of the way that it goes after every
-    gradient step; from 1, the number of gradient steps after which it is copied."""
+    """Update of the target network: below 1, the share by which it moves after every gradient
+    step; from 1, the number of gradient steps after which it is copied."""
     epsilon: float = 1.0
-    """Probability of a random action at the start, for each agent by itself."""
+    """Probability of a random action at the start, for each agent separately."""
     epsilon_end: float = 0.05
-    """The same when exploration has ended; it falls there linearly."""
+    """Probability of a random action when exploration has ended; it falls linearly."""
     explore: float = 0.3
     """Share of the run after which `epsilon_end` is reached."""
     learning_rate: float = 1e-3
@@ -71,19 +71,19 @@ class Config(RunConfig):
     huber: float = 10.0
     """TD error from which the loss is linear instead of square."""
     max_grad_norm: float = 10.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     normalize_rewards: bool = False
-    """Divide rewards by their running standard deviation; their mean stays in."""
+    """Whether to divide rewards by their running standard deviation; the mean is kept."""
     normalize_inputs: bool = True
-    """Give every number that a network sees mean 0 and deviation 1, by running statistics."""
+    """Whether to normalise the networks' inputs to mean 0 and deviation 1 (running statistics)."""
     shared: bool = False
-    """One network for all agents, told which agent it is; otherwise one network each."""
+    """Whether all agents share a network, with the agent's index as input."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the agents' networks."""
     layer_norm: bool = False
-    """Normalise each vector before the agents' first layers."""
+    """Whether to normalise each vector before the agents' first layers."""
     blind: bool = False
-    """Act without seeing anything but the clock; a mixer, used in training only, sees all."""
+    """Whether the agents see only the time; a mixer, used in training only, sees all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,12 +103,12 @@ class Mixer(nn.Module):
     """Combines the agents' Q-values into the value that is trained on the reward."""
 
     sees_state = False
-    """Whether it is given the team's state (B, s) too."""
+    """Whether it also takes the team's state (B, s)."""
     one_value = False
-    """Whether it makes one value for the team, of the team's reward; else one for each agent."""
+    """Whether it returns one value for the team, trained on its reward; else one per agent."""
 
     def forward(self, values: Tensor, *state: Tensor) -> Tensor:
-        """(B, n) or (B, 1), of the agents' values (B, n)."""
+        """Return (B, n) or (B, 1) for the agents' values (B, n)."""
         raise NotImplementedError
 
 
@@ -118,10 +118,10 @@ C = TypeVar("C", bound=Config)
 
 
 def td_targets(rewards: Tensor, next_values: Tensor, terminated: Tensor, gamma: float) -> Tensor:
-    """What a value should have been: the reward and, unless nothing follows, the next value.
+    """Compute TD targets: the reward plus, unless terminated, the discounted next value.
 
-    `rewards` and `next_values` are (B, m), `terminated` is bool (B,). An episode that was only cut
-    off is not terminated: its true last state has a value.
+    `rewards` and `next_values` are (B, m), `terminated` is bool (B,). A truncated episode is not
+    terminated: its true last state has a value.
     """
     return rewards + gamma * (~terminated)[:, None] * next_values
 
@@ -132,12 +132,12 @@ class ValueLearner:
     Parameters
     ----------
     env : BatchedEnv
-        Where it plays.
+        The environment to play.
     config : Config
     mixer : callable
-        Makes the mixer for this environment and config. Where it gives one value for the team, the
-        reward is the team's: the mean over agents where each is paid by itself, so that rewards
-        keep their size however many agents there are.
+        Makes the mixer for this environment and config. If it returns one value for the team, the
+        reward is the team's: the mean over agents if each has its own, so that the size of rewards
+        does not depend on the number of agents.
     """
 
     def __init__(self, env: BatchedEnv, config: C, mixer: Callable[[BatchedEnv, C], Mixer]) -> None:
@@ -158,7 +158,7 @@ class ValueLearner:
                 visible=clock_columns(env) if config.blind else None,
             ).to(self.device)
             self.mixer = mixer(env, config).to(self.device)
-        # The target sees its inputs through the same statistics: it is a copy of what is behind.
+        # The target shares the input statistics: only the layers after them are copied.
         self.learnt = nn.ModuleDict({"net": self.network.net, "mixer": self.mixer})
         self.target = copy.deepcopy(self.learnt).requires_grad_(False)
         self.state_norm = FeatureNorm(env.state_width).to(self.device)
@@ -193,7 +193,7 @@ class ValueLearner:
         self._observations = self.env.reset(seed=seed)[0]
 
     def epsilon(self, progress: float) -> float:
-        """Probability of a random action when so much of the run is over."""
+        """Return the probability of a random action at this share of the run."""
         start, end, share = self.config.epsilon, self.config.epsilon_end, self.config.explore
         return start + (end - start) * min(progress / share, 1.0) if share else end
 
@@ -215,7 +215,7 @@ class ValueLearner:
         }
 
     def play(self, epsilon: float) -> dict[str, float]:
-        """One step of every environment, into the replay."""
+        """Play one step of every environment, into the replay buffer."""
         env, observations = self.env, self._observations
         if observations is None:
             raise ResetNeeded("call reset(seed) before the first step")
@@ -257,7 +257,7 @@ class ValueLearner:
         return {"reward": float(paid.mean()), **infos}
 
     def learn(self) -> dict[str, Tensor]:
-        """One gradient step on transitions from the replay."""
+        """Take one gradient step on transitions from the replay buffer."""
         config = self.config
         batch = {
             name: tensor.to(self.device)
@@ -279,9 +279,9 @@ class ValueLearner:
         return {"loss": loss.detach(), "value": mixed.detach().mean(), "gradient": gradient}
 
     def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """What the mixed values of a batch should be.
+        """Compute the targets of a batch's mixed values.
 
-        Double Q-learning: the network chooses the next actions, its target says their worth.
+        Double Q-learning: the network chooses the next actions, its target evaluates them.
         """
         inputs = self.network.features(batch["next_observations"])
         legal = self.network.legal & batch["next_masks"]
@@ -311,7 +311,7 @@ class ValueLearner:
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    # What a checkpoint holds
+    # Content of a checkpoint
 
     @property
     def _modules(self) -> dict[str, nn.Module]:

@@ -1,9 +1,9 @@
 """VDN: the team's Q-value is the sum of the agents' Q-values.
 
-All else is `iql`, whose page says what that is. Each agent's network finds out by itself
-which share of the team's value is due to what it sees and does. The reward is the team's; where
-each agent is paid by itself, their mean. What no sum can express, such as an action that is good
-only together with another's, is learnt as the best sum.
+All else is as in `iql`, described there. Each agent's network learns which share of the team's
+value depends on its own observation and action. The reward is the team's; if each agent has its own
+reward, their mean. Interactions that no sum can express, such as an action that is good only
+together with another agent's, are approximated by the best sum.
 
 After Sunehag et al. 2018, "Value-Decomposition Networks For Cooperative Multi-Agent Learning"
 (https://arxiv.org/abs/1706.05296).
@@ -22,12 +22,12 @@ __all__ = ["Config", "Sum", "train"]
 
 
 class Sum(Mixer):
-    """The agents' values, added up."""
+    """Adds up the agents' values."""
 
     one_value = True
 
     def forward(self, values: Tensor, *_: Tensor) -> Tensor:
-        """(B, 1) of values (B, n)."""
+        """Return (B, 1) for values (B, n)."""
         return values.sum(-1, keepdim=True)
 
 
