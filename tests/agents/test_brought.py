@@ -160,7 +160,7 @@ def test_what_is_no_trainer_is_refused(brought: Path) -> None:
         "number = 5\n"
     )
     for name, said in (
-        ("bare", "says nothing of its options"),
+        ("bare", "does not declare its options"),
         ("needs", "Needs.steps needs a default"),
         ("short", "has no total_steps"),
         ("Klass", "must be a function"),

@@ -172,7 +172,7 @@ def test_unknown_users_and_titles_are_named(fitted: Any, data: Dataset, tasks: T
     with pytest.raises(InvalidTask, match="no title 'Never Made' in movieworld"):
         recommender.rank([replace(prompt, task=unknown)])
     elsewhere = replace(tasks, dataset=replace(data, item_tokens=tuple(reversed(data.item_tokens))))
-    with pytest.raises(InvalidData, match="fit on the dataset that the tasks are made of"):
+    with pytest.raises(InvalidData, match="fit on the dataset of the tasks"):
         fitted("pop").scores(elsewhere)
 
 
