@@ -46,8 +46,8 @@ class Options(factory.Options):
 
     rank_by: Literal["likelihood"] = "likelihood"
     """How a language model is asked; there is no other way under this id."""
-    catalog: LeadCatalog | None = None
-    """What can be said; by default `OPENINGS`, `FORMS` and `CLOSINGS`, which are for films."""
+    catalog: LeadCatalog | Literal["films", "films-forms"] = "films"
+    """What the agents can say: all for films, their forms alone, or a catalog of your own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,5 +100,6 @@ def assemble(
         sentences=False,
         kind=Options,
     )
-    catalog, history = options.get("catalog"), replace(LENGTHS, steps=episode.max_cycles)
+    catalog = options.get("catalog", Options.catalog)
+    history = replace(LENGTHS, steps=episode.max_cycles)
     return replace(parts, space=partial(LeadPrompts, catalog=catalog, history=history))

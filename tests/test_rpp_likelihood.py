@@ -87,21 +87,22 @@ def test_without_the_default_model_it_says_how_to_get_it(
     [
         ({"scores": "sum"}, "option 'scores' is not known; did you mean 'score'"),
         ({"score": "sums"}, "did you mean 'sum'"),
-        ({"score": "pmi-alpha"}, "takes alpha"),
-        ({"score": "sum", "alpha": 0.5}, "takes alpha"),
+        ({"score": "pmi-alpha"}, "needs alpha"),
+        ({"score": "sum", "alpha": 0.5}, "needs alpha"),
         ({"rank_by": "generate"}, "rank_by is 'generate'; it may be likelihood"),
         ({"calibrate": "prior"}, "calibrate is for models that write an answer"),
         ({"thinking": (("<a>", "</a>"),)}, "thinking is for models that write an answer"),
         ({"book": "movies"}, "book is for models that write an answer"),
         ({"rewrite": "embedded"}, "rewrite and encoder are for a catalog of sentences"),
-        ({"model": "embedded"}, "needs the log-probabilities of texts that are given"),
-        ({"model": echo()}, "needs the log-probabilities of texts that are given"),
+        ({"model": "embedded"}, "needs the log-probabilities of given texts"),
+        ({"model": echo()}, "needs the log-probabilities of given texts"),
         (
             {"model": LLMRecommender(echo(), "generate")},
             "LLMRecommender reads Prompts, but the prompts here are ContinuedPrompts",
         ),
         ({"model": LikelihoodRecommender(Letters()), "score": "pmi"}, "a recommender is given"),
         ({"model": "smolm2"}, "did you mean 'smollm2'"),
+        ({"catalog": "film"}, "did you mean 'films'"),
         ({"max_cycles": 0}, "max_cycles must be 1 or more"),
         ({"split": "tests"}, "did you mean 'test'"),
     ],
@@ -125,6 +126,26 @@ def test_other_domains_bring_a_catalog() -> None:
     assert env.space.shape == (7, 2, 1, 2)
     with pytest.raises(InvalidOption, match="5 history options"):
         make(catalog=replace(catalog, history_records=("1", "2")), **given)
+
+
+def test_of_a_smaller_catalog_only_forms_and_lengths_are_chosen() -> None:
+    env = make(catalog="films-forms")
+    assert env.nvec.tolist() == [1, 5, 9, 1]
+    assert env.space.shape == (7, 1, 9, 1)
+    env.reset(seed=0)
+    whole = make()
+    whole.reset(seed=0)
+    for form in range(9):
+        action = [[0, 3, form, 0]] * 16
+        one, other = env.step(action), whole.step(action)
+        assert [p.lead() for p in one.prompts] == [p.lead() for p in other.prompts]
+        assert (one.rewards == other.rewards).all()
+        if form == 4:  # the end of an episode
+            env.reset(seed=1)
+            whole.reset(seed=1)
+    table = rpp_env.tabulate(make(catalog="films-forms", max_users=2))
+    with pytest.raises(TableMismatch):
+        make(table)
 
 
 def test_actions_that_an_agent_does_not_have_are_refused() -> None:

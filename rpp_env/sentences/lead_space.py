@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 
 from rpp_env.data.candidates import TaskBatch, TaskSet
 from rpp_env.errors import InvalidOption
+from rpp_env.options import unknown
 from rpp_env.prompting import Words
 from rpp_env.sentences.catalog import history_labels
 from rpp_env.sentences.encoders import Encoder, HashedNGrams
 from rpp_env.sentences.history import HistoryLengths
-from rpp_env.sentences.leads import ContinuedPrompt, ContinuedPrompts, LeadCatalog, LeadChoice
+from rpp_env.sentences.leads import (
+    CATALOGS,
+    ContinuedPrompt,
+    ContinuedPrompts,
+    LeadCatalog,
+    LeadChoice,
+)
 from rpp_env.sentences.space import SentencePrompts, Sentences
 from rpp_env.task import RankingTask
 
@@ -57,18 +64,22 @@ class LeadPrompts(SentencePrompts):
     def __init__(
         self,
         tasks: TaskSet,
-        catalog: LeadCatalog | None = None,
+        catalog: LeadCatalog | str = "films",
         history: HistoryLengths = LENGTHS,
         encoder: Encoder | None = None,
     ) -> None:
-        if catalog is None:
+        if isinstance(catalog, str):
+            if catalog not in CATALOGS:
+                raise InvalidOption(unknown("catalog", catalog, CATALOGS))
             domain = tasks.dataset.domain
             if domain != "movies":
                 raise InvalidOption(
                     f"the forms that come with the package are for films, and {tasks.dataset.name} "
                     f"is of the domain {domain!r}: give a LeadCatalog of your own"
                 )
-            catalog = LeadCatalog(history_labels(history.kind, history.options))
+            openings, closings = CATALOGS[catalog]
+            labels = history_labels(history.kind, history.options)
+            catalog = LeadCatalog(labels, openings, closings=closings)
         given = HashedNGrams() if encoder is None else encoder
         super().__init__(cast("Any", catalog), history, tasks, given)
 

@@ -18,6 +18,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.task import RankingTask
 
 __all__ = [
+    "CATALOGS",
     "CLOSINGS",
     "FORMS",
     "OPENINGS",
@@ -231,6 +232,17 @@ class LeadCatalog:
             LeadChoice(self.openings[opening], self.forms[form], self.closings[closing])
             for opening, _, form, closing in actions.tolist()
         ]
+
+
+CATALOGS: dict[str, tuple[tuple[str, ...], tuple[Closing, ...]]] = {
+    "films": (OPENINGS, CLOSINGS),
+    "films-forms": (OPENINGS[:1], CLOSINGS[:1]),
+}
+"""Openings and closings of catalogs for films that have names; all of them have the nine forms.
+
+Of ``films-forms`` only the history's length and the form can be chosen: 63 prompts a user, where
+``films`` has 1,575.
+"""
 
 
 @dataclass(frozen=True, slots=True)
