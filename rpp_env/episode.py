@@ -62,11 +62,11 @@ class Episode:
         return self.max_cycles == 1
 
     def every(self, tasks: TaskSet) -> TaskSet:
-        """All that episodes which begin with `tasks` may ask; `at` says which of them."""
+        """Return all tasks of the episodes that begin with `tasks`; `at` selects among them."""
         return tasks
 
     def at(self, rows: Ints, t: Ints) -> Ints:  # noqa: ARG002 - by default an episode has one task
-        """(B,) row of `every` that is asked at step `t` (B,) of the episodes at `rows` (B,)."""
+        """(B,) row of `every` at step `t` (B,) of the episodes at `rows` (B,)."""
         return rows
 
     def tasks(
@@ -108,12 +108,12 @@ class Episode:
 class Stream(Episode):
     """Episodes of several tasks: each step asks for the user's next item.
 
-    After a step the observation shows the next task, whose history holds the item that was asked
-    for; after the last step, the last task.
+    After a step the observation shows the next task, whose history includes the item of the last
+    one; after the last step it shows the last task.
     """
 
     whole: TaskSet
-    """The tasks of all steps, those of an episode side by side, `max_cycles` of them each."""
+    """The tasks of all steps, grouped by episode, `max_cycles` of them each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,13 +124,13 @@ class Stream(Episode):
             or (len(users) and (users.reshape(-1, steps) != users[::steps, None]).any())
         ):
             raise InvalidOption(
-                f"a stream of {steps} steps takes {steps} tasks of each user, side by side and in "
+                f"a stream of {steps} steps takes {steps} tasks per user, grouped by user and in "
                 f"their own order; got {len(users)} tasks, order={self.order!r}"
             )
 
     @property
     def first(self) -> TaskSet:
-        """The first task of every episode: what `RPPEnv` plays."""
+        """The first task of every episode: the tasks of an `RPPEnv`."""
         return self.whole.subset(np.arange(0, len(self.whole), self.max_cycles))
 
     def every(self, tasks: TaskSet) -> TaskSet:
@@ -140,7 +140,7 @@ class Stream(Episode):
         ):
             raise InvalidOption(
                 f"{self.id} plays {len(self.whole) // self.max_cycles} users in an order of its "
-                f"own, and {len(tasks)} tasks of others are given: take episode.first"
+                f"own, but {len(tasks)} tasks of others are given: use episode.first"
             )
         return self.whole
 
@@ -150,7 +150,7 @@ class Stream(Episode):
 
     def tasks(
         self,
-        tasks: TaskSet,  # noqa: ARG002 - `every` has compared them
+        tasks: TaskSet,  # noqa: ARG002 - compared by `every`
         rows: Ints,
         t: Ints,
         *,

@@ -1,4 +1,4 @@
-"""PPR-v0 and PPRStream-v0: a prefix of vectors for a frozen SASRec and users who have just arrived.
+"""PPR-v0 and PPRStream-v0: a prefix of vectors for a frozen SASRec and new users.
 
 =============  ======================================================================
 agents         one for each vector of the prefix (one by default), or for each field of the profile
@@ -12,7 +12,7 @@ users          cold ones: those of ``train``, ``validation`` and ``test`` are di
 tasks          the first ten clicks of a user: each one an episode (``PPR-v0``, option ``shots``),
                or each one a step (``PPRStream-v0``)
 reward         NDCG@10 of the click among 99 items that the user never clicks, or all items
-episode        one step; in ``PPRStream-v0`` ten, or ``max_cycles``: the prefix is chosen anew
+episode        one step; in ``PPRStream-v0`` ten, or ``max_cycles``: the prefix is chosen again
                before each click
 =============  ======================================================================
 
@@ -72,13 +72,13 @@ class StreamOptions(DataOptions):
     cold_by: By = "random"
     """How cold users are chosen: a random share, or those of fewer than ten clicks."""
     cold: float = 0.2
-    """Share of cold users, where they are random."""
+    """Share of cold users, if they are random."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of train, validation and test among the cold users."""
     crop: int | None = None
-    """Latest clicks that a history keeps."""
+    """Number of latest clicks that a history keeps."""
     num_candidates: int | None = 100
-    """Candidates, the target included; None for all items."""
+    """Number of candidates, the target included; None: all items."""
     negatives: Literal["uniform", "popularity"] = "uniform"
     """How the other candidates are drawn; see `arrival_tasks`."""
     repeats: Repeats = "drop"
@@ -88,18 +88,19 @@ class StreamOptions(DataOptions):
     user_seed: int = 0
     """Seed for drawing `max_users` users."""
     prefix: int = 1
-    """Vectors of the prefix, with an agent for each."""
+    """Number of vectors of the prefix, with an agent for each."""
     agents: Literal["positions", "fields"] = "positions"
-    """Who gives a vector: an agent, or one for each field of the profile, whose vectors add up."""
+    """Whether agents are the positions of the prefix, or the fields of the profile, whose vectors
+    are added."""
     deep: bool = False
-    """Whether each block of the recommender reads a prefix of its own, with agents for each."""
+    """Whether each block of the recommender reads a separate prefix, with agents for each."""
     shift: bool = False
-    """A further agent, whose vector is added to the user's after the recommender has read the
-    prefix and the history: the place of the paper's profile network."""
+    """Whether a further agent's vector is added to the user's after the recommender has read the
+    prefix and the history, like the paper's profile network."""
     codes: int | None = None
     """Numbers of an action, along the main directions of the items; None: the vector itself."""
     codebook: int | str | Path | None = None
-    """Vectors that each agent chooses among: the centers of that many groups of items, or those of
+    """Number of vectors that each agent chooses among: the centers of that many groups of items; or
     a file that `write_codebook` wrote."""
     scale: float = 3.0
     """Largest number of a prefix, as a multiple of the root mean square of the items' inputs."""
@@ -121,7 +122,7 @@ class StreamOptions(DataOptions):
             raise InvalidOption("codes are vectors and a codebook holds none: give one of the two")
         if self.shift and self.codebook is not None:
             raise InvalidOption(
-                "a codebook holds prefixes, and a shift is no prefix: give one of the two"
+                "a codebook holds prefixes, and a shift is not a prefix: give one of the two"
             )
 
 
@@ -130,7 +131,7 @@ class Options(StreamOptions):
     """Options of ``PPR-v0``, besides the environment's own."""
 
     shots: Shots | int = "joint"
-    """Which clicks are played: the first (``"zero"``), later ones (``"few"``), all ten
+    """Clicks that are played: the first (``"zero"``), later ones (``"few"``), all ten
     (``"joint"``), or the one after that many clicks."""
 
 
@@ -183,10 +184,10 @@ def assemble_stream(
     max_cycles: int | None,
     options: Mapping[str, Any],
 ) -> Parts:
-    """All that `RPPEnv` is made of under the id ``PPRStream-v0``; as `assemble`.
+    """Make the arguments of `RPPEnv` for the id ``PPRStream-v0``; see `assemble`.
 
-    `max_cycles`, 1 to 10, is the number of clicks of an episode, 10 by default. Users who clicked
-    less are left out. There are no tables.
+    `max_cycles`, 1 to 10, is the number of clicks in an episode, 10 by default. Users with fewer
+    clicks are left out. There are no tables.
     """
     chosen = _chosen(StreamOptions, "PPRStream-v0", options)
     steps = CLICKS if max_cycles is None else max_cycles
@@ -197,14 +198,14 @@ def assemble_stream(
         )
     if isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith("table:")):
         raise InvalidOption(
-            "PPRStream-v0 asks for another item at every step, which no table holds: leave model "
+            "PPRStream-v0 has another item at every step, which no table can hold: leave model "
             "out, or name a recommender"
         )
     return _parts(dataset, model, split, max_users, chosen, "joint", steps)
 
 
 def _chosen(kind: Any, name: str, options: Mapping[str, Any]) -> Any:
-    """The options, or InvalidOption for one that the id does not have."""
+    """Make the options; InvalidOption for one that the id does not have."""
     known = [field.name for field in fields(kind)]
     for key in options:
         if key not in known:
@@ -221,7 +222,7 @@ def _parts(
     shots: Shots | int,
     steps: int | None,
 ) -> Parts:
-    """The parts of an environment; a stream of so many `steps`, where they are given."""
+    """Make the parts of an environment; with `steps`, a stream of that many clicks."""
     data = given_dataset("arrivals" if dataset is None else dataset, chosen)
     users, histories = _split(data, chosen.cold_by, chosen.cold, chosen.fractions, chosen.repeats)
     rows = choose_users(users.cold.part(split), max_users, chosen.user_seed)
@@ -264,7 +265,7 @@ def _parts(
 
 
 def _stream(tasks: TaskSet, steps: int) -> tuple[Stream, TaskSet]:
-    """The episodes of those users who have a task for each of the first `steps` clicks."""
+    """Return the episodes of the users who have a task for each of the first `steps` clicks."""
     early = tasks.draw < steps
     counts = np.bincount(tasks.users[early], minlength=len(tasks.dataset.user_tokens))
     whole = tasks.subset(early & (counts[tasks.users] == steps))
@@ -330,7 +331,7 @@ def _inputs(recommender: Any) -> NDArray[np.float32] | None:
 def _agents(
     chosen: StreamOptions, blocks: int, data: Dataset
 ) -> tuple[list[str], Places, list[list[str]] | None]:
-    """Names of the agents, where their vectors go, and what each may see."""
+    """Return the agents' names, the places of their vectors, and the blocks that each may see."""
     names, places, layers, sees = [], [], [], []
     given: tuple[str | None, ...] = (None,)
     if chosen.agents == "fields":
@@ -354,12 +355,12 @@ def _agents(
 
 
 def _fields(data: Dataset, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Fields of the profile that have an agent."""
+    """Return the fields of the profile that have an agent."""
     found = () if data.profiles is None else data.profiles.fields
     found = found if wanted is None else wanted
     if not found:
         raise InvalidOption(
-            "agents='fields' has an agent for each field of the profile, and there is none: take "
+            "agents='fields' needs a profile with one agent per field, and there is none: use "
             "agents='positions', or a dataset with profiles"
         )
     return found
@@ -396,7 +397,7 @@ def _space(
         # A code reaches as far in each direction as a full prefix of the recommender's own width.
         reach = chosen.scale * size * inputs.shape[1] ** 0.5
         decoder = reach * directions[: chosen.codes]
-    # Users' vectors have another size than what the recommender reads.
+    # Users' vectors have another scale than the recommender's inputs.
     answer = recommender.weights["norm.weight"].square() + recommender.weights["norm.bias"].square()
     ratio = float(answer.mean()) ** 0.5 / size
     scales = [ratio if place < 0 else 1.0 for place in places.places]
@@ -404,7 +405,7 @@ def _space(
 
 
 def write_codebook(path: str | Path, vectors: Any, recommender: Any) -> None:
-    """Write a codebook for the option `codebook`, and which SASRec its vectors were made for.
+    """Save a codebook for the option `codebook`, with the digest of its SASRec.
 
     Parameters
     ----------
@@ -420,7 +421,7 @@ def write_codebook(path: str | Path, vectors: Any, recommender: Any) -> None:
 
 
 def read_codebook(path: str | Path, recommender: Any) -> NDArray[np.float32]:
-    """(K, d) float32: what `write_codebook` wrote.
+    """(K, d) float32: read a file of `write_codebook`.
 
     Raises
     ------
@@ -440,7 +441,7 @@ def read_codebook(path: str | Path, recommender: Any) -> NDArray[np.float32]:
     if about.get("recommender") != recommender.digest:
         raise InvalidData(
             f"{path} is the codebook of another recommender (digest "
-            f"{str(about.get('recommender'))[:12]}, and this one has {recommender.digest[:12]}): "
+            f"{str(about.get('recommender'))[:12]}, but this one has {recommender.digest[:12]}): "
             "make one for this recommender"
         )
     return np.asarray(found, dtype=np.float32)
@@ -470,7 +471,7 @@ def _profile(tasks: TaskSet, chosen: StreamOptions) -> tuple[Context, ...]:
         return ()
     if profiles is None:
         raise InvalidOption(
-            f"{tasks.dataset.name} has no profiles, which PPR shows: take arrivals, ml-1m, "
+            f"{tasks.dataset.name} has no profiles, which PPR shows: use arrivals, ml-1m, "
             "ml-100k, a folder with a .user file, or profile=()"
         )
     if chosen.profile is not None:

@@ -2,17 +2,17 @@
 
 =============  ======================================================================
 agents         ``role_playing``, ``history_records``, ``reasoning_guidance``, ``output_format``
-actions        ``Discrete``: an opening, a move on the scale of history lengths, the form
-               in which the history stands, and what leads into the next title
+actions        ``Discrete``: an opening, a move along the history lengths, the form of the
+               history, and the words before the next title
 observations   the blocks of `rpp_env.observation`, as under ``RPP-v0``
 recommender    a pretrained language model, ``"smollm2"`` by default. It scores each
-               candidate's title as what follows the prompt; no candidates stand in it
+               candidate's title as a continuation of the prompt, which names no candidates
 tasks          as under ``RPP-v0``
-reward         NDCG@10 of the item that the user really chose next
+reward         NDCG@10 of the item that the user chose next
 episode        five steps
 =============  ======================================================================
 
-How log-probabilities become a score (`score`, `alpha`) is an option of the environment and the same
+How log-probabilities become a score (`score`, `alpha`) is an option of the environment, the same
 for all methods: no agent chooses it. Version history: v0, the first one.
 """
 
@@ -34,28 +34,28 @@ __all__ = ["EPISODE", "MODEL", "Options", "assemble"]
 
 EPISODE = Episode("RPPLikelihood-v0", LENGTHS.steps)
 MODEL = "smollm2"
-"""The model where none is named: one of `rpp_env.models.pretrained.PRETRAINED`."""
+"""Default model: one of `rpp_env.models.pretrained.PRETRAINED`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(factory.Options):
     """Options of ``RPPLikelihood-v0``, besides the environment's own.
 
-    Those of RPP, without the ones for other ways to rank.
+    They are RPP's, without those for other values of `rank_by`.
     """
 
     rank_by: Literal["likelihood"] = "likelihood"
-    """How a language model is asked; there is no other way under this id."""
+    """How rankings are read from the model; only this value is possible under this id."""
     catalog: LeadCatalog | Literal["films", "films-forms"] = "films"
-    """What the agents can say: all for films, their forms alone, or a catalog of your own."""
+    """Options of the agents: all for films, only their forms, or a catalog of your own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("book", "calibrate", "generation", "thinking"):
             if getattr(self, name) != getattr(Options, name):
                 raise InvalidOption(
-                    f"{name} is for models that write an answer; under {EPISODE.id} they score "
-                    "titles: leave it out (the prompts' parts are the option catalog)"
+                    f"{name} is for models that write an answer, but under {EPISODE.id} they score "
+                    "titles: leave it out (the option catalog sets the prompts' parts)"
                 )
 
 
@@ -67,7 +67,7 @@ def assemble(
     max_cycles: int | None,
     options: Mapping[str, Any],
 ) -> factory.Parts:
-    """All that `RPPEnv` is made of under the id ``RPPLikelihood-v0``.
+    """Make the arguments of `RPPEnv` for the id ``RPPLikelihood-v0``.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def assemble(
     model : str, LanguageModel, Recommender or RewardTable, optional
         ``"smollm2"`` by default. A language model needs the capability ``"likelihood"``.
     split : str
-        Whose users are played.
+        The split whose users are played.
     max_users, max_cycles : int, optional
         As `RPPEnv.make` takes them.
     options : mapping
@@ -85,8 +85,8 @@ def assemble(
     Raises
     ------
     InvalidOption
-        For options that are unknown or contradict each other, a model that gives no likelihoods or
-        is not here yet, and a dataset of another domain than films without a `catalog`.
+        For unknown or contradictory options, a model without likelihoods or one that has not been
+        fetched, and a dataset of another domain than films without a `catalog`.
     """
     episode = EPISODE if max_cycles is None else replace(EPISODE, max_cycles=max_cycles)
     parts = factory.assemble(

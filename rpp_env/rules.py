@@ -1,4 +1,4 @@
-"""What differs between RPP-v0, RPPBandit-v0 and RPPPaper-v0: one frozen dataclass."""
+"""The rules of an id, and the systems that ids name."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ RULES: dict[str, Rules] = {
 
 @dataclass(frozen=True)
 class System:
-    """What an id stands for: what makes its environments, their options, and what it defaults to.
+    """A system that an id names: what makes its environments, their options, and its defaults.
 
-    One of your own is named wherever an id is, by ``package.module:NAME`` or by an entry point of
-    the group ``rpp_env.rules``.
+    Name one of your own wherever an id is expected, as ``package.module:NAME`` or by an entry point
+    of the group ``rpp_env.rules``.
     """
 
     assemble: str
@@ -138,7 +138,7 @@ IDS: dict[str, System] = dict.fromkeys(RULES, _SENTENCES) | SYSTEMS
 
 
 def find_system(name: str) -> System:
-    """What an id stands for.
+    """Look up the system of an id.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def find_system(name: str) -> System:
     Raises
     ------
     InvalidOption
-        For a name that stands for no `System`, with the nearest id.
+        For an unknown name, with the nearest id.
     """
     found = resolve("rules", name, IDS)
     if not isinstance(found, System):

@@ -41,7 +41,7 @@ class PrefixPrompts:
     tasks : TaskSet
         B tasks, in the order of the prefixes.
     shift : (B, d) float array or torch.Tensor, optional
-        A vector that is added to the user's, which the recommender compares with the items'.
+        A vector that is added to the user's before it is compared with the items'.
     """
 
     prefix: NDArray[Any] | Tensor | None
@@ -67,14 +67,14 @@ class Codes:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the vector of each agent goes; vectors that go to one place add up.
+    """Places of the agents' vectors in the prompt; vectors of one place are added.
 
     Attributes
     ----------
     places : tuple of int
         Place in the prefix, from 0; -1: the vector is added to the user's (`PrefixPrompts.shift`).
     blocks : tuple of int
-        Block of the recommender that reads it; all 0 for one prefix that is read at the input.
+        Block of the recommender that reads it; all 0 for a single prefix that is read at the input.
     """
 
     places: tuple[int, ...]
@@ -82,7 +82,7 @@ class Places:
 
     @classmethod
     def row(cls, agents: int) -> Places:
-        """A place for each agent, side by side."""
+        """Make one place for each agent, in order."""
         return cls(tuple(range(agents)), (0,) * agents)
 
     def __post_init__(self) -> None:
@@ -100,17 +100,17 @@ class Places:
 
     @property
     def plain(self) -> bool:
-        """Whether the agents' vectors are the prefix, as they are."""
+        """Whether the agents' vectors are the prefix, unchanged."""
         return self == Places.row(len(self.places))
 
     def prompts(self, vectors: Floats, tasks: TaskSet) -> PrefixPrompts:
-        """The prompts of vectors (B, n, d), one for each agent."""
+        """Make the prompts of vectors (B, n, d), one for each agent."""
         if self.plain:
             return PrefixPrompts(vectors, tasks)
         count, _, d = vectors.shape
         shape = (count, max(self.blocks) + 1, max(self.places) + 1, d)
         prefix, shift = np.zeros(shape, np.float32), np.zeros((count, d), np.float32)
-        # One after the other: sums then have one order.
+        # Added one after the other, so that sums have one order.
         for i, (place, block) in enumerate(zip(self.places, self.blocks, strict=True)):
             if place < 0:
                 shift += vectors[:, i]
@@ -134,9 +134,9 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
     agents : sequence of str
         Distinct names.
     places : Places, optional
-        Where each agent's vector goes; by default the agents are the places of the prefix.
+        Place of each agent's vector; by default the agents are the places of the prefix.
     scales : sequence of float, optional
-        What each agent's vector is multiplied by; by default 1.
+        Factor of each agent's vector; by default 1.
     private : sequence of sequences of str, optional
         See `PromptSpace.private`.
 
@@ -168,9 +168,9 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
                 f"scales are {len(self.agents)} finite numbers, one for each agent; got {scales!r}"
             )
         self.decoders = (scale[:, None, None] * self.decoder).astype(np.float32)
-        """(n, k, d) float32: what each agent's code is decoded by."""
+        """(n, k, d) float32: each agent's decoder."""
         diagonal = np.diagonal(self.decoders, axis1=1, axis2=2)
-        # Most decoders are: then a product of numbers is enough, and has the same bits.
+        # Most decoders are diagonal: then an elementwise product suffices, with the same bits.
         self._diagonal: Floats | None = (
             diagonal.copy()
             if self.decoder.shape[0] == self.decoder.shape[1]
@@ -202,7 +202,7 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
     def decode(self, codes: Floats) -> Floats:
         """(B, n, d) vectors of codes (B, n, k)."""
         if self._diagonal is not None:
-            # As in the sum below, where zeros make 0 of -0.
+            # As in the sum below, where adding zeros turns -0 into 0.
             return codes * self._diagonal + np.float32(0)
         # One product per user: the bits of a product of the whole batch would depend on its size.
         decoded: Floats = (codes[..., None] * self.decoders).sum(axis=2, dtype=np.float32)
@@ -241,7 +241,7 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
     agents : sequence of str
         Distinct names.
     places, private
-        As `VectorPrompts` takes them.
+        See `VectorPrompts`.
 
     Raises
     ------
@@ -334,7 +334,7 @@ def _named(agents: Sequence[str]) -> tuple[str, ...]:
 
 
 def _placed(places: Places | None, agents: tuple[str, ...]) -> Places:
-    """The places of so many agents."""
+    """Return the places of the agents, checking their number."""
     found = Places.row(len(agents)) if places is None else places
     if len(found.places) != len(agents):
         raise InvalidOption(

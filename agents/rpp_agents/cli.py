@@ -1,8 +1,8 @@
 """The ``rpp-env`` command: finds the verb, parses its options, and prints errors in one line.
 
 Each verb is a module of `rpp_agents.commands` with a function `run`; its parameters are the
-options, which a function `parse` of the module may read in another way. Only the module that is
-asked for is imported.
+options. A module may also have a function `parse` that reads them itself. Only the module of the
+given verb is imported.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def parse(given: Sequence[str]) -> Callable[[], None]:
 
     module = importlib.import_module(f"rpp_agents.commands.{verb}")
     prog = f"rpp-env {verb}"
-    if hasattr(module, "parse"):  # its first word decides which options there are
+    if hasattr(module, "parse"):  # for verbs whose first word decides which options there are
         run: Callable[[], None] = module.parse(prog, options)
         return run
     return read(module.run, prog, options)

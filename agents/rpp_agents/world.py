@@ -1,9 +1,9 @@
 """The environment of a command: options that verbs share, saved with each run.
 
-Which options there are depends on the id (``--rules``): `World.options` is the dataclass that the
-id's `System` names. A run's ``world.json`` may come from somebody else. It is read as data: names
-of the package's own are followed, and what lies outside the folder (servers, paths, code) only
-where the user gives it again or confirms it.
+The options depend on the id (``--rules``): `World.options` is the dataclass that the id's `System`
+names. A run's ``world.json`` may come from an untrusted source. It is read as data: the package's
+own names are used, but anything outside the folder (servers, paths, code) only if the user repeats
+or confirms it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class World:
     server's (http://HOST:8000/v1#NAME), one in this process (vllm:ID, hf:ID); checkpoint:PATH;
     table:PATH (or a folder of tables by split); recording:PATH; or package.module:factory."""
     rules: Annotated[str, tyro.conf.arg(metavar="ID")] = "RPP-v0"
-    """Id of the environment, which decides the options below and their defaults: RPP-v0,
+    """Id of the environment, on which the options below and their defaults depend: RPP-v0,
     RPPBandit-v0, RPPPaper-v0, RPPLikelihood-v0, PPR-v0, PPRStream-v0, or package.module:NAME."""
     rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Language model that rewrites the chosen sentences for each user (RPP+), such as
@@ -59,24 +59,24 @@ class World:
     ranking: Literal["mean", "sequence"] = "mean"
     """How the last ranking is observed: as the mean of its items, or item by item (for a GRU)."""
     options: Any = field(default_factory=Options)
-    """The options of these rules."""
+    """Options of these rules."""
 
     @classmethod
     def of(cls, rules: str) -> World:
-        """The default world of an id."""
+        """Return the default world of an id."""
         system = find_system(rules)
         options = resolve_name(system.options)()
         return cls(system.dataset, system.model, rules, options=options)
 
     def under(self, rules: str) -> World:
-        """The same under other rules, where they have the same options; else their default."""
+        """Return the world under other rules; their default if they have other options."""
         other = World.of(rules)
         if type(other.options) is type(self.options):
             return replace(self, rules=rules)
         return other
 
     def env(self, split: str, **options: Any) -> RPPEnv:
-        """An environment of these users; `options` as `RPPEnv.make` takes them."""
+        """Make an environment of these users; `options` are those of `RPPEnv.make`."""
         chosen = {one.name: getattr(self.options, one.name) for one in fields(self.options)}
         return RPPEnv.make(
             self.dataset,
@@ -133,7 +133,7 @@ class World:
         Raises
         ------
         InvalidOption
-            Where there can be no table: prompts are rewritten, or infinitely many.
+            If there can be no table: prompts are rewritten, or infinitely many.
         """
         self.check_tables()
         live = self.env(split, max_users=users)
@@ -174,7 +174,7 @@ class World:
             )
 
     def save(self, folder: Path) -> None:
-        """Write it beside a run: options that are no text, number, list or table are left out."""
+        """Save with a run; options that are not a text, number, list or table are left out."""
         own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "options"}
         chosen = {one.name: getattr(self.options, one.name) for one in fields(self.options)}
         table = own | {name: value for name, value in chosen.items() if _is_plain(value)}
@@ -209,11 +209,11 @@ class World:
 
     @property
     def places(self) -> dict[str, str]:
-        """What it names outside the package: options of the command, and servers, paths or code."""
+        """Return what it names outside the package: options, with servers, paths or code."""
         return {option_name(name): shown for name, (_, shown) in self._outside().items()}
 
     def _outside(self) -> dict[str, tuple[Any, str]]:
-        """Per field that names something outside, its value, and how that looks."""
+        """Return the fields that name something outside, with their values and a short form."""
         hints = get_type_hints(type(self.options))
         own = {name: getattr(self, name) for name in _OWN}
         chosen = {
@@ -228,13 +228,13 @@ class World:
         return found
 
     def _with(self, changes: Mapping[str, Any]) -> World:
-        """Other values of fields, of its own or of its options."""
+        """Replace fields, of its own or of its options."""
         own = {name: value for name, value in changes.items() if name in _OWN}
         others = {name: value for name, value in changes.items() if name not in _OWN}
         return replace(self, **own, options=replace(self.options, **others))
 
     def unconfirmed(self) -> World:
-        """The world of a file, in which whatever lies outside is marked until it is confirmed."""
+        """Mark everything outside the package as unconfirmed, for a world read from a file."""
         return self._with(
             {
                 name: UnconfirmedTable(value) if isinstance(value, Mapping) else Unconfirmed(shown)
@@ -257,7 +257,7 @@ class World:
         }
         asked = {option_name(name): shown for name, (_, shown) in marked.items()}
         confirm(source, asked, trusted, "give these options yourself")
-        # Confirmed, but still not the user's own words: no server gets a key for them.
+        # Confirmed, but not the user's own words: no server gets a key for them.
         return self._with(
             {
                 name: dict(value) if isinstance(value, Mapping) else FromFile(value)
@@ -269,21 +269,21 @@ class World:
 def is_run(name: str) -> bool:
     """Whether a word names a run's folder, also one whose world cannot be read."""
     place = Path(name) / World.FILE
-    # Also a link that leads nowhere and a pipe: what cannot be read is refused, not left out.
+    # Also a broken link and a pipe: unreadable entries raise instead of being skipped.
     return bool(name) and (place.is_symlink() or place.exists())
 
 
 def run_world(words: Sequence[str]) -> World | None:
-    """The world of the run's folder that the first word names, with what must be confirmed marked.
+    """Load the world of the run's folder in the first word, with unconfirmed parts marked.
 
-    None where it names none.
+    None if it names no run.
     """
     first = "" if not words or words[0].startswith("-") else words[0]
     return World.load(Path(first)).unconfirmed() if is_run(first) else None
 
 
 def option_name(name: str) -> str:
-    """A field as the command spells it."""
+    """Return a field's name as an option of the command."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -304,4 +304,4 @@ _OWN: dict[str, frozenset[str]] = {
     "rules": frozenset(name.lower() for name in IDS),
     "rewrite": frozenset({"embedded", *PRETRAINED}),
 }
-"""Fields that can name something outside, and the names that stand for the package's own."""
+"""Fields that may name something outside, with the package's own names for them."""

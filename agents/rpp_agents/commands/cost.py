@@ -50,7 +50,7 @@ def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str
 
 
 def tokens_of(env: RPPEnv) -> tuple[int, int]:
-    """Estimated tokens of a prompt, from its length in characters, and most tokens of a reply."""
+    """Estimate the tokens of a prompt, from its characters, and the most tokens of a reply."""
     rows = np.arange(min(16, len(env.tasks)))
     drawn = env.observer.actions.drawn(np.random.default_rng(0), (len(rows), len(env.agents)))
     state = env.space.apply(env.space.start(rows), drawn)

@@ -24,7 +24,7 @@ __all__ = ["calls_of_scoring", "check_scoring", "check_search", "parse", "run", 
 
 
 def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
-    """Read the options; a run's folder keeps the world in which it was trained."""
+    """Parse the options; a run's folder provides the world that it was trained in."""
     return read_player(run, prog, words)
 
 
@@ -59,7 +59,7 @@ def run(
         Number of training users to tabulate (cached), for an exact best fixed prompt, the
         observable reference and the gain. With 0 the prompt is searched for, and there is no gain.
     budget
-        Episodes that the search for the best fixed prompt plays, without a table.
+        Maximum episodes of the search for the best fixed prompt, without a table.
     processes
         Processes that build the table.
     seed
@@ -107,7 +107,7 @@ def check_scoring(
 
 
 def check_search(env: RPPEnv, train_users: int, budget: int) -> None:
-    """Refuse a table of infinitely many prompts, and a budget that cannot try each prompt once."""
+    """Check that a table is finite, and that the budget allows one try of each prompt."""
     if env.space.shape is not None:
         if not train_users:
             check_budget(env, budget)
@@ -141,8 +141,8 @@ def scored(
 ) -> Report:
     """Call `rpp_env.evaluate` on `env`, with the training users of `world` for the baselines.
 
-    Without training users (a table of others), and where there are infinitely many prompts, there
-    is no best fixed prompt, and that is said.
+    Without training users (a table of others), or with infinitely many prompts, there is no best
+    fixed prompt; a message states this.
     """
     train: RPPEnv | None
     if env.space.shape is None:
@@ -167,8 +167,8 @@ def scored(
     seen = getattr(actor, "description", {}).get("width", env.observation_width)
     if seen != env.observation_width:
         raise InvalidOption(
-            f"the policy was trained on observations of {seen} numbers, and this world gives "
-            f"{env.observation_width}: pass the options of the world where it was trained"
+            f"the policy was trained on observations of {seen} numbers, but this world has "
+            f"{env.observation_width}: give the options of the world that it was trained in"
         )
     with progress("playing") as tell:
         lines: list[str] = []

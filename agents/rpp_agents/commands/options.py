@@ -36,7 +36,7 @@ WIDEST = 100
 
 
 def named(words: Sequence[str], option: str, default: str) -> str:
-    """The value of one option, which decides what the others are."""
+    """Return the value of one option, on which the other options depend."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(option, nargs="?", default=default)
     value = parser.parse_known_args(list(words))[0]
@@ -62,11 +62,11 @@ def read(
     prog : str
         Name of the command in its help.
     words : sequence of str
-        The command line behind `prog`.
+        The command line after `prog`.
     world : World, optional
-        Default of the parameter `world`, under the id that `words` name.
+        Default of the parameter `world`, for the id in `words`.
     config : (str, dataclass), optional
-        What the options of the parameter `config` are called in the help, and their defaults.
+        Title in the help, and defaults, of the options of the parameter `config`.
 
     Returns
     -------
@@ -112,12 +112,12 @@ def read(
 
 
 def read_player(run: Callable[..., None], prog: str, words: Sequence[str]) -> Callable[[], None]:
-    """`read` for a verb whose first word may be a run's folder: its world gives the defaults.
+    """Parse as `read`; the first word may be a run's folder, whose world gives the defaults.
 
     Raises
     ------
     InvalidOption
-        For a run's folder that stands behind other options.
+        For a run's folder after other options.
     """
     world = run_world(words)
     bound = read(run, prog, words, world)
@@ -148,11 +148,11 @@ def wrapped(text: str) -> str:
 
 
 class _Verb:
-    """What the options of a verb are read as: its `run` with its arguments."""
+    """Marker for the arguments of a verb's `run`."""
 
 
 def _check_different(run: Callable[..., None], *boxes: Any) -> None:
-    """Refuse two options of one name, as an id and a trainer of others may bring."""
+    """Raise InvalidOption for two options of one name, as plugins may bring."""
     seen = dict.fromkeys(inspect.signature(run).parameters, "the verb")
     for box in boxes:
         for field in dataclasses.fields(box):
@@ -166,9 +166,9 @@ def _check_different(run: Callable[..., None], *boxes: Any) -> None:
 
 
 def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """The fields of a dataclass that can be written on a command line, with their help.
+    """Return the fields of a dataclass that can be written on a command line, with their help.
 
-    A dataclass among them stands for its own fields.
+    A nested dataclass stands for its own fields.
     """
     if not dataclasses.is_dataclass(info.type):
         return None
@@ -186,12 +186,12 @@ def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
         return info.type(**values)
 
     shown = [one for name, field in fields.items() for one in inside.get(name, [field])]
-    # Made later: what it refuses is then our sentence and not tyro's box.
+    # Made later, so that its errors are printed as ours and not in tyro's box.
     return StructConstructorSpec(lambda **values: partial(make, values), tuple(shown))
 
 
 def _fields(kind: Any, given: Any) -> Iterator[StructFieldSpec]:
-    """The fields of a dataclass of which something can be written, with the values of `given`."""
+    """Yield the fields of a dataclass that can be written, with the values of `given`."""
     helps, hints = _helps(kind), get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         default = getattr(given, field.name, field.default)
@@ -203,7 +203,7 @@ def _fields(kind: Any, given: Any) -> Iterator[StructFieldSpec]:
 
 
 def _field(name: str, hint: Any, text: str, default: Any) -> StructFieldSpec:
-    """An option with its help, in one piece; a default that says nothing is left out."""
+    """Make an option with its help on one line; an uninformative default is left out."""
     flag = tyro.conf.FlagCreatePairsOff
     silent = default in (None, "", ()) or (default is False and flag in get_args(hint)[1:])
     conf: Any = tyro.conf.arg(
@@ -217,7 +217,7 @@ def _field(name: str, hint: Any, text: str, default: Any) -> StructFieldSpec:
 
 
 _SHORTER = {"num_candidates": "candidates"}
-"""Fields whose options have another name."""
+"""Option names of fields that differ from the fields' names."""
 
 _JSON = PrimitiveConstructorSpec(
     nargs=1,
@@ -226,11 +226,11 @@ _JSON = PrimitiveConstructorSpec(
     is_instance=lambda value: value is None or isinstance(value, Mapping),
     str_from_instance=lambda value: [json.dumps(value)],
 )
-"""How a table is written."""
+"""Placeholder of a table in the help."""
 
 
 def _readable(hint: Any) -> Any:
-    """The part of a type that words can stand for; None where nothing of it can be written."""
+    """Return the part of a type that can be written on a command line; None if there is none."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         parts = [part for one in inner if (part := _readable(one)) is not None]
@@ -250,7 +250,7 @@ _WRITTEN = (str, int, float, bool, Path, type(None))
 
 
 def _metavar(hint: Any) -> str | None:
-    """What stands for a value of a type in the help, without None; None for tyro's own."""
+    """Return the placeholder of a type's value in the help, without None; None for tyro's own."""
     inner = get_args(hint)
     if Path in inner:
         return "PATH"

@@ -29,7 +29,7 @@ __all__ = ["parse", "run"]
 
 
 def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
-    """Read the options; a run's folder keeps the world in which it was trained."""
+    """Parse the options; a run's folder provides the world that it was trained in."""
     return read_player(run, prog, words)
 
 
@@ -107,7 +107,7 @@ def _player(who: str, env: RPPEnv, seed: int) -> Policy:
         return Random(env.action_spaces, seed=seed)
     if not Path(who).exists():
         raise InvalidOption(
-            f"{who!r} cannot play: say hand, random, the folder of a run or a policy's file"
+            f"{who!r} cannot play: give hand, random, the folder of a run or a policy's file"
         )
     from rpp_agents.policy import load_policy
 
@@ -115,12 +115,12 @@ def _player(who: str, env: RPPEnv, seed: int) -> Policy:
 
 
 class _Hand:
-    """Choices out of standard input, where agents choose among numbered options."""
+    """Reads choices among numbered options from standard input."""
 
     def __init__(self, env: RPPEnv) -> None:
         if not all(isinstance(space, Discrete) for space in env.action_spaces):
             raise InvalidOption(
-                f"the agents of {env.episode.id} choose vectors here, which nobody types: play "
+                f"the agents of {env.episode.id} choose vectors here, which cannot be typed: play "
                 "random, a run's folder or a policy's file, or give them options to choose among "
                 "(under PPR-v0, --codebook 16)"
             )
@@ -133,7 +133,7 @@ class _Hand:
         self._last: list[int] = []
 
     def menu(self) -> str:
-        """All options with what they mean, each agent in its colour."""
+        """Return all options with their meanings, each agent in its colour."""
         coloured = "NO_COLOR" not in os.environ
         colours = itertools.cycle(COLOURS)
         lines = []

@@ -28,7 +28,7 @@ __all__ = ["level_lines", "parse", "run"]
 
 
 def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
-    """Read the options; the first word is the algorithm, which has options of its own."""
+    """Parse the options; the first word is the algorithm, which has its own options."""
     if not words or words[0].startswith("-"):
         if set(words) & {"-h", "--help"}:
             say(_overview())
@@ -104,25 +104,25 @@ def run(
         Number of users to evaluate on; by default all.
     validation_model
         Model for validation and test users, if --model is a table of training users; by
-        default --model. Without any table of theirs, the run has no evaluations and no report.
+        default --model. Without a table of these users, the run has no evaluations and no report.
     final
-        Evaluate on the test users: once, when everything is decided; by default on the
+        Evaluate on the test users: once, when all choices are made; by default on the
         validation users.
     train_users
         Number of training users to tabulate (cached), for an exact best fixed prompt, the
         observable reference and the gain. With 0 the prompt is searched for, and there is no gain.
     budget
-        Episodes that the search for the best fixed prompt plays, without a table.
+        Maximum episodes of the search for the best fixed prompt, without a table.
     processes
         Processes that build the table.
     """
-    check_scoring(  # now, and not when the policy is trained
+    check_scoring(  # checked before training
         world, train_users=train_users, budget=budget, processes=processes, seed=config.seed
     )
     if len(set(seeds)) < len(seeds):
         raise InvalidOption(f"seeds must be different numbers, not {' '.join(map(str, seeds))}")
     for seed in seeds:
-        replace(config, seed=seed)  # refuses what is no seed
+        replace(config, seed=seed)  # raises for an invalid seed
     trainer = find_trainer(algorithm)
     name = f"{algorithm}-{Path(world.dataset).name}".replace(":", "-")
     whole = run_dir or Path("runs") / (name if seeds else f"{name}-{config.seed}")
@@ -133,7 +133,7 @@ def run(
         if (folder / World.FILE).is_file() and World.load(folder) != world:
             raise InvalidOption(
                 f"{folder} holds a run in another world ({World.load(folder)}): choose another "
-                "--run-dir, or give its options to go on with it"
+                "--run-dir, or give its options to resume it"
             )
         world.save(folder)
         env = world.env("train", num_envs=num_envs, max_users=max_users, seed=seed)
@@ -215,7 +215,7 @@ def _say_what_is_missing(model: str, splits: Mapping[str, str]) -> None:
 
 
 def _draw(folders: list[Path], path: Path, label: str, lines: Mapping[str, float]) -> None:
-    if all((folder / PROGRESS).is_file() for folder in folders):  # a trainer may keep no rows
+    if all((folder / PROGRESS).is_file() for folder in folders):  # a trainer may write no progress
         learning_curve(folders, path, label=label, lines=lines)
 
 
