@@ -366,7 +366,7 @@ def test_a_stream_sees_no_click_before_it_was_asked_for() -> None:
         ({"shots": "zero"}, "option of PPRStream-v0 'shots'|has no option 'shots'|shots"),
         ({"max_cycles": 11}, "1 to 10"),
         ({"max_cycles": 0}, "1 to 10"),
-        ({"model": "table:none"}, "no table holds"),
+        ({"model": "table:none"}, "no table can hold"),
         ({"dataset": "movieworld"}, "no profiles"),
     ],
 )

@@ -102,7 +102,7 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
         ("train", "name an algorithm first"),
         ("train mapo", "did you mean 'mappo'?"),
         ("play --user nobody", "user 'nobody' has no task here"),
-        ("play somebody", "say hand, random"),
+        ("play somebody", "give hand, random"),
         ("play --model gpt", "model 'gpt' is not known"),
         ("play --dataset nowhere", "dataset 'nowhere' is not known"),
         ("evaluate nowhere", "neither a policy's file nor the folder of a run"),
