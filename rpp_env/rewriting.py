@@ -328,12 +328,12 @@ def _fault(
         return "markup"
     if _LIST.match(sentence) or _SPEAKER.search(sentence):
         return "a list or a speaker's label"
-    told = 0
+    mentions = 0
     found = [title for title in titles if title in sentence and title not in original]
     for title in sorted(found, key=len, reverse=True):  # a title may contain full stops and numbers
         sentence, times = re.subn(rf"(?<!\w){re.escape(title)}(?!\w)", "it", sentence)
-        told += times
-    if told > 1:
+        mentions += times
+    if mentions > 1:
         return "several titles"
     if sum(bool(part.strip()) for part in _END.split(sentence)) > 2:
         return "more than two sentences"

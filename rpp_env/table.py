@@ -763,10 +763,10 @@ def _keys(tasks: TaskSet) -> NDArray[np.uint64]:
     tokens = tasks.dataset.user_tokens
     keys = np.empty(len(tasks), dtype=np.uint64)
     for i, (user, draw) in enumerate(zip(tasks.users.tolist(), tasks.draw.tolist(), strict=True)):
-        told = hashlib.blake2b(f"{tokens[user]}\x1f{draw}\x1f".encode(), digest_size=8)
-        told.update(tasks.history(i).astype("<i4").tobytes())
-        told.update(tasks.candidates[i].astype("<i4").tobytes())
-        keys[i] = int.from_bytes(told.digest(), "little")
+        hashed = hashlib.blake2b(f"{tokens[user]}\x1f{draw}\x1f".encode(), digest_size=8)
+        hashed.update(tasks.history(i).astype("<i4").tobytes())
+        hashed.update(tasks.candidates[i].astype("<i4").tobytes())
+        keys[i] = int.from_bytes(hashed.digest(), "little")
     return keys
 
 

@@ -357,10 +357,10 @@ def _check_tables(train: RPPEnv, test: RPPEnv, made: dict[str, Any]) -> tuple[RP
         one.reset(seed=0)
     for _ in range(live.max_cycles):
         actions = live.observer.actions.drawn(rng, (live.num_envs, len(live.agents)))
-        said, told = live.step(actions), replay.step(actions)
+        played, replayed = live.step(actions), replay.step(actions)
         _expect(
-            said.observations.tobytes() == told.observations.tobytes()
-            and said.rewards.tobytes() == told.rewards.tobytes(),
+            played.observations.tobytes() == replayed.observations.tobytes()
+            and played.rewards.tobytes() == replayed.rewards.tobytes(),
             f"a table of {_name(live.space)} must return what the recommender returned",
         )
     return kept[0], kept[1]
@@ -528,7 +528,7 @@ def check_rewrite(rewrite: Rewrite, prompts: Sequence[Prompt] | None = None) -> 
     for what, again in (
         ("asked again", sentences(asked)),
         ("in the opposite order", sentences(asked[::-1])[::-1]),
-        ("one at a time", [said for one in asked for said in sentences([one])]),
+        ("one at a time", [played for one in asked for played in sentences([one])]),
         ("another candidate is the target", sentences([_another_target(one) for one in asked])),
     ):
         _expect(again == together, f"a prompt must be rewritten the same when {what}")

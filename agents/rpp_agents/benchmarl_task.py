@@ -150,8 +150,8 @@ class GroupPolicy:
             "observation": torch.as_tensor(observations),
             "action_mask": torch.as_tensor(allowed != 0),
         }
-        told = TensorDict({"agent": TensorDict(group, users)}, users[:1])
+        batch = TensorDict({"agent": TensorDict(group, users)}, users[:1])
         how = ExplorationType.DETERMINISTIC if greedy else ExplorationType.RANDOM
         with torch.no_grad(), set_exploration_type(how):
-            actions: NDArray[np.int64] = self.policy(told)["agent", "action"].numpy()
+            actions: NDArray[np.int64] = self.policy(batch)["agent", "action"].numpy()
         return actions, memory

@@ -8,6 +8,7 @@ caller of `step` calls ``reset(options={"reset_mask": ended})``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -34,10 +35,19 @@ __all__ = [
     "clock_columns",
     "env_actions",
     "info_means",
+    "mask_truncation_time",
     "play",
     "reset_ended",
-    "stop_the_clock",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "stop_the_clock":  # for one version
+        text = "rpp_agents.rollout.stop_the_clock is now mask_truncation_time"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return mask_truncation_time
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _ENDLESS = 100
 """An episode longer than this many times `max_cycles` is considered endless."""
@@ -180,7 +190,7 @@ def clock_columns(env: BatchedEnv) -> list[int]:
     return [] if clock is None else list(range(env.observation_width))[clock]
 
 
-def stop_the_clock(
+def mask_truncation_time(
     after: NDArray[np.float32], before: NDArray[np.float32], cut: NDArray[np.bool_], clock: slice
 ) -> NDArray[np.float32]:
     """Set the time of next observations back by one step where the episode was truncated.

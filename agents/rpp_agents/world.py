@@ -141,7 +141,7 @@ class World:
             return live
         recommender: Any = live.recommender
         model = getattr(recommender, "model", recommender)
-        told = (
+        inputs = (
             live.tasks.dataset.digest,
             live.tasks.digest,
             json.dumps(dict(live.space.about), sort_keys=True),
@@ -151,7 +151,7 @@ class World:
             getattr(recommender, "rank_by", None),
             getattr(recommender, "thinking", None),
         )
-        digest = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]
         name = f"{live.tasks.dataset.name}-{split}-{len(live.tasks)}-{digest}.rpptable"
         path = cache_dir() / "tables" / name
         try:

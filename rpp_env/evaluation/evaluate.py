@@ -522,19 +522,21 @@ def _chance(candidates: int, steps: int) -> dict[str, Estimate]:
 
 def _about(env: RPPEnv) -> dict[str, Any]:
     model = getattr(env.recommender, "model", None)
-    told = (
+    model_id = (
         env.table.provenance.get("model")
         if env.table is not None
         else getattr(model, "id", None) or type(env.recommender).__name__
     )
     if env.rewrite is not None:
-        told = f"{told}, rewritten by {getattr(env.rewrite, 'id', type(env.rewrite).__name__)}"
+        model_id = (
+            f"{model_id}, rewritten by {getattr(env.rewrite, 'id', type(env.rewrite).__name__)}"
+        )
     return {
         "dataset": env.tasks.dataset.name,
         "dataset_digest": env.tasks.dataset.digest,
         "tasks_digest": env.tasks.digest,
         "rules": env.episode.id,
-        "model": told,
+        "model": model_id,
         "users": len(np.unique(env.tasks.users)),
         "tasks": len(env.tasks),
         "candidates": env.tasks.num_candidates,

@@ -113,10 +113,10 @@ def _bare(host: str) -> str:
 def keeper(api_key: str | None) -> Key:
     """Return a function that returns the given key, or else that of the environment."""
 
-    def tell() -> str:
+    def get_key() -> str:
         return (os.environ.get(KEY, "") if api_key is None else api_key).strip()
 
-    return tell
+    return get_key
 
 
 def sendable(key: Key) -> bool:

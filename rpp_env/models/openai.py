@@ -208,7 +208,7 @@ class OpenAIModel:
         card = self._card() if listed else {}
         self._chat = self._tokenizer() if card.get("owned_by") == "vllm" else None
         """Tokenizer and template of a vLLM server."""
-        version = self._chat and self._try("/version", None, lambda told: str(told["version"]))
+        version = self._chat and self._try("/version", None, lambda answer: str(answer["version"]))
         self.version: str | None = shorten(version, 40) if version else None
         if api == "auto":
             api = "chat" if self._chat is None or self._has_template() else "completions"
@@ -558,7 +558,7 @@ class OpenAIModel:
 
     def _tokenizes(self, what: dict[str, Any]) -> bool:
         body = {"model": self.name, **what}
-        return self._try("/tokenize", body, lambda told: len(told["tokens"])) is not None
+        return self._try("/tokenize", body, lambda answer: len(answer["tokens"])) is not None
 
     def _has_template(self) -> bool:
         """Whether there is a chat template, unless vLLM reports that there is none."""
@@ -716,6 +716,6 @@ def _is_answer(reply: Reply) -> bool:
 # Readers of server replies. Each raises for an unexpected reply, and the request is sent again.
 
 
-def _cards(told: Any) -> dict[str, dict[str, Any]]:
-    cards = told if isinstance(told, list) else told["data"]
+def _cards(answer: Any) -> dict[str, dict[str, Any]]:
+    cards = answer if isinstance(answer, list) else answer["data"]
     return {str(card["id"]): dict(card) for card in cards}

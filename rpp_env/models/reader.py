@@ -94,7 +94,7 @@ class Reader:
         self._errors = 0
         """Errors in a row, instead of answers."""
 
-    def chat(self, request: Request, told: Any) -> Reply:
+    def chat(self, request: Request, answer: Any) -> Reply:
         """Read the reply in the answer to one request, of either interface.
 
         Raises
@@ -108,31 +108,31 @@ class Reader:
         ValueError, TypeError, KeyError, IndexError or AttributeError
             If it is not an answer.
         """
-        self._note_model(told)
-        error = error_of(told)
+        self._note_model(answer)
+        error = error_of(answer)
         if error is not None:
             return self._in_place(*error)
-        rows = told.get("choices")
-        if not rows and ({"choices", "usage"} & set(told)):
+        rows = answer.get("choices")
+        if not rows and ({"choices", "usage"} & set(answer)):
             # Some servers report a filtered reply or prompt like this.
             self.odd("nothing in choices, as from a content filter")
-            return Reply("", *self._usage(told), finish_reason="content_filter")
+            return Reply("", *self._usage(answer), finish_reason="content_filter")
         if len(rows) > 1:
             self.odd("several replies to one request, of which the first is read")
-        return self._reply(request, rows[0], self._usage(told))
+        return self._reply(request, rows[0], self._usage(answer))
 
-    def texts(self, part: Sequence[Request], told: Any) -> tuple[list[Reply], list[Any]]:
+    def texts(self, part: Sequence[Request], answer: Any) -> tuple[list[Reply], list[Any]]:
         """Read the replies to a list of prompts, and each prompt's tokens; raises as `chat`."""
         if len(part) == 1:
-            return [self.chat(part[0], told)], []
-        self._note_model(told)
-        error = error_of(told)
+            return [self.chat(part[0], answer)], []
+        self._note_model(answer)
+        error = error_of(answer)
         if error is not None:
             code, words = error
             if code is not None and is_transient(code):
                 raise Trouble(f"error {code} ({shorten(words, QUOTED)})")
             raise self._server.refusal(self._server.base_url, code, words, words)
-        rows = sorted(told["choices"], key=lambda row: int(row["index"]))
+        rows = sorted(answer["choices"], key=lambda row: int(row["index"]))
         if [row["index"] for row in rows] != list(range(len(part))):
             raise ValueError(f"{len(rows)} answers to {len(part)} prompts")
         replies = [
@@ -255,14 +255,14 @@ class Reader:
                 f" ({shorten(words, QUOTED)})" if words else "",
             )
 
-    def _note_model(self, told: Any) -> None:
+    def _note_model(self, answer: Any) -> None:
         """Notice if another model has answered."""
-        named = told.get("model")
+        named = answer.get("model")
         if isinstance(named, str) and named != self._name and not _same(named, self._name):
             self.odd("a reply by a model that was not asked for", named)
 
-    def _usage(self, told: Mapping[str, Any]) -> tuple[int, int]:
-        usage = told.get("usage")
+    def _usage(self, answer: Mapping[str, Any]) -> tuple[int, int]:
+        usage = answer.get("usage")
         given = usage if isinstance(usage, Mapping) else {}
         return self._tokens(given.get("prompt_tokens")), self._tokens(
             given.get("completion_tokens")

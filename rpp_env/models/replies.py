@@ -104,14 +104,14 @@ _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 # Errors
 
 
-def error_of(told: Any) -> tuple[int | None, str] | None:
+def error_of(answer: Any) -> tuple[int | None, str] | None:
     """Return code and message of an error sent with the status 200; None if there is none."""
-    if not isinstance(told, Mapping):
+    if not isinstance(answer, Mapping):
         return None
-    found = told if told.get("object") == "error" else told.get("error")
-    if not found and isinstance(told.get("choices"), list):
+    found = answer if answer.get("object") == "error" else answer.get("error")
+    if not found and isinstance(answer.get("choices"), list):
         # The answer of one provider among several, as routers pass it on.
-        row = told["choices"][0] if told["choices"] else None
+        row = answer["choices"][0] if answer["choices"] else None
         found = row.get("error") if isinstance(row, Mapping) else None
     if not found:
         return None
@@ -121,7 +121,7 @@ def error_of(told: Any) -> tuple[int | None, str] | None:
     code = next(
         (
             int(value)
-            for value in (found.get("code"), found.get("status"), told.get("code"))
+            for value in (found.get("code"), found.get("status"), answer.get("code"))
             if isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
         ),
         None,

@@ -116,18 +116,18 @@ class ServedChat:
             return None
         try:
             url = f"{self.server.base_url}/chat/completions"
-            text = self.server.ask(url, body, read=_told_text)
+            text = self.server.ask(url, body, read=_prompt_text)
             if text == "":
                 # An older vLLM. The check is needed because not every tokenizer is lossless.
                 url = f"{self.server.root_url}/detokenize"
                 body = {"model": self.model, "tokens": tokens}
-                text = self.server.ask(url, body, read=lambda told: str(told["prompt"]))
+                text = self.server.ask(url, body, read=lambda answer: str(answer["prompt"]))
             if text is None or any(text.count(mark) != 1 for mark in marks):
                 return None
             settings = {"max_tokens": 1, "add_special_tokens": False, "return_token_ids": True}
             url = f"{self.server.base_url}/completions"
             body = {"model": self.model, "prompt": text, **settings}
-            if self.server.ask(url, body, read=_told_tokens) != tokens:
+            if self.server.ask(url, body, read=_prompt_tokens) != tokens:
                 return None
         except (Refused, Unusable):
             return None
@@ -234,21 +234,21 @@ class _Spoken(dict[int, str | None]):
 _SPOKEN = _Spoken()
 
 
-def _tokens(told: Any) -> tuple[list[int], list[str]]:
-    return [int(token) for token in told["tokens"]], list(map(str, told["token_strs"] or ()))
+def _tokens(answer: Any) -> tuple[list[int], list[str]]:
+    return [int(token) for token in answer["tokens"]], list(map(str, answer["token_strs"] or ()))
 
 
-def _told_text(told: Any) -> str | None:
+def _prompt_text(answer: Any) -> str | None:
     """Return the prompt's text, "" if it is missing.
 
     None if the reply holds only part of the model's text, because the reasoning was removed.
     """
-    message = told["choices"][0]["message"]
+    message = answer["choices"][0]["message"]
     thinks = message.get("reasoning") or message.get("reasoning_content")
     if thinks or not isinstance(message.get("content"), str):
         return None
-    return str(told.get("prompt_text") or "")
+    return str(answer.get("prompt_text") or "")
 
 
-def _told_tokens(told: Any) -> list[int]:
-    return list(told["choices"][0].get("prompt_token_ids") or ())
+def _prompt_tokens(answer: Any) -> list[int]:
+    return list(answer["choices"][0].get("prompt_token_ids") or ())

@@ -516,11 +516,11 @@ class Transport:
             return f"it points to {where}, and redirections are not followed"
         text = self._text(answer)
         try:
-            told = json.loads(text)
-            told = told.get("error", told)
-            if not isinstance(told, str):
-                told = told.get("message") or told.get("detail") or text
-            text = str(told)
+            message = json.loads(text)
+            message = message.get("error", message)
+            if not isinstance(message, str):
+                message = message.get("message") or message.get("detail") or text
+            text = str(message)
         except (ValueError, AttributeError, RecursionError):
             pass
         return text.strip() or answer.reason or "no message"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from rpp_agents import mappo
+from rpp_agents import mappo, rollout
 from rpp_agents.baselines import Fixed, Random
 from rpp_agents.rollout import Collector, PettingZooBatch, play
 from rpp_env.errors import BrokenContract, InvalidOption, ResetNeeded
@@ -164,3 +164,11 @@ def test_a_mask_that_allows_nothing_is_no_mistake_once_the_last_step_is_played(
     env = PettingZooBatch(lambda: Done(2), 3)
     policy = mappo.train(env, mappo.Config(total_steps=60), progress=False)
     assert policy.act(env.reset(seed=0)[0], env.action_masks())[0].shape == (3, 2)
+
+
+def test_the_old_name_of_mask_truncation_time_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="is now mask_truncation_time"):
+        old = rollout.stop_the_clock
+    assert old is rollout.mask_truncation_time
+    with pytest.raises(AttributeError, match="no attribute 'stop_the_watch'"):
+        rollout.stop_the_watch  # noqa: B018

@@ -73,12 +73,12 @@ def run(
 
     say(f"1. Every answer for {train_users:,} training users: the best prompt for everybody,")
     say("   and a supervised reference, which shows what the observations allow.")
-    with progress("   tabulating", "users") as tell:
-        table = world.tabulated("train", train_users, processes=processes, progress=tell)
+    with progress("   tabulating", "users") as update:
+        table = world.tabulated("train", train_users, processes=processes, progress=update)
     if table.table is None:
         raise InvalidOption(f"{dataset} has no table")
-    with progress("   fitting the reference", "networks") as tell:
-        reference = fit_reference(table, seed=seed, progress=tell)
+    with progress("   fitting the reference", "networks") as update:
+        reference = fit_reference(table, seed=seed, progress=update)
 
     say(f"\n2. MAPPO trains on the {len(train.tasks):,} training users for {total_steps:,} steps.")
     folder = out / f"seed-{seed}"

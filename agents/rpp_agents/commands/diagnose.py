@@ -70,10 +70,10 @@ def run(
     say_cost(asking[0], world.model, world.rewrite, calls, " for what no table of the cache holds")
     envs = []
     for part, count in parts:
-        with progress(f"tabulating {part} users") as tell:
-            envs.append(world.tabulated(part, count, processes=processes, progress=tell))
-    with progress("fitting the reference", "networks") as tell:
-        reference = fit_reference(envs[0], seed=seed, progress=tell)
+        with progress(f"tabulating {part} users") as update:
+            envs.append(world.tabulated(part, count, processes=processes, progress=update))
+    with progress("fitting the reference", "networks") as update:
+        reference = fit_reference(envs[0], seed=seed, progress=update)
     drawn = getattr(world.options, "negatives", "uniform")
     found = diagnose(*envs, reference=reference, seed=seed, split=split, negatives=drawn)
     show(found.markdown())

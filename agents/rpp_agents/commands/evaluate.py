@@ -152,10 +152,10 @@ def scored(
             "many: there is no best fixed prompt to compare with"
         )
     elif train_users:
-        with progress("tabulating train users") as tell:
-            train = world.tabulated("train", train_users, processes=processes, progress=tell)
-        with progress("fitting the reference", "networks") as tell:
-            reference = fit_reference(train, seed=seed, progress=tell)
+        with progress("tabulating train users") as update:
+            train = world.tabulated("train", train_users, processes=processes, progress=update)
+        with progress("fitting the reference", "networks") as update:
+            reference = fit_reference(train, seed=seed, progress=update)
     else:
         train, reference = world.held_out("train", env.embeddings.digest, num_envs=512), None
         if train is None:
@@ -170,13 +170,13 @@ def scored(
             f"the policy was trained on observations of {seen} numbers, but this world has "
             f"{env.observation_width}: give the options of the world that it was trained in"
         )
-    with progress("playing") as tell:
+    with progress("playing") as update:
         lines: list[str] = []
 
-        def told(line: str, done: int, total: int) -> None:
+        def update_line(line: str, done: int, total: int) -> None:
             if line not in lines:
                 lines.append(line)
-            tell((len(lines) - 1) * total + done, (4 if reference else 3) * total)
+            update((len(lines) - 1) * total + done, (4 if reference else 3) * total)
 
         return evaluate(
             policy,
@@ -187,5 +187,5 @@ def scored(
             name=name,
             seed=seed,
             budget=budget,
-            progress=told,
+            progress=update_line,
         )

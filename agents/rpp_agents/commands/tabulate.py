@@ -60,14 +60,14 @@ def run(
         calls = len(env.tasks) * (numbers or answers_of(env)) * samples
         say_cost(env, world.model, world.rewrite, calls, " for what is not there yet")
         try:
-            with progress(f"tabulating {part} users of {env.tasks.dataset.name}") as tell:
+            with progress(f"tabulating {part} users of {env.tasks.dataset.name}") as update:
                 table = tabulate(
                     env,
                     path,
                     shown=shown or None,
                     samples=samples,
                     processes=processes,
-                    progress=tell,
+                    progress=update,
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(

@@ -9,7 +9,7 @@ and agents can act without knowledge of each other. The rest is shared: replay, 
 with a target network, and exploration by random actions.
 
 If an episode is truncated, its next state is evaluated at the time of the last step
-(`rpp_agents.rollout.stop_the_clock` explains why).
+(`rpp_agents.rollout.mask_truncation_time` explains why).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from rpp_agents.rollout import (
     clock_columns,
     env_actions,
     info_means,
+    mask_truncation_time,
     reset_ended,
-    stop_the_clock,
 )
 from rpp_agents.trainers.replay import Replay
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
@@ -226,11 +226,11 @@ class ValueLearner:
         cut = step.truncated & ~step.terminated
         following = step.observations
         if (clock := getattr(env, "clock", None)) is not None:
-            following = stop_the_clock(following, observations, cut, clock)
+            following = mask_truncation_time(following, observations, cut, clock)
         if self.sees_state:
             states["next_state"] = env.state()
             if (clock := getattr(env, "state_clock", None)) is not None:
-                states["next_state"] = stop_the_clock(
+                states["next_state"] = mask_truncation_time(
                     states["next_state"], states["state"], cut, clock
                 )
         check_rewards(np.asarray(step.rewards))

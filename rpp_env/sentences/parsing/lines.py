@@ -487,8 +487,8 @@ class _Line:
             label, behind = text[:place].strip(_DECORATION), text[place:].strip()
             if not behind or not _LETTER.search(label):
                 continue
-            kind, tells = kind_of(label), announces(label)
-            if kind in ("rank", "other", "reason") and not tells:
+            kind, announced = kind_of(label), announces(label)
+            if kind in ("rank", "other", "reason") and not announced:
                 continue
             inner = self._inner(behind)
             if not inner.entries or inner.in_sentence:
@@ -499,9 +499,9 @@ class _Line:
             if first.item is not None:
                 fits = not first.loose or first.mark != ""
             elif first.number is not None:
-                fits = tells or not after_verb  # "The answer is 3"
+                fits = announced or not after_verb  # "The answer is 3"
             else:  # a list may follow, whose first item was not recognised
-                fits = first.mark == "rank" and (tells or len(label.split()) <= 2)
+                fits = first.mark == "rank" and (announced or len(label.split()) <= 2)
             if not fits:
                 continue
             mark = first.mark or self.mark or ("field" if kind in ("title", "number") else "")

@@ -405,17 +405,17 @@ def _closest(key: str, left: dict[int, str], cut_off: bool) -> int | None:
     ]
     if len(key) >= 4 and len(cut) == 1:
         return cut[0]
-    rivals = {
+    similar = {
         item: title
         for item, title in same.items()
         if 2 * min(len(key), len(title)) >= _CLOSE * (len(key) + len(title))
     }
-    if not rivals:
+    if not similar:
         return None
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(key)
     best, closest = _CLOSE, None
-    for item, title in rivals.items():
+    for item, title in similar.items():
         matcher.set_seq1(title)
         if matcher.quick_ratio() >= best:
             ratio = matcher.ratio()

@@ -133,7 +133,7 @@ def answers(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> list[str]
     marks = _marks(reply, thinking)
     if not marks:
         return [reply]
-    told: list[str] = []
+    answered: list[str] = []
     plain: list[str] = []
     doubtful: list[str] = []
     inside, start = "", 0
@@ -141,16 +141,16 @@ def answers(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> list[str]
         if begin < start:
             continue
         if inside != "thought":
-            (told if inside == "answer" else plain).append(reply[start:begin])
+            (answered if inside == "answer" else plain).append(reply[start:begin])
             if kind == "end of thought":
-                doubtful += [*told, *plain]
-                told, plain = [], []
+                doubtful += [*answered, *plain]
+                answered, plain = [], []
             inside, start = ("" if kind.startswith("end") else kind), end
         elif kind in ("answer", "end of thought"):
             inside, start = ("answer" if kind == "answer" else ""), end
     if inside != "thought":
-        (told if inside == "answer" else plain).append(reply[start:])
-    parts = ["\n".join(part) for part in (told, plain) if _says_something(part)]
+        (answered if inside == "answer" else plain).append(reply[start:])
+    parts = ["\n".join(part) for part in (answered, plain) if _says_something(part)]
     if not parts:
         parts = [text for text in doubtful if _says_something([text])][-1:]
     return parts
