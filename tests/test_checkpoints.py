@@ -77,7 +77,7 @@ def test_a_digest_follows_what_answers_depend_on(tmp_path: Path) -> None:
     assert weights_digest(one) != weights_digest(two)
 
 
-def test_a_name_says_the_folder_and_no_path(tmp_path: Path) -> None:
+def test_an_id_holds_the_folder_and_no_path(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "movieworld-llama")
     name = checkpoint_id(folder)
     assert re.fullmatch(r"movieworld-llama@[0-9a-f]{12}", name)

@@ -167,7 +167,7 @@ def test_max_cycles_can_be_set() -> None:
         make(1, max_cycles=0)
 
 
-def test_the_history_agent_climbs_the_rungs() -> None:
+def test_the_history_agent_moves_along_the_levels() -> None:
     env = make(1)
     env.reset()
     shown = [env.step([[0, a, 0, 0]]).infos["shown"].item() for a in (4, 0, 0, 0, 1)]
@@ -600,7 +600,7 @@ def test_the_paper_orders_candidates_anew_at_every_step_and_scores_the_same_orde
     assert len(set(positions)) == 10
 
 
-def test_the_papers_orders_hang_on_seed_user_visit_and_step_only() -> None:
+def test_the_papers_orders_depend_on_seed_user_visit_and_step_only() -> None:
     def shown(env: RPPEnv, user: int) -> list[tuple[str, ...]]:
         seen = []
         for _ in range(2):
@@ -790,7 +790,7 @@ def test_fitted_parts_are_shared() -> None:
     assert first.recommender.model is second.recommender.model
 
 
-def test_tasks_do_not_hang_on_the_environments_seed() -> None:
+def test_tasks_do_not_depend_on_the_environments_seed() -> None:
     assert make(seed=1).tasks.digest == make(seed=2).tasks.digest
     assert make(task_seed=1).tasks.digest != make().tasks.digest
 

@@ -120,7 +120,7 @@ def test_targets_stand_everywhere_and_not_in_step_with_each_other(rules: str) ->
     assert all(len(np.unique(place)) == K for place in places)
 
 
-def test_each_user_is_paid_for_the_own_ranking() -> None:
+def test_each_users_reward_comes_from_their_own_ranking() -> None:
     env = make(echo())
     env.reset(seed=0)
     step = env.step(np.zeros((32, 4), int))
@@ -212,7 +212,7 @@ def test_equal_state_and_action_are_paid_equally(rules: str) -> None:
     assert met > 100
 
 
-def test_the_state_tells_levels_apart_that_show_as_much() -> None:
+def test_the_state_distinguishes_levels_that_show_equal_items() -> None:
     """A short history hides the rung; the next step depends on it all the same."""
     dataset = load_dataset("movieworld", **SMALL)
     short = replace(
@@ -241,7 +241,7 @@ def test_under_the_papers_rules_equal_states_have_equal_distributions() -> None:
 
 
 @pytest.mark.parametrize("rules", RULES)
-def test_all_faces_pay_the_same_for_the_same(rules: str) -> None:
+def test_all_interfaces_return_equal_rewards_for_equal_actions(rules: str) -> None:
     options: dict[str, Any] = {**SMALL, "rules": rules}
     users = [4, 11, 2]
     core = RPPEnv.make(num_envs=3, **options)

@@ -214,7 +214,7 @@ def test_a_reply_has_the_format_that_the_contract_line_asks_for(domain: str) -> 
         assert len(lines) == len(OFFERED) + 2 * (output.format == "json")
 
 
-def test_thoughts_are_written_down_unless_it_shall_be_brief(
+def test_thoughts_are_written_down_unless_brevity_is_asked_for(
     models: dict[str, EmbeddedModel], worlds: dict[str, Any]
 ) -> None:
     model, tasks = models["movieworld"], worlds["movieworld"][2]
@@ -293,7 +293,7 @@ def test_titles_that_it_has_never_met_keep_their_places() -> None:
     "text",
     ["", "Hello.", "1. Think.\n2. Rank by popularity.", f"- {FILMS['Canyon'][0]}", "\n\n\n", "1."],
 )
-def test_without_a_list_of_known_titles_it_says_so(text: str) -> None:
+def test_a_prompt_without_known_titles_gets_no_ranking(text: str) -> None:
     reply = ask(handmade(), text)
     assert reply.text == "I see no list of candidates to rank."
     assert (reply.prompt_tokens, reply.completion_tokens) == (len(text.split()), 8)
@@ -309,7 +309,7 @@ def test_there_may_be_one_candidate_or_hundreds(models: dict[str, EmbeddedModel]
     assert parse_order(reply.text, titles)[1] == 400
 
 
-def test_sequels_are_told_by_their_titles() -> None:
+def test_sequels_are_recognised_by_their_titles() -> None:
     titles = ("Up", "Up 2", "up iii", "Heat", "Heat: Part II", "Heat IV", "1984", "Up 5")
     assert sequels(titles).tolist() == [1, 2, -1, 4, -1, -1, -1, -1]
 

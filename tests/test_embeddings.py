@@ -201,7 +201,7 @@ def test_the_cache_is_used_and_found_by_content(
     assert [p.name for p in (tmp_path / "own" / "embeddings").iterdir()] == [kept.name]
 
 
-def test_a_damaged_cache_is_fitted_again_and_said(
+def test_a_damaged_cache_is_fitted_again_with_a_warning(
     data: Dataset, split: UserSplit, tmp_path: Path
 ) -> None:
     known = training_interactions(data, split)
@@ -217,9 +217,7 @@ def test_a_damaged_cache_is_fitted_again_and_said(
     assert same(first, fit_embeddings(data, known, cache=tmp_path))
 
 
-def test_a_cache_that_cannot_be_written_is_said(
-    data: Dataset, split: UserSplit, tmp_path: Path
-) -> None:
+def test_an_unwritable_cache_is_reported(data: Dataset, split: UserSplit, tmp_path: Path) -> None:
     known = training_interactions(data, split)
     (tmp_path / "cache").touch()
     with pytest.warns(RPPWarning, match="is a file and no folder.*fits its embeddings again"):

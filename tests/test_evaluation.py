@@ -256,7 +256,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
             evaluate(always(0), env, **options)  # type: ignore[arg-type]
 
 
-def test_the_search_says_what_it_asked() -> None:
+def test_the_search_reports_its_calls() -> None:
     recommender = Tastes()
     train = make(recommender, split="train")
     report = evaluate(always(1), make(Tastes()), train_env=train, budget=3000)

@@ -169,7 +169,7 @@ def test_a_redirection_takes_no_key_along(status: int) -> None:
     assert SECRET not in shown(caught.value)
 
 
-def test_a_refused_key_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_key_states_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     with odd_server((401, {"error": "no"})) as server:
         for options, remedy in (
@@ -606,7 +606,7 @@ def _run(url: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_what_a_server_says_is_quoted_in_printable_characters() -> None:
+def test_server_messages_are_quoted_in_printable_characters() -> None:
     words = "\x1b[31mred\x1b[0m \u202e backwards \u2028 line \ud800" + "x" * 5000
     with (
         odd_server((400, {"error": {"message": words}})) as server,

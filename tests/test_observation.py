@@ -52,7 +52,7 @@ def test_hashed_ngrams_are_unit_vectors_that_know_words_and_their_order() -> Non
     assert not empty.any()
 
 
-def test_hashed_ngrams_hang_on_the_seed_and_on_nothing_else() -> None:
+def test_hashed_ngrams_depend_only_on_the_seed() -> None:
     texts = ["one sentence", "another one"]
     assert np.array_equal(HashedNGrams().encode(texts), HashedNGrams().encode(texts))
     assert not np.array_equal(HashedNGrams(seed=1).encode(texts), HashedNGrams().encode(texts))

@@ -140,7 +140,7 @@ def test_likelihoods_of_given_texts_are_refused(connect: Any) -> None:
 # ---- what is asked, and how often ----
 
 
-def test_what_the_server_says_of_itself(connect: Callable[..., OpenAIModel]) -> None:
+def test_the_servers_own_description_is_read(connect: Callable[..., OpenAIModel]) -> None:
     model = connect()
     assert model.id == "openai-chat:tiny@weights/tiny"
     assert (model.context_length, model.version, model.api) == (2000, "0.99", "chat")
@@ -477,7 +477,7 @@ def test_what_may_go_better_is_asked_again(
     assert len(server.log("answered")) == wanted + (2 if fault == "abort" else 0)
 
 
-def test_the_server_says_when_to_come_back(
+def test_a_retry_after_header_is_respected(
     server: FakeServer, connect: Callable[..., OpenAIModel], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = connect(patience=1.0)
@@ -793,7 +793,7 @@ def test_options_out_of_range(connect: Callable[..., OpenAIModel], options: dict
         (None, None),
     ],
 )
-def test_no_folder_of_the_server_is_told(root: str | None, known_as: str | None) -> None:
+def test_no_folder_of_the_server_is_leaked(root: str | None, known_as: str | None) -> None:
     """A model's id goes into recordings and tables, which others read."""
     assert openai._known_as(root) == known_as
 

@@ -87,14 +87,14 @@ def test_a_whole_number_is_a_whole_number(name: str, value: Any) -> None:
         ({"recording": 3}, "recording must be a text or of type Path"),
     ],
 )
-def test_the_sentence_says_what_came_and_what_is_allowed(
+def test_the_error_states_what_came_and_what_is_allowed(
     options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidOption, match=message):
         RPPEnv.make(**{"model": echo(), **SMALL, **options})
 
 
-def test_what_a_table_or_given_embeddings_overrule_is_said() -> None:
+def test_options_overruled_by_a_table_or_embeddings_are_refused() -> None:
     from rpp_env.table import tabulate
 
     env = RPPEnv.make(model=echo(), max_users=2, rules="RPPBandit-v0", **SMALL)

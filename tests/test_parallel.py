@@ -244,7 +244,7 @@ def test_human_is_written_out_at_every_step(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before reset", "after the end"])
-def test_no_actions_of_nobody_are_a_step_of_nobody(begun: bool) -> None:
+def test_no_actions_of_no_agents_are_an_empty_step(begun: bool) -> None:
     env = make(rules="RPPBandit-v0")
     if begun:
         env.reset()
@@ -280,7 +280,7 @@ def test_spaces_are_public_by_name() -> None:
             assert face.action_spaces[agent] is face.action_space(agent)
 
 
-def test_nobody_shares_lists_of_metadata() -> None:
+def test_environments_do_not_share_lists_of_metadata() -> None:
     one, joint, many = (
         make(),
         JointEnv(model=echo(), **SMALL),

@@ -57,7 +57,7 @@ def test_names_of_our_own_come_first(brought: Path) -> None:
     assert resolve("trainer", "elsewhere:train", known).__name__ == "train"
 
 
-def test_two_packages_with_one_name_are_told_apart(brought: Path) -> None:
+def test_two_packages_with_one_name_are_ambiguous(brought: Path) -> None:
     declare(brought, "rpp_env.models", "first", same="elsewhere:model")
     declare(brought, "rpp_env.models", "second", same="elsewhere:Model")
     with pytest.raises(InvalidOption, match="declared by two packages"):

@@ -56,7 +56,7 @@ def played(env: RPPEnv, seed: int = 0) -> np.ndarray[Any, Any]:
 # --------------------------------------------------------------------------------- what is made
 
 
-def test_it_is_made_of_nothing_but_its_id() -> None:
+def test_the_id_alone_makes_the_environment() -> None:
     env = make()
     assert env.episode.id == "PPR-v0"
     assert env.max_cycles == 1
@@ -409,7 +409,7 @@ def test_gymnasium_and_stable_baselines3(rules: str) -> None:
 
 
 @pytest.mark.parametrize("rules", IDS)
-def test_interfaces_pay_the_same(rules: str) -> None:
+def test_interfaces_return_equal_rewards(rules: str) -> None:
     core = RPPEnv.make(rules=rules, num_envs=1, **SMALL)
     joint = gymnasium.make(f"rpp_env:{rules}", **SMALL)
     parallel = rpp_env.parallel_env(rules=rules, **SMALL)

@@ -73,7 +73,9 @@ def test_where_nothing_can_be_written_it_is_trained_and_used(
     assert model.num_items == 100
 
 
-def test_names_tell_apart_what_decides_the_weights(data: Dataset, histories: Interactions) -> None:
+def test_checkpoint_names_differ_with_everything_that_determines_the_weights(
+    data: Dataset, histories: Interactions
+) -> None:
     items = histories.items.copy()
     items[5] = (items[5] + 1) % 100
     others = [

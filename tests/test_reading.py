@@ -500,7 +500,7 @@ def test_the_same_seed_draws_the_same_replies() -> None:
     assert keep([]) == keep([])
 
 
-def test_what_cannot_be_measured_is_said() -> None:
+def test_unmeasurable_cases_are_reported() -> None:
     with pytest.raises(InvalidOption, match="at most the 4 titles, not 20"):
         measure_reading(["a", "b", "c", "d"])
     with pytest.raises(InvalidOption, match="replies must be at least 1, not 0"):

@@ -55,7 +55,7 @@ def test_an_empty_batch_is_not_asked() -> None:
     assert model.batches == []
 
 
-def test_a_ranking_says_what_was_said_and_what_it_cost() -> None:
+def test_a_ranking_holds_reply_and_cost() -> None:
     prompt = example_prompts()[0]
     (ranking,) = LLMRecommender(echo()).rank([prompt])
     assert ranking.order == tuple(range(10))

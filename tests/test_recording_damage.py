@@ -499,7 +499,9 @@ def test_a_count_of_tokens_is_a_number(tmp_path: Path, count: Any) -> None:
     assert recording.count_tokens("a b c") == 3
 
 
-def test_a_model_that_is_lost_before_it_says_what_it_can_is_not_asked_again(tmp_path: Path) -> None:
+def test_a_model_lost_before_its_capabilities_are_known_gets_no_more_requests(
+    tmp_path: Path,
+) -> None:
     class Silent(Letters):
         probes = 0
 

@@ -198,7 +198,7 @@ def test_where_nothing_is_answered_the_call_ends_in_the_servers_words(body: Any)
     assert len(server.questions) < asked + 20 * transport.TRIES
 
 
-def test_one_question_alone_that_gets_an_error_is_told_from_a_server_that_is_broken() -> None:
+def test_an_error_on_one_request_is_distinguished_from_a_broken_server() -> None:
     """When a run is repeated with its recording, only what was never answered is asked."""
     with odd_server(odd_for_some((200, {"error": "it broke"}))) as server:
         model = OpenAIModel(server.url, "odd")
@@ -401,7 +401,7 @@ ABSENT: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("kind", ABSENT)
-def test_a_server_without_log_probabilities_says_so_within_seconds(
+def test_a_server_without_log_probabilities_is_detected_within_seconds(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with odd_server(lambda body: ABSENT[kind] if body.get("logprobs") else (200, said())) as server:
@@ -566,7 +566,7 @@ def test_models_that_take_other_fields() -> None:
         (None, {"error": "stop it"}),
     ],
 )
-def test_the_option_that_mends_a_refusal_is_named(field: str | None, body: Any) -> None:
+def test_a_refusal_names_the_option_that_helps(field: str | None, body: Any) -> None:
     asked = ask(temperature=0.5, top_p=0.9, seed=1, stop=("x",))
     with odd_server((400, body)) as server:
         with pytest.raises(ModelUnavailable, match="refuses: status 400") as caught:

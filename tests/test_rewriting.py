@@ -109,7 +109,9 @@ def test_an_empty_role_stays_empty_and_is_not_asked_for() -> None:
         (("output_format", "reasoning_guidance"), ["reasoning", "output"]),
     ],
 )
-def test_the_scope_says_which(scope: tuple[str, ...], fields: list[str]) -> None:
+def test_the_scope_selects_the_rewritten_sentences(
+    scope: tuple[str, ...], fields: list[str]
+) -> None:
     model, one = Rewriting(), prompt()
     (made,) = LLMRewriter(model, scope=scope)([one])
     for field in ("role", "reasoning", "output"):
@@ -328,7 +330,7 @@ def test_what_can_be_used_is(what: str) -> None:
     assert (getattr(made.choice, field), made.fallbacks) == (sentence.replace("{k}", "20"), 0)
 
 
-def test_what_the_original_says_may_be_said_again() -> None:
+def test_a_rewrite_may_repeat_words_of_the_original() -> None:
     template = "Give the {k} results, one per line, as rank | title."
     assert rewritten({**GOOD, "output": template}, prompt((1, 2, 1, 4))).fallbacks == 0
     # "It" is a candidate, and the sentence of the book says "it" too.
@@ -496,7 +498,7 @@ def test_an_echo_earns_what_it_earns_without_rewriting() -> None:
 
 
 @pytest.mark.parametrize("rules", ["RPP-v0", "RPPBandit-v0", "RPPPaper-v0"])
-def test_all_faces_pay_the_same_byte_for_byte(rules: str) -> None:
+def test_all_interfaces_return_equal_rewards_byte_for_byte(rules: str) -> None:
     options: dict[str, Any] = {**SMALL, "rules": rules, "rewrite": "embedded"}
     core = RPPEnv.make(num_envs=3, **options)
     vector = gymnasium.make_vec(
@@ -637,7 +639,7 @@ def test_the_paraphraser_keeps_what_the_words_ask_for(domain: str) -> None:
     assert changed > 100
 
 
-def test_the_paraphraser_minds_sequels_where_titles_tell_of_them() -> None:
+def test_the_paraphraser_adds_a_clause_if_titles_are_sequels() -> None:
     line = "ROLE: You know films.\nREASONING: Rank the 20 films. Think step by step."
     began = ["Salt Road", "Aniara", "Salt Road II"]
     new = say(line, began).split("\n")[1]

@@ -45,7 +45,7 @@ def random_steps(env: RPPEnv, seed: int = 0) -> list[np.ndarray[Any, Any]]:
 # --------------------------------------------------------------------------------- what is made
 
 
-def test_it_is_made_of_its_id() -> None:
+def test_the_wrapper_is_made_by_its_id() -> None:
     env = make()
     assert env.episode.id == RULES
     assert env.max_cycles == 5
@@ -68,7 +68,7 @@ def test_how_the_score_is_read_is_an_option_of_the_environment() -> None:
     assert (rewards["sum"] != rewards["pmi"]).any()
 
 
-def test_without_the_default_model_it_says_how_to_get_it(
+def test_without_the_default_model_the_error_states_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RPP_ENV_CACHE", str(tmp_path))
@@ -195,7 +195,7 @@ def test_gymnasium_and_stable_baselines3() -> None:
     checker.check_env(env.unwrapped, warn=False)
 
 
-def test_interfaces_pay_the_same() -> None:
+def test_interfaces_return_equal_rewards() -> None:
     options: dict[str, Any] = {"model": Letters(), "max_users": 12, **SMALL}
     core = RPPEnv.make(rules=RULES, num_envs=1, **options)
     joint = gymnasium.make(f"rpp_env:{RULES}", **options)

@@ -43,7 +43,7 @@ def test_no_route_is_longer_than_it_must_be() -> None:
     ]  # fmt: skip
 
 
-def test_rungs_show_the_items_of_the_design() -> None:
+def test_levels_show_the_items_of_the_design() -> None:
     rules = RULES["RPP-v0"]
     levels = np.arange(7)
     assert rules.lengths.items_shown(levels, np.full(7, 50)).tolist() == [1, 2, 3, 5, 8, 13, 20]

@@ -46,7 +46,7 @@ def test_formats_are_really_different() -> None:
     assert len({reply.split("\n")[0][:3] for reply in replies.values()}) == len(replies) == 5
 
 
-def test_the_silent_one_says_nothing() -> None:
+def test_the_silent_model_returns_empty_replies() -> None:
     assert said(silent(), example_prompts()[0]) == ""
 
 

@@ -360,7 +360,7 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def test_code_that_is_not_run_here_says_why() -> None:
+def test_code_blocks_that_are_not_run_state_the_reason() -> None:
     for page in TEXTS:
         for how, why, _ in MARKED.findall(page.read_text(encoding="utf-8")):
             if how == "run by":

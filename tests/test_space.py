@@ -195,7 +195,9 @@ def test_a_recommender_must_read_what_the_space_makes(data: Dataset, sasrec: Any
         ({"space": None}, "episode 'test-v0' does not define the history lengths"),
     ],
 )
-def test_what_does_not_go_together(data: Dataset, options: dict[str, Any], message: str) -> None:
+def test_contradictory_options_are_refused(
+    data: Dataset, options: dict[str, Any], message: str
+) -> None:
     class Never:
         def rank(self, prompts: Any) -> Any:
             raise AssertionError
@@ -249,7 +251,7 @@ def test_wrong_vectors_are_refused_by_name(data: Dataset, sasrec: Any) -> None:
         (Box(-1, 1, (2, 2)),),
     ],
 )
-def test_action_spaces_that_nobody_could_play(spaces: Sequence[Any]) -> None:
+def test_unplayable_action_spaces_are_refused(spaces: Sequence[Any]) -> None:
     with pytest.raises(InvalidOption, match="must"):
         actions_of(spaces)
 

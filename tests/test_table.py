@@ -341,7 +341,7 @@ def test_processes_give_the_same_table() -> None:
         assert (getattr(one, name) == getattr(two, name)).all(), name
 
 
-def test_a_file_gives_back_the_table_and_holds_no_titles(tmp_path: Path) -> None:
+def test_a_file_restores_the_table_and_holds_no_titles(tmp_path: Path) -> None:
     env = make(Counting())
     table = tabulate(env, tmp_path / "t.rpptable")
     again = RewardTable.load(tmp_path / "t.rpptable")
@@ -468,7 +468,7 @@ def test_a_damaged_note_gives_no_other_table_away(tmp_path: Path) -> None:
     assert part.read_bytes() == before
 
 
-def test_parts_and_tables_of_versions_before_digests_are_read_and_said(tmp_path: Path) -> None:
+def test_parts_and_tables_without_digests_are_read_with_a_warning(tmp_path: Path) -> None:
     path, first = stopped(tmp_path)
     for part in first.parent.glob("*.npz"):
         with np.load(part) as file:
@@ -556,7 +556,7 @@ def put(value: Any, *index: Any) -> Callable[[Any], Any]:
         ("embeddings_items", lambda x: x.astype(np.int64), "items are int64"),
     ],
 )
-def test_what_no_recommender_can_have_answered_is_refused(
+def test_impossible_answers_in_a_file_are_refused(
     tmp_path: Path,
     small: RewardTable,
     name: str,
@@ -569,7 +569,7 @@ def test_what_no_recommender_can_have_answered_is_refused(
 
 
 @pytest.mark.parametrize("candidates", [2, 31, 32, 33, 64, 65, 100])
-def test_permutations_are_told_from_others_whatever_their_length(candidates: int) -> None:
+def test_permutations_of_any_length_are_recognised(candidates: int) -> None:
     rng = np.random.default_rng(0)
     orders = np.array([rng.permutation(candidates) for _ in range(200)], dtype=np.uint8)
     assert _permutations(orders)
@@ -737,7 +737,7 @@ def test_what_no_table_can_hold_is_refused() -> None:
         tabulate(RPPEnv.make(model=echo(), rewrite=lambda prompts: prompts, **SMALL))
 
 
-def test_a_script_without_a_guard_ends_in_a_sentence_and_waits_for_nobody(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_ends_in_an_error_and_does_not_hang(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from rpp_env import RPPEnv\n"
         "from rpp_env.table import tabulate\n"

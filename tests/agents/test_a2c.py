@@ -268,7 +268,7 @@ def test_matrix_games_end_where_they_are_known_to_end(toys: SimpleNamespace, nam
 
 
 @pytest.mark.parametrize(("horizon", "critic"), [(1, "own"), (5, "central")])
-def test_users_are_told_apart(toys: SimpleNamespace, horizon: int, critic: Any) -> None:
+def test_users_are_distinguished(toys: SimpleNamespace, horizon: int, critic: Any) -> None:
     world: dict[str, Any] = {"horizon": horizon, "nvec": (3, 2, 4), "noise": 0.2, "context": 6}
     env = toys.Contextual(512 // horizon, **world)
     held_out = toys.Contextual(500, seed=1, **world)
@@ -326,7 +326,7 @@ def test_the_gru_learns_what_the_order_of_the_ranking_says(toys: SimpleNamespace
     assert play(policy, env, episodes=256).mean() > 0.95
 
 
-def test_who_does_not_see_the_ranking_is_told_nothing_of_it(toys: SimpleNamespace) -> None:
+def test_agents_that_do_not_see_the_ranking_get_zeros(toys: SimpleNamespace) -> None:
     env = ranking_toy(toys, 8, readers=(1,))
     learner = A2C(env, Config(gru=4))
     observations = torch.from_numpy(env.reset(seed=0)[0])
@@ -374,7 +374,7 @@ def test_the_gru_stands_where_there_is_a_sequence_to_read(
     torch.testing.assert_close(make_encoder(found).rest(states).shape[-1], 167 - 32)
 
 
-def test_a_users_encoding_does_not_hang_on_the_others(worlds: Any) -> None:
+def test_a_users_encoding_does_not_depend_on_the_others(worlds: Any) -> None:
     env = worlds()
     observations = after_a_step(env)
     encoder = make_encoder(ranking_encoder(env, 8) or {})
@@ -451,7 +451,7 @@ def released(env: Any, **options: Any) -> Released:
     return learner
 
 
-def test_the_released_critics_are_not_told_the_rewards() -> None:
+def test_the_released_critics_do_not_see_the_rewards() -> None:
     rng = np.random.default_rng(0)
     seen, after = rng.normal(size=(2, 1, 64, 3))
     learners = [released(one_agent(3, 64)) for _ in range(2)]

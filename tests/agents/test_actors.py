@@ -285,7 +285,7 @@ def test_a_further_kind_of_actor_is_one_entry(
 
 
 @pytest.mark.parametrize("name", rpp_agents.TRAINERS)
-def test_each_trainer_plays_vectors_or_says_which_ones_do(name: str) -> None:
+def test_each_trainer_supports_vectors_or_names_those_that_do(name: str) -> None:
     trainer = getattr(rpp_agents, name)
     env, config = Targets(8), trainer.Config(total_steps=16, tensorboard=False)
     if name in CONTINUOUS:
@@ -314,7 +314,7 @@ def test_spaces_that_do_not_fit_the_agents_are_refused() -> None:
         mappo.train(env, mappo.Config(total_steps=8), progress=False)
 
 
-def test_a_batch_with_sizes_only_is_told_what_replaces_them(toys: SimpleNamespace) -> None:
+def test_a_batch_with_sizes_only_names_the_replacement(toys: SimpleNamespace) -> None:
     env = toys.Contextual(4)
     del env.action_spaces
     with pytest.raises(InvalidOption, match=r"a Contextual with nvec.*Discrete\(n\) for n in nvec"):

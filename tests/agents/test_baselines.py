@@ -57,7 +57,7 @@ def test_random_is_uniform_over_what_is_legal() -> None:
         (6, [4, 6, 6, 6, 6]),
     ],
 )
-def test_a_rung_is_reached_as_fast_as_the_rules_allow(target: int, expected: list[int]) -> None:
+def test_a_level_is_reached_as_fast_as_the_rules_allow(target: int, expected: list[int]) -> None:
     rules = RULES["RPP-v0"]
     fixed = Fixed.prompt(rules, level=target, role=4, reasoning=8, output=3)
     assert levels_of(fixed, rules) == expected

@@ -328,7 +328,7 @@ def test_more_seeds_and_algorithms_change_no_finished_cell(out: Path, trainer: T
         kept(other.cells()[0], out)
 
 
-def test_a_damaged_file_says_which(out: Path) -> None:
+def test_a_damaged_file_is_named(out: Path) -> None:
     cell = bench().cells()[0]
     (out / cell.file).parent.mkdir(parents=True)
     (out / cell.file).write_text("{")
@@ -708,7 +708,7 @@ def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
     ]
 
 
-def test_steps_that_differ_are_said(tmp_path: Path) -> None:
+def test_differing_steps_are_reported(tmp_path: Path) -> None:
     longer = [{"name": f"task {i}", "total_steps": 640 * (1 + i // 4)} for i in range(FEWEST_TASKS)]
     told = bench(environments=longer)
     invented(tmp_path, told, by_label)
@@ -758,7 +758,7 @@ def test_a_few_seeds_are_a_sketch(tmp_path: Path) -> None:
     assert "Fewer than" not in write_report(many, tmp_path / "many").read_text()
 
 
-def test_an_unfinished_bench_says_so(tmp_path: Path) -> None:
+def test_an_unfinished_bench_is_reported_as_such(tmp_path: Path) -> None:
     told = bench()
     cells = invented(tmp_path, told, by_label)
     for cell in cells[3:]:

@@ -132,7 +132,7 @@ def test_training_has_a_flag_for_every_number(capsys: pytest.CaptureFixture[str]
         ("tabulate FILE/x --max-users 2", "FILE is a file and no folder"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(
+def test_user_errors_are_one_line(
     rpp: Any, words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -184,7 +184,7 @@ def test_a_reply_cannot_steer_the_terminal(rpp: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
-def test_dropped_repeats_are_said_in_a_line(rpp: Any, tmp_path: Path) -> None:
+def test_dropped_repeats_are_reported_in_one_line(rpp: Any, tmp_path: Path) -> None:
     folder = tmp_path / "doubled"
     folder.mkdir()
     rows = [f"u{u}\ti{(u + 3 * k) % 40}\t{k}\n" * 2 for u in range(20) for k in range(5)]
@@ -244,7 +244,7 @@ def test_our_own_mistakes_show_where_they_are(monkeypatch: pytest.MonkeyPatch) -
         main(["play", "random"])
 
 
-def test_terms_must_be_accepted_by_somebody(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terms_must_be_accepted(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     code, out, err = rpp("data", "get", "ml-1m", "--root", "somewhere")
     assert code == 2
@@ -358,7 +358,7 @@ def test_tables_by_split_train_evaluate_and_diagnose(
     assert "hindsight minus best fixed prompt" in out
 
 
-def test_a_table_of_training_users_trains_without_evaluations_and_says_so(
+def test_a_table_of_training_users_trains_without_evaluations_with_a_message(
     tables: Path, rpp: Any, tmp_path: Path
 ) -> None:
     table, run = f"--model=table:{tables / 'train.rpptable'}", tmp_path / "run"
@@ -419,7 +419,7 @@ def test_test_users_without_training_users_are_scored_without_a_fixed_prompt(
     assert "| random prompt |" in out
 
 
-def test_a_folder_without_the_table_says_how_to_make_it(
+def test_a_folder_without_the_table_states_how_to_make_it(
     tables: Path, rpp: Any, tmp_path: Path
 ) -> None:
     shutil.copy(tables / "train.rpptable", tmp_path)
@@ -551,7 +551,7 @@ def test_seeds_make_runs_beside_each_other(rpp: Any, tmp_path: Path) -> None:
     assert re.search(r"^seed 3: MAPPO: NDCG@10 ", out, re.MULTILINE)
 
 
-def test_interrupted_training_says_how_to_go_on(
+def test_interrupted_training_states_how_to_resume(
     rpp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:

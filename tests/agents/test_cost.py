@@ -54,7 +54,7 @@ def counted(
     ],
     ids=lambda words: words.split()[0],
 )
-def test_no_more_is_asked_than_was_said(words: str, counted: Any) -> None:
+def test_no_more_calls_are_made_than_announced(words: str, counted: Any) -> None:
     announced, asked, said = counted(words)
     assert 0 < asked <= announced
     assert announced < 3 * asked + 1000
@@ -62,7 +62,7 @@ def test_no_more_is_asked_than_was_said(words: str, counted: Any) -> None:
     assert said.startswith("asks elsewhere:Model up to ")  # before anything else
 
 
-def test_an_evaluation_says_what_it_asks(counted: Any) -> None:
+def test_an_evaluation_prints_its_cost(counted: Any) -> None:
     counted(f"train mappo {WORLD} {SMALL}")
     sys.modules["elsewhere"].Model.asked = 0
     announced, asked, _ = counted(
@@ -71,7 +71,7 @@ def test_an_evaluation_says_what_it_asks(counted: Any) -> None:
     assert 0 < asked <= announced < 2 * asked
 
 
-def test_a_study_says_what_it_asks(counted: Any, tmp_path: Path) -> None:
+def test_a_study_prints_its_cost(counted: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         """
         budget = 300

@@ -150,7 +150,7 @@ def test_a_command_line_is_one(page: Path, words: list[str]) -> None:
         assert plan.cells(given.get("only", ()))
 
 
-def test_every_option_is_somebodys() -> None:
+def test_every_option_belongs_to_an_id() -> None:
     helps = [(verb,) for verb in COMMANDS] + [("train", name) for name in TRAINERS]
     rows = [row for words in helps for row in options_of(*words)]
     known = {one for option, value, _ in rows for one in OPTION.findall(f"{option} {value}")}

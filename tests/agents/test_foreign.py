@@ -274,7 +274,7 @@ def test_an_agent_that_left_by_itself_is_shown_nothing_more() -> None:
     assert env.step(NONE).truncated.all()
 
 
-def test_an_environment_without_an_end_is_cut_off_or_said() -> None:
+def test_an_endless_environment_is_truncated_or_reported() -> None:
     endless = made(length=10**9)
     env = PettingZooBatch(endless, 2, max_cycles=4)
     assert play(Random(env.action_spaces), env, episodes=2).tolist() == [1.0, 1.0]
@@ -399,7 +399,7 @@ def test_an_eval_env_of_another_shape_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_says_what_it_reads(toys: SimpleNamespace) -> None:
+def test_a_policy_states_its_input_shape(toys: SimpleNamespace) -> None:
     other = toys.Contextual(4, padding=3)
     seen = other.reset(seed=0)[0]
     for trainer, extra in ((mappo, {}), (qmix, {"batch": 4})):
@@ -422,7 +422,7 @@ def test_evaluate_refuses_environments_without_users(name: str, toys: SimpleName
 # ---- what is reported
 
 
-def test_both_ways_of_playing_are_reported_where_nobody_is_asked(tmp_path: Path) -> None:
+def test_greedy_and_sampled_rewards_are_reported_if_no_model_is_called(tmp_path: Path) -> None:
     mappo.train(batch(), mappo.Config(**SHORT), eval_env=batch(), run_dir=tmp_path, progress=False)
     rows = read_progress(tmp_path)
     assert rows["eval_reward"][-1] == rows["eval_sampled"][-1] == 1

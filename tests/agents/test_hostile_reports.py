@@ -75,7 +75,7 @@ def test_what_was_invented_is_reported_as_it_is(tmp_path: Path) -> None:
     assert main(["bench", str(out / "tiny.toml"), "--report", "--out", str(out)]) == 0
 
 
-def test_a_cell_of_before_digests_is_read_and_said(tmp_path: Path) -> None:
+def test_a_run_without_a_digest_is_read_with_a_warning(tmp_path: Path) -> None:
     path = attack.study_folder(tmp_path / "out")[0]
     whole = read_cell(path, cells.FITTED)
     path.write_bytes(cells._DIGEST.sub(b"\n}\n", path.read_bytes()))

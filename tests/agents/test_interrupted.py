@@ -137,7 +137,7 @@ def test_the_reference_of_a_command_is_not_fitted_in_part(tmp_path: Path) -> Non
     assert not (tmp_path / "d.json").exists()
 
 
-def test_training_says_how_to_go_on(tmp_path: Path) -> None:
+def test_training_states_how_to_resume(tmp_path: Path) -> None:
     words = "train mappo --rules RPPBandit-v0 --max-users 60 --num-envs 32 --run-dir run"
     code, said = command(
         [*words.split(), "--total-steps", "9000000"],

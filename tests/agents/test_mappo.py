@@ -84,7 +84,7 @@ def test_matrix_games_end_where_they_are_known_to_end(toys: SimpleNamespace, nam
 
 @pytest.mark.parametrize("trainer", [mappo, ippo])
 @pytest.mark.parametrize("horizon", [1, 5])
-def test_users_are_told_apart(toys: SimpleNamespace, horizon: int, trainer: Any) -> None:
+def test_users_are_distinguished(toys: SimpleNamespace, horizon: int, trainer: Any) -> None:
     world = {"horizon": horizon, "nvec": (3, 2, 4), "noise": 0.2, "context": 6}
     env = toys.Contextual(512 // horizon, **world)
     held_out = toys.Contextual(500, seed=1, **world)

@@ -57,7 +57,7 @@ def test_one_run_and_several(tmp_path: Path) -> None:
     assert (tmp_path / "plots" / "one.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_what_cannot_be_drawn_says_so(tmp_path: Path) -> None:
+def test_undrawable_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="at least one run"):
         learning_curve([], tmp_path / "x.png")
     with pytest.raises(InvalidData, match=r"progress\.csv"):
@@ -150,7 +150,7 @@ def test_names_stand_where_lines_end_and_not_on_each_other() -> None:
     assert sorted(heights, key=lambda name: heights[name]) == [name for _, name, _ in sorted(ends)]
 
 
-def test_a_picture_says_what_it_shows(tmp_path: Path) -> None:
+def test_a_picture_has_alternative_text(tmp_path: Path) -> None:
     picture = Picture(tmp_path / "plots" / "a.png", f"Scores: {listed({'QMIX [1]': 0.25, 'b': 1})}")
     assert picture.markdown(tmp_path) == "![Scores: QMIX (1) 0.250; b 1.000](plots/a.png)"
 

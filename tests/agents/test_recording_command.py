@@ -95,7 +95,7 @@ def test_damage_is_named_and_the_rest_saved(path: Path, capsys: pytest.CaptureFi
         (["check", "empty"], "is empty: it holds no recording"),
     ],
 )
-def test_what_the_user_can_mend_is_said(
+def test_user_errors_state_a_remedy(
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

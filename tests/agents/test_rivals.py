@@ -140,7 +140,7 @@ def test_the_probabilities_of_all_legal_joint_actions_sum_to_one(made: Any) -> N
 
 
 @pytest.mark.parametrize("made", JOINT)
-def test_what_is_sampled_is_as_probable_as_it_is_said_to_be(made: Any) -> None:
+def test_samples_occur_with_their_stated_probabilities(made: Any) -> None:
     actor, rng = joint_actor(made), np.random.default_rng(0)
     one = torch.randn(1, 3, 5)
     masks = actor.legal.clone()
@@ -270,7 +270,7 @@ def test_who_chooses_jointly_finds_what_independent_agents_cannot(
 
 
 @pytest.mark.parametrize("trainer", [central, autoregressive])
-def test_joint_learners_tell_users_apart(toys: SimpleNamespace, trainer: Any) -> None:
+def test_joint_learners_distinguish_users(toys: SimpleNamespace, trainer: Any) -> None:
     world = {"nvec": (3, 2, 4), "context": 6}
     env, held_out = toys.Contextual(256, **world), toys.Contextual(500, seed=1, **world)
     policy = trainer.train(env, Config(total_steps=60_000), progress=False)

@@ -86,7 +86,7 @@ def test_options_are_read_and_bound() -> None:
     assert read(walk, "walk", [])() == "2 here None False"  # type: ignore[arg-type, func-returns-value]
 
 
-def test_help_is_wrapped_between_words_and_says_no_empty_default(
+def test_help_is_wrapped_between_words_without_empty_defaults(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -123,7 +123,7 @@ def test_a_cpu_has_flags_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert option(serve.command("m", device="cpu", dtype="bfloat16")[0], "--dtype") == "bfloat16"
 
 
-def test_a_checkpoint_in_a_folder_says_how_long_it_is(tmp_path: Path) -> None:
+def test_a_checkpoints_config_gives_its_context_length(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     words, _ = serve.command(str(folder))
@@ -148,7 +148,7 @@ def test_printed_it_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- the check ----
 
 
-def test_a_check_says_what_a_model_can_do() -> None:
+def test_a_check_reports_the_models_capabilities() -> None:
     said = serve.check("here", echo())
     assert "here answers" in said
     assert "understood  10 of 10 titles" in said
@@ -169,12 +169,14 @@ def test_a_check_says_what_a_model_can_do() -> None:
         ("serve --check http://127.0.0.1:1/v1", "needs '#'"),
     ],
 )
-def test_what_is_missing_is_said(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_parts_are_reported(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words.split()) == 2
     assert said in capsys.readouterr().err
 
 
-def test_without_vllm_it_says_how_to_get_it(
+def test_without_vllm_the_error_states_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

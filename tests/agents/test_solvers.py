@@ -125,7 +125,7 @@ def test_a_stopped_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", BLACK_BOX)
-def test_rewards_that_nobody_can_learn_from_are_refused(name: str) -> None:
+def test_rewards_that_are_not_finite_are_refused(name: str) -> None:
     env = Guess(fitting(name)[0], worth=np.inf)
     with pytest.raises(BrokenContract, match="finite"):
         find_trainer(name).train(env, options(name), progress=False)

@@ -232,7 +232,7 @@ def test_the_seed_decides() -> None:
     assert stratified_bootstrap(iqm, scores, seed=1) != stratified_bootstrap(iqm, scores, seed=2)
 
 
-def test_what_cannot_be_compared_says_so() -> None:
+def test_incomparable_results_are_refused() -> None:
     with pytest.raises(InvalidOption, match="at least one task"):
         stratified_bootstrap(iqm, [[1.0], []])
     with pytest.raises(InvalidOption, match="cannot be paired"):

@@ -111,7 +111,7 @@ def test_calls_are_counted_and_repeats_are_not_unique(problem: Problem) -> None:
     assert train.ledger.unique == before + (1 if levels else 0)
 
 
-def test_reordered_candidates_are_told_in_the_tasks_order(problem: Problem) -> None:
+def test_rankings_of_reordered_candidates_are_returned_in_the_tasks_order(problem: Problem) -> None:
     test = problem.test
     rows, cells = np.arange(len(test)), np.full(len(test), 30)
     plain = test.ask(rows, cells)
@@ -247,7 +247,7 @@ def test_oracle_echo_and_silence() -> None:
             assert low <= score <= high, (said, calls)
 
 
-def test_the_manual_prompt_is_the_one_that_is_told(problem: Problem) -> None:
+def test_the_manual_prompt_is_the_configured_one(problem: Problem) -> None:
     player = fit(problem, "manual")
     played = player.play(problem.test, 0)
     wanted = [MANUAL["role"], MANUAL["shown"], MANUAL["reasoning"], MANUAL["output"]]
@@ -437,7 +437,7 @@ def test_a_setting_has_the_numbers_of_its_own_rules() -> None:
     assert Setting("x", options={"num_candidates": 7}).candidates == 7
 
 
-def test_the_rival_makes_as_many_calls_as_an_episode_has_steps() -> None:
+def test_the_baseline_makes_one_call_per_step_of_an_episode() -> None:
     rows = [
         {"label": "RPP", "method": "rpp"},
         {"label": "fixed", "method": "enumerate_all"},
@@ -730,7 +730,7 @@ def test_a_finished_study_asks_nothing_and_writes_nothing(finished: tuple[Path, 
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_the_report_says_what_was_found(finished: tuple[Path, Path]) -> None:
+def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
     folder = finished[0]
     text = (folder / "report.md").read_text()
     study = Study.load(folder / "tiny.toml")
@@ -822,7 +822,7 @@ def test_shares_of_choices_are_shares(finished: tuple[Path, Path]) -> None:
             np.testing.assert_allclose(np.sum(shares, axis=1), counts > 0, atol=1e-3)
 
 
-def test_users_whose_last_item_is_a_tie_are_told(tmp_path: Path) -> None:
+def test_users_with_tied_last_items_are_reported(tmp_path: Path) -> None:
     folder = tmp_path / "tied"
     folder.mkdir()
     rows = [f"u{u}\ti{i}\t{i}" for u in range(20) for i in range(u, u + 5)]

@@ -127,7 +127,7 @@ def test_grips_stays_within_its_budget_and_asks_train_users_only(budget: int) ->
     assert asked == (0 if budget < 10 else budget // 5 * 5)
 
 
-def test_grips_scores_one_sample_of_users_and_sees_nobody_else() -> None:
+def test_grips_scores_one_sample_of_users_and_sees_no_others() -> None:
     made = planted()
     search(made.problem, budget=200, patience=100)
     shown = {text.split("candidate films:")[1].split("\n\n")[0] for text in made.asked}
@@ -218,7 +218,7 @@ def test_other_words_come_from_the_model_that_is_named() -> None:
 
 
 @pytest.mark.parametrize("reply", ["", "PHRASE:", "PHRASE: . ", "no label"])
-def test_what_the_paraphraser_says_is_never_an_error(reply: str) -> None:
+def test_replies_of_the_paraphraser_are_never_an_error(reply: str) -> None:
     made = planted()
     player, _ = search(made.problem, paraphraser=ScriptedModel(lambda _: reply), patience=10)
     assert player.play(made.problem.test, 0).scores["score"].mean() == 1.0
@@ -302,7 +302,7 @@ def test_llmrank_names_the_last_item_shown_and_no_candidate(domain: str) -> None
     assert users.ledger.calls == 5  # what is above was none of it
 
 
-def test_llmrank_says_what_it_promises() -> None:
+def test_llmrank_prompts_match_their_description() -> None:
     users = users_in("movies")
     title = users.env.tasks.task(0).history[-1]
     rank = (
@@ -344,7 +344,7 @@ def test_llmrank_refuses_what_it_does_not_know(config: dict[str, Any]) -> None:
         guided(users_in("movies"), **config)
 
 
-def test_the_options_of_both_are_told() -> None:
+def test_errors_name_the_options_of_both() -> None:
     assert options("llmrank") == {"prompt": "sequential", "shown": 20}
     assert options("grips")["patience"] == 2
 

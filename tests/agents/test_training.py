@@ -167,7 +167,7 @@ def test_rewards_that_are_not_finite_are_refused(
         algorithm.train(Broken(64), algorithm.Config(**SMALL), progress=False)
 
 
-def test_a_config_says_what_its_numbers_may_be() -> None:
+def test_a_configs_errors_state_the_allowed_numbers() -> None:
     config = mappo.Config()
     with pytest.raises(InvalidOption, match=r"gamma must lie in 0\.\.1, not 1\.5"):
         replace(config, gamma=1.5)
@@ -256,7 +256,7 @@ def test_another_problem_of_the_same_shape_is_not_resumed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("about", [{"kind": "checkpoint"}, ["checkpoint"]])
-def test_a_checkpoint_whose_header_says_too_little_is_refused(
+def test_a_checkpoint_with_an_incomplete_header_is_refused(
     toys: SimpleNamespace, tmp_path: Path, about: Any
 ) -> None:
     write_tensors(tmp_path / "checkpoint.safetensors", {"x": torch.zeros(1)}, about)
@@ -423,7 +423,7 @@ def test_a_disk_that_is_full_for_tensorboard_ends_a_run_in_a_sentence(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_an_interrupt_that_somebody_catches_ends_the_training_at_that_iteration(
+def test_an_interrupt_that_a_library_catches_ends_the_training_at_that_iteration(
     toys: SimpleNamespace, tmp_path: Path
 ) -> None:
     steps = itertools.count()
@@ -475,7 +475,7 @@ def test_no_damage_of_a_checkpoint_goes_unnoticed(toys: SimpleNamespace, tmp_pat
     train(resume=True)
 
 
-def test_files_of_versions_before_digests_are_read_and_said(
+def test_files_without_digests_are_read_with_a_warning(
     toys: SimpleNamespace, tmp_path: Path
 ) -> None:
     from safetensors.torch import save_file

@@ -119,7 +119,7 @@ def test_truncation_bootstraps_and_termination_does_not(
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_values_do_not_feed_on_a_time_that_nobody_plays_at(
+def test_values_are_not_learned_from_a_time_that_is_never_played(
     toys: SimpleNamespace, name: str
 ) -> None:
     """The clock is seen and cuts the episode off: 1 a step is worth 20 at a discount of 0.95."""
@@ -394,7 +394,7 @@ def test_matrix_games_end_where_they_are_known_to_end(
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("name", MIXERS)
-def test_users_are_told_apart(toys: SimpleNamespace, name: str, shared: bool) -> None:
+def test_users_are_distinguished(toys: SimpleNamespace, name: str, shared: bool) -> None:
     world = {"nvec": (3, 2, 4), "noise": 0.2, "context": 6}
     env, held_out = toys.Contextual(128, **world), toys.Contextual(500, seed=1, **world)
     config = MIXERS[name].Config(total_steps=40_000, shared=shared, batch=256, learning_rate=3e-3)

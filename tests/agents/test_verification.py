@@ -151,7 +151,7 @@ def test_mappo_learns_to_spread_by_forces(verification: ModuleType) -> None:
     assert lead.mean() > 2 * lead.std() / 10, (lead.mean(), lead.std())
 
 
-def test_whoever_is_judged_plays_the_same_episodes(verification: ModuleType) -> None:
+def test_every_evaluated_policy_plays_the_same_episodes(verification: ModuleType) -> None:
     pytest.importorskip("lbforaging")
     env = verification.foraging(8)
     starts = []

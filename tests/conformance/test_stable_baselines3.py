@@ -40,7 +40,7 @@ def test_ppo_learns_on_four_agents_through_supersuit(slots: Any) -> None:
     PPO("MlpPolicy", slots, n_steps=16, batch_size=16, n_epochs=1).learn(128)
 
 
-def test_supersuit_tells_the_agents_apart(slots: Any) -> None:
+def test_supersuit_distinguishes_the_agents(slots: Any) -> None:
     seen = slots.reset()
     assert seen.shape == (8, 156)
     assert np.array_equal(seen[:4, 152:], np.eye(4))

@@ -275,7 +275,7 @@ def test_profiles_say_what_they_are_meant_to_say(world: Dataset) -> None:
         assert abs((gender[world.habits == habit] == 1).mean() - 0.45) < 0.05
 
 
-def test_the_first_film_is_as_likely_as_it_is_said_to_be(world: Dataset) -> None:
+def test_first_films_occur_with_their_stated_probabilities(world: Dataset) -> None:
     assert world.profiles is not None
     chances = first_choice(world.profiles)
     assert np.allclose(chances.sum(axis=1), 1)

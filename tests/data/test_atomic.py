@@ -132,7 +132,7 @@ def test_gzip_that_is_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
         read_interactions(path)
 
 
-def test_gzip_that_is_none_or_damaged_is_refused(tmp_path: Path) -> None:
+def test_invalid_or_damaged_gzip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.inter.gz"
     path.write_text(INTER + GOOD)
     with pytest.raises(InvalidData, match="is not a whole gzip file"):

@@ -132,7 +132,7 @@ def test_processes_take_turns(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
-def test_who_does_not_wait_is_told(tmp_path: Path) -> None:
+def test_a_process_that_does_not_wait_is_informed(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with alone(path, wait=False) as first:
         assert first

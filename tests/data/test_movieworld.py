@@ -86,7 +86,7 @@ def test_an_unknown_level_is_refused() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_nobody_watches_a_film_twice(level: str) -> None:
+def test_no_viewer_watches_a_film_twice(level: str) -> None:
     for sequence in histories(movieworld(level, num_users=600, num_items=100)):
         assert len(set(sequence)) == len(sequence)
 

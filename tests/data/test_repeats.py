@@ -145,7 +145,7 @@ def test_one_title_under_two_ids_is_one_item(tmp_path: Path, titles: dict[str, s
     assert [data.item_tokens[i] for i in tasks.history(0)] == ["x", "y"]
 
 
-def test_titles_that_more_than_an_id_tells_apart_are_two_items(tmp_path: Path) -> None:
+def test_titles_that_differ_in_more_than_an_id_are_two_items(tmp_path: Path) -> None:
     data = load_dataset(
         folder_of(tmp_path, [["a", "b", "c"]], {"a": "Owl", "b": "Owl II", "c": "Owls"})
     )

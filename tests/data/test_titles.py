@@ -46,7 +46,7 @@ def test_articles_of_products_stay() -> None:
     assert clean_title("Vitamins C, A", articles=False) == "Vitamins C, A"
 
 
-def test_equal_titles_are_told_apart_by_what_differs() -> None:
+def test_equal_titles_are_distinguished_by_differing_properties() -> None:
     assert unique_titles(
         ["Owl", "owl", "Nest", "Nest", "Egg", "Egg", "Bird"],
         list("1234567"),
@@ -63,7 +63,7 @@ def test_equal_titles_are_told_apart_by_what_differs() -> None:
     )
 
 
-def test_a_mark_that_spells_another_title_is_told_apart_too() -> None:
+def test_a_mark_that_spells_another_title_is_distinguished() -> None:
     titles = unique_titles(["Owl", "Owl", "Owl (id 1)", "OWL (ID 2)"], ["1", "2", "3", "4"])
     assert len({t.casefold() for t in titles}) == 4
 

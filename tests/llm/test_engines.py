@@ -185,7 +185,7 @@ def test_a_reply_that_has_begun_goes_on(both: Any, prompts: list[Prompt]) -> Non
 # ---- what a request may ask for ----
 
 
-def test_replies_stop_where_they_shall(both: Any, prompts: list[Prompt]) -> None:
+def test_replies_stop_at_stop_texts(both: Any, prompts: list[Prompt]) -> None:
     whole = both[0].complete(ask(prompts[:8]))
     # What half of these replies have in their middle.
     stop = whole[0].text[len(whole[0].text) // 2 :][:2]
@@ -266,7 +266,7 @@ def test_all_kinds_of_requests_in_one_call(engine: VLLMModel, prompts: list[Prom
 # ---- refusals ----
 
 
-def test_what_cannot_be_asked_is_said(both: Any, prompts: list[Prompt]) -> None:
+def test_unsupported_requests_are_refused(both: Any, prompts: list[Prompt]) -> None:
     good = ask(prompts[:1], Generation(max_tokens=4))[0]
     before = both[0].complete([good]), both[1].complete([good])
     for model in both:

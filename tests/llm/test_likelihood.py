@@ -92,7 +92,7 @@ def test_smollm2_equals_brute_force(smollm2: TransformersModel) -> None:
     assert smollm2._reads_trees
 
 
-def test_a_title_that_begins_another_is_told_apart(smollm2: TransformersModel) -> None:
+def test_a_title_that_begins_another_is_distinguished(smollm2: TransformersModel) -> None:
     """What ends a title counts: without it, the shorter one could only be ahead."""
     prompt = "1. Rocky\n2. Rocky II\n3. Jaws\n4. Jaws 2\n5. Alien\n6."
     (reply,) = smollm2.complete([asking(prompt, "Alien", "Alien 2", "Aliens")])
@@ -104,7 +104,7 @@ def test_a_title_that_begins_another_is_told_apart(smollm2: TransformersModel) -
     assert bare.choice_logprobs[0] > bare.choice_logprobs[1]
 
 
-def test_the_terminator_tells_apart(tiny: TransformersModel) -> None:
+def test_the_terminator_distinguishes_prefix_titles(tiny: TransformersModel) -> None:
     (with_end,) = tiny.complete([asking("1.", "Alien", "Aliens", "Alien 3")])
     (bare,) = tiny.complete([asking("1.", "Alien", "Alien 3", after="")])
     assert bare.choice_logprobs is not None
@@ -239,7 +239,7 @@ def test_what_becomes_no_token_or_the_same_tokens_is_refused(tiny: TransformersM
         tiny.complete([asking("", "Up")])
 
 
-def test_titles_that_the_tokenizer_cannot_tell_apart(tmp_path: Path) -> None:
+def test_titles_with_equal_tokens_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "lower"
     random_llama(folder, ["Alien and alien", *TITLES], lower=True)
     model = TransformersModel(folder, device="cpu")
