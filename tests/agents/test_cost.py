@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from letters import Letters
 
+import rpp_env
 from rpp_agents.cli import main
+from rpp_agents.commands.cost import tokens_of
 from tests.brought import PARTS
 
 SMALL = (
@@ -102,3 +105,12 @@ def test_a_study_prints_its_cost(counted: Any, tmp_path: Path) -> None:
 
 def test_what_costs_nothing_is_not_announced(counted: Any) -> None:
     assert "up to" not in counted("play random")[2]
+
+
+def test_prompts_that_titles_continue_are_read_with_their_titles() -> None:
+    made: dict[str, Any] = {"model": Letters(), "max_users": 4}
+    env = rpp_env.RPPEnv.make("movieworld", rules="RPPLikelihood-v0", num_candidates=20, **made)
+    few = rpp_env.RPPEnv.make("movieworld", rules="RPPLikelihood-v0", num_candidates=2, **made)
+    titles = [len(title) for title in env.tasks.dataset.titles]
+    more = tokens_of(env)[0] - tokens_of(few)[0]
+    assert 18 * min(titles) / 4 <= more <= 18 * max(titles) / 4

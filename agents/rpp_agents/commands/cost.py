@@ -10,6 +10,7 @@ from rpp_agents.commands.console import say
 from rpp_env import RPPEnv
 from rpp_env.data.candidates import TaskBatch
 from rpp_env.models.base import is_language_model
+from rpp_env.recommenders import LikelihoodRecommender
 
 __all__ = ["answers_of", "is_asked", "say_cost", "tokens_of"]
 
@@ -50,12 +51,18 @@ def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str
 
 
 def tokens_of(env: RPPEnv) -> tuple[int, int]:
-    """Estimate the tokens of a prompt, from its characters, and the most tokens of a reply."""
+    """Estimate the tokens of a prompt, from its characters, and the most tokens of a reply.
+
+    A prompt that titles continue is read with all of them.
+    """
     rows = np.arange(min(16, len(env.tasks)))
     drawn = env.observer.actions.drawn(np.random.default_rng(0), (len(rows), len(env.agents)))
     state = env.space.apply(env.space.start(rows), drawn)
     prompts = env.space.prompts(state, TaskBatch(env.tasks, rows), rows)
     lengths = [len(prompt.text) for prompt in prompts]
+    if isinstance(env.recommender, LikelihoodRecommender):
+        titles = [sum(map(len, prompt.task.candidates)) for prompt in prompts]
+        lengths = [one + more for one, more in zip(lengths, titles, strict=True)]
     generation = getattr(env.recommender, "generation", None)
     reply = 0 if generation is None else int(generation.max_tokens)
     return math.ceil(float(np.mean(lengths)) / _PER_TOKEN), reply
