@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -107,6 +109,25 @@ def asked(
     )
 
 
+def shared_words(tasks: TaskSet, length: int) -> np.ndarray:
+    """(U, K) summed rarity of the words that candidates share with the last titles of a user."""
+    titles = [_words(title) for title in tasks.dataset.titles]
+    counts = Counter(word for words in titles for word in words)
+    scores = np.zeros((len(tasks), tasks.num_candidates))
+    for i in range(len(tasks)):
+        task = tasks.task(i)
+        seen = set().union(*map(_words, task.history[-length:]))
+        for k, title in enumerate(task.candidates):
+            scores[i, k] = sum(
+                np.log(len(titles) / counts[word]) for word in sorted(_words(title) & seen)
+            )
+    return scores
+
+
+def _words(title: str) -> set[str]:
+    return set(re.findall(r"\w+", title.lower()))
+
+
 @dataclass
 class Measured:
     """What a model, and lines beside it, earn on the same test users."""
@@ -139,7 +160,8 @@ class Measured:
             for control in controls:
                 what = control.removeprefix(f"{setting} ")
                 self.contrasts[f"{name} - {what}"] = (name, f"{control}; {score}")
-            self.contrasts[f"{name} - popularity"] = (name, "popularity")
+            for line in ("popularity", "shared words"):
+                self.contrasts[f"{name} - {line}"] = (name, line)
 
 
 def measure(
@@ -195,7 +217,8 @@ def report(
     text = f"""## {test.num_candidates} candidates, {negatives} negatives
 
 {len(test)} test users; NDCG@10 with 95% intervals over users. Chance is {chance:.3f}; popularity
-among train users has {means["popularity"]}.
+among train users has {means["popularity"]}, and words that candidates share with the last
+{given.lengths[0]} titles have {means["shared words"]}.
 
 {table([["form and history", *SCORES], *rows])}
 
@@ -279,6 +302,8 @@ def main() -> None:
         measured = measure(given, recommender, train, test)
         popularity = interactions.counts[test.candidates].astype(np.float64)
         measured.columns["popularity"] = paid(popularity, test.position.astype(np.int64))
+        words = shared_words(test, given.lengths[0])
+        measured.columns["shared words"] = paid(words, test.position.astype(np.int64))
         section, result = report(given, measured, test, negatives)
         sections.append(section)
         results.append(result)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rpp_env
 from rpp_env.data.candidates import TaskSet
+from rpp_env.task import RankingTask
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -53,6 +56,27 @@ def test_another_order_shows_the_same_titles(benchmark: Any, tasks: TaskSet) -> 
         assert sorted(shown) == sorted(other.task.history[-other.shown :])
 
 
+def test_shared_words_are_those_of_the_titles_that_are_shown(benchmark: Any) -> None:
+    titles = ("The Red Owl", "Blue Owl", "The Green", "Cold", "Red Owl II", "The End")
+
+    class Few:
+        num_candidates = 3
+
+        def __len__(self) -> int:
+            return 1
+
+        def task(self, _: int) -> RankingTask:
+            return RankingTask(
+                "u", ("Cold", "The Red Owl"), ("Blue Owl", "Red Owl II", "Cold"), "Cold"
+            )
+
+    few: Any = Few()
+    few.dataset = SimpleNamespace(titles=titles)
+    one, two = np.log(6 / 3), np.log(6 / 2)  # "owl" is in three titles, "red" in two
+    np.testing.assert_allclose(benchmark.shared_words(few, 1), [[one, one + two, 0.0]])
+    np.testing.assert_allclose(benchmark.shared_words(few, 2), [[one, one + two, np.log(6)]])
+
+
 def test_the_page_has_every_line(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,5 +95,6 @@ def test_the_page_has_every_line(
         assert "list, 10 titles; sum - in another order" in one["differences"]
         assert "list, 10 titles; pmi - of another user" in one["differences"]
         assert "list, 3 titles; sum - popularity" in one["differences"]
+        assert "list, 10 titles; mean - shared words" in one["differences"]
     titles = rpp_env.load_dataset("movieworld").titles
     assert not any(title in page for title in titles)
