@@ -379,14 +379,22 @@ def _check_apart(train: RPPEnv, env: RPPEnv) -> None:
 
 
 def episodes(
-    policy: Policy, env: RPPEnv, *, size: int, greedy: bool = True, seed: int = 0
+    policy: Policy,
+    env: RPPEnv,
+    *,
+    size: int,
+    greedy: bool = True,
+    seed: int = 0,
+    tasks: int | None = None,
 ) -> Iterator[tuple[Ints, int, Step]]:
-    """Play every task once, `size` at a time; yields task rows, the step from 0, and the result.
+    """Play every task, or the first `tasks`, once, `size` at a time.
 
-    Every policy begins with the same `seed`: rules that reorder candidates do so alike for all.
+    Yields task rows, the step from 0, and the result. Every policy begins with the same `seed`:
+    rules that reorder candidates do so alike for all.
     """
-    for begin in range(0, len(env.tasks), size):
-        rows = np.arange(begin, min(begin + size, len(env.tasks)))
+    count = len(env.tasks) if tasks is None else tasks
+    for begin in range(0, count, size):
+        rows = np.arange(begin, min(begin + size, count))
         observations, _ = env.reset(seed if begin == 0 else None, {"users": rows})
         memory = None
         for t in range(env.max_cycles):

@@ -24,16 +24,18 @@ from rpp_agents.experiments import show
 from rpp_agents.experiments.cells import write_cell
 from rpp_agents.experiments.jobs import unfinished
 from rpp_agents.experiments.methods import METHODS, VERSIONS, method, options
-from rpp_agents.experiments.methods.fixed import MANUAL, best_of_all
-from rpp_agents.experiments.methods.trained import OnlyAgent
+from rpp_agents.experiments.methods.fixed import best_of_all
+from rpp_agents.experiments.methods.sentences import MANUAL, items
+from rpp_agents.experiments.methods.sentences.alone import OnlyAgent
 from rpp_agents.experiments.plan import PRESETS, Redrawn, Setting, Study
 from rpp_agents.experiments.players import Asking, Played, Playing, Unasked, asking_best, borda
-from rpp_agents.experiments.problem import Counted, Problem, Users
+from rpp_agents.experiments.problem import Counted, Problem, Users, tokens_of
 from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import make_tables, run_cells
 from rpp_agents.experiments.tables import verdict
 from rpp_agents.recommenders import BPRConfig
+from rpp_env.episode import Response
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, Random
 from rpp_env.intervals import Estimate
@@ -75,8 +77,10 @@ def test_a_table_and_the_model_answer_alike(problem: Problem) -> None:
     rng = np.random.default_rng(0)
     rows, cells = rng.integers(len(asked), size=200), rng.integers(asked.cells, size=200)
     left, right = asked.ask(rows, cells), alone.ask(rows, cells)
-    for name in ("orders", "ranks", "named", "tokens"):
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    for name in ("order", "named"):
+        np.testing.assert_array_equal(getattr(left.rankings, name), getattr(right.rankings, name))
+    np.testing.assert_array_equal(left.rank, right.rank)
+    np.testing.assert_array_equal(tokens_of(left), tokens_of(right))
     for name in ("calls", "unique", "tokens"):
         assert getattr(asked.ledger, name) == getattr(alone.ledger, name)
 
@@ -89,9 +93,9 @@ def test_a_cell_is_what_the_environment_asks(problem: Problem) -> None:
     played = Playing(plan).play(test, 0)
     cell = test.cell(rules.start, 2, 4, 1)
     asked = test.ask(np.arange(len(test)), np.full(len(test), cell))
-    np.testing.assert_array_equal(played.ranks, np.tile(asked.ranks[:, None], (1, 5)))
-    np.testing.assert_array_equal(played.orders[:, 3], asked.orders)
-    np.testing.assert_array_equal(played.tokens[:, 0], asked.tokens)
+    np.testing.assert_array_equal(played.ranks, np.tile(asked.rank[:, None], (1, 5)))
+    np.testing.assert_array_equal(played.orders[:, 3], asked.rankings.order)
+    np.testing.assert_array_equal(played.tokens[:, 0], tokens_of(asked))
 
 
 def test_calls_are_counted_and_repeats_are_not_unique(problem: Problem) -> None:
@@ -100,7 +104,7 @@ def test_calls_are_counted_and_repeats_are_not_unique(problem: Problem) -> None:
     first = train.ask(rows, np.full(10, 7))
     train.ask(rows, np.full(10, 7))
     assert (train.ledger.calls, train.ledger.unique) == (20, 10)
-    assert train.ledger.tokens == 2 * first.tokens.sum()
+    assert train.ledger.tokens == 2 * tokens_of(first).sum()
     # A short history is shown whole on several rungs: one prompt.
     short = int(train.env.tasks.history_lengths.argmin())
     length = int(train.env.tasks.history_lengths[short])
@@ -119,9 +123,9 @@ def test_rankings_of_reordered_candidates_are_returned_in_the_tasks_order(proble
     orders = rng.permuted(np.tile(np.arange(20), (len(rows), 1)), axis=1)
     other = test.ask(rows, cells, orders=orders)
     # The embedded model looks at titles, not places: what it says stays the same but for ties.
-    assert (plain.orders[:, 0] == other.orders[:, 0]).mean() > 0.9
+    assert (plain.rankings.order[:, 0] == other.rankings.order[:, 0]).mean() > 0.9
     position = test.env.tasks.position
-    for row, order, rank in zip(rows, other.orders, other.ranks, strict=True):
+    for row, order, rank in zip(rows, other.rankings.order, other.rank, strict=True):
         assert rank == 0 or order[rank - 1] == position[row]
 
 
@@ -134,7 +138,7 @@ def test_playing_is_counted_as_asking_is(problem: Problem) -> None:
     cell = train.cell(train.env.rules.start, 1, 3, 0)
     asked = train.ask(np.arange(len(train)), np.full(len(train), cell))
     assert train.ledger.unique == len(train)
-    assert train.ledger.tokens == 2 * asked.tokens.sum()
+    assert train.ledger.tokens == 2 * tokens_of(asked).sum()
 
 
 def test_tasks_must_agree(problem: Problem) -> None:
@@ -206,11 +210,15 @@ def test_the_best_cells_are_asked_in_their_order(problem: Problem) -> None:
 def test_scores_are_means_or_merged_and_never_the_best() -> None:
     orders = np.array([[[0, 1, 2], [1, 0, 2]]], np.uint8)
     ranks = np.array([[1, 2]])
-    played = Played(orders, ranks, np.full((1, 2), 3), ranks, np.zeros((1, 2, 4), np.int64))
+    calls = [
+        Response(rpp_env.Rankings(orders[:, i], np.array([3])), ranks[:, i], ndcg(ranks[:, i]))
+        for i in range(2)
+    ]
+    played = Played(calls, np.zeros((1, 2), np.int64))
     assert played.scores["score"][0] == pytest.approx(ndcg(ranks).mean())
     assert played.scores["first"][0] == 1.0
     assert played.scores["last"][0] == pytest.approx(1 / np.log2(3))
-    merged = Played(orders, ranks, np.full((1, 2), 3), ranks, played.prompts, merge=True)
+    merged = Played(calls, played.cells, merge=True)
     assert merged.scores["score"][0] == merged.scores["merged"][0] == 1.0  # a tie: the first order
 
 
@@ -250,9 +258,14 @@ def test_oracle_echo_and_silence() -> None:
 def test_the_manual_prompt_is_the_configured_one(problem: Problem) -> None:
     player = fit(problem, "manual")
     played = player.play(problem.test, 0)
-    wanted = [MANUAL["role"], MANUAL["shown"], MANUAL["reasoning"], MANUAL["output"]]
+    prompts = problem.test.prompts(problem.test.rows, played.cells[:, 0])
     lengths = problem.test.env.tasks.history_lengths
-    assert (played.prompts[lengths >= 5, 0] == wanted).all()
+    book = problem.test.env.book
+    for prompt, length in zip(prompts, lengths, strict=True):
+        assert prompt.shown == min(length, MANUAL["shown"])
+        assert prompt.choice.role == book.role_playing[MANUAL["role"]] == ""
+        assert prompt.choice.reasoning == book.reasoning_guidance[MANUAL["reasoning"]]
+        assert prompt.choice.output == book.output_format[MANUAL["output"]].text
     assert problem.train.ledger.calls == 0
 
 
@@ -335,19 +348,19 @@ def test_a_prompt_that_shows_a_whole_history_is_asked_once(
     lengths = train.env.tasks.history_lengths.copy()
     short = 3
     lengths[short] = 6  # as if this history were short
-    monkeypatch.setattr(type(train.env.tasks), "history_lengths", property(lambda _: lengths))
+    monkeypatch.setattr(train.env.space, "_lengths", lengths)
     unasked = Unasked(train)
     values = np.random.default_rng(0).random((1, train.cells))
-    levels = len(set(train.shown(np.full(7, short), np.arange(7) * train.cells // 7).tolist()))
+    levels = 5  # 1, 2, 3, 5, and all six
     rows = np.array([short])
     asked = [int(unasked.best(rows, values)[0]) for _ in range(levels * train.cells // 7)]
-    keys = train._keys(np.full(len(asked), short), np.array(asked))
+    keys = train.keys(np.full(len(asked), short), np.array(asked))
     assert len(set(keys.tolist())) == len(asked)  # every prompt, and each once
     # Several calls are different prompts as well.
     five = asking_best(lambda users: np.tile(values, (len(users), 1)), 5)
     cells = five.choose(train, np.random.default_rng(0))
     for row in range(len(train)):
-        assert len(set(train._keys(np.full(5, row), cells[row]).tolist())) == 5
+        assert len(set(train.keys(np.full(5, row), cells[row]).tolist())) == 5
 
 
 def test_a_trainer_learns_and_is_counted(problem: Problem) -> None:
@@ -396,16 +409,13 @@ def bandit() -> Problem:
 
 def test_a_level_is_the_items_that_the_rules_show(bandit: Problem) -> None:
     test = bandit.test
-    assert test.items == (1, 3, 5, 10, 20)
+    assert items(test.env.space) == (1, 3, 5, 10, 20)  # type: ignore[arg-type]
     lengths = test.env.tasks.history_lengths
-    for name, config, items in (("manual", {}, 5), ("llmrank", {"shown": 20}, 20)):
+    for name, config, most in (("manual", {}, 5), ("llmrank", {"shown": 20}, 20)):
         player = fit(bandit, name, **config)
         cells = player.choose(test, np.random.default_rng(0))[:, 0]
-        np.testing.assert_array_equal(
-            test.shown(np.arange(len(test)), cells), np.minimum(lengths, items)
-        )
-        shown = {prompt.shown for prompt in test.prompts(np.arange(len(test)), cells)}
-        assert max(shown) == min(items, int(lengths.max()))
+        shown = [prompt.shown for prompt in test.prompts(test.rows, cells)]
+        np.testing.assert_array_equal(shown, np.minimum(lengths, most))
     with pytest.raises(InvalidOption, match="llmrank shows 1, 3, 5, 10, 20 items, not 8"):
         fit(bandit, "llmrank", shown=8)
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from rpp_agents.experiments.methods import options
-from rpp_agents.experiments.methods.fixed import manual_cell
-from rpp_agents.experiments.methods.grips import (
+from rpp_agents.experiments.methods.sentences import manual_cell
+from rpp_agents.experiments.methods.sentences.grips import (
     Instruction,
     _Draft,
     _Editor,
@@ -24,7 +24,7 @@ from rpp_agents.experiments.methods.grips import (
     grips,
     phrases,
 )
-from rpp_agents.experiments.methods.llmrank import PROMPTS, llmrank
+from rpp_agents.experiments.methods.sentences.llmrank import PROMPTS, llmrank
 from rpp_agents.experiments.players import Asking
 from rpp_agents.experiments.problem import Problem, Users
 from rpp_env import RPPEnv
@@ -109,7 +109,7 @@ def test_grips_finds_the_phrase_that_ruins_the_answer_and_uses_its_own_words_on_
     assert RUINOUS not in instruction(player).output
     played = player.play(made.problem.test, 0)
     assert played.scores["score"].mean() == 1.0
-    assert (played.prompts == -1).all()
+    assert played.cells is None
     assert (played.ranks.shape, player.own_words) == ((USERS, 1), True)
     ledger = made.problem.train.ledger
     assert ledger.calls == ledger.unique == calls[-1] <= 1500  # nothing was paid for twice
@@ -326,7 +326,7 @@ def test_llmrank_plays_test_users_and_counts_what_it_asks() -> None:
         player = llmrank(made.problem, seed=0, budget=0, watch=lambda *_: None, prompt=name)
         played = player.play(made.problem.test, 0)
         assert played.scores["score"].mean() == 1.0
-        assert (played.prompts == -1).all()
+        assert played.cells is None
     assert made.problem.test.ledger.calls == 3 * USERS
     assert made.problem.train.ledger.calls == 0
 

@@ -21,6 +21,7 @@ from rpp_env.data.files import find_dataset
 from rpp_env.data.folders import check_folder, whole_file
 from rpp_env.errors import InvalidOption, UnknownDataset
 from rpp_env.plugins import entry_points, is_code
+from rpp_env.sentences.space import SentencePrompts
 from rpp_env.sim.movieworld import LEVELS
 from rpp_env.text import printable
 
@@ -272,8 +273,11 @@ def _say_costs(jobs: Sequence[Job], out: Path) -> None:
     envs: dict[str, RPPEnv] = {}
     for table in tables_of(jobs):
         model = table.setting.model
-        if is_asked(model):
-            env = envs[model] = live_of(table, out)
+        if model and is_asked(model):
+            env = live_of(table, out)
+            if not isinstance(env.space, SentencePrompts):  # what it costs is not known
+                continue
+            envs[model] = env
             calls = found.setdefault(model, [0, 0])
             if not (out / table.file).exists():
                 calls[0] += len(env.tasks) * answers_of(env)

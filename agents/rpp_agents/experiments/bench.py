@@ -337,7 +337,11 @@ class Bench(Plan):
     def table(self, setting: Setting, draw: int, split: str) -> Table:
         """See `Plan.table`: it holds enough for all rules, so that benches share a table."""
         rules = sorted(name for name, one in RULES.items() if one.order != "step")
-        numbers = tuple(sorted({n for name in rules for n in RULES[name].lengths.shown()}))
+        numbers: tuple[int, ...] | None = None
+        if setting.rules.id in rules:
+            numbers = tuple(sorted({n for name in rules for n in RULES[name].lengths.shown()}))
+        else:
+            rules = [setting.rules.id]
         options = problem_of(setting)["options"]
         users = self.train_users if split == "train" else self.test_users
         name = f"{slug(Path(setting.dataset).name)}-{split}-w{draw}-{users}"
@@ -391,6 +395,7 @@ def _setting(environment: Environment, file: _File) -> Setting:
     return Setting(
         environment.name,
         environment.dataset,
+        model="embedded" if environment.rules in RULES else "",
         draws=file.worlds,
         train_users=file.train_users,
         validation_users=file.test_users,
@@ -436,9 +441,11 @@ def _check(file: _File, where: str) -> None:
         if environment.total_steps is not None and environment.total_steps < 1:
             raise InvalidOption(f"{where}: {environment.name}'s total_steps must be at least 1")
         here = f"{where}, environment {environment.name!r}"
-        check_options(environment.options, _OPTIONS, here)
-        check_problem(environment.options, here)
-        check_options({"rules": environment.rules}, {"rules"}, where)
+        if "rules" in environment.options:
+            raise InvalidOption(f"{here}: rules are a key of the environment, not of its options")
+        told = {**environment.options, "rules": environment.rules}
+        check_options(told, _OPTIONS | {"rules"}, here)
+        check_problem(told, here)
     budgets = {algorithm.label: len(algorithm.grid) for algorithm in file.algorithms}
     if len(set(budgets.values())) > 1:
         raise InvalidOption(

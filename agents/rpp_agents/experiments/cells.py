@@ -288,15 +288,17 @@ def _choices(value: Mapping[str, Any]) -> None:
 
 
 def _fitted(value: Mapping[str, Any]) -> None:
-    users, unsure, prompts = len(value["scores"]["score"]), value["unsure"], value["prompts"]
+    users, unsure = len(value["scores"]["score"]), value["unsure"]
     if unsure != sorted(set(unsure)) or max(unsure, default=-1) >= users:
         raise _Wrong(f"unsure: must be rising numbers below {users}")
-    if len(prompts) > users:
-        raise _Wrong(f"prompts: must be those of {users} users at most")
-    if len(set(map(len, prompts))) > 1 or any(len(one) != 4 for step in prompts for one in step):
-        raise _Wrong("prompts: must be lists of one length, of four numbers each")
-    if any(not one for one in prompts):
-        raise _Wrong("prompts: must not be empty")
+    for name in {"cells", "prompts"} & value.keys():
+        prompts = value[name]
+        if len(prompts) > users:
+            raise _Wrong(f"{name}: must be those of {users} users at most")
+        if len(set(map(len, prompts))) > 1 or any(not one for one in prompts):
+            raise _Wrong(f"{name}: must be lists of one length, none of them empty")
+    if any(len(one) != 4 for step in value.get("prompts", ()) for one in step):
+        raise _Wrong("prompts: must be of four numbers each")
 
 
 FITTED = _table(
@@ -310,9 +312,10 @@ FITTED = _table(
         _choices,
         kinds=_rows(_name, 100),
         counts=_numbers(0, 1e9, whole=True),
-        shares=_mapping(_text("[a-z_]{1,40}"), _rows(_SCORES)),
+        shares=_mapping(_text("[A-Za-z0-9_.-]{1,40}"), _rows(_SCORES)),
     ),
-    prompts=_rows(_rows(_numbers(-1, 1e6, whole=True)), 1000),
+    cells_=_rows(_numbers(0, 1e15, whole=True), 1000),
+    prompts_=_rows(_rows(_numbers(-1, 1e6, whole=True)), 1000),  # of earlier versions
     scores=_table(
         _as_long("score", "first", "last", "merged"),
         score=_SCORES,

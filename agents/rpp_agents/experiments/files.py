@@ -10,23 +10,28 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol, TypeVar
 
 from rpp_agents.trust import confirm
+from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
-from rpp_env.factory import Options, as_rules
 from rpp_env.options import check_values, read_small, unknown
 from rpp_env.plugins import FromFile, is_code
+from rpp_env.rules import RULES, Rules, find_system
 from rpp_env.sim.movieworld import LEVELS
 
 __all__ = [
     "check_different",
     "check_problem",
     "check_size",
+    "episode_of",
     "has_table",
     "matches",
     "nameless",
+    "options_of",
     "plain",
     "read_toml",
     "selected",
@@ -128,17 +133,33 @@ def check_problem(options: Mapping[str, Any], where: str) -> None:
     ------
     InvalidOption
     """
-    known = {field.name for field in dataclasses.fields(Options)}
+    kind = options_of(options.get("rules", "RPP-v0"))
+    known = {field.name for field in dataclasses.fields(kind)}
     try:
-        Options(**{name: value for name, value in options.items() if name in known})
+        kind(**{name: value for name, value in options.items() if name in known})
         check_values({"max_cycles": int | None, "padded_actions": bool}, options)
-        if "rules" in options:
-            as_rules(options["rules"])
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
     for name, most in LARGEST_WORLD.items():
         if (options.get(name) or 0) > most:
             raise InvalidOption(f"{where}: {name} may be {most:,} in a plan, not {options[name]:,}")
+
+
+def episode_of(rules: str) -> Rules | Episode:
+    """The rules with that id; of a system that is not RPP, the episode that its module names.
+
+    Where it names none, an episode has one step unless a setting says ``max_cycles``.
+    """
+    if rules in RULES:
+        return RULES[rules]
+    module = import_module(find_system(rules).assemble.partition(":")[0])
+    found: Episode = getattr(module, "EPISODE", Episode(rules, 1))
+    return found
+
+
+def options_of(rules: str) -> Any:
+    """The class of the options that an id's environments have, besides `RPPEnv.make`'s own."""
+    return resolve_name(find_system(rules).options)
 
 
 def has_table(path: Path, name: str) -> bool:

@@ -58,8 +58,10 @@ from rpp_agents.experiments.files import (
     check_different,
     check_problem,
     check_size,
+    episode_of,
     matches,
     nameless,
+    options_of,
     plain,
     read_toml,
     selected,
@@ -69,11 +71,12 @@ from rpp_agents.experiments.files import (
 )
 from rpp_agents.experiments.methods import VERSIONS, options
 from rpp_agents.trainers import trainer_config
+from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
 from rpp_env.factory import Options
 from rpp_env.metrics import chance_ndcg
 from rpp_env.options import made, unknown
-from rpp_env.rules import RULES, Rules
+from rpp_env.rules import RULES, SYSTEMS, Rules
 
 __all__ = [
     "ONE_PATTERN",
@@ -138,6 +141,7 @@ class Setting:
     dataset: str = "movieworld"
     part: str = "main"
     model: str = "embedded"
+    """Who ranks, as `RPPEnv.make` names it; empty for the rules' own recommender."""
     rank_by: str = "generate"
     recording: str = ""
     """A file that keeps the model's answers, from the folder of all; none by default."""
@@ -157,9 +161,9 @@ class Setting:
     """Train on all train users, asking the model (benches only)."""
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> Rules | Episode:
         """The rules of its episodes."""
-        return RULES[self.options.get("rules", "RPP-v0")]
+        return episode_of(self.options.get("rules", "RPP-v0"))
 
     @property
     def steps(self) -> int:
@@ -169,7 +173,11 @@ class Setting:
     @property
     def candidates(self) -> int:
         """Candidates of a task."""
-        return int(self.options.get("num_candidates", self.rules.num_candidates))
+        rules = self.rules
+        if not isinstance(rules, Rules):
+            rules = options_of(self.options["rules"])
+        number = self.options.get("num_candidates", getattr(rules, "num_candidates", None))
+        return int(number or RULES["RPP-v0"].num_candidates)
 
     @property
     def chance(self) -> float:
@@ -569,16 +577,28 @@ def check_counts(row: object, names: Sequence[str], where: str) -> None:
 
 def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
     """Refuse options that a setting cannot have, and rules that no table can hold."""
+    rules = chosen.get("rules", "RPP-v0")
+    if not isinstance(rules, str):
+        raise InvalidOption(f"{where}: rules must be the name of an id, not {rules!r}")
+    try:
+        own, episode = options_of(rules), episode_of(rules)
+    except InvalidOption as error:
+        raise InvalidOption(f"{where}: {error}") from error
+    if not isinstance(episode, Rules):
+        names = {field.name for field in dataclasses.fields(own)}
+        allowed = names & {*allowed, *(names - OPTIONS)} | {"rules", "max_cycles"}
     for key in chosen:
         if key not in allowed:
             raise InvalidOption(f"{where}: {unknown('option', key, sorted(allowed))}")
-    rules = chosen.get("rules", "RPP-v0")
-    if rules not in RULES:
-        raise InvalidOption(f"{where}: {unknown('rules', rules, RULES)}")
-    if RULES[rules].order == "step":
+    if episode.order == "step":
         raise InvalidOption(
             f"{where}: {rules} reorders the candidates at every step, which no table can hold, "
             "and runs replay tables"
+        )
+    if episode.id != rules and rules in SYSTEMS:
+        raise InvalidOption(
+            f"{where}: {rules} asks for another item at every step, which no table can hold, and "
+            "runs replay tables"
         )
 
 
@@ -667,9 +687,10 @@ class Study(Plan):
             wanted = (
                 setting.part == "main" and setting.tables and cell.method.method != "recommender"
             )
-            # Files of retrieved candidates hold one draw.
+            # Files of retrieved candidates hold one draw, and so do other systems.
             retrieved = setting.options.get("negatives") == "retrieved"
-            if wanted and setting.name not in seen and not retrieved:
+            wanted &= not retrieved and isinstance(setting.rules, Rules)
+            if wanted and setting.name not in seen:
                 seen.add(setting.name)
                 jobs.append(Redrawn(self, setting))
         return jobs
@@ -690,6 +711,11 @@ class Study(Plan):
 def _check_setting(setting: Setting, where: str) -> None:
     check_options(setting.options, _OPTIONS, where)
     check_problem(setting.options, where)
+    if not isinstance(setting.rules, Rules) and setting.model == "embedded":
+        raise InvalidOption(
+            f"{where}: the embedded model reads sentences, and {setting.rules.id} has none: give "
+            'model = "" for its own recommender, or name one'
+        )
     if setting.part not in PARTS:
         raise InvalidOption(f"{where}: {unknown('part', setting.part, PARTS)}")
     place = Path(setting.recording)

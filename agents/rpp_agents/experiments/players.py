@@ -10,18 +10,21 @@ player              answers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_agents.experiments.problem import Users
+from rpp_agents.experiments.problem import Users, joined, tokens_of
+from rpp_env.episode import Response
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.baselines import Policy
 from rpp_env.evaluation.evaluate import episodes
 from rpp_env.metrics import ndcg
+from rpp_env.prompting import COSTS, Rankings
 from rpp_env.rewriting import Rewrite
 
 __all__ = [
@@ -43,26 +46,41 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class Played:
-    """Answers for T tasks, S calls each.
+    """What S calls about each of T tasks gave.
 
     Attributes
     ----------
-    orders : (T, S, K) uint8 array
-        Positions of the candidates, best first.
-    ranks, named, tokens : (T, S) int64 arrays
-        Rank of the target from 1 (0: not named), candidates named, tokens of prompt and reply.
-    prompts : (T, S, 4) int64 array
-        Role, history items shown, reasoning and output; -1 where the sentences are no book's.
+    calls : sequence of Response
+        One for each call, of all tasks.
+    cells : (T, S) int64 array or None
+        The prompts by their number; None where they are none of the space's.
     merge : bool
         The calls are one answer, merged by Borda count; else each is an answer.
     """
 
-    orders: NDArray[np.uint8]
-    ranks: Ints
-    named: Ints
-    tokens: Ints
-    prompts: Ints
+    calls: Sequence[Response]
+    cells: Ints | None
     merge: bool = False
+
+    @cached_property
+    def orders(self) -> NDArray[np.integer[Any]]:
+        """(T, S, K) positions of the candidates, best first."""
+        return np.stack([call.rankings.order for call in self.calls], axis=1)
+
+    @cached_property
+    def named(self) -> Ints:
+        """(T, S) how many candidates were named."""
+        return np.stack([call.rankings.named for call in self.calls], axis=1).astype(np.int64)
+
+    @cached_property
+    def ranks(self) -> Ints:
+        """(T, S) rank of the target from 1; 0 where it was not named."""
+        return np.stack([call.rank for call in self.calls], axis=1).astype(np.int64)
+
+    @cached_property
+    def tokens(self) -> Ints:
+        """(T, S) tokens of prompt and reply."""
+        return np.stack([tokens_of(call) for call in self.calls], axis=1)
 
     @property
     def merged(self) -> Ints:
@@ -121,22 +139,22 @@ def borda_points(orders: NDArray[Any], named: Ints) -> Ints:
 class Unasked:
     """Chooses prompts that a user was not asked yet; any for one who was asked all of them.
 
-    Cells that differ in a level that shows a short history whole are one prompt.
+    Cells that ask a user the same (`PromptSpace.alike`) are one prompt.
     """
 
     def __init__(self, users: Users) -> None:
-        levels, *_ = users.shape
-        level = np.arange(users.cells).reshape(levels, -1)[:, 0]
-        self._shown = np.stack([users.shown(np.arange(len(users)), c) for c in level[:, None]], 1)
-        self._asked = np.zeros((len(users), levels, users.cells // levels), bool)
+        every = np.arange(users.cells)
+        self._first = np.empty((len(users), users.cells), np.int32)
+        for row in range(len(users)):
+            self._first[row] = users.env.space.alike(every, np.full(users.cells, row))
+        self._asked = np.zeros(self._first.shape, bool)
 
     def best(self, rows: Ints, values: NDArray[Any]) -> Ints:
         """(B,) the cell of highest value (B, cells) for each of `rows`, which then is asked."""
-        asked = self._asked[rows].reshape(len(rows), -1)
+        first = self._first[rows]
+        asked = np.take_along_axis(self._asked[rows], first, axis=1)
         cells: Ints = np.where(asked, -np.inf, values).argmax(1)
-        level, sentences = np.divmod(cells, self._asked.shape[2])
-        same = self._shown[rows] == self._shown[rows, level][:, None]
-        self._asked[rows, :, sentences] |= same
+        self._asked[rows, first[np.arange(len(rows)), cells]] = True
         return cells
 
 
@@ -146,8 +164,11 @@ def asking_best(values: Callable[[Users], NDArray[Any]], calls: int = 1) -> Aski
         raise InvalidOption(f"calls={calls}: give 1 or more")
 
     def choose(users: Users, _: np.random.Generator) -> Ints:
-        found, unasked, rows = values(users), Unasked(users), np.arange(len(users))
-        return np.stack([unasked.best(rows, found) for _ in range(calls)], axis=1)
+        found = values(users)
+        if calls == 1:
+            return np.asarray(found.argmax(axis=1)[:, None], np.int64)
+        unasked = Unasked(users)
+        return np.stack([unasked.best(users.rows, found) for _ in range(calls)], axis=1)
 
     return Asking(choose, merge=calls > 1)
 
@@ -175,7 +196,7 @@ class Asking:
     merge : bool
         See `Played`.
     own_words : bool
-        The sentences are not those of the book: no indices are told.
+        The prompts are none of the space's: no cells are reported.
     """
 
     choose: Callable[[Users, np.random.Generator], Ints]
@@ -188,28 +209,15 @@ class Asking:
         """See `Player`."""
         rng = np.random.default_rng(seed)
         cells = np.asarray(self.choose(users, rng), np.int64)
-        count, calls = cells.shape
-        rows = np.arange(count)
         K = users.env.tasks.num_candidates
         found = []
-        for call in range(calls):
+        for call in range(cells.shape[1]):
             orders = None
             if self.reorder and call:
-                orders = rng.permuted(np.tile(np.arange(K), (count, 1)), axis=1)
-            found.append(users.ask(rows, cells[:, call], rewrite=self.rewrite, orders=orders))
-        flat = cells.T.ravel()
-        _, role, reasoning, output = np.unravel_index(flat, users.shape)
-        shown = users.shown(np.tile(rows, calls), flat)
-        told = np.stack([role, shown, reasoning, output], axis=1)
-        told = told.reshape(calls, count, 4).transpose(1, 0, 2)
-        return Played(
-            np.stack([a.orders for a in found], axis=1),
-            np.stack([a.ranks for a in found], axis=1),
-            np.stack([a.named for a in found], axis=1),
-            np.stack([a.tokens for a in found], axis=1),
-            np.full_like(told, -1) if self.own_words else told,
-            self.merge,
-        )
+                orders = rng.permuted(np.tile(np.arange(K), (len(cells), 1)), axis=1)
+            asked = users.ask(users.rows, cells[:, call], rewrite=self.rewrite, orders=orders)
+            found.append(asked)
+        return Played(found, None if self.own_words else cells, self.merge)
 
 
 @dataclass(frozen=True)
@@ -230,17 +238,15 @@ class Playing:
     def play(self, users: Users, seed: int) -> Played:
         """See `Player`."""
         env = users.env if self.env is None else self.env(users)
-        tasks, steps, K = len(users), env.max_cycles, users.env.tasks.num_candidates
-        orders = np.empty((tasks, steps, K), np.uint8)
-        ranks, named, tokens, shown = np.empty((4, tasks, steps), np.int64)
-        prompts = np.empty((tasks, steps, 4), np.int64)
-        played = episodes(self.policy, env, size=_BATCH, greedy=True, seed=seed)
+        finite = env.space.shape is not None
+        cells = np.empty((len(users), env.max_cycles), np.int64)
+        parts: list[list[Response]] = [[] for _ in range(env.max_cycles)]
+        played = episodes(self.policy, env, size=_BATCH, seed=seed, tasks=len(users))
         for rows, t, step in played:
             infos = step.infos
-            ranks[rows, t], named[rows, t] = infos["rank"], infos["named"]
-            tokens[rows, t] = infos["prompt_tokens"] + infos["completion_tokens"]
-            shown[rows, t] = infos["shown"]
-            prompts[rows, t] = step.actions
-            orders[rows, t] = step.orders
-        prompts[..., 1] = shown
-        return Played(orders, ranks, named, tokens, prompts)
+            cost = {name: infos[name] for name in COSTS}
+            rankings = Rankings(step.orders, infos["named"], cost)
+            parts[t].append(Response(rankings, infos["rank"], step.rewards))
+            if finite:
+                cells[rows, t] = env.space.cell(step.state)
+        return Played([joined(part) for part in parts], cells if finite else None)

@@ -1,14 +1,16 @@
 """One problem of a study: whose prompts are chosen, who answers, and what the answers cost.
 
-A prompt method need not walk: it names a *cell* (level of the history, role, reasoning, output) for
-a user and asks. `Users.ask` answers from a table where there is one, and counts in the currency
-that all methods share: calls of the model, those among them that were new, and tokens. What no
-table can hold (rewritten sentences, candidates in another order) is put to the model itself.
+A prompt method need not walk: it names a *cell*, the number of a prompt in its user's prompt space
+(`rpp_env.prompting.PromptSpace`), and asks. `Users.ask` answers from a table where there is one,
+and counts in the currency that all methods share: calls of the model, those among them that were
+new, and tokens. What no table can hold (rewritten sentences, candidates in another order) is put to
+the model itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,22 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env import RPPEnv, Step
-from rpp_env.data.candidates import MAX_HISTORY
+from rpp_env.data.candidates import TaskBatch
+from rpp_env.episode import Response
 from rpp_env.errors import InvalidOption
-from rpp_env.metrics import ndcg
-from rpp_env.prompting import Rankings
+from rpp_env.prompting import COSTS, Rankings
 from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten
-from rpp_env.sentences import AGENTS
-from rpp_env.sentences.prompt import Prompt
+from rpp_env.sentences.space import SentencePrompts
 
-__all__ = ["Asked", "Counted", "Ledger", "Problem", "Users", "remade"]
+__all__ = ["MOST_CELLS", "Counted", "Ledger", "Problem", "Users", "joined", "remade", "tokens_of"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BATCH = 512
-_HISTORY = AGENTS.index("history_records")
+MOST_CELLS = 1_000_000
+"""Prompts of a user that methods look at one by one."""
 
 
 @dataclass
@@ -53,10 +55,10 @@ class Ledger:
     unique: int = 0
     tokens: int = 0
     _cells: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool), repr=False)
-    _texts: set[int] = field(default_factory=set, repr=False)
+    _others: set[int] = field(default_factory=set, repr=False)
 
     def count(self, keys: Ints, tokens: Ints) -> None:
-        """Count questions that are told apart by a number."""
+        """Count questions that are told apart by a number from 0."""
         self._pay(tokens)
         if len(keys) and keys.max() >= len(self._cells):
             grown = np.zeros(max(2 * len(self._cells), int(keys.max()) + 1), bool)
@@ -66,39 +68,16 @@ class Ledger:
         self.unique += int((~self._cells[new]).sum())
         self._cells[new] = True
 
-    def count_texts(self, texts: Sequence[str], tokens: Ints) -> None:
-        """Count questions that are told apart by their text."""
+    def count_others(self, keys: Iterable[Hashable], tokens: Ints) -> None:
+        """Count questions that are told apart by a text, or by anything else."""
         self._pay(tokens)
-        before = len(self._texts)
-        self._texts.update(map(hash, texts))
-        self.unique += len(self._texts) - before
+        before = len(self._others)
+        self._others.update(map(hash, keys))
+        self.unique += len(self._others) - before
 
     def _pay(self, tokens: Ints) -> None:
         self.calls += len(tokens)
         self.tokens += int(tokens.sum())
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Answers to N questions.
-
-    Attributes
-    ----------
-    orders : (N, K) uint8 array
-        Positions of the candidates as the task has them, best first.
-    ranks, named, tokens : (N,) int64 arrays
-        Rank of the target from 1 (0: not named), candidates named, tokens of prompt and reply.
-    """
-
-    orders: NDArray[np.uint8]
-    ranks: Ints
-    named: Ints
-    tokens: Ints
-
-    @property
-    def rewards(self) -> Floats:
-        """(N,) NDCG@10."""
-        return np.asarray(ndcg(self.ranks), np.float64)
 
 
 @dataclass(frozen=True)
@@ -113,22 +92,34 @@ class Users:
         The same tasks and the model itself; the same object where there is no table.
     ledger : Ledger
         What `ask` and `Counted` environments over these users have asked.
+    count : int, optional
+        How many of the tasks are meant, from the first one; by default all.
     """
 
     env: RPPEnv
     live: RPPEnv
     ledger: Ledger = field(default_factory=Ledger)
+    count: int | None = None
 
     def __post_init__(self) -> None:
         if self.env.tasks.digest != self.live.tasks.digest:
             raise InvalidOption("env and live must be about the same tasks")
 
     def __len__(self) -> int:
-        return len(self.env.tasks)
+        return len(self.env.tasks) if self.count is None else self.count
 
     def uncounted(self) -> Users:
         """The same users with a ledger of their own."""
         return replace(self, ledger=Ledger())
+
+    def first(self, count: int) -> Users:
+        """The first tasks alone, with a ledger of their own."""
+        return replace(self, ledger=Ledger(), count=min(count, len(self)))
+
+    @property
+    def rows(self) -> Ints:
+        """(T,) the tasks."""
+        return np.arange(len(self))
 
     def environment(self, *, rewrite: Rewrite | None = None, **options: Any) -> RPPEnv:
         """A fresh environment of these users; `options` as the constructor of `RPPEnv` takes them.
@@ -137,22 +128,38 @@ class Users:
         """
         return remade(self.env if rewrite is None else self.live, rewrite=rewrite, **options)
 
-    @cached_property
-    def items(self) -> tuple[int, ...]:
-        """History items that each level shows to a user who has as many."""
-        return self.env.rules.lengths.shown()
-
     @property
     def shape(self) -> tuple[int, ...]:
-        """Axes of a user's distinct prompts, of which a cell is one; the first are the levels."""
-        shape = self.env.space.shape
-        assert shape is not None
-        return shape
+        """Axes of a user's distinct prompts, of which a cell is one.
+
+        Raises
+        ------
+        InvalidOption
+            Where there are infinitely many.
+        """
+        return self.finite("this method")
+
+    def finite(self, method: str) -> tuple[int, ...]:
+        """`shape`, or InvalidOption with the `method` that needs it."""
+        space = self.env.space
+        if space.shape is None:
+            raise InvalidOption(
+                f"{method} chooses one of a finite number of prompts, and {type(space).__name__} "
+                "has infinitely many: give it a prompt space with a shape, such as a codebook, or "
+                "take a trainer (method = 'rpp')"
+            )
+        if (count := math.prod(space.shape)) > MOST_CELLS:
+            raise InvalidOption(
+                f"{method} looks at every prompt of a user, and {type(space).__name__} has "
+                f"{count:,}, which is more than {MOST_CELLS:,}: give fewer options or agents, or "
+                "take a trainer (method = 'rpp')"
+            )
+        return space.shape
 
     @property
     def cells(self) -> int:
         """How many there are."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     def cell(self, *choices: int) -> int:
         """The index of a cell, from one choice for each axis of `shape`."""
@@ -161,7 +168,7 @@ class Users:
     @cached_property
     def observations(self) -> NDArray[np.float32]:
         """(T, d): what is seen of each user before anything is asked."""
-        seen, _ = self.env.reset(seed=0, options={"users": np.arange(len(self))})
+        seen, _ = self.env.reset(seed=0, options={"users": self.rows})
         return np.ascontiguousarray(seen[:, 0])
 
     @cached_property
@@ -169,15 +176,8 @@ class Users:
         """(T, cells) NDCG@10 of every cell: full information, from a table only; not counted."""
         if self.env.table is None:
             raise InvalidOption("every cell's reward is known from a complete table only")
-        return np.asarray(self.env.table.rewards().reshape(len(self), -1), np.float64)
-
-    def shown(self, rows: Ints, cells: Ints) -> Ints:
-        """(N,) history items that these cells show to these users."""
-        level = np.unravel_index(cells, self.shape)[0]
-        return np.asarray(
-            self.env.rules.lengths.items_shown(level, self.env.tasks.history_lengths[rows]),
-            np.int64,
-        )
+        rewards = self.env.table.rewards()[: len(self)]
+        return np.asarray(rewards.reshape(len(self), -1), np.float64)
 
     def ask(
         self,
@@ -186,7 +186,7 @@ class Users:
         *,
         rewrite: Rewrite | None = None,
         orders: Ints | None = None,
-    ) -> Asked:
+    ) -> Response:
         """Ask about tasks `rows`, with one cell each.
 
         Parameters
@@ -195,90 +195,87 @@ class Users:
         rewrite : callable, optional
             Changes the sentences before they are asked.
         orders : (N, K) int64 array, optional
-            Another order of the candidates for each question. Answers are told in the tasks' own.
+            Another order of the candidates for each question.
+
+        Returns
+        -------
+        Response
+            Of N questions, in the tasks' own order of candidates.
         """
         rows, cells = np.asarray(rows, np.int64), np.asarray(cells, np.int64)
         table = self.env.table
         if table is not None and rewrite is None and orders is None:
-            answer, rank = table.lookup(rows, cells)
-            found = _asked(answer, rank)
-            self.ledger.count(self._keys(rows, cells), found.tokens)
+            rankings, rank = table.lookup(rows, cells)
+            found = self.env.episode.respond(rankings, TaskBatch(self.env.tasks, rows), rank)
+            self.ledger.count(self.keys(rows, cells), tokens_of(found))
             return found
-        parts = [
-            self._put(
-                rows[i : i + _BATCH],
-                cells[i : i + _BATCH],
-                rewrite,
-                None if orders is None else orders[i : i + _BATCH],
-            )
-            for i in range(0, len(rows), _BATCH)
-        ]
-        return Asked(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("orders", "ranks", "named", "tokens")
-            )
+        parts = [slice(i, i + _BATCH) for i in range(0, len(rows), _BATCH)]
+        return joined(
+            [
+                self._put(rows[i], cells[i], rewrite, None if orders is None else orders[i])
+                for i in parts
+            ]
         )
 
-    def prompts(self, rows: Ints, cells: Ints) -> list[Prompt]:
-        """The questions themselves."""
-        level, role, reasoning, output = np.unravel_index(cells, self.shape)
-        actions = np.stack([role, np.zeros_like(level), reasoning, output], axis=1)
-        choices = self.live.book.choose(actions)
-        tasks = [self.live.tasks.task(row) for row in rows.tolist()]
-        shown = self.shown(rows, cells).tolist()
-        return [Prompt(t, c, n) for t, c, n in zip(tasks, choices, shown, strict=True)]
+    def prompts(self, rows: Ints, cells: Ints, orders: Ints | None = None) -> Any:
+        """The questions themselves, as the space makes them."""
+        space = self.live.space
+        tasks = TaskBatch(self.live.tasks, rows, orders)
+        return space.prompts(space.at(cells, rows), tasks, rows)
 
-    def _put(self, rows: Ints, cells: Ints, rewrite: Rewrite | None, orders: Ints | None) -> Asked:
-        prompts = self.prompts(rows, cells)
-        if orders is not None:
-            prompts = [
-                replace(p, task=replace(p.task, candidates=_taken(p.task.candidates, order)))
-                for p, order in zip(prompts, orders, strict=True)
-            ]
+    def keys(self, rows: Ints, cells: Ints) -> Ints:
+        """(N,) numbers of the questions: the same where two cells ask a user the same."""
+        return rows * self.cells + self.env.space.alike(cells, rows)
+
+    def _put(
+        self, rows: Ints, cells: Ints, rewrite: Rewrite | None, orders: Ints | None
+    ) -> Response:
+        prompts = self.prompts(rows, cells, orders)
         if rewrite is not None:
             rewritten = list(rewrite(prompts))
             check_rewritten(rewritten, prompts)
-            prompts = rewritten
-        recommender = self.live.recommender
+            prompts = type(prompts)(rewritten)
+        recommender, tasks = self.live.recommender, self.live.tasks
         assert recommender is not None
-        answer = rank_all(recommender, prompts, self.live.tasks.num_candidates)
-        if orders is not None:
-            answer = answer.reordered(orders)
-        found = _asked(answer, answer.ranks(self.live.tasks.position[rows].astype(np.int64)))
-        if rewrite is None and orders is None:
-            self.ledger.count(self._keys(rows, cells), found.tokens)
+        answer = rank_all(recommender, prompts, tasks.num_candidates, len(rows))
+        found = self.live.episode.respond(answer, TaskBatch(tasks, rows, orders))
+        keys = self.keys(rows, cells)
+        if rewrite is not None:
+            self.ledger.count_others([prompt.text for prompt in prompts], tokens_of(found))
+        elif orders is not None:
+            orders_of = map(bytes, orders.astype(np.uint16))
+            self.ledger.count_others(zip(keys.tolist(), orders_of, strict=True), tokens_of(found))
         else:
-            self.ledger.count_texts([prompt.text for prompt in prompts], found.tokens)
+            self.ledger.count(keys, tokens_of(found))
         return found
 
-    def _keys(self, rows: Ints, cells: Ints) -> Ints:
-        # Levels that show a short history whole are one prompt.
-        _, *sentences = np.unravel_index(cells, self.shape)
-        return _key(rows, self.shown(rows, cells), sentences, self.shape)
+
+def tokens_of(found: Response) -> Ints:
+    """(N,) tokens of prompts and replies."""
+    return found.rankings.spent("prompt_tokens") + found.rankings.spent("completion_tokens")
 
 
-def _asked(answer: Rankings, rank: NDArray[np.integer[Any]]) -> Asked:
-    tokens = answer.spent("prompt_tokens") + answer.spent("completion_tokens")
-    order, named = answer.order.astype(np.uint8), answer.named.astype(np.int64)
-    return Asked(order, rank.astype(np.int64), named, tokens)
+def joined(parts: Sequence[Response]) -> Response:
+    """Responses one after the other as one, without the texts."""
+    rankings = [part.rankings for part in parts]
+    return Response(
+        Rankings(
+            np.concatenate([one.order for one in rankings]),
+            np.concatenate([one.named for one in rankings]),
+            {name: np.concatenate([one.spent(name) for one in rankings]) for name in COSTS},
+        ),
+        np.concatenate([part.rank for part in parts]),
+        np.concatenate([part.rewards for part in parts]),
+    )
 
 
 def remade(env: RPPEnv, **changes: Any) -> RPPEnv:
     """A fresh environment of the same parts but for some, named as the constructor names them."""
-    names = ("tasks", "rules", "book", "embeddings", "recommender", "table")
-    return RPPEnv(**{name: getattr(env, name) for name in names} | changes)
-
-
-def _key(rows: Ints, shown: Ints, sentences: Sequence[Any], shape: tuple[int, ...]) -> Ints:
-    key = rows * (MAX_HISTORY + 1) + shown
-    for chosen, size in zip(sentences, shape[1:], strict=True):
-        key = key * size + chosen
-    return np.asarray(key, np.int64)
-
-
-def _taken(candidates: tuple[str, ...], order: Ints) -> tuple[str, ...]:
-    return tuple(candidates[i] for i in order)
+    names = ["tasks", "rules", "book", "embeddings", "recommender", "table"]
+    if not isinstance(env.space, SentencePrompts):  # those are made of a book
+        names += ["space", "contexts"]
+    parts = {name: getattr(env, name) for name in names}
+    return RPPEnv(**parts | changes)
 
 
 class Counted:
@@ -293,14 +290,16 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
 
-    def step(self, actions: Ints) -> Step:
+    def step(self, actions: NDArray[Any]) -> Step:
         """See `RPPEnv.step`."""
-        step = self._env.step(actions)
-        infos = step.infos
+        step, space = self._env.step(actions), self._env.space
+        infos, ledger = step.infos, self._users.ledger
         tokens = infos["prompt_tokens"] + infos["completion_tokens"]
-        said = np.delete(step.actions, _HISTORY, axis=1).T
-        keys = _key(step.rows, infos["shown"], list(said), self._users.shape)
-        self._users.ledger.count(keys, tokens)
+        if space.shape is None:
+            keys = (key.tobytes() for key in np.ascontiguousarray(space.keys(step.state)))
+            ledger.count_others(zip(step.rows.tolist(), keys, strict=True), tokens)
+        else:
+            ledger.count(self._users.keys(step.rows, space.cell(step.state)), tokens)
         return step
 
 

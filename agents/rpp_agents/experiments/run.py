@@ -120,8 +120,11 @@ def make_tables(
         # A server, or an engine in this process, is asked from one. Starting a process takes as
         # long as some dozens of users.
         several = table.setting.model == "embedded" and table.users >= _WORTH_A_PROCESS
+        live = live_of(table, out)
+        if live.space.shape is None:  # trainers play it live; all else refuses it
+            continue
         tabulate(
-            live_of(table, out),
+            live,
             path,
             shown=table.shown,
             processes=processes if several else 1,
@@ -139,7 +142,8 @@ def live_of(table: Table, out: Path, users: int | None = None, **more: Any) -> R
         options["recording"] = str(out / setting.recording)
     options |= dict(table.problem) | more
     users = table.users if users is None else users
-    return RPPEnv.make(model=setting.model, split=table.split, max_users=users, **options)
+    model = setting.model or None
+    return RPPEnv.make(model=model, split=table.split, max_users=users, **options)
 
 
 @lru_cache(maxsize=6)
@@ -171,7 +175,7 @@ def open_problem(cell: Cell, out: Path) -> Problem:
         users = setting.users_of(split)
         live = live_of(table, out, users)
         env = live
-        if setting.tables or split == "train":
+        if (setting.tables or split == "train") and live.space.shape is not None:
             env = replay(table, out, users)
             _check_model(env, live)
             # The same embeddings, and not only equal ones.
@@ -216,7 +220,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     if cell.method.method == "recommender":
         return _recommend(cell, out)
     problem = open_problem(cell, out)
-    watched = {split: _first(getattr(problem, split), _CURVE_USERS) for split in SPLITS}
+    watched = {split: getattr(problem, split).first(_CURVE_USERS) for split in SPLITS}
     curve: list[dict[str, float]] = []
     paused = 0.0
     at = [cell.budget * (i + 1) / cell.plan.points for i in range(cell.plan.points - 1)]
@@ -252,7 +256,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
         "whose": _whose(test.env, test.env.tasks.users, out),
         "unsure": _unsure(test.env),
         "choices": _choices(played, test),
-        "prompts": played.prompts[:_KEPT_PROMPTS].tolist(),
+        "cells": [] if played.cells is None else played.cells[:_KEPT_PROMPTS].tolist(),
         "scores": {name: values.round(5).tolist() for name, values in played.scores.items()},
     }
 
@@ -265,20 +269,6 @@ def _point(player: Player, watched: Mapping[str, Users], seed: int) -> dict[str,
     }
 
 
-def _first(users: Users, count: int) -> Users:
-    """The first users, with a ledger of their own."""
-    if len(users) <= count:
-        return users.uncounted()
-    rows = np.arange(count)
-    tasks = users.live.tasks.subset(rows)
-
-    def cut(env: RPPEnv) -> RPPEnv:
-        table = None if env.table is None else env.table.subset(rows)
-        return remade(env, tasks=tasks, table=table)
-
-    return Users(cut(users.env), cut(users.live))
-
-
 def _choices(played: Played, users: Users) -> dict[str, Any]:
     """How often each kind of user got each option of each agent, over all calls.
 
@@ -289,23 +279,17 @@ def _choices(played: Played, users: Users) -> dict[str, Any]:
     kinds = np.zeros(len(users), np.int64) if habits is None else habits[tasks.users]
     names = tasks.dataset.habit_names if habits is not None else ("all users",)
     counts = np.bincount(kinds, minlength=len(names))
-    if (played.prompts < 0).any():
+    if played.cells is None:
         return {"kinds": list(names), "counts": counts.tolist(), "shares": {}}
-    _, roles, reasonings, outputs = users.shape
-    # A history shorter than its level's items is the level that it fills.
-    level = np.searchsorted(np.array(users.items), played.prompts[..., 1])
-    columns = {
-        "role_playing": (played.prompts[..., 0], roles),
-        "history_records": (np.minimum(level, len(users.items) - 1), len(users.items)),
-        "reasoning_guidance": (played.prompts[..., 2], reasonings),
-        "output_format": (played.prompts[..., 3], outputs),
-    }
+    space, cells = users.env.space, played.cells
+    rows = np.repeat(users.rows, cells.shape[1])
+    where = np.unravel_index(space.alike(cells.ravel(), rows).reshape(cells.shape), users.shape)
     shares = {}
-    for agent, (chosen, size) in columns.items():
-        found = np.zeros((len(names), size))
+    for axis, chosen in sorted(zip(space.axes, where, strict=True), key=lambda one: one[0].agent):
+        found = np.zeros((len(names), len(axis)))
         np.add.at(found, (np.broadcast_to(kinds[:, None], chosen.shape), chosen), 1)
         total = found.sum(axis=1, keepdims=True)
-        shares[agent] = (found / np.maximum(total, 1)).round(4).tolist()
+        shares[space.agents[axis.agent]] = (found / np.maximum(total, 1)).round(4).tolist()
     return {"kinds": list(names), "counts": counts.tolist(), "shares": shares}
 
 
@@ -396,7 +380,7 @@ def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
         "whose": _whose(env, tasks.users, out),
         "unsure": _unsure(env),
         "choices": {"kinds": [], "counts": [], "shares": {}},
-        "prompts": [],
+        "cells": [],
         "scores": dict.fromkeys(("score", "first", "last", "merged"), scores),
     }
 

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from rpp_agents.experiments.methods.sentences import page as sentences
 from rpp_agents.experiments.plan import Cell, Setting
+from rpp_agents.experiments.problem import Users
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import live_of
 from rpp_agents.experiments.tables import findings, of_page, rounded
-from rpp_env import RPPEnv
 from rpp_env.data import KNOWN
 from rpp_env.errors import InvalidData
 from rpp_env.metrics import ndcg
 from rpp_env.rewriting import open_rewriter
-from rpp_env.sentences import AGENTS, PatternBook
-from rpp_env.sentences.prompt import Prompt
+from rpp_env.rules import Rules
+from rpp_env.sentences.space import SentencePrompts
 from rpp_env.sim.movieworld import LEVELS
 
 __all__ = ["page_data"]
@@ -117,14 +118,14 @@ def _choices(results: Results) -> list[dict[str, Any]]:
             counts = np.array([choice["counts"] for choice in runs], np.float64)
             total = np.maximum(counts.sum(axis=0), 1)
             parts = []
-            for agent in AGENTS:
+            for agent in runs[0]["shares"]:
                 # Users of all draws together.
                 shares = np.array([choice["shares"][agent] for choice in runs])
                 mean = (shares * counts[:, :, None]).sum(axis=0) / total[:, None]
                 parts.append(
                     {
                         "agent": agent,
-                        "options": _as_many(options[agent], mean.shape[1]),
+                        "options": _as_many(options.get(agent, []), mean.shape[1]),
                         "shares": mean.round(4),
                     }
                 )
@@ -152,7 +153,7 @@ def _check_choices(cell: Cell, choice: dict[str, Any], first: dict[str, Any]) ->
         widths = {agent: len(shares[0]) for agent, shares in one["shares"].items() if shares}
         return one["kinds"], widths
 
-    if layout(choice) != layout(first) or choice["shares"].keys() != set(AGENTS):
+    if layout(choice) != layout(first):
         raise InvalidData(
             f"{cell.file} holds choices among other sentences than the other runs of "
             f"{cell.method.label!r}: delete it to run it again"
@@ -160,23 +161,14 @@ def _check_choices(cell: Cell, choice: dict[str, Any], first: dict[str, Any]) ->
 
 
 def _sentences(setting: Setting) -> dict[str, list[str]]:
-    """The options of each agent, in words."""
+    """The options of each agent in words, where there are words."""
     rules = setting.rules
+    if not isinstance(rules, Rules):
+        return {}
     known = KNOWN.get(setting.dataset.lower())
     domain = setting.options.get("domain") or (known.domain if known else "movies")
-    which = str(setting.options.get("book") or domain)
-    book = PatternBook.load(which, history=tuple(map(str, rules.history_options)))
-    count = str(setting.candidates)
-
-    def said(text: str) -> str:
-        return text.replace("{k}", count)
-
-    return {
-        "role_playing": [said(text) or "(no role)" for text in book.role_playing],
-        "history_records": [f"{n} item{'s' if n > 1 else ''}" for n in rules.lengths.shown()],
-        "reasoning_guidance": [said(text) for text in book.reasoning_guidance],
-        "output_format": [said(f"{o.text} {o.contract}") for o in book.output_format],
-    }
+    book = str(setting.options.get("book") or domain)
+    return sentences.options(rules, book, setting.candidates)
 
 
 # Users
@@ -193,7 +185,7 @@ def _users(results: Results, out: Path) -> list[dict[str, Any]]:
             for method in results.methods(setting)
             if method.method in _VIEWS and "only" not in method.config
             for cell, result in results.runs(setting, method.label)[:1]
-            if result.get("prompts") and cell.draw == setting.draws[0]
+            if _asked(result) and cell.draw == setting.draws[0]
         ][:_MOST_VIEWS]
         if chosen:
             found += _browsed(results, setting, chosen, out)
@@ -204,10 +196,11 @@ def _browsed(
     results: Results, setting: Setting, chosen: Sequence[tuple[Cell, dict[str, Any]]], out: Path
 ) -> list[dict[str, Any]]:
     env = live_of(results.plan.table(setting, setting.draws[0], "test"), out, setting.test_users)
-    tasks, dataset = env.tasks, env.tasks.dataset
-    for cell, result in chosen:
-        _check_prompts(cell, result["prompts"], env)
-    count = min(len(result["prompts"]) for _, result in chosen)
+    tasks, dataset, space = env.tasks, env.tasks.dataset, env.space
+    if not isinstance(space, SentencePrompts):
+        return []
+    cells = [_cells(cell, result, space, len(tasks)) for cell, result in chosen]
+    count = min(map(len, cells))
     kinds = dataset.habits[tasks.users] if dataset.habits is not None else np.zeros(len(tasks), int)
     names = dataset.habit_names or ("all users",)
     shown: list[dict[str, Any]] = [
@@ -222,28 +215,21 @@ def _browsed(
         }
         for row in range(count)
     ]
-    recommender = env.recommender
-    assert recommender is not None
-    for cell, result in chosen:
-        last = np.array([steps[-1] for steps in result["prompts"][:count]])
-        actions = last.copy()
-        actions[:, 1] = 0  # how many items is said by what is shown
-        choices = env.book.choose(actions)
-        prompts = [
-            Prompt(tasks.task(row), choice, int(last[row, 1])) for row, choice in enumerate(choices)
-        ]
+    rows, users = np.arange(count), Users(env, env)
+    for (cell, _), numbers in zip(chosen, cells, strict=True):
+        prompts = users.prompts(rows, numbers[:count, -1])
         rewrite = open_rewriter(cell.method.config.get("rewrite"))
         if rewrite is not None:
             prompts = list(rewrite(prompts))
-        for row, (prompt, ranking) in enumerate(
-            zip(prompts, recommender.rank(prompts), strict=True)
-        ):
+        assert env.recommender is not None
+        rankings = env.recommender.rank(prompts)
+        for row, (prompt, ranking) in enumerate(zip(prompts, rankings, strict=True)):
             rank = ranking.rank(int(tasks.position[row]))
             shown[row]["views"].append(
                 {
                     "method": cell.method.label,
-                    "step": len(result["prompts"][row]),
-                    "paragraphs": _paragraphs(prompt),
+                    "step": numbers.shape[1],
+                    "paragraphs": sentences.paragraphs(prompt),
                     "reply": ranking.text,
                     "order": list(ranking.order),
                     "named": ranking.named,
@@ -254,41 +240,22 @@ def _browsed(
     return shown
 
 
-def _check_prompts(cell: Cell, prompts: list[list[list[int]]], env: RPPEnv) -> None:
-    """Refuse prompts that the book and the users of a study do not have."""
-    roles, _, reasonings, outputs = env.book.sizes
-    longest = max(env.rules.lengths.shown())
-    fine = len(prompts) <= len(env.tasks) and all(
-        0 <= number < size
-        for steps in prompts
-        for step in steps
-        for number, size in zip(step, (roles, longest + 1, reasonings, outputs), strict=True)
-    )
-    if not fine:
+def _asked(found: dict[str, Any]) -> Any:
+    """The prompts of the first test users, as they were kept."""
+    return found.get("cells") or found.get("prompts")
+
+
+def _cells(cell: Cell, found: dict[str, Any], space: SentencePrompts, users: int) -> Any:
+    """(users, calls) cells; refuses those that the book and the users of a study do not have."""
+    if "cells" in found:
+        cells: Any = np.array(found["cells"], np.int64)
+        fine = cells.max() < np.prod(space.shape)
+    else:
+        cells = sentences.cells_of_before(found["prompts"], space)
+        fine = cells is not None
+    if not fine or len(cells) > users:
         raise InvalidData(
             f"{cell.file} holds prompts that this study cannot have asked: delete it to run it "
             "again"
         )
-
-
-def _paragraphs(prompt: Prompt) -> list[dict[str, str]]:
-    """A prompt's text, cut where its parts meet."""
-    choice, count = prompt.choice, str(len(prompt.task.candidates))
-    told = {
-        "role_playing": choice.role,
-        "reasoning_guidance": choice.reasoning,
-        "output_format": choice.output,
-        "contract": choice.contract,
-    }
-    filled = {text.replace("{k}", count): part for part, text in told.items() if text}
-    paragraphs = []
-    lists = iter(("history_records", "candidates") if prompt.shown else ("candidates",))
-    for paragraph in prompt.text.split("\n\n"):
-        lines = paragraph.split("\n")
-        if paragraph in filled:
-            paragraphs.append({"part": filled[paragraph], "text": paragraph})
-        elif all(line in filled for line in lines):
-            paragraphs += [{"part": filled[line], "text": line} for line in lines]
-        else:
-            paragraphs.append({"part": next(lists), "text": paragraph})
-    return paragraphs
+    return cells

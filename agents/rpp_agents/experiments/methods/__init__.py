@@ -27,7 +27,7 @@ Watch = Callable[[int, Player], None]
 Fit = Callable[..., Player]
 
 METHODS: dict[str, str] = {
-    "manual": "fixed",
+    "manual": "sentences",
     "random": "fixed",
     "enumerate_all": "fixed",
     "enumerate": "fixed",
@@ -38,8 +38,8 @@ METHODS: dict[str, str] = {
     "supervised": "groups",
     "linucb": "bandits",
     "neural_bandit": "bandits",
-    "grips": "grips",
-    "llmrank": "llmrank",
+    "grips": "sentences.grips",
+    "llmrank": "sentences.llmrank",
     "rpp": "trained",
 }
 """Methods, and the modules that hold them."""

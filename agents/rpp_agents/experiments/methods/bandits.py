@@ -137,9 +137,11 @@ class Crossed:
         self.singles, self.doubles = sum(shape), sum(sizes)
         self.single = np.stack(chosen, 1) + np.cumsum([0, *shape[:-1]])
         """(cells, parts) which options a cell has."""
-        self.double = np.stack([chosen[a] * shape[b] + chosen[b] for a, b in pairs], 1)
-        self.double += np.cumsum([0, *sizes[:-1]])
-        """(cells, pairs) which pairs."""
+        self.double = np.zeros((len(self.single), len(pairs)), np.int64)
+        """(cells, pairs) which pairs; none of a space with one axis."""
+        begins = np.cumsum([0, *sizes])
+        for i, (a, b) in enumerate(pairs):
+            self.double[:, i] = begins[i] + chosen[a] * shape[b] + chosen[b]
 
     @property
     def size(self) -> int:
@@ -170,14 +172,14 @@ class Crossed:
         """
         k, m, cut = self.width, self.paired, self.singles * self.width
         by_cell = np.zeros((len(self.single), k, k))
-        blocks = matrix[:cut, :cut].reshape(self.singles, k, -1, k).swapaxes(1, 2).copy()
+        blocks = matrix[:cut, :cut].reshape(self.singles, k, self.singles, k).swapaxes(1, 2).copy()
         parts, pairs = self.single.shape[1], self.double.shape[1]
         for a, b in np.ndindex(parts, parts):
             by_cell += blocks[self.single[:, a], self.single[:, b]]
-        blocks = matrix[:cut, cut:].reshape(self.singles, k, -1, m).swapaxes(1, 2).copy()
+        blocks = matrix[:cut, cut:].reshape(self.singles, k, self.doubles, m).swapaxes(1, 2).copy()
         for a, b in np.ndindex(parts, pairs):
             by_cell[:, :, :m] += 2 * blocks[self.single[:, a], self.double[:, b]]
-        blocks = matrix[cut:, cut:].reshape(self.doubles, m, -1, m).swapaxes(1, 2).copy()
+        blocks = matrix[cut:, cut:].reshape(self.doubles, m, self.doubles, m).swapaxes(1, 2).copy()
         for a, b in np.ndindex(pairs, pairs):
             by_cell[:, :m, :m] += blocks[self.double[:, a], self.double[:, b]]
         products = np.einsum("bi,bj->bij", context, context).reshape(len(context), -1)
@@ -244,11 +246,12 @@ def linucb(
 ) -> Asking:
     """LinUCB (Li et al. 2010, A contextual-bandit approach) over whole prompts.
 
-    Shared by all cells with the same option of a part (one of the levels, roles, reasonings or
-    outputs): that option's weights for the whole context. Shared by all cells with the same two
+    Shared by all cells with the same option of a part (an axis of the prompt space, such as the
+    roles): that option's weights for the whole context. Shared by all cells with the same two
     options of two parts: that pair's weights, by default an intercept alone (`Crossed`). Nothing is
-    one cell's own: a model for each of 1,575 cells ("disjoint" LinUCB) has 3 calls per cell to
-    learn from at 5,000 and 25 at 40,000, of users who differ by more than prompts do.
+    one cell's own, unless there is one part: a model for each of 1,575 cells of sentences
+    ("disjoint" LinUCB) has 3 calls per cell to learn from at 5,000 and 25 at 40,000, of users who
+    differ by more than prompts do.
 
     Asked is the cell with the highest mean + alpha * sqrt(x'A^-1 x) that the user was not asked
     yet; in the first round, where all are alike, a random one. In a round all users meet the same
@@ -271,6 +274,7 @@ def linucb(
         merged.
     """
     users = problem.train
+    users.finite("a bandit")
     rng = np.random.default_rng(seed)
     context = Context(users.observations, dim)
     seen = context(users.observations)
@@ -398,6 +402,7 @@ def neural_bandit(
         As `linucb` takes it.
     """
     users = problem.train
+    users.finite("a bandit")
     rng = np.random.default_rng(seed)
     context = Context(users.observations, dim)
 

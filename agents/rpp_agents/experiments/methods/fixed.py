@@ -1,23 +1,24 @@
-"""Prompts that know nothing of the user: by hand, at random, the best one; and several merged."""
+"""Prompts that know nothing of the user: at random, the best one; and several merged.
+
+They choose among the cells of any prompt space that has finitely many prompts.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.experiments.methods import Watch
-from rpp_agents.experiments.players import Asking, borda_points
+from rpp_agents.experiments.players import Asking, Player, Playing, borda_points
 from rpp_agents.experiments.problem import Problem, Users
-from rpp_env.errors import InvalidOption
-from rpp_env.evaluation.baselines import halving
+from rpp_env.evaluation.baselines import Random, halving
 
 __all__ = [
-    "MANUAL",
     "constant",
     "enumerate",
     "enumerate_all",
-    "manual",
-    "manual_cell",
     "merged_best",
     "merged_fixed",
     "merged_random",
@@ -27,28 +28,6 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
-MANUAL = {"shown": 5, "role": 0, "reasoning": 3, "output": 0}
-"""The prompt that one would write by hand: no role, five items, the next item and step by step,
-one title a line. It is what the paper's other agents stand on where one pattern is ablated."""
-
-
-def manual_cell(users: Users) -> int:
-    """The cell of `MANUAL`.
-
-    Raises
-    ------
-    InvalidOption
-        Where the rules or the book have no such prompt.
-    """
-    items, (_, *sizes) = users.items, users.shape
-    told = [MANUAL[part] for part in ("role", "reasoning", "output")]
-    if MANUAL["shown"] not in items or any(i >= n for i, n in zip(told, sizes, strict=True)):
-        raise InvalidOption(
-            f"the manual prompt is {MANUAL}; these rules show {', '.join(map(str, items))} items, "
-            f"and the book has {sizes} roles, reasonings and outputs"
-        )
-    return users.cell(items.index(MANUAL["shown"]), *told)
-
 
 def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:
     """One cell for everybody; the later calls in other orders of the candidates."""
@@ -57,14 +36,12 @@ def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:
     )
 
 
-def manual(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:
-    """Manual: no call of training."""
-    return constant(manual_cell(problem.train))
-
-
-def random(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:
-    """A random prompt at each of five calls."""
-    return Asking(lambda users, rng: rng.integers(users.cells, size=(len(users), 5)))
+def random(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Player:
+    """A random prompt at each of five calls; of infinitely many, one at each step of an episode."""
+    if problem.train.env.space.shape is None:
+        return Playing(Random(problem.train.env.action_spaces, seed=seed))
+    cells = problem.train.cells
+    return Asking(lambda users, rng: rng.integers(cells, size=(len(users), 5)))
 
 
 def enumerate_all(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:
@@ -131,7 +108,7 @@ def merged_best(
     points = np.empty((users.cells, len(rows), K), np.int16)
     for cell in range(users.cells):
         asked = users.ask(rows, np.full(len(rows), cell))
-        points[cell] = borda_points(asked.orders, asked.named)
+        points[cell] = borda_points(asked.rankings.order, asked.rankings.named.astype(np.int64))
     targets = users.env.tasks.position
     total = np.zeros((len(rows), K), np.int16)
     chosen: list[int] = []
@@ -159,8 +136,9 @@ def merged_random(
     calls: int = 5,
 ) -> Asking:
     """As many random prompts, merged."""
+    cells = math.prod(problem.train.finite("merged_random"))
     return Asking(
-        lambda users, rng: rng.integers(users.cells, size=(len(users), calls)),
+        lambda users, rng: rng.integers(cells, size=(len(users), calls)),
         reorder=True,
         merge=True,
     )

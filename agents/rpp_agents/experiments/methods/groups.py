@@ -47,6 +47,7 @@ def groups(
     from sklearn.preprocessing import StandardScaler
 
     users = problem.train
+    users.finite("groups")
     if groups < 1:
         raise InvalidOption(f"groups={groups}: give 1 or more")
     means = KMeans(min(groups, len(users)), n_init=10, random_state=seed)
@@ -104,6 +105,7 @@ def supervised(
         Where the train environment replays no complete table, or there are fewer than 11 users.
     """
     users = problem.train
+    users.finite("supervised")
     reference = fit_reference(users.env, components=components, members=members, seed=seed)
     best_of_all(users)  # the table was paid for by asking every cell of everybody
 

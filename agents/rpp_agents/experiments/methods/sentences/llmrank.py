@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from rpp_agents.experiments.methods import Watch
-from rpp_agents.experiments.methods.fixed import MANUAL, manual_cell
+from rpp_agents.experiments.methods.sentences import (
+    MANUAL,
+    asking,
+    cell_of,
+    items,
+    manual_cell,
+    space_of,
+)
 from rpp_agents.experiments.players import Asking
 from rpp_agents.experiments.problem import Problem
 from rpp_env.errors import InvalidOption
@@ -111,13 +116,12 @@ def llmrank(
         For another prompt, a number that no level shows, or a domain whose words are not known.
     """
     users = problem.train
-    items, domain = users.items, users.env.tasks.dataset.domain
+    domain = users.env.tasks.dataset.domain
+    space = space_of(users.env, "the method llmrank")
     check_choice("llmrank's prompt", prompt, PROMPTS)
     check_choice("llmrank's domain", domain, _WORDS)
-    if shown not in items:
-        raise InvalidOption(f"llmrank shows {', '.join(map(str, items))} items, not {shown!r}")
+    if shown not in items(space):
+        counts = ", ".join(map(str, items(space)))
+        raise InvalidOption(f"llmrank shows {counts} items, not {shown!r}")
     manual_cell(users)  # is there, but for the items shown
-    cell = users.cell(items.index(shown), MANUAL["role"], MANUAL["reasoning"], MANUAL["output"])
-    return Asking(
-        lambda users, _: np.full((len(users), 1), cell), rewrite=Guidance(prompt), own_words=True
-    )
+    return asking(cell_of(space, **MANUAL | {"shown": shown}), Guidance(prompt))

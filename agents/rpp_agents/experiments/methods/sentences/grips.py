@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rpp_agents.experiments.methods import Watch
-from rpp_agents.experiments.methods.fixed import manual_cell
+from rpp_agents.experiments.methods.sentences import asking, manual_cell
 from rpp_agents.experiments.players import Asking
 from rpp_agents.experiments.problem import Problem
 from rpp_env.errors import InvalidOption
@@ -120,7 +120,8 @@ def grips(
         )
     users, rng = problem.train, np.random.default_rng(seed)
     rows = rng.permutation(len(users))[:score_users]
-    cells = np.full(len(rows), manual_cell(users))
+    manual = manual_cell(users, "the method grips")
+    cells = np.full(len(rows), manual)
     choice = users.prompts(rows[:1], cells[:1])[0].choice
     best = _Draft(tuple(map(phrases, (choice.role, choice.reasoning, choice.output))))
     editor = _Editor(rng, _Paraphrases(paraphraser, seed))
@@ -135,7 +136,7 @@ def grips(
         return budget // len(rows) - len(scores)
 
     if affordable() < 2:
-        return _asking(best.instruction)
+        return asking(manual, best.instruction)
     highest, unchanged = score(best), 0
     while unchanged < patience and affordable():
         new: list[_Draft] = []
@@ -150,16 +151,8 @@ def grips(
         if max(found) > highest:
             highest, unchanged = max(found), 0
             best = new[found.index(highest)]
-        watch(len(scores) * len(rows), _asking(best.instruction))
-    return _asking(best.instruction)
-
-
-def _asking(instruction: Instruction) -> Asking:
-    return Asking(
-        lambda users, _: np.full((len(users), 1), manual_cell(users)),
-        rewrite=instruction,
-        own_words=True,
-    )
+        watch(len(scores) * len(rows), asking(manual, best.instruction))
+    return asking(manual, best.instruction)
 
 
 class Phrase(NamedTuple):

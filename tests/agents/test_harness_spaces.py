@@ -1,0 +1,266 @@
+"""The harness on prompts that are no sentences: codebooks, tokens, and infinitely many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rpp_agents.experiments.bench import Bench
+from rpp_agents.experiments.methods import METHODS, method
+from rpp_agents.experiments.plan import Study
+from rpp_agents.experiments.problem import Counted, Problem, Users
+from rpp_agents.experiments.report import write_report
+from rpp_agents.experiments.results import Results
+from rpp_agents.experiments.run import make_tables, run_cells
+from rpp_env import Rankings, RPPEnv, tabulate
+from rpp_env.episode import Episode
+from rpp_env.errors import InvalidOption
+from rpp_env.tokens import SlotPrompts, TokenPrompts
+from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
+
+FINITE = [name for name in METHODS if name not in ("manual", "grips", "llmrank", "rpp")]
+CONFIG: dict[str, dict[str, Any]] = {
+    "groups": {"groups": 2},
+    "supervised": {"members": 1, "components": 4},
+    "neural_bandit": {"members": 2, "batch": 16},
+    "linucb": {"batch": 16},
+}
+
+
+class Leaning:
+    """Ranks candidates by their places, turned by the sum of what the prompt holds."""
+
+    def __init__(self, reads: type) -> None:
+        self.reads = reads
+
+    def rank(self, prompts: Any) -> Rankings:
+        tasks = prompts.tasks
+        held = prompts.ids if isinstance(prompts, SlotPrompts) else prompts.prefix
+        turn = np.rint(np.asarray(held).reshape(len(tasks), -1).sum(axis=1)).astype(int)
+        K = tasks.num_candidates
+        order = (np.arange(K) + turn[:, None]) % K
+        return Rankings(order, np.full(len(tasks), K))
+
+
+def made(kind: str, split: str, users: int) -> Users:
+    space: Any = {
+        "codebook": CodebookPrompts(np.arange(12.0).reshape(6, 2), ("a", "b")),
+        "one": CodebookPrompts(np.arange(12.0).reshape(6, 2), ("a",)),
+        "many": TokenPrompts(np.arange(101), np.eye(101), agents=("a", "b", "c")),
+        "tokens": TokenPrompts(np.arange(5), np.eye(5), agents=("slot_0", "slot_1", "slot_2")),
+        "vectors": VectorPrompts(np.eye(2), ("a",)),
+    }[kind]
+    reads = SlotPrompts if kind in ("tokens", "many") else PrefixPrompts
+    options: dict[str, Any] = {"num_users": 400, "num_items": 100, "num_candidates": 10}
+    options |= {"space": space, "rules": Episode("Test-v0", 2), "max_users": users}
+    live = RPPEnv.make("movieworld", Leaning(reads), split, **options)
+    if kind in ("vectors", "many"):
+        return Users(live, live)
+    return Users(_replayed(live), live)
+
+
+def _replayed(live: RPPEnv) -> RPPEnv:
+    return RPPEnv(
+        live.tasks,
+        rules=live.episode,
+        space=live.space,
+        embeddings=live.embeddings,
+        table=tabulate(live),
+    )
+
+
+@pytest.fixture(scope="module", params=["codebook", "one", "tokens"])
+def problem(request: pytest.FixtureRequest) -> Problem:
+    sizes = {"train": 24, "validation": 4, "test": 16}
+    return Problem(**{split: made(request.param, split, n) for split, n in sizes.items()})
+
+
+def fit(problem: Problem, name: str, budget: int = 400) -> Any:
+    told = CONFIG.get(name, {})
+    return method(name)(problem, seed=0, budget=budget, watch=lambda *_: None, **told)
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_every_method_that_is_not_about_sentences_plays_any_finite_space(
+    problem: Problem, name: str
+) -> None:
+    fresh = Problem(problem.train.uncounted(), problem.validation, problem.test.uncounted())
+    played = fit(fresh, name).play(fresh.test, 0)
+    assert played.cells is not None
+    assert played.cells.max() < fresh.test.cells
+    assert all(np.isfinite(column).all() for column in played.scores.values())
+    assert fresh.test.ledger.calls == played.ranks.size
+    # What it is paid is what its cells are paid, where the candidates keep their order.
+    if name not in ("merged_fixed", "merged_random"):
+        paid = np.take_along_axis(fresh.test.rewards, played.cells, axis=1)
+        np.testing.assert_allclose([call.rewards for call in played.calls], paid.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["enumerate_all", "merged_best", "supervised"])
+def test_the_best_prompt_of_a_codebook_is_found(problem: Problem, name: str) -> None:
+    """All answers follow from one number of the prompt, so one prompt is best for a place."""
+    means = problem.train.rewards.mean(axis=0)
+    played = fit(problem, name).play(problem.train.uncounted(), 0)
+    assert played.scores["score"].mean() >= means.max() - 1e-6
+
+
+def test_playing_is_counted_by_cells(problem: Problem) -> None:
+    users = problem.train.uncounted()
+    env = Counted(users.environment(num_envs=len(users)), users)
+    env.reset(seed=0, options={"users": users.rows})
+    actions = np.ones((len(users), len(env.agents)), np.int64)
+    env.step(actions)
+    env.step(actions)
+    assert (users.ledger.calls, users.ledger.unique) == (2 * len(users), len(users))
+    users.ask(users.rows, np.full(len(users), users.cell(*actions[0])))
+    assert users.ledger.unique == len(users)
+
+
+@pytest.mark.parametrize("name", [name for name in FINITE if name != "random"])
+def test_infinitely_many_prompts_are_refused_with_a_sentence(name: str) -> None:
+    users = made("vectors", "train", 16)
+    with pytest.raises(InvalidOption, match="VectorPrompts has infinitely many"):
+        fit(Problem(users, users, users), name)
+    assert users.ledger.calls == 0
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_more_prompts_than_can_be_looked_at_are_refused_with_a_sentence(name: str) -> None:
+    users = made("many", "train", 16)
+    with pytest.raises(InvalidOption, match="TokenPrompts has 1,030,301, which is more than"):
+        fit(Problem(users, users, users), name)
+
+
+@pytest.mark.parametrize("kind", ["codebook", "vectors"])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("manual", {}),
+        ("llmrank", {}),
+        ("grips", {}),
+        ("rpp", {"only": "role_playing"}),
+        ("rpp", {"rewrite": "embedded"}),
+    ],
+)
+def test_what_is_about_sentences_refuses_other_prompts(
+    kind: str, name: str, config: dict[str, Any]
+) -> None:
+    users = made(kind, "train", 4)
+    with pytest.raises(InvalidOption, match="is for prompts of sentences, and those of"):
+        method(name)(
+            Problem(users, users, users), seed=0, budget=9, watch=lambda *_: None, **config
+        )
+
+
+@pytest.mark.parametrize("kind", ["codebook", "vectors"])
+def test_a_trainer_plays_any_space(kind: str) -> None:
+    problem = Problem(*(made(kind, split, 16) for split in ("train", "validation", "test")))
+    told = {"num_envs": 16, "options": {"hidden": [8]}}
+    player = method("rpp")(problem, seed=0, budget=64, watch=lambda *_: None, **told)
+    played = player.play(problem.test, 0)
+    assert played.ranks.shape == (16, 2)
+    assert (played.cells is None) == (kind == "vectors")
+    ledger = problem.train.ledger
+    assert ledger.calls >= 64
+    assert 0 < ledger.unique <= ledger.calls
+
+
+# ---- the id PPR-v0, with a codebook ----
+
+SMALL = {"num_users": 600, "num_items": 200, "num_candidates": 20}
+PPR = {
+    "name": "cold",
+    "dataset": "arrivals",
+    "model": "",
+    "draws": [0, 1],
+    "train_users": 12,
+    "validation_users": 3,
+    "test_users": 8,
+    "options": {"rules": "PPR-v0", "codebook": 4, "shots": "zero", **SMALL},
+}
+METHODS_OF_ALL = [
+    {"label": "Random", "method": "random"},
+    {"label": "fixed", "method": "enumerate_all"},
+    {"label": "LinUCB", "method": "linucb"},
+    {"label": "supervised", "method": "supervised", "config": {"members": 1}},
+    {"label": "MAPPO", "method": "rpp", "config": {"num_envs": 12, "options": {"hidden": [8]}}},
+]
+
+
+def study(**changes: Any) -> Study:
+    told = {"seeds": [0, 1], "budget": 40, "points": 2, "methods": METHODS_OF_ALL}
+    return Study.parse(told | {"settings": [PPR | changes]}, "cold")
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_a_study_runs_and_reports_ppr(tmp_path: Path) -> None:
+    plan = study()
+    setting = plan.settings[0]
+    assert (setting.steps, setting.candidates) == (1, 20)
+    jobs = plan.cells()
+    make_tables(jobs, tmp_path)
+    assert [outcome.error for outcome in run_cells(jobs, tmp_path)] == [""] * len(jobs)
+    report = write_report(plan, tmp_path).read_text()
+    assert "| LinUCB |" in report
+    results = Results.read(plan, tmp_path)
+    found = results.runs(setting, "fixed")[0][1]
+    assert list(found["choices"]["shares"]) == ["prefix_0"]
+    assert len(found["choices"]["shares"]["prefix_0"][0]) == 4
+    page = (tmp_path / "index.html").read_text()
+    assert "option 4" in page
+
+
+def test_a_bench_plans_ppr() -> None:
+    told = {
+        "total_steps": 64,
+        "seeds": [0],
+        "worlds": [0],
+        "environments": [
+            {
+                "name": "cold",
+                "dataset": "arrivals",
+                "rules": "PPR-v0",
+                "options": {"codebook": 4},
+            }
+        ],
+        "algorithms": [{"label": "MAPPO", "trainer": "mappo"}],
+    }
+    bench = Bench.parse(told, "cold")
+    (cell,) = bench.cells()
+    assert cell.tables[0].shown is None
+    assert cell.tables[0].problem["rules"] == "PPR-v0"
+    assert cell.setting.model == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rules": "PPRStream-v0"}, "PPRStream-v0 asks for another item at every step"),
+        ({"rules": "PPR-v1"}, "'PPR-v1' is not known; did you mean 'PPR-v0'"),
+        ({"rules": "PPR-v0", "negatives": "retrieved"}, "negatives"),
+        ({"rules": "PPR-v0", "book": "movies"}, "option 'book' is not known"),
+        ({"rules": "PPR-v0", "task_seed": 3}, "option 'task_seed' is not known"),
+        ({"codebook": 4}, "option 'codebook' is not known"),
+    ],
+)
+def test_mistakes_get_a_sentence(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        study(options=options)
+
+
+def test_the_embedded_model_reads_no_vectors() -> None:
+    with pytest.raises(InvalidOption, match="the embedded model reads sentences"):
+        study(model="embedded")
+
+
+def test_a_study_of_infinitely_many_prompts_is_played_live(tmp_path: Path) -> None:
+    plan = study(options={"rules": "PPR-v0", "shots": "zero", **SMALL})
+    jobs = plan.jobs(plan.cells())
+    assert make_tables(jobs, tmp_path) == []
+    errors = {outcome.job.method.label: outcome.error for outcome in run_cells(jobs, tmp_path)}
+    assert [label for label, error in errors.items() if not error] == ["Random", "MAPPO"]
+    assert "VectorPrompts has infinitely many" in errors["fixed"]
+    assert "| MAPPO |" in write_report(plan, tmp_path).read_text()
