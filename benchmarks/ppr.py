@@ -57,7 +57,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "light - MLP_a": {"mode": "light", "shift": False},
     "light - MLP_a - CL": {"mode": "light", "shift": False, "contrastive": 0.0},
     "MLP_a alone": {"mode": "light", "prompt": False, "contrastive": 0.0},
-    "constant prefix": {"mode": "light", "shift": False, "contrastive": 0.0, "profile": False},
+    "constant prefix": {"mode": "light", "shift": False, "contrastive": 0.0, "constant": True},
     "light, cross-entropy": {"mode": "light", "loss": "cross_entropy"},
     "full": {"mode": "full"},
     "full - CL": {"mode": "full", "contrastive": 0.0},
@@ -111,7 +111,7 @@ def run(world: World, row: Mapping[str, Any], seed: int, options: Any) -> dict[s
         learning_rate=options.rate,
         recommender_rate=options.recommender_rate,
         contrastive=chosen.pop("contrastive", 0.1),
-        profile=chosen.pop("profile", True),
+        constant=chosen.pop("constant", False),
         loss=chosen.pop("loss", "bpr"),
     )
     began = time.perf_counter()

@@ -40,7 +40,7 @@ METHODS: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
     "native, BPR + contrastive": [("ppr", {}, {})],
     "native, cross-entropy": [("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy"})],
     "constant prefix (native)": [
-        ("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy", "profile": False})
+        ("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy", "constant": True})
     ],
     "LinUCB, 64 prefixes": [
         ("linucb", {"codebook": 64}, {"alpha": alpha}) for alpha in (0.5, 2.0, 10.0)

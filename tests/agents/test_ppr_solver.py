@@ -221,7 +221,7 @@ def test_what_it_cannot_read_is_refused(model: SASRec, tmp_path: Path) -> None:
         Solver(made(model, profile=()), SHORT)
     with pytest.raises(InvalidOption, match="columns of the profile"):
         Solver(made(model, profile=("age",)), SHORT)
-    assert Solver(made(model, profile=()), Config(profile=False)).sizes == ()
+    assert Solver(made(model, profile=()), Config(constant=True)).sizes == ()
     solver = Solver(made(model), SHORT)
     other: TaskSet = RPPEnv.make(
         rules="PPR-v0", split="test", num_users=900, num_items=160, shots="zero", model=Silent()

@@ -1,7 +1,7 @@
 """What a chosen prefix must beat: zeros, another user's profile, the user's own history.
 
 The other controls are made elsewhere: no prefix at all and a constant prefix that is learned
-(`rpp_agents.solvers.ppr`, ``mode="pre-train"`` and ``profile=False``), and random ones (`Random`).
+(`rpp_agents.solvers.ppr`, ``mode="pre-train"`` and ``constant=True``), and random ones (`Random`).
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ class Config(RunConfig):
     initial: Literal["normal", "items"] = "normal"
     """Embeddings of a field's values at first: normal with deviation 0.01, or the mean input of
     the items that training users of that value clicked."""
-    profile: bool = True
-    """Whether the networks see the profile; else all users get the same prefix and vector."""
+    constant: bool = False
+    """Whether all users get the same prefix and vector: the networks see no profile."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -468,7 +468,7 @@ def _info_nce(user: Tensor, view: Tensor, users: Tensor, temperature: float) -> 
 
 def _profiles(env: Any, config: Config) -> tuple[tuple[int, int], Profiles | None]:
     """Where observations show the profile, and the profiles with the fields shown."""
-    if not config.profile:
+    if config.constant:
         return (0, 0), None
     blocks = {
         name: at
@@ -479,7 +479,7 @@ def _profiles(env: Any, config: Config) -> tuple[tuple[int, int], Profiles | Non
     if profiles is None or not blocks:
         raise InvalidOption(
             f"the environment shows no profile ({env.tasks.dataset.name}): take a dataset with "
-            "profiles and leave out profile=(), or give the solver profile=False, which learns one "
+            "profiles and leave out profile=(), or give the solver constant=True, which learns one "
             "prefix for all"
         )
     first, end = min(at.start for at in blocks.values()), max(at.stop for at in blocks.values())
