@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rpp_agents import load_policy
+from rpp_agents.cli import main
 from rpp_agents.solvers.ppr import Config, PromptPolicy, Solver, _info_nce, ranks_of, train, tune
 from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_env import Rankings, RPPEnv, evaluate
@@ -235,3 +236,18 @@ def test_what_it_cannot_read_is_refused(model: SASRec, tmp_path: Path) -> None:
         Config(learning_rate=0.0)
     with pytest.raises(InvalidOption, match="masked"):
         Config(masked=1.0)
+
+
+@pytest.mark.parametrize("rules", ["PPR-v0", "PPRStream-v0"])
+def test_the_command_trains_and_evaluates_it(
+    rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [
+        *("--rules", rules, "--num-users", "600", "--num-items", "200", "--total-steps", "512"),
+        *("--evaluations", "1", "--eval-episodes", "32", "--num-envs", "32", "--run-dir", "run"),
+    ]
+    assert main(["train", "ppr", *options]) == 0
+    assert "PPR's own solver: NDCG@10" in capsys.readouterr().out
+    assert main(["evaluate", "run"]) == 0
+    assert "run: NDCG@10" in capsys.readouterr().out
