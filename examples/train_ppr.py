@@ -13,12 +13,11 @@ from rpp_agents.solvers import linucb, ppr
 from rpp_agents.solvers.controls import Shuffled, zero
 
 FAST = "RPP_ENV_FAST" in os.environ  # the tests only see whether it runs
-SIZE = {"num_users": 900, "num_items": 200} if FAST else {}
 
 
 def env(split, **options):
     return rpp_env.RPPEnv.make(
-        rules="PPR-v0", split=split, shots="zero", num_envs=64 if FAST else 256, **SIZE, **options
+        rules="PPR-v0", split=split, shots="zero", num_envs=64 if FAST else 256, **options
     )
 
 

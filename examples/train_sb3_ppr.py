@@ -10,8 +10,6 @@ from stable_baselines3 import SAC
 
 FAST = "RPP_ENV_FAST" in os.environ  # the tests only see whether it runs
 OPTIONS = {"shots": "zero", "codes": 8}
-if FAST:
-    OPTIONS |= {"num_users": 900, "num_items": 200}
 
 
 def score(model):
