@@ -1,11 +1,11 @@
-"""SASRec beside careful public figures: full ranking, leave-one-out, all items.
+"""Compare SASRec with careful public results: full ranking, leave-one-out, all items.
 
 The last item of every user is the test item. For a fifth of the users, 2,000 at most, the one
 before it chooses the epoch; all other items are trained on. A test item is ranked among all items
-but those of the user's history; of equal scores the item of the lower row comes first. ml-1m is
-without its 290 items of fewer than five ratings, as SASRec's own file of 3,416 items.
+but those of the user's history; ties go to the item of the lower row. ml-1m is without its 290
+items of fewer than five ratings, as in SASRec's own file of 3,416 items.
 
-Every epoch is kept, and a second run goes on where the first was stopped::
+Every epoch is saved, and a second run resumes from the last one::
 
     python benchmarks/anchors.py --datasets beauty ml-1m --out runs/anchors
 
@@ -30,7 +30,7 @@ from rpp_env.metrics import hit, ndcg
 from rpp_env.recommenders.sasrec import Config, Training, full_ranks
 
 ANCHORS = {"ml-1m": 0.177, "beauty": 0.050, "sports": 0.030, "toys": 0.053}
-"""NDCG@10 to reach; well-tuned public replications are at 0.178 to 0.186, 0.053, 0.031, 0.058."""
+"""Target NDCG@10; well-tuned public replications are at 0.178 to 0.186, 0.053, 0.031, 0.058."""
 
 SMALL = Config(
     dim=64,

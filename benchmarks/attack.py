@@ -1,12 +1,12 @@
-"""Attack what takes input from others, and count what comes of it.
+"""Try hostile inputs of all kinds, and count the outcomes.
 
     python benchmarks/attack.py                      # every part: the table of docs/security.md
     python benchmarks/attack.py forks kills          # some of them
 
-Each part tries hostile inputs, in processes of their own where it matters, with bounds on memory
-and time, and counts each as *held* (refused in a sentence, or taken and harmless), *lost* (a
-traceback, a hang, memory beyond the bound, something given away or deleted) or *wrong in silence*
-(taken with a wrong result, without a word). The exit code is 1 where anything was lost or wrong.
+Each part tries hostile inputs, in separate processes where needed, with limits on memory and time,
+and counts each as *held* (refused with a message, or accepted and harmless), *lost* (a traceback, a
+hang, memory beyond the limit, something leaked or deleted) or *wrong in silence* (accepted with a
+wrong result, without a message). The exit code is 1 if anything was lost or wrong.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PARTS: dict[str, Callable[[Path], Count]] = {
     "reports": attack_folders.reports,
     "servers": attack_servers.servers,
 }
-"""A part tries its inputs in a folder of its own, and returns what came of them."""
+"""A part tries its inputs in its own folder, and returns the outcomes."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the parts of `attack.py` share: a count, and processes with bounds."""
+"""Shared parts of `attack.py`: counts of outcomes, and processes with limits."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Count", "bounded", "forked"]
 
 @dataclass
 class Count:
-    """How often a part tried, and what came of it."""
+    """Number of inputs that a part tried, and their outcomes."""
 
     held: int = 0
     lost: int = 0
     wrong: int = 0
     notes: list[str] = field(default_factory=list)
-    """What was lost or wrong, each with its reason."""
+    """Inputs that were lost or wrong, with the reasons."""
 
     @property
     def tried(self) -> int:
         return self.held + self.lost + self.wrong
 
     def add(self, name: str, *, lost: str = "", wrong: str = "") -> None:
-        """Count one input; `lost` and `wrong` say why it was not held."""
+        """Count one input; `lost` and `wrong` state why it was not held."""
         self.lost += bool(lost)
         self.wrong += bool(wrong and not lost)
         self.held += not (lost or wrong)
@@ -42,12 +42,12 @@ class Count:
 def bounded(
     code: str, *words: str, megabytes: int = 1500, seconds: float = 60, folder: Path | None = None
 ) -> tuple[int | None, bytes, bytes]:
-    """Run Python code in a process with so much memory and time.
+    """Run Python code in a process with limits on memory and time.
 
     Returns
     -------
     (int or None, bytes, bytes)
-        Exit code (None where the time was up), output and error output.
+        Exit code (None after a timeout), output and error output.
     """
 
     def limit() -> None:
@@ -78,7 +78,7 @@ def forked(
     seconds: float,
     environment: Mapping[str, str],
 ) -> tuple[int | None, str]:
-    """Do it in a fork of this process, which may take so much more memory, and so much time.
+    """Call a function in a fork of this process, with limits on additional memory and time.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def forked(
     Returns
     -------
     (int or None, str)
-        Exit code, 1 after a traceback and None where the time was up; and what was printed.
+        Exit code, 1 after a traceback and None after a timeout; and the printed output.
     """
     printed = folder / ".printed"
     child = os.fork()

@@ -62,7 +62,7 @@ TEXTS = {
     "end of data": "</script><!--",
     "braces": "{{data}} {k} {0} %s $x$",
 }
-"""What titles, ids, brands and replies are made of, by name."""
+"""Parts of hostile titles, ids, brands and replies, by name."""
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float\n"
 ITEMS = "item_id:token\ttitle:token_seq\tyear:token\tbrand:token\tgenre:token_seq\n"

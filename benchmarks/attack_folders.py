@@ -1,4 +1,4 @@
-"""Run folders and folders of benches and studies from somebody hostile; see `attack.py`."""
+"""Hostile folders of runs, benches and studies; see `attack.py`."""
 
 from __future__ import annotations
 

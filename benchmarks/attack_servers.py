@@ -1,4 +1,4 @@
-"""Hostile model servers, each asked by a process of its own; see `attack.py`."""
+"""Hostile model servers, each called by a separate process; see `attack.py`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from attack_count import Count, bounded
 __all__ = ["MEBIBYTES", "servers"]
 
 MEBIBYTES = 1024
-"""What the client may take while eight answers come, more than it took before them."""
+"""Limit on the client's additional memory while eight answers arrive."""
 SECONDS = 60
 FAKE = Path(__file__).parents[1] / "tests" / "fake_server.py"
 
@@ -37,7 +37,7 @@ Write = Callable[[socket.socket], None]
 
 @dataclass(frozen=True)
 class Server:
-    """What a server writes when it is asked for a reply, and what must come of it."""
+    """What a server writes in reply to a request, and the expected outcome."""
 
     write: Write
     wanted: str = "refused"
@@ -247,7 +247,7 @@ BATCHES: dict[str, tuple[dict[str, Any], str, str]] = {
     "vLLM: positive log-probabilities": ({"lifts": 50.0}, "letters", "refused"),
     "vLLM: prompts read otherwise": ({"misreads": True}, "texts", "taken"),
 }
-"""What `tests/fake_server.py`, which answers in batches as vLLM does, is told to do wrong."""
+"""Faults of `tests/fake_server.py`, which answers in batches as vLLM does."""
 
 
 @contextlib.contextmanager
@@ -287,7 +287,7 @@ def _listening(server: Server, keys: list[bytes]) -> Iterator[str]:
 
 
 def servers(folder: Path) -> Count:
-    """Servers that answer as none should, each played by a process with a bound on its memory."""
+    """Servers that answer wrongly, each played by a process with a limit on its memory."""
     count = Count()
     for name, server in SERVERS.items():
         with _listening(server, keys := []) as address:
@@ -299,8 +299,8 @@ def servers(folder: Path) -> Count:
         assert running.stdout is not None
         address = f"http://127.0.0.1:{int(running.stdout.readline())}"
         for name, (script, what, wanted) in BATCHES.items():
-            told = Request(f"{address}/_script", json.dumps(script).encode())  # noqa: S310
-            urlopen(told, timeout=10).close()  # noqa: S310 - this machine's
+            script_request = Request(f"{address}/_script", json.dumps(script).encode())  # noqa: S310
+            urlopen(script_request, timeout=10).close()  # noqa: S310 - this machine's
             _judge(count, name, LETTERS, f"{address}/v1", what, folder=folder, wanted=wanted)
         running.terminate()
     return count

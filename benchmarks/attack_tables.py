@@ -36,7 +36,7 @@ ARRAYS = ("orders", "named", "completion", "prompt", "trimmed", "positions", "ke
 
 
 class Judge:
-    """A recommender whose answers follow from the prompt, and that counts what it is asked."""
+    """A recommender whose answers depend on the prompt, and that counts its prompts."""
 
     def __init__(self) -> None:
         self.asked = 0

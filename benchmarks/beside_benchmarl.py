@@ -1,4 +1,4 @@
-"""Our MAPPO and QMIX beside BenchMARL's: what they learn on simple_spread, and how fast they are.
+"""Compare our MAPPO and QMIX with BenchMARL's: returns on simple_spread, and speed.
 
     make .venv-peers/.stamp
     .venv-peers/bin/pip install --no-deps mpe2==1.1.1 pygame-ce

@@ -1,11 +1,11 @@
-"""Measure the task cards: what README and the pages of the environments say about each id.
+"""Measure the task cards: the figures about each id in the README and on the environments' pages.
 
     python benchmarks/cards.py [--ids RPP-v0 ...] [--parts diagnosis training]
 
-Of each id it measures what one call costs (random actions), what `rpp_env.diagnose` says of tables
-of train and test users, and what MAPPO reaches on test users with each discount. Numbers of ids and
-parts that are not measured again stay as they are in the file. What no code measures is null there.
-Processor time is that of one thread, so that other work on the machine hardly counts.
+For each id it measures the cost of one call (random actions), `rpp_env.diagnose` on tables of train
+and test users, and MAPPO's score on test users with each discount. Numbers of ids and parts that
+are not measured again are unchanged in the file. Numbers that no code measures are null. Processor
+time is that of one thread, so that other work on the machine hardly counts.
 """
 
 from __future__ import annotations

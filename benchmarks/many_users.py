@@ -1,4 +1,4 @@
-"""Movieworld with up to 100,000 users: how time and memory grow with their number.
+"""Measure how time and memory grow with the users: movieworld with up to 100,000.
 
     python benchmarks/many_users.py [--users 12500 25000 50000 100000] [--out FILE]
 
@@ -123,7 +123,7 @@ def measured(users: int, path: Path, num_envs: int) -> dict[str, Any]:
 
 
 def apart(function: Callable[..., T], *arguments: Any) -> T:
-    """What the function gives back, run in a fresh process."""
+    """Return the function's result, computed in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 

@@ -1,4 +1,4 @@
-"""PPR's table: what a prefix, an added vector and a contrastive loss are worth to cold users.
+"""PPR's table: the value of a prefix, an added vector and a contrastive loss for cold users.
 
     python benchmarks/ppr.py --dataset ml-100k arrivals --out runs/ppr
 

@@ -1,4 +1,4 @@
-"""Agents beside PPR's own solver on `arrivals`: NDCG@10 by the number of recommender answers.
+"""Compare agents with PPR's own solver on `arrivals`: NDCG@10 by the number of answers.
 
     python benchmarks/ppr_agents.py --out runs/ppr-agents
 

@@ -1,18 +1,18 @@
-"""What a real language model does with real data: tables, diagnostics, and what one must know.
+"""Evaluate a real language model on real data: tables, diagnosis, and checks of its replies.
 
     vllm serve meta-llama/Llama-2-7b-chat-hf --max-logprobs 52 --generation-config vllm   # on a GPU
     python benchmarks/real_llm.py --model http://127.0.0.1:8000/v1#meta-llama/Llama-2-7b-chat-hf
 
 Half of the users are train users, half are test users. For each of them every prompt that the rules
 can reach is asked (1,575 under RPP-v0, 1,125 under RPPBandit-v0), everything through one recording,
-so that nothing is paid twice: stopped at any moment, the same command goes on. It writes
+so that nothing is paid twice: after an interruption, the same command resumes. It writes
 OUT/report.md, OUT/report.json and two tables that replay without the model
 (`rpp-env train mappo --model table:OUT --final`):
 
- 1. what there is to gain (`rpp-env diagnose`);
+ 1. how much there is to gain (`rpp-env diagnose`);
  2. how well replies are read, and what they cost;
- 3. on how many users any prompt at all beats chance, beside what luck alone would give;
- 4. whether the model recites the catalogue (it may know what it should infer);
+ 3. on how many users any prompt beats chance, compared with the number expected by luck;
+ 4. whether the model recites the catalog (it may know what it should infer);
  5. how far the ways to rank agree on the same questions.
 
 docs/real-llm.md says what it takes and what came out.
@@ -223,7 +223,7 @@ class Agreement:
 
 
 def report(
-    told: dict[str, Any],
+    facts: dict[str, Any],
     found: Diagnosis,
     reading: Reading,
     luck: AnyPrompt,
@@ -259,11 +259,11 @@ def report(
             for a in agreements
         ],
     )
-    return f"""# {told["model"]} on {told["dataset"]}
+    return f"""# {facts["model"]} on {facts["dataset"]}
 
-{told["train users"]} train users, {told["test users"]} test users; {told["rules"]}, ranked by
-`{told["rank_by"]}`. {reading.answers:,} answers in the tables; {told["asked"]:,} questions of all
-kinds were asked in this run ({told["seconds"]:,.0f} s), the others were recorded before.
+{facts["train users"]} train users, {facts["test users"]} test users; {facts["rules"]}, ranked by
+`{facts["rank_by"]}`. {reading.answers:,} answers in the tables; {facts["asked"]:,} questions of all
+kinds were asked in this run ({facts["seconds"]:,.0f} s), the others were recorded before.
 
 {found.markdown().strip()}
 
@@ -325,8 +325,8 @@ def main() -> None:
         live = RPPEnv.make(
             chosen.dataset, chosen.model, split, max_users=chosen.users // 2, **options
         )
-        with progress(f"asking {live.recommender.model.id} about {split} users") as tell:
-            tables.append(tabulate(live, chosen.out / f"{split}.rpptable", progress=tell))
+        with progress(f"asking {live.recommender.model.id} about {split} users") as update:
+            tables.append(tabulate(live, chosen.out / f"{split}.rpptable", progress=update))
         asked += getattr(live.recommender.model, "asked", 0)
         replayed = {"rules": chosen.rules, "max_users": chosen.users // 2}
         envs.append(RPPEnv.make(chosen.dataset, tables[-1], split, **replayed))
@@ -336,7 +336,7 @@ def main() -> None:
     reading, any_prompt = Reading.of(tables), AnyPrompt.of(tables)
     recital = Recital.of(model, live, chosen.titles)
     agreements, seconds = Agreement.all(model, live, chosen.sample)
-    told = {
+    facts = {
         "model": model.id,
         "dataset": chosen.dataset,
         "rules": chosen.rules,
@@ -347,12 +347,12 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
         "seconds by way": seconds,
     }
-    text = report(told, found, reading, any_prompt, recital, agreements)
+    text = report(facts, found, reading, any_prompt, recital, agreements)
     (chosen.out / "report.md").write_text(text)
     parts = {"reading": reading, "any prompt": any_prompt, "recital": recital}
     numbers = {name: asdict(part) for name, part in parts.items()}
     numbers |= {
-        "run": told,
+        "run": facts,
         "agreement": list(map(asdict, agreements)),
         "diagnosis": found.to_json(),
     }

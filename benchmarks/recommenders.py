@@ -1,4 +1,4 @@
-"""Recommenders without a language model, beside the figures that LLMRank published for its own.
+"""Evaluate recommenders without a language model, and compare with LLMRank's published figures.
 
     python benchmarks/recommenders.py [--datasets ml-1m games] [--methods pop ...] --out FILE
 
@@ -64,7 +64,7 @@ def measured(scorer: Scorer, tasks: TaskSet) -> list[float]:
 def run(dataset: str, method: str, config: Any, users: int | None, seed: int) -> dict[str, Any]:
     """Fit one method, and score the targets once: one line of the results."""
 
-    def tell(row: Mapping[str, float]) -> None:
+    def show_epoch(row: Mapping[str, float]) -> None:
         print(
             f"{dataset} {method}: epoch {row['epoch']}, validation {row['validation']:.4f}, "
             f"{row['seconds']:.0f} s",
@@ -77,7 +77,7 @@ def run(dataset: str, method: str, config: Any, users: int | None, seed: int) ->
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:users])
     tasks = make_tasks(data, rows, num_candidates=CANDIDATES, seed=0)
     began = time.perf_counter()
-    scorer = fit(method, data, config, seed=seed, progress=tell)
+    scorer = fit(method, data, config, seed=seed, progress=show_epoch)
     fitted = time.perf_counter()
     scores = measured(scorer, tasks)
     return {

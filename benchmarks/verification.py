@@ -104,7 +104,7 @@ def foraging(num_envs: int) -> PettingZooBatch:
     class Foraging(ParallelEnv):  # type: ignore[misc]  # no types without PettingZoo
         def __init__(self) -> None:
             self.metadata, self.possible_agents = {"name": "foraging"}, ["agent_0", "agent_1"]
-            # Gymnasium's own limit, below the environment's: a time-out is told from a success.
+            # Gymnasium's own limit, below the environment's: a time-out is not a success.
             self.env = gymnasium.make(
                 "Foraging-5x5-2p-1f-coop-v3", max_episode_steps=25, disable_env_checker=True
             )
@@ -190,7 +190,7 @@ class Problem:
 POLICY_GRADIENT = ("ippo", "mappo", "a2c")
 VALUES = ("iql", "vdn", "qmix")
 LEARNERS = (*POLICY_GRADIENT, *VALUES)
-RIVALS = ("central", "autoregressive")
+BASELINES = ("central", "autoregressive")
 """Learners that are no team of many: one policy over all joint actions."""
 
 
@@ -214,7 +214,7 @@ _MATRIX_Q = COMMON | {
     "normalize_rewards": True,
 }
 _MATRIX_SETTINGS = (
-    for_each(("a2c", *RIVALS), _MATRIX_PG)
+    for_each(("a2c", *BASELINES), _MATRIX_PG)
     # With the default's large steps 2 of 13 seeds drifted into penalty-25's 10 by chance.
     | for_each(("ippo", "mappo"), _MATRIX_PG | {"learning_rate": 1e-3})
     | for_each(VALUES, _MATRIX_Q)
@@ -226,7 +226,7 @@ def matrix_problem(name: str, top: float, reached: float) -> Problem:
     band = (top, top) if solved else ((5.0, 7.0) if name == "climbing" else (reached, reached))
     return Problem(
         make=partial(MatrixGame, PAYOFFS[name]),
-        steps=for_each((*POLICY_GRADIENT, *RIVALS), 20_000) | for_each(VALUES, 10_000),
+        steps=for_each((*POLICY_GRADIENT, *BASELINES), 20_000) | for_each(VALUES, 10_000),
         settings=_MATRIX_SETTINGS,
         band=for_each(LEARNERS, band),
         reference=for_each(LEARNERS, f"{reached:g}"),
@@ -473,7 +473,7 @@ def main() -> None:
     )
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument(
-        "--algorithms", nargs="+", choices=(*LEARNERS, *RIVALS), default=[*LEARNERS, *RIVALS]
+        "--algorithms", nargs="+", choices=(*LEARNERS, *BASELINES), default=[*LEARNERS, *BASELINES]
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--results", type=Path, default=Path("runs/verification.jsonl"))

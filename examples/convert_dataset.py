@@ -1,4 +1,4 @@
-"""Convert a published dataset to the atomic files that rpp_env reads. It needs Python alone.
+"""Convert a published dataset to the atomic files that rpp_env reads; needs only Python.
 
     python convert_dataset.py ml-100k ml-100k.zip data
     python convert_dataset.py lastfm hetrec2011-lastfm-2k.zip data
@@ -29,12 +29,12 @@ CLICK = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 
 
 def clean(text: object) -> str:
-    """One line without tabs."""
+    """Return a text on one line, without tabs."""
     return " ".join(str(text).split())
 
 
 def lines(archive: zipfile.ZipFile, ending: str, encoding: str) -> Iterator[list[str]]:
-    """Rows of a member of a zip file, whose fields are parted by tabs or bars."""
+    """Yield the rows of a zip file's member, with fields separated by tabs or bars."""
     (name,) = (name for name in archive.namelist() if name.rpartition("/")[2] == ending)
     with archive.open(name) as file:
         for line in io.TextIOWrapper(file, encoding=encoding):
@@ -60,7 +60,7 @@ def ml_100k(archive: Path) -> dict[str, list[Row]]:
 
 
 def lastfm(archive: Path) -> dict[str, list[Row]]:
-    """The play count stands in the column timestamp: a user's last item is the most played."""
+    """Convert lastfm; column timestamp is the play count: a user's last item is the most played."""
     with zipfile.ZipFile(archive) as opened:
         clicks = [CLICK]
         for user, artist, plays in list(lines(opened, "user_artists.dat", "utf-8"))[1:]:
@@ -71,14 +71,14 @@ def lastfm(archive: Path) -> dict[str, list[Row]]:
 
 
 def records(path: Path) -> Iterator[dict[str, object]]:
-    """Objects of a gzipped file, one a line: JSON, or the Python literals of Amazon 2014."""
+    """Yield the objects of a gzipped file, one per line: JSON, or Amazon 2014's Python literals."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             yield json.loads(line) if line.startswith('{"') else ast.literal_eval(line)
 
 
 def amazon(reviews: Path, meta: Path, last: int | None) -> dict[str, list[Row]]:
-    """Positions in a user's sequence stand in the column timestamp, as in the published files."""
+    """Convert Amazon data; column timestamp is the position in the user's sequence."""
     chosen: dict[str, dict[str, tuple[float, str]]] = defaultdict(dict)
     for review in records(reviews):  # the first review of an item counts
         when = float(str(review["unixReviewTime"]))

@@ -12,7 +12,7 @@ for agent in env.possible_agents:
 while env.agents:
     actions = {agent: env.action_space(agent).sample() for agent in env.agents}
     observations, rewards, terminations, truncations, infos = env.step(actions)
-    # All four agents are paid the same: the NDCG@10 of the item that the user really chose next.
+    # All agents get the same reward: the NDCG@10 of the item that the user chose next.
     print(actions, f"NDCG@10 {rewards['role_playing']:.3f}")
 
 print("\nThe last step, prompt and reply:\n")

@@ -1,4 +1,4 @@
-"""Train BenchMARL's MAPPO and QMIX, and score both on users that they have not seen.
+"""Train BenchMARL's MAPPO and QMIX, and evaluate both on held-out users.
 
 `rpp_agents.benchmarl_task` makes the environment a task of BenchMARL's.
 """
@@ -23,7 +23,7 @@ WORLD: dict[str, Any] = {"num_users": 120, "num_items": 100} if FAST else {}
 warnings.filterwarnings("ignore", message="PettingZoo in TorchRL is tested")
 config = ExperimentConfig.get_from_yaml()
 config.gamma, config.lr = 0.95, 5e-4
-config.share_policy_params = False  # the four have different things to do
+config.share_policy_params = False  # the four agents have different tasks
 config.max_n_frames = 80 if FAST else 40_000  # a frame is a user's step
 config.on_policy_collected_frames_per_batch = 40 if FAST else 1_600
 config.on_policy_n_envs_per_worker = config.off_policy_n_envs_per_worker = 4 if FAST else 32
@@ -32,7 +32,7 @@ config.on_policy_n_minibatch_iters = 1 if FAST else 10
 config.off_policy_collected_frames_per_batch = 40 if FAST else 320
 config.off_policy_n_optimizer_steps = 1 if FAST else 20
 config.off_policy_memory_size = 100 if FAST else 20_000
-config.evaluation = False  # below, and on other users
+config.evaluation = False  # done below, on other users
 config.loggers, config.create_json, config.render = [], False, False
 config.save_folder = "runs"
 Path(config.save_folder).mkdir(exist_ok=True)
@@ -47,7 +47,7 @@ for algorithm in (MappoConfig, QmixConfig):
         seed=0,
         config=config,
     )
-    # Four groups of one would train four strangers: QMIX would have nothing to mix and be IQL.
+    # Four groups of one would be trained separately: QMIX would have nothing to mix and be IQL.
     assert dict(experiment.group_map) == GROUP
     experiment.run()
     name = algorithm.__name__.removesuffix("Config").upper()

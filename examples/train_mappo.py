@@ -1,4 +1,4 @@
-"""Train MAPPO on movieworld, and compare it with the baselines on users that it has not seen.
+"""Train MAPPO on movieworld, and compare it with the baselines on held-out users.
 
 Takes about two minutes; the curve, the checkpoint and the policy are in runs/example.
 """
@@ -10,7 +10,7 @@ import os
 import rpp_env
 from rpp_agents import mappo
 
-FAST = "RPP_ENV_FAST" in os.environ  # the tests only see whether it runs
+FAST = "RPP_ENV_FAST" in os.environ  # for the tests, which only check that it runs
 
 train = rpp_env.RPPEnv.make("movieworld", split="train", num_envs=512, seed=0)
 validation = rpp_env.RPPEnv.make(
@@ -22,10 +22,10 @@ policy = mappo.train(
     mappo.Config(seed=0, total_steps=5_000 if FAST else 500_000, threads=1),
     run_dir="runs/example",
     eval_env=validation,
-    resume=True,  # stopped with Ctrl-C, the same script goes on from the last checkpoint
+    resume=True,  # after Ctrl-C, the same script resumes from the last checkpoint
 )
 
-# The test users are for the very end, when nothing is left to be decided.
+# Evaluate on the test users only once, when all choices are made.
 report = rpp_env.evaluate(
     policy,
     validation,

@@ -1,8 +1,8 @@
 """Train RLlib's PPO with users that are played on other machines, from a recorded table.
 
-As it stands it starts two Ray nodes on this machine. Where the environment variable RAY_ADDRESS
-names a cluster, the same script uses that one: docs/libraries.md says how. Its argument is the
-table's path, which every node must be able to read; the table is made where there is none.
+By default it starts two Ray nodes on this machine. If the environment variable RAY_ADDRESS names a
+cluster, the same script uses that one: see docs/libraries.md. Its argument is the table's path,
+which every node must be able to read; the table is made if it does not exist.
 """
 
 import atexit
@@ -34,14 +34,14 @@ def note_node(*, metrics_logger: Any, **_: Any) -> None:  # runs where an episod
     metrics_logger.log_value(("episodes_on", node), 1, reduce="lifetime_sum")
 
 
-if not TABLE.exists():  # every answer asked once; from here on no node needs the model
+if not TABLE.exists():  # ask the model once for every answer; no node needs it afterwards
     rpp_env.tabulate(rpp_env.RPPEnv.make(split="train", max_users=USERS), TABLE)
 
 if "RAY_ADDRESS" not in os.environ:
     # The head learns. A node with the resource "player" plays: one runner for each unit of it.
     head = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    atexit.register(cluster.shutdown)  # else Ray's next script looks for this cluster
+    atexit.register(cluster.shutdown)  # otherwise Ray's next script looks for this cluster
     cluster.add_node(num_cpus=1, resources={"player": 1})
     os.environ["RAY_ADDRESS"] = cluster.address
 ray.init(log_to_driver=False, logging_level="error")

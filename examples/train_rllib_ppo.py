@@ -1,7 +1,7 @@
-"""Train RLlib's PPO on the four agents, each with a policy of its own.
+"""Train RLlib's PPO on the four agents, each with its own policy.
 
-Policies of their own may have spaces of their own: no padding, no masks, and the agents' names are
-the keys of the policies.
+Separate policies may have different spaces: no padding, no masks, and the agents' names are the
+keys of the policies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORLD: dict[str, Any] = {"num_users": 120, "num_items": 100} if FAST else {}
 
 
 def make(options: dict[str, Any]) -> ParallelPettingZooEnv:
-    # Each copy draws a seed of its own at its first reset. The check is left out (see below): it
+    # Each copy draws its own seed at its first reset. The check is left out (see below): it
     # resets every copy with the seed 42, and all would then play the same users.
     env = rpp_env.parallel_env(split="train", **options)
     return ParallelPettingZooEnv(env)

@@ -1,8 +1,8 @@
 """Train Stable-Baselines3's PPO as one agent that chooses all four sentences.
 
-`gymnasium.make_vec` plays many users with one call of the model a step; `Users` shows that batch to
-Stable-Baselines3, which has a form of its own for it. (For a single user, ``gymnasium.make`` gives
-an environment that it takes as it is.)
+`gymnasium.make_vec` plays many users with one call of the model per step; `Users` adapts that batch
+to the interface of Stable-Baselines3. (For a single user, the environment of ``gymnasium.make`` can
+be used directly.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAST = "RPP_ENV_FAST" in os.environ
 
 
 class Users(VecEnv):
-    """A Gymnasium vector environment in the clothes of Stable-Baselines3."""
+    """Adapter from a Gymnasium vector environment to Stable-Baselines3's `VecEnv`."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -33,13 +33,13 @@ class Users(VecEnv):
 
     def step_wait(self) -> Any:
         observations, rewards, terminated, truncated, infos = self.env.step(self.actions)
-        told: list[dict[str, Any]] = [{} for _ in rewards]
+        reports: list[dict[str, Any]] = [{} for _ in rewards]
         for i in np.flatnonzero(terminated | truncated):
-            told[i] = {
+            reports[i] = {
                 "terminal_observation": infos["final_obs"][i],
                 "TimeLimit.truncated": bool(truncated[i]),
             }
-        return observations, rewards, terminated | truncated, told
+        return observations, rewards, terminated | truncated, reports
 
     def close(self) -> None:
         self.env.close()
@@ -50,11 +50,11 @@ class Users(VecEnv):
     def get_attr(self, name: str, *_: Any) -> list[Any]:
         return [getattr(self.env, name, None)] * self.num_envs
 
-    set_attr = env_method = get_attr  # nothing here calls them
+    set_attr = env_method = get_attr  # not called here
 
 
 def score(model: PPO, users: int) -> float:
-    """Mean NDCG@10 over the steps of one episode of so many validation users."""
+    """Return the mean NDCG@10 over the steps of one episode of this many validation users."""
     env = gymnasium.make_vec("rpp_env:RPP-v0", num_envs=users, split="validation")
     observations, _ = env.reset(seed=0)
     rewards = []

@@ -1,8 +1,8 @@
 """Train skrl's MAPPO on the four agents, on many users at once.
 
-skrl's own wrapper takes `rpp_env.parallel_env` as it is, with one user at a time. `Users` shows a
-whole batch to skrl instead, with one call of the model a step, and begins new episodes itself, as
-skrl expects of several environments.
+skrl's own wrapper accepts `rpp_env.parallel_env`, with one user at a time. `Users` gives skrl a
+whole batch instead, with one call of the model per step, and begins new episodes itself, as skrl
+expects of several environments.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Users(MultiAgentEnvWrapper):
         return self.users.num_envs
 
     def each(self, values: np.ndarray) -> dict[str, torch.Tensor]:
-        """(users, agents, ...) or (users,) as a tensor for each agent."""
+        """Convert (users, agents, ...) or (users,) to a tensor for each agent."""
         if values.ndim == 1:
             values = np.repeat(values[:, None, None], len(self.possible_agents), axis=1)
         tensors = torch.as_tensor(values, device=self.device)
@@ -54,8 +54,8 @@ class Users(MultiAgentEnvWrapper):
     def step(self, actions: dict[str, torch.Tensor]) -> Any:
         joint = torch.cat([actions[agent] for agent in self.possible_agents], dim=1)
         step = self.users.step(joint.cpu().numpy())
-        # The agents see the clock, so its end may count as one: what follows the last step is worth
-        # nothing. skrl would otherwise carry the next user's rewards back over it.
+        # The agents observe the time, so the time limit may count as termination, with value 0.
+        # skrl would otherwise propagate the next user's rewards across it.
         ended = step.terminated | step.truncated
         observations = step.observations
         if ended.all():

@@ -1,4 +1,4 @@
-"""Train MAPPO made of TorchRL's own parts: its collector, its networks, its loss."""
+"""Train MAPPO assembled from TorchRL's collector, networks and loss."""
 
 import os
 import warnings
@@ -48,7 +48,7 @@ value = nn.Sequential(
 )  # one for each
 critic = TensorDictModule(value, in_keys=["state"], out_keys=[("agent", "value")])
 keys = {name: ("agent", name) for name in ("reward", "done", "terminated", "value")}
-advantage = GAE(gamma=0.95, lmbda=0.95, value_network=critic)  # bootstraps where the clock cuts off
+advantage = GAE(gamma=0.95, lmbda=0.95, value_network=critic)  # bootstraps after a truncation
 advantage.set_keys(**keys)
 normal = {"normalize_advantage": True, "normalize_advantage_exclude_dims": (-2,)}
 loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, **normal)

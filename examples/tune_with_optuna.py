@@ -1,6 +1,6 @@
 """Tune MAPPO with Optuna: choose by validation users over several seeds, report test users once.
 
-The answers come from a table, so that trials ask the model nothing. A trial that falls behind the
+Answers come from a table, so trials make no calls of the model. A trial that is worse than the
 others is stopped at an evaluation.
 """
 
@@ -22,7 +22,7 @@ WORLD: dict[str, Any] = {"num_users": 120, "num_items": 100} if FAST else {}
 
 
 def users(split: str) -> rpp_env.RPPEnv:
-    """An environment that replays a table of these users."""
+    """Make an environment that replays a table of these users."""
     path = f"tables/{split}.rpptable"
     count = {"max_users": 20 if FAST else 500}
     rpp_env.tabulate(rpp_env.RPPEnv.make(split=split, **WORLD, **count), path)
@@ -46,7 +46,7 @@ def config(trial: optuna.Trial | optuna.trial.FrozenTrial, seed: int) -> mappo.C
 
 
 def objective(trial: optuna.Trial) -> float:
-    """The last evaluation's mean over the seeds: one seed alone would be chosen for its luck."""
+    """Return the last evaluation's mean over seeds: a single seed would favour lucky trials."""
     scores = []
     for number, seed in enumerate(SEEDS):
         rows: list[float] = []
@@ -80,7 +80,7 @@ study.optimize(objective, n_trials=TRIALS)
 best = study.best_trial
 print(f"chosen on validation users, over {len(SEEDS)} seeds: {best.value:.3f} with {best.params}")
 
-# The best of many is better than it will be again: new seeds, and users that chose nothing.
+# The best of many trials is optimistic: use new seeds, and users that were not used for choosing.
 test = rpp_env.RPPEnv.make(split="test", max_users=20 if FAST else 1000, num_envs=500, **WORLD)
 for seed in (10, 11):
     policy = mappo.train(train, config(best, seed), progress=False)

@@ -1,4 +1,4 @@
-"""Write a recommender that reads no text, and see what the history agent does for it.
+"""Write a recommender that reads no text, and see the effect of the history agent.
 
 A recommender is anything with ``rank(prompts)``. This one ranks the candidates by the similarity of
 their vectors to the mean vector of the history items that the prompt shows, so of the four agents
@@ -43,7 +43,7 @@ env = rpp_env.RPPEnv.make(
 )
 env.reset(seed=0)
 prompts = env.step(np.zeros((env.num_envs, 4), int)).prompts
-check_recommender(Nearest(dataset), prompts[:12])  # it knows no titles but its own
+check_recommender(Nearest(dataset), prompts[:12])  # with its own titles, as it knows no others
 
 rungs = {
     f"{shown} item(s)": Fixed.prompt(env.rules, level=level, role=0, reasoning=0, output=0)

@@ -1,6 +1,6 @@
-"""Bring your own algorithm: REINFORCE, with checkpoints, resuming and a learning curve.
+"""Write your own algorithm: REINFORCE, with checkpoints, resuming and a learning curve.
 
-A trainer is a class that plays and learns once per call of `iterate`; `trainer` makes the rest.
+A trainer is a class that collects and updates once per `iterate` call; `trainer` makes the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Config(RunConfig):
 
 
 class Reinforce:
-    """Each agent makes more probable what paid more than the batch did on average at that step."""
+    """Raises the probability of actions whose reward was above the batch's mean at that step."""
 
     def __init__(self, env, config):
         self.env, self.config = env, config
@@ -32,8 +32,8 @@ class Reinforce:
         self.actor = Actor(env.observation_width, sizes, shared=False)
         self.optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate)
         self.policy = NetworkPolicy(self.actor, seed=config.seed)
-        self.rng = np.random.default_rng(config.seed)  # all of your randomness: it is checkpointed
-        self.steps = env.num_envs * env.max_cycles  # that one iteration plays
+        self.rng = np.random.default_rng(config.seed)  # all randomness; saved in checkpoints
+        self.steps = env.num_envs * env.max_cycles  # number of steps in one iteration
 
     def reset(self, seed):
         self.env.reset(seed=seed)
@@ -71,7 +71,7 @@ class Reinforce:
 train = trainer("REINFORCE", Reinforce, Config())
 
 if __name__ == "__main__":
-    fast = "RPP_ENV_FAST" in os.environ  # the tests only see whether it runs
+    fast = "RPP_ENV_FAST" in os.environ  # for the tests, which only check that it runs
     env = rpp_env.RPPEnv.make(split="train", num_envs=64 if fast else 512)
     held_out = rpp_env.RPPEnv.make(split="validation", max_users=50 if fast else 500)
     config = Config(total_steps=1_000 if fast else 300_000, threads=1)
