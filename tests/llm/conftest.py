@@ -16,17 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_llama import random_llama
+from real_models import real_model
 
 import rpp_env
 from rpp_agents.commands import serve
 from rpp_env.errors import ModelUnavailable
 from rpp_env.sentences.prompt import Prompt
-from rpp_env.testing import example_prompts
 
 HERE = Path(__file__).parent
-CHECKPOINT = HERE.parents[1] / "checkpoints" / "movieworld-llama"
-NAME = "movieworld-llama"
+NAME = "smollm2"
 WITHOUT = frozenset({"test_likelihood.py"})
 """Files that need transformers and no vLLM."""
 PATIENCE = 600.0
@@ -64,30 +62,20 @@ def quiet_engines() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def trained() -> bool:
-    """Whether the checkpoint is a trained one."""
-    return CHECKPOINT.is_dir()
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, trained: bool) -> Path:
-    """The repository's checkpoint; where it is not (an sdist), a random one of the same kind."""
-    if trained:
-        return CHECKPOINT
-    folder = tmp_path_factory.mktemp("checkpoints") / NAME
-    random_llama(folder, [prompt.text for prompt in example_prompts()])
-    return folder
+def checkpoint() -> Path:
+    """SmolLM2-135M-Instruct, as `rpp-env model get smollm2` writes it."""
+    return real_model(NAME)
 
 
 @pytest.fixture(scope="session")
 def prompts() -> list[Prompt]:
-    """Of 120 users that no training saw: any sentences, any lengths of history."""
-    env = rpp_env.RPPEnv.make(dataset="movieworld", model="embedded", split="test", max_users=120)
+    """Of 24 users, with any sentences; short lists, because the model is read by two cores."""
+    env = rpp_env.RPPEnv.make("movieworld", "embedded", "test", max_users=24, num_candidates=6)
     rng = np.random.default_rng(0)
     actions = rng.integers(env.book.sizes, size=(len(env.tasks), len(env.book.sizes)))
     tasks = [env.tasks.task(i) for i in range(len(env.tasks))]
     return [
-        Prompt(task, choice, int(rng.integers(1, min(len(task.history), 20) + 1)))
+        Prompt(task, choice, int(rng.integers(1, min(len(task.history), 5) + 1)))
         for task, choice in zip(tasks, env.book.choose(actions), strict=True)
     ]
 

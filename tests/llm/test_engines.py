@@ -20,7 +20,7 @@ from rpp_env.recommenders import LikelihoodRecommender
 from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 from rpp_env.testing import check_model, check_recommender
 
-GENERATION = Generation(max_tokens=160)
+GENERATION = Generation(max_tokens=24)
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +54,25 @@ def choose(prompts: Sequence[Prompt]) -> list[Request]:
 # ---- the contract ----
 
 
-def test_both_keep_the_contract(both: Any) -> None:
+def test_both_keep_the_contract(both: Any, prompts: list[Prompt]) -> None:
     for model in both:
-        check_model(model)
+        check_model(model, prompts[:3])
 
 
 def test_alone_transformers_is_deterministic(checkpoint: Path, prompts: list[Prompt]) -> None:
     model = TransformersModel(checkpoint, device="cpu", batch_size=1)
     assert "deterministic" in model.capabilities
-    check_model(model, prompts[:4])
+    check_model(model, prompts[:2])
 
 
 def test_ids_name_the_weights_and_no_path(both: Any, checkpoint: Path) -> None:
     engine, plain = both
-    assert engine.id.startswith("vllm:movieworld-llama@")
-    assert plain.id.startswith("hf:movieworld-llama@")
+    assert engine.id.startswith("vllm:smollm2@")
+    assert plain.id.startswith("hf:smollm2@")
     for model in both:
         assert "float32" in model.id
         assert str(checkpoint.parent) not in model.id
-        assert model.context_length == 4096
+        assert model.context_length == 8192
     assert engine.id.split()[0].partition(":")[2] == plain.id.split()[0].partition(":")[2]
 
 
@@ -83,7 +83,7 @@ def test_likelihoods_are_equal(both: Any, prompts: list[Prompt]) -> None:
     engine, plain = both
     assert "likelihood" in engine.capabilities
     requests = []
-    for prompt in prompts[:8]:
+    for prompt in prompts[:4]:
         lead = prompt.lead()
         titles = prompt.task.candidates
         requests.append(Request(lead.messages, continuations=lead.continuations(titles)))
@@ -143,7 +143,7 @@ def margin(model: TransformersModel, request: Request, fast: Reply, slow: Reply)
     return float(best[0] - best[1])
 
 
-def test_letters_are_equally_probable(both: Any, prompts: list[Prompt], trained: bool) -> None:
+def test_letters_are_equally_probable(both: Any, prompts: list[Prompt]) -> None:
     engine, plain = both
     requests = choose(prompts)
     fast, slow = engine.complete(requests), plain.complete(requests)
@@ -155,9 +155,6 @@ def test_letters_are_equally_probable(both: Any, prompts: list[Prompt], trained:
         assert (one.prompt_tokens, one.completion_tokens) == (other.prompt_tokens, 1)
         best = int(np.argmax(one.choice_logprobs))
         assert one.text == (request.choices or ())[best]
-    if trained:
-        # Nearly all of the probability lies on letters: it knows what it was asked for.
-        assert np.mean([np.exp(r.choice_logprobs).sum() for r in fast]) > 0.9
 
 
 def test_all_52_letters_can_be_ranked(both: Any) -> None:
@@ -189,7 +186,7 @@ def test_replies_stop_at_stop_texts(both: Any, prompts: list[Prompt]) -> None:
     whole = both[0].complete(ask(prompts[:8]))
     # What half of these replies have in their middle.
     stop = whole[0].text[len(whole[0].text) // 2 :][:2]
-    stopped = ask(prompts[:8], Generation(max_tokens=160, stop=(stop,)))
+    stopped = ask(prompts[:8], Generation(max_tokens=24, stop=(stop,)))
     short = ask(prompts[:8], Generation(max_tokens=3))
     for model in both:
         for reply, full in zip(model.complete(stopped), whole, strict=True):
@@ -211,10 +208,11 @@ def test_sampling_follows_its_seed(both: Any, prompts: list[Prompt]) -> None:
         assert len({reply.text for reply in model.complete(free)}) > 1
 
 
-def test_many_seeds_at_once(engine: VLLMModel, prompts: list[Prompt]) -> None:
+def test_many_seeds_at_once(engine: VLLMModel) -> None:
     """More prompt tokens than one pass takes: read in parts, each would end the engine."""
-    drawn = ask(prompts, Generation(temperature=0.7, seed=0, max_tokens=2))
-    assert sum(reply.prompt_tokens for reply in engine.complete(drawn)) > 8192
+    settings = Generation(temperature=0.7, seed=0, max_tokens=2)
+    long = [Request(as_messages(f"{i} " + "word " * 1100), settings) for i in range(8)]
+    assert sum(reply.prompt_tokens for reply in engine.complete(long)) > 8192
 
 
 def test_equal_requests_are_asked_once(
@@ -272,8 +270,8 @@ def test_unsupported_requests_are_refused(both: Any, prompts: list[Prompt]) -> N
     for model in both:
         with pytest.raises(InvalidOption, match="not a single token"):
             model.complete([good, Request(as_messages("x"), choices=("A", "first of all"))])
-        with pytest.raises(InvalidOption, match="do not fit into the 4096"):
-            model.complete([good, Request(as_messages("word " * 5000))])
+        with pytest.raises(InvalidOption, match="do not fit into the 8192"):
+            model.complete([good, Request(as_messages("word " * 9000))])
         assert model.complete([]) == []
     assert (both[0].complete([good]), both[1].complete([good])) == before
 
