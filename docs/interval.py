@@ -10,11 +10,16 @@ import numpy as np
 
 
 def by_draw(raw, setting, method):
-    """Scores of each draw's users: the mean over the method's runs there."""
+    """(runs, users) scores of each draw, and which users these are."""
     rows = (raw["setting"] == setting) & (raw["method"] == method)
-    scores, draws = raw["score"][rows], raw["draw"][rows]
-    means = {int(draw): scores[draws == draw].mean(axis=0) for draw in np.unique(draws)}
-    return {draw: mean[~np.isnan(mean)] for draw, mean in means.items()}, raw["group"][rows]
+    scores, draws = raw["values"][raw["score"][rows]], raw["draw"][rows]
+    runs = {int(draw): scores[draws == draw] for draw in np.unique(draws)}
+    return {draw: one[:, ~np.isnan(one[0])] for draw, one in runs.items()}, raw["group"][rows]
+
+
+def spread(values):
+    """Variance of a mean, and its degrees of freedom."""
+    return values.var(ddof=1) / len(values), len(values) - 1
 
 
 def student(freedom):
@@ -31,13 +36,18 @@ def interval(file, setting, method, against):
     """The mean difference, and where its interval begins and ends."""
     raw = np.load(file, allow_pickle=False)
     (ours, groups), (theirs, _) = (by_draw(raw, setting, one) for one in (method, against))
-    scores = [ours[draw] - theirs[draw] for draw in ours if draw in theirs]
+    draws = [draw for draw in ours if draw in theirs]
+    scores = [ours[draw].mean(axis=0) - theirs[draw].mean(axis=0) for draw in draws]
     means = np.array([one.mean() for one in scores])
-    spreads = [(means.var(ddof=1) / len(means), len(means) - 1)]
-    if len(set(groups.tolist())) == 1:  # the same users in all draws: users and draws are crossed
+    if len(draws) == 1:  # nothing is known of other draws: users, and runs where there are several
+        runs = [one[draws[0]].mean(axis=1) for one in (ours, theirs)]
+        spreads = [spread(one) for one in (scores[0], *runs) if len(one) > 1]
+    else:
+        spreads = [spread(means)]
+    if len(set(groups.tolist())) == 1 and len(draws) > 1:  # the same users in all draws: crossed
         table = np.stack(scores)
         users = table.mean(axis=0)
-        spreads.append((users.var(ddof=1) / len(users), len(users) - 1))
+        spreads.append(spread(users))
         rest = table - means[:, None] - users + table.mean()
         shared = (rest**2).sum() / ((len(means) - 1) * (len(users) - 1)) / table.size
         total = sum(of for of, _ in spreads)

@@ -24,13 +24,15 @@ from rpp_agents.experiments import bench_plots, plots, tables
 from rpp_agents.experiments.bench import LEVELS, Bench
 from rpp_agents.experiments.page import write_page
 from rpp_agents.experiments.plan import Plan
-from rpp_agents.experiments.raw import write_raw
+from rpp_agents.experiments.raw import raw_lines, read_raw, write_raw
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.show import page_data
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
+from rpp_env.markdown import words
+from rpp_env.options import unknown
 
-__all__ = ["Options", "marl_eval", "summary", "write_report"]
+__all__ = ["Options", "marl_eval", "raw_tables", "summary", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,36 @@ def write_report(plan: Plan, out: Path, options: Options | None = None) -> Path:
 def summary(plan: Plan, out: Path) -> str:
     """What a run of the plan shows on the terminal: a bench's tables."""
     return tables.summary(Results.read(plan, out)) if isinstance(plan, Bench) else ""
+
+
+def raw_tables(path: Path, against: str | None = None) -> str:
+    """Tables of a file of raw scores alone: every method's score, and its lead over another's.
+
+    Parameters
+    ----------
+    path : Path
+        A ``scores.npz``, as every report writes it.
+    against : str, optional
+        Label of the method, or name of the level line, that the others are compared with.
+
+    Raises
+    ------
+    InvalidData
+        For a file that holds no raw scores.
+    InvalidOption
+        Where no setting has a method `against`.
+    """
+    raw = read_raw(path)
+    if against is not None and against not in raw["method"]:
+        known = list(dict.fromkeys(raw["method"].tolist()))
+        raise InvalidOption(unknown("against", against, known))
+    text = []
+    for setting in dict.fromkeys(raw["setting"].tolist()):
+        lines = raw_lines(raw, setting)
+        labels = dict.fromkeys(raw["method"][raw["setting"] == setting].tolist())
+        found = tables.of_lines(lines, list(labels), against)
+        text += [f"## {words(setting)}", found.markdown(padded=True)]
+    return "\n\n".join(text) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

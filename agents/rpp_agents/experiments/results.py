@@ -31,7 +31,7 @@ from rpp_agents.experiments.statistics import (
 from rpp_env.errors import InvalidData
 from rpp_env.intervals import Estimate, gain, has_gap
 
-__all__ = ["Results", "Row", "Run"]
+__all__ = ["COLUMNS", "Key", "Results", "Row", "Run"]
 
 Floats = NDArray[np.float64]
 COLUMNS = ("score", "first", "last", "merged")

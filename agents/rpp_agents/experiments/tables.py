@@ -21,8 +21,8 @@ from rpp_agents.experiments import statistics
 from rpp_agents.experiments.bench import LEVELS, Bench, as_bench, problem_of
 from rpp_agents.experiments.files import slug
 from rpp_agents.experiments.plan import PARTS, Setting
-from rpp_agents.experiments.results import Results, Row
-from rpp_agents.experiments.statistics import holm, optimality_gap, stratified_bootstrap
+from rpp_agents.experiments.results import Key, Results, Row
+from rpp_agents.experiments.statistics import Lines, holm, optimality_gap, stratified_bootstrap
 from rpp_agents.plots import Picture
 from rpp_env.intervals import Estimate
 from rpp_env.markdown import code, table, words
@@ -33,6 +33,7 @@ __all__ = [
     "Table",
     "findings",
     "markdown",
+    "of_lines",
     "of_page",
     "rounded",
     "summary",
@@ -229,6 +230,23 @@ def of_page(results: Results) -> list[dict[str, Any]]:
                 for setting in settings:
                     found.append(_methods_table(results, setting))
     return [{"id": f"table-{i + 1}", **one.page()} for i, one in enumerate(found)]
+
+
+def of_lines(lines: Lines[Key], labels: Sequence[str], against: str | None) -> Table:
+    """Scores alone: of each line, and how far it is above another; Holm over the rows."""
+    columns = [_METHOD, Column("NDCG@10")]
+    added: dict[str, list[_Cell]] = {}
+    if against in labels:
+        others = [label for label in labels if label != against]
+        apart = [lines.minus((label, "score"), (str(against), "score")) for label in others]
+        for label, difference, significant in zip(others, apart, holm(apart), strict=True):
+            added[label] = [difference, "yes" if significant else "no"]
+        columns += [Column(f"minus {against}", "+.3f"), Column("significant (Holm)")]
+    rows = [
+        [label, lines.mean((label, "score")), *added.get(label, [None] * (len(columns) - 2))]
+        for label in labels
+    ]
+    return Table(columns, rows)
 
 
 def _shown(results: Results, found: Table) -> str:
