@@ -189,12 +189,15 @@ def assemble(
     """
     if isinstance(rules, str) and rules not in RULES:
         system = find_system(rules)
+        dataset = system.dataset if dataset is None else dataset
+        model = system.model if model is None else model
         given: dict[str, Any] = {
+            "dataset": dataset,
             "split": split,
             "max_users": max_users,
             "max_cycles": max_cycles,
         }
-        check_values(_ARGUMENTS, given | ({} if dataset is None else {"dataset": dataset}))
+        check_values(_ARGUMENTS, given)
         parts: Parts = resolve_name(system.assemble)(
             dataset, model, split, max_users, max_cycles, options
         )

@@ -108,7 +108,8 @@ class System:
     """
 
     assemble: str
-    """``module:function`` that makes the `rpp_env.factory.Parts` of an environment."""
+    """``module:function`` that makes the `rpp_env.factory.Parts` of an environment from dataset,
+    model, split, max_users, max_cycles and a mapping of options, as `RPPEnv.make` takes them."""
     options: str
     """``module:Class``: the options, a frozen dataclass in which every field has a default."""
     dataset: str

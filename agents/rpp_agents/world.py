@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -27,7 +28,7 @@ from rpp_env.errors import InvalidData, InvalidOption, NotTabulated, TableMismat
 from rpp_env.factory import Options
 from rpp_env.models.pretrained import PRETRAINED
 from rpp_env.options import made, read_small
-from rpp_env.plugins import FromFile
+from rpp_env.plugins import FromFile, is_code
 from rpp_env.rules import IDS, find_system
 from rpp_env.sim.movieworld import LEVELS
 from rpp_env.table import tabulate
@@ -182,30 +183,40 @@ class World:
             file.write(json.dumps(table, indent=2, default=str).encode() + b"\n")
 
     @classmethod
-    def load(cls, folder: Path) -> World:
+    def load(cls, folder: Path, trusted: Sequence[str] = ()) -> World:
         """Read a file that `save` wrote.
+
+        Parameters
+        ----------
+        folder : Path
+        trusted : sequence of str
+            Code of rules that may be imported, ``package.module:NAME``: which options there are is
+            known by the rules alone.
 
         Raises
         ------
         InvalidData
             For an invalid file, and for one with an unknown or forbidden option.
+        InvalidOption
+            For rules that are code and not in `trusted`.
         """
         path = folder / cls.FILE
-        try:
+        with _reading(path):
             table = json.loads(read_small(path))
             if not isinstance(table, dict):
                 raise InvalidOption(f"it must be a table, not {table!r}")
-            world = cls.of(table.get("rules", cls.rules))
+        rules = table.get("rules", cls.rules)
+        if is_code(rules):  # which options there are is known to that code alone
+            confirm(str(folder), {"--rules": rules}, trusted, _REMEDY)
+        with _reading(path):
+            world = cls.of(rules)
             names = {one.name for one in fields(cls)} - {"options"}
             own = {name: value for name, value in table.items() if name in names}
             others = {name: value for name, value in table.items() if name not in names}
             options = made(type(world.options), others, str(path))
             defaults = {"dataset": world.dataset, "model": world.model}
-            return replace(
-                made(cls, defaults | own, str(path), hidden=("options",)), options=options
-            )
-        except (OSError, ValueError, RecursionError) as error:
-            raise InvalidData(f"{path} is not a valid {cls.FILE}: {error}") from error
+            mine = made(cls, defaults | own, str(path), hidden=("options",))
+            return replace(mine, options=options)
 
     @property
     def places(self) -> dict[str, str]:
@@ -221,7 +232,8 @@ class World:
         }
         found = {}
         for name, value in (own | chosen).items():
-            if value is None or str(value).lower() in _OWN.get(name, ()):
+            named = isinstance(value, str | Path | Mapping)
+            if not named or str(value).lower() in _OWN.get(name, ()):
                 continue
             shown = json.dumps(value) if isinstance(value, Mapping) else str(value)
             found[name] = value, shown
@@ -256,7 +268,7 @@ class World:
             if isinstance(value, Unconfirmed | UnconfirmedTable)
         }
         asked = {option_name(name): shown for name, (_, shown) in marked.items()}
-        confirm(source, asked, trusted, "give these options yourself")
+        confirm(source, asked, trusted, _REMEDY)
         # Confirmed, but not the user's own words: no server gets a key for them.
         return self._with(
             {
@@ -264,6 +276,15 @@ class World:
                 for name, (value, _) in marked.items()
             }
         )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say which file is not valid."""
+    try:
+        yield
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidData(f"{path} is not a valid {path.name}: {error}") from error
 
 
 def is_run(name: str) -> bool:
@@ -279,7 +300,7 @@ def run_world(words: Sequence[str]) -> World | None:
     None if it names no run.
     """
     first = "" if not words or words[0].startswith("-") else words[0]
-    return World.load(Path(first)).unconfirmed() if is_run(first) else None
+    return World.load(Path(first), words).unconfirmed() if is_run(first) else None
 
 
 def option_name(name: str) -> str:
@@ -295,6 +316,9 @@ def _is_outside(hint: Any) -> bool:
     """Whether values of a type may be paths or tables."""
     return hint is Path or get_origin(hint) is Mapping or any(map(_is_outside, get_args(hint)))
 
+
+_REMEDY = "give these options yourself"
+"""What may be done where a file asks for what is not confirmed."""
 
 _MODELS = frozenset({*(system.model for system in IDS.values()), *PRETRAINED})
 

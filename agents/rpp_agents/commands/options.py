@@ -107,7 +107,7 @@ def read(
         if not stopped.code and more:
             say(f"\n{wrapped(more)}")
         raise
-    values = {name: one() if isinstance(one, partial) else one for name, one in found.items()}
+    values = _made(found)
     return partial(run, *(values.pop(name) for name in positional), **values)
 
 
@@ -179,7 +179,8 @@ def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
         if dataclasses.is_dataclass(field.default)
     }
 
-    def make(values: dict[str, Any]) -> Any:
+    def make(written: dict[str, Any]) -> Any:
+        values = _made(written)
         for name, inner in inside.items():
             taken = {one.name: values.pop(one.name) for one in inner}
             values[name] = dataclasses.replace(fields[name].default, **taken)
@@ -188,6 +189,11 @@ def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
     shown = [one for name, field in fields.items() for one in inside.get(name, [field])]
     # Made later, so that its errors are printed as ours and not in tyro's box.
     return StructConstructorSpec(lambda **values: partial(make, values), tuple(shown))
+
+
+def _made(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, of which some are made here; see `_dataclass`."""
+    return {name: one() if isinstance(one, partial) else one for name, one in values.items()}
 
 
 def _fields(kind: Any, given: Any) -> Iterator[StructFieldSpec]:
@@ -222,7 +228,7 @@ _SHORTER = {"num_candidates": "candidates"}
 _JSON = PrimitiveConstructorSpec(
     nargs=1,
     metavar="JSON",
-    instance_from_str=lambda words: parse_options(words[0]),
+    instance_from_str=lambda words: partial(parse_options, words[0]),
     is_instance=lambda value: value is None or isinstance(value, Mapping),
     str_from_instance=lambda value: [json.dumps(value)],
 )

@@ -130,9 +130,10 @@ def run(
     check_folder(whole)
     reports = []
     for seed, folder in zip(seeds or (config.seed,), folders, strict=True):
-        if (folder / World.FILE).is_file() and World.load(folder) != world:
+        before = World.load(folder, [world.rules]) if (folder / World.FILE).is_file() else world
+        if before != world:
             raise InvalidOption(
-                f"{folder} holds a run in another world ({World.load(folder)}): choose another "
+                f"{folder} holds a run in another world ({before}): choose another "
                 "--run-dir, or give its options to resume it"
             )
         world.save(folder)

@@ -1,0 +1,280 @@
+"""The command plays every id: its own options, dataset and model; runs save and restore."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rpp_agents.cli import main, parse
+from rpp_agents.testing import check_rules
+from rpp_agents.world import World
+from rpp_env.data import load_dataset, split_arrivals
+from rpp_env.errors import BrokenContract, InvalidOption
+from rpp_env.recommenders.sasrec import Config, train
+from rpp_env.rules import IDS, System, find_system
+from tests.brought import PARTS, declare
+
+SMALL = "--num-users 600 --num-items 200".split()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SASRec of the small world, trained in a second."""
+    data = load_dataset("arrivals", num_users=600, num_items=200)
+    config = Config(dim=16, blocks=1, max_length=20, rate=5e-3, batch=64, epochs=1)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    sasrec = train(split_arrivals(data).interactions(data), config, catalog=data.catalog_digest)
+    sasrec.save(path)
+    return path
+
+
+@pytest.fixture
+def words(checkpoint: Path) -> list[str]:
+    return ["--rules", "PPR-v0", *SMALL, "--model", f"checkpoint:{checkpoint}"]
+
+
+def world_of(*words: str) -> World:
+    bound: Any = parse(["play", "random", *words])
+    assert isinstance(bound, partial)
+    world: World = bound.keywords["world"]
+    return world
+
+
+# ---- which options there are ----
+
+
+@pytest.mark.parametrize("rules", IDS)
+def test_each_id_has_its_own_options_and_defaults(rules: str) -> None:
+    world = world_of("--rules", rules)
+    system = IDS[rules]
+    assert (world.rules, world.dataset, world.model) == (rules, system.dataset, system.model)
+    assert world == World.of(rules)
+    assert world_of(f"--rules={rules}", "--num-users", "7").options.num_users == 7
+
+
+def test_an_id_refuses_the_options_of_another() -> None:
+    for given in (["--codebook", "8"], ["--rules", "PPR-v0", "--rank-by", "logprobs"]):
+        with pytest.raises(SystemExit):
+            parse(["play", "random", *given])
+    assert world_of("--rules", "PPR-v0", "--codebook", "8").options.codebook == 8
+    assert world_of("--rank-by", "logprobs").options.rank_by == "logprobs"
+
+
+def test_what_a_command_line_can_write() -> None:
+    made = world_of(
+        *("--thinking", "<a>", "</a>", "[b]", "[/b]", "--model-options", '{"timeout": 3}'),
+        *("--fractions", "0.5", "0.2", "0.3", "--candidates", "7", "--unfiltered", "True"),
+    ).options
+    assert made.thinking in [[("<a>", "</a>"), ("[b]", "[/b]")], (("<a>", "</a>"), ("[b]", "[/b]"))]
+    assert (made.model_options, made.fractions) == ({"timeout": 3}, (0.5, 0.2, 0.3))
+    assert (made.num_candidates, made.unfiltered) == (7, True)
+    assert world_of("--rules", "PPR-v0", "--candidates", "None").options.num_candidates is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--rules", "PPR-v1"], "did you mean 'PPR-v0'"),
+        (["--rules", "ppr"], "rules 'ppr' is not known"),
+        (["--rules", "os:abort"], "must be an rpp_env.rules.System"),
+        (["--rules", "nowhere:NAME"], "cannot import nowhere"),
+        (["--rules", "PPR-v0", "--codebook", "1"], "codebook must lie in 2.."),
+        (["--rules", "PPR-v0", "--codes", "2", "--codebook", "4"], "give one of"),
+        (["--model-options", "[1]"], "model options are not a JSON object"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    given: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["play", "random", *given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+# ---- saved beside a run ----
+
+
+def test_a_world_is_restored_as_it_was(tmp_path: Path) -> None:
+    for given in (
+        ["--rules", "PPR-v0", "--codebook", "8", "--profile", "age", "--shots", "3"],
+        ["--rules", "PPRStream-v0", "--crop", "4"],
+        ["--rules", "RPPLikelihood-v0", "--score", "mean"],
+        ["--thinking", "<a>", "</a>", "--model-options", '{"timeout": 3}', "--book", "my.toml"],
+    ):
+        world = world_of(*given)
+        world.save(tmp_path)
+        again = World.load(tmp_path)
+        assert json.loads(json.dumps(dataclasses.asdict(again))) == json.loads(
+            json.dumps(dataclasses.asdict(world))
+        )
+        assert type(again.options) is type(world.options)
+
+
+def test_options_of_another_id_in_a_world_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / World.FILE).write_text('{"rules": "RPP-v0", "codebook": 8}')
+    assert main(["play", str(tmp_path)]) == 2
+    assert "key 'codebook' is not known" in capsys.readouterr().err
+
+
+def test_a_run_behind_other_options_is_not_taken_for_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    World.of("RPPBandit-v0").save(tmp_path)
+    assert main(["play", "--split", "test", str(tmp_path)]) == 2
+    assert "name the run first" in capsys.readouterr().err
+
+
+# ---- played ----
+
+
+def test_vectors_go_the_whole_way(words: list[str]) -> None:
+    check_rules(*words[1:], tables=False)
+
+
+def test_a_codebook_goes_the_whole_way(words: list[str]) -> None:
+    check_rules(*words[1:], "--codebook", "3", "--prefix", "2")
+
+
+def test_a_stream_is_played_and_has_no_tables(words: list[str]) -> None:
+    check_rules("PPRStream-v0", *words[2:], "--codebook", "4", tables=False)
+
+
+def test_nobody_types_a_vector(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["play", *words]) == 2
+    assert "which cannot be typed" in capsys.readouterr().err
+
+
+def test_a_codebook_is_played_by_hand(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["9\n", "3\n"])
+    monkeypatch.setattr("sys.stdin.readline", lambda: next(lines, ""))
+    assert main(["play", *words, "--codebook", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "prefix_0 has no option '9': type 0 to 3" in out
+    assert "1 of 1 steps" in out
+
+
+def test_a_cached_table_belongs_to_one_recommender(
+    words: list[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also where another one is written to the same place."""
+    from rpp_env.recommenders.sasrec import SASRec
+
+    path = tmp_path / "own.safetensors"
+    sasrec = SASRec.load(checkpoint)
+    sasrec.save(path)
+    given = ["--rules", "PPR-v0", *SMALL, "--model", f"checkpoint:{path}", "--codebook", "4"]
+    first = world_of(*given).tabulated("test", 6, processes=1)
+    weights = dict(sasrec.weights)
+    last = next(name for name in reversed(list(weights)) if name != "items.weight")
+    weights[last] = weights[last] + 1
+    SASRec(sasrec.config, weights, sasrec.catalog).save(path)
+    second = world_of(*given).tabulated("test", 6, processes=1)
+    assert first.table is not None
+    assert second.table is not None
+    live = world_of(*given).env("test", max_users=6)
+    actions = live.actions.drawn(np.random.default_rng(0), (live.num_envs, 1))
+    for env in (live, second):
+        env.reset(seed=0)
+    assert live.step(actions).orders.tolist() == second.step(actions).orders.tolist()
+
+
+# ---- of somebody else ----
+
+OWN = '''
+
+from dataclasses import replace
+
+from rpp_env import Episode, factory
+from rpp_env.rules import System
+from rpp_env.vectors import CodebookPrompts, PrefixPrompts
+from rpp_env.prompting import Rankings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(factory.Options):
+    turns: int = 3
+    """How many turns there are to choose among."""
+
+
+class Turning:
+    reads = PrefixPrompts
+
+    def rank(self, prompts):
+        K = prompts.tasks.num_candidates
+        turn = np.rint(prompts.prefix.sum(axis=(1, 2))).astype(int)
+        return Rankings((np.arange(K) + turn[:, None]) % K, np.full(len(turn), K))
+
+
+def turning():
+    return Turning()
+
+
+def assemble(dataset, model, split, max_users, max_cycles, options):
+    episode = Episode("Turning-v0", max_cycles or 1)
+    parts = factory.assemble(
+        dataset, model, split, episode, max_users, None, options, sentences=False, kind=Options
+    )
+    turns = np.arange(Options(**options).turns, dtype=float)[:, None]
+    return replace(parts, space=CodebookPrompts(turns, ("left", "right")))
+
+
+TURNING = System(
+    "elsewhere:assemble", "elsewhere:Options", "elsewhere:tiny_world", "elsewhere:turning"
+)
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "elsewhere.py").write_text(PARTS + OWN)
+    declare(tmp_path, "rpp_env.rules", **{"Turning-v0": "elsewhere:TURNING"})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setitem(sys.modules, "elsewhere", None)
+    monkeypatch.delitem(sys.modules, "elsewhere")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("own")
+def test_an_id_from_outside_goes_the_whole_way() -> None:
+    for rules in ("Turning-v0", "elsewhere:TURNING"):
+        assert isinstance(find_system(rules), System)
+        assert world_of("--rules", rules, "--turns", "4").options.turns == 4
+    check_rules("elsewhere:TURNING", "--num-users", "200", "--turns", "3")
+
+
+@pytest.mark.usefixtures("own")
+def test_a_misspelt_id_from_outside_is_suggested() -> None:
+    with pytest.raises(InvalidOption, match="did you mean 'Turning-v0'"):
+        find_system("Turning-v1")
+
+
+def test_an_id_in_a_file_is_code_that_must_be_confirmed(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "run").mkdir()
+    (own / "run" / World.FILE).write_text('{"rules": "elsewhere:TURNING"}')
+    assert main(["play", str(own / "run")]) == 2
+    assert "--trust elsewhere:TURNING" in capsys.readouterr().err
+    assert main(["train", "mappo", "--run-dir", str(own / "run")]) == 2
+    assert "asks for what lies outside it: --rules elsewhere:TURNING" in capsys.readouterr().err
+    assert "elsewhere" not in sys.modules
+
+
+@pytest.mark.usefixtures("own")
+def test_the_check_fails_where_the_command_does(words: list[str]) -> None:
+    with pytest.raises(BrokenContract, match="ended in 2: rpp-env: codebook=400"):
+        check_rules(*words[1:], "--codebook", "400")
+    with pytest.raises(BrokenContract, match=r"tabulate .* must be refused in one line"):
+        check_rules("elsewhere:TURNING", "--num-users", "200", tables=False)
