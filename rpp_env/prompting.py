@@ -199,7 +199,7 @@ class Words:
 
 
 class PromptSpace(Protocol[S, P_co]):
-    """What a prompt consists of and how agents choose it: all that differs between systems.
+    """Definition of a prompt and of the agents that choose it: all that differs between systems.
 
     A space calls no model and keeps no state: its methods are functions of their arguments, and the
     arrays that they return are never changed. Write yours as a subclass; methods with a body below

@@ -583,7 +583,7 @@ def _table(
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs to tabulate a range of tasks."""
+    """Work of a worker process: a range of tasks to tabulate."""
 
     tasks: TaskSet
     rows: Ints

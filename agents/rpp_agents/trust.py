@@ -25,7 +25,7 @@ class Unconfirmed(str):
 
 
 class UnconfirmedTable(dict[str, Any]):
-    """The same for a table, such as options of a model."""
+    """A table of a file, such as options of a model, not yet confirmed by the user."""
 
     __slots__ = ()
 

@@ -56,7 +56,7 @@ class World:
     """Language model that rewrites the chosen sentences for each user (RPP+), such as
     http://HOST:8000/v1#NAME, or "embedded"; none by default. Excludes tables."""
     observe: Literal["shared", "private"] = "shared"
-    """What an agent observes: everything (shared), or what its own choice needs (private)."""
+    """Observations of an agent: everything (shared), or what its own choice needs (private)."""
     ranking: Literal["mean", "sequence"] = "mean"
     """How the last ranking is observed: as the mean of its items, or item by item (for a GRU)."""
     options: Any = field(default_factory=Options)

@@ -143,7 +143,7 @@ class RecordingModel:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Those of the model; in replay those recorded, and ``"deterministic"``."""
+        """Capabilities of the model; in replay the recorded ones, and ``"deterministic"``."""
         # Read only when needed: a server has to answer requests for it.
         if self.model is not None:
             return frozenset(self.model.capabilities)

@@ -29,7 +29,7 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class ServedChat:
-    """What is known of a served model's tokenizer; learned once, and kept in pickles.
+    """Tokenizer and template of a served model, learned by requests once and kept in pickles.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ class Read:
     """How many tokens of prompts and continuations were asked for, and how many were computed."""
 
     asked: int = 0
-    """As if each continuation were read together with its whole prompt."""
+    """Count if each continuation were read together with its whole prompt."""
     computed: int = 0
 
     @property

@@ -1,7 +1,7 @@
-"""What a chosen prefix must beat: zeros, another user's profile, the user's own history.
+"""Control policies for prefixes: zeros, another user's profile, the user's own history.
 
-The other controls are made elsewhere: no prefix at all and a constant prefix that is learned
-(`rpp_agents.solvers.ppr`, ``mode="pre-train"`` and ``constant=True``), and random ones (`Random`).
+The other controls are elsewhere: no prefix and a learned constant prefix (`rpp_agents.solvers.ppr`,
+``mode="pre-train"`` and ``constant=True``), and random ones (`Random`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Shuffled", "own_history", "zero"]
 
 
 def zero(env: Any) -> LinearPolicy:
-    """Plays vectors of zeros, which stand before the history as any other prefix does.
+    """Make a policy of zero vectors, which precede the history like any other prefix.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def zero(env: Any) -> LinearPolicy:
 
 
 def own_history(env: Any) -> LinearPolicy:
-    """Plays what the recommender makes of the user's history, in the size of an item's input.
+    """Make a policy that plays the recommender's state of the history, in an item input's scale.
 
     A user without a history gets zeros.
 
@@ -53,7 +53,7 @@ def own_history(env: Any) -> LinearPolicy:
     )
     if "state" not in env.observer.layout or not plain:
         raise InvalidOption(
-            "the prefix of the own history is the block 'state' as a vector: give PPR-v0 "
+            "the prefix of a user's own history is the block 'state' as a vector: give PPR-v0 "
             "encoder_state=True, and no codes"
         )
     columns = columns_of(env, ("state",))
@@ -71,12 +71,12 @@ class Shuffled:
     ----------
     policy : Policy
     env : RPPEnv
-        Which shows where the profile stands.
+        The environment, for the columns of the profile.
 
     Raises
     ------
     InvalidOption
-        For an environment that shows no profile.
+        For an environment without profiles.
     """
 
     def __init__(self, policy: Policy, env: Any) -> None:
@@ -98,7 +98,7 @@ class Shuffled:
         return self.policy.act(seen, masks, greedy=greedy, memory=memory)
 
     def save(self, path: str | Path) -> None:
-        """Refused: a control belongs to the policy that it shuffles."""
+        """Raise: a control belongs to the policy that it shuffles."""
         raise InvalidOption(f"save the policy itself, and shuffle it again: {path} is not written")
 
 
@@ -112,6 +112,6 @@ def _vectors(env: Any) -> BoxSpaces:
 
 
 def _size(env: Any) -> float:
-    """Root mean square of the items' inputs of the environment's SASRec."""
+    """Return the root mean square of the items' inputs of the environment's SASRec."""
     items = env.recommender.weights["items.weight"].detach().numpy()
     return float(np.sqrt((items**2).mean() * items.shape[1]))

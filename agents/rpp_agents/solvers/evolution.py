@@ -1,8 +1,8 @@
-"""An evolution strategy: linear policies, moved towards those perturbations that were paid more.
+"""Evolution strategy: linear policies, moved towards better perturbations.
 
 After Salimans et al. 2017 ("Evolution Strategies as a Scalable Alternative to Reinforcement
 Learning"): mirrored perturbations, utilities by rank, Adam. Every perturbation plays a share of the
-users at play; it sees nothing of an environment but what episodes were paid.
+users at play; only the rewards of episodes are used.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Config(RunConfig):
     """Options of the evolution strategy."""
 
     pairs: int = 16
-    """Mirrored pairs of perturbations per update; the users at play are shared out among them."""
+    """Number of mirrored pairs of perturbations per update, among which the users are divided."""
     spread: float = 0.1
     """Standard deviation of a perturbation of a weight."""
     learning_rate: float = 0.02
     """Adam's learning rate."""
     blocks: tuple[str, ...] = ()
-    """Blocks of the observation that are read; by default the profile's, or all without one."""
+    """Blocks of the observation that are used; by default the profile's, or all without one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,18 +44,18 @@ class Config(RunConfig):
 
 
 class Evolution:
-    """At work on an environment; see `rpp_agents.training.Learner`."""
+    """An evolution strategy in an environment; see `rpp_agents.training.Learner`."""
 
     def __init__(self, env: BatchedEnv, config: Config) -> None:
         actions = env_actions(env)
         if not isinstance(actions, BoxSpaces):
             raise InvalidOption(
-                "the evolution strategy gives vectors, and these agents choose among actions: take "
+                "the evolution strategy gives vectors, but these agents choose among actions: use "
                 "PPR-v0 without a codebook, or another solver"
             )
         if env.num_envs < 2 * config.pairs:
             raise InvalidOption(
-                f"{2 * config.pairs} perturbations need as many users at play, and num_envs is "
+                f"{2 * config.pairs} perturbations need as many users at play, but num_envs is "
                 f"{env.num_envs}: give fewer pairs or more users"
             )
         self.env, self.config = env, config
@@ -68,7 +68,7 @@ class Evolution:
         self.optimizer = torch.optim.Adam([self.weights], lr=config.learning_rate)
         self.rng = np.random.default_rng(config.seed)
         self.steps = env.num_envs * int(env.max_cycles)
-        # Which perturbation plays a user; a few users are left over, and play the policy itself.
+        # The perturbation that plays each user; remaining users play the policy itself.
         self.player = np.arange(env.num_envs) % (2 * config.pairs)
 
     def reset(self, seed: int) -> None:

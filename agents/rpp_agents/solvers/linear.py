@@ -1,4 +1,4 @@
-"""Policies that are linear in some columns of an observation, and which columns those are."""
+"""Policies that are linear in some columns of an observation, and the choice of these columns."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["LinearPolicy", "columns_of"]
 
 
 class LinearPolicy:
-    """Each agent has a number for each action: the largest wins; or the numbers are its vector.
+    """One number per agent and action: the largest wins, or the numbers are the agent's vector.
 
     Parameters
     ----------
     weights : (n, C + 1, A) float array
-        Per agent, from C columns of its observation and a constant 1.
+        Per agent, for C columns of its observation and a constant 1.
     columns : sequence of int
-        Those columns.
+        Indices of these columns.
     bounds : (2, n, A) float array, optional
-        Of vectors, which are clipped to them; None for agents that choose among A actions.
+        Bounds to which vectors are clipped; None for agents that choose among A actions.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LinearPolicy:
         if observations.shape[1] != agents or observations.shape[2] <= max(self.columns, default=0):
             raise InvalidOption(
                 f"this policy reads {agents} agents' observations up to column "
-                f"{max(self.columns, default=0)}, and got an array of shape {observations.shape}: "
+                f"{max(self.columns, default=0)}, but got an array of shape {observations.shape}: "
                 "it was trained in an environment of another shape"
             )
         ones = np.ones((*observations.shape[:2], 1), np.float32)
@@ -66,7 +66,7 @@ class LinearPolicy:
         memory: Any = None,
     ) -> tuple[NDArray[Any], Any]:
         """See `rpp_agents.policy.Policy.act`."""
-        # One user after the other: the bits of a product of all would depend on the batch.
+        # One product per user: the bits of a product of the whole batch would depend on its size.
         values = (self.features(observations)[..., None] * self.weights).sum(axis=2)
         if self.bounds is not None:
             return np.clip(values, *self.bounds), memory
@@ -74,7 +74,7 @@ class LinearPolicy:
         return np.where(legal, values, -np.inf).argmax(axis=2), memory
 
     def save(self, path: str | Path) -> None:
-        """Write the weights to one safetensors file, whole or not at all."""
+        """Write the weights to one safetensors file, atomically."""
         tensors = {"weights": torch.from_numpy(self.weights)}
         if self.bounds is not None:
             tensors["bounds"] = torch.from_numpy(self.bounds)
@@ -82,7 +82,7 @@ class LinearPolicy:
 
     @classmethod
     def load(cls, path: str | Path) -> LinearPolicy:
-        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        """Read a file that `save` wrote; `InvalidData` for another kind of file."""
         tensors, about = read_tensors(path)
         weights, bounds = tensors.get("weights"), tensors.get("bounds")
         columns = about.get("columns")
@@ -101,12 +101,12 @@ class LinearPolicy:
 
 
 def columns_of(env: Any, blocks: Sequence[str]) -> list[int]:
-    """Columns of the blocks of an observation; without a name, those of the profile, or all.
+    """Return the columns of an observation's blocks; by default the profile's, or all.
 
     Raises
     ------
     InvalidOption
-        For a block that there is not, and where the environment does not name its blocks.
+        For an unknown block, and if the environment does not name its blocks.
     """
     observer = getattr(env, "observer", None)
     if observer is None:

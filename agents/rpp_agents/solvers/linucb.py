@@ -1,9 +1,9 @@
-"""LinUCB: each agent plays the action whose reward may be highest, by a linear model of it.
+"""LinUCB: linear bandits with upper confidence bounds, one per agent.
 
 The disjoint model of Li et al. 2010 ("A Contextual-Bandit Approach to Personalized News Article
 Recommendation"): one ridge regression for each agent and action, on columns of the observation.
-Several agents learn side by side, each as if the others belonged to its environment. Made for
-episodes of one step: the reward of a step is what an action is worth.
+Several agents learn in parallel, each as if the others were part of its environment. It is meant
+for episodes of one step: the reward of a step is the value of an action.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Config(RunConfig):
     """Options of LinUCB."""
 
     total_steps: int = 100_000
-    """Answers to learn from."""
+    """Number of answers to learn from."""
     alpha: float = 0.5
     """Width of the confidence bounds, in standard deviations of a reward of variance 1."""
     ridge: float = 10.0
     """Weight of the penalty on large coefficients."""
     blocks: tuple[str, ...] = ()
-    """Blocks of the observation that are read; by default the profile's, or all without one."""
+    """Blocks of the observation that are used; by default the profile's, or all without one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,13 +46,13 @@ class Config(RunConfig):
 
 
 class LinUCB:
-    """At work on an environment; see `rpp_agents.training.Learner`."""
+    """LinUCB in an environment; see `rpp_agents.training.Learner`."""
 
     def __init__(self, env: BatchedEnv, config: Config) -> None:
         actions = env_actions(env)
         if not isinstance(actions, DiscreteSpaces):
             raise InvalidOption(
-                "LinUCB chooses among actions, and these agents give vectors: take PPR-v0 with "
+                "LinUCB chooses among actions, but these agents give vectors: use PPR-v0 with "
                 "codebook=K, or another solver"
             )
         self.env, self.config = env, config
@@ -71,7 +71,7 @@ class LinUCB:
         self.env.reset(seed=seed)
 
     def iterate(self, progress: float) -> dict[str, float]:  # noqa: ARG002 - nothing is scheduled
-        """Play an episode of every user, and learn from it."""
+        """Play an episode of every user, and update the model."""
         observations, _ = self.env.reset()
         paid = []
         for _ in range(int(self.env.max_cycles)):
@@ -113,7 +113,7 @@ class LinUCB:
         self.policy.weights = found.transpose(0, 2, 1).astype(np.float32)
 
     def _choose(self, seen: Any) -> Any:
-        """(B, n) actions of the highest upper bounds; of equal ones, a random one."""
+        """(B, n) actions with the highest upper bounds; ties are broken at random."""
         means = np.einsum("bnc,nca->bna", seen, self.policy.weights.astype(np.float64))
         inverse = np.linalg.inv(self.squares)
         spread = np.einsum("bnc,nacd,bnd->bna", seen, inverse, seen, optimize=True)

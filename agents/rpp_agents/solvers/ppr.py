@@ -1,17 +1,17 @@
-"""PPR: a prompt generator, trained by gradients through a frozen SASRec.
+"""PPR: the paper's prompt generator, trained through a frozen SASRec.
 
 The native solver of ``PPR-v0`` (Wu et al., IEEE TKDE 2024). From a user's profile, two networks
-make the prefix and a vector that is added to the user's::
+compute the prefix and a vector that is added to the user's::
 
-    x   = the embeddings of the profile's fields, side by side
+    x   = the embeddings of the profile's fields, concatenated
     p   = generator(x)                   the prefix: agents of the prefix
     u_s = SASRec(p, history)
     u_p = u_s + MLP_a(x)                 the agent "shift" (option shift=True of PPR-v0)
     L   = -log sigmoid(u_p . v_clicked - u_p . v_other) + lambda * InfoNCE(u_s, augmented u_s)
 
-`train` is the trainer ``ppr``: it changes nothing but these networks ("light"), so that its policy
-plays the environment as it is. `tune` has all of the paper's modes: ``"fine-tune"`` and ``"full"``
-also train a copy of the recommender, whose answers are then another environment's.
+`train` is the trainer ``ppr``: it trains only these networks ("light"), so that its policy plays
+the unchanged environment. `tune` has all of the paper's modes: ``"fine-tune"`` and ``"full"`` also
+train a copy of the recommender, whose answers are then another environment's.
 """
 
 from __future__ import annotations
@@ -51,37 +51,37 @@ __all__ = [
 ]
 
 Mode = Literal["pre-train", "fine-tune", "light", "full"]
-"""What is trained: nothing, the recommender, the networks, or both."""
+"""Trained weights: none, the recommender's, the networks', or both."""
 
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """The paper's numbers, where it gives them; a step is one example."""
+    """Options of PPR, with the paper's numbers where it states them; a step is one example."""
 
     total_steps: int = 100_000
-    """Examples (tasks) to train on, drawn with replacement."""
+    """Number of examples (tasks) to train on, drawn with replacement."""
     batch: int = 256
-    """Examples per gradient step."""
+    """Number of examples per gradient step."""
     learning_rate: float = 1e-3
     """Adam's learning rate of the networks (the paper: 1e-4)."""
     recommender_rate: float = 1e-4
-    """Adam's learning rate of the recommender, where it is trained (the paper: 1e-5)."""
+    """Adam's learning rate of the recommender, if it is trained (the paper: 1e-5)."""
     loss: Literal["bpr", "cross_entropy"] = "bpr"
-    """The clicked item against one random item each (the paper's), or against all items."""
+    """Loss of the clicked item against one random item (the paper's), or against all items."""
     contrastive: float = 0.1
     """Weight of the contrastive loss (lambda); 0 leaves it out."""
     masked: float = 0.2
     """Share of the profile's numbers, and of the history's items, that an augmentation masks
-    (gamma). The latest item is never masked: the answer is read there."""
+    (gamma). The latest item is never masked, because the score uses the state there."""
     temperature: float = 1.0
     """Temperature of the contrastive loss (tau), which the paper does not state."""
     hidden: int = 64
     """Width of the fields' embeddings and of the hidden layer of each network."""
     initial: Literal["normal", "items"] = "normal"
-    """Embeddings of a field's values at first: normal with deviation 0.01, or the mean input of
-    the items that training users of that value clicked."""
+    """Initial embeddings of a field's values: normal with deviation 0.01, or the mean input of the
+    items that training users of that value clicked."""
     constant: bool = False
-    """Whether all users get the same prefix and vector: the networks see no profile."""
+    """Whether all users get the same prefix and vector, without their profiles."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +92,7 @@ class Config(RunConfig):
 
 
 class _Network(nn.Module):
-    """From profiles (B, width), one-hot, to the codes of some agents (B, agents, k)."""
+    """Maps profiles (B, width), one-hot, to the codes of some agents (B, agents, k)."""
 
     def __init__(self, sizes: Sequence[int], hidden: int, agents: int, length: int) -> None:
         super().__init__()
@@ -104,9 +104,9 @@ class _Network(nn.Module):
             nn.init.normal_(weight, std=0.01)
 
     def forward(self, profiles: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Codes (B, agents, k); `kept` (B, fields x hidden) masks numbers of the embeddings."""
+        """Return codes (B, agents, k); `kept` (B, fields x hidden) masks the embeddings."""
         split = torch.split(profiles, self.sizes, 1), torch.split(self.tables, self.sizes)
-        # A missing value has no 1, and so the embedding 0.
+        # A missing value has no 1, and therefore the embedding 0.
         fields = [hot @ table for hot, table in zip(*split, strict=True)]
         x = torch.cat(fields, 1) if fields else profiles.new_zeros(len(profiles), self.width)
         x = x if kept is None else x * kept
@@ -115,12 +115,12 @@ class _Network(nn.Module):
 
     @property
     def width(self) -> int:
-        """Numbers of the embeddings of a user."""
+        """Width of the embeddings of a user."""
         return self.first.in_features
 
 
 class Networks(nn.Module):
-    """The prompt generator and the profile network (MLP_a), with tables of their own each.
+    """The prompt generator and the profile network (MLP_a), with separate embedding tables.
 
     Parameters
     ----------
@@ -129,9 +129,9 @@ class Networks(nn.Module):
     hidden : int
         Width of embeddings and hidden layers.
     places : sequence of int
-        Of the environment's agents, see `rpp_env.vectors.Places`.
+        Places of the environment's agents, see `rpp_env.vectors.Places`.
     length : int
-        Numbers of an agent's code.
+        Length of an agent's code.
     """
 
     def __init__(
@@ -150,22 +150,22 @@ class Networks(nn.Module):
         self.added = _Network(sizes, hidden, outside, length) if outside else None
 
     def forward(self, profiles: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Codes (B, n, k) within [-1, 1]; `kept` masks what the generator reads."""
+        """Return codes (B, n, k) within [-1, 1]; `kept` masks the generator's inputs."""
         found = [] if self.generator is None else [self.generator(profiles, kept)]
         found += [] if self.added is None else [self.added(profiles)]
         return torch.cat(found, 1).clamp(-1, 1)  # an agent "shift" is always the last one
 
 
 class PromptPolicy:
-    """Plays what trained `Networks` make of the profiles that observations show.
+    """Policy of trained `Networks`, from the profiles in the observations.
 
     Parameters
     ----------
     networks : Networks
-        They are shared, not copied.
+        The networks; shared, not copied.
     columns : (int, int)
-        First column of the profile in an observation, and the one after its last; equal where the
-        networks see no profile.
+        First column of the profile in an observation, and the one after its last; equal if the
+        networks use no profile.
     """
 
     def __init__(self, networks: Networks, columns: tuple[int, int]) -> None:
@@ -182,7 +182,7 @@ class PromptPolicy:
         first, end = self.columns
         if observations.ndim != 3 or observations.shape[2] < end:
             raise InvalidOption(
-                f"this policy reads the profile in columns {first} to {end} of observations, and "
+                f"this policy reads the profile in columns {first} to {end} of observations, but "
                 f"got an array of shape {observations.shape}: it was trained in an environment of "
                 "another shape"
             )
@@ -191,7 +191,7 @@ class PromptPolicy:
             return self.networks(torch.from_numpy(seen)).numpy(), memory
 
     def save(self, path: str | Path) -> None:
-        """Write the networks to one safetensors file, whole or not at all."""
+        """Write the networks to one safetensors file, atomically."""
         about = {
             "kind": "ppr",
             "networks": self.networks.description,
@@ -201,7 +201,7 @@ class PromptPolicy:
 
     @classmethod
     def load(cls, path: str | Path) -> PromptPolicy:
-        """Read what `save` wrote. Raises `InvalidData` for another kind of file."""
+        """Read a file that `save` wrote; `InvalidData` for another kind of file."""
         tensors, about = read_tensors(path)
         if about.get("kind") != "ppr":
             raise InvalidData(f"{path} holds a {about.get('kind')!r}, not a policy of PPR")
@@ -216,25 +216,25 @@ class PromptPolicy:
 
 
 class Solver:
-    """PPR at work on the training users of an environment; a `rpp_agents.training.Learner`.
+    """PPR's learner on the training users of an environment; a `rpp_agents.training.Learner`.
 
     Parameters
     ----------
     env : RPPEnv
-        Of ``PPR-v0`` or another id whose prompts are `VectorPrompts`, with a SASRec.
+        Environment of ``PPR-v0`` or another id whose prompts are `VectorPrompts`, with a SASRec.
     config : Config
     mode : {"pre-train", "fine-tune", "light", "full"}
-        What is trained; a recommender that is trained is a copy (`recommender`).
+        Weights to train; a trained recommender is a copy (`recommender`).
     prompt, shift : bool
-        Whether there is a prefix, and whether a vector is added to the user's. Agents that have no
-        part play zeros. Without a prefix nothing stands before the history, which is not the same
-        as a vector of zeros there.
+        Whether there is a prefix, and whether a vector is added to the user's. Agents that are not
+        used play zeros. Without a prefix nothing precedes the history, which differs from a vector
+        of zeros.
 
     Raises
     ------
     InvalidOption
-        For an environment without a SASRec, of a codebook, or without the profile that the networks
-        read, and for modes and terms that contradict each other.
+        For an environment without a SASRec, with a codebook, or without the profile that the
+        networks use, and for contradictory modes and terms.
     """
 
     def __init__(
@@ -295,7 +295,7 @@ class Solver:
         self.rng = np.random.default_rng(config.seed)
         self.steps = config.batch
         self.gradient_calls = 0
-        """Users whose answer was differentiated so far, augmented ones included."""
+        """Number of users whose answer was differentiated so far, augmented ones included."""
 
     def reset(self, seed: int) -> None:
         """Begin a segment; nothing is played."""
@@ -334,19 +334,19 @@ class Solver:
         restore_tensors({"networks": self.networks}, {"networks": self.optimizer}, tensors)
 
     def prompts(self, tasks: TaskSet, hot: Tensor) -> PrefixPrompts:
-        """What the recommender is asked for `tasks`, whose profiles are `hot` (T, width)."""
+        """Make the prompts of `tasks`, whose profiles are `hot` (T, width)."""
         prefix, shift = self._decoded(self.networks(hot))
         return PrefixPrompts(prefix, tasks, shift)
 
     def scores(self, tasks: TaskSet, profiles: Profiles | None = None) -> NDArray[np.float32]:
-        """(T, K) scores of the candidates, by the networks and the recommender as they are now.
+        """(T, K) scores of the candidates with the current networks and recommender.
 
         Parameters
         ----------
         tasks : TaskSet
-            Of the environment's dataset.
+            Tasks of the environment's dataset.
         profiles : Profiles, optional
-            Instead of the dataset's, such as shuffled ones.
+            Replacement of the dataset's profiles, such as shuffled ones.
 
         Raises
         ------
@@ -359,8 +359,8 @@ class Solver:
             if own is None or own.sizes != self.sizes:
                 raise InvalidData(
                     f"{tasks.dataset.name} has profiles of fields with "
-                    f"{None if own is None else own.sizes} values, and these networks read "
-                    f"{self.sizes}: take the dataset that they were trained on"
+                    f"{None if own is None else own.sizes} values, but these networks read "
+                    f"{self.sizes}: use the dataset that they were trained on"
                 )
             hot = torch.from_numpy(own.one_hot(tasks.users))
         with torch.inference_mode():
@@ -369,7 +369,7 @@ class Solver:
     # ------------------------------------------------------------------------------- inside
 
     def trained(self) -> tuple[list[Tensor], list[Tensor]]:
-        """What is trained: weights of the networks, and of the recommender."""
+        """Return the trained weights: of the networks, and of the recommender."""
         parts: list[nn.Module | None] = [
             self.networks.generator if self.uses_prompt else None,
             self.networks.added if self.uses_shift else None,
@@ -381,7 +381,7 @@ class Solver:
         return networks, [] if frozen else [*self.recommender.weights.values()]
 
     def _begin_with_items(self) -> None:
-        """Embeddings of a field's values: the mean input of what their training users clicked."""
+        """Initialise a value's embedding with the mean input of its training users' clicks."""
         inputs = self.recommender.embed(torch.from_numpy(self.tasks.targets.astype(np.int64)))
         if inputs.shape[1] != self.config.hidden:
             raise InvalidOption(
@@ -395,7 +395,7 @@ class Solver:
                 network.tables.data.copy_(means)
 
     def _decoded(self, codes: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The prefix and the shift of codes (B, n, k); None for what has no part."""
+        """Return the prefix and the shift of codes (B, n, k); None for unused ones."""
         places: Places = self.space.places
         vectors = torch.einsum("bnk,nkd->bnd", codes, torch.from_numpy(self.space.decoders))
         where = list(enumerate(zip(places.blocks, places.places, strict=True)))
@@ -413,7 +413,7 @@ class Solver:
         return prefix, shift
 
     def _loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, float, int]:
-        """The loss of a batch, the NDCG@10 that it has now, and the answers differentiated."""
+        """Return a batch's loss, its current NDCG@10, and the number of differentiated answers."""
         config, model, hot = self.config, self.recommender, self.hot[rows]
         length = max(1, int(self.tasks.history_lengths[rows].max()))
         length = min(length, model.config.max_length)
@@ -444,7 +444,7 @@ class Solver:
         return loss, float(ndcg(ranks, 10).mean()), calls
 
     def _views(self, seen: Tensor, hot: Tensor, prefix: Tensor | None) -> list[Tensor]:
-        """Augmented users (B, d): with a masked profile, and with a masked history."""
+        """Return augmented users (B, d): with a masked profile, and with a masked history."""
         keep = 1 - self.config.masked
         drawn = torch.from_numpy(self.rng.random(tuple(seen.shape)) < keep)
         drawn[:, -1] = True
@@ -457,9 +457,9 @@ class Solver:
 
 
 def _info_nce(user: Tensor, view: Tensor, users: Tensor, temperature: float) -> Tensor:
-    """The mean loss of finding each user's augmented vector among those of the batch's users.
+    """Return the mean loss of identifying each user's augmented vector among those of the batch.
 
-    Other tasks of the same user are no negatives.
+    Other tasks of the same user are not negatives.
     """
     alike = F.normalize(user, dim=1) @ F.normalize(view, dim=1).T / temperature
     same = (users[:, None] == users) & ~torch.eye(len(users), dtype=torch.bool)
@@ -467,7 +467,7 @@ def _info_nce(user: Tensor, view: Tensor, users: Tensor, temperature: float) -> 
 
 
 def _profiles(env: Any, config: Config) -> tuple[tuple[int, int], Profiles | None]:
-    """Where observations show the profile, and the profiles with the fields shown."""
+    """Return the columns of the profile in observations, and the profiles of the fields shown."""
     if config.constant:
         return (0, 0), None
     blocks = {
@@ -478,7 +478,7 @@ def _profiles(env: Any, config: Config) -> tuple[tuple[int, int], Profiles | Non
     profiles = env.tasks.dataset.profiles
     if profiles is None or not blocks:
         raise InvalidOption(
-            f"the environment shows no profile ({env.tasks.dataset.name}): take a dataset with "
+            f"the environment shows no profile ({env.tasks.dataset.name}): use a dataset with "
             "profiles and leave out profile=(), or give the solver constant=True, which learns one "
             "prefix for all"
         )
@@ -498,18 +498,18 @@ train = trainer("PPR", Solver, Config())
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What `tune` found.
+    """Result of `tune`.
 
     Attributes
     ----------
     solver : Solver
-        With the weights of the best epoch.
+        The solver with the weights of the best epoch.
     validation : float
         NDCG@10 of the validation tasks in that epoch.
     epoch : int
-        Its number; 0 where nothing trained was better than the beginning.
+        Index of that epoch; 0 if no trained epoch was better than the start.
     gradient_calls : int
-        Users whose answer was differentiated until the end.
+        Number of users whose answer was differentiated in all.
     """
 
     solver: Solver
@@ -538,11 +538,11 @@ def tune(
     validation : TaskSet
         Tasks of other users of the same dataset.
     config : Config
-        `total_steps` is the most that is trained.
+        Options; `total_steps` is the maximum.
     mode, prompt, shift
         See `Solver`.
     patience : int
-        Epochs without a better one, after which training ends.
+        Number of epochs without an improvement after which training ends.
     progress : callable, optional
         Called with (epoch, validation NDCG@10) after every epoch.
     """
@@ -570,7 +570,7 @@ def tune(
 
 
 def _weights(solver: Solver) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Copies of the networks' weights and of the recommender's."""
+    """Copy the networks' weights and the recommender's."""
     return (
         {name: x.detach().clone() for name, x in solver.networks.state_dict().items()},
         {name: x.detach().clone() for name, x in solver.recommender.weights.items()},
@@ -578,12 +578,12 @@ def _weights(solver: Solver) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _judged(solver: Solver, tasks: TaskSet) -> float:
-    """Mean NDCG@10 of tasks."""
+    """Return the mean NDCG@10 of tasks."""
     return float(ndcg(ranks_of(solver.scores(tasks), tasks), 10).mean())
 
 
 def ranks_of(scores: NDArray[np.float32], tasks: TaskSet) -> NDArray[np.int64]:
-    """(T,) ranks of the targets, from 1; of equal scores the candidate shown first wins."""
+    """(T,) ranks of the targets, from 1; ties go to the candidate shown first."""
     place = tasks.position[:, None]
     own = np.take_along_axis(scores, place, axis=1)
     before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < place))

@@ -1,4 +1,4 @@
-"""REINFORCE: more probable what was paid more than the batch's mean at that step.
+"""REINFORCE: policy gradients with the batch's mean reward as the baseline.
 
 Williams 1992, with the mean return of the batch as baseline and no critic; for actions that are
 chosen (`Actor`) and for vectors (`GaussianActor`).
@@ -34,9 +34,9 @@ class Config(RunConfig):
     hidden: tuple[int, ...] = (64,)
     """Widths of the hidden layers."""
     spread: float = 0.3
-    """For vectors: standard deviation at first, in half the distance of the bounds."""
+    """Initial standard deviation for vectors, in units of half the distance of the bounds."""
     blocks: tuple[str, ...] = ()
-    """Blocks of the observation that are read; by default the profile's, or all without one."""
+    """Blocks of the observation that are used; by default the profile's, or all without one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,7 @@ class Config(RunConfig):
 
 
 class Reinforce:
-    """At work on an environment; see `rpp_agents.training.Learner`."""
+    """REINFORCE in an environment; see `rpp_agents.training.Learner`."""
 
     def __init__(self, env: BatchedEnv, config: Config) -> None:
         self.env, self.config = env, config

@@ -95,7 +95,7 @@ _BREAK = re.compile(
     r"|^(?:ok|okay|sure|well|yes|so|certainly|great|alright),\s+",
     re.IGNORECASE,
 )
-"""Where a label ends."""
+"""End of a label."""
 _FIELD = re.compile(
     r"(?:^|[,;|]\s{0,3}|\s[-–—]\s)[*_\"']{0,3}"
     r"([^\W\d_][^\W\d_]{0,20}(?:[ _][^\W\d_]{1,20})?)[*_\"']{0,3}\s?[:=]\s*"

@@ -21,7 +21,7 @@ OPENING = re.compile(
     r"\[(?=\s*(?:[\"'“{\[(]|\d+\s*[^\d\s\]]|//|/\*|# ))"
     r"|\{(?=\s*(?:[\"'“\d]|//|/\*|# |[^\W\d]\w*\s*:))"
 )
-"""Where a list or an object may begin."""
+"""Possible beginning of a list or an object."""
 
 _DECODE = json.JSONDecoder().raw_decode
 _DEEPEST = 12
