@@ -30,6 +30,11 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 html_theme = "furo"
 html_title = "rpp_env"
+html_show_sourcelink = False
+html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["tables.js"]
 
 
 def notebook(app: Any, name: str, source: list[str]) -> None:

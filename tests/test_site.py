@@ -283,7 +283,7 @@ LINES = (
 
 def cards(page: Path) -> str:
     """The cards of all ids, side by side."""
-    names = [*RULES, *SYSTEMS]
+    names = list(dict.fromkeys([*RULES, *SYSTEMS]))
     link = f"{repository()}/blob/main/docs/environments/" if page.name == "README.md" else ""
     columns = [card(name) for name in names]
     rows = [(line, *(column[line] for column in columns)) for line in LINES]
@@ -341,7 +341,8 @@ def test_every_page_is_reachable() -> None:
         page = todo.pop()
         reached.add(page)
         for entries in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
-            names = [line for line in entries.splitlines() if line and not line.startswith(":")]
+            lines = [line for line in entries.splitlines() if line and not line.startswith(":")]
+            names = [re.sub(r".*<(.*)>", r"\1", line) for line in lines]
             for name in names:
                 (found,) = [p for p in PAGES if p.with_suffix("") == page.parent / name]
                 todo += [found] if found not in reached else []
