@@ -20,7 +20,7 @@ from letters import Letters
 from real_models import real_model
 
 import rpp_env
-from rpp_env.rules import RULES, SYSTEMS
+from rpp_env.rules import IDS, RULES, SYSTEMS
 from rpp_env.sentences.leads import Closing, Form
 
 ROOT = Path(__file__).parents[1]
@@ -283,7 +283,7 @@ LINES = (
 
 def cards(page: Path) -> str:
     """The cards of all ids, side by side."""
-    names = list(dict.fromkeys([*RULES, *SYSTEMS]))
+    names = list(IDS)
     link = f"{repository()}/blob/main/docs/environments/" if page.name == "README.md" else ""
     columns = [card(name) for name in names]
     rows = [(line, *(column[line] for column in columns)) for line in LINES]
@@ -331,7 +331,7 @@ def test_every_id_has_a_page() -> None:
     assert {path.stem for path in DOCS.glob("environments/*.md")} == {
         "index",
         "cards",
-        *(name.lower() for name in (*RULES, *SYSTEMS)),
+        *(name.lower() for name in IDS),
     }
 
 
