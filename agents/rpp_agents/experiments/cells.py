@@ -1,8 +1,8 @@
-"""Files of finished runs, of a bench or a study: written with a digest, read as data of strangers.
+"""Files of finished runs of a bench or a study: written with a digest, read as untrusted data.
 
-Folders of benches and studies are shared, and `rpp-env report` reads them. So a file is read up to
-a size, and everything in it is checked against its `Kind` before a number is used: types, ranges,
-lengths, and that there is nothing else. The digest shows damage, not intent.
+Folders of benches and studies are shared, and `rpp-env report` reads them. So a file's size is
+limited, and everything in it is checked against its `Kind` before a number is used: types, ranges,
+lengths, and that there is nothing else. The digest detects damage, not forgery.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ __all__ = [
 ]
 
 Kind = Callable[[Any], None]
-"""Raises `_Wrong` where a value is not what it must be."""
+"""Checks a value; raises `_Wrong` for an invalid one."""
 
 LARGEST = 16 << 20
-"""Bytes of one file."""
+"""Maximum bytes of one file."""
 LARGEST_TOGETHER = 512 << 20
 """Bytes of all files of a bench or a study, which a report holds in memory."""
 _DIGEST = re.compile(rb',\n"sha256": "([0-9a-f]{64})"\n}\n\Z')
 
 
 class _Wrong(ValueError):
-    """A value is not what it must be; where it stands is put before the text on its way out."""
+    """A value is invalid; its position is put before the text while the error propagates."""
 
 
 def write_cell(path: Path, found: Mapping[str, Any]) -> None:
-    """Write what was found, one line for each key, and a digest of these lines.
+    """Write the result of a run, one line for each key, and a digest of these lines.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def write_cell(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def read_cell(path: Path, kind: Kind) -> dict[str, Any] | None:
-    """What `write_cell` wrote, without the digest; None where there is no file.
+    """Read a file that `write_cell` wrote, without the digest; None if there is none.
 
     Parameters
     ----------
@@ -83,10 +83,10 @@ def read_cell(path: Path, kind: Kind) -> dict[str, Any] | None:
         digest = _DIGEST.search(content)
         if digest is not None:
             if hashlib.sha256(content[2 : digest.start()]).hexdigest() != digest[1].decode():
-                raise _Wrong("its content is not what its digest says")
+                raise _Wrong("its content does not match its digest")
             found.pop("sha256", None)
         if not isinstance(found, dict) or not isinstance(found.get("asked"), dict):
-            raise _Wrong("it does not say what was asked")
+            raise _Wrong("it does not state its inputs")
         kind({key: x for key, x in found.items() if key != "asked"})
     except FileNotFoundError:
         return None
@@ -105,7 +105,7 @@ def read_cell(path: Path, kind: Kind) -> dict[str, Any] | None:
 
 
 def check_sizes(paths: Sequence[Path], out: Path) -> None:
-    """Refuse finished runs that would take more memory than a report may.
+    """Check that the finished runs fit into the memory of a report.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def _number(low: float, high: float = math.inf, *, whole: bool = False) -> Kind:
 
 
 def _numbers(low: float, high: float = math.inf, *, whole: bool = False) -> Kind:
-    """A list of finite numbers in a range; true and false are no numbers."""
+    """Return a check of lists of finite numbers in a range; true and false are not numbers."""
 
     def check(values: Any) -> None:
         kinds = {int} if whole else {int, float}
@@ -341,4 +341,4 @@ REDRAWN = _table(
     users=_number(1, 1e9, whole=True),
     estimates=_table(**dict.fromkeys((*_LINES, *_DIFFERENCES), _three)),
 )
-"""What a study found about hindsight."""
+"""Results of a study about hindsight."""

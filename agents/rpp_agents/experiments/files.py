@@ -1,4 +1,4 @@
-"""TOML files that say what to run: how they are read, and what things in them are called."""
+"""Reading the TOML files of experiments, and checks of the names and sizes in them."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ MOST = {
     "evaluations": 10_000,
     "runs": 20_000,
 }
-"""Rows and numbers of a plan, at most: a file of others could ask for a report of any length."""
+"""Maximum rows and numbers of a plan: an untrusted file could ask for a report of any length."""
 LARGEST_WORLD = {"num_users": 200_000, "num_items": 100_000, "dim": 1024}
-"""Sizes of a made world that a plan may ask for: a report makes it again to show its users."""
+"""Maximum sizes of a generated world in a plan: a report generates it again to show its users."""
 LONGEST_NAME = 100
-"""Characters of a label or name in a file."""
+"""Maximum characters of a label or name in a file."""
 
 
 def read_toml(
     which: str | Path, presets: Path, what: str, trust: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Path]:
-    """The tables of a TOML file, or of the shipped one of that name; and where it lies.
+    """Read the tables of a TOML file, or of the shipped one of that name; return its path too.
 
     Raises
     ------
     InvalidOption
-        Where there is none, or it is no TOML; where it names servers or code that are not
-        confirmed in `trust`.
+        If there is none, or it is not TOML; if it names servers or code that are not confirmed in
+        `trust`.
     """
     path = Path(which)
     if path.suffix != ".toml":
@@ -100,7 +100,7 @@ def read_toml(
 
 
 def _check_plain(value: Any, where: str, depth: int = 0) -> None:
-    """Refuse what no plan needs, and later code could not print, keep or walk through."""
+    """Check for values that later code could not print, save or traverse."""
     if depth > DEEPEST:
         raise InvalidOption(f"{where}: tables and lists lie in each other more than {DEEPEST} deep")
     if isinstance(value, dict | list):
@@ -115,7 +115,7 @@ def _check_plain(value: Any, where: str, depth: int = 0) -> None:
 
 
 def check_size(where: str, **counts: int) -> None:
-    """Refuse a plan that nobody can run: each count has its most in `MOST`.
+    """Check that each count of a plan is at most its limit in `MOST`.
 
     Raises
     ------
@@ -123,11 +123,11 @@ def check_size(where: str, **counts: int) -> None:
     """
     for name, count in counts.items():
         if count > MOST[name]:
-            raise InvalidOption(f"{where}: {count:,} {name}, and there may be {MOST[name]:,}")
+            raise InvalidOption(f"{where}: {count:,} {name}, at most {MOST[name]:,} are allowed")
 
 
 def check_problem(options: Mapping[str, Any], where: str) -> None:
-    """Refuse options of an environment that are of a wrong type or out of range.
+    """Check the types and ranges of an environment's options.
 
     Raises
     ------
@@ -146,9 +146,9 @@ def check_problem(options: Mapping[str, Any], where: str) -> None:
 
 
 def episode_of(rules: str) -> Rules | Episode:
-    """The rules with that id; of a system that is not RPP, the episode that its module names.
+    """Return the rules with that id, or the episode that the module of another system names.
 
-    Where it names none, an episode has one step unless a setting says ``max_cycles``.
+    If it names none, an episode has one step unless a setting has ``max_cycles``.
     """
     if rules in RULES:
         return RULES[rules]
@@ -158,12 +158,12 @@ def episode_of(rules: str) -> Rules | Episode:
 
 
 def options_of(rules: str) -> Any:
-    """The class of the options that an id's environments have, besides `RPPEnv.make`'s own."""
+    """Return the class of an id's options, besides `RPPEnv.make`'s own."""
     return resolve_name(find_system(rules).options)
 
 
 def has_table(path: Path, name: str) -> bool:
-    """Whether a TOML file holds a table of that name; False where it cannot be read."""
+    """Whether a TOML file contains a table of that name; False if it cannot be read."""
     try:
         return name in tomllib.loads(read_small(path).decode())
     except (OSError, ValueError, RecursionError):
@@ -171,7 +171,7 @@ def has_table(path: Path, name: str) -> bool:
 
 
 def _marked(value: Any) -> Any:
-    """The tables of a file, in which the addresses of servers are marked as not the user's own."""
+    """Mark the addresses of servers in a file's tables as not the user's own."""
     if isinstance(value, dict):
         return {name: _marked(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -186,11 +186,11 @@ def _is_server(text: str) -> bool:
 _SHOWN = frozenset(
     {"name", "label", "family", "title", "part", "parts", "settings", "environments"}
 )
-"""Keys of rows that are only shown, or name other rows."""
+"""Keys of rows that are only displayed, or name other rows."""
 
 
 def _places(told: Mapping[str, Any]) -> dict[str, str]:
-    """Servers and code that a file names, and files that it has written: key and text."""
+    """Return the servers, code and written files that a file names: key and text."""
     found: dict[str, str] = {}
 
     def look(value: Any, key: str) -> None:
@@ -216,25 +216,25 @@ def _places(told: Mapping[str, Any]) -> dict[str, str]:
 
 
 def nameless(told: Mapping[str, Any], what: str, where: str) -> dict[str, Any]:
-    """A copy of the tables of a file, which must not say what it is called."""
+    """Copy the tables of a file, which must not contain its name."""
     if "name" in told:
-        raise InvalidOption(f"{where}: a {what} is called as its file is; leave out 'name'")
+        raise InvalidOption(f"{where}: a {what} has its file's name; leave out 'name'")
     return dict(told)
 
 
 def world_option(dataset: str, world: int) -> dict[str, Any]:
-    """How `RPPEnv.make` is told the world: it is made by a seed, or its candidates are drawn."""
+    """Return the option that selects the world: its seed, or that of the candidates."""
     return {"data_seed" if dataset.lower() in LEVELS else "task_seed": world}
 
 
 def slug(name: str) -> str:
-    """A name as a file's, or a folder's: never empty, and never a step up."""
+    """Convert a name to the name of a file or folder: never empty, and never a parent folder."""
     plain = re.sub(r"[^a-z0-9.]+", "-", name.lower().replace("+", "-plus-")).strip("-")
     return plain if plain.strip(".") else f"{plain.strip('.') or 'x'}-{short(name)}"
 
 
 def check_different(names: Sequence[str], what: str, where: str) -> None:
-    """Refuse names of which two look the same as files, and those that no file can have."""
+    """Check that names differ as files, and can be used as files."""
     for name in names:
         if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
             raise InvalidOption(
@@ -247,12 +247,12 @@ def check_different(names: Sequence[str], what: str, where: str) -> None:
 
 
 def selected(cells: Sequence[Matched], only: Sequence[str], there: str) -> list[Matched]:
-    """The cells that one of the patterns `only` means; all without patterns.
+    """Select the runs that match one of the patterns `only`; all without patterns.
 
     Raises
     ------
     InvalidOption
-        For a pattern that means none, with what is `there`.
+        For a pattern that matches none; `there` is what exists.
     """
     for pattern in only:
         if not any(cell.matches(pattern) for cell in cells):
@@ -261,10 +261,10 @@ def selected(cells: Sequence[Matched], only: Sequence[str], there: str) -> list[
 
 
 def matches(left: str, right: str, pattern: str) -> bool:
-    """Whether LEFT/RIGHT, or one of the two alone, is what a pattern with ``*`` and ``?`` says."""
+    """Whether LEFT/RIGHT, or one of the two alone, matches a pattern with ``*`` and ``?``."""
     left, right, pattern = left.lower(), right.lower(), pattern.lower()
     if pattern in (left, right, f"{left}/{right}"):
-        return True  # as it stands, whatever brackets are in it
+        return True  # literally, whatever brackets are in it
     if "/" in pattern:
         first, second = pattern.split("/", 1)
         return fnmatch.fnmatchcase(left, first) and fnmatch.fnmatchcase(right, second)
@@ -272,11 +272,11 @@ def matches(left: str, right: str, pattern: str) -> bool:
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """As a JSON file gives it back, so that the two compare."""
+    """Convert a value through JSON, so that it compares equal to one read from a file."""
     plain: dict[str, Any] = json.loads(json.dumps(value))
     return plain
 
 
 def short(value: Any) -> str:
-    """Eight letters that stand for a value."""
+    """Return eight letters that identify a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,8 +1,8 @@
-"""Many jobs, side by side in processes, each of which leaves one file: benches and studies.
+"""Jobs in parallel processes, each with one result file: runs of benches and studies.
 
-A file is written whole or not at all, and is all that says that a job is finished: whatever stops
-the work, the same command goes on with what is missing. What went wrong stands beside a job's place
-in ``.failed.txt``, until it is run again.
+A file is written atomically, and its existence alone marks a job as finished: after any
+interruption, the same command continues with what is missing. The error of a failed job is saved in
+``.failed.txt`` next to its place, until it is run again.
 """
 
 from __future__ import annotations
@@ -30,48 +30,48 @@ __all__ = ["Job", "Outcome", "Work", "all_kept", "kept", "run_jobs", "unfinished
 
 
 class Job(Protocol):
-    """Something to be found out."""
+    """A unit of work with one result file."""
 
     @property
     def name(self) -> str:
-        """What it is called on the screen."""
+        """Name for the terminal."""
         ...
 
     @property
     def file(self) -> str:
-        """Where what it finds is kept, from the folder of all."""
+        """Path of its result, relative to the output folder."""
         ...
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What it depends on, as JSON has it."""
+        """JSON-serialisable fingerprint of the job's inputs."""
         ...
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What the ``config`` in it is where nothing is said, as JSON has it."""
+        """Default values of its ``config``, JSON-serialisable."""
         ...
 
     @property
     def kind(self) -> Kind:
-        """What its file must hold."""
+        """The schema of its file."""
         ...
 
 
 J = TypeVar("J", bound=Job)
 Work = Callable[[Any, Path], dict[str, Any]]
-"""From a job and the folder of all to what was found; a function of a module, for processes."""
+"""Computes a job's result from the job and the output folder; a module-level function."""
 
 
 def kept(job: Job, out: Path) -> dict[str, Any] | None:
-    """What a finished job found; None where it has not been run.
+    """Return the result of a finished job; None if it has not been run.
 
     Raises
     ------
     InvalidOption
-        If it was run with another configuration.
+        If it was run with other options.
     InvalidData
-        If its file is damaged, or holds what it cannot.
+        If its file is damaged or invalid.
     """
     path = out / job.file
     found = read_cell(path, job.kind)
@@ -87,7 +87,7 @@ def kept(job: Job, out: Path) -> dict[str, Any] | None:
 
 
 def all_kept(jobs: Iterable[J], out: Path) -> list[tuple[J, dict[str, Any]]]:
-    """The finished ones of these jobs with what they found; raises what `kept` does.
+    """Return the finished ones of these jobs with their results; raises as `kept`.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def all_kept(jobs: Iterable[J], out: Path) -> list[tuple[J, dict[str, Any]]]:
 
 
 def unfinished(jobs: Iterable[J], out: Path) -> list[J]:
-    """The jobs without a result, in their order; raises what `kept` does."""
+    """Return the jobs without a result, in order; raises as `kept`."""
     return [job for job in jobs if kept(job, out) is None]
 
 
@@ -123,7 +123,7 @@ def _differences(
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with what it found, or with an error."""
+    """Outcome of a job: its result, or an error."""
 
     job: Any
     found: dict[str, Any] | None
@@ -131,18 +131,18 @@ class Outcome:
 
 
 def run_jobs(jobs: Sequence[J], out: Path, work: Work, *, processes: int = 1) -> Iterator[Outcome]:
-    """Run these jobs and give each one's outcome as it ends.
+    """Run these jobs and yield each one's outcome as it ends.
 
     Parameters
     ----------
     jobs : sequence of Job
     out : Path
-        Folder of all.
+        Output folder.
     work : callable
-        Finds out what a job asks. What it gives back is kept, with what was asked.
+        Computes a job's result, which is saved together with the job's inputs.
     processes : int
-        With one, they run in this process; with more, in as many others. A process that dies is
-        replaced, and what it worked on tried once more.
+        With one, jobs run in this process; with more, in that many others. A process that dies is
+        replaced, and its job tried once more.
     """
     if processes < 1:
         raise InvalidOption(f"processes must be at least 1, not {processes}")
@@ -153,7 +153,7 @@ def run_jobs(jobs: Sequence[J], out: Path, work: Work, *, processes: int = 1) ->
     waiting = deque(jobs)
     suspects: deque[J] = deque()
     while waiting or suspects:
-        # Whose process has died goes alone, so that it takes no other job with it again.
+        # A job whose process has died runs alone, so that it takes no other job with it again.
         queue, side_by_side = (suspects, 1) if suspects else (waiting, processes)
         alone = bool(suspects)
         with _pool(side_by_side) as pool:
@@ -178,14 +178,14 @@ def run_jobs(jobs: Sequence[J], out: Path, work: Work, *, processes: int = 1) ->
 
 
 def _do(job: Job, out: Path, work: Work) -> Outcome:
-    """Run a job and keep what it found; an error is part of the outcome."""
+    """Run a job and save its result; an error is part of the outcome."""
     try:
-        if (done := kept(job, out)) is not None:  # by another command, meanwhile
+        if (done := kept(job, out)) is not None:  # finished by another command meanwhile
             return Outcome(job, done)
         # What a library made of an interrupt is not kept, and one process finds what several find.
         with heed_interrupts(), one_thread():
             found = work(job, out)
-    except Exception:  # noqa: BLE001 - whatever it was, the other jobs go on
+    except Exception:  # noqa: BLE001 - whatever it was, the other jobs continue
         return _failed(job, out, traceback.format_exc())
     found = {"asked": job.asked, **found}
     write_cell(out / job.file, found)
@@ -213,7 +213,7 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException:
-            # Whoever stops the bench need not wait for a training run.
+            # An interrupted bench need not wait for a training run.
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -81,7 +81,7 @@ def write_page(data: Mapping[str, Any], path: Path) -> Path:
 
 
 def _embedded(data: Mapping[str, Any]) -> str:
-    """JSON that no text can break out of: ASCII alone, and nothing that HTML reads."""
+    """Encode JSON that no text can break out of: only ASCII, and nothing that HTML interprets."""
     text = json.dumps(_plain(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
 
 
 def _policy(template: str) -> str:
-    """A Content-Security-Policy: this script, this style, and nothing from anywhere."""
+    """Return a Content-Security-Policy that allows only this script and this style."""
 
     def digest(tag: str) -> str:
         found = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)

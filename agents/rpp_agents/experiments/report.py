@@ -80,12 +80,12 @@ def write_report(plan: Plan, out: Path, options: Options | None = None) -> Path:
     Raises
     ------
     InvalidOption
-        Where no cell is finished.
+        If no run is finished.
     """
     options = (options or Options()).of(plan)
     results = Results.read(plan, out)
     if not results.cells:
-        raise InvalidOption(f"no cell of this {plan.FORM} is finished in {out}: run it first")
+        raise InvalidOption(f"no run of this {plan.FORM} is finished in {out}: run it first")
     _write(out / "results.jsonl", _lines(results))
     write_raw(results, out)
     if options.marl_eval:
