@@ -254,6 +254,13 @@ def test_an_id_from_outside_goes_the_whole_way() -> None:
     check_rules("elsewhere:TURNING", "--num-users", "200", "--turns", "3")
 
 
+def test_two_options_of_one_name_are_refused(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (own / "elsewhere.py").read_text().replace("turns: int", "max_users: int")
+    (own / "elsewhere.py").write_text(code)
+    assert main(["train", "mappo", "--rules", "elsewhere:TURNING"]) == 2
+    assert "both have an option --max-users" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("own")
 def test_a_misspelt_id_from_outside_is_suggested() -> None:
     with pytest.raises(InvalidOption, match="did you mean 'Turning-v0'"):

@@ -32,6 +32,7 @@ from rpp_env.data.download import SOURCES
 from rpp_env.factory import Options
 from rpp_env.models.pretrained import PRETRAINED
 from rpp_env.rewriting import LLMRewriter
+from rpp_env.rules import IDS
 from rpp_env.sim.movieworld import LEVELS
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +141,7 @@ def test_a_command_line_is_one(page: Path, words: list[str]) -> None:
     world = given.get("world")
     if isinstance(world, World) and "/" not in world.dataset:
         assert world.dataset in {*KNOWN, *LEVELS}
-        own = world.model in {"embedded", *PRETRAINED}
+        own = world.model in {*PRETRAINED, *(system.model for system in IDS.values())}
         assert own or re.match(r"(table|recording|vllm|hf):.|https?://\S+#\S", world.model)
     name = words[1]
     if words[0] == "data":
@@ -152,6 +153,7 @@ def test_a_command_line_is_one(page: Path, words: list[str]) -> None:
 
 def test_every_option_belongs_to_an_id() -> None:
     helps = [(verb,) for verb in COMMANDS] + [("train", name) for name in TRAINERS]
+    helps += [("play", "--rules", rules) for rules in IDS]
     rows = [row for words in helps for row in options_of(*words)]
     known = {one for option, value, _ in rows for one in OPTION.findall(f"{option} {value}")}
     known |= {"--help", "--version", *OTHERS}

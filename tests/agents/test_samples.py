@@ -176,6 +176,14 @@ def test_the_prompt_space_of_the_page_is_one() -> None:
     check_space(page.WindowPrompts(), page.SharedWords(), "movieworld", num_users=200)
 
 
+@pytest.mark.usefixtures("mine")
+def test_the_id_of_the_page_is_played(capsys: pytest.CaptureFixture[str]) -> None:
+    train = "train mine:train --rules mine:WINDOWS --total-steps 64 --num-envs 32 --length 2 "
+    assert main([*train.split(), "--run-dir", "run"]) == 0, capsys.readouterr().err
+    assert "window-v0" in capsys.readouterr().out
+    assert main("play random --rules mine:WINDOWS --steps 1".split()) == 0
+
+
 def test_a_study_of_the_page_s_parts_runs(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "my.toml").write_text(
         """
