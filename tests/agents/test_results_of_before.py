@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ REWORDED = [
     ),
 ]
 """Words of reports that have changed since."""
+ALT = re.compile(r"^!\[.*\]", re.MULTILINE)
+"""What a picture shows: both forms have the same pictures now, with sentences of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,8 @@ def test_the_same_cells_give_the_same_report(before: Path, name: str) -> None:
     expected = (before / name / "old-report.md").read_text()
     for old, new in REWORDED:
         expected = expected.replace(old, new)
-    assert (before / name / "report.md").read_text() == expected
+    report = (before / name / "report.md").read_text()
+    assert ALT.sub("![]", report) == ALT.sub("![]", expected)
     old_lines, lines = (before / name / f"{old}results.jsonl" for old in ("old-", ""))
     assert lines.read_bytes() == old_lines.read_bytes()
 

@@ -71,5 +71,5 @@ def run(
     check_folder(folder)
     options = Options(page, users, marl_eval, iqm, grids)
     say(f"report: {write_report(plan_in(folder, trust), folder, options)}")
-    if (folder / "index.html").is_file():
+    if page:
         say(f"page: {folder / 'index.html'}")

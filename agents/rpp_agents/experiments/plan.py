@@ -790,7 +790,7 @@ def _variants(method: Method) -> list[Method]:
             label=method.label.replace("{}", name),
             config={**method.config, **more},
             variants={},
-            tunes=" ".join(method.label.replace("{}", "").split()),
+            tunes=" ".join(method.label.replace("{}", "").strip(" -,:").split()) or method.label,
             point=more,
         )
         for name, more in method.variants.items()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rpp_agents.experiments import bench_plots, plots, tables
+from rpp_agents.experiments import plots, tables
 from rpp_agents.experiments.bench import LEVELS, Bench
 from rpp_agents.experiments.page import write_page
 from rpp_agents.experiments.plan import Plan
@@ -90,8 +90,7 @@ def write_report(plan: Plan, out: Path, options: Options | None = None) -> Path:
     write_raw(results, out)
     if options.marl_eval:
         _write(out / "marl_eval.json", json.dumps(marl_eval(results), indent=1) + "\n")
-    draw = bench_plots.draw_all if isinstance(plan, Bench) else plots.draw_all
-    pictures = draw(results, out / "plots")
+    pictures = plots.draw_all(results, out / "plots", over_tasks=options.iqm)
     if options.page:
         write_page(page_data(results, out, users=options.users), out / "index.html")
     text = tables.markdown(results, pictures, out, iqm=options.iqm, grids=options.grids)

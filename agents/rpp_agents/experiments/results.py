@@ -357,6 +357,19 @@ class Results:
         both = np.array([curve[-points:] for curve in curves], np.float64)
         return both[:, :, 0].mean(axis=0), both[:, :, 1]
 
+    def along(self, setting: Setting, label: str) -> list[Contrast]:
+        """The mean with its interval over draws and runs, at every point of `curve`."""
+        runs = self.runs(setting, label)
+        draws = [cell.draw for cell, found in runs if cell.curve(found)]
+        _, scores = self.curve(setting, label)
+        found = []
+        for column in scores.T:
+            by_draw: dict[int, list[list[float]]] = {}
+            for draw, score in zip(draws, column.tolist(), strict=True):
+                by_draw.setdefault(draw, []).append([score])
+            found.append(Lines({label: by_draw}).mean(label))
+        return found
+
     def learners(self, setting: Setting) -> list[str]:
         """The main table's methods whose curve has several points, in the table's order."""
         return [label for label in self.tabled(setting) if len(self.curve(setting, label)[0]) > 1]

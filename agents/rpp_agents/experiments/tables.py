@@ -20,7 +20,7 @@ import numpy as np
 from rpp_agents.experiments import statistics
 from rpp_agents.experiments.bench import LEVELS, Bench, as_bench, problem_of
 from rpp_agents.experiments.files import slug
-from rpp_agents.experiments.plan import PARTS, Setting
+from rpp_agents.experiments.plan import PARTS, Method, Setting
 from rpp_agents.experiments.results import Key, Results, Row
 from rpp_agents.experiments.statistics import Lines, holm, optimality_gap, stratified_bootstrap
 from rpp_agents.plots import Picture
@@ -751,10 +751,6 @@ def _provenance(results: Results, out: Path) -> list[str]:
     return text
 
 
-def _options(told: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in told.items())
-
-
 # ---------------------------------------------------------------------------- tasks, and grids
 
 
@@ -816,33 +812,51 @@ def _improvements(results: Results) -> list[str]:
 def _grids(results: Results) -> str:
     """Points of grids, and the best of each."""
     settings, methods = results.settings, results.plan.methods
+    grids: dict[str, list[Method]] = {}
+    for method in methods:
+        if method.tunes is not None:
+            grids.setdefault(method.tunes, []).append(method)
+    if not grids:
+        return "There are no grids."
     rows: list[list[_Cell]] = []
-    for base in dict.fromkeys(method.tunes for method in methods if method.tunes):
-        points = [method for method in methods if method.tunes == base]
-        scores = [
-            [
-                results.score(setting, point.label).value
-                if results.runs(setting, point.label)
-                else math.nan
-                for setting in settings
-            ]
-            for point in points
-        ]
-        means = [float(np.mean(row)) for row in scores]
+    for base, points in grids.items():
+        # A study's methods may be run in some settings only.
+        there = [one for one in settings if any(point.runs_in(one) for point in points)]
+        scores = [[_score(results, setting, point) for setting in there] for point in points]
+        means = [float(np.mean(row)) if row else math.nan for row in scores]
         complete = not any(map(math.isnan, means))
         best = int(np.argmax(means)) if complete else -1
         for i, (point, row, mean) in enumerate(zip(points, scores, means, strict=True)):
-            runs = sum(len(results.runs(setting, point.label)) for setting in settings)
+            of = dict(zip((setting.name for setting in there), row, strict=True))
+            runs = sum(len(results.runs(setting, point.label)) for setting in there)
+            numbers = [*(of.get(setting.name) for setting in settings), mean]
             mark = "**best**" if i == best else ""
-            rows.append([base, str(i + 1), _options(point.point), *row, mean, str(runs), mark])
+            rows.append([base, str(i + 1), _options(point.point), *numbers, str(runs), mark])
     named = [*(setting.name for setting in settings), "mean"]
     columns = [_subject(results), Column("point"), Column("options")]
     columns += [*(Column(name, ".4f") for name in named), Column("runs"), Column("")]
+    alike = len(set(map(len, grids.values()))) == 1
+    subject = columns[0].name
     return (
-        "Every algorithm has the same number of points. The best has the highest mean over the "
-        "environments of NDCG@10; nothing is marked while runs are missing.\n\n"
-        + _shown(results, Table(columns, rows))
+        (f"Every {subject} has the same number of points. " if alike else "")
+        + "The best has the highest mean over the environments of NDCG@10; nothing is marked while "
+        "runs are missing.\n\n" + _shown(results, Table(columns, rows))
     )
+
+
+def _score(results: Results, setting: Setting, method: Method) -> float:
+    runs = results.runs(setting, method.label)
+    return results.score(setting, method.label).value if runs else math.nan
+
+
+def _options(told: Mapping[str, Any]) -> str:
+    """Options in a line; those of a trainer stand beside a study's own."""
+    found = [
+        inner
+        for key, value in told.items()
+        for inner in (value.items() if isinstance(value, Mapping) else [(key, value)])
+    ]
+    return ", ".join(f"{key} {value}" for key, value in found)
 
 
 def _subject(results: Results) -> Column:
