@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from rpp_agents import TRAINERS
+from rpp_agents import SOLVERS, TRAINERS
 from rpp_agents.cli import COMMANDS, main, parse
 from rpp_agents.commands import serve
 from rpp_agents.experiments.bench import Bench
@@ -152,7 +152,7 @@ def test_a_command_line_is_one(page: Path, words: list[str]) -> None:
 
 
 def test_every_option_belongs_to_an_id() -> None:
-    helps = [(verb,) for verb in COMMANDS] + [("train", name) for name in TRAINERS]
+    helps = [(verb,) for verb in COMMANDS] + [("train", name) for name in (*TRAINERS, *SOLVERS)]
     helps += [("play", "--rules", rules) for rules in IDS]
     rows = [row for words in helps for row in options_of(*words)]
     known = {one for option, value, _ in rows for one in OPTION.findall(f"{option} {value}")}
