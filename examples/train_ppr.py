@@ -27,7 +27,7 @@ solver = ppr.train(
     env("train"), ppr.Config(total_steps=steps, loss="cross_entropy", contrastive=0.0)
 )
 constant = ppr.train(env("train"), ppr.Config(total_steps=steps, constant=True))
-bandit = linucb.train(env("train", codebook=64), linucb.Config(total_steps=steps, alpha=10.0))
+bandit = linucb.train(env("train", codebook=64), linucb.Config(total_steps=steps, optimism=10.0))
 for name, policy, played in (
     ("PPR's own solver", solver, vectors),
     ("the same, with another user's profile", Shuffled(solver, vectors), vectors),

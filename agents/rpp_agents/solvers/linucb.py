@@ -32,7 +32,7 @@ class Config(RunConfig):
 
     total_steps: int = 100_000
     """Number of answers to learn from."""
-    alpha: float = 0.5
+    optimism: float = 0.5
     """Width of the confidence bounds, in standard deviations of a reward of variance 1."""
     ridge: float = 10.0
     """Weight of the penalty on large coefficients."""
@@ -41,7 +41,7 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, 0, "alpha")
+        check_numbers(self, 0, "optimism")
         check_numbers(self, 0, "ridge", above=True)
 
 
@@ -117,7 +117,7 @@ class LinUCB:
         means = np.einsum("bnc,nca->bna", seen, self.policy.weights.astype(np.float64))
         inverse = np.linalg.inv(self.squares)
         spread = np.einsum("bnc,nacd,bnd->bna", seen, inverse, seen, optimize=True)
-        bounds = means + self.config.alpha * np.sqrt(np.maximum(spread, 0))
+        bounds = means + self.config.optimism * np.sqrt(np.maximum(spread, 0))
         bounds += 1e-9 * self.rng.random(bounds.shape)
         legal = np.asarray(self.env.action_masks()) != 0
         return np.where(legal, bounds, -np.inf).argmax(axis=2)
