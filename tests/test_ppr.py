@@ -17,13 +17,15 @@ import torch
 import rpp_env
 from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset, split_arrivals
+from rpp_env.data.candidates import TaskBatch
+from rpp_env.episode import Stream
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption, TableMismatch
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.ppr import write_codebook
 from rpp_env.prompting import Rankings
 from rpp_env.recommenders.sasrec import Config, SASRec, train
 from rpp_env.sim.movieworld import first_choice
-from rpp_env.vectors import PrefixPrompts
+from rpp_env.vectors import CodebookPrompts, Places, PrefixPrompts, VectorPrompts
 
 SMALL: dict[str, Any] = {"num_users": 600, "num_items": 200}
 
@@ -375,6 +377,27 @@ def test_what_a_stream_cannot_be_is_refused(options: Any, said: str) -> None:
         streamed(**options)
 
 
+def test_a_stream_takes_its_own_tasks() -> None:
+    env = streamed(max_cycles=3)
+    whole = env.episode.whole
+    with pytest.raises(InvalidOption, match="3 tasks of each user"):
+        Stream("mine", 3, whole=whole.subset(np.arange(1, len(whole) - 2)))
+    with pytest.raises(InvalidOption, match="episode.first"):
+        RPPEnv(
+            env.tasks.subset(np.arange(5)),
+            rules=env.episode,
+            space=env.space,
+            embeddings=env.embeddings,
+            recommender=env.recommender,
+        )
+    given = {"rules": env.episode, "space": env.space, "embeddings": env.embeddings}
+    mine = RPPEnv(env.episode.first, recommender=env.recommender, num_envs=64, seed=0, **given)
+    actions = env.actions.drawn(np.random.default_rng(0), (64, 1))
+    mine.reset(seed=0)
+    env.reset(seed=0)
+    assert np.array_equal(mine.step(actions).rewards, env.step(actions).rewards)
+
+
 def test_a_stream_has_no_table() -> None:
     with pytest.raises(InvalidOption, match="another item at every step"):
         rpp_env.tabulate(streamed(codebook=3))
@@ -610,3 +633,51 @@ def test_a_prefix_of_the_profile_is_worth_more_than_one_for_all(
     gain = (personal - constant).mean() / (optimum - constant).mean()
     assert 0.3 < gain < 1.2
     assert model.digest == digest  # frozen
+
+
+# ------------------------------------------------------------------------------- where vectors go
+
+
+@pytest.mark.parametrize(
+    ("places", "blocks"),
+    [((1,), (0,)), ((0, 2), (0, 0)), ((-2,), (0,)), ((0,), (0, 0)), ((0,), (-1,))],
+)
+def test_places_have_no_gap(places: Any, blocks: Any) -> None:
+    with pytest.raises(InvalidOption, match="without a gap"):
+        Places(places, blocks)
+
+
+def test_each_agent_has_a_place_and_a_scale() -> None:
+    with pytest.raises(InvalidOption, match="2 places for 1 agents"):
+        VectorPrompts(np.eye(4), places=Places.row(2))
+    for scales in ([1.0], [1.0, np.nan]):
+        with pytest.raises(InvalidOption, match="scales"):
+            VectorPrompts(np.eye(4), ("a", "b"), scales=scales)
+
+
+def test_a_diagonal_is_decoded_to_the_bits_of_the_sum() -> None:
+    rng = np.random.default_rng(0)
+    space = VectorPrompts(np.diag(rng.normal(size=64)), ("a", "b"), scales=[1.0, -0.3])
+    codes = rng.uniform(-1, 1, (50, 2, 64)).astype(np.float32)
+    codes[rng.random(codes.shape) < 0.1] = 0
+    summed = (codes[..., None] * space.decoders).sum(axis=2, dtype=np.float32)
+    assert space.decode(codes).tobytes() == summed.tobytes()
+
+
+def test_codes_and_codebooks_put_vectors_in_the_same_places() -> None:
+    env = make(num_envs=4)
+    where = Places((0, 0, 1, -1), (0, 1, 0, 0))
+    names = ("a", "b", "c", "d")
+    vectors = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    tasks = env.tasks.subset([0])
+    made = where.prompts(vectors[None], tasks)
+    assert made.prefix.shape == (1, 2, 2, 8)
+    assert np.array_equal(made.prefix[0, 0], vectors[[0, 2]])
+    assert np.array_equal(made.prefix[0, 1], np.stack([vectors[1], np.zeros(8)]))
+    assert np.array_equal(made.shift[0], vectors[3])
+    book = CodebookPrompts(vectors, names, places=where)
+    state = book.apply(book.start(np.zeros(1, np.int64)), np.array([[0, 1, 2, 3]]))
+    chosen = book.prompts(state, TaskBatch(env.tasks, np.zeros(1, np.int64)), np.zeros(1, np.int64))
+    assert np.array_equal(chosen.prefix, made.prefix)
+    assert np.array_equal(chosen.shift, made.shift)
+    assert book.about != CodebookPrompts(vectors, names).about
