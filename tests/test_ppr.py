@@ -380,9 +380,9 @@ def test_what_a_stream_cannot_be_is_refused(options: Any, said: str) -> None:
 def test_a_stream_takes_its_own_tasks() -> None:
     env = streamed(max_cycles=3)
     whole = env.episode.whole
-    with pytest.raises(InvalidOption, match="3 tasks of each user"):
+    with pytest.raises(InvalidOption, match="takes 3 tasks per user"):
         Stream("mine", 3, whole=whole.subset(np.arange(1, len(whole) - 2)))
-    with pytest.raises(InvalidOption, match="episode.first"):
+    with pytest.raises(InvalidOption, match=r"episode\.first"):
         RPPEnv(
             env.tasks.subset(np.arange(5)),
             rules=env.episode,
