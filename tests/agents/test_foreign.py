@@ -175,17 +175,17 @@ def test_what_is_no_vector_is_refused(space: Any) -> None:
 @pytest.mark.parametrize(
     ("shown", "why"),
     [
-        (np.zeros(3, np.float32), "was shown 3 instead of 2 numbers"),
+        (np.zeros(3, np.float32), "got an observation of 3 instead of 2 numbers"),
         (np.array([0, np.nan]), "2 numbers with nan among them"),
         (np.array([0, np.inf]), "2 numbers with inf among them"),
-        (None, "was shown 1 instead of 2 numbers.*: None"),
-        ("text", "was shown 'text', which is not in"),
+        (None, "got an observation of 1 instead of 2 numbers.*: None"),
+        ("text", "got the observation 'text', which is not in"),
         ({"x": 1}, "which is not in its observation space"),
     ],
     ids=["width", "nan", "inf", "none", "text", "dict"],
 )
 def test_observations_outside_their_space_are_refused(shown: Any, why: str) -> None:
-    with pytest.raises(BrokenContract, match=f"agent 'a' was shown.*|{why}") as found:
+    with pytest.raises(BrokenContract, match=f"agent 'a' got .*|{why}") as found:
         batch(shown=shown).reset()
     assert re.search(why, str(found.value))
 

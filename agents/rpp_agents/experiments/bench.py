@@ -98,14 +98,14 @@ LEVELS = {
     "fixed": "best fixed prompt",
     "reference": "observable reference",
 }
-"""What the level lines of a world are called."""
+"""Names of the baselines of a world."""
 
 _SET_BY_THE_BENCH = ("total_steps", "seed", "evaluations", "eval_episodes")
 _HOW_NOT_WHAT: dict[str, Any] = {"threads": 1, "tensorboard": False, "evaluations": 0}
-"""Fields of a Config that are the same for every cell, and no part of what was asked."""
+"""Fields of a Config that are equal in all runs, and not part of the fingerprint."""
 
 _OPTIONS = (OPTIONS | {"max_cycles", "padded_actions"}) - {"data_seed", "task_seed"}
-"""What an environment of a bench may say of its problem; the seeds follow from the world."""
+"""Options of an environment's problem; the seeds follow from the world."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class Environment:
     rules: str = "RPP-v0"
     observe: Literal["shared", "private"] = "shared"
     total_steps: int | None = None
-    """Environment steps of every run there; overrides the bench's."""
+    """Environment steps of every run in it; overrides the bench's."""
     live: bool = False
-    """Train on all train users, asking the model; else on the table of ``train_users``."""
+    """Whether to train on all train users with the model; else on the table of ``train_users``."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -132,9 +132,9 @@ class Algorithm:
     config: Mapping[str, Any] = field(default_factory=dict)
     num_envs: int | None = None
     ranking: Literal["mean", "sequence"] = "mean"
-    """How it observes the last ranking; a sequence is what A2C's recurrent network reads."""
+    """Form of the last ranking in observations; A2C's recurrent network reads a sequence."""
     environments: Sequence[str] = ()
-    """Names of those where it is run; by default all."""
+    """Environments in which it is run; by default all."""
     grid: Sequence[Mapping[str, Any]] = ()
 
 
@@ -158,7 +158,7 @@ class _File:
 
 @dataclass(frozen=True)
 class Levels:
-    """The level lines of one problem in one world: they need no training."""
+    """Job of the baselines of one problem in one world, without training."""
 
     plan: Bench
     setting: Setting
@@ -166,13 +166,13 @@ class Levels:
 
     @property
     def name(self) -> str:
-        """What it is called on the screen."""
+        """Name for the terminal."""
         setting = self.setting
         return f"{setting.dataset} {setting.rules.id} level lines, world {self.draw}"
 
     @property
     def file(self) -> str:
-        """Where it is kept, from the folder of all."""
+        """Path of its result, relative to the output folder."""
         setting, options = self.setting, problem_of(self.setting)["options"]
         name = f"{slug(Path(setting.dataset).name)}-{slug(setting.rules.id)}"
         extra = f"-{short(options)}" if options else ""
@@ -180,22 +180,22 @@ class Levels:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What it depends on."""
+        """JSON-serialisable fingerprint of its inputs."""
         return plain(problem_of(self.setting) | self.plan.users | {"world": self.draw})
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """They have no config."""
+        """Default config: none."""
         return {}
 
     @property
     def kind(self) -> Kind:
-        """What its file must hold."""
+        """Schema of its file."""
         return files_of.LEVELS
 
     @property
     def tables(self) -> list[Table]:
-        """What it replays."""
+        """Tables that it replays."""
         return [self.plan.table(self.setting, self.draw, s) for s in ("train", self.plan.split)]
 
 
@@ -253,7 +253,7 @@ class Training(Cell):
 
     @property
     def levels(self) -> Levels:
-        """Its level lines."""
+        """Job of its baselines."""
         return Levels(self.plan, self.setting, self.draw)
 
     @property
@@ -263,7 +263,7 @@ class Training(Cell):
 
     @property
     def problem(self) -> str:
-        """See `Cell.problem`: forms of one problem that differ in what agents see are one."""
+        """See `Cell.problem`: problems that differ only in the observations are one."""
         return json.dumps(problem_of(self.setting), sort_keys=True)
 
     def per_user(self, found: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -327,7 +327,7 @@ class Bench(Plan):
 
     @property
     def users(self) -> dict[str, Any]:
-        """Whose scores they are."""
+        """Split whose scores are reported."""
         return {
             "split": self.split,
             "train_users": self.train_users,
@@ -351,7 +351,7 @@ class Bench(Plan):
         return Table(file, setting, split, users, problem, numbers)
 
     def jobs(self, cells: Sequence[Cell]) -> list[Job]:
-        """The cells, each after the level lines of its world."""
+        """Return the runs, each after the baselines of its world."""
         jobs: list[Job] = []
         lines: set[str] = set()
         for cell in cells:
@@ -386,7 +386,7 @@ def as_bench(plan: Plan) -> Bench:
 
 
 def problem_of(setting: Setting) -> dict[str, Any]:
-    """Everything but what the agents see of it, on which no level line depends."""
+    """Return a problem's options without the observations, on which no baseline depends."""
     options = {key: x for key, x in setting.options.items() if key != "rules"}
     return {"dataset": setting.dataset, "rules": setting.rules.id, "options": options}
 
@@ -408,7 +408,7 @@ def _setting(environment: Environment, file: _File) -> Setting:
 
 
 def _points(algorithm: Algorithm, num_envs: int) -> list[Method]:
-    """The methods that an algorithm stands for: one, or one for each point of its grid."""
+    """Expand an algorithm to methods: one, or one for each point of its grid."""
     return [
         Method(
             f"{algorithm.label} [{i + 1}]" if algorithm.grid else algorithm.label,

@@ -1,14 +1,14 @@
-"""What an experiment runs: a TOML file, and the cells that follow from it.
+"""Plans of experiments: a TOML file, and the runs that follow from it.
 
 A study's file names settings, methods and seeds. A bench's (`rpp_agents.experiments.bench`) is a
 shorter form for methods that are trainers; both become a `Plan`. A study's::
 
     title = "Does personalising the prompt pay?"
-    smallest = 0.02                # the smallest difference that matters, named before the run
+    smallest = 0.02                # the smallest relevant difference, fixed before the run
     seeds = [0, 1, 2, 3, 4]
     budget = 40_000                # calls of the model that a method may spend on train users
 
-    [primary]                      # the contrast that the study is about, named before the run
+    [primary]                      # the primary contrast, fixed before the run
     setting = "movieworld"
     method = "RPP (MAPPO)"
     against = "best fixed, 5 merged"
@@ -16,8 +16,8 @@ shorter form for methods that are trainers; both become a `Plan`. A study's::
     [[settings]]
     name = "movieworld"
     dataset = "movieworld"
-    part = "main"                  # in which table of the report it stands; see PARTS
-    model = "embedded"             # who ranks, as RPPEnv.make names it
+    part = "main"                  # its table in the report; see PARTS
+    model = "embedded"             # the ranking model, as in RPPEnv.make
     draws = [2, 3, 4, 5, 6]        # of worlds; of real data: of candidates and train users
     train_users = 500
     validation_users = 200
@@ -32,7 +32,7 @@ shorter form for methods that are trainers; both become a `Plan`. A study's::
     label = "RPP (MAPPO)"
     method = "rpp"                 # a name in rpp_agents.experiments.methods.METHODS,
                                    # "recommender", or package.module:function
-    family = "RPP"                 # what it stands beside in tables
+    family = "RPP"                 # its neighbours in tables
     config = { trainer = "mappo", options = { learning_rate = 8e-3 } }
     parts = ["main", "users"]      # where it is run; by default everywhere
 
@@ -110,23 +110,23 @@ PARTS: dict[str, str] = {
 """Parts of a report, in its order."""
 
 SWEEPS = ("users", "candidates", "negatives")
-"""Parts that vary one thing; the main settings of the same data stand beside them."""
+"""Parts that vary one thing; they are shown with the main settings of the same data."""
 
 ONE_PATTERN = "one pattern"
-"""The family of methods that stand in a table of their own."""
+"""The family of methods with a separate table."""
 
 OPTIONS = frozenset(field.name for field in dataclasses.fields(Options))
 _OPTIONS = OPTIONS | {"rules", "max_cycles"}
 _OPTIONS -= {"data_seed", "task_seed", "user_seed", "draws"}  # follow from the draw
 _OPTIONS -= {"rank_by", "recording", "generation"}  # are the setting's own
-"""What a setting may say of its problem. What agents see is the same for all methods."""
+"""Options of a setting's problem. Observations are the same for all methods."""
 
 _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
 class Primary:
-    """The contrast that a study is about."""
+    """The primary contrast of a study."""
 
     setting: str
     method: str
@@ -141,10 +141,10 @@ class Setting:
     dataset: str = "movieworld"
     part: str = "main"
     model: str = "embedded"
-    """Who ranks, as `RPPEnv.make` names it; empty for the rules' own recommender."""
+    """Ranking model, as in `RPPEnv.make`; empty for the rules' own recommender."""
     rank_by: str = "generate"
     recording: str = ""
-    """A file that keeps the model's answers, from the folder of all; none by default."""
+    """File of the model's recorded answers, in the output folder; none by default."""
     tables: bool = True
     """Ask for every answer about train, validation and test users before; else only for those that
     methods choose to ask for, and tables of train users alone."""
@@ -156,9 +156,9 @@ class Setting:
     """Overrides the plan's."""
     options: Mapping[str, Any] = field(default_factory=dict)
     observe: Literal["shared", "private"] = "shared"
-    """What each agent sees (benches only)."""
+    """Observations of each agent (benches only)."""
     live: bool = False
-    """Train on all train users, asking the model (benches only)."""
+    """Whether to train on all train users with the model itself (benches only)."""
 
     @property
     def rules(self) -> Rules | Episode:
@@ -189,7 +189,7 @@ class Setting:
         return int(getattr(self, f"{split}_users"))
 
     def problem(self, draw: int, split: str = "test") -> dict[str, Any]:
-        """Options of `RPPEnv.make` that say which tasks these are.
+        """Return the options of `RPPEnv.make` that select the tasks.
 
         A made world has other users in every draw. Of a real dataset each draw has train users of
         its own, and the test users are the same, with other candidates.
@@ -202,22 +202,22 @@ class Setting:
 
 @dataclass(frozen=True)
 class Table:
-    """Every answer about some users of one draw."""
+    """A reward table of some users of one draw."""
 
     file: str
-    """Where it lies, from the folder of all."""
+    """Path, relative to the output folder."""
     setting: Setting
     split: str
     users: int
     problem: Mapping[str, Any]
     """Options of `RPPEnv.make`."""
     shown: tuple[int, ...] | None = None
-    """Numbers of history items that it holds; by default those that the rules can show."""
+    """History lengths in it; by default those of the rules."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to choose prompts, or to do without."""
+    """A method: a way to choose prompts, or to rank without them."""
 
     label: str
     method: str
@@ -225,16 +225,16 @@ class Method:
     config: Mapping[str, Any] = field(default_factory=dict)
     parts: Sequence[str] = ()
     settings: Sequence[str] = ()
-    """Names of those where it is run; by default all of `parts`."""
+    """Settings in which it is run; by default all of `parts`."""
     variants: Mapping[str, Any] = field(default_factory=dict)
-    """Names that fill the label's ``{}``, and what each adds to the config."""
+    """Variants: names for the label's ``{}``, with additions to the config."""
     seeds: int | None = None
-    """Number of the plan's seeds that it is run with, such as 1 of what is slow; by default all."""
+    """Number of the plan's seeds that it is run with, such as 1 if it is slow; by default all."""
     tunes: str | None = None
     """What it is one point of: the label of a bench's algorithm with a grid, or that of a study's
     method with variants, without the ``{}``."""
     point: Mapping[str, Any] = field(default_factory=dict)
-    """Options that differ from point to point."""
+    """Options that differ between the points of a grid."""
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -250,12 +250,12 @@ class Method:
 
     @property
     def varies(self) -> bool:
-        """Whether another seed in the same draw is another run."""
+        """Whether the result depends on the seed within a draw."""
         fixed = ("manual", "enumerate_all", "llmrank", "merged_best", "recommender")
         return self.method not in fixed
 
     def runs_in(self, setting: Setting) -> bool:
-        """Whether it is run there."""
+        """Whether it is run in a setting."""
         if self.settings:
             return setting.name in self.settings
         return setting.part in (self.parts or PARTS)
@@ -263,7 +263,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method, fitted once."""
+    """A run: one method, fitted once."""
 
     plan: Plan
     setting: Setting
@@ -273,27 +273,27 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What it is called on the screen."""
+        """Name for the terminal."""
         return f"{self.setting.name}/{self.method.label} draw {self.draw} seed {self.seed}"
 
     @property
     def folder(self) -> str:
-        """Where the runs of its method in its setting are kept, from the folder of all."""
+        """Folder of its method's runs in its setting, relative to the output folder."""
         return f"cells/{slug(self.setting.name)}/{slug(self.method.label)}"
 
     @property
     def file(self) -> str:
-        """Where it is kept, from the folder of all."""
+        """Path of its result, relative to the output folder."""
         return f"{self.folder}/s{self.seed}.json"
 
     @property
     def budget(self) -> int:
-        """Calls of the model, or steps of the environment, that it may spend."""
+        """Maximum calls of the model, or steps of the environment."""
         return self.setting.budget or self.plan.budget
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What it depends on."""
+        """JSON-serialisable fingerprint of its inputs."""
         setting = dataclasses.asdict(self.setting)
         for key in ("name", "part", "draws", "recording", "observe", "live"):
             del setting[key]
@@ -308,18 +308,18 @@ class Cell:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The method's own config."""
+        """Default values of the method's config."""
         which = {k: x for k, x in self.method.config.items() if k in ("name", "trainer")}
         return plain(dataclasses.replace(self.method, config=which).resolved)
 
     @property
     def kind(self) -> Kind:
-        """What its file must hold."""
+        """Schema of its file."""
         return FITTED
 
     @property
     def tables(self) -> list[Table]:
-        """What it replays; a recommender reads no prompts."""
+        """Tables that it replays; none for a recommender without prompts."""
         if self.method.method == "recommender":
             return []
         splits = SPLITS if self.setting.tables else ("train",)
@@ -327,7 +327,7 @@ class Cell:
 
     @property
     def _train_users(self) -> dict[str, Any]:
-        """Which they are, for whoever is fitted on them."""
+        """Options that select the train users, for methods that are fitted on them."""
         told = self.setting.problem(self.draw, "train")
         if self.method.method == "recommender" or "user_seed" not in told:
             return {}
@@ -335,26 +335,26 @@ class Cell:
 
     @property
     def levels(self) -> Job | None:
-        """The level lines of its draw (benches only)."""
+        """Job of the baselines of its draw (benches only)."""
         return None
 
     @property
     def problem(self) -> str:
-        """Runs of one problem and draw are compared, and must have scored the same users."""
+        """Key of the problem: runs of one problem and draw must have scored the same users."""
         return self.setting.name
 
     @property
     def place(self) -> int:
-        """Where its draw stands among those of its setting."""
+        """Index of its draw among those of its setting."""
         return list(self.setting.draws).index(self.draw)
 
     def per_user(self, found: Mapping[str, Any]) -> dict[str, list[float]]:
-        """What it found of every scored user, by column."""
+        """Return its results for every scored user, by column."""
         scores: dict[str, list[float]] = found["scores"]
         return scores
 
     def path(self, found: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-        """Calls or steps of training, evenly spaced, and the score at each; the last is the result.
+        """Return evenly spaced calls or steps of training with scores; the last is the result.
 
         A method that was fitted at an earlier point stays as it was; one that learns at once has
         its score everywhere. Points before the last are of as many users as a curve is.
@@ -366,11 +366,11 @@ class Cell:
         return steps, curve + [last] * (points - len(curve))
 
     def curve(self, found: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
-        """Calls or steps of training, and the score there: what was played on the way."""
+        """Return the calls or steps of intermediate evaluations, with their scores."""
         return [(point["calls"], point[split]) for point in found["curve"]]
 
     def costs(self, found: Mapping[str, Any]) -> dict[str, float]:
-        """What it cost, by name: of training, then of a scored user."""
+        """Return its costs by name: of training, then per scored user."""
         training, testing = found["training"], found["testing"]
         return {
             "training calls": training["calls"],
@@ -384,13 +384,13 @@ class Cell:
         }
 
     def matches(self, pattern: str) -> bool:
-        """Whether ``--only`` with this pattern means it."""
+        """Whether a pattern of ``--only`` matches it."""
         return matches(self.setting.name, self.method.label, pattern)
 
 
 @dataclass(frozen=True)
 class Redrawn:
-    """The same test users with candidates drawn three times: does a user's best prompt last?"""
+    """A job that draws candidates three times for the same users, to measure luck in hindsight."""
 
     plan: Plan
     setting: Setting
@@ -400,12 +400,12 @@ class Redrawn:
 
     @property
     def name(self) -> str:
-        """What it is called on the screen."""
+        """Name for the terminal."""
         return f"{self.setting.name}, candidates drawn again"
 
     @property
     def file(self) -> str:
-        """Where it is kept, from the folder of all."""
+        """Path of its result, relative to the output folder."""
         return f"redrawn/{slug(self.setting.name)}.json"
 
     @property
@@ -415,12 +415,12 @@ class Redrawn:
 
     @property
     def draw(self) -> int:
-        """Whose train users choose the best fixed prompt."""
+        """Draw whose train users choose the best fixed prompt."""
         return self.setting.draws[0]
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What it depends on."""
+        """JSON-serialisable fingerprint of its inputs."""
         return plain(
             self.setting.problem(self.draw, "train")
             | {"model": self.setting.model, "rank_by": self.setting.rank_by}
@@ -430,17 +430,17 @@ class Redrawn:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """It has no config."""
+        """Default config: none."""
         return {}
 
     @property
     def kind(self) -> Kind:
-        """What its file must hold."""
+        """Schema of its file."""
         return REDRAWN
 
     @property
     def tables(self) -> list[Table]:
-        """What it replays."""
+        """Tables that it replays."""
         return [self.plan.table(self.setting, self.draw, "train")]
 
 
@@ -450,7 +450,7 @@ Job = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Settings x methods x seeds: what the two forms of file have in common."""
+    """Settings x methods x seeds: the common base of studies and benches."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -461,18 +461,18 @@ class Plan:
     """Points of a learning curve."""
     title: str = "A study of prompts"
     primary: Mapping[str, Any] = field(default_factory=dict)
-    """The contrast that it is about, as `Primary` has it."""
+    """Fields of the primary contrast, see `Primary`."""
     smallest: float = 0.02
-    """The smallest difference that matters."""
+    """Smallest relevant difference."""
     against: str = ""
-    """The method that all others are compared with (benches only)."""
+    """Method that all others are compared with (benches only)."""
 
     FORM: ClassVar[str] = ""
-    """What the file is called: ``"study"`` or ``"bench"``."""
+    """Form of the file: ``"study"`` or ``"bench"``."""
     UNIT: ClassVar[str] = "calls of the model in training"
-    """What a learning curve counts."""
+    """Unit of the x-axis of learning curves."""
     split: str = "test"
-    """Whose scores are reported."""
+    """Split whose scores are reported."""
 
     @classmethod
     def load(cls, which: str | Path, trust: Sequence[str] = ()) -> Self:
@@ -495,7 +495,7 @@ class Plan:
 
     @classmethod
     def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "") -> Self:
-        """The plan that the tables of such a file describe."""
+        """Make the plan from the tables of its file."""
         where = where or f"the {cls.FORM}"
         return cls._parse(nameless(told, cls.FORM, where), name, where)
 
@@ -509,18 +509,18 @@ class Plan:
         return any(method.tunes is not None for method in self.methods)
 
     def table(self, setting: Setting, draw: int, split: str) -> Table:
-        """The table that runs of a setting replay."""
+        """Return the table that runs of a setting replay."""
         raise NotImplementedError
 
     def jobs(self, cells: Sequence[Cell]) -> list[Job]:
-        """The cells, and what is found beside them."""
+        """Return the jobs of these runs, and further jobs that the report needs."""
         raise NotImplementedError
 
     def _runs(self) -> Iterator[Cell]:
         raise NotImplementedError
 
     def cells(self, only: Sequence[str] = ()) -> list[Cell]:
-        """All runs, the first seed's first, so that what is finished is balanced.
+        """List all runs, the first seed's first, so that partial results are balanced.
 
         Parameters
         ----------
@@ -538,7 +538,7 @@ class Plan:
         return selected(list(self._runs()), only, there)
 
     def check_common(self, where: str) -> None:
-        """Refuse what neither form allows."""
+        """Check the conditions of both forms."""
         for label, names in (
             ("name", [setting.name for setting in self.settings]),
             ("label", [method.label for method in self.methods]),
@@ -553,7 +553,7 @@ class Plan:
 
 
 def rows_of(told: Mapping[str, Any], key: str, kind: type[_Row], where: str, *hidden: str) -> Any:
-    """The rows of ``[[key]]`` as dataclasses."""
+    """Read the rows of ``[[key]]`` as dataclasses."""
     rows = told.get(key)
     if not isinstance(rows, list) or not rows:
         raise InvalidOption(f"{where} needs at least one [[{key}]]")
@@ -563,20 +563,20 @@ def rows_of(told: Mapping[str, Any], key: str, kind: type[_Row], where: str, *hi
 
 
 def check_seeds(numbers: Sequence[int], name: str, where: str) -> None:
-    """Refuse numbers that are not different and from 0."""
+    """Check that numbers are different and at least 0."""
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise InvalidOption(f"{where}: {name} must be different numbers from 0, at least one")
 
 
 def check_counts(row: object, names: Sequence[str], where: str) -> None:
-    """Refuse fields below 1."""
+    """Check that fields are at least 1."""
     for name in names:
         if getattr(row, name) < 1:
             raise InvalidOption(f"{where}: {name} must be at least 1")
 
 
 def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
-    """Refuse options that a setting cannot have, and rules that no table can hold."""
+    """Check a setting's options, and that tables can hold its rules."""
     rules = chosen.get("rules", "RPP-v0")
     if not isinstance(rules, str):
         raise InvalidOption(f"{where}: rules must be the name of an id, not {rules!r}")
@@ -623,7 +623,7 @@ class Study(Plan):
         return study
 
     def check(self, where: str) -> None:
-        """Refuse what a study cannot be."""
+        """Check the conditions of a study."""
         rows = {"settings": len(self.settings), "methods": len(self.methods)}
         runs = math.prod(rows.values()) * len(self.seeds)
         check_size(where, **rows, seeds=len(self.seeds), points=self.points, runs=runs)
@@ -645,9 +645,9 @@ class Study(Plan):
                     raise InvalidOption(f"{where}: {unknown(key, self.primary[key], names)}")
 
     def _check_calls(self, where: str) -> None:
-        """Refuse a rival at equal calls that makes more or fewer than an episode has steps.
+        """Check that the baseline at equal calls makes one call per step of an episode.
 
-        Where episodes have one step, the best fixed prompt itself is the rival.
+        If episodes have one step, the best fixed prompt itself is that baseline.
         """
         for setting in self.settings:
             there = [method for method in self.methods if method.runs_in(setting)]
@@ -665,7 +665,7 @@ class Study(Plan):
                     )
 
     def table(self, setting: Setting, draw: int, split: str) -> Table:
-        """See `Plan.table`: settings that differ in their users share the largest one's."""
+        """See `Plan.table`: settings that differ only in their users share the largest table."""
 
         def alike(other: Setting) -> bool:
             mine = (setting.problem(0), setting.model, setting.rank_by)
@@ -678,7 +678,7 @@ class Study(Plan):
         return Table(f"tables/{name}-{digest}.rpptable", setting, split, users, problem)
 
     def jobs(self, cells: Sequence[Cell]) -> list[Job]:
-        """The cells, and after the first of a main setting what is drawn again there."""
+        """Return the runs' jobs, and `Redrawn` after the first one of each main setting."""
         jobs: list[Job] = []
         seen = set()
         for cell in cells:
@@ -754,7 +754,7 @@ def _check_method(method: Method, where: str) -> None:
 
 
 def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The config of a recommender, with its own defaults."""
+    """Return the config of a recommender, with its own defaults."""
     from rpp_agents.recommenders import default_config
 
     try:
@@ -769,7 +769,7 @@ def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict
 
 
 def _trainer_options(trainer: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The Config of a trainer, with its own defaults and without what the study sets."""
+    """Return the Config of a trainer, with its own defaults and without the study's settings."""
     from rpp_agents.experiments.methods.trained import SET_BY_THE_STUDY
 
     ours = ("total_steps", "seed", *SET_BY_THE_STUDY)
@@ -781,7 +781,7 @@ def _trainer_options(trainer: str, told: Mapping[str, Any], where: str) -> dict[
 
 
 def _variants(method: Method) -> list[Method]:
-    """The methods that a table of the file stands for."""
+    """Expand the variants of a method."""
     if not method.variants:
         return [method]
     return [

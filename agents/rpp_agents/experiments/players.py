@@ -1,4 +1,4 @@
-"""How a fitted method answers for users, and what comes of it.
+"""Run a fitted method on users and record its rankings.
 
 ==================  =============================================================================
 player              answers
@@ -46,7 +46,7 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class Played:
-    """What S calls about each of T tasks gave.
+    """Rankings of S calls for each of T tasks.
 
     Attributes
     ----------
@@ -131,13 +131,13 @@ def borda(orders: NDArray[Any], named: Ints, ranks: Ints) -> Ints:
 
 
 def borda_points(orders: NDArray[Any], named: Ints) -> Ints:
-    """(..., K) what each candidate earns from orders (..., K), of which `named` (...) count."""
+    """(..., K) Borda points of the candidates from orders (..., K), whose first `named` count."""
     place = np.argsort(orders, axis=-1)  # of each candidate, from 0
     return np.where(place < named[..., None], orders.shape[-1] - place, 0)
 
 
 class Unasked:
-    """Chooses prompts that a user was not asked yet; any for one who was asked all of them.
+    """Chooses prompts that were not asked for a user yet; any prompt once all were asked.
 
     Cells that ask a user the same (`PromptSpace.alike`) are one prompt.
     """
@@ -159,7 +159,7 @@ class Unasked:
 
 
 def asking_best(values: Callable[[Users], NDArray[Any]], calls: int = 1) -> Asking:
-    """Asks the `calls` prompts of highest value (T, cells), best first, and merges the answers."""
+    """Ask the `calls` prompts with the highest values (T, cells), and merge the answers."""
     if calls < 1:
         raise InvalidOption(f"calls={calls}: give 1 or more")
 
@@ -177,13 +177,13 @@ class Player(Protocol):
     """A fitted method."""
 
     def play(self, users: Users, seed: int) -> Played:
-        """Answer for every task; what is drawn follows from `seed`."""
+        """Run on every task; random choices follow from `seed`."""
         ...
 
 
 @dataclass(frozen=True)
 class Asking:
-    """Names cells and asks.
+    """Player that chooses prompts by their indices and asks the model.
 
     Attributes
     ----------
@@ -222,7 +222,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class Playing:
-    """Plays an episode with a policy, greedily.
+    """Player that runs an episode with a policy, greedily.
 
     Attributes
     ----------

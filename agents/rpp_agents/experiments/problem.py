@@ -1,4 +1,4 @@
-"""One problem of a study: whose prompts are chosen, who answers, and what the answers cost.
+"""A study's problem: the users whose prompts are chosen, the model, and the cost of answers.
 
 A prompt method need not walk: it names a *cell*, the number of a prompt in its user's prompt space
 (`rpp_env.prompting.PromptSpace`), and asks. `Users.ask` answers from a table where there is one,
@@ -34,12 +34,12 @@ Ints = NDArray[np.int64]
 
 _BATCH = 512
 MOST_CELLS = 1_000_000
-"""Prompts of a user that methods look at one by one."""
+"""Maximum prompts of a user that methods enumerate."""
 
 
 @dataclass
 class Ledger:
-    """What was asked so far.
+    """Counts of the prompts asked so far.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Ledger:
     _others: set[int] = field(default_factory=set, repr=False)
 
     def count(self, keys: Ints, tokens: Ints) -> None:
-        """Count questions that are told apart by a number from 0."""
+        """Count questions that are identified by a number from 0."""
         self._pay(tokens)
         if len(keys) and keys.max() >= len(self._cells):
             grown = np.zeros(max(2 * len(self._cells), int(keys.max()) + 1), bool)
@@ -69,7 +69,7 @@ class Ledger:
         self._cells[new] = True
 
     def count_others(self, keys: Iterable[Hashable], tokens: Ints) -> None:
-        """Count questions that are told apart by a text, or by anything else."""
+        """Count questions that are identified by a text, or by any other key."""
         self._pay(tokens)
         before = len(self._others)
         self._others.update(map(hash, keys))
@@ -82,7 +82,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Users:
-    """Tasks of some users, and who answers.
+    """Tasks of some users, and the model that answers.
 
     Attributes
     ----------
@@ -109,11 +109,11 @@ class Users:
         return len(self.env.tasks) if self.count is None else self.count
 
     def uncounted(self) -> Users:
-        """The same users with a ledger of their own."""
+        """Return the same users with a new ledger."""
         return replace(self, ledger=Ledger())
 
     def first(self, count: int) -> Users:
-        """The first tasks alone, with a ledger of their own."""
+        """Return the first tasks alone, with a new ledger."""
         return replace(self, ledger=Ledger(), count=min(count, len(self)))
 
     @property
@@ -122,7 +122,7 @@ class Users:
         return np.arange(len(self))
 
     def environment(self, *, rewrite: Rewrite | None = None, **options: Any) -> RPPEnv:
-        """A fresh environment of these users; `options` as the constructor of `RPPEnv` takes them.
+        """Make an environment of these users; `options` are those of `RPPEnv`'s constructor.
 
         With `rewrite` it asks the model itself, since no table holds rewritten prompts.
         """
@@ -130,7 +130,7 @@ class Users:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Axes of a user's distinct prompts, of which a cell is one.
+        """Axes of a user's distinct prompts; a cell is a flat index.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class Users:
 
     @property
     def cells(self) -> int:
-        """How many there are."""
+        """Number of distinct prompts of a user."""
         return math.prod(self.shape)
 
     def cell(self, *choices: int) -> int:
@@ -167,7 +167,7 @@ class Users:
 
     @cached_property
     def observations(self) -> NDArray[np.float32]:
-        """(T, d): what is seen of each user before anything is asked."""
+        """(T, d): the first observations, before any prompt is asked."""
         seen, _ = self.env.reset(seed=0, options={"users": self.rows})
         return np.ascontiguousarray(seen[:, 0])
 
@@ -218,13 +218,13 @@ class Users:
         )
 
     def prompts(self, rows: Ints, cells: Ints, orders: Ints | None = None) -> Any:
-        """The questions themselves, as the space makes them."""
+        """Return the prompts, as the space makes them."""
         space = self.live.space
         tasks = TaskBatch(self.live.tasks, rows, orders)
         return space.prompts(space.at(cells, rows), tasks, rows)
 
     def keys(self, rows: Ints, cells: Ints) -> Ints:
-        """(N,) numbers of the questions: the same where two cells ask a user the same."""
+        """(N,) keys of the prompts: equal if two cells are the same prompt for a user."""
         return rows * self.cells + self.env.space.alike(cells, rows)
 
     def _put(
@@ -256,7 +256,7 @@ def tokens_of(found: Response) -> Ints:
 
 
 def joined(parts: Sequence[Response]) -> Response:
-    """Responses one after the other as one, without the texts."""
+    """Concatenate responses, without the texts."""
     rankings = [part.rankings for part in parts]
     return Response(
         Rankings(
@@ -270,7 +270,7 @@ def joined(parts: Sequence[Response]) -> Response:
 
 
 def remade(env: RPPEnv, **changes: Any) -> RPPEnv:
-    """A fresh environment of the same parts but for some, named as the constructor names them."""
+    """Make an environment with some of the constructor's arguments changed."""
     names = ["tasks", "rules", "book", "embeddings", "recommender", "table"]
     if not isinstance(env.space, SentencePrompts):  # those are made of a book
         names += ["space", "contexts"]
@@ -279,7 +279,7 @@ def remade(env: RPPEnv, **changes: Any) -> RPPEnv:
 
 
 class Counted:
-    """An environment as trainers take it, whose questions are counted in the ledger of its users.
+    """An environment for trainers whose prompts are counted in the ledger of its users.
 
     Everything else is the environment's own.
     """
@@ -305,7 +305,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is fitted on, and whom it is scored on.
+    """The users that a method is fitted on, and those that it is scored on.
 
     Attributes
     ----------

@@ -45,7 +45,7 @@ from rpp_env.errors import InvalidData
 __all__ = ["raw_lines", "raw_scores", "read_raw", "write_raw"]
 
 LARGEST = 512 << 20
-"""Bytes of all arrays of a file that is read."""
+"""Maximum bytes of all arrays of a file."""
 
 
 def write_raw(results: Results, out: Path) -> None:
@@ -56,7 +56,7 @@ def write_raw(results: Results, out: Path) -> None:
 
 
 def raw_scores(results: Results, out: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of ``scores.npz``, as the module's docstring has them."""
+    """Return the arrays of ``scores.npz``; see the module's docstring."""
     rows = list(_rows(results))
     widest = max(len(columns["score"]) for *_, columns in rows)
     groups = list(dict.fromkeys(whose for *_, whose, _, _ in rows))
@@ -97,7 +97,7 @@ def raw_scores(results: Results, out: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_raw(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file that `write_raw` wrote; those of scores hold the scores themselves.
+    """Read the arrays of a file that `write_raw` wrote, with indices of scores resolved.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def _checked(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def raw_lines(raw: Mapping[str, NDArray[Any]], setting: str) -> Lines[Key]:
-    """All lines of a setting of such arrays, for means, differences and their intervals."""
+    """Return all lines of a setting, for means, differences and their intervals."""
     rows = np.flatnonzero(raw["setting"] == setting)
     lines: dict[Key, dict[int, list[NDArray[np.float64]]]] = {}
     for row in rows.tolist():

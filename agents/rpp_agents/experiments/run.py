@@ -1,4 +1,4 @@
-"""Runs the cells of a plan, in processes, and keeps what each found.
+"""Run a plan's jobs in parallel processes, and save their results.
 
 ::
 
@@ -71,20 +71,20 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 RANDOM_PLAYS = 10
-"""Episodes per user behind a bench's line of the random prompt."""
+"""Episodes per user for a bench's random-prompt baseline."""
 _BATCH = 512
 _WORTH_A_PROCESS = 64
 _CURVE_USERS = 500
-"""Of each split, for the points of a study's curve."""
+"""Users of each split for the points of a study's curve."""
 _KEPT_PROMPTS = 48
-"""Test users whose prompts are kept one by one, for the page."""
+"""Number of test users whose prompts are saved individually, for the page."""
 
 
 # Tables
 
 
 def tables_of(jobs: Sequence[Job]) -> list[Table]:
-    """The tables that these jobs replay, each once."""
+    """List the tables that these jobs replay, without repeats."""
     return list({table.file: table for job in jobs for table in job.tables}.values())
 
 
@@ -95,7 +95,7 @@ def make_tables(
     processes: int = 1,
     tell: Callable[[str, int, int], None] | None = None,
 ) -> list[Path]:
-    """Make the tables that these jobs replay, where they are not there yet.
+    """Make the missing tables that these jobs replay.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def make_tables(
 
 
 def live_of(table: Table, out: Path, users: int | None = None, **more: Any) -> RPPEnv:
-    """The model itself, about a table's users; `more` options as `RPPEnv.make` takes them."""
+    """Make an environment of a table's users with the model itself; `more` are its options."""
     setting = table.setting
     options: dict[str, Any] = {"rank_by": setting.rank_by} if setting.rank_by != "generate" else {}
     if setting.recording:
@@ -158,7 +158,7 @@ def _digest(path: Path) -> str:
 
 
 def replay(table: Table, out: Path, users: int | None = None, **more: Any) -> RPPEnv:
-    """An environment over a table; `more` options as `RPPEnv.make` takes them."""
+    """Make an environment over a table; `more` are options of `RPPEnv.make`."""
     return RPPEnv.make(
         model=_table(out / table.file),
         split=table.split,
@@ -168,7 +168,7 @@ def replay(table: Table, out: Path, users: int | None = None, **more: Any) -> RP
 
 
 def open_problem(cell: Cell, out: Path) -> Problem:
-    """The problem of a study's cell, whose tables are there."""
+    """Open the problem of a study's run, whose tables exist."""
     parts = {}
     for split in SPLITS:
         setting, table = cell.setting, cell.plan.table(cell.setting, cell.draw, split)
@@ -185,7 +185,7 @@ def open_problem(cell: Cell, out: Path) -> Problem:
 
 
 def _check_model(env: RPPEnv, live: RPPEnv) -> None:
-    """A table of another model than the one that is asked beside it is not to be compared."""
+    """Check that a table was made with the model that is also called directly."""
     assert env.table is not None
     before = env.table.provenance["model"]
     now = getattr(getattr(live.recommender, "model", None), "id", None)
@@ -202,7 +202,7 @@ def _check_model(env: RPPEnv, live: RPPEnv) -> None:
 
 
 def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator[Outcome]:
-    """Run these jobs, whose tables are there, and give each one's outcome as it ends.
+    """Run these jobs, whose tables exist, and yield each one's outcome as it ends.
 
     See `rpp_agents.experiments.jobs.run_jobs`.
     """
@@ -211,7 +211,7 @@ def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator
 
 @singledispatch
 def _find(job: Job, out: Path) -> dict[str, Any]:  # noqa: ARG001 - of the functions below
-    """What a job finds out."""
+    """Compute a job's result."""
     raise TypeError(f"nothing is known about jobs like {job!r}")
 
 
@@ -262,7 +262,7 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
 
 
 def _point(player: Player, watched: Mapping[str, Users], seed: int) -> dict[str, float]:
-    """Mean scores by split."""
+    """Return the mean scores by split."""
     return {
         split: round(float(player.play(users, seed).scores["score"].mean()), 5)
         for split, users in watched.items()
@@ -270,7 +270,7 @@ def _point(player: Player, watched: Mapping[str, Users], seed: int) -> dict[str,
 
 
 def _choices(played: Played, users: Users) -> dict[str, Any]:
-    """How often each kind of user got each option of each agent, over all calls.
+    """Count how often each kind of user got each option of each agent, over all calls.
 
     Kinds are movieworld's habits; elsewhere all users are one kind.
     """
@@ -297,7 +297,7 @@ def _choices(played: Played, users: Users) -> dict[str, Any]:
 
 
 def _whose(env: RPPEnv, users: Ints, out: Path) -> str:
-    """A digest of the scored users, the same in every draw with the same ones.
+    """Return a digest of the scored users, equal in every draw with the same users.
 
     The single users' digests are kept beside the cells, so that scores of different folders can be
     paired without a user's name.
@@ -339,7 +339,7 @@ def user_digests(out: Path, whose: str) -> list[str] | None:
 
 
 def _unsure(env: RPPEnv) -> list[int]:
-    """Rows of users whose last item is a tie: ``NAME.last_timestamp.tsv`` names another one.
+    """List users whose last item is a tie: ``NAME.last_timestamp.tsv`` names another one.
 
     Where several items carry a user's last time, which of them is the target depends on how the
     source breaks ties.
@@ -386,7 +386,7 @@ def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
 
 
 def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
-    """(users, items) of the test users: fitted once for all draws of the candidates, and kept."""
+    """(users, items) scores of the test users: fitted once for all draws, and cached."""
     from rpp_agents.recommenders import default_config, fit
 
     name, told = cell.method.config["name"], cell.method.resolved["config"]
@@ -408,7 +408,7 @@ def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
 
 
 def _kept_scores(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Scores that were fitted before; None where there are none, or none that can be used."""
+    """Read cached scores; None if there are none, or unusable ones."""
     if not path.exists():
         return None
     try:
@@ -468,7 +468,7 @@ def _redraw(job: Redrawn, out: Path) -> dict[str, Any]:
 
 
 def play_everyone(policy: Policy, env: RPPEnv) -> Floats:
-    """(U, S) rewards of every user at every step, played greedily once; draws are averaged."""
+    """(U, S) rewards of every user at every step of one greedy episode; draws are averaged."""
     tasks = len(env.tasks)
     rewards = np.empty((tasks, env.max_cycles))
     for rows, t, step in episodes(policy, env, size=_BATCH):
@@ -480,7 +480,7 @@ def play_everyone(policy: Policy, env: RPPEnv) -> Floats:
 
 
 def _env(job: Training | Levels, split: str, out: Path, **options: Any) -> RPPEnv:
-    """An environment over a bench's table, under the setting's own rules."""
+    """Make an environment over a bench's table, under the setting's own rules."""
     table = job.plan.table(job.setting, job.draw, split)
     own: dict[str, Any] = {"num_envs": _BATCH, "rules": job.setting.rules.id}
     return replay(table, out, **own | options)
@@ -492,7 +492,7 @@ def _per_user(rewards: Floats) -> dict[str, list[float]]:
 
 
 def _replayed(job: Training | Levels, test: RPPEnv, out: Path) -> dict[str, Any]:
-    """Where the numbers come from."""
+    """Return the provenance of the numbers."""
     names = ("rpp-env", "numpy", "scipy", "torch")
     versions = {"python": platform.python_version()} | {name: version(name) for name in names}
     return {

@@ -1,4 +1,4 @@
-"""What a report's page shows: tables, curves, choices, and single users of made worlds.
+"""Data of a report's page: tables, curves, choices, and single users of generated worlds.
 
 Users of real data are never shown: most of their terms forbid it.
 """
@@ -28,7 +28,7 @@ from rpp_env.sim.movieworld import LEVELS
 __all__ = ["page_data"]
 
 _VIEWS = ("manual", "enumerate_all", "rpp")
-"""Methods whose prompts the user browser shows: before, and after."""
+"""Methods whose prompts the user browser compares."""
 _MOST_VIEWS = 6
 
 
@@ -45,7 +45,7 @@ _STAND_IN = (
 
 
 def page_data(results: Results, out: Path, *, users: bool = True) -> dict[str, Any]:
-    """Everything that the page shows, as `write_page` takes it."""
+    """Return the data of the page, for `write_page`."""
     stands_in = any(setting.model == "embedded" for setting in results.settings)
     return {
         "title": results.plan.title,
@@ -142,12 +142,12 @@ def _choices(results: Results) -> list[dict[str, Any]]:
 
 
 def _as_many(options: list[str], count: int) -> list[str]:
-    """The sentences, or numbers where another book was played than the dataset's name says."""
+    """Return the sentences, or numbers if another catalog than the dataset's was played."""
     return options if len(options) == count else [f"option {i + 1}" for i in range(count)]
 
 
 def _check_choices(cell: Cell, choice: dict[str, Any], first: dict[str, Any]) -> None:
-    """Refuse shares that are laid out otherwise than the first run's: they cannot be averaged."""
+    """Check that shares have the layout of the first run's, so that they can be averaged."""
 
     def layout(one: dict[str, Any]) -> Any:
         widths = {agent: len(shares[0]) for agent, shares in one["shares"].items() if shares}
@@ -161,7 +161,7 @@ def _check_choices(cell: Cell, choice: dict[str, Any], first: dict[str, Any]) ->
 
 
 def _sentences(setting: Setting) -> dict[str, list[str]]:
-    """The options of each agent in words, where there are words."""
+    """Return the options of each agent in words, if there are any."""
     rules = setting.rules
     if not isinstance(rules, Rules):
         return {}
@@ -175,7 +175,7 @@ def _sentences(setting: Setting) -> dict[str, list[str]]:
 
 
 def _users(results: Results, out: Path) -> list[dict[str, Any]]:
-    """The first test users of made worlds, with the prompts that some methods gave them."""
+    """Return the first test users of generated worlds, with some methods' prompts for them."""
     found = []
     for setting in results.part("main"):
         if setting.dataset.lower() not in LEVELS or setting.model != "embedded":
@@ -241,12 +241,12 @@ def _browsed(
 
 
 def _asked(found: dict[str, Any]) -> Any:
-    """The prompts of the first test users, as they were kept."""
+    """Return the saved prompts of the first test users."""
     return found.get("cells") or found.get("prompts")
 
 
 def _cells(cell: Cell, found: dict[str, Any], space: SentencePrompts, users: int) -> Any:
-    """(users, calls) cells; refuses those that the book and the users of a study do not have."""
+    """(users, calls) prompt indices, checked against the catalog and the users of a study."""
     if "cells" in found:
         cells: Any = np.array(found["cells"], np.int64)
         fine = cells.max() < np.prod(space.shape)

@@ -64,21 +64,21 @@ Spread = tuple[float, float]
 
 NAN = float("nan")
 ROUNDING = 1e-9
-"""Differences below this are sums of the same numbers in another order."""
+"""Smaller differences are rounding errors of equal sums in different orders."""
 
 
 # Aggregates
 
 
 def iqm(scores: ArrayLike) -> Floats:
-    """Mean of the middle half along the last axis: a quarter is cut off at each end."""
+    """Compute the inter-quartile mean along the last axis: a quarter is cut off at each end."""
     from scipy.stats import trim_mean
 
     return np.asarray(trim_mean(np.asarray(scores, np.float64), 0.25, axis=-1))
 
 
 def optimality_gap(scores: ArrayLike, target: float = 1.0) -> Floats:
-    """How far the scores stay below `target` in the mean of the last axis; no credit above it."""
+    """Compute the optimality gap: mean shortfall below `target` over the last axis."""
     return np.asarray(target - np.minimum(np.asarray(scores, np.float64), target).mean(axis=-1))
 
 
@@ -95,7 +95,7 @@ def probability_of_improvement(ours: Sequence[ArrayLike], theirs: Sequence[Array
 
 
 def _beats(x: Floats, y: Floats) -> Floats:
-    """(X, Y) of (X,) and (Y,): 1 where x is larger, 1/2 where they are equal."""
+    """(X, Y) comparisons of (X,) and (Y,): 1 where x is larger, 1/2 where they are equal."""
     return np.asarray((x[:, None] > y) + 0.5 * (x[:, None] == y))
 
 
@@ -104,7 +104,7 @@ def _beats(x: Floats, y: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Contrast(Estimate):
-    """A number, its 95% interval, and how surprising it is where the truth is 0.
+    """A number, its 95% interval, and its p-value under the hypothesis that the truth is 0.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ def stratified_bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of all runs of all tasks, with runs resampled within each task.
+    """Compute a statistic of all runs of all tasks, with runs resampled within each task.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def stratified_bootstrap(
 
 
 def jackknife(statistic: Callable[[tuple[World, ...]], float], worlds: Sequence[World]) -> Contrast:
-    """A statistic of several worlds, with an interval over worlds by leaving out one at a time.
+    """Compute a statistic of several worlds, with a leave-one-out (jackknife) interval.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def jackknife(statistic: Callable[[tuple[World, ...]], float], worlds: Sequence[
 
 
 def holm(contrasts: Sequence[Contrast]) -> list[bool]:
-    """Which differences are significantly not 0 when so many are looked at: Holm's rule at 5%.
+    """Test which of several differences are significantly not 0, by Holm's rule at 5%.
 
     A difference whose p-value is NaN was not looked at.
     """
@@ -214,15 +214,15 @@ class Lines(Generic[Line]):
         return line in self._runs
 
     def mean(self, line: Line) -> Contrast:
-        """The mean score of a line over its worlds; NaN without any."""
+        """Return the mean score of a line over its worlds; NaN without any."""
         return self.contrast({line: 1.0})
 
     def minus(self, left: Line, right: Line) -> Contrast:
-        """The mean of `left` minus that of `right`, in the worlds where both have a run."""
+        """Return the mean of `left` minus that of `right`, in the worlds where both have a run."""
         return self.contrast({left: 1.0, right: -1.0} if left != right else {left: 0.0})
 
     def contrast(self, weights: Mapping[Line, float]) -> Contrast:
-        """The weighted sum of the lines' means, in the worlds where all of them have a run."""
+        """Return the weighted sum of the lines' means, in worlds where all of them have a run."""
         worlds = self._common(weights)
         if not worlds:
             return Contrast(NAN, NAN, NAN, NAN)
@@ -254,7 +254,7 @@ class Lines(Generic[Line]):
         return float(np.mean([self._runs[line][world].mean() for world in worlds]))
 
     def _spreads(self, weights: Mapping[Line, float], worlds: Sequence[Any]) -> list[Spread]:
-        """The variances that the weighted sum has, each with its degrees of freedom."""
+        """Return the variances of the weighted sum, each with its degrees of freedom."""
 
         def of_users(world: Any) -> Floats:
             return np.asarray(
@@ -275,7 +275,7 @@ def _spread(values: Floats) -> Spread:
 
 
 def _crossed(scores: Floats) -> list[Spread]:
-    """Variances of the mean of (W, U) scores over draws and users that are crossed.
+    """Return variances of the mean of (W, U) scores over crossed draws and users.
 
     The residual is part of both; it is taken out once, as far as the larger one is kept.
     """

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 FEWEST_TASKS = 6
-"""Below this, an inter-quartile mean over tasks says nothing."""
+"""Fewest tasks for an inter-quartile mean."""
 FEWEST_SEEDS = 10
 """Below this, the report calls itself a sketch (Gorsane et al. 2022 ask for ten)."""
 
@@ -58,7 +58,7 @@ HOW_TO_READ = (
     "above 0. "
     "In brackets: 95% intervals by Student's t over draws, and over users where draws share them."
 )
-"""Under the head of a study's report."""
+"""Text under the head of a study's report."""
 
 HOW_TO_READ_A_BENCH = (
     "NDCG@10 is the mean over an episode's steps. In brackets: 95% intervals by Student's t "
@@ -67,7 +67,7 @@ HOW_TO_READ_A_BENCH = (
     "reference - best fixed prompt), of means over worlds. Steps/s are steps of training in a "
     "second of one processor, evaluations left out."
 )
-"""Under the head of a bench's report."""
+"""Text under the head of a bench's report."""
 
 TIES = (
     "For {count} of the test users several items carry the last time, and which of them is the "
@@ -75,7 +75,7 @@ TIES = (
 )
 
 _Cell = Estimate | float | str | None
-"""Of a table; None where there is nothing to say."""
+"""Value of a table's entry; None if there is none."""
 Drawn = Callable[[Callable[[str], bool]], list[str]]
 """From what a picture's name must be to the pictures, in Markdown."""
 
@@ -85,17 +85,17 @@ Drawn = Callable[[Callable[[str], bool]], list[str]]
 
 @dataclass(frozen=True)
 class Column:
-    """What stands in a column, and how it is written."""
+    """Content and format of a column."""
 
     name: str
     spec: str = ".3f"
-    """Of its numbers in Markdown."""
+    """Format of its numbers in Markdown."""
     kind: str = "interval"
-    """On the page: ``"text"``, ``"number"``, ``"interval"`` or ``"count"``."""
+    """Kind on the page: ``"text"``, ``"number"``, ``"interval"`` or ``"count"``."""
     help: str = ""
-    """On the page, beside its name."""
+    """Help on the page, next to its name."""
     only: str = ""
-    """``"page"`` where the report leaves it out."""
+    """``"page"`` if the report leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,18 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[_Cell]]
     baselines: int = 0
-    """The last so many rows are lines to compare with; their names are set apart."""
+    """Number of rows at the end that are baselines; their names are set apart."""
     title: str = ""
     note: str = ""
 
     def without(self, names: Collection[str]) -> Table:
-        """Without some columns."""
+        """Return the table without some columns."""
         keep = [i for i, column in enumerate(self.columns) if column.name not in names]
         rows = [[row[i] for i in keep] for row in self.rows]
         return replace(self, columns=[self.columns[i] for i in keep], rows=rows)
 
     def markdown(self, *, padded: bool = False) -> str:
-        """The table, unless `padded` with lines that change no more than their numbers do."""
+        """Format as Markdown; unless `padded`, lines change only with their numbers."""
         shown = self.without([column.name for column in self.columns if column.only])
         rows = [
             [_written(x, c.spec) for x, c in zip(row, shown.columns, strict=True)]
@@ -127,7 +127,7 @@ class Table:
         return table([[column.name for column in shown.columns], *rows], padded=padded)
 
     def page(self) -> dict[str, Any]:
-        """As `rpp_agents.experiments.page` takes it."""
+        """Return the table in the form of `rpp_agents.experiments.page`."""
         return {
             "title": self.title,
             "note": self.note,
@@ -159,7 +159,7 @@ def _paged(value: _Cell, kind: str) -> Any:
 
 
 def rounded(value: float) -> float | None:
-    """A number for JSON, finer than the page shows, or it would be rounded twice; else None."""
+    """Round a number for JSON, finer than the page shows it; None if it is not finite."""
     return round(value, 6) if math.isfinite(value) else None
 
 
@@ -207,7 +207,7 @@ def markdown(
 
 
 def summary(results: Results) -> str:
-    """What a run of a bench shows on the terminal: a table for each environment."""
+    """Return a bench's summary for the terminal: a table for each environment."""
     if results.plan.tunes:
         return _grids(results) + "\n"
     text = []
@@ -217,7 +217,7 @@ def summary(results: Results) -> str:
 
 
 def of_page(results: Results) -> list[dict[str, Any]]:
-    """The tables of the page."""
+    """Return the tables of the page."""
     found: list[Table] = []
     if isinstance(results.plan, Bench):
         found = [_environment_table(results, setting) for setting in results.settings]
@@ -233,7 +233,7 @@ def of_page(results: Results) -> list[dict[str, Any]]:
 
 
 def of_lines(lines: Lines[Key], labels: Sequence[str], against: str | None) -> Table:
-    """Scores alone: of each line, and how far it is above another; Holm over the rows."""
+    """Return a table of scores and differences to one line, with Holm's correction."""
     columns = [_METHOD, Column("NDCG@10")]
     added: dict[str, list[_Cell]] = {}
     if against in labels:
@@ -250,7 +250,7 @@ def of_lines(lines: Lines[Key], labels: Sequence[str], against: str | None) -> T
 
 
 def _shown(results: Results, found: Table) -> str:
-    """In Markdown; a bench's numbers stand below each other, as a terminal shows them."""
+    """Format a table as Markdown; a bench's is padded for the terminal."""
     return found.markdown(padded=isinstance(results.plan, Bench))
 
 
@@ -294,7 +294,7 @@ def _primary(results: Results) -> list[str]:
 
 
 def findings(results: Results) -> list[str]:
-    """What was found: a sentence for the primary contrast, and one for each main setting."""
+    """Summarise the results: a sentence on the primary contrast, and one per main setting."""
     text = []
     if results.primary is not None:
         setting, method, against, found = results.primary
@@ -323,7 +323,7 @@ def findings(results: Results) -> list[str]:
 
 
 def verdict(found: Estimate, smallest: float) -> str:
-    """What an interval says beside the smallest difference that matters."""
+    """Interpret an interval relative to the smallest relevant difference."""
     if found.low >= smallest:
         return "Significantly above 0, and large enough to matter throughout the interval."
     if found.low > 0 and found.high < smallest:
@@ -364,7 +364,7 @@ def _side_by_side(part: str, settings: Sequence[Setting]) -> bool:
 
 
 def _overview(results: Results, part: str, settings: Sequence[Setting]) -> Table:
-    """Scores on several settings."""
+    """Return a table of scores on several settings."""
     columns = results.beside(settings)
     tabled = {label for setting in settings for label in results.tabled(setting)}
     rows: list[list[_Cell]] = [["chance", "", *(setting.chance for setting in columns)]]
@@ -416,7 +416,7 @@ def _method_row(results: Results, setting: Setting, row: Row) -> list[_Cell]:
 
 
 def _methods_table(results: Results, setting: Setting) -> Table:
-    """The methods of the main table, and then those that have a table of their own."""
+    """Return the methods of the main table, then those with a separate table."""
     main = results.tabled(setting)
     others = [label for label in results.labels(setting) if label not in main]
     rows = [*results.rows(setting, main), *results.rows(setting, others)]
@@ -466,7 +466,7 @@ def _intro(results: Results, setting: Setting) -> str:
 
 
 def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
-    """The rival's calls are merged to one order; so are those of whoever else makes several."""
+    """Compare the merged answers: of the baseline, and of every method with several calls."""
     rows: list[list[_Cell]] = []
     for setting in settings:
         rivals = [results.rival(setting), results.label_of(setting, "merged_best")]
@@ -490,7 +490,7 @@ def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
 
 
 def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
-    """RPP+ minus RPP, trainer by trainer."""
+    """Compare RPP+ with RPP, trainer by trainer."""
     rows: list[list[_Cell]] = []
     for setting in settings:
         for method in results.methods(setting):
@@ -503,7 +503,7 @@ def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
 
 
 def _patterns(results: Results, settings: Sequence[Setting]) -> list[str]:
-    """RPP-Ro, RPP-Hi, RPP-Re, RPP-Ou: the other three agents on the manual prompt."""
+    """Report RPP-Ro, RPP-Hi, RPP-Re and RPP-Ou: one agent, the others on the manual prompt."""
     text: list[str] = []
     for setting in settings:
         tabled = set(results.tabled(setting))
@@ -629,7 +629,7 @@ def _s(things: Collection[Any]) -> str:
 
 
 def _environments(results: Results, drawn: Drawn) -> list[str]:
-    """The sections of a bench."""
+    """Return the sections of a bench."""
     text: list[str] = []
     for setting in results.settings:
         text += [f"## {words(setting.name)}", *_environment(results, setting)]
@@ -650,7 +650,7 @@ def _environment(results: Results, setting: Setting) -> list[str]:
 
 
 def _environment_table(results: Results, setting: Setting) -> Table:
-    """The algorithms of an environment, and its level lines."""
+    """Return a table of an environment's algorithms and baselines."""
     levels = list(results.levels_of(setting).values())
     steps = max((found["steps"] for found in levels), default=1)
     ends = {"first": "step 1", "last": f"step {steps}"} if steps > 1 else {}
@@ -810,7 +810,7 @@ def _improvements(results: Results) -> list[str]:
 
 
 def _grids(results: Results) -> str:
-    """Points of grids, and the best of each."""
+    """List the points of grids, and the best of each."""
     settings, methods = results.settings, results.plan.methods
     grids: dict[str, list[Method]] = {}
     for method in methods:

@@ -1,4 +1,4 @@
-"""What a study compares: each method is a function that is fitted on a problem's train users.
+"""Methods that a study compares: functions that are fitted on a problem's train users.
 
 ::
 
@@ -23,7 +23,7 @@ from rpp_env.plugins import resolve
 __all__ = ["METHODS", "VERSIONS", "Fit", "Watch", "method", "options"]
 
 Watch = Callable[[int, Player], None]
-"""Called with the training calls so far, and the player as it is now."""
+"""Called with the number of training calls so far, and the current player."""
 Fit = Callable[..., Player]
 
 METHODS: dict[str, str] = {
@@ -42,14 +42,14 @@ METHODS: dict[str, str] = {
     "llmrank": "sentences.llmrank",
     "rpp": "trained",
 }
-"""Methods, and the modules that hold them."""
+"""Methods with their modules."""
 
 VERSIONS = {"enumerate": 2, "groups": 2, "linucb": 2, "neural_bandit": 2}
-"""Of methods that were changed after runs of theirs had been kept; 1 for all others."""
+"""Versions of methods that changed after their runs had been saved; 1 for all others."""
 
 
 def method(name: str) -> Fit:
-    """The function of that name: one of `METHODS`, ``package.module:function``, or an entry point.
+    """Look up a method's function: one of `METHODS`, ``package.module:function``, or an entry point.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def method(name: str) -> Fit:
 
 
 def options(name: str) -> dict[str, Any]:
-    """What a method's ``config`` may hold, with the defaults."""
+    """Return the options of a method's ``config``, with their defaults."""
     parameters = inspect.signature(method(name)).parameters.values()
     return {
         p.name: p.default

@@ -1,4 +1,4 @@
-"""Contextual bandits over whole prompts: one agent that learns which cell to ask for whom.
+"""Contextual bandits over whole prompts: one agent that learns a prompt for each user.
 
 The obvious rivals of four agents. In each round a batch of train users is met, in passes over all
 of them; a cell is asked for each, and its reward learned from. Fitted, they ask the cell with the
@@ -51,7 +51,7 @@ _LOOKS = 20
 
 
 def _rounds(tasks: int, batch: int, budget: int, rng: np.random.Generator) -> Iterator[Ints]:
-    """Rows of each round: passes over all users, `budget` in all; nobody twice in a round."""
+    """Yield the rows of each round: passes over all users, `budget` in all, without repeats."""
     while budget > 0:
         order = rng.permutation(tasks)[:budget]
         budget -= len(order)
@@ -60,7 +60,7 @@ def _rounds(tasks: int, batch: int, budget: int, rng: np.random.Generator) -> It
 
 
 class _Looks:
-    """Says when the next twentieth of the budget is spent."""
+    """Detects when the next twentieth of the budget is spent."""
 
     def __init__(self, budget: int) -> None:
         self.every = max(1, budget // _LOOKS)
@@ -75,7 +75,7 @@ class _Looks:
 
 
 class Context:
-    """A user as a linear model sees one: a constant, then principal components of the observation.
+    """Features of a user for a linear model: a constant and principal components of observations.
 
     The first observations of the train users give the scale and the components, no reward does. The
     components have deviation 1, the largest first.
@@ -112,7 +112,7 @@ class Context:
 
 
 class Crossed:
-    """Features of a user and a cell: which options the cell has, crossed with the context.
+    """Features of a user and a prompt: the prompt's options, crossed with the context.
 
     A cell has one option of each part, and one pair of options of each two parts. Each option of a
     part carries the whole context z, each pair the first `paired` numbers of it:
@@ -136,9 +136,9 @@ class Crossed:
         self.width, self.paired = width, min(paired, width)
         self.singles, self.doubles = sum(shape), sum(sizes)
         self.single = np.stack(chosen, 1) + np.cumsum([0, *shape[:-1]])
-        """(cells, parts) which options a cell has."""
+        """(cells, parts) indices of a prompt's options."""
         self.double = np.zeros((len(self.single), len(pairs)), np.int64)
-        """(cells, pairs) which pairs; none of a space with one axis."""
+        """(cells, pairs) indices of a prompt's pairs of options; none in a space with one axis."""
         begins = np.cumsum([0, *sizes])
         for i, (a, b) in enumerate(pairs):
             self.double[:, i] = begins[i] + chosen[a] * shape[b] + chosen[b]
@@ -187,7 +187,7 @@ class Crossed:
 
 
 class LinearPosterior:
-    """Ridge regression of rewards on features, with an intercept of each user's own.
+    """Ridge regression of rewards on features, with a separate intercept for each user.
 
     The intercepts are features too, one for each user, with a ridge of their own. They are not kept
     but integrated out: what a user's n-th row adds is its distance from the mean of the earlier
@@ -214,7 +214,7 @@ class LinearPosterior:
         return self.covariance @ self._moment
 
     def update(self, users: Ints, rows: Floats, rewards: Floats) -> None:
-        """Learn rewards (B,) of rows (B, size) of users who differ from each other."""
+        """Update with rewards (B,) of rows (B, size) of different users."""
         weight = self._weight[users]
         scale = np.sqrt(weight / (weight + 1))
         X = scale[:, None] * (rows - self._row_sums[users] / weight[:, None])
@@ -306,7 +306,7 @@ def linucb(
 
 
 class Towers(nn.Module):
-    """An ensemble of networks: the reward is a product of a vector of the user and one of the cell.
+    """An ensemble of networks: the reward is the product of a user's vector and a prompt's vector.
 
     Nothing but that product needs both, so that all cells of many users cost two small networks and
     a matrix product.
@@ -378,7 +378,7 @@ def neural_bandit(
     weight_decay: float = 1.0,
     calls: int = 1,
 ) -> Asking:
-    """A neural bandit: an ensemble of two-tower networks (`Towers`), trained on all that was asked.
+    """A neural bandit: an ensemble of two-tower networks (`Towers`), trained on all answers so far.
 
     It asks what one of the networks, drawn anew for each user, puts first (Thompson sampling from
     an ensemble), or with a falling probability any cell; fitted, what their mean puts first.

@@ -1,4 +1,4 @@
-"""Prompts that know nothing of the user: at random, the best one; and several merged.
+"""Prompts that ignore the user: random ones, the best one, and several merged.
 
 They choose among the cells of any prompt space that has finitely many prompts.
 """
@@ -30,14 +30,14 @@ Ints = NDArray[np.int64]
 
 
 def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:
-    """One cell for everybody; the later calls in other orders of the candidates."""
+    """Ask one prompt for all users; later calls use other orders of the candidates."""
     return Asking(
         lambda users, _: np.full((len(users), calls), cell), reorder=calls > 1, merge=merge
     )
 
 
 def random(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Player:
-    """A random prompt at each of five calls; of infinitely many, one at each step of an episode."""
+    """Ask a random prompt at each of five calls; with infinitely many, one per step."""
     if problem.train.env.space.shape is None:
         return Playing(Random(problem.train.env.action_spaces, seed=seed))
     cells = problem.train.cells
@@ -45,12 +45,12 @@ def random(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Player:
 
 
 def enumerate_all(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:
-    """Enumerate: every cell for every train user, the best mean; what the others' budget is not."""
+    """Enumerate every prompt for every train user, ignoring the budget; take the best mean."""
     return constant(best_of_all(problem.train))
 
 
 def best_of_all(users: Users) -> int:
-    """The cell with the best mean reward, every one asked of everybody."""
+    """Return the prompt with the best mean reward over all users."""
     rows = np.arange(len(users))
     means = np.empty(users.cells)
     for cell in range(users.cells):
@@ -64,7 +64,7 @@ def enumerate(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Aski
 
 
 def search(users: Users, rows: Ints, seed: int, budget: int, watch: Watch | None = None) -> int:
-    """The best cell for tasks `rows` by successive halving, in `budget` calls or fewer."""
+    """Search the best prompt for tasks `rows` by successive halving, in `budget` calls or fewer."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(rows)
 
@@ -87,7 +87,7 @@ def merged_fixed(
     watch: Watch,
     calls: int = 5,
 ) -> Asking:
-    """The best fixed prompt (of all that were tried on everybody), asked five times and merged.
+    """Ask the best fixed prompt (of all prompts, on all users) five times and merge the answers.
 
     At temperature 0 the same prompt gives the same answer, so the candidates are shown in another
     order each time, as LLMRank's bootstrapping does. The rival at equal calls.
@@ -98,7 +98,7 @@ def merged_fixed(
 def merged_best(
     problem: Problem, *, seed: int, budget: int, watch: Watch, calls: int = 5
 ) -> Asking:
-    """The five fixed prompts whose merged orders are best for the train users.
+    """Find the five fixed prompts whose merged orders are best for the train users.
 
     Chosen greedily, one after the other, from all answers about them; one that is chosen twice
     counts twice. What five calls buy without knowing anything of the user.
@@ -135,7 +135,7 @@ def merged_random(
     watch: Watch,
     calls: int = 5,
 ) -> Asking:
-    """As many random prompts, merged."""
+    """Ask five random prompts and merge the answers."""
     cells = math.prod(problem.train.finite("merged_random"))
     return Asking(
         lambda users, rng: rng.integers(cells, size=(len(users), calls)),

@@ -1,4 +1,4 @@
-"""Prompts for groups of users, and the policy of somebody who has seen every answer."""
+"""Prompts for groups of users, and the policy of a model fitted on every answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def groups(
     watch: Watch,
     groups: int = 4,
 ) -> Asking:
-    """One prompt for each group of like users, found by successive halving.
+    """Search one prompt for each group of similar users by successive halving.
 
     Groups are k-means clusters of the train users' first observations, scaled to deviation 1. A
     group spends a share of the budget by its size. A new user gets the prompt of the nearest group.
@@ -83,7 +83,7 @@ def supervised(
     portfolio: int = 20,
     calls: int = 1,
 ) -> Asking:
-    """The best cell by a model that was fitted on every answer: what the others' budget is not.
+    """Play each user's best prompt by a model fitted on every answer, ignoring the budget.
 
     The model is the observable reference (`rpp_env.evaluation.diagnose.fit_reference`), from the
     first observation to the rewards of all cells. Asked directly, a user gets that cell of the

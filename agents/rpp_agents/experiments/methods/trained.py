@@ -1,4 +1,4 @@
-"""A trainer's agents: RPP, RPP+, and whatever else agents choose prompts of."""
+"""Trained agents as methods: RPP, RPP+, and other systems in which agents choose prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rpp_env.rewriting import open_rewriter
 __all__ = ["SET_BY_THE_STUDY", "rpp"]
 
 SET_BY_THE_STUDY: dict[str, Any] = {"evaluations": 0, "threads": 1, "tensorboard": False}
-"""Fields of a trainer's Config that are the same for all runs, beside budget and seed."""
+"""Fields of a trainer's Config that are the same for all runs, besides budget and seed."""
 
 
 def rpp(
