@@ -49,7 +49,7 @@ VERSIONS = {"enumerate": 2, "groups": 2, "linucb": 2, "neural_bandit": 2}
 
 
 def method(name: str) -> Fit:
-    """Look up a method's function: one of `METHODS`, ``package.module:function``, or an entry point.
+    """Look up a method's function: one of `METHODS`, ``package.module:function``, or entry point.
 
     Raises
     ------
