@@ -103,6 +103,7 @@ def _curve(results: Results, setting: Setting) -> dict[str, Any]:
 def _choices(results: Results) -> list[dict[str, Any]]:
     found = []
     for setting in results.part("main"):
+        options = _sentences(setting)
         # What was learned first, what is the same for everybody last.
         for method in sorted(results.methods(setting), key=lambda m: m.method != "rpp"):
             cells = results.runs(setting, method.label)
@@ -113,8 +114,7 @@ def _choices(results: Results) -> list[dict[str, Any]]:
             if not runs:
                 continue
             for cell, result in cells:
-                _check_choices(cell, result["choices"], runs[0])
-            options = _sentences(setting)
+                _check_choices(cell, result["choices"], runs[0], options)
             counts = np.array([choice["counts"] for choice in runs], np.float64)
             total = np.maximum(counts.sum(axis=0), 1)
             parts = []
@@ -146,14 +146,20 @@ def _as_many(options: list[str], count: int) -> list[str]:
     return options if len(options) == count else [f"option {i + 1}" for i in range(count)]
 
 
-def _check_choices(cell: Cell, choice: dict[str, Any], first: dict[str, Any]) -> None:
-    """Check that shares have the layout of the first run's, so that they can be averaged."""
+def _check_choices(
+    cell: Cell, choice: dict[str, Any], first: dict[str, Any], options: dict[str, list[str]]
+) -> None:
+    """Check that shares have the layout of the first run's, so that they can be averaged.
+
+    Where the agents' `options` are known, the shares are of these agents.
+    """
 
     def layout(one: dict[str, Any]) -> Any:
         widths = {agent: len(shares[0]) for agent, shares in one["shares"].items() if shares}
         return one["kinds"], widths
 
-    if layout(choice) != layout(first):
+    others = options and choice["shares"].keys() != options.keys()
+    if others or layout(choice) != layout(first):
         raise InvalidData(
             f"{cell.file} holds choices among other sentences than the other runs of "
             f"{cell.method.label!r}: delete it to run it again"
