@@ -510,7 +510,7 @@ def test_a_server_that_stays_bad_is_given_up(
     # By their places among the requests: the tenth is the first, asked again.
     assert sorted(caught.value.answered) == [0, 1, 2, 3, 9]
     assert caught.value.answered[9].text == echo("question 0")
-    assert "Answers that came: 5 of 10;" in str(caught.value)
+    assert "Answers received: 5 of 10;" in str(caught.value)
     copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own
     assert (str(copy), copy.answered) == (str(caught.value), caught.value.answered)
 

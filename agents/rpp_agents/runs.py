@@ -164,7 +164,7 @@ class Run:
         if (self.folder / PROGRESS).exists() or (self.folder / CHECKPOINT).exists():
             if not resume:
                 raise InvalidOption(
-                    f"{self.folder} holds a run already: pass resume=True to go on with it, or "
+                    f"{self.folder} holds a run already: pass resume=True to resume it, or "
                     "another run_dir"
                 )
             if (self.folder / CHECKPOINT).exists():
@@ -249,7 +249,7 @@ class Run:
                     raise
         if isinstance(error, KeyboardInterrupt) and self.folder is not None:
             error.add_note(
-                f"resume=True with run_dir={str(self.folder)!r} goes on from the last checkpoint"
+                f"resume=True with run_dir={str(self.folder)!r} resumes from the last checkpoint"
             )
 
     def record(self, row: Mapping[str, float]) -> dict[str, float]:

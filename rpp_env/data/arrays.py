@@ -155,5 +155,5 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
         into[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
         done += len(piece)
     if file.read(1):  # also checks the archive's own checksum
-        raise ValueError("an array goes on behind its end")
+        raise ValueError("an array continues after its end")
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)

@@ -403,7 +403,7 @@ def left_out(
     )
     if not left.all():
         text += (
-            f", and {(~left).sum():,} {who.partition(':')[0]} are left out, as nothing else stands "
+            f", and {(~left).sum():,} {who.partition(':')[0]} are left out, as nothing else is "
             "in their histories"
         )
     return text + ". repeats='keep' shows them, repeats='refuse' raises an error"

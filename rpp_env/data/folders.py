@@ -240,8 +240,8 @@ def check_folder(folder: Path, *, itself: bool = False) -> None:
                         if os.path.commonpath([root, target]) != root:
                             raise InvalidData(
                                 f"{_inside(folder, root, entry)} is a link to {target}, outside "
-                                f"the folder {folder}: files that are written through it would "
-                                "lie there. Delete the link, or give another folder"
+                                f"the folder {folder}: writing through it would "
+                                "change files there. Delete the link, or give another folder"
                             )
                     elif entry.is_dir():
                         waiting.append(entry.path)

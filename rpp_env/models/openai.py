@@ -333,8 +333,8 @@ class OpenAIModel:
         kept = {i: answers[place] for i, place in enumerate(places) if place in answers}
         kind = BrokenContract if isinstance(error, BrokenContract) else type(error)
         raised = kind(
-            f"{error} Answers that came: {len(kept)} of {len(requests)}; with a RecordingModel in "
-            "front they are kept, and the same call goes on from there.",
+            f"{error} Answers received: {len(kept)} of {len(requests)}; with a RecordingModel in "
+            "front they are kept, and the same call resumes from them.",
             kept,
         )
         raised.__dict__ |= {k: v for k, v in error.__dict__.items() if k != "answered"}

@@ -1,6 +1,6 @@
-"""Any causal language model of Hugging Face's transformers, in this process.
+"""Causal language models of Hugging Face's transformers, in this process.
 
-The slow and simple way, and a check on the fast one: `rpp_env.models.vllm` gives the same replies.
+Slow and simple, and a check of the fast engine: `rpp_env.models.vllm` gives the same replies.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from rpp_env.models.likelihoods import Branches, Tree, passes, scores_alone, sco
 __all__ = ["Read", "TransformersModel"]
 
 PASS = 512
-"""Tokens of a pass over a tree of continuations. Attention costs their square, everything else is
+"""Maximum tokens of a pass over a tree of continuations. Attention costs their square, the rest is
 in proportion to them: SmolLM2 in bfloat16 on one core read 439 tokens of RPPLikelihood-v0's prompts
 a second in passes of 512, 344 in 1,024 and 266 in 2,048, which share 3% more of them."""
 LOGITS = 1 << 26
-"""Numbers in the logits of such a pass: 256 MiB in float32."""
+"""Maximum numbers in the logits of such a pass: 256 MiB in float32."""
 NEAR = 0.02
-"""How far the log-probability of a few tokens may lie from the same by brute force: rounding, in
-bfloat16 too, and no error of the arrangement."""
+"""Tolerance between log-probabilities of a few tokens and the same by brute force: rounding, in
+bfloat16 too, but no error of the arrangement."""
 
 
 @dataclass
 class Read:
-    """How many tokens of prompts and continuations were asked for, and how many were computed."""
+    """Numbers of tokens of prompts and continuations requested, and computed."""
 
     asked: int = 0
     """Count if each continuation were read together with its whole prompt."""
@@ -46,41 +46,41 @@ class Read:
 
     @property
     def shared(self) -> float:
-        """The share of the tokens that did not have to be computed; 0 where none were asked."""
+        """Share of the tokens that did not have to be computed; 0 if none were requested."""
         return 1 - self.computed / self.asked if self.asked else 0.0
 
 
 class TransformersModel:
-    """A causal language model, asked in batches of about equal length.
+    """A causal language model, run in batches of about equal length.
 
-    Prompts are padded on the left. What the checkpoint's own ``generation_config`` says about
-    sampling is not heeded, only its tokens of the end. With `Request.choices` the reply is one
+    Prompts are padded on the left. The checkpoint's own ``generation_config`` is ignored, except
+    for its end-of-text tokens. With `Request.choices` the reply is one
     forward pass; see `Chat.choice_tokens` for which tokens count as a choice. With
     `Request.continuations` all continuations of a prompt, and of prompts that begin alike, share
-    one pass that reads no token twice: `rpp_env.models.likelihoods`. `read` counts what that saved.
+    one pass that reads no token twice: `rpp_env.models.likelihoods`. `read` counts the savings.
 
-    A pickled one is loaded again from `path_or_id` where it is unpickled, so that every worker
-    process has weights of its own.
+    Unpickling loads the model again from `path_or_id`, so that every worker process has its own
+    weights.
 
     Parameters
     ----------
     path_or_id : str or path
         A folder with a checkpoint, or a model's name on the Hugging Face hub.
     device : str, optional
-        As torch names it; a GPU where there is one, by default.
+        Torch device; by default a GPU if there is one.
     dtype : str, optional
-        As torch names it. By default ``"float32"`` on a CPU, elsewhere the checkpoint's own.
+        Torch dtype. By default ``"float32"`` on a CPU, elsewhere the checkpoint's own.
     batch_size : int
-        Prompts in one forward pass. 1 makes replies independent of what else is asked, to the last
-        bit; then, on a CPU, the model is ``"deterministic"``. In larger batches sums are taken in
-        other orders, and where two tokens are as good as equally probable, another one may win.
+        Prompts in one forward pass. With 1, replies do not depend on the other requests, to the
+        last bit; then, on a CPU, the model is ``"deterministic"``. Larger batches add in other
+        orders, and between two almost equally probable tokens either may be chosen.
 
     Raises
     ------
     MissingExtra
         Without transformers and torch.
     InvalidOption
-        Where there is no such checkpoint.
+        If there is no such checkpoint.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class TransformersModel:
             import transformers
         except ImportError as error:
             raise MissingExtra(f"{error.name}, which hf: models need,", "transformers") from error
-        checkpoint_id(path_or_id)  # a folder that holds none is refused
+        checkpoint_id(path_or_id)  # refuses a folder without one
         self._arguments = (path_or_id, device, dtype, batch_size)
         self.batch_size = batch_size
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         wanted = dtype or ("float32" if self.device == "cpu" else "auto")
         if wanted != "auto" and not isinstance(getattr(torch, wanted, None), torch.dtype):
-            raise InvalidOption(f"dtype {dtype!r} is none of torch's: 'float32', 'bfloat16' ...")
+            raise InvalidOption(f"dtype {dtype!r} is not one of torch's: 'float32', 'bfloat16' ...")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(path_or_id)
             model = transformers.AutoModelForCausalLM.from_pretrained(path_or_id, dtype=wanted)
@@ -113,7 +113,7 @@ class TransformersModel:
         self._chat = Chat(tokenizer)
         self._model: Any = model.to(self.device).eval()
         self._ends = _ends(model.generation_config.eos_token_id, tokenizer.eos_token_id)
-        # What a checkpoint recommends (a temperature, penalties) would be mixed into each request.
+        # A checkpoint's recommendations (temperature, penalties) would affect each request.
         model.generation_config = transformers.GenerationConfig()
         self.context_length: int = _context(model.config, tokenizer)
         name = checkpoint_id(path_or_id, getattr(model.config, "_commit_hash", None))
@@ -131,11 +131,11 @@ class TransformersModel:
         return _load, self._arguments
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text alone, without the chat template's."""
+        """Return the number of tokens of a text alone, without the chat template."""
         return self._chat.count_tokens(text)
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer every request; equal ones once where the answer would be the same.
+        """Answer every request; equal ones once if their answers would be equal.
 
         Raises
         ------
@@ -148,19 +148,19 @@ class TransformersModel:
         written = [i for i in range(len(asked)) if i not in replies]
         encoded = self._chat.encode([asked[i].messages for i in written])
         prompts = dict(zip(written, encoded, strict=True))
-        # What is asked in one pass is sampled in one way.
+        # Requests of one pass have the same sampling options.
         groups: dict[Generation | None, list[int]] = {}
         for i in written:
             request = asked[i]
             if request.grammar is not None:
                 raise InvalidOption(
-                    "transformers cannot hold a reply to a grammar: take vLLM, or rank by "
+                    "transformers cannot hold a reply to a grammar: use vLLM, or rank by "
                     "'generate' or 'logprobs'"
                 )
             check_length(self, len(prompts[i]), request)
             groups.setdefault(None if request.choices else request.generation, []).append(i)
         for generation, members in groups.items():
-            # The longest first: if memory does not suffice, it shows at once.
+            # The longest first, so that a lack of memory shows at once.
             members.sort(key=lambda i: (-len(prompts[i]), prompts[i]))
             for start in range(0, len(members), self.batch_size):
                 rows = members[start : start + self.batch_size]
@@ -174,7 +174,7 @@ class TransformersModel:
         return [replies[place] for place in index]
 
     def _continue(self, asked: Sequence[Request]) -> dict[int, Reply]:
-        """Log-probabilities of continuations, for those of the requests that ask for them."""
+        """Return the replies to those of the requests that ask for continuations."""
         wanted = {
             i: self._chat.continued(request.messages, request.continuations)
             for i, request in enumerate(asked)
@@ -208,12 +208,12 @@ class TransformersModel:
 
     @cached_property
     def _window(self) -> int:
-        """How many tokens back its layers look, where that is limited; else 0."""
+        """Number of tokens that its layers attend back to, if limited; else 0."""
         return int(getattr(self._model.config, "sliding_window", None) or 0)
 
     @cached_property
     def _reads_trees(self) -> bool:
-        """Whether the model obeys a mask of our own, by a small example beside brute force."""
+        """Whether the model obeys our attention mask, by a small example against brute force."""
         example: list[Branches] = [([3, 4, 5, 6], [[7, 8], [7, 9, 10], [11]]), ([3, 4], [[12, 3]])]
         tree = Tree()
         for one in example:
@@ -221,7 +221,7 @@ class TransformersModel:
         try:
             found = scores_of(self._model, tree, self.device)
         except (TypeError, ValueError, RuntimeError, AttributeError):
-            return False  # another architecture: it takes no such mask, or no positions
+            return False  # another architecture, which takes no such mask, or no positions
         alone = [scores_alone(self._model, one, self.device) for one in example]
         gaps = [
             abs(a - b) / max(1.0, abs(b))
@@ -263,7 +263,7 @@ class TransformersModel:
         text = self._chat.decode(prompt, tokens[:end])
         stops = [at for stop in generation.stop if (at := text.find(stop)) >= 0]
         if stops:
-            # What finishes before its batch is filled up with tokens of the end.
+            # Replies that end before their batch are padded with end-of-text tokens.
             count = len(tokens) if end is None else end
             return Reply(text[: min(stops)], len(prompt), count)
         if end is not None:
@@ -299,9 +299,9 @@ class TransformersModel:
 
 
 class _Sampler:
-    """Draws every row's next token with a generator of its own, so that seeds hold in any batch.
+    """Draws every row's next token with its own generator, so that seeds hold in any batch.
 
-    As a processor of logits: it leaves each row one token, which greedy decoding then takes.
+    It is a processor of logits that leaves each row one token, which greedy decoding then takes.
     """
 
     def __init__(self, generation: Generation, rows: int, device: str) -> None:
@@ -337,7 +337,7 @@ def _load(
 
 
 def _ends(*ids: int | Sequence[int] | None) -> frozenset[int]:
-    """Tokens at which a reply ends."""
+    """Return the tokens at which a reply ends."""
     found: set[int] = set()
     for some in ids:
         found |= set() if some is None else {some} if isinstance(some, int) else set(some)
@@ -349,5 +349,5 @@ def _context(config: Any, tokenizer: Any) -> int:
         length = getattr(config, name, None)
         if isinstance(length, int):
             return length
-    # Without a limit of the model's own: the tokenizer's, or what it has instead of infinity.
+    # Without a limit of the model's own: the tokenizer's, or its stand-in for infinity.
     return min(int(tokenizer.model_max_length), 1 << 31)

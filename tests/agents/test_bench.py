@@ -173,7 +173,7 @@ def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
         ({"environments": [{**ENVIRONMENT, "total_steps": 0}]}, "movieworld's total_steps must be"),
         ({"design": "latin"}, "it may be nested, crossed"),
         ({"against": "QMIX"}, "'QMIX' is not known; there are MAPPO, discount 0"),
-        ({"algorithms": [{**MAPPO, "label": "fixed"}]}, "'fixed' is a level line's name"),
+        ({"algorithms": [{**MAPPO, "label": "fixed"}]}, "'fixed' is a baseline's name"),
         ({"name": "x"}, "leave out 'name'"),
     ],
 )

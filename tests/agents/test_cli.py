@@ -562,7 +562,7 @@ def test_interrupted_training_states_how_to_resume(
     assert code == 130
     assert f"the same command resumes from the last checkpoint in {tmp_path}" in err
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="is not finished: go on with it"):
+    with pytest.raises(ValueError, match="is not finished: resume it"):
         console.find_policy(tmp_path)
 
 

@@ -69,7 +69,7 @@ def asking(yes: bool) -> Callable[[str], bool]:
         if yes:
             return True
         if not sys.stdin.isatty():
-            raise InvalidOption("nobody is here to accept the terms: pass --yes if you do")
+            raise InvalidOption("the terms need a yes on a terminal: give --yes to accept them")
         say("Download on these terms? [y/N] ", end="", flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -274,7 +274,7 @@ def find_policy(path: Path) -> Path:
         return kept
     if (path / "checkpoint.safetensors").is_file():
         raise InvalidData(
-            f"the run in {path} is not finished: go on with it (`rpp-env train` with the same "
-            "options), and it will leave its policy there"
+            f"the run in {path} is not finished: resume it (`rpp-env train` with the same "
+            "options), which writes its policy there"
         )
     raise InvalidData(f"{path} is neither a policy's file nor the folder of a run that has one")

@@ -160,7 +160,7 @@ def _work_off(left: Sequence[Job], total: int, folder: Path, processes: int) -> 
 def _end(failed: Sequence[str], folder: Path) -> None:
     """Print what failed, and exit with 1 if anything did."""
     if failed:
-        say(f"\n{len(failed)} failed; each one's error lies beside its place in {folder}:")
+        say(f"\n{len(failed)} failed; each one's error is in a .failed.txt file in {folder}:")
         say("\n".join(f"  {name}" for name in failed))
         say("The same command runs them again.")
         raise SystemExit(1)
@@ -184,8 +184,8 @@ def plan_in(folder: Path, trust: Sequence[str]) -> Plan:
     told = sorted(folder.glob("*.toml"))
     if len(told) != 1:
         raise InvalidOption(
-            f"{folder} holds {len(told)} TOML files, and a folder of results holds one, beside its "
-            "cells: give a folder that `rpp-env study` or `rpp-env bench` wrote. The folder of a "
+            f"{folder} holds {len(told)} TOML files, but a folder of results has one, next to its "
+            "runs: give a folder that `rpp-env study` or `rpp-env bench` wrote. The folder of a "
             "bench that was run before it kept its file is reported by `rpp-env bench NAME|FILE "
             "--out FOLDER --report`"
         )

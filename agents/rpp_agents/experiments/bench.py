@@ -458,7 +458,7 @@ def _check(file: _File, where: str) -> None:
             raise InvalidOption(f"{where}: {unknown('environment', others[0], known)}")
         if algorithm.label in LEVELS:
             raise InvalidOption(
-                f"{where}: {algorithm.label!r} is a level line's name; choose another label"
+                f"{where}: {algorithm.label!r} is a baseline's name; choose another label"
             )
     if file.against and file.against not in labels:
         raise InvalidOption(f"{where}: {unknown('against', file.against, labels)}")

@@ -193,8 +193,8 @@ def _check_model(env: RPPEnv, live: RPPEnv) -> None:
     names = [re.sub(r"\b[0-9a-f]{16}\b", "", str(name)) for name in (before, now)]
     if now is not None and names[0] != names[1]:
         raise InvalidOption(
-            f"the study's tables hold answers of {before}, and what no table holds would be asked "
-            f"of {now}: give another --out, or delete the tables and the cells"
+            f"the study's tables hold answers of {before}, but other prompts would be sent to "
+            f"{now}: give another --out, or delete the tables and the runs"
         )
 
 
