@@ -41,10 +41,12 @@ import numpy as np
 import torch
 
 from rpp_agents.experiments.statistics import Contrast, Lines, holm
+from rpp_agents.solvers.controls import own_history, zero
 from rpp_agents.solvers.ppr import Config, ranks_of, tune
 from rpp_env import RPPEnv
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.folders import write_text
+from rpp_env.evaluation.baselines import Random
 from rpp_env.markdown import table
 from rpp_env.metrics import hit, ndcg
 
@@ -161,6 +163,31 @@ def shown(contrast: Contrast, significant: bool = False) -> str:
     return f"{contrast.value:+.4f} [{contrast.low:+.4f}, {contrast.high:+.4f}]{mark}"
 
 
+def controls(world: World, own: Mapping[str, list[np.ndarray]]) -> list[list[str]]:
+    """Few-shot NDCG@10 of prefixes that nothing learned, beside those of the table."""
+    env = world.env("test", shift=False, encoder_state=True)
+    observations, _ = env.reset(options={"users": np.arange(len(env.tasks))})
+
+    def played(policy: Any) -> np.ndarray:
+        env.reset(options={"users": np.arange(len(env.tasks))})
+        return env.step(policy.act(observations)[0]).infos["rank"]
+
+    made = {
+        "no prefix (pre-train)": own["pre-train"],
+        "a prefix of zeros": [played(zero(env))],
+        "random prefixes": [played(Random(env.action_spaces, seed=seed)) for seed in range(5)],
+        "the own history as a prefix": [played(own_history(env))],
+        "constant prefix": own.get("constant prefix", own["pre-train"]),
+    }
+    found = lines(made, world.test, SHOTS["few-shot"], lambda ranks: ndcg(ranks, 10))
+    rows = [["few-shot", "NDCG@10", "minus no prefix"]]
+    first = next(iter(made))
+    for name in made:
+        difference = "" if name == first else shown(found.minus(name, first))
+        rows += [[name, f"{found.mean(name).value:.4f}", difference]]
+    return rows
+
+
 def auc(tasks: TaskSet) -> Any:
     """The share of the other candidates that come after the target: a rank statistic of a task."""
     return lambda ranks: (tasks.num_candidates - ranks) / (tasks.num_candidates - 1)
@@ -223,6 +250,7 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
     for name in kept:
         rows.append([name, *(f"{one.mean(name).value:.4f}" for one in noise)])
     parts += ["### History items replaced at random", table(rows, padded=False)]
+    parts += ["### Prefixes that know no profile", table(controls(world, of("own")), padded=False)]
     rows = [["", "runs", "seconds", "best epoch", "weights trained", "gradient calls"]]
     for name, runs in about.items():
         middle = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
