@@ -67,12 +67,16 @@ def example_prompts(domain: str = "movies") -> list[Prompt]:
     return prompts
 
 
-def check_model(model: LanguageModel, prompts: Sequence[Prompt] | None = None) -> None:
+def check_model(
+    model: LanguageModel,
+    prompts: Sequence[Prompt] | None = None,
+    generation: Generation | None = None,
+) -> None:
     """Check a language model by sending it a dozen requests a few times.
 
     It must return one reply per request, none for none, with plausible token counts. A model that
     declares itself ``"deterministic"`` must return the same reply to the same request, wherever it
-    stands in any batch.
+    stands in any batch. For a slow model, give a few `prompts` and a `generation` of few tokens.
 
     Raises
     ------
@@ -88,7 +92,7 @@ def check_model(model: LanguageModel, prompts: Sequence[Prompt] | None = None) -
         f"model.capabilities may hold {sorted(known)}; got {sorted(model.capabilities)}",
     )
     asked = [
-        Request(tuple(prompt.messages), Generation())
+        Request(tuple(prompt.messages), generation or Generation())
         for prompt in (example_prompts() if prompts is None else prompts)
     ]
     _expect(list(model.complete([])) == [], "complete([]) must return []")

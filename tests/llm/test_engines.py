@@ -56,13 +56,13 @@ def choose(prompts: Sequence[Prompt]) -> list[Request]:
 
 def test_both_keep_the_contract(both: Any, prompts: list[Prompt]) -> None:
     for model in both:
-        check_model(model, prompts[:3])
+        check_model(model, prompts[:3], GENERATION)
 
 
 def test_alone_transformers_is_deterministic(checkpoint: Path, prompts: list[Prompt]) -> None:
     model = TransformersModel(checkpoint, device="cpu", batch_size=1)
     assert "deterministic" in model.capabilities
-    check_model(model, prompts[:2])
+    check_model(model, prompts[:2], GENERATION)
 
 
 def test_ids_name_the_weights_and_no_path(both: Any, checkpoint: Path) -> None:

@@ -59,7 +59,7 @@ def ask(prompts: Sequence[Prompt]) -> list[Request]:
 
 
 def test_it_keeps_the_contract(model: LanguageModel, prompts: list[Prompt]) -> None:
-    check_model(model, prompts[:3])
+    check_model(model, prompts[:3], GENERATION)
     assert model.capabilities == {"choices", "grammar"}
     assert model.context_length == 4096
     check_recommender(LLMRecommender(model, "logprobs"), prompts[:6])
