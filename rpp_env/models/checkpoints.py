@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "continuing",
     "distinct",
     "weights_digest",
+    "without_bars",
 ]
 
 FILES = (
@@ -45,6 +47,20 @@ FILES = (
     "chat_template*",
 )
 """Files of a checkpoint that its answers depend on; not its model card."""
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Load a model without transformers' progress bars; its warnings still show."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def checkpoint_id(path_or_id: str | os.PathLike[str], commit: str | None = None) -> str:

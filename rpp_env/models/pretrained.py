@@ -26,7 +26,7 @@ from typing import IO, Any
 from rpp_env.data.download import show_terms
 from rpp_env.data.folders import alone, cache_dir, keep_folder, make_folder, write_text, writing
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, ModelUnavailable
-from rpp_env.models.checkpoints import FILES
+from rpp_env.models.checkpoints import FILES, without_bars
 from rpp_env.options import unknown
 
 __all__ = ["PRETRAINED", "Pretrained", "get", "place", "pretrained"]
@@ -331,13 +331,10 @@ def _quiet() -> Iterator[None]:
     """Hide transformers' advice and progress bars, one of which no setting of its own turns off."""
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with without_bars(), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

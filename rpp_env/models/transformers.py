@@ -20,6 +20,7 @@ from rpp_env.models.checkpoints import (
     checkpoint_id,
     continuing,
     distinct,
+    without_bars,
 )
 from rpp_env.models.likelihoods import Branches, Tree, passes, scores_alone, scores_of
 
@@ -107,7 +108,8 @@ class TransformersModel:
             raise InvalidOption(f"dtype {dtype!r} is not one of torch's: 'float32', 'bfloat16' ...")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(path_or_id)
-            model = transformers.AutoModelForCausalLM.from_pretrained(path_or_id, dtype=wanted)
+            with without_bars():
+                model = transformers.AutoModelForCausalLM.from_pretrained(path_or_id, dtype=wanted)
         except (OSError, ValueError) as error:
             raise InvalidOption(f"no model can be loaded from {path_or_id}: {error}") from error
         self._chat = Chat(tokenizer)

@@ -25,7 +25,6 @@ from rpp_env.errors import InvalidOption
 from rpp_env.prompting import COSTS, Rankings
 from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten
-from rpp_env.sentences.space import SentencePrompts
 
 __all__ = ["MOST_CELLS", "Counted", "Ledger", "Problem", "Users", "joined", "remade", "tokens_of"]
 
@@ -272,9 +271,9 @@ def joined(parts: Sequence[Response]) -> Response:
 def remade(env: RPPEnv, **changes: Any) -> RPPEnv:
     """Make an environment with some of the constructor's arguments changed."""
     names = ["tasks", "rules", "book", "embeddings", "recommender", "table"]
-    if not isinstance(env.space, SentencePrompts):  # those are made of a book
-        names += ["space", "contexts"]
     parts = {name: getattr(env, name) for name in names}
+    if parts["book"] is None:  # the space is not made of one
+        parts |= {"space": env.space, "contexts": env.contexts}
     return RPPEnv(**parts | changes)
 
 

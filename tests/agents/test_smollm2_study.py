@@ -1,0 +1,56 @@
+"""The study of SmolLM2, from answers to report, with a model of a few lines in its place."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from rpp_agents.cli import main
+from rpp_agents.experiments.plan import Study
+
+METHODS = ("Random", "RPP (MAPPO)")
+
+
+def test_the_preset_asks_the_real_model_about_forms_and_lengths() -> None:
+    study = Study.load("smollm2")
+    (setting,) = study.settings
+    assert setting.model == "smollm2"
+    assert setting.options["rules"] == "RPPLikelihood-v0"
+    assert setting.recording  # so that other scores need no further answers
+    assert (setting.train_users, setting.test_users) == (100, 200)
+    assert study.primary["method"] in {method.label for method in study.methods}
+
+
+@pytest.mark.timeout(400)
+def test_every_kind_of_method_is_fitted_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (files("rpp_agents") / "experiments/presets/study/smollm2.toml").read_text()
+    head, *methods = re.split(r"(?=\[\[methods\]\])", text)
+    for old, new in (
+        ('"ml-1m"', '"movieworld"'),
+        ('"smollm2"', '"letters:Letters"'),
+        ('recording = "smollm2.sqlite"', ""),
+        ('model_options = { dtype = "bfloat16" }', ""),
+        ("train_users = 100", "train_users = 12"),
+        ("test_users = 200", "test_users = 12"),
+        ("seeds = [0, 1, 2]", "seeds = [0]"),
+        ("budget = 6_000", "budget = 300"),
+        ('"supervised (all asked)"', '"RPP (MAPPO)"'),
+        ('"best fixed, 5 merged"', '"Random"'),
+    ):
+        assert old in head
+        head = head.replace(old, new)
+    kept = [one for one in methods if any(f'label = "{name}"' in one for name in METHODS)]
+    small = tmp_path / "small.toml"
+    small.write_text(head + "".join(kept))
+    words = ["study", str(small), "--trust", "letters:Letters", "--processes", "1"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == len(METHODS) == len(list(map(json.loads, lines)))
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert all(name in report for name in METHODS)
