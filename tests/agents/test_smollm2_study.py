@@ -12,7 +12,7 @@ import pytest
 from rpp_agents.cli import main
 from rpp_agents.experiments.plan import Study
 
-METHODS = ("Random", "RPP (MAPPO)")
+METHODS = ("Random", "LinUCB", "RPP (MAPPO)")
 
 
 def test_the_preset_asks_the_real_model_about_forms_and_lengths() -> None:
@@ -40,7 +40,7 @@ def test_every_kind_of_method_is_fitted_and_reported(
         ("test_users = 200", "test_users = 12"),
         ("seeds = [0, 1, 2]", "seeds = [0]"),
         ("budget = 6_000", "budget = 300"),
-        ('"supervised (all asked)"', '"RPP (MAPPO)"'),
+        ('"supervised (all asked)"', '"LinUCB"'),
         ('"best fixed, 5 merged"', '"Random"'),
     ):
         assert old in head
