@@ -52,13 +52,12 @@ CONFIGS = {
     "toys": SMALL,
     "ml-1m": replace(
         SMALL,
-        dim=128,
         blocks=2,
         max_length=200,
-        loss="cross_entropy",
-        batch=32,
+        negatives=1000,
+        batch=16,
         pool=10,
-        patience=20,
+        patience=10,
     ),
 }
 RARE = 5
