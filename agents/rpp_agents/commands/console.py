@@ -223,7 +223,7 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
     task = bar.add_task(described(label), total=None)
     began, last = time.perf_counter(), [0, 0]
 
-    def tell(done: int, total: int) -> None:
+    def advance(done: int, total: int) -> None:
         last[:] = done, total
         bar.update(task, completed=done, total=total)
 
@@ -231,7 +231,7 @@ def progress(label: str, unit: str = "tasks") -> Iterator[Callable[[int, int], N
         return f"{label}: {last[0]:,} of {last[1]:,} {unit}" if last[1] else f"{label}: begun"
 
     with bar if console.is_terminal else nullcontext(), ticking(line):
-        yield tell
+        yield advance
     seconds = time.perf_counter() - began
     done = f"{last[1]:,} {unit} in {seconds:.1f} s" if last[1] else "kept from an earlier time"
     say(f"{label}: {done}", error=True)

@@ -225,7 +225,7 @@ class Training(Cell):
         """See `Cell.asked`."""
         method = self.method.config
         config = dataclasses.asdict(self.config)
-        told = {
+        entries = {
             "environment": problem_of(self.setting)
             | {"observe": self.setting.observe}
             | ({"live": True} if self.setting.live else {}),
@@ -239,7 +239,7 @@ class Training(Cell):
             "overrides": method["options"],
             "config": {key: x for key, x in config.items() if key not in _HOW_NOT_WHAT},
         }
-        return plain(told)
+        return plain(entries)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -298,12 +298,12 @@ class Bench(Plan):
     UNIT: ClassVar[str] = "environment steps"
 
     @classmethod
-    def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
+    def _parse(cls, entries: dict[str, Any], name: str, where: str) -> Self:
         lists = {
-            key: rows_of(told, key, kind, where)
+            key: rows_of(entries, key, kind, where)
             for key, kind in (("environments", Environment), ("algorithms", Algorithm))
         }
-        file: _File = made(_File, told | lists, where)
+        file: _File = made(_File, entries | lists, where)
         _check(file, where)
         methods = tuple(point for one in file.algorithms for point in _points(one, file.num_envs))
         against = file.against or file.algorithms[0].label
@@ -443,9 +443,9 @@ def _check(file: _File, where: str) -> None:
         here = f"{where}, environment {environment.name!r}"
         if "rules" in environment.options:
             raise InvalidOption(f"{here}: rules are a key of the environment, not of its options")
-        told = {**environment.options, "rules": environment.rules}
-        check_options(told, _OPTIONS | {"rules"}, here)
-        check_problem(told, here)
+        entries = {**environment.options, "rules": environment.rules}
+        check_options(entries, _OPTIONS | {"rules"}, here)
+        check_problem(entries, here)
     budgets = {algorithm.label: len(algorithm.grid) for algorithm in file.algorithms}
     if len(set(budgets.values())) > 1:
         raise InvalidOption(

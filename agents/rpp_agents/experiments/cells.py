@@ -123,7 +123,7 @@ def check_sizes(paths: Sequence[Path], out: Path) -> None:
 # ------------------------------------------------------------------------------- what values may be
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     return reprlib.repr(value)
 
 
@@ -138,14 +138,14 @@ def _numbers(low: float, high: float = math.inf, *, whole: bool = False) -> Kind
     def check(values: Any) -> None:
         kinds = {int} if whole else {int, float}
         if not isinstance(values, list) or not set(map(type, values)) <= kinds:
-            raise _Wrong(f"must be {'whole ' * whole}numbers, not {_told(values)}")
+            raise _Wrong(f"must be {'whole ' * whole}numbers, not {_shown(values)}")
         try:
             array = np.array(values, np.float64)
         except OverflowError:
             raise _Wrong("holds a number beyond all ranges") from None
         fine = np.isfinite(array) & (array >= low) & (array <= high)
         if not fine.all():
-            raise _Wrong(f"must lie in {low:g}..{high:g}, not {_told(values[fine.argmin()])}")
+            raise _Wrong(f"must lie in {low:g}..{high:g}, not {_shown(values[fine.argmin()])}")
 
     return check
 
@@ -155,19 +155,19 @@ def _text(pattern: str) -> Kind:
 
     def check(value: Any) -> None:
         if not isinstance(value, str) or not matches(value):
-            raise _Wrong(f"is {_told(value)}, which it cannot be")
+            raise _Wrong(f"is {_shown(value)}, which it cannot be")
 
     return check
 
 
 def _name(value: Any) -> None:
     if not isinstance(value, str) or len(value) > 100 or not value.isprintable():
-        raise _Wrong(f"must be a short text on one line, not {_told(value)}")
+        raise _Wrong(f"must be a short text on one line, not {_shown(value)}")
 
 
 def _true(value: Any) -> None:
     if value is not True:
-        raise _Wrong(f"must be true, not {_told(value)}")
+        raise _Wrong(f"must be true, not {_shown(value)}")
 
 
 def _table(*rules: Callable[[Mapping[str, Any]], None], **kinds: Kind) -> Kind:
@@ -178,11 +178,11 @@ def _table(*rules: Callable[[Mapping[str, Any]], None], **kinds: Kind) -> Kind:
     def check(value: Any) -> None:
         """Refuse what is no such table."""
         if not isinstance(value, dict):
-            raise _Wrong(f"must be a table, not {_told(value)}")
+            raise _Wrong(f"must be a table, not {_shown(value)}")
         if missing := needed.keys() - value.keys():
             raise _Wrong(f"{min(missing)!r} is missing")
         if more := value.keys() - allowed.keys():
-            raise _Wrong(f"{_told(min(more))} is no key of it")
+            raise _Wrong(f"{_shown(min(more))} is no key of it")
         _each(value, allowed)
         for rule in rules:
             rule(value)
@@ -195,7 +195,7 @@ def _mapping(key: Kind, kind: Kind, most: int = 64) -> Kind:
 
     def check(value: Any) -> None:
         if not isinstance(value, dict) or len(value) > most:
-            raise _Wrong(f"must be a table of up to {most}, not {_told(value)}")
+            raise _Wrong(f"must be a table of up to {most}, not {_shown(value)}")
         for name in value:
             key(name)
         _each(value, dict.fromkeys(value, kind))
@@ -208,7 +208,7 @@ def _rows(kind: Kind, most: int = 10_000) -> Kind:
 
     def check(value: Any) -> None:
         if not isinstance(value, list) or len(value) > most:
-            raise _Wrong(f"must be a list of up to {most:,}, not {_told(value)}")
+            raise _Wrong(f"must be a list of up to {most:,}, not {_shown(value)}")
         _each(dict(enumerate(value)), dict.fromkeys(range(len(value)), kind))
 
     return check

@@ -87,16 +87,16 @@ def read_toml(
             f"{unknown(what, str(which), shipped)}. A file of your own ends in .toml"
         )
     try:
-        told = tomllib.loads(read_small(path).decode())
+        entries = tomllib.loads(read_small(path).decode())
     except OSError as error:
         raise InvalidOption(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidOption(f"{path} is not TOML: {error}") from error
-    _check_plain(told, str(path))
+    _check_plain(entries, str(path))
     if path.parent != presets:
-        confirm(str(path), _places(told), trust, f"use a {what} without them")
-        told = _marked(told)
-    return told, path
+        confirm(str(path), _places(entries), trust, f"use a {what} without them")
+        entries = _marked(entries)
+    return entries, path
 
 
 def _check_plain(value: Any, where: str, depth: int = 0) -> None:
@@ -189,7 +189,7 @@ _SHOWN = frozenset(
 """Keys of rows that are only displayed, or name other rows."""
 
 
-def _places(told: Mapping[str, Any]) -> dict[str, str]:
+def _places(entries: Mapping[str, Any]) -> dict[str, str]:
     """Return the servers, code and written files that a file names: key and text."""
     found: dict[str, str] = {}
 
@@ -207,7 +207,7 @@ def _places(told: Mapping[str, Any]) -> dict[str, str]:
         ):
             found[key] = value
 
-    for table, rows in told.items():
+    for table, rows in entries.items():
         for i, row in enumerate(rows if isinstance(rows, list) else ()):
             for key, value in row.items() if isinstance(row, Mapping) else ():
                 if key not in _SHOWN:
@@ -215,11 +215,11 @@ def _places(told: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def nameless(told: Mapping[str, Any], what: str, where: str) -> dict[str, Any]:
+def nameless(entries: Mapping[str, Any], what: str, where: str) -> dict[str, Any]:
     """Copy the tables of a file, which must not contain its name."""
-    if "name" in told:
+    if "name" in entries:
         raise InvalidOption(f"{where}: a {what} has its file's name; leave out 'name'")
-    return dict(told)
+    return dict(entries)
 
 
 def world_option(dataset: str, world: int) -> dict[str, Any]:

@@ -194,10 +194,10 @@ class Setting:
         A made world has other users in every draw. Of a real dataset each draw has train users of
         its own, and the test users are the same, with other candidates.
         """
-        told = {"dataset": self.dataset, **self.options, **world_option(self.dataset, draw)}
-        if split == "train" and "task_seed" in told and draw:
-            told["user_seed"] = draw
-        return told
+        entries = {"dataset": self.dataset, **self.options, **world_option(self.dataset, draw)}
+        if split == "train" and "task_seed" in entries and draw:
+            entries["user_seed"] = draw
+        return entries
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,8 @@ class Method:
         """The config with the method's own defaults."""
         config, where = dict(self.config), f"method {self.label!r}"
         if self.method == "recommender":
-            told = config.get("config", {})
-            return config | {"config": _recommender_options(config["name"], told, where)}
+            entries = config.get("config", {})
+            return config | {"config": _recommender_options(config["name"], entries, where)}
         config = options(self.method) | config
         if self.method == "rpp":
             config["options"] = _trainer_options(config["trainer"], config["options"] or {}, where)
@@ -328,10 +328,10 @@ class Cell:
     @property
     def _train_users(self) -> dict[str, Any]:
         """Options that select the train users, for methods that are fitted on them."""
-        told = self.setting.problem(self.draw, "train")
-        if self.method.method == "recommender" or "user_seed" not in told:
+        entries = self.setting.problem(self.draw, "train")
+        if self.method.method == "recommender" or "user_seed" not in entries:
             return {}
-        return {"user_seed": told["user_seed"]}
+        return {"user_seed": entries["user_seed"]}
 
     @property
     def levels(self) -> Job | None:
@@ -490,17 +490,17 @@ class Plan:
             Where there is none; where something in it is unknown, missing or of the wrong kind;
             and for servers and code that nobody has confirmed.
         """
-        told, path = read_toml(which, PRESETS / cls.FORM, cls.FORM, trust)
-        return cls.parse(told, path.stem, where=str(path))
+        entries, path = read_toml(which, PRESETS / cls.FORM, cls.FORM, trust)
+        return cls.parse(entries, path.stem, where=str(path))
 
     @classmethod
-    def parse(cls, told: Mapping[str, Any], name: str, *, where: str = "") -> Self:
+    def parse(cls, entries: Mapping[str, Any], name: str, *, where: str = "") -> Self:
         """Make the plan from the tables of its file."""
         where = where or f"the {cls.FORM}"
-        return cls._parse(nameless(told, cls.FORM, where), name, where)
+        return cls._parse(nameless(entries, cls.FORM, where), name, where)
 
     @classmethod
-    def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
+    def _parse(cls, entries: dict[str, Any], name: str, where: str) -> Self:
         raise NotImplementedError
 
     @property
@@ -552,9 +552,11 @@ class Plan:
                 raise InvalidOption(f"{here}: {unknown('setting', others[0], known)}")
 
 
-def rows_of(told: Mapping[str, Any], key: str, kind: type[_Row], where: str, *hidden: str) -> Any:
+def rows_of(
+    entries: Mapping[str, Any], key: str, kind: type[_Row], where: str, *hidden: str
+) -> Any:
     """Read the rows of ``[[key]]`` as dataclasses."""
-    rows = told.get(key)
+    rows = entries.get(key)
     if not isinstance(rows, list) or not rows:
         raise InvalidOption(f"{where} needs at least one [[{key}]]")
     return tuple(
@@ -609,16 +611,16 @@ class Study(Plan):
     FORM: ClassVar[str] = "study"
 
     @classmethod
-    def _parse(cls, told: dict[str, Any], name: str, where: str) -> Self:
-        settings = rows_of(told, "settings", Setting, where, "observe", "live")
-        methods = rows_of(told, "methods", Method, where, "tunes", "point")
-        if "primary" in told:
-            made(Primary, told["primary"], f"{where}, [primary]")
+    def _parse(cls, entries: dict[str, Any], name: str, where: str) -> Self:
+        settings = rows_of(entries, "settings", Setting, where, "observe", "live")
+        methods = rows_of(entries, "methods", Method, where, "tunes", "point")
+        if "primary" in entries:
+            made(Primary, entries["primary"], f"{where}, [primary]")
         rows = {
             "settings": settings,
             "methods": tuple(one for method in methods for one in _variants(method)),
         }
-        study: Self = made(cls, told | rows | {"name": name}, where, hidden=("against", "split"))
+        study: Self = made(cls, entries | rows | {"name": name}, where, hidden=("against", "split"))
         study.check(where)
         return study
 
@@ -749,11 +751,11 @@ def _check_method(method: Method, where: str) -> None:
         if key not in allowed:
             raise InvalidOption(f"{where}: {unknown('option', key, allowed)}")
     if method.method == "rpp":
-        told = allowed | dict(method.config)
-        _trainer_options(told["trainer"], told["options"] or {}, where)
+        entries = allowed | dict(method.config)
+        _trainer_options(entries["trainer"], entries["options"] or {}, where)
 
 
-def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _recommender_options(name: str, entries: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the config of a recommender, with its own defaults."""
     from rpp_agents.recommenders import default_config
 
@@ -762,21 +764,21 @@ def _recommender_options(name: str, told: Mapping[str, Any], where: str) -> dict
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
     known = [field.name for field in dataclasses.fields(default)]
-    for key in told:
+    for key in entries:
         if key not in known:
             raise InvalidOption(f"{where}: {unknown('option', key, known)}")
-    return dataclasses.asdict(made(type(default), told, where))
+    return dataclasses.asdict(made(type(default), entries, where))
 
 
-def _trainer_options(trainer: str, told: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _trainer_options(trainer: str, entries: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the Config of a trainer, with its own defaults and without the study's settings."""
     from rpp_agents.experiments.methods.trained import SET_BY_THE_STUDY
 
     ours = ("total_steps", "seed", *SET_BY_THE_STUDY)
-    for key in told:
+    for key in entries:
         if key in ours:
             raise InvalidOption(f"{where}: {key} is the study's own; leave it out")
-    found = dataclasses.asdict(trainer_config(trainer, told, where))
+    found = dataclasses.asdict(trainer_config(trainer, entries, where))
     return {key: x for key, x in found.items() if key not in ours}
 
 

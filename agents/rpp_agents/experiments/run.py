@@ -389,13 +389,13 @@ def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
     """(users, items) scores of the test users: fitted once for all draws, and cached."""
     from rpp_agents.recommenders import default_config, fit
 
-    name, told = cell.method.config["name"], cell.method.resolved["config"]
+    name, own_options = cell.method.config["name"], cell.method.resolved["config"]
     dataset, rows = env.tasks.dataset, np.unique(env.tasks.users)
-    digest = short([dataset.digest, name, told, rows.tolist()])
+    digest = short([dataset.digest, name, own_options, rows.tolist()])
     path = out / "scores" / f"{slug(dataset.name)}-{slug(name)}-{digest}.npz"
     if (kept := _kept_scores(path, (len(rows), dataset.num_items))) is not None:
         return kept
-    scorer = fit(name, dataset, type(default_config(name))(**told), seed=0)
+    scorer = fit(name, dataset, type(default_config(name))(**own_options), seed=0)
     items = np.arange(dataset.num_items, dtype=np.int32)
     found = np.concatenate(
         [

@@ -70,10 +70,10 @@ def rpp(
         counted = Counted(env, users)
         return counted if only is None else OnlyAgent(counted, only)
 
-    def told(row: Mapping[str, float], policy: Policy) -> None:
+    def after_iteration(row: Mapping[str, float], policy: Policy) -> None:
         watch(int(row["steps"]), Playing(policy, environment))
 
     policy = find_trainer(trainer).train(
-        environment(problem.train, seed=seed), config, callbacks=[told], progress=False
+        environment(problem.train, seed=seed), config, callbacks=[after_iteration], progress=False
     )
     return Playing(policy, environment)

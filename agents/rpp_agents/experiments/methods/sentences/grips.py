@@ -33,7 +33,7 @@ QUESTION = (
     "Say the phrase below in other words that mean the same, and not as it was said before. Answer "
     "with the same label and the new phrase, on one line, and nothing else."
 )
-"""What the paraphrasing model is told; what was said before and the phrase follow."""
+"""Instructions of the paraphrasing model; earlier phrasings and the phrase follow."""
 
 _MOST_PARAPHRASES = 10
 _MOST_DRAWS = 20
