@@ -14,7 +14,7 @@ from rpp_agents.experiments.plan import Study
 from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
-from rpp_agents.experiments.run import make_tables, run_cells
+from rpp_agents.experiments.run import make_tables, replay, run_cells
 from rpp_env import Rankings, RPPEnv, tabulate
 from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
@@ -211,6 +211,32 @@ def test_a_study_runs_and_reports_ppr(tmp_path: Path) -> None:
     assert len(found["choices"]["shares"]["prefix_0"][0]) == 4
     page = (tmp_path / "index.html").read_text()
     assert "option 4" in page
+
+
+def test_several_tasks_of_a_user_are_one_number(tmp_path: Path) -> None:
+    """Intervals are over users: the clicks of one are not as many users."""
+    options = {"rules": "PPR-v0", "codebook": 2, "shots": "joint", **SMALL}
+    plan = study(options=options, test_users=5)
+    cells = plan.cells(["cold/Random"])[:1]
+    make_tables(cells, tmp_path)
+    (outcome,) = run_cells(cells, tmp_path)
+    assert outcome.error == ""
+    assert outcome.found is not None
+    assert len(outcome.found["scores"]["score"]) == 5
+    assert len(outcome.found["cells"]) == 5
+    table = cells[0].tables[2]
+    tasks = replay(table, tmp_path).tasks
+    assert len(tasks) > 5
+    assert (tmp_path / "users").is_dir()
+
+
+def test_recommenders_are_not_fitted_on_targets() -> None:
+    pop = {"label": "Pop", "method": "recommender", "config": {"name": "pop"}}
+    with pytest.raises(InvalidOption, match="'Pop' would be fitted on clicks that are targets"):
+        Study.parse({"settings": [PPR], "methods": [pop]}, "x")
+    Study.parse({"settings": [{"name": "movieworld"}], "methods": [pop]}, "x")
+    likelihood = {"name": "s", "model": "", "options": {"rules": "RPPLikelihood-v0"}}
+    Study.parse({"settings": [likelihood], "methods": [pop]}, "x")
 
 
 def test_a_bench_plans_ppr() -> None:

@@ -639,12 +639,30 @@ class Study(Plan):
                 raise InvalidOption(f"{here}: {unknown('part', others[0], PARTS)}")
             _check_method(method, here)
         self._check_calls(where)
+        self._check_recommenders(where)
         if self.primary:
             known = [setting.name for setting in self.settings]
             labels = [method.label for method in self.methods]
             for key, names in (("setting", known), ("method", labels), ("against", labels)):
                 if self.primary[key] not in names:
                     raise InvalidOption(f"{where}: {unknown(key, self.primary[key], names)}")
+
+    def _check_recommenders(self, where: str) -> None:
+        """Refuse recommenders that would be fitted on the targets of a setting's tasks.
+
+        They are fitted on all users' histories without the last item, which is the target in RPP's
+        tasks and nowhere else.
+        """
+        for setting in self.settings:
+            if issubclass(options_of(setting.options.get("rules", "RPP-v0")), Options):
+                continue
+            for method in self.methods:
+                if method.method == "recommender" and method.runs_in(setting):
+                    raise InvalidOption(
+                        f"{where}: {method.label!r} would be fitted on clicks that are targets in "
+                        f"{setting.name!r}, whose rules are {setting.rules.id}: give it parts or "
+                        "settings without that one"
+                    )
 
     def _check_calls(self, where: str) -> None:
         """Check that the baseline at equal calls makes one call per step of an episode.

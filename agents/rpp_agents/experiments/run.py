@@ -243,6 +243,8 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
     test = problem.test.uncounted()
     played = player.play(test, cell.seed)
     curve.append({"calls": spent.calls} | _point(player, watched, cell.seed))
+    users, of_users = _by_user(test.env.tasks.users)
+    kept = min(_KEPT_PROMPTS, len(users))
     return {
         "training": {"calls": spent.calls, "unique": spent.unique, "tokens": spent.tokens}
         | {"seconds": round(seconds, 2), "users": len(np.unique(problem.train.env.tasks.users))},
@@ -253,12 +255,24 @@ def _fit(cell: Cell, out: Path) -> dict[str, Any]:
             "named": round(float(played.named.mean() / played.orders.shape[2]), 4),
         },
         "curve": curve,
-        "whose": _whose(test.env, test.env.tasks.users, out),
-        "unsure": _unsure(test.env),
+        "whose": _whose(test.env, users, out),
+        "unsure": _unsure(test.env) if len(users) == len(test) else [],
         "choices": _choices(played, test),
-        "cells": [] if played.cells is None else played.cells[:_KEPT_PROMPTS].tolist(),
-        "scores": {name: values.round(5).tolist() for name, values in played.scores.items()},
+        "cells": [] if played.cells is None else played.cells[:kept].tolist(),
+        "scores": {name: of_users(x).round(5).tolist() for name, x in played.scores.items()},
     }
+
+
+def _by_user(users: Ints) -> tuple[Ints, Callable[[Floats], Floats]]:
+    """The users of some tasks, and what makes numbers of tasks means of users.
+
+    Users are what intervals are over; the tasks of one user are not independent.
+    """
+    several, row = np.unique(users, return_inverse=True)
+    if len(several) == len(users):
+        return users, lambda values: values
+    count = np.bincount(row)
+    return several, lambda values: np.bincount(row, weights=values) / count
 
 
 def _point(player: Player, watched: Mapping[str, Users], seed: int) -> dict[str, float]:
