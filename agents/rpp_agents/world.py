@@ -318,7 +318,7 @@ def _is_outside(hint: Any) -> bool:
 
 
 _REMEDY = "give these options yourself"
-"""What may be done where a file asks for what is not confirmed."""
+"""Alternative to confirming what a file asks for."""
 
 _MODELS = frozenset({*(system.model for system in IDS.values()), *PRETRAINED})
 

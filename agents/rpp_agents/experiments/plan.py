@@ -231,7 +231,7 @@ class Method:
     seeds: int | None = None
     """Number of the plan's seeds that it is run with, such as 1 if it is slow; by default all."""
     tunes: str | None = None
-    """What it is one point of: the label of a bench's algorithm with a grid, or that of a study's
+    """Group of the points of a grid: the label of a bench's algorithm with a grid, or of a study's
     method with variants, without the ``{}``."""
     point: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ between the points of a grid."""

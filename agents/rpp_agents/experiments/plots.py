@@ -40,7 +40,7 @@ from rpp_env.intervals import Estimate
 __all__ = ["COLOURS", "draw_all"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#666666")
-"""Okabe and Ito's, which the colour-blind tell apart, and two more."""
+"""Okabe and Ito's colours, which are distinguishable for the colour-blind, and two more."""
 DASHES: dict[str, Any] = {
     "chance": "-",
     "random": (0, (1, 1.5)),
@@ -54,7 +54,7 @@ _BAND = {"color": TRAINING, "linewidth": 6, "alpha": 0.2}
 
 
 def draw_all(results: Results, folder: Path, *, over_tasks: bool = False) -> list[Picture]:
-    """Draw everything that there is something to draw for; PNG files, each with an SVG."""
+    """Draw all pictures that have data; PNG files, each with an SVG."""
     bench = isinstance(results.plan, Bench)
 
     def named(setting: Setting, what: str) -> Path:
@@ -90,12 +90,12 @@ def _dashed(line: str) -> dict[str, Any]:
 
 
 def _near(results: Results, setting: Setting) -> list[float]:
-    """Baselines that an axis makes room for; chance is shown where there is room anyway."""
+    """Return the baselines that an axis must include; chance only if there is room."""
     return [x for line, (_, x) in results.baselines(setting).items() if line != "chance"]
 
 
 def _draw_baselines(results: Results, setting: Setting, axes: Any, *, along: str) -> None:
-    """Level lines where they are on the axis."""
+    """Draw the baselines that are within the axis."""
     low, high = axes.get_ylim() if along == "x" else axes.get_xlim()
     draw = axes.axhline if along == "x" else axes.axvline
     for line, (_, value) in results.baselines(setting).items():
@@ -106,7 +106,7 @@ def _draw_baselines(results: Results, setting: Setting, axes: Any, *, along: str
 def _named_baselines(
     results: Results, setting: Setting, span: tuple[float, float]
 ) -> dict[str, dict[str, Any]]:
-    """Entries of a legend; a baseline off the axis says so."""
+    """Return the entries of a legend; a baseline off the axis is marked."""
     return {
         f"{name} {value:.3f}" + ("" if span[0] <= value <= span[1] else " (off the axis)"): _dashed(
             line

@@ -1,4 +1,4 @@
-"""What a plan's finished runs say: tables, JSON, raw scores, pictures and a page.
+"""Report a plan's finished runs: tables, JSON, raw scores, pictures and a page.
 
 =================  ==============================================================================
 file               holds
@@ -37,12 +37,12 @@ __all__ = ["Options", "marl_eval", "raw_tables", "summary", "write_report"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a report holds beside its tables and pictures."""
+    """Optional parts of a report, besides its tables and pictures."""
 
     page: bool = True
     """The page, ``index.html``."""
     users: bool = True
-    """Single users of made worlds on the page; those of real data never are."""
+    """Single users of generated worlds on the page; those of real data are never shown."""
     marl_eval: bool = False
     """``marl_eval.json``; a bench always has it."""
     iqm: bool = False
@@ -52,7 +52,7 @@ class Options:
     """The points of grids and the best of each; a bench with grids always has them."""
 
     def of(self, plan: Plan) -> Options:
-        """With what reports of such plans always hold."""
+        """Add the parts that reports of such plans always have."""
         bench = isinstance(plan, Bench)
         return replace(
             self,
@@ -63,7 +63,7 @@ class Options:
 
 
 def write_report(plan: Plan, out: Path, options: Options | None = None) -> Path:
-    """Write everything about what is finished.
+    """Write the report of all finished runs.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def write_report(plan: Plan, out: Path, options: Options | None = None) -> Path:
 
 
 def summary(plan: Plan, out: Path) -> str:
-    """What a run of the plan shows on the terminal: a bench's tables."""
+    """Return the summary for the terminal: a bench's tables."""
     return tables.summary(Results.read(plan, out)) if isinstance(plan, Bench) else ""
 
 

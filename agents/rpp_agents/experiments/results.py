@@ -35,50 +35,50 @@ __all__ = ["COLUMNS", "Key", "Results", "Row", "Run"]
 
 Floats = NDArray[np.float64]
 COLUMNS = ("score", "first", "last", "merged")
-"""Of every user's scores; a bench's runs have no merged one."""
+"""Columns of every user's scores; a bench's runs have no merged one."""
 Key = tuple[str, str]
-"""A label (of a method or level line) and a column."""
+"""A label (of a method or baseline) and a column."""
 Run = tuple[Cell, dict[str, Any]]
-"""A finished cell and what it found."""
+"""A finished run and its result."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method or level line in one setting."""
+    """A row of a table: one method or baseline in one setting."""
 
     label: str
     method: Method | None
-    """None for a level line."""
+    """The method; None for a baseline."""
     scores: dict[str, Contrast]
-    """By column."""
+    """Scores by column."""
     minus: dict[str, Contrast | None]
     """Its score minus that of each line of `Results.compared`; None for itself."""
     significant: bool
-    """Whether the difference to a study's rival is not 0 after Holm's correction over the rows."""
+    """Whether the difference to a study's baseline is significant (Holm, over the rows)."""
     gain: Contrast | None
-    """Share of what the reference gains over the best fixed prompt; None without a gap."""
+    """Share of the reference's gain over the best fixed prompt; None without a gap."""
     cost: dict[str, float]
-    """Means over runs, see `Results.cost`."""
+    """Mean costs over runs, see `Results.cost`."""
     runs: int
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The finished cells of a plan, and what was found beside them."""
+    """Results of the finished runs of a plan."""
 
     plan: Plan
     cells: list[Run]
     levels: dict[tuple[str, int], dict[str, Any]]
-    """By setting and draw: a bench's level lines."""
+    """A bench's baselines by setting and draw."""
     redrawn: dict[str, dict[str, Any]]
-    """By setting: what is left of a study's hindsight when candidates are drawn again."""
+    """Share of a study's hindsight gain that survives new candidates, by setting."""
     planned: int
     sure: bool = False
-    """Without users whose last item is a tie."""
+    """Whether users whose last item is a tie are left out."""
 
     @classmethod
     def read(cls, plan: Plan, out: Path) -> Results:
-        """All cells that are finished in the folder `out`.
+        """Read all finished runs in the folder `out`.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class Results:
                 same(cell.problem, ("ties", which), ties, cell.file, "scored different users")
 
     def only_sure(self) -> Results:
-        """The same without users whose last item is a tie."""
+        """Return the results without users whose last item is a tie."""
         return replace(self, sure=True)
 
     @cached_property
@@ -143,41 +143,41 @@ class Results:
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Those with a finished cell."""
+        """Settings with a finished run."""
         return [s for s in self.plan.settings if s.name in self._by_setting]
 
     def part(self, name: str) -> list[Setting]:
-        """The settings of a part of the report, with a finished cell."""
+        """Return the settings of a part of the report that have a finished run."""
         return [setting for setting in self.settings if setting.part == name]
 
     def beside(self, settings: Sequence[Setting]) -> list[Setting]:
-        """The main settings of the same data, for settings that vary one thing; then these."""
+        """Return the main settings of the same data, followed by settings that vary one thing."""
         data = {setting.dataset for setting in settings if setting.part in SWEEPS}
         return [s for s in self.part("main") if s.dataset in data] + list(settings)
 
     def methods(self, setting: Setting) -> list[Method]:
-        """Those with a finished cell there, in the plan's order."""
+        """Return the methods with a finished run in a setting, in the plan's order."""
         there = self._by_setting[setting.name]
         return [method for method in self.plan.methods if method.label in there]
 
     def labels(self, setting: Setting) -> list[str]:
-        """Their labels."""
+        """Return the labels of the methods in a setting."""
         return [method.label for method in self.methods(setting)]
 
     def tabled(self, setting: Setting) -> list[str]:
-        """Labels of the main table: without those that have a table of their own."""
+        """Return the labels of the main table, without those with a separate table."""
         return [m.label for m in self.methods(setting) if m.family != ONE_PATTERN]
 
     def runs(self, setting: Setting, label: str) -> list[Run]:
-        """A method's finished cells."""
+        """Return a method's finished runs."""
         return self._by_setting.get(setting.name, {}).get(label, [])
 
     def of(self, setting: Setting) -> list[dict[str, Any]]:
-        """What all finished cells of a setting found."""
+        """Return the results of all finished runs of a setting."""
         return [found for cell, found in self.cells if cell.setting == setting]
 
     def unsure(self, setting: Setting) -> int:
-        """Number of test users whose last item is a tie."""
+        """Return the number of test users whose last item is a tie."""
         return max((len(found["unsure"]) for found in self.of(setting)), default=0)
 
     def users(self, setting: Setting) -> int:
@@ -197,7 +197,7 @@ class Results:
         return {}
 
     def lines(self, setting: Setting) -> Lines[Key]:
-        """All methods, level lines and columns of a setting."""
+        """Return all methods, baselines and columns of a setting."""
         if setting.name in self._lines:
             return self._lines[setting.name]
         lines: dict[Key, dict[int, list[Floats]]] = {}
@@ -224,19 +224,19 @@ class Results:
         return found
 
     def score(self, setting: Setting, label: str, column: str = "score") -> Contrast:
-        """NDCG@10 of a method or level line."""
+        """Return the NDCG@10 of a method or baseline."""
         return self.lines(setting).mean((label, column))
 
     def minus(self, setting: Setting, left: str, right: str, column: str = "score") -> Contrast:
-        """One line's score (or another column) minus another's score, for the same users."""
+        """Return one line's score (or another column) minus another's, for the same users."""
         return self.lines(setting).minus((left, column), (right, "score"))
 
     def levels_of(self, setting: Setting) -> dict[int, dict[str, Any]]:
-        """The level lines of a setting by draw."""
+        """Return the baselines of a setting by draw."""
         return {draw: x for (name, draw), x in self.levels.items() if name == setting.name}
 
     def label_of(self, setting: Setting, method: str) -> str | None:
-        """The label of the first method of this kind that is finished there.
+        """Return the label of the first method of this kind with a finished run.
 
         The supervised policy is the reference with one call, not with several merged ones.
         """
@@ -250,20 +250,20 @@ class Results:
         )
 
     def fixed(self, setting: Setting) -> str | None:
-        """The best fixed prompt, of all that were tried on everybody."""
+        """Return the label of the best fixed prompt, of all prompts on all users."""
         return "fixed" if self.levels_of(setting) else self.label_of(setting, "enumerate_all")
 
     def reference(self, setting: Setting) -> str | None:
-        """The observable reference: a level line, or the supervised policy."""
+        """Return the label of the observable reference: a baseline, or the supervised policy."""
         return "reference" if self.levels_of(setting) else self.label_of(setting, "supervised")
 
     def rival(self, setting: Setting) -> str | None:
-        """The best fixed prompt at as many calls as an episode has steps."""
+        """Return the baseline at equal calls: the best fixed prompt with one call per step."""
         merged = self.label_of(setting, "merged_fixed") if setting.steps > 1 else None
         return merged or self.fixed(setting)
 
     def counterpart(self, setting: Setting, method: Method, key: str) -> str | None:
-        """The label of the same method without `key` in its config, if it is finished there."""
+        """Return the label of the same method without `key` in its config, if finished."""
         if key not in method.config:
             return None
         plain = {k: x for k, x in method.config.items() if k != key}
@@ -277,25 +277,25 @@ class Results:
         )
 
     def gap(self, setting: Setting) -> Contrast | None:
-        """The reference minus the best fixed prompt."""
+        """Return the reference minus the best fixed prompt."""
         reference, fixed = self.reference(setting), self.fixed(setting)
         if reference is None or fixed is None:
             return None
         return self.minus(setting, reference, fixed)
 
     def has_gap(self, setting: Setting) -> bool:
-        """Whether gains are given."""
+        """Whether gains are reported."""
         return has_gap(self.gap(setting))
 
     def gain(self, setting: Setting, label: str) -> Contrast | None:
-        """Share of the gap that a line earns, a ratio of means over draws; None without a gap."""
+        """Return a line's share of the gap, a ratio of means over draws; None without a gap."""
         if not self.has_gap(setting):
             return None
         sides = (label, str(self.fixed(setting)), str(self.reference(setting)))
         return self.lines(setting).gain(*((name, "score") for name in sides))
 
     def compared(self, setting: Setting) -> dict[str, str]:
-        """What every method is compared with: names, and the labels of methods or level lines."""
+        """Return the names and labels of the lines that methods are compared with."""
         labels, against = self.labels(setting), self.plan.against
         if not self.plan.against:
             sides = {"fixed": self.fixed(setting), "rival": self.rival(setting)}
@@ -306,7 +306,7 @@ class Results:
         return found
 
     def rows(self, setting: Setting, labels: Iterable[str] | None = None) -> list[Row]:
-        """The table of a setting; of all its methods by default, and of level lines if named."""
+        """Return a setting's rows; of all its methods by default, and of baselines if named."""
         chosen = self.labels(setting) if labels is None else list(labels)
         methods = {method.label: method for method in self.methods(setting)}
         minus = {
@@ -334,14 +334,14 @@ class Results:
         return found
 
     def _apart(self, setting: Setting, label: str, other: str) -> Contrast | None:
-        """The difference; None for a line itself, and where the two have no draw in common yet."""
+        """Return the difference; None for a line itself, and for lines without a common draw."""
         if label == other or (label in LEVELS and other not in LEVELS):
             return None
         found = self.minus(setting, label, other)
         return None if np.isnan(found.value) else found
 
     def cost(self, setting: Setting, label: str) -> dict[str, float]:
-        """Means over runs of what a method cost: of each of its job's `costs`."""
+        """Return a method's costs as means over runs; see its job's `costs`."""
         runs = [cell.costs(found) for cell, found in self.runs(setting, label)]
         return (
             {name: float(np.mean([run[name] for run in runs])) for name in runs[0]} if runs else {}
@@ -371,12 +371,12 @@ class Results:
         return found
 
     def learners(self, setting: Setting) -> list[str]:
-        """The main table's methods whose curve has several points, in the table's order."""
+        """Return the main table's methods whose curve has several points, in the table's order."""
         return [label for label in self.tabled(setting) if len(self.curve(setting, label)[0]) > 1]
 
     @cached_property
     def primary(self) -> tuple[Setting, str, str, Contrast] | None:
-        """The contrast that was named before the run, if both sides are finished."""
+        """Return the pre-specified contrast, if both sides have finished runs."""
         told = self.plan.primary
         if not told:
             return None
@@ -387,7 +387,7 @@ class Results:
         return setting, *sides, self.minus(setting, *sides)
 
     def baselines(self, setting: Setting) -> dict[str, tuple[str, float]]:
-        """Lines to compare with, as far as they are there: their names and scores.
+        """Return the available baselines: their names and scores.
 
         Keys are ``"chance"``, ``"random"``, ``"fixed"`` and ``"reference"``; a bench has no chance.
         """
@@ -415,11 +415,11 @@ class Results:
 
     @cached_property
     def against(self) -> str | None:
-        """The method that the others are compared with over tasks: a study's is the rival."""
+        """Method that others are compared with over tasks; in a study that at equal calls."""
         return self.plan.against or self.plan.primary.get("against") or self.rival(self.settings[0])
 
     def _by_draw(self, setting: Setting, line: str) -> dict[int, float]:
-        """By place in the setting's draws: the mean score of a line's runs."""
+        """Return the mean score of a line's runs, by index of the setting's draws."""
         found: dict[int, list[float]] = {}
         for draw, levels in self.levels_of(setting).items():
             if line in LEVELS:
@@ -429,7 +429,7 @@ class Results:
         return {place: float(np.mean(scores)) for place, scores in found.items()}
 
     def run_gain(self, cell: Cell, score: float, places: Collection[int] | None = None) -> float:
-        """The gain of a run with this score.
+        """Return the gain of a run with this score.
 
         What the run has more than the best fixed prompt of its draw, as a share of the mean gap
         over the draws at `places` (all by default): the mean of runs' gains is then the gain of
@@ -447,7 +447,7 @@ class Results:
         return float(gain(score - fixed[cell.place], 0.0, gap))
 
     def common_draws(self, labels: Iterable[str], tasks: Sequence[Setting]) -> tuple[int, ...]:
-        """Places of the draws in which each of `labels` has a run in each of `tasks`.
+        """Return the indices of draws in which each of `labels` has a run in each of `tasks`.
 
         The k-th draw of one setting belongs to the k-th of another: a bench's have the same worlds.
         """
@@ -456,7 +456,7 @@ class Results:
         return tuple(place for place in range(most) if all(place in one for one in there))
 
     def gains(self, label: str, places: Collection[int], point: int = -1) -> list[list[float]]:
-        """Per task the gains of a method's runs in these draws, at the end or earlier."""
+        """Return per task the gains of a method's runs in these draws, at the end or earlier."""
         return [
             [
                 self.run_gain(cell, cell.path(found)[1][point], places)
@@ -469,13 +469,13 @@ class Results:
     def over_tasks(
         self, label: str, places: Sequence[int], statistic: Callable[[Floats], Floats]
     ) -> Contrast:
-        """A statistic of the gains of all runs of all tasks, such as `iqm`."""
+        """Compute a statistic of the gains of all runs of all tasks, such as `iqm`."""
         return jackknife(
             lambda some: float(statistic(np.concatenate(self.gains(label, some)))), places
         )
 
     def improvement(self, label: str, settings: Sequence[Setting]) -> Estimate | None:
-        """Probability that a run beats one of `against` in the same task and draw."""
+        """Estimate the probability that a run beats one of `against` in the same task and draw."""
         sides = label, str(self.against)
         places = self.common_draws(sides, settings)
         if not places:

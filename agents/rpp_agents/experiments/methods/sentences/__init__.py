@@ -1,4 +1,4 @@
-"""What the harness knows of prompts of sentences; nothing outside this folder names their parts.
+"""Methods for prompts of sentences; only this folder uses the names of their parts.
 
 ===========  ======================================================================
 module       holds

@@ -28,7 +28,7 @@ def check_alone(users: Users, only: str) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one agent sees of a step of all."""
+    """One agent's view of a step of all agents."""
 
     step: Step
     agent: int

@@ -197,9 +197,9 @@ class _Draft:
     """An instruction in pieces. They stay apart, whatever text the edits make of them."""
 
     parts: tuple[_Part, ...]
-    """Of role, reasoning and output."""
+    """Indices of role, reasoning and output."""
     deleted: tuple[str, ...] = ()
-    """What can be brought back."""
+    """Phrases that can be restored."""
 
     @cached_property
     def instruction(self) -> Instruction:

@@ -30,7 +30,7 @@ RANK = (
     "rank the {k} candidate {item}s by the likelihood that I will {choose} them next, according to "
     "my {history}. Think step by step."
 )
-"""What the three have in common."""
+"""Common part of the three methods."""
 
 PROMPTS: dict[str, str] = {
     "sequential": "Please {rank}",
@@ -40,7 +40,7 @@ PROMPTS: dict[str, str] = {
         "should have recommended {title}. Now that I have {chose} {title}, please {rank}"
     ),
 }
-"""What stands where the book has its reasoning guidance."""
+"""Text in place of the catalog's reasoning guidance."""
 
 _BUY = {"choose": "buy", "chose": "bought", "history": "purchase history"}
 _WORDS: dict[str, dict[str, str]] = {
@@ -59,7 +59,7 @@ _WORDS: dict[str, dict[str, str]] = {
     "games": {"item": "game", **_BUY},
     "products": {"item": "product", **_BUY},
 }
-"""As the books of the domains say it."""
+"""Wording of the domains' catalogs."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Guidance:
         return [replace(p, choice=p.choice.rewritten(reasoning=self.sentence(p))) for p in prompts]
 
     def sentence(self, prompt: Prompt) -> str:
-        """What is said to this user, in the words of the domain.
+        """The prompt's text for this user, in the words of the domain.
 
         One item has nothing before it, so it cannot be split into history and answer: to such a
         user, "examples" says what "recency" does.
