@@ -8,7 +8,8 @@
     Experiment(task=task, algorithm_config=QmixConfig.get_from_yaml(), ...)
 
 A task's config holds keywords of `rpp_env.parallel_env`. The module also registers the tasks in
-BenchMARL's registry, as ``rpp/rpp_v0``, ``rpp/rppbandit_v0`` and ``rpp/rpppaper_v0``.
+BenchMARL's registry, as ``rpp/rpp_v0``, ``rpp/rppbandit_v0``, ``rpp/rpppaper_v0``, ``rpp/ppr_v0``
+and ``rpp/pprstream_v0``. The last two have continuous actions, unless a ``codebook`` is given.
 
 Two common mistakes are avoided. The four agents are one group: TorchRL groups by names, so agents
 with different names would become four groups of one, each would be trained alone, and QMIX would
@@ -47,6 +48,9 @@ __all__ = ["GROUP", "GroupPolicy", "RPPTask", "RPPTaskClass"]
 GROUP = {"agent": [f"agent_{i}" for i in range(len(rpp_env.AGENTS))]}
 """The single group, and its agents in the order of `rpp_env.AGENTS`."""
 
+VECTORS = ("PPR-v0", "PPRStream-v0")
+"""Ids whose agents choose vectors."""
+
 
 class RPPTaskClass(PettingZooClass):  # type: ignore[misc]
     """Description of a task for BenchMARL; the specs are derived from the environment.
@@ -62,22 +66,24 @@ class RPPTaskClass(PettingZooClass):  # type: ignore[misc]
     def get_env_fun(
         self,
         num_envs: int,  # noqa: ARG002 - BenchMARL makes this many copies itself
-        continuous_actions: bool,  # noqa: ARG002 - not supported
+        continuous_actions: bool,  # noqa: ARG002 - a task supports one kind
         seed: int | None,
         device: Any,
     ) -> Callable[[], EnvBase]:
         """Return a function that makes one copy of the environment, with the next seed."""
         seeds = itertools.count(seed or 0)
-        options = {**self.config, "padded_actions": True, "agent_names": "index"}
+        options = {**self.config, "agent_names": "index"}
+        if self.supports_discrete_actions():
+            options["padded_actions"] = True
         return lambda: PettingZooWrapper(
             rpp_env.parallel_env(**options), return_state=True, seed=next(seeds), device=device
         )
 
     def supports_continuous_actions(self) -> bool:
-        return False
+        return self.config["rules"] in VECTORS and self.config.get("codebook") is None
 
     def supports_discrete_actions(self) -> bool:
-        return True
+        return not self.supports_continuous_actions()
 
     def has_state(self) -> bool:
         return True
@@ -99,6 +105,8 @@ class RPPTask(Task):  # type: ignore[misc]
     RPP_V0 = None
     RPPBANDIT_V0 = None
     RPPPAPER_V0 = None
+    PPR_V0 = None
+    PPRSTREAM_V0 = None
 
     @staticmethod
     def associated_class() -> type[RPPTaskClass]:
@@ -106,7 +114,8 @@ class RPPTask(Task):  # type: ignore[misc]
 
     def get_task(self, config: dict[str, Any] | None = None) -> RPPTaskClass:
         """Return the task with these keywords of `rpp_env.parallel_env`, or with none."""
-        rules = {key.upper().replace("-", "_"): key for key in rpp_env.RULES}[self.name]
+        ids = (*rpp_env.RULES, *VECTORS)
+        rules = {key.upper().replace("-", "_"): key for key in ids}[self.name]
         return RPPTaskClass(self.name, {"rules": rules, **(config or {})})
 
 

@@ -12,7 +12,7 @@ import rpp_env
 
 pytest.importorskip("benchmarl", reason="BenchMARL is not installed")
 
-from benchmarl.algorithms import IppoConfig, MappoConfig, QmixConfig, VdnConfig
+from benchmarl.algorithms import IppoConfig, MappoConfig, MasacConfig, QmixConfig, VdnConfig
 from benchmarl.environments import task_config_registry
 from benchmarl.experiment import Experiment, ExperimentConfig
 from benchmarl.models.mlp import MlpConfig
@@ -23,7 +23,9 @@ from rpp_agents.benchmarl_task import GROUP, GroupPolicy, RPPTask
 WORLD = {"num_users": 120, "num_items": 100}
 
 
-def experiment(algorithm: Any, folder: Path, **options: Any) -> Experiment:
+def experiment(
+    algorithm: Any, folder: Path, task: RPPTask = RPPTask.RPP_V0, **options: Any
+) -> Experiment:
     config = ExperimentConfig.get_from_yaml()
     config.max_n_iters, config.max_n_frames = 2, None
     config.on_policy_collected_frames_per_batch = config.off_policy_collected_frames_per_batch = 20
@@ -35,7 +37,7 @@ def experiment(algorithm: Any, folder: Path, **options: Any) -> Experiment:
     config.loggers, config.create_json, config.render = [], False, False
     config.save_folder = str(folder)
     return Experiment(
-        task=RPPTask.RPP_V0.get_task(options),
+        task=task.get_task(options),
         algorithm_config=algorithm.get_from_yaml(),
         model_config=MlpConfig.get_from_yaml(),
         critic_model_config=MlpConfig.get_from_yaml(),
@@ -54,6 +56,17 @@ def test_an_algorithm_runs(algorithm: Any, world: dict[str, Any], tmp_path: Path
     report = rpp_env.evaluate(GroupPolicy(run.policy), env, baselines=())
     assert report.lines["policy"]["masked"].value == 0
     assert 0 < report.lines["policy"]["ndcg@10"].value < 1
+
+
+@pytest.mark.parametrize("algorithm", [MappoConfig, MasacConfig])
+@pytest.mark.parametrize("task", [RPPTask.PPR_V0, RPPTask.PPRSTREAM_V0])
+def test_vectors_are_continuous_actions(algorithm: Any, task: RPPTask, tmp_path: Path) -> None:
+    run = experiment(algorithm, tmp_path, task, num_users=600, num_items=200, prefix=2)
+    assert dict(run.group_map) == {"agent": ["agent_0", "agent_1"]}
+    assert run.continuous_actions
+    run.run()
+    assert run.total_frames == 40
+    assert not task.get_task({"codebook": 3}).supports_continuous_actions()
 
 
 def test_qmix_mixes_four_agents(tmp_path: Path) -> None:
@@ -79,7 +92,7 @@ def test_the_tasks_are_the_ids() -> None:
     for key, task in RPPTask.__members__.items():
         assert task_config_registry[f"rpp/{key.lower()}"] is task
     told = [task.get_task().config["rules"] for task in RPPTask]
-    assert told == list(rpp_env.RULES)
+    assert told == [*rpp_env.RULES, "PPR-v0", "PPRStream-v0"]
     assert RPPTask.RPPBANDIT_V0.get_task(WORLD).max_steps(None) == 1
 
 
