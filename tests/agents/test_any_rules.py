@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,25 @@ import numpy as np
 import pytest
 
 from rpp_agents.cli import main, parse
+from rpp_agents.experiments.bench import Bench
+from rpp_agents.experiments.plan import Study
 from rpp_agents.testing import check_rules
 from rpp_agents.world import World
+from rpp_env import Rankings, ppr
 from rpp_env.data import load_dataset, split_arrivals
 from rpp_env.errors import BrokenContract, InvalidOption
 from rpp_env.recommenders.sasrec import Config, train
 from rpp_env.rules import IDS, System, find_system
 from tests.brought import PARTS, declare
+
+
+class RandomOrder:
+    """Ranks the candidates as they stand."""
+
+    def rank(self, prompts: Any) -> Rankings:
+        count, K = len(prompts.tasks), prompts.tasks.num_candidates
+        return Rankings(np.tile(np.arange(K), (count, 1)), np.full(count, K))
+
 
 SMALL = "--num-users 600 --num-items 200".split()
 
@@ -187,6 +200,72 @@ def test_a_cached_table_belongs_to_one_recommender(
     for env in (live, second):
         env.reset(seed=0)
     assert live.step(actions).orders.tolist() == second.step(actions).orders.tolist()
+
+
+# ---- benches and studies ----
+
+BENCH = """
+total_steps = 48
+num_envs = 12
+evaluations = 2
+train_users = 16
+test_users = 12
+seeds = [0]
+worlds = [101]
+[[environments]]
+name = "vectors"
+rules = "PPR-v0"
+options = { num_users = 600, num_items = 200 }
+[[algorithms]]
+label = "MAPPO"
+trainer = "mappo"
+"""
+STUDY = """
+budget = 60
+points = 1
+seeds = [0]
+[[settings]]
+name = "vectors"
+draws = [41]
+train_users = 6
+validation_users = 3
+test_users = 4
+options = { rules = "PPR-v0", num_users = 600, num_items = 200 }
+[[methods]]
+label = "MAPPO"
+method = "rpp"
+config = { trainer = "mappo" }
+[[methods]]
+label = "LinUCB"
+method = "linucb"
+"""
+
+
+def test_plans_take_the_dataset_and_the_recommender_of_their_rules() -> None:
+    study = Study.parse(tomllib.loads(STUDY), "s")
+    bench = Bench.parse(tomllib.loads(BENCH), "b")
+    assert [(plan.settings[0].dataset, plan.settings[0].model) for plan in (study, bench)] == [
+        ("arrivals", "")
+    ] * 2
+    for text, name in ((STUDY, "s"), (BENCH, "b")):
+        form: Any = Study if name == "s" else Bench
+        sentences = form.parse(tomllib.loads(text.replace("PPR-v0", "RPPBandit-v0")), name)
+        assert (sentences.settings[0].dataset, sentences.settings[0].model) == (
+            "movieworld",
+            "embedded",
+        )
+        with pytest.raises(InvalidOption, match="did you mean 'PPR-v0'"):
+            form.parse(tomllib.loads(text.replace("PPR-v0", "PPR-v1")), name)
+
+
+def test_a_bench_of_infinitely_many_prompts_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ppr, "_pretrained", lambda *_: RandomOrder())
+    (tmp_path / "b.toml").write_text(BENCH)
+    words = ["bench", str(tmp_path / "b.toml"), "--out", str(tmp_path / "out"), "--processes", "1"]
+    assert main(words) == 2
+    assert "VectorPrompts has infinitely many" in capsys.readouterr().err
 
 
 # ---- of somebody else ----

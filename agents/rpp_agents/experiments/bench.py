@@ -62,6 +62,7 @@ from rpp_agents.experiments.files import (
     plain,
     short,
     slug,
+    with_defaults,
     world_option,
 )
 from rpp_agents.experiments.plan import (
@@ -299,6 +300,7 @@ class Bench(Plan):
 
     @classmethod
     def _parse(cls, entries: dict[str, Any], name: str, where: str) -> Self:
+        entries["environments"] = with_defaults(entries.get("environments"), "rules")
         lists = {
             key: rows_of(entries, key, kind, where)
             for key, kind in (("environments", Environment), ("algorithms", Algorithm))

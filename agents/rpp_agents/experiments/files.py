@@ -10,6 +10,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -37,6 +38,7 @@ __all__ = [
     "selected",
     "short",
     "slug",
+    "with_defaults",
     "world_option",
 ]
 
@@ -160,6 +162,26 @@ def episode_of(rules: str) -> Rules | Episode:
 def options_of(rules: str) -> Any:
     """Return the class of an id's options, besides `RPPEnv.make`'s own."""
     return resolve_name(find_system(rules).options)
+
+
+def with_defaults(rows: Any, *place: str, **more: Any) -> Any:
+    """Rows of a file, with the dataset of their rules, and `more`, where they do not name it.
+
+    The rules stand at `place` in a row. Rows of sentences, and those that are refused later, are
+    returned as they are.
+    """
+    if not isinstance(rows, list):
+        return rows
+    filled = []
+    for row in rows:
+        rules = row
+        for key in place:
+            rules = rules.get(key) if isinstance(rules, Mapping) else None
+        with suppress(InvalidOption):
+            if isinstance(rules, str) and rules not in RULES:
+                row = {"dataset": find_system(rules).dataset, **more, **row}  # noqa: PLW2901
+        filled.append(row)
+    return filled
 
 
 def has_table(path: Path, name: str) -> bool:

@@ -67,6 +67,7 @@ from rpp_agents.experiments.files import (
     selected,
     short,
     slug,
+    with_defaults,
     world_option,
 )
 from rpp_agents.experiments.methods import VERSIONS, options
@@ -612,6 +613,7 @@ class Study(Plan):
 
     @classmethod
     def _parse(cls, entries: dict[str, Any], name: str, where: str) -> Self:
+        entries["settings"] = with_defaults(entries.get("settings"), "options", "rules", model="")
         settings = rows_of(entries, "settings", Setting, where, "observe", "live")
         methods = rows_of(entries, "methods", Method, where, "tunes", "point")
         if "primary" in entries:

@@ -121,7 +121,14 @@ def make_tables(
         # long as some dozens of users.
         several = table.setting.model == "embedded" and table.users >= _WORTH_A_PROCESS
         live = live_of(table, out)
-        if live.space.shape is None:  # trainers play it live; all else refuses it
+        if live.space.shape is None:  # a study's trainers play it live; all else refuses it
+            if jobs[0].plan.FORM == "bench":
+                raise InvalidOption(
+                    f"environment {table.setting.name!r}: a bench replays tables of every prompt, "
+                    f"and {type(live.space).__name__} has infinitely many: give the agents options "
+                    "to choose among, such as a codebook, or compare trainers in a study (method = "
+                    "'rpp')"
+                )
             continue
         tabulate(
             live,
