@@ -34,6 +34,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_KVCACHE_SPACE": "2",
+    # A step of a real model on a machine that others use too; after 300 s the engine would end.
+    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(round(PATIENCE)),
     # Threads that are bound to a core starve where another process has it.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # One core is left for the scheduler, as vLLM itself does.
