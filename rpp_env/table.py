@@ -751,6 +751,8 @@ def _provenance(
         "samples": samples,
         "embeddings": env.embeddings.digest,
     }
+    if digest := getattr(env.recommender, "digest", None):  # weights of a SASRec
+        provenance["recommender"] = digest
     if thinking := getattr(env.recommender, "thinking", ()):  # affects how replies are parsed
         provenance["thinking"] = thinking
     # Through JSON, so that it compares equal to the provenance read from a file.

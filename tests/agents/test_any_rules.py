@@ -18,9 +18,9 @@ from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.plan import Study
 from rpp_agents.testing import check_rules
 from rpp_agents.world import World
-from rpp_env import Rankings, ppr
+from rpp_env import Rankings, ppr, tabulate
 from rpp_env.data import load_dataset, split_arrivals
-from rpp_env.errors import BrokenContract, InvalidOption
+from rpp_env.errors import BrokenContract, InvalidOption, TableMismatch
 from rpp_env.recommenders.sasrec import Config, train
 from rpp_env.rules import IDS, System, find_system
 from tests.brought import PARTS, declare
@@ -200,6 +200,21 @@ def test_a_cached_table_belongs_to_one_recommender(
     for env in (live, second):
         env.reset(seed=0)
     assert live.step(actions).orders.tolist() == second.step(actions).orders.tolist()
+
+
+def test_parts_of_a_table_belong_to_one_recommender(
+    words: list[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    """Two with the same codebook, of which the second would else find the first one's answers."""
+    from rpp_env.recommenders.sasrec import SASRec
+
+    live = world_of(*words, "--codebook", "4").env("test", max_users=3)
+    tabulate(live, tmp_path / "t.rpptable")
+    sasrec = SASRec.load(checkpoint)
+    weights = {name: tensor * 2 for name, tensor in sasrec.weights.items()}
+    other = live.remade(recommender=SASRec(sasrec.config, weights, sasrec.catalog))
+    with pytest.raises(TableMismatch):
+        tabulate(other, tmp_path / "t.rpptable")
 
 
 # ---- benches and studies ----
