@@ -726,7 +726,7 @@ def test_items_that_were_never_asked_for_are_named() -> None:
         with pytest.raises(TableMismatch, match=wanted):
             call()
     for shown in ([], [1, 2, 3], [0, *UNION], [1.5, *UNION]):
-        with pytest.raises(InvalidOption, match="1, 2, 3, 5, 8, 13, 20 among them"):
+        with pytest.raises(InvalidOption, match="include 1, 2, 3, 5, 8, 13, 20, the lengths"):
             tabulate(env, shown=shown)
 
 
