@@ -14,7 +14,7 @@ __all__ = ["run"]
 
 
 def run(
-    bench: Annotated[str, tyro.conf.arg(metavar="NAME|FILE.toml"), tyro.conf.Positional],
+    bench: Annotated[str, tyro.conf.arg(metavar="NAME|FILE.toml")],
     /,
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     processes: int = 2,

@@ -17,8 +17,8 @@ __all__ = ["datasets", "run"]
 
 
 def run(
-    action: Annotated[Literal["list", "get"], tyro.conf.Positional],
-    name: Annotated[str | None, tyro.conf.arg(metavar="[NAME]"), tyro.conf.Positional] = None,
+    action: Literal["list", "get"],
+    name: Annotated[str | None, tyro.conf.arg(metavar="[NAME]")] = None,
     /,
     root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,

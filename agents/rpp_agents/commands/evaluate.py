@@ -29,7 +29,7 @@ def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
 
 
 def run(
-    policy: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR|POLICY"), tyro.conf.Positional],
+    policy: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR|POLICY")],
     /,
     world: World = World(),  # noqa: B008 - frozen
     split: str = "test",

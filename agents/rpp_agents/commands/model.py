@@ -15,8 +15,8 @@ __all__ = ["models", "run"]
 
 
 def run(
-    action: Annotated[Literal["list", "get"], tyro.conf.Positional],
-    name: Annotated[str | None, tyro.conf.arg(metavar="[NAME]"), tyro.conf.Positional] = None,
+    action: Literal["list", "get"],
+    name: Annotated[str | None, tyro.conf.arg(metavar="[NAME]")] = None,
     /,
     source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="PATH")] = None,
     yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,

@@ -88,6 +88,8 @@ def read(
             title, default = boxes[name]
             called: Any = tyro.conf.arg(name=title)
             hint = Annotated[type(default), tyro.conf.OmitArgPrefixes, called]
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            hint = Annotated[hint, tyro.conf.Positional]
         if default is parameter.empty:
             default = tyro.MISSING_NONPROP
         fields.append(_field(name, hint, helps.get(name, ""), default))

@@ -34,9 +34,7 @@ def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
 
 
 def run(
-    who: Annotated[
-        str, tyro.conf.arg(metavar="[hand|random|RUN_DIR|POLICY]"), tyro.conf.Positional
-    ] = "hand",
+    who: Annotated[str, tyro.conf.arg(metavar="[hand|random|RUN_DIR|POLICY]")] = "hand",
     /,
     world: World = World(),  # noqa: B008 - frozen
     user: Annotated[str | None, tyro.conf.arg(metavar="TOKEN")] = None,

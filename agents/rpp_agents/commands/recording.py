@@ -22,10 +22,9 @@ def run(
     action: Annotated[
         Literal["check", "copy", "export", "import"],
         tyro.conf.arg(metavar="ACTION"),
-        tyro.conf.Positional,
     ],
-    file: Annotated[Path, tyro.conf.arg(metavar="FILE"), tyro.conf.Positional],
-    to: Annotated[Path | None, tyro.conf.arg(metavar="[OTHER]"), tyro.conf.Positional] = None,
+    file: Annotated[Path, tyro.conf.arg(metavar="FILE")],
+    to: Annotated[Path | None, tyro.conf.arg(metavar="[OTHER]")] = None,
     /,
     model: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None,
     skip_damaged: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,

@@ -16,7 +16,7 @@ __all__ = ["run"]
 
 
 def run(
-    folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER|scores.npz"), tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER|scores.npz")],
     /,
     users: bool = True,
     page: bool = True,

@@ -49,7 +49,7 @@ Device = Literal["auto", "gpu", "cpu"]
 
 
 def run(
-    model: Annotated[str, tyro.conf.arg(metavar="[FOLDER|HUB_ID]"), tyro.conf.Positional] = "",
+    model: Annotated[str, tyro.conf.arg(metavar="[FOLDER|HUB_ID]")] = "",
     /,
     start_it: Annotated[bool, tyro.conf.arg(name="start"), tyro.conf.FlagCreatePairsOff] = False,
     check_url: Annotated[str | None, tyro.conf.arg(name="check", metavar="URL#NAME")] = None,

@@ -20,7 +20,7 @@ Split = Literal["train", "validation", "test"]
 
 
 def run(
-    out: Annotated[Path, tyro.conf.Positional],
+    out: Path,
     /,
     world: World = World(),  # noqa: B008 - frozen
     split: Annotated[tuple[Split, ...], tyro.conf.arg(metavar="SPLIT ...")] = ("train",),

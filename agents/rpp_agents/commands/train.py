@@ -63,7 +63,7 @@ def _summary(name: str) -> str:
 
 
 def run(
-    algorithm: Annotated[str, tyro.conf.Positional],
+    algorithm: str,
     /,
     *,
     world: World = World(),  # noqa: B008 - frozen
