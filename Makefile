@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 # What a library beside us can break: the faces, and the core under them.
 FACES = tests/conformance tests/test_core.py tests/test_correctness.py tests/test_joint.py tests/test_parallel.py tests/test_registration.py
-PAGE = test_the_code_of_an_environments_page_runs[rpplikelihood-v0]
+PAGE = test_the_code_of_a_page_runs[docs/environments/rpplikelihood-v0.md]
 EXAMPLES = tests/test_package.py::test_example_runs
 
 # What is installed with torch, from where torch is, and has no hash in constraints/*.hashes.txt.

@@ -517,7 +517,7 @@ def test_an_error_of_the_model_leaves_the_episode_where_it_was() -> None:
 def test_a_recommender_that_breaks_its_contract_is_named(rankings: tuple[Ranking, ...]) -> None:
     env = make(2, Stub(*rankings))
     env.reset()
-    with pytest.raises(BrokenContract, match=r"Stub\.rank gave \d rankings for 2 prompts of 20"):
+    with pytest.raises(BrokenContract, match=r"Stub\.rank returned \d rankings for 2 prompts"):
         env.step([PLAIN] * 2)
 
 
