@@ -53,12 +53,13 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "All pages");
   document.querySelector(".toc-drawer")?.setAttribute("aria-label", "On this page");
   for (const table of document.querySelectorAll("article table.docutils")) {
-    if (table.tHead === null) continue;
-    for (const head of [...table.tHead.rows[0].cells].filter((one) => one.textContent.trim() === "")) {
-      head.replaceWith(document.createElement("td")); // a head without words is none
+    if (table.tHead !== null) {
+      for (const head of [...table.tHead.rows[0].cells].filter((one) => one.textContent.trim() === "")) {
+        head.replaceWith(document.createElement("td")); // a head without words is none
+      }
+      const linked = table.tHead.querySelector("a") !== null; // whose rows are properties, such as the task cards
+      if (!linked && table.tBodies.length === 1 && table.tBodies[0].rows.length >= LONG) sortable(table);
     }
-    const linked = table.tHead.querySelector("a") !== null; // whose rows are properties, such as the task cards
-    if (!linked && table.tBodies.length === 1 && table.tBodies[0].rows.length >= LONG) sortable(table);
     const box = table.closest(".table-wrapper");
     if (box !== null && box.scrollWidth > box.clientWidth) {
       box.tabIndex = 0;
