@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from rpp_env.actions import actions_of
 from rpp_env.data.candidates import TaskSet
 from rpp_env.embeddings import Embeddings
-from rpp_env.episode import Episode, Stream
+from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption, ResetNeeded
 from rpp_env.factory import as_rules, assemble
 from rpp_env.models.asking import release
@@ -706,7 +706,7 @@ def _check_parts(
         raise InvalidOption(
             f"a table cannot replay {episode.id}: its candidates are reordered at every step"
         )
-    if table is not None and isinstance(episode, Stream):
+    if table is not None and not episode.one_task:
         raise InvalidOption(
             f"a table cannot replay {episode.id}: it asks for another item at every step"
         )

@@ -61,6 +61,11 @@ class Episode:
         """Whether an episode has one step and ends by termination; longer ones are truncated."""
         return self.max_cycles == 1
 
+    @property
+    def one_task(self) -> bool:
+        """Whether all steps of an episode ask for one item, as tables of answers need it."""
+        return True
+
     def every(self, tasks: TaskSet) -> TaskSet:
         """Return all tasks of the episodes that begin with `tasks`; `at` selects among them."""
         return tasks
@@ -127,6 +132,11 @@ class Stream(Episode):
                 f"a stream of {steps} steps takes {steps} tasks per user, grouped by user and in "
                 f"their own order; got {len(users)} tasks, order={self.order!r}"
             )
+
+    @property
+    def one_task(self) -> bool:
+        """See `Episode.one_task`."""
+        return False
 
     @property
     def first(self) -> TaskSet:

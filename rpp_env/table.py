@@ -500,7 +500,7 @@ def tabulate(
         raise InvalidOption(
             f"{env.episode.id} reorders the candidates at every step, which no table can hold"
         )
-    if env.episode.every(env.tasks) is not env.tasks:
+    if not env.episode.one_task:
         raise InvalidOption(
             f"{env.episode.id} asks for another item at every step, and a table holds one task of "
             "each user: tabulate PPR-v0, with shots=k for each number of clicks"
