@@ -41,8 +41,9 @@ import numpy as np
 import torch
 
 from rpp_agents.experiments.statistics import Contrast, Lines, holm
+from rpp_agents.recommenders.base import ranks_by
 from rpp_agents.solvers.controls import own_history, zero
-from rpp_agents.solvers.ppr import Config, ranks_of, tune
+from rpp_agents.solvers.ppr import Config, tune
 from rpp_env import RPPEnv
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.folders import write_text
@@ -121,13 +122,13 @@ def run(world: World, row: Mapping[str, Any], seed: int, options: Any) -> dict[s
     seconds = time.perf_counter() - began
     solver, test = found.solver, world.test
     made = {
-        "own": ranks_of(solver.scores(test), test),
-        "all": ranks_of(solver.scores(world.every), world.every),
-        "shuffled": ranks_of(solver.scores(test, world.shuffled), test),
+        "own": ranks_by(solver.scores(test), test),
+        "all": ranks_by(solver.scores(world.every), world.every),
+        "shuffled": ranks_by(solver.scores(test, world.shuffled), test),
     }
     for percent in NOISE:
         tasks = world.noisy(percent)
-        made[f"noise {percent}"] = ranks_of(solver.scores(tasks), tasks)
+        made[f"noise {percent}"] = ranks_by(solver.scores(tasks), tasks)
     trained = sum(weight.numel() for part in solver.trained() for weight in part)
     about = {
         "seconds": seconds,

@@ -11,7 +11,8 @@ import torch
 
 from rpp_agents import load_policy
 from rpp_agents.cli import main
-from rpp_agents.solvers.ppr import Config, PromptPolicy, Solver, _info_nce, ranks_of, train, tune
+from rpp_agents.recommenders.base import ranks_by
+from rpp_agents.solvers.ppr import Config, PromptPolicy, Solver, _info_nce, train, tune
 from rpp_agents.trainers import find_trainer, trainer_names
 from rpp_env import Rankings, RPPEnv, evaluate
 from rpp_env.data import TaskSet, load_dataset, split_arrivals
@@ -193,7 +194,7 @@ def test_it_learns(model: SASRec) -> None:
     first = Solver(env, config)
 
     def score(solver: Solver, profiles: Any = None) -> np.ndarray[Any, Any]:
-        ranks = ranks_of(solver.scores(tasks, profiles), tasks)
+        ranks = ranks_by(solver.scores(tasks, profiles), tasks)
         return np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
 
     better = score(found.solver) - score(first)

@@ -1,7 +1,9 @@
-"""Solvers: the papers' own learners, which use a recommender's gradients, unlike any agent.
+"""Solvers of vector prompts: PPR's own, which reads gradients, and black-box ones.
 
-A solver is trained, resumed and evaluated as the trainers are (`rpp_agents.trainers`), and its
-policy plays the same environment, so that the two can be compared at equal numbers of answers.
+`ppr` differentiates the frozen recommender. `reinforce`, `evolution` and `linucb` see rewards
+alone, as all agents do. Each is trained, resumed and evaluated as the trainers are
+(`rpp_agents.trainers`), and its policy plays the same environment, so that they compare at equal
+numbers of answers. `controls` has the policies that a learned prefix must beat.
 """
 
 __all__: list[str] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.policy import Policy
 from rpp_agents.rollout import env_actions
-from rpp_agents.solvers.linear import LinearPolicy, columns_of
+from rpp_agents.solvers.linear import LinearPolicy, columns_of, profile_blocks
 from rpp_env.errors import InvalidOption
 from rpp_env.spaces import BoxSpaces
 from rpp_env.vectors import VectorPrompts
@@ -58,7 +58,7 @@ def own_history(env: Any) -> LinearPolicy:
         )
     columns = columns_of(env, ("state",))
     # The state has length 1, and a prefix of `scale` reaches `scale` root mean squares.
-    gain = np.eye(width) * width**0.5 / float(env.space.decoder[0, 0] / _size(env))
+    gain = np.eye(width) * width**0.5 / float(space.decoder[0, 0] / _size(env))
     weights = np.zeros((len(actions.low), width + 1, width))
     weights[:, :width] = gain
     return LinearPolicy(weights, columns, np.stack([actions.low, actions.high]))
@@ -80,7 +80,7 @@ class Shuffled:
     """
 
     def __init__(self, policy: Policy, env: Any) -> None:
-        names = [name for name in env.observer.layout if name.partition("_")[0] == "profile"]
+        names = profile_blocks(env.observer.layout)
         if not names:
             raise InvalidOption("there is no profile to shuffle: leave out profile=()")
         self.policy, self._columns = policy, columns_of(env, names)

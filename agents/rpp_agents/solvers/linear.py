@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rpp_agents.policy import read_tensors, write_tensors
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import unknown
 
-__all__ = ["LinearPolicy", "columns_of"]
+__all__ = ["LinearPolicy", "columns_of", "profile_blocks"]
 
 
 class LinearPolicy:
@@ -120,6 +120,11 @@ def columns_of(env: Any, blocks: Sequence[str]) -> list[int]:
     for name in blocks:
         if name not in layout:
             raise InvalidOption(unknown("block of observations", name, list(layout)))
-    chosen = blocks or [name for name in layout if name.partition("_")[0] == "profile"]
+    chosen = blocks or profile_blocks(layout)
     chosen = chosen or [name for name in layout if name != "own_action"]
     return [column for name in chosen for column in range(layout[name].start, layout[name].stop)]
+
+
+def profile_blocks(layout: Iterable[str]) -> list[str]:
+    """Return the blocks of an observation that show the user's profile, whole or by field."""
+    return [name for name in layout if name.partition("_")[0] == "profile"]

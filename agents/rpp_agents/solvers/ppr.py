@@ -16,7 +16,7 @@ train a copy of the recommender, whose answers are then another environment's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,13 +28,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.policy import read_tensors, write_tensors
+from rpp_agents.recommenders.base import keep_best, ranks_by
 from rpp_agents.runs import RunConfig
+from rpp_agents.solvers.linear import profile_blocks
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.profiles import Profiles
 from rpp_env.data.tensors import build
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.metrics import ndcg
+from rpp_env.recommenders.patience import Patience
 from rpp_env.recommenders.sasrec import SASRec
 from rpp_env.vectors import Places, PrefixPrompts, VectorPrompts
 
@@ -45,13 +48,15 @@ __all__ = [
     "PromptPolicy",
     "Solver",
     "Tuned",
-    "ranks_of",
     "train",
     "tune",
 ]
 
 Mode = Literal["pre-train", "fine-tune", "light", "full"]
 """Trained weights: none, the recommender's, the networks', or both."""
+
+_Copy = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Weights of the networks, and of the recommender."""
 
 
 @dataclass(frozen=True)
@@ -470,11 +475,8 @@ def _profiles(env: Any, config: Config) -> tuple[tuple[int, int], Profiles | Non
     """Return the columns of the profile in observations, and the profiles of the fields shown."""
     if config.constant:
         return (0, 0), None
-    blocks = {
-        name: at
-        for name, at in env.observer.layout.items()
-        if name == "profile" or name.startswith("profile_")
-    }
+    layout = env.observer.layout
+    blocks = {name: layout[name] for name in profile_blocks(layout)}
     profiles = env.tasks.dataset.profiles
     if profiles is None or not blocks:
         raise InvalidOption(
@@ -547,21 +549,25 @@ def tune(
         Called with (epoch, validation NDCG@10) after every epoch.
     """
     solver = Solver(env, config, mode=mode, prompt=prompt, shift=shift)
-    best, found = _judged(solver, validation), 0
-    kept = _weights(solver)
     steps = -(-len(solver.tasks) // config.batch)
     epochs = 0 if mode == "pre-train" else max(1, config.total_steps // (steps * config.batch))
-    for epoch in range(1, epochs + 1):
-        for _ in range(steps):
-            solver.iterate(0.0)
+
+    def training() -> Iterator[tuple[int, _Copy]]:
+        yield 0, _weights(solver)
+        for epoch in range(1, epochs + 1):
+            for _ in range(steps):
+                solver.iterate(0.0)
+            yield epoch, _weights(solver)
+
+    def judge(state: tuple[int, _Copy]) -> float:
         value = _judged(solver, validation)
-        if progress is not None:
-            progress(epoch, value)
-        if value > best:
-            best, found, kept = value, epoch, _weights(solver)
-        if epoch - found >= patience:
-            break
-    networks, weights = kept
+        if progress is not None and state[0] > 0:
+            progress(state[0], value)
+        return value
+
+    # The start counts as an epoch, since nothing better may follow.
+    stop = Patience(epochs=epochs + 1, patience=patience)
+    (found, (networks, weights)), best = keep_best(training(), judge, stop, None)
     solver.networks.load_state_dict(networks)
     if solver.recommender is not env.recommender:
         tuned = SASRec(solver.recommender.config, weights, solver.recommender.catalog)
@@ -569,7 +575,7 @@ def tune(
     return Tuned(solver, best, found, solver.gradient_calls)
 
 
-def _weights(solver: Solver) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _weights(solver: Solver) -> _Copy:
     """Copy the networks' weights and the recommender's."""
     return (
         {name: x.detach().clone() for name, x in solver.networks.state_dict().items()},
@@ -579,12 +585,4 @@ def _weights(solver: Solver) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 def _judged(solver: Solver, tasks: TaskSet) -> float:
     """Return the mean NDCG@10 of tasks."""
-    return float(ndcg(ranks_of(solver.scores(tasks), tasks), 10).mean())
-
-
-def ranks_of(scores: NDArray[np.float32], tasks: TaskSet) -> NDArray[np.int64]:
-    """(T,) ranks of the targets, from 1; ties go to the candidate shown first."""
-    place = tasks.position[:, None]
-    own = np.take_along_axis(scores, place, axis=1)
-    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < place))
-    return np.asarray(before.sum(axis=1) + 1)
+    return float(ndcg(ranks_by(solver.scores(tasks), tasks), 10).mean())
