@@ -29,7 +29,7 @@ __all__ = ["COMMANDS", "main", "parse"]
 COMMANDS = {
     "demo": "Train MAPPO on movieworld and compare it with the baselines.",
     "play": "Play one user's episode: by hand, at random, or by a saved policy.",
-    "train": "Train the four agents and evaluate them; resumable.",
+    "train": "Train the agents of an environment and evaluate them; resumable.",
     "evaluate": "Compare a trained policy with the baselines on held-out users.",
     "diagnose": "Measure what personal prompts can gain and how the agents interact.",
     "tabulate": "Ask the model for every answer once and save them in a table.",

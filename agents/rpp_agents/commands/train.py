@@ -79,7 +79,7 @@ def run(
     budget: int = 40_000,
     processes: int = 2,
 ) -> None:
-    """Train the four agents and evaluate them; resumable.
+    """Train the agents of an environment and evaluate them; resumable.
 
     The run folder holds the policy, a checkpoint, progress as CSV and for TensorBoard, the learning
     curve and the report. When stopped, the same command continues from the last checkpoint.
