@@ -46,6 +46,8 @@ COLOURS = (35, 36, 33, 32)
 BOLD, FAINT, TARGET = "1", "2", "1;7"
 _REWARD = 32  # green
 WIDTH = 80
+TOP = 10
+"""Places that a ranking without a reply shows: those that are rewarded."""
 
 Span = tuple[str, int | str | None]
 """A text and the ANSI code of its colour."""
@@ -134,7 +136,7 @@ def _sections(env: RPPEnv, user: int) -> list[Section]:
             f"{len(task.history)} items of history{latest}",
             f"{len(task.candidates)} candidates",
         )
-        title = f"{env.episode.id}  user {printable(task.user)}  nothing asked yet"
+        title = f"{env.episode.id}  user {printable(task.user)}  before the first step"
         return [Section(title, [[(text, None)] for text in about])]
     infos = {name: values[user].item() for name, values in step.infos.items()}
     task = env.tasks.task(int(step.rows[user]))
@@ -153,14 +155,16 @@ def _sections(env: RPPEnv, user: int) -> list[Section]:
         asked += f"  {infos['rewritten']} rewritten, {infos['rewrite_fallbacks']} rewrites refused"
     if ranking is None:
         reply = Section("replayed from a table, which keeps orders and no words", [])
-    else:
+    elif _is_text(ranking):
         cost = f"{ranking.prompt_tokens} + {ranking.completion_tokens} tokens"
         reply = Section(f"reply  {cost}", _reply(ranking, shown))
+    else:
+        reply = Section("ranking  from a recommender without replies", _ranked(ranking, shown))
     return [
         Section(f"{env.episode.id}  user {printable(task.user)}  {when}", choices),
         Section(asked, _prompt(words, shown)),
         reply,
-        Section("what it was worth", _verdict(infos, shown, step.rewards[user])),
+        Section("reward", _verdict(infos, shown, step.rewards[user], ranking)),
     ]
 
 
@@ -184,9 +188,30 @@ def _prompt(words: Words, task: RankingTask) -> list[Line]:
     return painted[:-1]
 
 
+def _is_text(ranking: Ranking) -> bool:
+    """Whether it was read from a reply, which may be empty; others have neither text nor tokens."""
+    return bool(ranking.text or ranking.prompt_tokens or ranking.completion_tokens)
+
+
+def _ranked(ranking: Ranking, task: RankingTask) -> list[Line]:
+    """Return the first candidates of a ranking without a reply, and the target's place below."""
+    target = ranking.rank(task.position)
+    first = range(1, min(ranking.named, TOP) + 1)
+    rows: list[Line] = []
+    for place in [*first, *([target] if target > TOP else [])]:
+        title = printable(task.candidates[ranking.order[place - 1]])
+        if place > TOP + 1:
+            rows.append([("...", FAINT)])
+        rows.append([(f"{place}. {title}", TARGET if place == target else None)])
+    left = ranking.named - (target if target > TOP else len(first))
+    if left:
+        rows.append([(f"... {left} more", FAINT)])
+    return rows or [[("(no candidate was ranked)", FAINT)]]
+
+
 def _reply(ranking: Ranking, task: RankingTask) -> list[Line]:
     if not ranking.text.strip():
-        return [[("(nothing was said)", FAINT)]]
+        return [[("(the reply is empty)", FAINT)]]
     # A title that continues is another one: "The River" is not "The River II".
     title = re.compile(rf"(?<!\w){re.escape(printable(task.target))}(?!\s?\w)")
     number = str(task.position + 1)
@@ -196,7 +221,9 @@ def _reply(ranking: Ranking, task: RankingTask) -> list[Line]:
     ]
 
 
-def _verdict(infos: dict[str, float], task: RankingTask, reward: float) -> list[Line]:
+def _verdict(
+    infos: dict[str, float], task: RankingTask, reward: float, ranking: Ranking | None
+) -> list[Line]:
     target, K = printable(task.target), len(task.candidates)
     place = f"was ranked {infos['rank']} of {K}" if infos["rank"] else "was not named"
     said = "all candidates named" if infos["named"] == K else f"{infos['named']} of {K} named"
@@ -204,6 +231,8 @@ def _verdict(infos: dict[str, float], task: RankingTask, reward: float) -> list[
         said += f", {infos['trimmed']} history items left out to fit"
     filled = round(20 * reward)
     where = f", shown as number {task.position + 1}, {place}; {said}"
+    if ranking is not None and not _is_text(ranking):
+        where = f" {place}"  # no prompt showed the candidates
     return [
         [(target, TARGET), (where, None)],
         [
@@ -239,10 +268,12 @@ def _hung(line: Line, width: int, wrap: bool) -> list[Line]:
     """Break a line between words so that it fits; a choice continues where its text began."""
     if len(line) == 2 and line[0][1] == BOLD:
         (left, _), (text, code) = line
+        if not text:
+            return [[(left.rstrip(), BOLD)]]
         parts = textwrap.wrap(text, max(width - len(left), 20), break_on_hyphens=False)
         return [
             [(left if i == 0 else " " * len(left), BOLD), (part, code)]
-            for i, part in enumerate(parts or [""])
+            for i, part in enumerate(parts)
         ]
     if not wrap or sum(_columns(text) for text, _ in line) <= width:
         return [line]

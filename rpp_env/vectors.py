@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.candidates import TaskBatch, TaskSet
 from rpp_env.errors import InvalidOption
-from rpp_env.prompting import PromptSpace, check_choices, check_vectors
+from rpp_env.prompting import PromptSpace, Words, check_choices, check_vectors
+from rpp_env.task import RankingTask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +122,41 @@ class Places:
         )
 
 
-class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
+class _Vectors(PromptSpace[Codes, PrefixPrompts]):
+    """What prompts of vectors have in common, however agents choose them."""
+
+    makes = PrefixPrompts
+    places: Places
+
+    def words(
+        self,
+        actions: NDArray[Any],
+        prompts: Any,
+        user: int,
+        task: RankingTask,
+        counts: Mapping[str, Any],
+    ) -> Words:
+        """See `PromptSpace`: where the vectors go, and the history that they are read with."""
+        choices = super().words(actions, prompts, user, task, counts).choices
+        # Vectors of several agents at one place are added, and are one vector of the prompt.
+        held = set(zip(self.places.places, self.places.blocks, strict=True))
+        read = sum(place >= 0 for place, _ in held)
+        added = min(self.places.places) < 0
+        parts = [
+            f"{number} vector{'s' * (number > 1)} {where}"
+            for number, where in ((read, "before the history"), (added, "added to the user's"))
+            if number
+        ]
+        lines = [f"{' and '.join(parts)}, {len(task.candidates)} candidates", ""]
+        if task.history:
+            lines.append("history, oldest first:")
+            lines += [f"{i}. {title}" for i, title in enumerate(task.history, 1)]
+        else:
+            lines.append("no history: a new user")
+        return Words(choices, "\n".join(lines))
+
+
+class VectorPrompts(_Vectors):
     """A prefix of n vectors of length d, decoded from codes: ``vector = code @ decoder``.
 
     A code is a vector of k numbers in [-1, 1]. Observations show the codes.
@@ -146,7 +181,6 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
         If the decoder is not a matrix of finite numbers, and without an agent.
     """
 
-    makes = PrefixPrompts
     shape = None
 
     def __init__(
@@ -229,7 +263,7 @@ class VectorPrompts(PromptSpace[Codes, PrefixPrompts]):
         return {"space": type(self).__name__, "decoder": _digest(self.decoder)}
 
 
-class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
+class CodebookPrompts(_Vectors):
     """A prefix of n vectors, each an entry of a codebook.
 
     Observations show the entries, scaled by the codebook's largest number.
@@ -248,8 +282,6 @@ class CodebookPrompts(PromptSpace[Codes, PrefixPrompts]):
     InvalidOption
         If the codebook is not a matrix of finite numbers, and without an agent.
     """
-
-    makes = PrefixPrompts
 
     def __init__(
         self,

@@ -210,7 +210,7 @@ def test_a_picture_holds_the_prompt_the_reply_and_the_place_of_the_target(
     env.reset(seed=0)
     before = env.render()
     assert before is not None
-    assert "nothing asked yet" in plain(before)
+    assert "before the first step" in plain(before)
     _, rewards, *_ = env.step(ACTIONS)
     picture = env.render()
     assert picture is not None
@@ -237,7 +237,7 @@ def test_human_is_written_out_at_every_step(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == ""
     env.step(ACTIONS)
     out = plain(capsys.readouterr().out)
-    assert "(nothing was said)" in out
+    assert "(the reply is empty)" in out
     assert "was not named; 0 of 20 named" in out
     assert env.render() is None
     assert plain(capsys.readouterr().out) == out

@@ -167,11 +167,11 @@ def test_a_rewrite_keeps_the_contract_and_adds_no_paragraph() -> None:
 
 def test_history_labels() -> None:
     assert history_labels("rungs", (-2, -1, 0, 1, 2)) == (
-        "two rungs fewer",
-        "one rung fewer",
+        "two lengths down",
+        "one length down",
         "as before",
-        "one rung more",
-        "two rungs more",
+        "one length up",
+        "two lengths up",
     )
     assert history_labels("grow", (0, 1, 12)) == ("as before", "one item more", "12 items more")
     assert history_labels("choose", (1, 20)) == ("1 item", "20 items")

@@ -15,8 +15,20 @@ from numpy.typing import NDArray
 import rpp_env
 from rpp_env import JointVectorEnv, RPPEnv
 from rpp_env.models import ScriptedModel, echo, silent
-from rpp_env.rendering import _ON_PAPER, COLOURS, SIZE, _columns, _fonts, _Page, _wrapped, picture
+from rpp_env.rendering import (
+    _ON_PAPER,
+    COLOURS,
+    SIZE,
+    TARGET,
+    _columns,
+    _fonts,
+    _Page,
+    _ranked,
+    _wrapped,
+    picture,
+)
 from rpp_env.sentences import AGENTS
+from rpp_env.task import Ranking, RankingTask
 
 pytest.importorskip("matplotlib", reason="the picture needs the extra 'agents'")
 
@@ -169,3 +181,21 @@ def test_videos_are_recorded(tmp_path: Path) -> None:
     env.close()
     (video,) = tmp_path.glob("videos/*.mp4")
     assert video.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("target", "named", "shown"),
+    [
+        (0, 3, ["1. t0 *", "2. t1", "3. t2"]),
+        (10, 12, [*(f"{i + 1}. t{i}" for i in range(10)), "11. t10 *", "... 1 more"]),
+        (14, 20, [*(f"{i + 1}. t{i}" for i in range(10)), "...", "15. t14 *", "... 5 more"]),
+        (14, 12, [*(f"{i + 1}. t{i}" for i in range(10)), "... 2 more"]),
+        (0, 0, ["(no candidate was ranked)"]),
+    ],
+)
+def test_a_ranking_without_a_reply_shows_ten_places_and_the_targets(
+    target: int, named: int, shown: list[str]
+) -> None:
+    titles = tuple(f"t{i}" for i in range(20))
+    lines = _ranked(Ranking(tuple(range(20)), named), RankingTask("u", (), titles, titles[target]))
+    assert [text + " *" * (code == TARGET) for ((text, code),) in lines] == shown

@@ -79,7 +79,7 @@ def history_labels(history: str, options: Sequence[int]) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        One label per option, such as ``"two rungs fewer"``, ``"5 items"`` or ``"one item more"``.
+        One label per option, such as ``"two lengths down"``, ``"5 items"`` or ``"one item more"``.
 
     Raises
     ------
@@ -94,9 +94,11 @@ def history_labels(history: str, options: Sequence[int]) -> tuple[str, ...]:
     if history == "choose":
         return tuple(f"{n} item" + ("" if n == 1 else "s") for n in options)
     check_choice("history", history, ("rungs", "choose", "grow"))
-    noun = "rung" if history == "rungs" else "item"
+    noun, more, fewer = (
+        ("length", "up", "down") if history == "rungs" else ("item", "more", "fewer")
+    )
     return tuple(
-        "as before" if n == 0 else count(abs(n), noun) + (" more" if n > 0 else " fewer")
+        "as before" if n == 0 else f"{count(abs(n), noun)} {more if n > 0 else fewer}"
         for n in options
     )
 

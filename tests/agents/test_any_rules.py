@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import tomllib
 from functools import partial
@@ -175,6 +176,35 @@ def test_a_codebook_is_played_by_hand(
     out = capsys.readouterr().out
     assert "prefix_0 has no option '9': type 0 to 3" in out
     assert "1 of 1 steps" in out
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        (["PPR-v0"], "1 vector before the history, 100 candidates"),
+        (["PPR-v0", "--prefix", "2", "--shift"], "2 vectors before the history and 1 vector added"),
+        (["PPR-v0", "--codebook", "4"], "1 vector before the history"),
+        (["PPRStream-v0"], "no history: a new user"),
+    ],
+)
+def test_a_step_of_vectors_is_shown_without_a_reply(
+    rules: list[str],
+    says: str,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The prompt is vectors and a history, the answer a ranking: no words, and 80 columns."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["play", "random", "--rules", *rules, *words[2:]]) == 0
+    out = capsys.readouterr().out
+    assert says in out
+    assert "ranking  from a recommender without replies" in out
+    assert re.search(r"^1\. .+\n2\. .+", out, re.MULTILINE)
+    for wrong in ("reply is empty", "tokens", "shown as number", "Prompts", "rung"):
+        assert wrong not in out
+    assert all(len(line) <= 80 and line == line.rstrip() for line in out.splitlines())
 
 
 def test_a_cached_table_belongs_to_one_recommender(

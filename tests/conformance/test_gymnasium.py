@@ -30,7 +30,7 @@ def test_checker_through_make(
     options: dict[str, Any], rules: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_env(gymnasium.make(f"rpp_env:{rules}", **options).unwrapped)
-    assert "nothing asked yet" in capsys.readouterr().out  # of the human mode
+    assert "before the first step" in capsys.readouterr().out  # of the human mode
 
 
 @MODES

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,10 +93,9 @@ def run(
         say("\n" + render(env, width=width, wrap=True), painted=True)
     if rewards:
         each = ", ".join(f"{reward:.3f}" for reward in rewards)
-        say(
-            f"{len(rewards)} of {env.max_cycles} steps: mean NDCG@10 {np.mean(rewards):.3f} "
-            f"({each}); {tokens:,} tokens"
-        )
+        cost = f"; {tokens:,} tokens" * (tokens > 0)
+        summary = f"{len(rewards)} of {env.max_cycles} steps: mean NDCG@10 {np.mean(rewards):.3f} "
+        say(textwrap.fill(f"{summary}({each}){cost}", max(width, 20)))
 
 
 def _player(who: str, env: RPPEnv, seed: int) -> Policy:
