@@ -172,11 +172,7 @@ def test_a_settings_table_is_that_of_its_runs(setting: str) -> None:
     assert len(body) > 25
 
 
-ELSEWHERE = {"study.md": {"0.595"}, "results.md": set[str]()}
-"""The last point of a curve, which the text about a picture names."""
-
-
-@pytest.mark.parametrize("page", ELSEWHERE)
+@pytest.mark.parametrize("page", ["study.md", "results.md"])
 def test_figures_in_sentences_stand_in_a_table_of_the_page(page: str) -> None:
     lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
     tables = [line for line in lines if line.startswith("|")]
@@ -185,7 +181,7 @@ def test_figures_in_sentences_stand_in_a_table_of_the_page(page: str) -> None:
         kind: set(re.findall(r"\b\d\.\d{3}\b", "\n".join(text)))
         for kind, text in (("tables", tables), ("sentences", sentences))
     }
-    assert numbers["sentences"] - numbers["tables"] == ELSEWHERE[page]
+    assert numbers["sentences"] <= numbers["tables"]
 
 
 # ---- task cards ----

@@ -127,13 +127,15 @@ def test_the_raw_scores_hold_every_users_in_every_run(
     assert raw["users"].shape == raw["score"][:2].shape
 
 
-def test_a_published_interval_follows_from_its_raw_scores() -> None:
+@pytest.mark.parametrize("setting", ["movieworld", "ml-1m", "lastfm", "games"])
+@pytest.mark.parametrize("method", ["RPP (MAPPO)", "LinUCB", "supervised, 5 merged", "SASRec"])
+def test_a_published_interval_follows_from_its_raw_scores(setting: str, method: str) -> None:
     script = runpy.run_path(str(ROOT / "docs" / "interval.py"))
-    file = ROOT / "docs" / "results" / "movieworld.scores.npz"
-    found = script["interval"](file, "movieworld", "RPP (MAPPO)", "best fixed, 5 merged")
-    rows = (ROOT / "docs" / "study.md").read_text().splitlines()
-    row = next(row for row in rows if row.startswith("| RPP (MAPPO) | 0.467 [0.431, 0.503] | +"))
-    assert "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found) in row.split("|")[4]
+    file = ROOT / "docs" / "results" / "study.scores.npz"
+    found = script["interval"](file, setting, method, "best fixed, 5 merged")
+    page = (ROOT / "docs" / "study.md").read_text().split(f"\n### {setting}\n")[1]
+    row = next(row for row in page.splitlines() if row.startswith(f"| {method} |"))
+    assert row.split("|")[4].strip() == "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
 
 
 @pytest.mark.parametrize(
