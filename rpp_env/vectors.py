@@ -141,7 +141,7 @@ class _Vectors(PromptSpace[Codes, PrefixPrompts]):
         # Vectors of several agents at one place are added, and are one vector of the prompt.
         held = set(zip(self.places.places, self.places.blocks, strict=True))
         read = sum(place >= 0 for place, _ in held)
-        added = min(self.places.places) < 0
+        added = int(min(self.places.places) < 0)
         parts = [
             f"{number} vector{'s' * (number > 1)} {where}"
             for number, where in ((read, "before the history"), (added, "added to the user's"))
