@@ -6,7 +6,7 @@ recommender's rankings into a `Response`: the rankings that users see, the ranks
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -51,6 +51,8 @@ class Episode:
     """Steps of an episode."""
     order: Literal["task", "step"] = "task"
     """Candidates keep one order per task, or are reordered for every user and step."""
+    one_task: bool = field(default=True, kw_only=True)
+    """Whether all steps of an episode ask for one item, as tables of answers need it."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,11 +62,6 @@ class Episode:
     def bandit(self) -> bool:
         """Whether an episode has one step and ends by termination; longer ones are truncated."""
         return self.max_cycles == 1
-
-    @property
-    def one_task(self) -> bool:
-        """Whether all steps of an episode ask for one item, as tables of answers need it."""
-        return True
 
     def every(self, tasks: TaskSet) -> TaskSet:
         """Return all tasks of the episodes that begin with `tasks`; `at` selects among them."""
@@ -119,6 +116,7 @@ class Stream(Episode):
 
     whole: TaskSet
     """The tasks of all steps, grouped by episode, `max_cycles` of them each."""
+    one_task: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,11 +130,6 @@ class Stream(Episode):
                 f"a stream of {steps} steps takes {steps} tasks per user, grouped by user and in "
                 f"their own order; got {len(users)} tasks, order={self.order!r}"
             )
-
-    @property
-    def one_task(self) -> bool:
-        """See `Episode.one_task`."""
-        return False
 
     @property
     def first(self) -> TaskSet:

@@ -36,7 +36,7 @@ from rpp_env.data.candidates import TaskSet
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions, Repeats
 from rpp_env.data.tensors import read_tensors, write_tensors
-from rpp_env.episode import Episode, Stream
+from rpp_env.episode import Stream
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.factory import (
     DataOptions,
@@ -49,11 +49,11 @@ from rpp_env.factory import (
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers, unknown
 from rpp_env.prompting import PromptSpace, Recommender
+from rpp_env.rules import episode_of
 from rpp_env.table import RewardTable
 from rpp_env.vectors import CodebookPrompts, Places, PrefixPrompts, VectorPrompts
 
 __all__ = [
-    "EPISODE",
     "Options",
     "StreamOptions",
     "assemble",
@@ -62,7 +62,7 @@ __all__ = [
     "write_codebook",
 ]
 
-EPISODE = Episode("PPR-v0", 1)
+_EPISODE = episode_of("PPR-v0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ def assemble(
         For a checkpoint of another catalog.
     """
     chosen = _chosen(Options, "PPR-v0", options)
-    if max_cycles not in (None, EPISODE.max_cycles):
+    if max_cycles not in (None, _EPISODE.max_cycles):
         raise InvalidOption(
             f"an episode of PPR-v0 has one step: leave max_cycles={max_cycles!r} out, or take "
             "PPRStream-v0"
@@ -237,7 +237,7 @@ def _parts(
         seed=chosen.task_seed,
         repeats=chosen.repeats,
     )
-    rules, table = EPISODE, None
+    rules, table = _EPISODE, None
     if isinstance(model, str) and model.startswith("table:"):
         model = RewardTable.load(table_file(model.removeprefix("table:"), split))
     if isinstance(model, RewardTable):

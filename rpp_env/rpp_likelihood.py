@@ -25,14 +25,14 @@ from typing import Any, Literal
 
 from rpp_env import factory
 from rpp_env.data.dataset import Dataset
-from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
+from rpp_env.rules import episode_of
 from rpp_env.sentences.lead_space import LENGTHS, LeadPrompts
 from rpp_env.sentences.leads import LeadCatalog
 
-__all__ = ["EPISODE", "MODEL", "Options", "assemble"]
+__all__ = ["MODEL", "Options", "assemble"]
 
-EPISODE = Episode("RPPLikelihood-v0", LENGTHS.steps)
+_EPISODE = episode_of("RPPLikelihood-v0")
 MODEL = "smollm2"
 """Default model: one of `rpp_env.models.pretrained.PRETRAINED`."""
 
@@ -54,8 +54,8 @@ class Options(factory.Options):
         for name in ("book", "calibrate", "generation", "thinking"):
             if getattr(self, name) != getattr(Options, name):
                 raise InvalidOption(
-                    f"{name} is for models that write an answer, but under {EPISODE.id} they score "
-                    "titles: leave it out (the option catalog sets the prompts' parts)"
+                    f"{name} is for models that write an answer, but under {_EPISODE.id} they "
+                    "score titles: leave it out (the option catalog sets the prompts' parts)"
                 )
 
 
@@ -88,7 +88,7 @@ def assemble(
         For unknown or contradictory options, a model without likelihoods or one that has not been
         fetched, and a dataset of another domain than films without a `catalog`.
     """
-    episode = EPISODE if max_cycles is None else replace(EPISODE, max_cycles=max_cycles)
+    episode = _EPISODE if max_cycles is None else replace(_EPISODE, max_cycles=max_cycles)
     parts = factory.assemble(
         dataset,
         MODEL if model is None else model,

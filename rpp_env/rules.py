@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from rpp_env.data.arrivals import CLICKS
 from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation
@@ -12,7 +13,7 @@ from rpp_env.options import check_fields, check_numbers
 from rpp_env.plugins import resolve
 from rpp_env.sentences.history import HistoryLengths
 
-__all__ = ["IDS", "RULES", "SYSTEMS", "Rules", "System", "find_system"]
+__all__ = ["IDS", "RULES", "SYSTEMS", "Rules", "System", "episode_of", "find_system"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ class System:
     """Name of the default dataset."""
     model: str
     """Name of the default model."""
+    episode: Episode | None = None
+    """The episode that is played without `max_cycles`, from which studies read the number of steps;
+    by default it has one step."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 _SENTENCES = System("rpp_env.factory:assemble", "rpp_env.factory:Options", "movieworld", "embedded")
@@ -126,15 +133,24 @@ SYSTEMS: dict[str, System] = {
         "rpp_env.rpp_likelihood:Options",
         "movieworld",
         "smollm2",
+        Episode("RPPLikelihood-v0", RULES["RPP-v0"].max_cycles),
     ),
-    "PPR-v0": System("rpp_env.ppr:assemble", "rpp_env.ppr:Options", "arrivals", "sasrec"),
+    "PPR-v0": System(
+        "rpp_env.ppr:assemble", "rpp_env.ppr:Options", "arrivals", "sasrec", Episode("PPR-v0", 1)
+    ),
     "PPRStream-v0": System(
-        "rpp_env.ppr:assemble_stream", "rpp_env.ppr:StreamOptions", "arrivals", "sasrec"
+        "rpp_env.ppr:assemble_stream",
+        "rpp_env.ppr:StreamOptions",
+        "arrivals",
+        "sasrec",
+        Episode("PPRStream-v0", CLICKS, one_task=False),
     ),
 }
 """Ids of systems that make their own prompt space."""
 
-IDS: dict[str, System] = dict.fromkeys(RULES, _SENTENCES) | SYSTEMS
+IDS: dict[str, System] = {
+    name: replace(_SENTENCES, episode=rules.episode) for name, rules in RULES.items()
+} | SYSTEMS
 """All ids of the package."""
 
 
@@ -155,3 +171,8 @@ def find_system(name: str) -> System:
     if not isinstance(found, System):
         raise InvalidOption(f"rules {name!r} must be an rpp_env.rules.System, not {found!r}")
     return found
+
+
+def episode_of(name: str) -> Episode:
+    """Return the episode of an id, as it is played without `max_cycles`; see `find_system`."""
+    return find_system(name).episode or Episode(name, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import rpp_env
 from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset, split_arrivals
 from rpp_env.data.candidates import TaskBatch
-from rpp_env.episode import Stream
+from rpp_env.episode import Episode, Stream
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption, TableMismatch
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.ppr import write_codebook
 from rpp_env.prompting import Rankings
 from rpp_env.recommenders.sasrec import Config, SASRec, train
+from rpp_env.rules import episode_of
 from rpp_env.sim.movieworld import first_choice
 from rpp_env.vectors import CodebookPrompts, Places, PrefixPrompts, VectorPrompts
 
@@ -396,6 +397,13 @@ def test_a_stream_takes_its_own_tasks() -> None:
     mine.reset(seed=0)
     env.reset(seed=0)
     assert np.array_equal(mine.step(actions).rewards, env.step(actions).rewards)
+
+
+def test_an_id_names_the_episodes_that_it_plays() -> None:
+    for env in (make(codebook=3), streamed(codebook=3)):
+        named = episode_of(env.episode.id)
+        for field in fields(Episode):
+            assert getattr(env.episode, field.name) == getattr(named, field.name)
 
 
 def test_a_stream_has_no_table() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from rpp_agents.cli import main, parse
 from rpp_agents.experiments.bench import Bench
-from rpp_agents.experiments.plan import Study
+from rpp_agents.experiments.plan import Setting, Study
 from rpp_agents.testing import check_rules
 from rpp_agents.world import World
 from rpp_env import Rankings, ppr, tabulate
@@ -383,6 +383,22 @@ def test_two_options_of_one_name_are_refused(own: Path, capsys: pytest.CaptureFi
     (own / "elsewhere.py").write_text(code)
     assert main(["train", "mappo", "--rules", "elsewhere:TURNING"]) == 2
     assert "both have an option --max-users" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("episode", "steps"), [("", 1), (', episode=Episode("Turning-v0", 3)', 3)])
+def test_a_study_reads_the_steps_of_an_id_from_outside(own: Path, episode: str, steps: int) -> None:
+    code = (own / "elsewhere.py").read_text()
+    assert '"elsewhere:turning"\n)' in code
+    code = code.replace('"elsewhere:turning"\n)', f'"elsewhere:turning"{episode}\n)')
+    (own / "elsewhere.py").write_text(code)
+    for rules in ("Turning-v0", "elsewhere:TURNING"):
+        assert Setting(name="s", options={"rules": rules}).steps == steps
+        assert Setting(name="s", options={"rules": rules, "max_cycles": 2}).steps == 2
+
+
+def test_the_episode_of_a_system_is_one() -> None:
+    with pytest.raises(InvalidOption, match="episode"):
+        System("a:b", "a:C", "data", "model", episode=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("own")

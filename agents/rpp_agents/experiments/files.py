@@ -11,24 +11,21 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Protocol, TypeVar
 
 from rpp_agents.trust import confirm
-from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
 from rpp_env.options import check_values, read_small, unknown
 from rpp_env.plugins import FromFile, is_code
-from rpp_env.rules import RULES, Rules, find_system
+from rpp_env.rules import RULES, find_system
 from rpp_env.sim.movieworld import LEVELS
 
 __all__ = [
     "check_different",
     "check_problem",
     "check_size",
-    "episode_of",
     "has_table",
     "matches",
     "nameless",
@@ -145,18 +142,6 @@ def check_problem(options: Mapping[str, Any], where: str) -> None:
     for name, most in LARGEST_WORLD.items():
         if (options.get(name) or 0) > most:
             raise InvalidOption(f"{where}: {name} may be {most:,} in a plan, not {options[name]:,}")
-
-
-def episode_of(rules: str) -> Rules | Episode:
-    """Return the rules with that id, or the episode that the module of another system names.
-
-    If it names none, an episode has one step unless a setting has ``max_cycles``.
-    """
-    if rules in RULES:
-        return RULES[rules]
-    module = import_module(find_system(rules).assemble.partition(":")[0])
-    found: Episode = getattr(module, "EPISODE", Episode(rules, 1))
-    return found
 
 
 def options_of(rules: str) -> Any:

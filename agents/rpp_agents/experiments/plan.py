@@ -58,7 +58,6 @@ from rpp_agents.experiments.files import (
     check_different,
     check_problem,
     check_size,
-    episode_of,
     matches,
     nameless,
     options_of,
@@ -77,7 +76,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.factory import Options
 from rpp_env.metrics import chance_ndcg
 from rpp_env.options import made, unknown
-from rpp_env.rules import RULES, SYSTEMS, Rules
+from rpp_env.rules import RULES, Rules, episode_of
 
 __all__ = [
     "ONE_PATTERN",
@@ -164,7 +163,8 @@ class Setting:
     @property
     def rules(self) -> Rules | Episode:
         """The rules of its episodes."""
-        return episode_of(self.options.get("rules", "RPP-v0"))
+        name = self.options.get("rules", "RPP-v0")
+        return RULES.get(name) or episode_of(name)
 
     @property
     def steps(self) -> int:
@@ -587,7 +587,7 @@ def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str)
         own, episode = options_of(rules), episode_of(rules)
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
-    if not isinstance(episode, Rules):
+    if rules not in RULES:
         names = {field.name for field in dataclasses.fields(own)}
         allowed = names & {*allowed, *(names - OPTIONS)} | {"rules", "max_cycles"}
     for key in chosen:
@@ -598,7 +598,7 @@ def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str)
             f"{where}: {rules} reorders the candidates at every step, which no table can hold, "
             "and runs replay tables"
         )
-    if episode.id != rules and rules in SYSTEMS:
+    if not episode.one_task:
         raise InvalidOption(
             f"{where}: {rules} asks for another item at every step, which no table can hold, and "
             "runs replay tables"
