@@ -26,7 +26,6 @@ from rpp_agents.plots import (
     Picture,
     grid,
     headline,
-    label_ends,
     legend,
     limits,
     listed,
@@ -388,50 +387,57 @@ def _improvement(results: Results, path: Path) -> list[Picture]:
 
 
 def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path) -> Picture:
-    """Scores along a sweep, a panel for each dataset; lines are named where they end."""
+    """Scores along a sweep: a panel for each method, a line for each dataset."""
+    settings = sorted(settings, key=lambda setting: int(getattr(setting, what)))
     datasets = list(dict.fromkeys(setting.dataset for setting in settings))
-    figure = new_figure(max(5.4 * len(datasets), 6.5), 4.2)
-    panels = figure.subplots(1, len(datasets), squeeze=False)[0]
-    labels = [
-        m.label
-        for m in results.plan.methods
-        if any(results.runs(s, m.label) for s in settings if s.part != "main")
-    ]
-    for dataset, axes in zip(datasets, panels, strict=True):
-        mine = sorted((s for s in settings if s.dataset == dataset), key=lambda s: getattr(s, what))
-        ends = []
-        for i, label in enumerate(labels):
-            there = [s for s in mine if results.runs(s, label)]
-            found = [results.score(s, label) for s in there]
-            at = [getattr(s, what) for s in there]
-            colour = COLOURS[i % len(COLOURS)]
-            if found:
-                spans = np.array([[e.value - e.low, e.high - e.value] for e in found]).T
-                ends.append((found[-1].value, label, colour))
-                axes.errorbar(
-                    at,
-                    [e.value for e in found],
-                    np.nan_to_num(spans, posinf=0.0),
-                    fmt=("o-", "s--", "^:")[i // len(COLOURS) % 3],
-                    color=colour,
-                    linewidth=1.4,
-                    markersize=3.5,
-                    elinewidth=0.8,
+    lines: dict[str, dict[str, tuple[list[int], list[Estimate]]]] = {}
+    for method in results.plan.methods:
+        there = [s for s in settings if results.runs(s, method.label)]
+        if any(setting.part != "main" for setting in there):
+            lines[method.label] = {
+                dataset: (
+                    [getattr(s, what) for s in there if s.dataset == dataset],
+                    [results.score(s, method.label) for s in there if s.dataset == dataset],
                 )
-        at = sorted({getattr(s, what) for s in mine})
-        axes.set_xscale("log")
-        axes.set_xticks(at, [f"{x:,}" for x in at])
+                for dataset in datasets
+            }
+    ends = {
+        label: float(np.mean([found[-1].value for _, found in mine.values() if found]))
+        for label, mine in lines.items()
+    }
+    labels = sorted(lines, key=lambda label: -ends[label])
+    named = what.replace("_", " ")
+    figure, panels = grid(len(labels), 2.5, 2.0, xlabel=named, ylabel="NDCG@10, test users")
+    at = sorted({getattr(setting, what) for setting in settings})
+    colours = dict(zip(datasets, COLOURS, strict=False))
+    chances = [next(s.chance for s in settings if getattr(s, what) == x) for x in at]
+    for label, axes in zip(labels, panels, strict=True):
+        axes.set_title(label, fontsize=8, color=INK, loc="left")
+        axes.plot(at, chances, **_dashed("chance"))
+        for other in labels:
+            for x, found in lines[other].values():
+                if other != label:
+                    means = [one.value for one in found]
+                    axes.plot(x, means, color=OTHERS, linewidth=0.7, zorder=1.5)
+        for dataset, (x, found) in lines[label].items():
+            means = [one.value for one in found]
+            spans = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+            style = {"color": colours[dataset], "linewidth": 1.4, "elinewidth": 0.8}
+            axes.errorbar(x, means, np.nan_to_num(spans, posinf=0.0), fmt="o-", ms=3, **style)
+    panels[0].set_xscale("log")
+    for axes in panels:
+        axes.set_xticks(at, [short(x) for x in at])
         axes.minorticks_off()
-        chances = [s.chance for s in mine]
-        axes.plot([getattr(s, what) for s in mine], chances, color=MUTED, linewidth=1)
-        ends.append((chances[-1], "chance", MUTED))
-        axes.set_title(dataset, fontsize=9, color=INK, loc="left")
-        axes.set_xlabel(what.replace("_", " "), fontsize=8, color=INK)
-        plain(axes)
-        label_ends(axes, ends)
-    panels[0].set_ylabel("NDCG@10, test users", fontsize=8, color=INK)
+    headline(figure, f"NDCG@10 over {named}, with 95% intervals")
+    entries: dict[str, dict[str, Any]] = {
+        dataset: {"color": colour, "marker": "o", "markersize": 3} | {"linewidth": 1.4}
+        for dataset, colour in colours.items()
+    }
+    legend(figure, entries | _others("") | {"chance": _dashed("chance")}, 4)
+    first = {label: lines[label][datasets[0]][1] for label in labels}
+    last = {label: found[-1].value for label, found in first.items() if found}
     alt = (
-        f"Scores of {len(labels)} methods with 95% intervals against {what.replace('_', ' ')}, on "
-        f"{' and '.join(datasets)}"
+        f"Scores with 95% intervals against {named} on {' and '.join(datasets)}, a panel for each "
+        f"of {len(labels)} methods. At the end on {datasets[0]}: {listed(dict(list(last.items())[:8]))}"
     )
     return save(figure, path, alt, svg=True)
