@@ -435,9 +435,9 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
     }
     legend(figure, entries | _others("") | {"chance": _dashed("chance")}, 4)
     first = {label: lines[label][datasets[0]][1] for label in labels}
-    last = {label: found[-1].value for label, found in first.items() if found}
+    last = {label: found[-1].value for label, found in list(first.items())[:8] if found}
     alt = (
         f"Scores with 95% intervals against {named} on {' and '.join(datasets)}, a panel for each "
-        f"of {len(labels)} methods. At the end on {datasets[0]}: {listed(dict(list(last.items())[:8]))}"
+        f"of {len(labels)} methods. At the end on {datasets[0]}: {listed(last)}"
     )
     return save(figure, path, alt, svg=True)
