@@ -44,16 +44,29 @@ class Setup:
     discounts: tuple[float, ...] = (0.0,)
     seeds: tuple[int, ...] = (0, 1)
     steps: int = 200_000
+    batch: int = 256
+    """Users of each of the two batches on which one call is measured."""
     why_no_table: str = ""
+    """Why nothing is diagnosed, as the cards say it."""
+    why_no_training: str = ""
+    """Why nothing is trained, as the cards say it."""
 
 
 SETUPS = {
     "RPP-v0": Setup(train_users=8000, discounts=(0.0, 0.95)),
-    "RPPBandit-v0": Setup(train_users=800, users=800),
+    "RPPBandit-v0": Setup(train_users=400, users=400),
     "RPPPaper-v0": Setup(
         finite=None,
         discounts=(0.0, 0.95),
-        why_no_table="its candidates are shuffled at each step and its replies are sampled",
+        why_no_table="replies are sampled",
+    ),
+    "RPPLikelihood-v0": Setup(
+        model="smollm2",
+        finite=None,
+        discounts=(),
+        batch=2,
+        why_no_table="needs a GPU",
+        why_no_training="needs a GPU",
     ),
     "PPR-v0": Setup(
         dataset="arrivals",
@@ -62,6 +75,14 @@ SETUPS = {
         users=100,
         finite={"codebook": 32},
         steps=50_000,
+    ),
+    "PPRStream-v0": Setup(
+        dataset="arrivals",
+        model="sasrec",
+        finite=None,
+        discounts=(0.0, 0.95),
+        steps=50_000,
+        why_no_table="a task at each step",
     ),
 }
 
@@ -73,8 +94,8 @@ def made(rules: str, split: str, users: int | None = None, **options: Any) -> rp
 
 
 def call(rules: str) -> dict[str, Any]:
-    """Tokens and processor time of one call, over random actions of 512 users."""
-    env = made(rules, "test", num_envs=256, seed=0)
+    """Tokens and processor time of one call, over random actions of two batches of users."""
+    env = made(rules, "test", num_envs=SETUPS[rules].batch, seed=0)
     player = rpp_env.evaluation.baselines.Random(env.action_spaces, seed=0)
     tokens, seconds, steps = np.zeros(2), 0.0, 0
     for seed in range(2):
@@ -109,12 +130,14 @@ def diagnosis(rules: str, folder: Path) -> dict[str, Any] | None:
     return {"options": setup.finite, "prompts": int(np.prod(envs[0].space.shape))} | found.to_json()
 
 
-def training(rules: str) -> dict[str, Any]:
+def training(rules: str) -> dict[str, Any] | None:
     """MAPPO with each discount: its score on test users, and the processor time of its training.
 
     Discounts are compared by the scores on validation users.
     """
     setup, runs = SETUPS[rules], []
+    if not setup.discounts:
+        return None
     test, validation = (made(rules, split, 1000, num_envs=500) for split in ("test", "validation"))
     for discount in setup.discounts:
         for seed in setup.seeds:
@@ -155,6 +178,7 @@ def measure(rules: str, parts: list[str], card: dict[str, Any]) -> Iterator[dict
         "actions": [str(space) for space in env.action_spaces],
         "candidates": env.tasks.num_candidates,
         "why_no_table": setup.why_no_table,
+        "why_no_training": setup.why_no_training,
         "command": f"python benchmarks/cards.py --ids {rules}",
     }
     if "call" in parts:

@@ -234,15 +234,21 @@ def card(rules: str) -> dict[str, str]:
         for name in ("myopia gap", "memory gain", "exploration gain"):
             lines[name] = "0 (one step)"
         lines["discount"] = "any (one step)"
-    if len(agents) == 1:
-        lines["coordination loss"], lines["additive share"] = "0 (one agent)", "1 (one agent)"
     if card is None:
-        return lines
+        return lines | one_agent(agents)
+    for names, why in ((DIAGNOSED, "why_no_table"), (TRAINED, "why_no_training")):
+        if card.get(why):
+            lines |= {name: f"{NOT} ({card[why]})" for name in names if lines[name] == NOT}
+    if rules == "PPRStream-v0":
+        # Clicks come in the user's own order, and no prompt changes what is read at the next one.
+        lines["myopia gap"] = "0 (independent steps)"
+    lines |= one_agent(agents)
     if "call" in card:
         call = card["call"]
         read, written = call["prompt_tokens"], call["completion_tokens"]
-        tokens = f"{read:.0f} tokens read, {written:.0f} written; " if read else "no tokens; "
-        lines["one call"] = f"{tokens}{call['milliseconds']:.2g} ms"
+        verb = "scored" if rules == LIKELIHOOD else "written"
+        tokens = f"{read:.0f} tokens read, {written:.0f} {verb}; " if read else "no tokens; "
+        lines["one call"] = f"{tokens}{duration(call['milliseconds'])}"
     found = card.get("diagnosis")
     if found is not None and len(agents) > 1:
         needs = found["agents"]["observable"]
@@ -250,7 +256,7 @@ def card(rules: str) -> dict[str, str]:
         lines["additive share"] = number(needs["additive share of the variance"])
         if steps > 1:
             lines["myopia gap"] = number(found["myopia"])
-    if "training" not in card:
+    if card.get("training") is None:
         return lines
     (best, runs), *_ = tried = list(discounts(card).items())
     if steps > 1:
@@ -262,6 +268,17 @@ def card(rules: str) -> dict[str, str]:
     lines["NDCG@10 of the policy"] = scores
     lines["NDCG@10 of random prompts"] = f"{runs[0]['random']['value']:.3f}"
     return lines
+
+
+def one_agent(agents: list[str]) -> dict[str, str]:
+    """What follows from there being no other agent."""
+    if len(agents) > 1:
+        return {}
+    return {"coordination loss": "0 (one agent)", "additive share": "1 (one agent)"}
+
+
+def duration(milliseconds: float) -> str:
+    return f"{milliseconds / 1000:.2g} s" if milliseconds >= 100 else f"{milliseconds:.2g} ms"
 
 
 LINES = (
@@ -279,6 +296,10 @@ LINES = (
     "NDCG@10 of the policy",
     "NDCG@10 of random prompts",
 )
+
+
+DIAGNOSED = ("myopia gap", "coordination loss", "additive share")
+TRAINED = LINES[LINES.index("discount") :]
 
 
 def cards(page: Path) -> str:
@@ -454,3 +475,17 @@ def test_no_old_address_is_left() -> None:
     for page in [*TEXTS, ROOT / "CITATION.cff", ROOT / "pyproject.toml"]:
         for owner in re.findall(r"github\.com/([\w.-]+)/rpp_env\b", page.read_text("utf-8")):
             assert f"github.com/{owner}/rpp_env" in repository(), page.name
+
+
+def test_a_card_gives_a_figure_or_its_reason() -> None:
+    """Every id is measured; a bare "not measured" is left where no program measures a line."""
+    assert set(CARDS) == set(IDS)
+    unexplained = {
+        (rules, name) for rules in IDS for name, value in card(rules).items() if value == NOT
+    }
+    assert {name for _, name in unexplained} <= {"memory gain", "exploration gain"}
+    assert all(CARDS[rules]["steps"] > 1 for rules, _ in unexplained)
+    for rules, one in CARDS.items():
+        trained = one.get("training") is not None
+        assert trained is not bool(one["why_no_training"]), rules
+        assert "call" in one, rules
