@@ -407,7 +407,7 @@ class Row:
         """Whether it is as it should be; of a matrix game in every seed, else in the mean."""
         problem = PROBLEMS[self.problem]
         if self.algorithm not in problem.band:
-            return "a rival"
+            return "joint baseline"
         low, high = problem.band[self.algorithm]
         judged = self.scores if self.problem in PAYOFFS else [statistics.fmean(self.scores)]
         return "yes" if all(low <= score <= high for score in judged) else "NO"

@@ -61,7 +61,7 @@ def test_the_same_cells_give_the_same_report(before: Path, name: str) -> None:
     assert lines.read_bytes() == old_lines.read_bytes()
 
 
-def test_marl_evals_file_has_level_lines_beside_what_it_had(before: Path) -> None:
+def test_the_marl_eval_file_has_baselines_and_its_earlier_runs(before: Path) -> None:
     old, new = (
         json.loads((before / "bench-smoke" / name).read_text())["rpp_env"]
         for name in ("old-marl_eval.json", "marl_eval.json")

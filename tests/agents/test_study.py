@@ -462,7 +462,7 @@ def test_the_baseline_makes_one_call_per_step_of_an_episode() -> None:
     study(3, max_cycles=3)
     with pytest.raises(InvalidOption, match=r"'merged' asks 5 times.*'a' has 3 steps.*calls = 3"):
         study(5, max_cycles=3)
-    # One step is one call: the best fixed prompt itself is the rival.
+    # One step is one call: the best fixed prompt itself is the baseline at equal calls.
     one = study(5, rules="RPPBandit-v0")
     cells = [(cell, {"scores": {"score": [0.0]}}) for cell in one.cells()]
     found = Results(one, cells, {}, {}, len(cells))

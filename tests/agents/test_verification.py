@@ -206,7 +206,7 @@ def test_a_finished_run_is_not_run_again(
     path = tmp_path / "deep" / "results.jsonl"
     keys = [("linear", "vdn", 0), ("linear", "vdn", 1), ("lbf", "central", 0)]
     verification.run_all(keys, path)
-    assert made == keys[:2]  # foraging is not for the rivals
+    assert made == keys[:2]  # the joint baselines do not play foraging
     runs = verification.run_all([*keys, ("linear", "vdn", 2)], path)
     assert made == [("linear", "vdn", seed) for seed in range(3)]
     assert runs == verification.finished(path)

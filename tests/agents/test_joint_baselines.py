@@ -1,4 +1,4 @@
-"""Rivals that tell whether a problem needs many agents that see something."""
+"""Joint and state-blind baselines: does a task need several agents, and observations?"""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_later_agents_see_earlier_choices_and_earlier_ones_no_later() -> None:
 
 @pytest.mark.parametrize("made", JOINT)
 @pytest.mark.parametrize("visible", [None, [], [1, 4]])
-def test_a_joint_policy_is_kept_with_what_it_may_see(
+def test_a_joint_policy_is_saved_with_its_observed_columns(
     tmp_path: Any, made: Any, visible: Any
 ) -> None:
     policy = NetworkPolicy(joint_actor(made, visible=visible))
@@ -257,7 +257,7 @@ GAMES = {
     [(central, name) for name in GAMES]
     + [(autoregressive, name) for name in GAMES if name != "climbing"],
 )
-def test_who_chooses_jointly_finds_what_independent_agents_cannot(
+def test_joint_policies_find_the_best_joint_action_that_independent_agents_miss(
     toys: SimpleNamespace, trainer: Any, name: str
 ) -> None:
     payoff, best = GAMES[name]
@@ -280,7 +280,7 @@ def test_joint_learners_distinguish_users(toys: SimpleNamespace, trainer: Any) -
     assert play(policy, held_out, episodes=500).mean() > fixed + 0.1
 
 
-def test_what_they_cannot_do_is_refused(toys: SimpleNamespace) -> None:
+def test_joint_policies_refuse_unsupported_options(toys: SimpleNamespace) -> None:
     with pytest.raises(InvalidOption, match="1,000,000 of them; at most 100,000"):
         central.train(toys.Contextual(2, nvec=(100, 100, 100)), progress=False)
     for trainer in (central, autoregressive):
