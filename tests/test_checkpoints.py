@@ -135,7 +135,7 @@ def test_a_template_is_used_where_there_is_one() -> None:
     assert Chat(Words()).encode([]) == []
 
 
-def test_a_reply_that_has_begun_goes_on() -> None:
+def test_a_begun_reply_is_continued() -> None:
     begun = ("user", "rank them"), ("assistant", "C\n")
     assert said(Chat(Words()), *begun) == "<s>[rank them]C\n"
     assert said(Chat(Words(template=None)), *begun) == "<s>rank them\n\nC\n"

@@ -232,7 +232,7 @@ def test_prompts_are_the_users_own_and_hold_what_was_chosen() -> None:
 # ---- who plays ----
 
 
-def test_everybody_plays_once_before_anybody_plays_twice() -> None:
+def test_every_user_plays_once_before_any_plays_twice() -> None:
     env = make(7)
     total = len(env.tasks)
     seen: list[int] = []
@@ -245,7 +245,7 @@ def test_everybody_plays_once_before_anybody_plays_twice() -> None:
     assert seen[:total] != seen[total : 2 * total]
 
 
-def test_by_time_all_is_fitted_on_those_who_came_first() -> None:
+def test_by_time_everything_is_fitted_on_the_earliest_users() -> None:
     world = rpp_env.load_dataset("movieworld", **SMALL)
     late = np.random.default_rng(0).permutation(60)
     world = replace(world, last_times=late.astype(float))
@@ -261,7 +261,7 @@ def test_by_time_all_is_fitted_on_those_who_came_first() -> None:
     assert RPPEnv.make(world, echo(), "test", num_envs=2).embeddings.digest != known.digest
 
 
-def test_the_seed_decides_who_plays() -> None:
+def test_the_seed_determines_the_users() -> None:
     first, second = make(7, seed=5), make(7)
     first.reset()
     second.reset(seed=5)
@@ -758,7 +758,7 @@ def test_a_book_must_fit_the_rules() -> None:
         make(book=book)
 
 
-def test_a_book_of_ones_own_can_have_other_sizes(tmp_path: Path) -> None:
+def test_a_custom_book_can_have_other_sizes(tmp_path: Path) -> None:
     source = Path(rpp_env.sentences.__file__).with_name("movies.toml").read_text("utf-8")
     path = tmp_path / "mine.toml"
     head, role, tail = source.partition('role_playing = [\n    "",')

@@ -320,7 +320,7 @@ NO_PROXY = [
 
 
 @pytest.mark.parametrize(("entries", "host", "without"), NO_PROXY)
-def test_who_is_reached_without_a_proxy(
+def test_hosts_that_are_reached_without_a_proxy(
     monkeypatch: pytest.MonkeyPatch, entries: str, host: str, without: bool
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")

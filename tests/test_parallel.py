@@ -298,7 +298,7 @@ def test_environments_do_not_share_lists_of_metadata() -> None:
         RPPParallelEnv.metadata["render_modes"].remove("added")
 
 
-def test_the_infos_say_who_plays() -> None:
+def test_the_infos_hold_the_users() -> None:
     env = make(max_cycles=2)
     for row in (5, 2):
         _, infos = env.reset(options={"users": [row]})

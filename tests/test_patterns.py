@@ -200,7 +200,7 @@ contract = "Format of each line: <title>"
 """
 
 
-def test_a_book_of_ones_own_may_have_any_number_of_options(tmp_path: Path) -> None:
+def test_a_custom_book_may_have_any_number_of_options(tmp_path: Path) -> None:
     path = tmp_path / "books.toml"
     path.write_text(SMALL, encoding="utf-8")
     for source in (path, str(path)):

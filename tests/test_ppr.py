@@ -186,7 +186,7 @@ def test_actions_out_of_bounds_are_refused() -> None:
         ({"agents": "fields", "profile": ("age",), "prefix": 2}, ("age_0", "age_1")),
     ],
 )
-def test_who_gives_a_vector(options: Any, agents: Any) -> None:
+def test_each_vector_comes_from_its_agent(options: Any, agents: Any) -> None:
     env = make(**options)
     assert env.agents == agents
     assert 0 < played(env).mean() < 1
@@ -306,7 +306,7 @@ def clicks(data: Dataset, users: Any, count: int) -> Any:
     return data.items[data.indptr[users][:, None] + np.arange(count)]
 
 
-def test_a_stream_pays_what_its_clicks_pay_one_by_one() -> None:
+def test_a_stream_gives_the_rewards_of_its_single_clicks() -> None:
     stream, single = streamed(), make()
     rows = np.arange(len(stream.tasks))
     stream.reset(options={"users": rows})

@@ -356,7 +356,7 @@ def test_the_first_layout_is_read_as_it_is(
         RecordingModel(first).complete([replace(ask("poisoned"), choices=("A", "B"))])
 
 
-def test_the_first_layout_is_migrated_by_who_writes(whole: Path, first: Path) -> None:
+def test_the_first_layout_is_migrated_by_a_writer(whole: Path, first: Path) -> None:
     model = Letters()
     found = replay(first, model)
     assert found[:2] == replay(whole)[:2]
@@ -755,7 +755,7 @@ def test_a_read_only_recording_is_replayed(place: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_file_that_changes_under_who_reads_it_without_locks_is_opened_again(
+def test_a_file_that_changes_under_a_reader_without_locks_is_reopened(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.sqlite"

@@ -151,7 +151,7 @@ def test_a_reply_without_text_is_counted_and_names_nothing(
     assert len(server.questions) <= 6 + 3 * transport.TRIES
 
 
-def test_an_environment_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_environment_resumes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
 
     def answer(body: dict[str, Any]) -> Answer:

@@ -91,7 +91,7 @@ def test_the_constructors_seed_decides_the_first_reset(make: Callable[..., Any])
     assert first.np_random_seed == 0
 
 
-def test_seeds_that_were_given_play_who_they_always_played() -> None:
+def test_given_seeds_always_play_the_same_users() -> None:
     """Written down before seeds were drawn: a result of seed 0 stays what it was."""
     env = RPPEnv.make(num_users=60, num_items=100, num_envs=6)
     env.reset(seed=0)

@@ -111,7 +111,7 @@ def test_rewards_are_the_ndcg_of_what_was_named() -> None:
             assert rewards[row].ravel()[cell] == pytest.approx(wanted)
 
 
-def test_a_stopped_tabulation_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_stopped_tabulation_resumes(tmp_path: Path) -> None:
     whole = tabulate(make(Counting()))
     path = tmp_path / "t.rpptable"
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +127,7 @@ def test_a_stopped_tabulation_goes_on_where_it_was(tmp_path: Path) -> None:
     assert again.calls == 0
 
 
-def test_a_killed_tabulation_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_tabulation_resumes(tmp_path: Path) -> None:
     """SIGKILL, with nobody there to tidy up, and in the middle of a part's writing."""
     path = tmp_path / "t.rpptable"
     script = f"""

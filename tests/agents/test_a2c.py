@@ -202,7 +202,7 @@ def test_both_gradients_take_the_td_error_for_a_constant() -> None:
             torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_each_user_is_paid_for_what_it_did_itself() -> None:
+def test_each_user_is_rewarded_for_its_own_actions() -> None:
     """Two users, one paid and one not: each keeps to its own; as a team's mean both learn alike."""
     seen = [[[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]]
     learner = A2C(one_agent(3), replace(PLAIN, learning_rate=1e-2))

@@ -246,7 +246,7 @@ def test_an_actor_begins_in_the_middle_of_any_bounds(largest: float) -> None:
     assert (raw > largest).any() == (largest < 1e6)
 
 
-def test_what_is_kept_is_what_was_sampled_and_what_is_played_is_clipped() -> None:
+def test_samples_are_stored_unclipped_and_played_clipped() -> None:
     """PPO's ratio is of the sampled action, as in CleanRL and Stable-Baselines3."""
     env = Targets(256)
     learner = PPO(env, Config(epochs=1, minibatches=1, clip=1e-4), "state")
@@ -507,7 +507,7 @@ class Stop:
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
-def test_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Any, name: str) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any, name: str) -> None:
     trainer = getattr(rpp_agents, name)
 
     def train(folder: str, **options: Any) -> Any:

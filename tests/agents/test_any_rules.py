@@ -162,7 +162,9 @@ def test_a_stream_is_played_and_has_no_tables(words: list[str]) -> None:
     check_rules("PPRStream-v0", *words[2:], "--codebook", "4", tables=False)
 
 
-def test_nobody_types_a_vector(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_vectors_cannot_be_played_by_hand(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["play", *words]) == 2
     assert "which cannot be typed" in capsys.readouterr().err
 

@@ -348,7 +348,7 @@ def test_a_finished_cell_is_not_run_again_by_a_command_that_did_not_know(
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_nothing_is_trained_or_fitted_on_those_who_are_scored(
+def test_nothing_is_trained_or_fitted_on_scored_users(
     tmp_path: Path, trainer: Trainer, split: str
 ) -> None:
     told = bench(split=split)

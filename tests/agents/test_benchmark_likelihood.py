@@ -32,7 +32,7 @@ def tasks() -> TaskSet:
     return env.tasks
 
 
-def test_each_derangement_gives_everybody_anothers_history(benchmark: Any, tasks: TaskSet) -> None:
+def test_each_derangement_gives_every_user_anothers_history(benchmark: Any, tasks: TaskSet) -> None:
     own = [tasks.task(i).history for i in range(len(tasks))]
     dealt = []
     for number in range(4):

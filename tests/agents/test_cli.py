@@ -525,7 +525,7 @@ def test_a_run_is_not_mixed_with_another(trained: Path, rpp: Any) -> None:
     assert World.load(trained).rules == "RPPBandit-v0"
 
 
-def test_a_run_remembers_who_rewrites(rpp: Any, tmp_path: Path) -> None:
+def test_a_run_restores_its_rewriter(rpp: Any, tmp_path: Path) -> None:
     code, _, err = rpp(*TRAIN, "--rewrite", "embedded", "--train-users", "30")
     assert (code, "leave out --train-users" in err) == (2, True)
     code, _, err = rpp(*TRAIN, "--rewrite", "embedded", "--run-dir", str(tmp_path))

@@ -240,7 +240,7 @@ mappo.train(Contextual(64, noise=0.1), SMALL, run_dir=sys.argv[2], progress=Fals
 
 
 @pytest.mark.parametrize("moment", ["playing", "writing"])
-def test_a_killed_run_goes_on_to_the_same_weights(
+def test_a_killed_run_resumes_to_the_same_weights(
     toys: SimpleNamespace, tmp_path: Any, moment: str
 ) -> None:
     folder = tmp_path / "killed"

@@ -118,7 +118,7 @@ def test_aggregates_over_the_tasks_of_a_study(done: tuple[Study, Path]) -> None:
     assert {"overall.png", "improvement.png"} <= {path.name for path in out.glob("plots/*")}
 
 
-def test_too_few_tasks_are_said(tmp_path: Path) -> None:
+def test_too_few_tasks_are_reported(tmp_path: Path) -> None:
     plan = study(TASKS - 1)
     invented(plan, tmp_path)
     text = write_report(plan, tmp_path, Options(iqm=True, page=False)).read_text()
@@ -139,7 +139,7 @@ def test_variants_are_a_grid(done: tuple[Study, Path]) -> None:
     assert cells[1][-3:-1] == ["0.4550", "4"]
 
 
-def test_no_grids_are_said(tmp_path: Path) -> None:
+def test_missing_grids_are_reported(tmp_path: Path) -> None:
     plan = Study.parse(
         {
             "seeds": [0, 1],

@@ -33,7 +33,7 @@ def test_what_follows_the_last_step_is_the_true_end_and_not_the_next_start(
         assert not rollout.terminated.any()
 
 
-def test_a_collector_goes_on_where_it_stopped(toys: SimpleNamespace) -> None:
+def test_a_collector_resumes_where_it_stopped(toys: SimpleNamespace) -> None:
     env = toys.Clock(3, horizon=3, ends="truncated")
     collector = Collector(env, "state")
     with pytest.raises(ResetNeeded):

@@ -71,7 +71,9 @@ def test_learners_fill_slots(data: Dataset, sasrec: SASRec, items: NDArray[np.fl
 
 
 @pytest.mark.parametrize("trainer", [iql, vdn, qmix, central], ids=lambda t: t.__name__)
-def test_who_counts_actions_refuses_vectors(data: Dataset, sasrec: SASRec, trainer: Any) -> None:
+def test_algorithms_that_count_actions_refuse_vectors(
+    data: Dataset, sasrec: SASRec, trainer: Any
+) -> None:
     env = RPPEnv.make(
         data, sasrec, space=VectorPrompts(np.eye(WIDTH)), rules=Episode("test-v0", 1), num_envs=4
     )

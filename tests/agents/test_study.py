@@ -560,7 +560,7 @@ def test_variants_are_methods_of_their_own() -> None:
     assert study.methods[1].config == {"trainer": "iql", "only": "history_records"}
 
 
-def test_in_one_draw_another_seed_runs_again_only_what_it_changes() -> None:
+def test_another_seed_reruns_only_the_runs_that_depend_on_it() -> None:
     rows = [
         {"label": name, "method": name}
         for name in ("manual", "enumerate_all", "merged_best", "merged_fixed", "random", "linucb")
@@ -731,7 +731,7 @@ def test_a_killed_study_ends_with_the_same_files(finished: tuple[Path, Path]) ->
     assert left == right
 
 
-def test_a_finished_study_asks_nothing_and_writes_nothing(finished: tuple[Path, Path]) -> None:
+def test_a_finished_study_calls_no_model_and_writes_nothing(finished: tuple[Path, Path]) -> None:
     folder = finished[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     began = time.process_time()

@@ -320,7 +320,7 @@ def test_llmrank_prompts_match_their_description() -> None:
     }
 
 
-def test_llmrank_plays_test_users_and_counts_what_it_asks() -> None:
+def test_llmrank_plays_test_users_and_counts_its_calls() -> None:
     made = problem_of(knows)
     for name in PROMPTS:
         player = llmrank(made.problem, seed=0, budget=0, watch=lambda *_: None, prompt=name)
@@ -339,7 +339,7 @@ def test_one_item_is_no_example() -> None:
 
 
 @pytest.mark.parametrize("config", [{"prompt": "bootstrapping"}, {"shown": 50}])
-def test_llmrank_refuses_what_it_does_not_know(config: dict[str, Any]) -> None:
+def test_llmrank_refuses_unknown_options(config: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match="llmrank"):
         guided(users_in("movies"), **config)
 

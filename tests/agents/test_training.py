@@ -66,7 +66,7 @@ def test_every_trainer_has_the_same_interface(algorithm: Any) -> None:
     assert getattr(rpp_agents, algorithm.__name__.rpartition(".")[2]) is algorithm
 
 
-def test_every_trainer_gives_a_policy_that_can_be_kept(
+def test_every_trainer_returns_a_policy_that_can_be_saved(
     toys: SimpleNamespace, algorithm: Any, tmp_path: Any
 ) -> None:
     env, held_out = toys.Contextual(64), toys.Contextual(64, seed=1)
@@ -112,7 +112,7 @@ class Stop:
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_every_trainer_goes_on_as_if_it_had_not_been_stopped(
+def test_every_trainer_resumes_bit_for_bit(
     toys: SimpleNamespace, algorithm: Any, tmp_path: Any, stop: int
 ) -> None:
     def train(name: str, **options: Any) -> Any:
@@ -313,7 +313,7 @@ def test_a_damaged_policy_of_values_gets_a_sentence(
         load_policy(tmp_path / "q.safetensors")
 
 
-def test_after_a_power_cut_a_run_goes_on_as_if_there_had_been_none(
+def test_a_run_resumes_after_a_power_cut_with_the_same_results(
     toys: SimpleNamespace, tmp_path: Path
 ) -> None:
     config = mappo.Config(

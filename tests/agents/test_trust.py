@@ -261,7 +261,7 @@ def test_only_words_that_name_a_run_are_read_as_one(theirs: Path) -> None:
     assert run_world(["random"]) is None
 
 
-def test_a_folder_that_asks_for_nothing_is_played(theirs: Path) -> None:
+def test_a_folder_that_names_nothing_outside_is_played(theirs: Path) -> None:
     says(theirs, {"dataset": "Movieworld", "rules": "RPPBandit-v0", "rewrite": "embedded"})
     assert main(["play", str(theirs)]) == 0
 
@@ -358,7 +358,7 @@ ASKING: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("asks", ASKING)
-def test_a_file_of_others_runs_no_code_and_asks_no_server(
+def test_a_foreign_file_runs_no_code_and_contacts_no_server(
     asks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verb, changes, word = ASKING[asks]

@@ -444,7 +444,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_a_run_stopped_at_any_moment_goes_on_as_if_it_had_not_been(
+def test_a_run_stopped_at_any_moment_resumes_with_the_same_results(
     toys: SimpleNamespace, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(toys.Contextual):  # type: ignore[misc, name-defined]
@@ -507,7 +507,7 @@ qmix.train(Slow(32, noise=0.1), config, run_dir={folder!r}, progress=False, resu
 """
 
 
-def test_a_killed_run_goes_on_bit_for_bit(toys: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(toys: SimpleNamespace, tmp_path: Path) -> None:
     config = {**SMALL, "evaluations": 0}
 
     def command(pause: float) -> list[str]:

@@ -180,7 +180,7 @@ def test_every_algorithm_takes_its_settings(verification: ModuleType) -> None:
             assert settings["team_reward"]
 
 
-def test_a_learner_solves_what_it_should(verification: ModuleType) -> None:
+def test_a_learner_reaches_the_expected_score(verification: ModuleType) -> None:
     row = verification.run("linear", "ippo", 100, total_steps=2_000)
     assert row["curve"][-1] == [2_000, 5.0]
     assert len(row["curve"]) == 3

@@ -97,7 +97,7 @@ def test_a_user_who_comes_back_to_an_item_keeps_the_rest(making) -> None:
     assert tasks.subset([1]).dropped.tolist() == [0]
 
 
-def test_who_only_ever_chose_the_target_has_no_task(making) -> None:
+def test_a_user_who_only_chose_the_target_has_no_task(making) -> None:
     data = making.of([[7, 7, 7], [1, 2, 3]], 30)
     with pytest.warns(UserWarning, match="1 users are left out"):
         tasks = make_tasks(data, [0, 1], draws=2)

@@ -165,7 +165,7 @@ def test_all_52_letters_can_be_ranked(both: Any) -> None:
     assert len(set(one)) == 52
 
 
-def test_a_reply_that_has_begun_goes_on(both: Any, prompts: list[Prompt]) -> None:
+def test_a_begun_reply_is_continued(both: Any, prompts: list[Prompt]) -> None:
     """The letter after two others, as the structured way of ranking asks for it."""
     letters = tuple(LETTERS[: len(prompts[0].task.candidates)])
     question = as_messages(prompts[0].lettered(whole=True))
