@@ -65,8 +65,8 @@ SETUPS = {
         finite=None,
         discounts=(),
         batch=2,
-        why_no_table="needs a GPU",
-        why_no_training="needs a GPU",
+        why_no_table="too slow on a CPU",
+        why_no_training="too slow on a CPU",
     ),
     "PPR-v0": Setup(
         dataset="arrivals",
