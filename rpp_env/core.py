@@ -702,13 +702,10 @@ def _check_parts(
             "a table cannot be rewritten: it holds answers to the catalog's sentences, not to "
             "sentences that are rewritten for each user; give a model"
         )
-    if table is not None and episode.order == "step":
-        raise InvalidOption(
-            f"a table cannot replay {episode.id}: its candidates are reordered at every step"
-        )
-    if table is not None and not episode.one_task:
-        raise InvalidOption(
-            f"a table cannot replay {episode.id}: it asks for another item at every step"
+    if table is not None:
+        episode.check_table(
+            "give a recommender, or rules of one task per episode that is not reordered at every "
+            "step"
         )
     if (book is None) == (space is None):
         raise InvalidOption("give a book (catalog of sentences) or a prompt space, and not both")

@@ -63,6 +63,22 @@ class Episode:
         """Whether an episode has one step and ends by termination; longer ones are truncated."""
         return self.max_cycles == 1
 
+    def check_table(self, hint: str) -> None:
+        """Check that a table can hold the answers of such episodes.
+
+        Raises
+        ------
+        InvalidOption
+            With the reason, and `hint`, what to do instead.
+        """
+        if self.order == "step":
+            reason = "reorders the candidates"
+        elif not self.one_task:
+            reason = "asks for another item"
+        else:
+            return
+        raise InvalidOption(f"{self.id} {reason} at every step, which no table can hold: {hint}")
+
     def every(self, tasks: TaskSet) -> TaskSet:
         """Return all tasks of the episodes that begin with `tasks`; `at` selects among them."""
         return tasks

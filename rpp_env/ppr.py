@@ -197,10 +197,7 @@ def assemble_stream(
             f"max_cycles={steps} is not"
         )
     if isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith("table:")):
-        raise InvalidOption(
-            "PPRStream-v0 has another item at every step, which no table can hold: leave model "
-            "out, or name a recommender"
-        )
+        episode_of("PPRStream-v0").check_table("leave model out, or name a recommender")
     return _parts(dataset, model, split, max_users, chosen, "joint", steps)
 
 

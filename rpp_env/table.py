@@ -496,15 +496,10 @@ def tabulate(
         raise InvalidOption("this environment already replays a table: give one with a recommender")
     if env.rewrite is not None:
         raise InvalidOption("rewritten prompts depend on more than the actions: leave out rewrite=")
-    if env.episode.order == "step":
-        raise InvalidOption(
-            f"{env.episode.id} reorders the candidates at every step, which no table can hold"
-        )
-    if not env.episode.one_task:
-        raise InvalidOption(
-            f"{env.episode.id} asks for another item at every step, and a table holds one task of "
-            "each user: tabulate PPR-v0, with shots=k for each number of clicks"
-        )
+    env.episode.check_table(
+        "tabulate an id whose episodes have one task in one order, such as RPP-v0, or PPR-v0 with "
+        "shots=k for each number of clicks"
+    )
     if env.space.shape is None:
         raise InvalidOption(
             f"{type(env.space).__name__} has infinitely many prompts, and a table holds every one: "

@@ -33,6 +33,7 @@ from rpp_env import (
 from rpp_env.core import COUNTS, IDENTIFIERS, METRICS
 from rpp_env.data import UserSplit, training_interactions
 from rpp_env.embeddings import fit_embeddings
+from rpp_env.episode import Episode
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo, silent
 from rpp_env.sentences import AGENTS
@@ -686,6 +687,20 @@ def test_a_refused_action_changes_nothing(actions: list[Any]) -> None:
             env.step([actions])
         assert np.array_equal(env.state(), before)
         env.step([[0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"order": "step"}, "reorders the candidates"),
+        ({"one_task": False}, "asks for another item"),
+    ],
+)
+def test_one_sentence_says_what_no_table_can_hold(given: dict[str, Any], reason: str) -> None:
+    said = f"^mine-v0 {reason} at every step, which no table can hold: play it live$"
+    with pytest.raises(InvalidOption, match=said):
+        Episode("mine-v0", 2, **given).check_table("play it live")
+    Episode("mine-v0", 2).check_table("play it live")
 
 
 def test_what_a_table_cannot_do_is_refused() -> None:

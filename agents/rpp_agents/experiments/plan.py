@@ -584,7 +584,8 @@ def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str)
     if not isinstance(rules, str):
         raise InvalidOption(f"{where}: rules must be the name of an id, not {rules!r}")
     try:
-        own, episode = options_of(rules), episode_of(rules)
+        own = options_of(rules)
+        episode_of(rules).check_table("runs replay tables, so name other rules")
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
     if rules not in RULES:
@@ -593,16 +594,6 @@ def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str)
     for key in chosen:
         if key not in allowed:
             raise InvalidOption(f"{where}: {unknown('option', key, sorted(allowed))}")
-    if episode.order == "step":
-        raise InvalidOption(
-            f"{where}: {rules} reorders the candidates at every step, which no table can hold, "
-            "and runs replay tables"
-        )
-    if not episode.one_task:
-        raise InvalidOption(
-            f"{where}: {rules} asks for another item at every step, which no table can hold, and "
-            "runs replay tables"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
