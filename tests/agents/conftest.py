@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -10,6 +10,17 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Train with one thread of torch; afterwards there are as many as before."""
+    import torch  # the other tests of this folder run without it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Contextual:

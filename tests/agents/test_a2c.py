@@ -24,12 +24,7 @@ PLAIN = Config.paper(hidden=(16,))
 """One gradient step of bare TD errors."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def rollout_of(observations: Any, following: Any, rewards: Any, **changed: Any) -> Rollout:

@@ -37,12 +37,7 @@ BOXES = spaces_of("ab", SPACES)
 CONTINUOUS = ("mappo", "ippo", "a2c")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 class Targets:

@@ -25,13 +25,7 @@ from rpp_agents.trainers.ppo import PPO, Config
 from rpp_env import RPPEnv
 from rpp_env.errors import InvalidOption
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 # The state-blind policy

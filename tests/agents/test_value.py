@@ -27,12 +27,7 @@ from rpp_env.errors import InvalidData, InvalidOption
 MIXERS = {"iql": iql, "vdn": vdn, "qmix": qmix}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def learner(name: str, env: Any, **options: Any) -> ValueLearner:
