@@ -5,6 +5,7 @@ Every run is drawn, and the mean with its 95% interval over them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -409,7 +410,7 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
     named = what.replace("_", " ")
     figure, panels = grid(len(labels), 2.5, 2.0, xlabel=named, ylabel="NDCG@10, test users")
     at = sorted({getattr(setting, what) for setting in settings})
-    colours = dict(zip(datasets, COLOURS, strict=False))
+    colours = dict(zip(datasets, itertools.cycle(COLOURS)))
     chances = [next(s.chance for s in settings if getattr(s, what) == x) for x in at]
     for label, axes in zip(labels, panels, strict=True):
         axes.set_title(label, fontsize=8, color=INK, loc="left")
