@@ -33,7 +33,7 @@ def rpp(
     rewrite: str | None = None,
     only: str | None = None,
 ) -> Playing:
-    """Train the agents; a call of the model is a step.
+    """Train the agents; a call of the model is a step, or an answer that a solver differentiated.
 
     Parameters
     ----------
@@ -70,7 +70,12 @@ def rpp(
         counted = Counted(env, users)
         return counted if only is None else OnlyAgent(counted, only)
 
+    ledger = problem.train.ledger
+
     def after_iteration(row: Mapping[str, float], policy: Policy) -> None:
+        # A solver that reads gradients asks the recommender itself, and takes no steps.
+        answers = int(row.get("info/gradient_calls", 0))
+        ledger.calls, ledger.unique = max(ledger.calls, answers), max(ledger.unique, answers)
         watch(int(row["steps"]), Playing(policy, environment))
 
     policy = find_trainer(trainer).train(
