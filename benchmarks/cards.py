@@ -60,6 +60,7 @@ SETUPS = {
         discounts=(0.0, 0.95),
         why_no_table="replies are sampled",
     ),
+    "RPPFeedback-v0": Setup(train_users=200, users=200, discounts=(0.0, 0.9)),
     "RPPLikelihood-v0": Setup(
         model="smollm2",
         finite=None,

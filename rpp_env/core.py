@@ -214,7 +214,14 @@ class RPPEnv:
         self.contexts = [_made(given, every, "contexts") for given in _as_contexts(contexts)]
         """Further blocks of the observations."""
         self.observer = Observer(
-            every, embeddings, self.space, episode.max_cycles, ranking, observe, self.contexts
+            every,
+            embeddings,
+            self.space,
+            episode.max_cycles,
+            ranking,
+            observe,
+            self.contexts,
+            feedback=episode.feedback != "none",
         )
         self._count = num_envs
         # Whether the outcome of a task depends on how often it was played since the seed.
@@ -533,6 +540,7 @@ class RPPEnv:
             masked=masked,
         )
         (self._ask if self.table is None else self._replay)(after, before.clock)
+        after.remember(before)
         # Nothing below can fail: a step that raises leaves the environment unchanged.
         self._moment = after
         self._last = Step.to(after)

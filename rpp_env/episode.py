@@ -6,6 +6,7 @@ recommender's rankings into a `Response`: the rankings that users see, the ranks
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -19,9 +20,15 @@ from rpp_env.metrics import ndcg
 from rpp_env.options import check_fields, check_numbers
 from rpp_env.prompting import Rankings
 
-__all__ = ["Episode", "Response", "Stream"]
+__all__ = ["ACCEPTED", "Episode", "Feedback", "Response", "Stream"]
 
 Ints = NDArray[np.int64]
+Feedback = Literal["none", "reward", "rank", "accepted"]
+"""What agents see of a user's response to the last list: nothing, its reward, the rank of the item
+that the user chose, or only whether that item was among the first three."""
+
+ACCEPTED = 3
+"""Lowest rank of the chosen item at which a user accepts a list (feedback ``"accepted"``)."""
 
 
 class Response(NamedTuple):
@@ -34,11 +41,14 @@ class Response(NamedTuple):
     rank : (B,) int array
         Rank of the item that the user chose next, from 1; 0 where it was not named.
     rewards : (B,) float64 array
+    shown : (B,) float32 array or None
+        What the agents see of the user's response, 0 to 1, more being better; None: nothing.
     """
 
     rankings: Rankings
     rank: NDArray[np.integer[Any]]
     rewards: NDArray[np.float64]
+    shown: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,10 @@ class Episode:
     """Steps of an episode."""
     order: Literal["task", "step"] = "task"
     """Candidates keep one order per task, or are reordered for every user and step."""
+    feedback: Feedback = field(default="none", kw_only=True)
+    """What the observations show of the user's response to the last list: nothing, its reward, the
+    rank of the chosen item (1 at the top, falling linearly to 0 where it was not named), or 1 where
+    that item was among the first three."""
     one_task: bool = field(default=True, kw_only=True)
     """Whether all steps of an episode ask for one item, as tables of answers need it."""
 
@@ -118,8 +132,14 @@ class Episode:
             rankings = rankings.reordered(tasks.shown)
         if rank is None:
             rank = rankings.ranks(tasks.tasks.position.take(tasks.rows))
-        worth = reward_by_rank(rankings.order.shape[1])
-        return Response(rankings, rank, worth.take(rank))
+        candidates = rankings.order.shape[1]
+        shown = shown_by_rank(self.feedback, candidates)
+        return Response(
+            rankings,
+            rank,
+            reward_by_rank(candidates).take(rank),
+            None if shown is None else shown.take(rank),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,3 +206,20 @@ def reward_by_rank(candidates: int) -> NDArray[np.float64]:
     worth: NDArray[np.float64] = ndcg(np.arange(candidates + 1), 10)
     worth.setflags(write=False)
     return worth
+
+
+_SHOWN: dict[str, Callable[[Ints], NDArray[Any]]] = {
+    "reward": lambda ranks: reward_by_rank(len(ranks) - 1),
+    "rank": lambda ranks: np.where(ranks > 0, (len(ranks) - ranks) / (len(ranks) - 1), 0),
+    "accepted": lambda ranks: (ranks > 0) & (ranks <= ACCEPTED),
+}
+
+
+@lru_cache(maxsize=16)
+def shown_by_rank(feedback: Feedback, candidates: int) -> NDArray[np.float32] | None:
+    """(K + 1,) float32, read-only: what a user shows by the target's rank; None for nothing."""
+    if feedback == "none":
+        return None
+    shown = np.asarray(_SHOWN[feedback](np.arange(candidates + 1)), np.float32)
+    shown.setflags(write=False)
+    return shown

@@ -24,7 +24,7 @@ from rpp_env.data.splits import (
     training_interactions,
 )
 from rpp_env.embeddings import Embeddings, fit_embeddings
-from rpp_env.episode import Episode
+from rpp_env.episode import Episode, Feedback
 from rpp_env.errors import InvalidOption, NotTabulated
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
@@ -97,6 +97,9 @@ class Options(DataOptions):
     """Seed of candidates and orders; apart from `seed`, so that all seeds play the same tasks."""
     user_seed: int = 0
     """Seed for drawing `max_users` users."""
+    feedback: Feedback | None = None
+    """What the observations show of the user's response to the last list: nothing, its reward, the
+    rank of the chosen item, or whether that was in the top three; overrides the rules'."""
     embeddings: Literal["svd", "lightgcn"] | Embeddings = "svd"
     """Method by which the embeddings of the observations are fitted, or fitted embeddings."""
     dim: int = 32
@@ -217,6 +220,8 @@ def assemble(
         rules = replace(rules, start=5)  # as in the paper's code
     if max_cycles is not None:
         rules = replace(rules, max_cycles=max_cycles)
+    if chosen.feedback is not None:
+        rules = replace(rules, feedback=chosen.feedback)
     users, interactions = _split(data, chosen.fractions, chosen.split_by, chosen.repeats)
     rows = users.part(split)
     retrieved = chosen.negatives == "retrieved"

@@ -21,6 +21,12 @@ slice               width          holds
 ``named``           1              share of the candidates that the last ranking named
 ``shown``           1              history items that the last prompt showed / 50
 ``level``           1              the history agent's level / the highest level
+``response``        1              the user's response to the last list, in [0, 1]; this block and
+                                   the next ones only where an id shows it (`Episode.feedback`)
+``best_response``   1              the best response of this episode so far
+``best_...``        as there       the blocks of the prompt (``best_sentences``, ``best_shown``,
+                                   ``best_level``) that first had the best response; 0 before a
+                                   response above 0
 ``step``            1              steps taken / steps of an episode
 ``own_action``      most options   the agent's own last action, one-hot; 0 wide where an agent
                                    has more than 256 options
@@ -28,7 +34,8 @@ slice               width          holds
 
 All but ``own_action`` is the *shared part*; `Observer.state` is the shared part and the last
 actions of all agents, one-hot. Slices that describe the last prompt or ranking are zero before the
-first step. No slice depends on rewards, targets, or the other users of the batch.
+first step. No slice depends on rewards, targets, or the other users of the batch, but for those of
+the response.
 """
 
 from __future__ import annotations
@@ -125,6 +132,9 @@ class Observer:
         Hidden blocks are zero, so that all observations have one width.
     contexts : sequence of Context
         Further blocks, after those of the history.
+    feedback : bool
+        Add the blocks of the user's responses (`responses`). All agents see the last and the best
+        response, and those see a block of the best prompt who see that of the last one.
     """
 
     def __init__(
@@ -136,6 +146,7 @@ class Observer:
         ranking: Literal["mean", "sequence"] = "mean",
         observe: Literal["shared", "private"] = "shared",
         contexts: Sequence[Context] = (),
+        feedback: bool = False,
     ) -> None:
         # Imported here: scipy.sparse would double the import time of `rpp_env`.
         from scipy.sparse import csr_array
@@ -146,6 +157,9 @@ class Observer:
         K, dim = tasks.num_candidates, embeddings.items.shape[1]
         histories = history_context(tasks, embeddings)
         (first, width), *others = space.blocks.items()
+        told = {"response": 1, "best_response": 1}
+        told |= {f"best_{name}": size for name, size in space.blocks.items()}
+        told = told if feedback else {}
         # The ranking's blocks follow the prompt's first block, as in the first version, so that
         # policies trained then can still be used.
         blocks = [
@@ -154,6 +168,7 @@ class Observer:
             ("ranking", dim if ranking == "mean" else K * dim),
             ("named", 1),
             *others,
+            *told.items(),
             ("step", 1),
             ("own_action", self.actions.width),
         ]
@@ -177,7 +192,10 @@ class Observer:
             values = [histories.values, *(context.values for context in contexts)]
             self._static = np.concatenate(values, axis=1)
         self._before = self.layout[first]
-        self._after = slice(self.layout["named"].stop, self.layout["step"].start)
+        self._told = slice(
+            self.layout["step"].start - sum(told.values()), self.layout["step"].start
+        )
+        self._after = slice(self.layout["named"].stop, self._told.start)
         self._named, self._step = self.layout["named"].start, self.layout["step"].start
         self._split = width
         self._candidates, self._steps = K, steps
@@ -198,7 +216,8 @@ class Observer:
                 )
             self._seen = np.zeros((len(space.agents), self.shared_width), np.float32)
             for row, names in zip(self._seen, space.private, strict=True):
-                for name in (*names, "step"):
+                best = [f"best_{name}" for name in names]
+                for name in (*names, *(set(told) & {"response", "best_response", *best}), "step"):
                     row[self.layout[name]] = 1
 
     def readers(self, name: str) -> tuple[int, ...]:
@@ -220,6 +239,7 @@ class Observer:
         ranked: NDArray[np.integer[Any]],
         named: NDArray[np.integer[Any]],
         step: Ints,
+        responses: Floats | None = None,
     ) -> Floats:
         """(B, shared_width): the shared part after a step.
 
@@ -232,13 +252,39 @@ class Observer:
         ranked : (B, K) int array
             Item rows, best first.
         named, step : (B,) int arrays
+        responses : (B, 2 + w) float32 array, optional
+            From `responses`; needed with feedback.
         """
         shared = np.empty((len(rows), self.shared_width), dtype=np.float32)
         self._write(shared, rows, features)
+        if responses is not None:
+            shared[:, self._told] = responses
         shared[:, self.layout["ranking"]] = self._ranking(ranked, named)
         shared[:, self._named] = named / self._candidates
         shared[:, self._step] = step / self._steps
         return shared
+
+    @staticmethod
+    def responses(before: Floats | None, shown: Floats, features: Floats) -> Floats:
+        """(B, 2 + w), a new array: last response, best response, features of its prompt.
+
+        Parameters
+        ----------
+        before : (B, 2 + w) float32 array or None
+            The result of the step before; None before the first step.
+        shown : (B,) float32 array
+            The users' responses to this step's list.
+        features : (B, w) float32 array
+            Features of this step's prompt.
+        """
+        made = np.zeros((len(shown), 2 + features.shape[1]), np.float32)
+        if before is not None:
+            made[:, 1:] = before[:, 1:]
+        made[:, 0] = shown
+        better = shown > made[:, 1]
+        made[better, 1] = shown[better]
+        made[better, 2:] = features[better]
+        return made
 
     def _write(self, shared: Floats, rows: Ints, features: Floats) -> None:
         """Write the blocks that are known before the answer."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rpp_env.data.arrivals import CLICKS
-from rpp_env.episode import Episode
+from rpp_env.episode import Episode, Feedback
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Generation
 from rpp_env.options import check_fields, check_numbers
@@ -42,6 +42,8 @@ class Rules:
     """The level before the first step (``"rungs"``: an index into `rungs`; ``"grow"``: items)."""
     order: Literal["task", "step"] = "task"
     """Candidates keep one order per task, or are reordered for every user and step."""
+    feedback: Feedback = "none"
+    """What the observations show of the user's response; see `Episode.feedback`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -57,7 +59,7 @@ class Rules:
     @property
     def episode(self) -> Episode:
         """Length and tasks of an episode."""
-        return Episode(self.id, self.max_cycles, self.order)
+        return Episode(self.id, self.max_cycles, self.order, feedback=self.feedback)
 
     @property
     def lengths(self) -> HistoryLengths:
@@ -96,8 +98,16 @@ RULES: dict[str, Rules] = {
         num_candidates=20,
     ),
     "RPPPaper-v0": _paper(),
+    "RPPFeedback-v0": Rules(
+        id="RPPFeedback-v0",
+        max_cycles=15,
+        history="rungs",
+        history_options=(-2, -1, 0, 1, 2),
+        num_candidates=20,
+        feedback="reward",
+    ),
 }
-"""The three ids. Under `RPPPaper-v0` episodes start with 5 history items instead of 1."""
+"""The ids of sentences. Under `RPPPaper-v0` episodes start with 5 history items instead of 1."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ class Moment:
         See `Step`.
     tasks : TaskBatch or None
         See `Step`.
+    responses : (B, 2 + w) float32 array or None
+        The users' responses in these episodes (`Observer.responses`); None where none are shown.
     """
 
     scene: Scene
@@ -121,13 +123,29 @@ class Moment:
     rankings: Rankings | None = None
     prompts: Any = None
     tasks: TaskBatch | None = None
+    responses: Floats | None = None
+    _features: Floats | None = None
     _shared: Floats | None = None
+
+    @property
+    def features(self) -> Floats:
+        """(B, w): features of the prompt space's state."""
+        if self._features is None:
+            self._features = self.scene.space.features(self.state)
+        return self._features
+
+    def remember(self, before: Moment) -> None:
+        """Add the users' responses to those of the moment before, if the episode shows them."""
+        if self.response is not None and self.response.shown is not None:
+            self.responses = self.scene.observer.responses(
+                before.responses, self.response.shown, self.features
+            )
 
     @property
     def shared(self) -> Floats:
         """(B, shared_width): what all agents see."""
         if self._shared is None:
-            scene, features = self.scene, self.scene.space.features(self.state)
+            scene, features = self.scene, self.features
             shown = scene.episode.at(self.rows, self.clock)
             if self.response is None:
                 self._shared = scene.observer.begin(shown, features)
@@ -140,6 +158,7 @@ class Moment:
                     scene.items(asked, rankings.order),
                     rankings.named,
                     self.clock,
+                    self.responses,
                 )
         return self._shared
 
@@ -185,7 +204,9 @@ class Moment:
         response = self.response
         if response is not None:
             rank, rewards = _changed(response.rank, mask, 0), _changed(response.rewards, mask, 0)
-            response = Response(response.rankings.without(mask), rank, rewards)
+            response = response._replace(
+                rankings=response.rankings.without(mask), rank=rank, rewards=rewards
+            )
         return Moment(
             scene=self.scene,
             rows=_changed(self.rows, mask, rows),
@@ -195,6 +216,7 @@ class Moment:
             actions=_changed(self.actions, mask, none),
             response=response,
             masked=None if self.masked is None else _changed(self.masked, mask, 0),
+            responses=None if self.responses is None else _changed(self.responses, mask, 0),
         )
 
 

@@ -47,6 +47,11 @@ HOLDS = {
     "named": "share of the candidates that the last reply named",
     "shown": "history items that the last prompt showed / 50",
     "level": "where the history agent stands / the highest place",
+    "response": "the user's response to the last list: its reward",
+    "best_response": "the best response of the episode so far",
+    "best_sentences": "the sentences of the prompt that first had it",
+    "best_shown": "history items that this prompt showed / 50",
+    "best_level": "where the history agent stood / the highest place",
     "step": "steps taken / steps of an episode",
     "own_action": "the agent's own last action, one-hot",
 }

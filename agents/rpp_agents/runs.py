@@ -351,7 +351,8 @@ def _problem(env: BatchedEnv) -> str:
     book = env.book  # type: ignore[attr-defined]
     prompts = json.dumps(dict(space.about), sort_keys=True) if book is None else book.digest
     seen = env.observer.readers("user")  # type: ignore[attr-defined]
-    parts = repr((tasks.digest, prompts, episode.id, seen)).encode()
+    told = () if episode.feedback == "none" else (episode.feedback,)
+    parts = repr((tasks.digest, prompts, episode.id, seen, *told)).encode()
     return f"{episode.id}, {len(tasks)} tasks, {hashlib.sha256(parts).hexdigest()[:12]}"
 
 
