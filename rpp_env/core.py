@@ -28,7 +28,7 @@ from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption, ResetNeeded
 from rpp_env.factory import as_rules, assemble
 from rpp_env.models.asking import release
-from rpp_env.observation import Context, Encoder, HashedNGrams, Observer
+from rpp_env.observation import Context, Encoder, HashedNGrams, Observer, open_encoder
 from rpp_env.options import check_choice, check_values
 from rpp_env.prompting import PromptSpace, Recommender
 from rpp_env.recommenders.base import rank_all
@@ -289,7 +289,7 @@ class RPPEnv:
         max_users: int | None = None,
         max_cycles: int | None = None,
         rewrite: Rewrite | str | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | str | None = None,
         observe: Literal["shared", "private"] = "shared",
         ranking: Literal["mean", "sequence"] = "mean",
         padded_actions: bool = False,
@@ -326,7 +326,11 @@ class RPPEnv:
             RPP+: the rewriter of the chosen sentences. ``"embedded"``, the name of a language model
             (``"http://host:8000/v1#name"``, ...), or a callable from prompts to prompts, such as an
             `LLMRewriter` with its own options.
-        space, num_envs, encoder, observe, ranking, padded_actions, agent_names, contexts, seed
+        encoder : Encoder or str, optional
+            Encoder of the sentences for the observations: ``"hashed"`` n-grams (the default),
+            ``"minilm"`` (after ``rpp-env model get minilm``), a folder that sentence-transformers
+            wrote, or an object.
+        space, num_envs, observe, ranking, padded_actions, agent_names, contexts, seed
             As the constructor takes them.
         **options
             Fields of `rpp_env.factory.Options`: candidates, embeddings, sentences, decoding.
@@ -350,7 +354,7 @@ class RPPEnv:
             recommender=parts.recommender,
             table=parts.table,
             rewrite=open_rewriter(rewrite),
-            encoder=encoder,
+            encoder=open_encoder(encoder),
             observe=observe,
             ranking=ranking,
             num_envs=num_envs,

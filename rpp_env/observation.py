@@ -44,6 +44,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -52,9 +53,11 @@ from numpy.typing import NDArray
 from rpp_env.actions import actions_of
 from rpp_env.data.candidates import MAX_HISTORY, TaskSet
 from rpp_env.errors import InvalidOption
-from rpp_env.options import check_choice
+from rpp_env.models.encoder import SentenceTransformerEncoder
+from rpp_env.models.pretrained import ENCODERS, missing, place
+from rpp_env.options import check_choice, unknown
 from rpp_env.prompting import PromptSpace
-from rpp_env.sentences.encoders import Encoder, HashedNGrams, SentenceTransformerEncoder, encode
+from rpp_env.sentences.encoders import Encoder, HashedNGrams, encode
 
 if TYPE_CHECKING:
     from rpp_env.embeddings import Embeddings
@@ -67,6 +70,7 @@ __all__ = [
     "SentenceTransformerEncoder",
     "encode",
     "history_context",
+    "open_encoder",
 ]
 
 Floats = NDArray[np.float32]
@@ -74,6 +78,8 @@ Ints = NDArray[np.int64]
 
 WINDOWS = (1, 3, 5, 10, 20)
 """Lengths of recent history that the recency slices compare."""
+HASHED = "hashed"
+"""Name of the default encoder of sentences."""
 LAGS = (1, 2, 4, 8, 16)
 """Distances in the sequence at which similarities are computed."""
 
@@ -106,6 +112,42 @@ class Context:
                 f"the blocks of a context, {', '.join(self.blocks)}, take float32 values of shape "
                 f"(tasks, {width}) in [-1, 1]; got {self.values.dtype} of {self.values.shape}"
             )
+
+
+def open_encoder(encoder: Encoder | str | None) -> Encoder | None:
+    """Return an encoder by its name, or the given one.
+
+    Parameters
+    ----------
+    encoder : Encoder or str, optional
+        ``"hashed"`` (None, the default: `HashedNGrams`), ``"minilm"``, or a folder that
+        sentence-transformers wrote.
+
+    Raises
+    ------
+    InvalidOption
+        For an unknown name, and for an encoder that has not been fetched.
+    InvalidData, MissingExtra
+        See `SentenceTransformerEncoder`.
+    """
+    if not isinstance(encoder, str):
+        return encoder
+    if encoder == HASHED:
+        return None
+    if encoder not in ENCODERS and not Path(encoder).is_dir():
+        raise InvalidOption(
+            f"{unknown('encoder', encoder, [HASHED, *ENCODERS])}. A folder that "
+            "sentence-transformers wrote will do, too"
+        )
+    folder = place(encoder) if encoder in ENCODERS else Path(encoder)
+    if folder is None:
+        raise missing(encoder)
+    return _loaded(str(folder))
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: str) -> Encoder:
+    return SentenceTransformerEncoder(folder)
 
 
 class Observer:

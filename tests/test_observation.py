@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from itertools import combinations
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,16 +12,13 @@ from rpp_env import (
     BrokenContract,
     HashedNGrams,
     InvalidOption,
-    MissingExtra,
     RPPEnv,
-    SentenceTransformerEncoder,
 )
 from rpp_env.embeddings import Embeddings
 from rpp_env.models import echo, silent
 from rpp_env.observation import LAGS, WINDOWS, Observer, encode, history_context
 from rpp_env.sentences import AGENTS
 from rpp_env.sentences.space import SentencePrompts
-from rpp_env.testing import check_encoder
 
 SMALL = {"num_users": 120, "num_items": 100, "num_envs": 6}
 SIZES = (5, 5, 9, 5)
@@ -65,32 +60,6 @@ def test_hashed_ngrams_depend_only_on_the_seed() -> None:
 def test_hashed_ngrams_refuse_a_width(width: int) -> None:
     with pytest.raises(InvalidOption, match="multiple of 8"):
         HashedNGrams(width)
-
-
-def test_sentence_transformers_are_projected(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Fake:
-        def __init__(self, name: str) -> None:
-            assert name == "some/model"
-
-        def encode(self, texts: list[str], **options: object) -> np.ndarray:
-            assert options == {"normalize_embeddings": True, "show_progress_bar": False}
-            return HashedNGrams(384).encode(texts)
-
-    fake = SimpleNamespace(SentenceTransformer=Fake)
-    monkeypatch.setitem(sys.modules, "sentence_transformers", fake)
-    encoder = SentenceTransformerEncoder("some/model", width=16)
-    check_encoder(encoder)
-    assert encoder.width == 16
-    with pytest.raises(InvalidOption, match=r"1\.\.384"):
-        SentenceTransformerEncoder("some/model", width=385)
-    other = SentenceTransformerEncoder("some/model", width=16, seed=1)
-    assert not np.allclose(other.encode(["text"]), encoder.encode(["text"]))
-
-
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingExtra, match=r"rpp-env\[sentence-transformers\]"):
-        SentenceTransformerEncoder()
 
 
 def test_what_an_encoder_gives_is_checked() -> None:

