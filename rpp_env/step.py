@@ -176,8 +176,8 @@ class Moment:
         users = self.scene.users.take(self.rows)
         if response is None:
             return {
-                **{name: np.zeros(count) for name in METRICS},
-                **{name: np.zeros(count, np.int64) for name in COUNTS},
+                **dict(zip(METRICS, np.zeros((len(METRICS), count)), strict=True)),
+                **dict(zip(COUNTS, np.zeros((len(COUNTS), count), np.int64), strict=True)),
                 "user": users,
             }
         rank, rankings = response.rank.astype(np.int64), response.rankings

@@ -134,9 +134,11 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
             every = self._choices(np.arange(self._count))
             task = tasks.task(0)
             said = [self._prompt(task, choice, 1).instructions for choice in book.choose(every)]
-        # A last row of zeros, so that index -1 (no sentence yet) selects zeros.
-        none = np.zeros((1, encoder.width), np.float32)
-        self._vectors = np.vstack([encode(encoder, said), none]) if said else none
+        # Features of all sentences, with two columns for the rest. A last row of zeros, so that
+        # index -1 (no sentence yet) selects zeros.
+        self._vectors = np.zeros((len(said) + 1, self.width), np.float32)
+        if said:
+            self._vectors[:-1, :-2] = encode(encoder, said)
 
     def start(self, rows: Ints) -> Sentences:
         """See `PromptSpace`."""
@@ -157,7 +159,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         choices = check_choices(actions, len(state.level), self._limits, self.agents)
         level = self._moves[state.level, choices[:, 1]]
         shown = np.minimum(self._items.take(level), state.length)
-        said = choices.dot(self._strides)
+        said = choices @ self._strides
         return Sentences(state.length, choices, said, level, shown, state.vectors, state.edited)
 
     def prompts(
@@ -199,11 +201,10 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
 
     def features(self, state: Sentences) -> Floats:
         """See `PromptSpace`: the sentences' vector, the items shown / 50, the level / the last."""
-        made = np.empty((len(state.level), self.width), np.float32)
-        vectors = state.vectors
-        if vectors is None:
-            vectors = self._vectors.take(state.said, axis=0)
-        made[:, :-2] = vectors
+        if state.vectors is None:
+            made = self._vectors.take(state.said, axis=0)
+        else:
+            made = np.pad(state.vectors, ((0, 0), (0, 2)))
         made[:, -2] = state.shown / MAX_HISTORY
         made[:, -1] = state.level / self._scale
         return made

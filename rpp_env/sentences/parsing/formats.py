@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeGuard
 
 from rpp_env.errors import InvalidOption
@@ -176,7 +177,10 @@ def _json_parts(reply: str) -> _Parts:
 
 def _refuses(head: list[str]) -> bool:
     lead = next((line for line in reversed(head) if line.strip()), "").rstrip()
-    return lead.endswith(":") and refuses(lead)
+    return lead.endswith(":") and _refuses_in(lead)
+
+
+_refuses_in = lru_cache(maxsize=256)(refuses)  # models lead into their lists with few sentences
 
 
 def _is_sentence(line: str) -> bool:
