@@ -1,12 +1,15 @@
 """Compare agents with PPR's own solver on `arrivals`: NDCG@10 by the number of answers.
 
-    python benchmarks/ppr_agents.py --out runs/ppr-agents
+    python benchmarks/ppr_agents.py --choose --size '{"data_seed": 1, "task_seed": 1}' --seeds 1
+    python benchmarks/ppr_agents.py --size '{"data_seed": 1130, "task_seed": 30}'
 
-Cold users without any click (zero-shot), the shipped SASRec, a prefix of one vector and nothing
+Cold users without any click (zero-shot), the default SASRec, a prefix of one vector and nothing
 else. Every learner gets the same number of answers for users of ``train``; each tenth of them it is
 played for all users of ``validation``, and the best of these policies is judged once on ``test``.
-Where a method has several settings, that with the highest mean on ``validation`` is shown. An
-answer of the native solver is one that was differentiated; the agents see what they are paid.
+An answer of the native solver is one that was differentiated; the agents see what they are paid.
+
+With ``--choose`` the settings of `CHOICES` are compared on ``validation`` users alone; what won in
+another world stands in `METHODS`.
 
 The share is (score - constant) / (native - constant), ratios of means over the same users, where
 "constant" is one prefix for all users that the native solver learned.
@@ -35,23 +38,43 @@ from rpp_env.markdown import table
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.sim.movieworld import first_choice
 
-METHODS: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
-    "native, BPR": [("ppr", {}, {"contrastive": 0.0})],
-    "native, BPR + contrastive": [("ppr", {}, {})],
-    "native, cross-entropy": [("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy"})],
-    "constant prefix (native)": [
-        ("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy", "constant": True})
-    ],
-    "LinUCB, 64 prefixes": [
-        ("linucb", {"codebook": 64}, {"alpha": alpha}) for alpha in (0.5, 2.0, 10.0)
-    ],
-    "IPPO, 64 prefixes": [("ippo", {"codebook": 64}, {})],
-    "REINFORCE, 64 prefixes": [("reinforce", {"codebook": 64}, {"learning_rate": 0.01})],
-    "MAPPO, 8 codes": [("mappo", {"codes": 8}, {})],
-    "MAPPO, 64 numbers": [("mappo", {}, {})],
-    "MAPPO, an agent for each field": [("mappo", {"codes": 8, "agents": "fields"}, {})],
-    "REINFORCE, 8 codes": [("reinforce", {"codes": 8}, {"learning_rate": 0.01})],
-    "Evolution strategy, 8 codes": [("evolution", {"codes": 8}, {})],
+Setting = tuple[str, dict[str, Any], dict[str, Any]]
+"""A trainer, options of the environment, and options of the trainer."""
+
+METHODS: dict[str, Setting] = {
+    "native, BPR": ("ppr", {}, {"contrastive": 0.0}),
+    "native, BPR + contrastive": ("ppr", {}, {}),
+    "native, cross-entropy": ("ppr", {}, {"contrastive": 0.0, "loss": "cross_entropy"}),
+    "constant prefix (native)": (
+        "ppr",
+        {},
+        {"contrastive": 0.0, "loss": "cross_entropy", "constant": True},
+    ),
+    "LinUCB, 64 prefixes": ("linucb", {"codebook": 64}, {"optimism": 2.0}),
+    "IPPO, 64 prefixes": ("ippo", {"codebook": 64}, {"learning_rate": 0.01}),
+    "REINFORCE, 64 prefixes": ("reinforce", {"codebook": 64}, {"learning_rate": 0.01}),
+    "MAPPO, 8 codes": ("mappo", {"codes": 8}, {}),
+    "MAPPO, 64 numbers": ("mappo", {}, {}),
+    "MAPPO, an agent for each field": ("mappo", {"codes": 8, "agents": "fields"}, {}),
+    "REINFORCE, 8 codes": ("reinforce", {"codes": 8}, {"learning_rate": 0.01}),
+    "Evolution strategy, 8 codes": ("evolution", {"codes": 8}, {}),
+}
+CHOICES: dict[str, Setting] = {
+    f"LinUCB, {size} prefixes, optimism {width:g}": (
+        "linucb",
+        {"codebook": size},
+        {"optimism": width},
+    )
+    for size in (16, 64, 256)
+    for width in (0.5, 2.0, 10.0)
+} | {
+    f"{trainer.upper()}, {name}, learning rate {rate:g}": (trainer, made, {"learning_rate": rate})
+    for trainer, name, made, rates in (
+        ("ippo", "64 prefixes", {"codebook": 64}, (3e-3, 1e-2)),
+        ("mappo", "8 codes", {"codes": 8}, (1e-3, 3e-3)),
+        ("reinforce", "64 prefixes", {"codebook": 64}, (1e-2, 3e-2)),
+    )
+    for rate in rates
 }
 NATIVE, CONSTANT = "native, cross-entropy", "constant prefix (native)"
 
@@ -69,13 +92,12 @@ def ranks(policy: Any, env: RPPEnv) -> np.ndarray:
     return env.step(actions).infos["rank"]
 
 
-def run(
-    method: tuple[str, dict[str, Any], dict[str, Any]], seed: int, folder: Path, options: Any
-) -> None:
+def run(method: Setting, seed: int, folder: Path, options: Any) -> None:
     """Train once, and keep the ranks of the policy that was best on validation users."""
     name, made, changed = method
     env = make("train", made, options.size, options.envs)
-    validation, test = (make(part, made, options.size, 1) for part in ("validation", "test"))
+    validation = make("validation", made, options.size, 1)
+    test = validation if options.choose else make("test", made, options.size, 1)
     trainer = find_trainer(name)
     config = trainer.config(
         total_steps=options.answers, seed=seed, evaluations=0, tensorboard=False, **changed
@@ -175,11 +197,21 @@ def report(kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
     return "\n\n".join([head, table(rows, padded=False), table(curve, padded=False)]) + "\n"
 
 
+def choice(kept: dict[str, list[dict[str, Any]]]) -> str:
+    """Table of the settings' NDCG@10 for validation users."""
+    rows = [["validation users", "runs", "NDCG@10"]]
+    for name, runs in kept.items():
+        values = [json.loads(str(one["about"]))["value"] for one in runs]
+        rows.append([name, len(runs), f"{np.mean(values):.4f}"])
+    return table(rows, padded=False) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--choose", action="store_true", help="compare CHOICES, without test users")
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *CHOICES])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--answers", type=int, default=107_520)
     parser.add_argument("--envs", type=int, default=512)
@@ -187,25 +219,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ppr-agents"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kept: dict[str, list[dict[str, Any]]] = {}
-    for name in options.methods:
-        tried = []
-        for number, setting in enumerate(METHODS[name]):
-            runs = []
-            for seed in range(options.seeds):
-                folder = options.out / f"{name.replace(' ', '_')}-{number}-{seed}"
-                if not (folder / "made.npz").is_file():
-                    run(setting, seed, folder, options)
-                    print(f"{name}, setting {number}, seed {seed}", file=sys.stderr, flush=True)
-                with np.load(folder / "made.npz") as file:
-                    runs.append(dict(file))
-            tried.append(runs)
-        kept[name] = max(
-            tried,
-            key=lambda runs: np.mean([json.loads(str(one["about"]))["value"] for one in runs]),
-        )
-    text = report({name: runs for name, runs in kept.items() if runs}, options)
-    write_text(options.out / "ppr-agents.md", text)
+    methods = CHOICES if options.choose else METHODS
+    names = options.methods or list(methods)
+    kept: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for seed in range(options.seeds):
+        for name in names:
+            folder = options.out / f"{name.replace(' ', '_')}-{seed}"
+            if not (folder / "made.npz").is_file():
+                run(methods[name], seed, folder, options)
+                print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
+            with np.load(folder / "made.npz") as file:
+                kept[name].append(dict(file))
+    text = choice(kept) if options.choose else report(kept, options)
+    write_text(options.out / ("choice.md" if options.choose else "ppr-agents.md"), text)
     print(text)
 
 
