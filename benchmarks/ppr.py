@@ -23,7 +23,8 @@ light, n = 2, 4        prefixes of several vectors
 Intervals are Student's, over users (whose clicks are averaged first) and training seeds, paired in
 the differences; "Holm" marks differences that are significant at 5% among those of a table.
 What is finished is kept in OUT, one file for each run, and not computed again. It writes
-OUT/ppr-DATASET.md and .json.
+OUT/ppr-DATASET.md, OUT/ppr-DATASET.json (what the pictures show) and, of all datasets in OUT, the
+pictures ppr-clicks.png, ppr-noise.png and ppr-length.png.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rpp_agents.experiments.plots import COLOURS
 from rpp_agents.experiments.statistics import Contrast, Lines, holm
+from rpp_agents.plots import INK, Picture, grid, headline, legend, listed, save
 from rpp_agents.recommenders.base import ranks_by
 from rpp_agents.solvers.controls import own_history, zero
 from rpp_agents.solvers.ppr import Config, tune
@@ -72,6 +75,11 @@ NOISE = (10, 20, 40)
 """Shares of history items that are replaced at random, in percent."""
 SHOTS = {"zero-shot": (0,), "few-shot": tuple(range(1, 10)), "joint": tuple(range(10))}
 CUTS = (5, 10, 20, 50)
+CLICKS = (0, 1, 3, 5, 9)
+"""Clicks known whose gains are told apart."""
+DRAWN = ("fine-tuning", "light", "full")
+LENGTHS = {"light": 1, "light, n = 2": 2, "light, n = 4": 4}
+"""Rows of the pictures, beside pre-train, from which gains are counted."""
 
 
 class World:
@@ -194,6 +202,42 @@ def auc(tasks: TaskSet) -> Any:
     return lambda ranks: (tasks.num_candidates - ranks) / (tasks.num_candidates - 1)
 
 
+def along(world: World, kept: Mapping[str, Any], options: Any) -> list[str]:
+    """The tables of gains by clicks known and by noise; writes what the pictures show."""
+    test, parts = world.test, []
+
+    def found(what: str, clicks: tuple[int, ...]) -> Lines:
+        ranks = {name: [run[what] for run in runs] for name, runs in kept.items()}
+        return lines(ranks, test, clicks, ndcg)
+
+    rows = [["minus pre-train, NDCG@10", *(f"k = {k}" for k in CLICKS)]]
+    by_clicks = {k: found("own", (k,)) for k in CLICKS}
+    rows += [
+        [name, *(shown(by_clicks[k].minus(name, "pre-train")) for k in CLICKS)] for name in kept
+    ]
+    parts += ["### Clicks known", table(rows, padded=False)]
+    few = SHOTS["few-shot"]
+    noise = {0: found("own", few)} | {p: found(f"noise {p}", few) for p in NOISE}
+    rows = [["few-shot NDCG@10", *(f"{percent} %" for percent in noise)]]
+    for name in kept:
+        rows.append([name, *(f"{one.mean(name).value:.4f}" for one in noise.values())])
+    parts += ["### History items replaced at random", table(rows, padded=False)]
+    rows = [["minus pre-train, NDCG@10", *(f"{percent} %" for percent in noise)]]
+    for name in kept:
+        if name != "pre-train":
+            rows.append([name, *(shown(one.minus(name, "pre-train")) for one in noise.values())])
+    parts.append(table(rows, padded=False))
+    gains = {
+        "clicks": {name: _gains(by_clicks, name) for name in kept if name in DRAWN},
+        "noise": {name: _gains(noise, name) for name in kept if name in DRAWN},
+        "length": {
+            "light": {LENGTHS[name]: _gains(noise, name)[0] for name in kept if name in LENGTHS}
+        },
+    }
+    write_text(options.out / f"ppr-{test.dataset.name}.json", json.dumps(gains, indent=1) + "\n")
+    return parts
+
+
 def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
     """All tables of a dataset."""
     test, parts = world.test, []
@@ -240,17 +284,7 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
             for name, one, mark in zip(names, minus, holm(minus), strict=True)
         ]
         parts.append(table(rows, padded=False))
-    rows = [["minus pre-train, NDCG@10", *(f"k = {k}" for k in (0, 1, 3, 5, 9))]]
-    by_clicks = {k: lines(of("own"), test, (k,), ndcg10) for k in (0, 1, 3, 5, 9)}
-    for name in kept:
-        rows.append([name, *(shown(by_clicks[k].minus(name, "pre-train")) for k in by_clicks)])
-    parts += ["### Clicks known", table(rows, padded=False)]
-    rows = [["few-shot NDCG@10", "0 %", *(f"{percent} %" for percent in NOISE)]]
-    noisy = [of("own"), *(of(f"noise {percent}") for percent in NOISE)]
-    noise = [lines(one, test, SHOTS["few-shot"], ndcg10) for one in noisy]
-    for name in kept:
-        rows.append([name, *(f"{one.mean(name).value:.4f}" for one in noise)])
-    parts += ["### History items replaced at random", table(rows, padded=False)]
+    parts += along(world, kept, options)
     parts += ["### Prefixes that know no profile", table(controls(world, of("own")), padded=False)]
     rows = [["", "runs", "seconds", "best epoch", "weights trained", "gradient calls"]]
     for name, runs in about.items():
@@ -276,6 +310,48 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
         f"{options.epochs} epochs, patience {options.patience}."
     )
     return "\n\n".join([f"## {data.name}", head, *parts]) + "\n"
+
+
+def _gains(found: Mapping[int, Lines], name: str) -> dict[int, list[float]]:
+    """Value and interval of the gain over pre-training, at each point of an axis."""
+    contrasts = {at: one.minus(name, "pre-train") for at, one in found.items()}
+    return {at: [round(x, 6) for x in (c.value, c.low, c.high)] for at, c in contrasts.items()}
+
+
+def draw(found: Mapping[str, Any], what: str, xlabel: str, path: Path) -> Picture:
+    """Draw the gains over pre-training along an axis, with a panel for each dataset."""
+    label = "gain over pre-training, NDCG@10"
+    figure, panels = grid(len(found), 3.6, 2.6, xlabel=xlabel, ylabel=label)
+    colours: dict[str, str] = {}
+    ends = {}
+    for axes, (dataset, gains) in zip(panels, found.items(), strict=True):
+        axes.set_title(dataset, fontsize=8, color=INK, loc="left")
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for number, (name, along) in enumerate(gains[what].items()):
+            colour = colours.setdefault(name, COLOURS[len(colours)])
+            at = [int(x) for x in along]
+            value, low, high = np.array(list(along.values())).T
+            apart = np.array(at) + (number - 1) * 0.015 * (max(at) - min(at))
+            bars = (value - low, high - value)
+            axes.errorbar(apart, value, bars, color=colour, marker="o", markersize=3.5, capsize=2)
+            ends |= {f"{name} on {dataset} {x}": v for x, v in zip(at, value, strict=True)}
+        axes.set_xticks(at)
+    legend(figure, {name: {"color": c, "marker": "o"} for name, c in colours.items()}, 4)
+    headline(figure, f"{label}, with 95% intervals")
+    return save(figure, path, f"{label}, against {xlabel}, with 95% intervals: {listed(ends, 4)}")
+
+
+def draw_all(folder: Path) -> list[Picture]:
+    """Draw what is known of the datasets in a folder."""
+    found = {
+        path.stem.removeprefix("ppr-"): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("ppr-*.json"), reverse=True)
+    }
+    return [
+        draw(found, "clicks", "clicks known", folder / "ppr-clicks.png"),
+        draw(found, "noise", "% of history items replaced at random", folder / "ppr-noise.png"),
+        draw(found, "length", "vectors of the prefix", folder / "ppr-length.png"),
+    ]
 
 
 def main() -> None:
@@ -315,6 +391,8 @@ def main() -> None:
         text = report(world, {name: kept[name] for name in options.rows}, options)
         write_text(options.out / f"ppr-{dataset}.md", text)
         print(text)
+    for picture in draw_all(options.out):
+        print(picture.markdown(options.out))
 
 
 if __name__ == "__main__":

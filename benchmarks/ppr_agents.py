@@ -134,7 +134,9 @@ def run(method: Setting, seed: int, folder: Path, options: Any) -> None:
 def report(kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
     test = make("test", {}, options.size, 1)
     tasks = test.tasks
-    chances = first_choice(tasks.dataset.profiles, num_items=tasks.dataset.num_items)
+    world = options.size.get("data_seed", 0)
+    data = tasks.dataset
+    chances = first_choice(data.profiles, num_items=data.num_items, seed=world)
     best = chances[tasks.users[:, None], tasks.candidates]
     order = np.argsort(-best, axis=1, kind="stable")
     place = (order == tasks.position[:, None]).argmax(axis=1) + 1
