@@ -8,6 +8,7 @@ items of fewer than five ratings, as in SASRec's own file of 3,416 items.
 Every epoch is saved, and a second run resumes from the last one::
 
     python benchmarks/anchors.py --datasets beauty ml-1m --out runs/anchors
+    python benchmarks/anchors.py --datasets ml-1m --backbone cl4srec --out runs/anchors-cl4srec
 
 """
 
@@ -27,7 +28,7 @@ import torch
 from rpp_env.data import Dataset, Interactions, load_dataset
 from rpp_env.markdown import table as written
 from rpp_env.metrics import hit, ndcg
-from rpp_env.recommenders.sasrec import Config, Training, full_ranks
+from rpp_env.recommenders.sasrec import CL4SRec, Config, Training, full_ranks
 
 ANCHORS = {"ml-1m": 0.177, "beauty": 0.050, "sports": 0.030, "toys": 0.053}
 """Target NDCG@10; well-tuned public replications are at 0.178 to 0.186, 0.053, 0.031, 0.058."""
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=ANCHORS, default=list(ANCHORS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backbone", choices=("sasrec", "cl4srec"), default="sasrec")
     parser.add_argument("--config", type=json.loads, default={}, help="fields, as JSON")
     parser.add_argument("--out", type=Path, default=Path("runs/anchors"))
     options = parser.parse_args()
@@ -166,7 +168,10 @@ def main() -> None:
     lines = []
     for name in options.datasets:
         for seed in options.seeds:
-            config = replace(CONFIGS[name], **options.config)
+            config = CONFIGS[name]
+            if options.backbone == "cl4srec":
+                config = CL4SRec(**asdict(config))
+            config = replace(config, **options.config)
             asked = {"dataset": name, "seed": seed, "config": asdict(config)}
             line = next((one for one in kept if asked.items() <= one.items()), None)
             if line is None:

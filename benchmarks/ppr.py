@@ -1,6 +1,7 @@
 """PPR's table: the value of a prefix, an added vector and a contrastive loss for cold users.
 
     python benchmarks/ppr.py --dataset ml-100k arrivals --out runs/ppr
+    python benchmarks/ppr.py --dataset ml-1m --backbone cl4srec --out runs/ppr-cl4srec
 
 For each dataset a small SASRec is pre-trained on the warm users, once. Every row of the table then
 trains on the cold users of ``train`` (zero-shot and few-shot clicks together), keeps the epoch that
@@ -22,7 +23,8 @@ light, n = 2, 4        prefixes of several vectors
 
 Intervals are Student's, over users (whose clicks are averaged first) and training seeds, paired in
 the differences; "Holm" marks differences that are significant at 5% among those of a table.
-What is finished is kept in OUT, one file for each run, and not computed again. It writes
+What is finished is kept in OUT, one file for each run, and not computed again; pre-training resumes
+from its last epoch. It writes
 OUT/ppr-DATASET.md, OUT/ppr-DATASET.json (what the pictures show) and, of all datasets in OUT, the
 pictures ppr-clicks.png, ppr-noise.png and ppr-length.png.
 """
@@ -34,7 +36,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,14 @@ from rpp_agents.recommenders.base import ranks_by
 from rpp_agents.solvers.controls import own_history, zero
 from rpp_agents.solvers.ppr import Config, tune
 from rpp_env import RPPEnv
+from rpp_env.data import load_dataset, split_arrivals
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.folders import write_text
 from rpp_env.evaluation.baselines import Random
 from rpp_env.markdown import table
 from rpp_env.metrics import hit, ndcg
+from rpp_env.recommenders.pretrained import SMALL
+from rpp_env.recommenders.sasrec import CL4SRec, train
 
 ROWS: dict[str, dict[str, Any]] = {
     "pre-train": {"mode": "pre-train"},
@@ -75,6 +80,8 @@ NOISE = (10, 20, 40)
 """Shares of history items that are replaced at random, in percent."""
 SHOTS = {"zero-shot": (0,), "few-shot": tuple(range(1, 10)), "joint": tuple(range(10))}
 CUTS = (5, 10, 20, 50)
+BACKBONES = {"sasrec": SMALL, "cl4srec": CL4SRec(**asdict(SMALL))}
+"""Recommenders that are frozen, by their training."""
 CLICKS = (0, 1, 3, 5, 9)
 """Clicks known whose gains are told apart."""
 DRAWN = ("fine-tuning", "light", "full")
@@ -85,10 +92,11 @@ LENGTHS = {"light": 1, "light, n = 2": 2, "light, n = 4": 4}
 class World:
     """The environments and test tasks of a dataset."""
 
-    def __init__(self, dataset: str, size: Mapping[str, Any]) -> None:
+    def __init__(self, dataset: str, size: Mapping[str, Any], backbone: Path) -> None:
         self.options: dict[str, Any] = {
             "rules": "PPR-v0",
             "dataset": dataset,
+            "model": f"checkpoint:{backbone}",
             "shift": True,
             "num_envs": 64,
             "seed": 0,
@@ -110,6 +118,22 @@ class World:
         wrong = rng.random(len(items)) < percent / 100
         items[wrong] = rng.integers(self.test.dataset.num_items, size=int(wrong.sum()))
         return replace(self.test, history_items=items)
+
+
+def pretrained(dataset: str, size: Mapping[str, Any], backbone: str, folder: Path) -> Path:
+    """Train the recommender on the warm users, once; it is the environment's own for sasrec."""
+    path = folder / f"{backbone}.safetensors"
+    if not path.is_file():
+        data = load_dataset(dataset, **size)
+        found = train(
+            split_arrivals(data).interactions(data),
+            BACKBONES[backbone],
+            catalog=data.catalog_digest,
+            checkpoint=folder / f"{backbone}.training.safetensors",
+            progress=lambda row: print(f"{dataset}, {backbone}: {dict(row)}", file=sys.stderr),
+        )
+        found.save(path)
+    return path
 
 
 def run(world: World, row: Mapping[str, Any], seed: int, options: Any) -> dict[str, Any]:
@@ -365,15 +389,17 @@ def main() -> None:
     parser.add_argument("--patience", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--recommender-rate", type=float, default=1e-4)
-    parser.add_argument("--size", type=json.loads, default={}, help="options of PPR-v0, as JSON")
+    parser.add_argument("--size", type=json.loads, default={}, help="of a generated world, as JSON")
+    parser.add_argument("--backbone", choices=BACKBONES, default="sasrec")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/ppr"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for dataset in options.dataset:
-        world, kept = World(dataset, options.size), {}
-        folder = options.out / dataset
+        folder, kept = options.out / dataset, {}
         folder.mkdir(parents=True, exist_ok=True)
+        path = pretrained(dataset, options.size, options.backbone, folder)
+        world = World(dataset, options.size, path)
         for seed in range(options.seeds):
             for name in options.rows:
                 if ROWS[name]["mode"] == "pre-train" and seed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,12 @@ from rpp_env.data.tensors import read_tensors, write_tensors  # noqa: E402
 from rpp_env.errors import InvalidData, InvalidOption  # noqa: E402
 from rpp_env.metrics import ndcg  # noqa: E402
 from rpp_env.recommenders.sasrec import (  # noqa: E402
+    CL4SRec,
     Config,
     SASRec,
     Training,
+    _contrast,
+    _view,
     full_ranks,
     last_items,
     train,
@@ -312,6 +315,63 @@ def test_every_loss_learns_what_follows_what(loss: Any, pool: int) -> None:
     found = train(histories, config)
     assert found.validation > 0.9
     assert found.config == config
+
+
+def test_views_crop_mask_or_reorder() -> None:
+    items, rng = np.arange(10, 30), np.random.default_rng(0)
+    config = CL4SRec(crop=0.6, mask=0.3, reorder=0.5)
+    kinds = {"crop": 0, "mask": 0, "reorder": 0}
+    for _ in range(300):
+        view = _view(items, config, rng)
+        if len(view) < 20:
+            assert np.array_equal(view, np.arange(view[0], view[0] + 12))
+            kinds["crop"] += 1
+        elif (view < 0).any():
+            assert np.array_equal(view[view >= 0], items[view >= 0])
+            assert view[-1] == 29
+            kinds["mask"] += 1
+        else:
+            moved = np.flatnonzero(view != items)
+            assert np.array_equal(np.sort(view), items)
+            assert moved[-1] - moved[0] < 10
+            kinds["reorder"] += 1
+    assert min(kinds.values()) > 70
+    assert _view(items[:1], config, rng).tolist() == [10]
+
+
+def test_the_contrastive_loss_is_that_of_its_formula(model: SASRec) -> None:
+    """Views that are the whole histories: partners are equal, and 1 of 3 others is the partner."""
+    config = CL4SRec(**{**asdict(SMALL), "dropout": 0.0}, crop=1.0, mask=0.0, reorder=0.0)
+    still = SASRec(config, model.weights, model.catalog)
+    window = torch.tensor([[-1, 4, 7, 9], [3, 5, 6, 8]])
+    found = _contrast(still, config, window, np.random.default_rng(0)).item()
+    a, b = still.states(window[:, 1:])[:, -1].detach().numpy()
+    losses = [
+        np.log(np.exp(own @ own - own @ own) + 2 * np.exp(own @ other - own @ own))
+        for own, other in ((a, b), (b, a))
+    ]
+    assert found == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_cl4srec_trains_resumes_and_is_read_back(histories: Interactions, tmp_path: Path) -> None:
+    config = CL4SRec(**{**asdict(SMALL), "epochs": 2})
+    path = tmp_path / "training.safetensors"
+    Training(histories, replace(config, epochs=1), checkpoint=path).epoch()
+    found = train(histories, config, checkpoint=path)
+    assert found.digest == train(histories, config).digest
+    assert found.digest != train(histories, replace(SMALL, epochs=2)).digest
+    plain = train(histories, replace(config, contrastive=0.0))
+    assert not torch.equal(plain.weights["items.weight"], found.weights["items.weight"])
+    found.save(tmp_path / "cl4srec.safetensors")
+    again = SASRec.load(tmp_path / "cl4srec.safetensors")
+    assert again.config == config
+    assert again.digest == found.digest
+
+
+@pytest.mark.parametrize("fields", [{"contrastive": -1.0}, {"temperature": 0.0}, {"mask": 1.5}])
+def test_impossible_options_of_cl4srec_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match="shares in"):
+        CL4SRec(**fields)
 
 
 def test_a_training_in_parts_is_a_training_in_one(histories: Interactions, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
 reads          `rpp_env.vectors.PrefixPrompts`: a prefix of n vectors, and a history
 answers        scores, the products of the last state with the items' vectors
 white box      scores are differentiable in the prefix
-training       on histories alone: BPR, cross-entropy over all items, sampled softmax
+training       on histories alone: BPR, cross-entropy over all items, sampled softmax;
+               with `CL4SRec` also a contrastive loss
 =============  ======================================================================
 
 A prefix comes before the history and has no position. Positions count backwards from the latest
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 __all__ = [
+    "CL4SRec",
     "Config",
     "SASRec",
     "Training",
@@ -115,6 +117,41 @@ class Config(Patience):
             )
         if self.loss not in get_args(Loss):
             raise InvalidOption(f"loss must be {', '.join(get_args(Loss))}, not {self.loss!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CL4SRec(Config):
+    """A SASRec that is also trained to tell histories apart (Xie et al., ICDE 2022).
+
+    Two augmented views of every window are encoded, each by one of three operators drawn at random.
+    InfoNCE over inner products then has to find a view's partner among all other views of the
+    batch (their equation 4); the loss is added to that of the next items (equation 3).
+    """
+
+    contrastive: float = 0.1
+    """Weight of the contrastive loss; their lambda."""
+    temperature: float = 1.0
+    """Divisor of the inner products."""
+    crop: float = 0.6
+    """Share of the items that a crop keeps, in one piece; their eta."""
+    mask: float = 0.3
+    """Share of the items that a mask hides; their gamma. The latest item is never hidden, because
+    the vector is the state there."""
+    reorder: float = 0.6
+    """Share of the items, in one piece, that are shuffled; their beta."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares = (self.crop, self.mask, self.reorder)
+        if (
+            self.contrastive < 0
+            or self.temperature <= 0
+            or not 0 <= min(shares) <= max(shares) <= 1
+        ):
+            raise InvalidOption(
+                "contrastive must be at least 0, temperature above 0, and crop, mask and reorder "
+                f"shares in [0, 1]; got {self}"
+            )
 
 
 class SASRec:
@@ -336,7 +373,7 @@ class SASRec:
 
         try:
             items, catalog = about.pop("items"), about.pop("catalog", "")
-            config = Config(**about)
+            config = (CL4SRec if "contrastive" in about else Config)(**about)
             with torch.device("meta"):
                 plan = cls.initial(items, config).weights
             compare(plan, tensors)
@@ -728,6 +765,8 @@ def run_epoch(
     for window in _batches(histories, model.config, rng):
         optimizer.zero_grad()
         loss = _loss(model, window, rng)
+        if isinstance(model.config, CL4SRec):
+            loss = loss + model.config.contrastive * _contrast(model, model.config, window, rng)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total, steps = total + loss.item(), steps + 1
@@ -807,3 +846,37 @@ def _loss(model: SASRec, window: Tensor, rng: np.random.Generator) -> Tensor:
     shared = torch.from_numpy(rng.integers(count, size=config.negatives))
     against = (states @ items[shared].T).masked_fill(shared == targets[:, None], -torch.inf)
     return (torch.logaddexp(liked, against.logsumexp(dim=1)) - liked).mean()
+
+
+def _contrast(model: SASRec, config: CL4SRec, window: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return the mean loss of finding a view's partner among all views of a batch."""
+    import torch
+    import torch.nn.functional as F
+
+    length = window.shape[1] - 1
+    histories = [row[row >= 0] for row in window[:, 1:].numpy()]
+    views = np.full((2 * len(histories), length), -1, dtype=np.int64)
+    for at in range(len(views)):
+        view = _view(histories[at % len(histories)], config, rng)
+        views[at, length - len(view) :] = view
+    vectors = model.states(torch.from_numpy(views), training=True)[:, -1]
+    alike = vectors @ vectors.T / config.temperature
+    alike = alike.masked_fill(torch.eye(len(views), dtype=torch.bool), -torch.inf)
+    return F.cross_entropy(alike, torch.arange(len(views)).roll(len(histories)))
+
+
+def _view(items: NDArray[np.int64], config: CL4SRec, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return a history of one item or more, cropped, masked (-1) or reordered."""
+    operator, share = (("crop", config.crop), ("mask", config.mask), ("reorder", config.reorder))[
+        rng.integers(3)
+    ]
+    if operator == "mask":
+        hidden = rng.random(len(items)) < share
+        hidden[-1] = False
+        return np.where(hidden, -1, items)
+    size = max(1, int(share * len(items)))
+    start = int(rng.integers(len(items) - size + 1))
+    piece = items[start : start + size]
+    if operator == "crop":
+        return piece
+    return np.concatenate([items[:start], rng.permutation(piece), items[start + size :]])
