@@ -61,6 +61,12 @@ SETUPS = {
         why_no_table="replies are sampled",
     ),
     "RPPFeedback-v0": Setup(train_users=200, users=200, discounts=(0.0, 0.9)),
+    "RPPSession-v0": Setup(
+        dataset="movieworld-drift",
+        finite=None,
+        discounts=(0.0, 0.9),
+        why_no_table="a task at each step",
+    ),
     "RPPLikelihood-v0": Setup(
         model="smollm2",
         finite=None,

@@ -185,10 +185,12 @@ def assemble(
     options: Mapping[str, Any],
     sentences: bool = True,
     kind: type[Options] = Options,
+    targets: int = 1,
 ) -> Parts:
     """Load, fit and check the arguments of `RPPEnv.make`; a catalog only if `sentences`.
 
-    `kind` is the class of the options: a system may add options of its own to `Options`.
+    `kind` is the class of the options: a system may add options of its own to `Options`. The last
+    `targets` items of each user are targets; nothing is fitted on them.
     """
     if isinstance(rules, str) and rules not in RULES:
         system = find_system(rules)
@@ -222,7 +224,7 @@ def assemble(
         rules = replace(rules, max_cycles=max_cycles)
     if chosen.feedback is not None:
         rules = replace(rules, feedback=chosen.feedback)
-    users, interactions = _split(data, chosen.fractions, chosen.split_by, chosen.repeats)
+    users, interactions = _split(data, chosen.fractions, chosen.split_by, chosen.repeats, targets)
     rows = users.part(split)
     retrieved = chosen.negatives == "retrieved"
     if retrieved and chosen.selection is not None:
@@ -243,7 +245,12 @@ def assemble(
         draws=chosen.draws,
         seed=chosen.task_seed,
         repeats=chosen.repeats,
+        targets=targets,
     )
+    if targets > 1 and not len(tasks):
+        raise InvalidOption(
+            f"no user of {data.name} has {targets + 1} items here: give a smaller max_cycles"
+        )
     book = _book(chosen, rules, data.domain) if sentences else None
     if not sentences and chosen.book is not None:
         raise InvalidOption("book holds sentences, but a prompt space is given: give one of them")
@@ -388,9 +395,10 @@ def _split(
     fractions: tuple[float, float, float] | None,
     by: Literal["user", "time"],
     repeats: Repeats,
+    targets: int,
 ) -> tuple[UserSplit, Interactions]:
     split = split_users(dataset, fractions=fractions, by=by)
-    return split, training_interactions(dataset, split, repeats=repeats)
+    return split, training_interactions(dataset, split, repeats=repeats, targets=targets)
 
 
 @lru_cache(maxsize=8)

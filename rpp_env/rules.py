@@ -138,6 +138,13 @@ class System:
 _SENTENCES = System("rpp_env.factory:assemble", "rpp_env.factory:Options", "movieworld", "embedded")
 
 SYSTEMS: dict[str, System] = {
+    "RPPSession-v0": System(
+        "rpp_env.rpp_session:assemble",
+        "rpp_env.rpp_session:Options",
+        "movieworld-drift",
+        "embedded",
+        Episode("RPPSession-v0", 5, feedback="reward", one_task=False),
+    ),
     "RPPLikelihood-v0": System(
         "rpp_env.rpp_likelihood:assemble",
         "rpp_env.rpp_likelihood:Options",

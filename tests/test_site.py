@@ -34,6 +34,7 @@ PAGES = sorted(
 )
 LIKELIHOOD = "RPPLikelihood-v0"
 """Its default model is a real one, which need not be here."""
+SESSION = "RPPSession-v0"
 MADE = re.compile(r"<!-- made: (.*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 HOLDS = {
@@ -77,7 +78,7 @@ def made_env(rules: str) -> rpp_env.RPPEnv:
 
 
 def system_facts(rules: str) -> str:
-    if rules != LIKELIHOOD:
+    if rules not in (LIKELIHOOD, SESSION):
         pytest.importorskip("torch")
     env = made_env(rules)
     spaces = env.action_spaces
@@ -178,7 +179,9 @@ def actions(rules: str) -> str:
 
 
 def observations(rules: str) -> str:
-    holds = {LIKELIHOOD: HOLDS_LEADS}.get(rules, HOLDS_VECTORS if rules in SYSTEMS else HOLDS)
+    holds = {LIKELIHOOD: HOLDS_LEADS, SESSION: HOLDS}.get(
+        rules, HOLDS_VECTORS if rules in SYSTEMS else HOLDS
+    )
     if holds is HOLDS_VECTORS:
         pytest.importorskip("torch")
     layout = made_env(rules).observer.layout

@@ -52,8 +52,8 @@ class World:
     table:PATH (or a folder of tables by split); recording:PATH; or package.module:factory."""
     rules: Annotated[str, tyro.conf.arg(metavar="ID")] = "RPP-v0"
     """Id of the environment, on which the options below and their defaults depend: RPP-v0,
-    RPPBandit-v0, RPPPaper-v0, RPPFeedback-v0, RPPLikelihood-v0, PPR-v0, PPRStream-v0, or
-    package.module:NAME."""
+    RPPBandit-v0, RPPPaper-v0, RPPFeedback-v0, RPPSession-v0, RPPLikelihood-v0, PPR-v0,
+    PPRStream-v0, or package.module:NAME."""
     rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Language model that rewrites the chosen sentences for each user (RPP+), such as
     http://HOST:8000/v1#NAME, or "embedded"; none by default. Excludes tables."""

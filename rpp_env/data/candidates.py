@@ -1,7 +1,8 @@
 """Ranking tasks of users: the target, the other candidates, and their order.
 
-A task is a user's last item among ``K - 1`` negatives. Each (seed, user token, draw) has its own
-random streams, so a task does not depend on the other users or their order.
+A task is a user's last item (of a session, one of the last few) among ``K - 1`` negatives. Each
+(seed, user token, draw) has its own random streams, so a task does not depend on the other users or
+their order.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class TaskSet:
     users : (T,) int64 array
         User rows.
     draw : (T,) int64 array
-        Index of the task among its user's, from 0: the draw of candidates, or (`arrival_tasks`) the
-        number of clicks before the target.
+        Index of the task among its user's, from 0: the draw of candidates, the step of a session,
+        or (`arrival_tasks`) the number of clicks before the target.
     history_indptr : (T + 1,) int64 array
         Task i's history is ``history_items[history_indptr[i]:history_indptr[i + 1]]``.
     history_items : (H,) int32 array
@@ -239,8 +240,9 @@ def make_tasks(
     selection: str | Path | Selection | None = None,
     unfiltered: bool = False,
     repeats: Repeats = "drop",
+    targets: int = 1,
 ) -> TaskSet:
-    """Make `draws` tasks for each user, grouped by user.
+    """Make `draws` tasks for each user, or one for each of the last items; grouped by user.
 
     A target that occurs in its user's history would give the answer away. By default all its
     earlier occurrences are removed before the last 50 items are taken; a warning counts them, and
@@ -273,6 +275,9 @@ def make_tasks(
         How a target in its user's history is treated: left out (a user whose history holds nothing
         else gets no task), shown, or refused. Items are equal if they have the same id, or titles
         that only an added id distinguishes (`Dataset.kinds`).
+    targets : int
+        Number of a user's last items that are targets, each with the items before it as history,
+        in their order; users who have fewer, or a target without a history, are left out.
 
     Raises
     ------
@@ -298,16 +303,23 @@ def make_tasks(
         raise InvalidOption("negatives='retrieved' and selection=... belong together: give both")
     if unfiltered and negatives != "retrieved":
         raise InvalidOption("unfiltered=True reads selection files: it needs negatives='retrieved'")
+    if targets > 1 and (draws > 1 or negatives == "retrieved"):
+        raise InvalidOption(
+            "sessions of several targets draw each target's candidates once: leave out draws and "
+            "negatives='retrieved'"
+        )
     rows = user_rows(dataset, users)
-    rows = rows[dataset.lengths[rows] >= 2]
-    indptr, history, dropped = histories(dataset, rows, repeats)
-    left = np.diff(indptr) > 0
+    rows = np.repeat(rows[dataset.lengths[rows] > targets], targets)
+    back = np.tile(np.arange(targets, 0, -1), len(rows) // targets)
+    indptr, history, dropped = histories(dataset, rows, repeats, dataset.lengths[rows] - back)
+    left = (np.diff(indptr) > 0).reshape(-1, targets).all(axis=1).repeat(targets)
     if dropped.any():
-        warnings.warn(left_out(dataset.name, dropped, left), stacklevel=2)
+        who = "users" if targets == 1 else "tasks: the user"
+        warnings.warn(left_out(dataset.name, dropped, left, who), stacklevel=2)
     starts, lengths = (np.repeat(values[left], draws) for values in (indptr[:-1], np.diff(indptr)))
-    dropped, rows = np.repeat(dropped[left], draws), rows[left]
-    rows, draw = np.repeat(rows, draws), np.tile(np.arange(draws, dtype=np.int64), len(rows))
-    targets = dataset.items[dataset.indptr[rows + 1] - 1]
+    dropped, rows, back = (np.repeat(values[left], draws) for values in (dropped, rows, back))
+    draw = np.arange(len(rows), dtype=np.int64) % (draws * targets)
+    wanted = dataset.items[dataset.indptr[rows + 1] - back]
     weights = np.ones(dataset.num_items)
     if negatives == "retrieved":
         if not isinstance(selection, Mapping):
@@ -318,12 +330,12 @@ def make_tasks(
             dataset, rows, selection, count=num_candidates - 1, unfiltered=unfiltered
         )
         keys = _keys(seed, [dataset.user_tokens[row] for row in rows], draw)
-        candidates, position = _ordered(targets, others, keys[:, 2])
+        candidates, position = _ordered(wanted, others, keys[:, 2])
     else:
         if negatives == "popularity":
             assert interactions is not None
             weights += interactions.counts
-        candidates, position = among(dataset, rows, draw, targets, num_candidates, weights, seed)
+        candidates, position = among(dataset, rows, draw, wanted, num_candidates, weights, seed)
     indptr, history = latest(starts, lengths, history, MAX_HISTORY)
     return TaskSet(dataset, rows, draw, indptr, history, candidates, position, dropped)
 

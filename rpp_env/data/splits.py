@@ -171,9 +171,9 @@ def split_users(
 
 
 def training_interactions(
-    dataset: Dataset, split: UserSplit, *, repeats: Repeats = "drop"
+    dataset: Dataset, split: UserSplit, *, repeats: Repeats = "drop", targets: int = 1
 ) -> Interactions:
-    """Return the train users' sequences without their last item; see `histories`.
+    """Return the train users' sequences without their last item, the target; see `histories`.
 
     Every statistic, embedding, model and popularity that an environment uses is fitted on this and
     on nothing else, so none of them depends on the target of any user, train or test.
@@ -184,8 +184,21 @@ def training_interactions(
     split : UserSplit
     repeats : {"drop", "keep", "refuse"}
         How earlier choices of a user's target are treated.
+    targets : int
+        Number of last items that are targets.
     """
-    indptr, items, _ = histories(dataset, split.train, repeats)
+    lengths = dataset.lengths[split.train]
+    indptr, items, _ = histories(dataset, split.train, repeats, np.maximum(lengths - targets, 0))
+    if targets > 1 and repeats != "keep":  # the first target is dropped; now the later ones
+        owner = np.repeat(np.arange(len(lengths)), np.diff(indptr))
+        repeated = np.zeros(len(items), dtype=bool)
+        for back in range(1, targets):
+            last = np.maximum(dataset.indptr[split.train + 1] - back, dataset.indptr[split.train])
+            there = (lengths >= back)[owner]
+            held = dataset.kinds[dataset.items[np.minimum(last, len(dataset.items) - 1)]][owner]
+            repeated |= there & (dataset.kinds[items] == held)
+        kept = np.bincount(owner[~repeated], minlength=len(lengths))
+        indptr, items = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64), items[~repeated]
     return Interactions(indptr, items, dataset.num_items)
 
 

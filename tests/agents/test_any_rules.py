@@ -162,6 +162,17 @@ def test_a_stream_is_played_and_has_no_tables(words: list[str]) -> None:
     check_rules("PPRStream-v0", *words[2:], "--codebook", "4", tables=False)
 
 
+def test_a_session_is_trained_evaluated_and_played(tmp_path: Path) -> None:
+    """By the command; `check_rules` would search among all its prompts."""
+    small = "--max-users 12 --budget 1600".split()
+    words = ["--rules", "RPPSession-v0", "--num-users", "200", "--num-items", "120"]
+    train = "--num-envs 12 --total-steps 48 --hidden 8 --evaluations 0".split()
+    assert main(["train", "mappo", *words, *small, *train, "--run-dir", str(tmp_path)]) == 0
+    assert main(["evaluate", str(tmp_path), *small]) == 0
+    assert main(["play", str(tmp_path)]) == 0
+    assert main(["tabulate", str(tmp_path / "t"), *words]) == 2
+
+
 def test_vectors_cannot_be_played_by_hand(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
