@@ -21,10 +21,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -329,7 +330,7 @@ class Diagnosis:
 
 
 @heed_interrupts()
-def diagnose(  # noqa: PLR0915 - one report, line after line
+def diagnose(
     train: RPPEnv,
     scored: RPPEnv,
     *,
@@ -362,101 +363,63 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
     if train.tasks.dataset is scored.tasks.dataset and shared:
         raise InvalidOption(f"{len(shared)} users are in both environments; take disjoint splits")
     reference = fit_reference(train, seed=seed) if reference is None else reference
-    space, axes, steps = train.space, train.space.axes, train.max_cycles
-    fitted = episode_scores(_rewards(train), axes, steps)
-    rewards = _rewards(scored)
-    scores = episode_scores(rewards, axes, steps)
-    movers = {space.agents[axis.agent]: i for i, axis in enumerate(axes)}
-    movers = {agent: movers[agent] for agent in space.agents if agent in movers}
-    shape = scores.shape[1:]
-    everyone = np.arange(len(scores))
-    flat = scores.reshape(len(scores), -1)
-
-    fixed = int(fitted.reshape(len(fitted), -1).mean(axis=0).argmax())
+    axes, steps = train.space.axes, train.max_cycles
+    fitted, rewards = episode_scores(_rewards(train), axes, steps), _rewards(scored)
     predicted = reference.rewards(_first_observations(scored))
-    wished = episode_scores(predicted, axes, steps)
+    wishes = _wishes(train, scored, reference, fitted, episode_scores(predicted, axes, steps))
+    fixed = int(fitted.reshape(len(fitted), -1).mean(axis=0).argmax())
+
+    flat = episode_scores(rewards, axes, steps).reshape(len(rewards), -1)
+    everyone = np.arange(len(flat))
     columns: dict[str, Floats] = {
         "random prompt": _random_scores(rewards, axes, steps),
         "best fixed prompt": flat[:, fixed],
-        "observable reference": flat[everyone, reference.choose(wished)],
+        "observable reference": flat[everyone, reference.choose(wishes["observable"].scored)],
         "hindsight": _planned(rewards, rewards, axes, steps),
     }
-    agents: dict[str, dict[str, Any]] = {}
-    wants = {"observable": wished}
-    habits = train.tasks.dataset.habits
-    if habits is not None and scored.tasks.dataset is train.tasks.dataset:
-        ours, theirs = habits[train.tasks.users], habits[scored.tasks.users]
-        means = np.zeros((int(habits.max()) + 1, *shape), dtype=np.float32)
-        for habit in np.unique(ours):
-            means[habit] = fitted[ours == habit].mean(axis=0)
-        wants["type"] = means[theirs]
-        columns["type reference"] = flat[everyone, _argmax(wants["type"])]
-    statistics = {name: itemgetter(name) for name in columns}
-    gaps = {
-        f"{left} minus {right}": _difference(left, right)
-        for left, right in (
-            ("best fixed prompt", "random prompt"),
-            ("observable reference", "best fixed prompt"),
-            ("type reference", "best fixed prompt"),
-            ("hindsight", "best fixed prompt"),
-        )
-        if left in columns
-    }
-    for kind, want in wants.items():
-        # Scores that the choice on the train users is made from, to freeze each agent at its best.
-        basis = (
-            episode_scores(reference.rewards(_first_observations(train)), axes, steps)
-            if kind == "observable"
-            else means[ours]
-        )
-        agents[kind] = {}
-        for agent, axis in movers.items():
-            cells = _frozen(basis, fitted, want, axis)
-            columns[f"{kind}: {agent} frozen"] = flat[everyone, cells]
-        columns[f"{kind}: additive"] = flat[everyone, _argmax(_additive(want))]
-    lines = estimate(columns, statistics, resamples=resamples, seed=seed)
-    found = estimate(columns, gaps, resamples=resamples, seed=seed)
+    if "type" in wishes:
+        columns["type reference"] = flat[everyone, _argmax(wishes["type"].scored)]
+    bootstrap = partial(estimate, columns, resamples=resamples, seed=seed)
+    lines = bootstrap({name: itemgetter(name) for name in columns})
+    found = bootstrap(
+        {
+            f"{left} minus {right}": _difference(left, right)
+            for left, right in (
+                ("best fixed prompt", "random prompt"),
+                ("observable reference", "best fixed prompt"),
+                ("type reference", "best fixed prompt"),
+                ("hindsight", "best fixed prompt"),
+            )
+            if left in columns
+        }
+    )
     if has_gap(found.get("type reference minus best fixed prompt")):
         share = _ratio("observable reference", "best fixed prompt", "type reference")
-        name = "observable gap / type gap"
-        found |= estimate(columns, {name: share}, resamples=resamples, seed=seed)
-    for kind, want in wants.items():
-        gap = found[f"{kind} reference minus best fixed prompt"]
+        found |= bootstrap({"observable gap / type gap": share})
+
+    moved = {train.space.agents[axis.agent]: i for i, axis in enumerate(axes)}
+    movers = {agent: moved[agent] for agent in train.space.agents if agent in moved}
+    agents: dict[str, dict[str, Estimate | float | None]] = {}
+    for kind, wish in wishes.items():
+        for agent, axis in movers.items():
+            cells = _frozen(wish.train, fitted, wish.scored, axis)
+            columns[f"{kind}: {agent} frozen"] = flat[everyone, cells]
+        columns[f"{kind}: additive"] = flat[everyone, _argmax(_additive(wish.scored))]
         top = f"{kind} reference"
-        if has_gap(gap):
-            agents[kind].update(
-                estimate(
-                    columns,
-                    {
-                        f"gap left with {agent} frozen": _ratio(
-                            f"{kind}: {agent} frozen", "best fixed prompt", top
-                        )
-                        for agent in movers
-                    },
-                    resamples=resamples,
-                    seed=seed,
-                )
+        left = {
+            f"gap left with {agent} frozen": _ratio(
+                f"{kind}: {agent} frozen", "best fixed prompt", top
             )
-        else:
-            agents[kind].update(dict.fromkeys(f"gap left with {agent} frozen" for agent in movers))
-        agents[kind].update(
-            estimate(
-                columns,
-                {"loss of choosing agent by agent": _difference(top, f"{kind}: additive")},
-                resamples=resamples,
-                seed=seed,
-            )
-        )
-        # Users of one habit share one table; for the observable reference a sample is enough.
-        some = want[np.random.default_rng(seed).permutation(len(want))[:300]]
-        agents[kind]["additive share of the variance"] = _additive_share(some)
-        stuck = _stuck(some, tuple(movers.values()))
-        agents[kind]["starts from which coordinate ascent gets stuck"] = stuck
+            for agent in movers
+        }
+        gap = has_gap(found[f"{top} minus best fixed prompt"])
+        agents[kind] = {
+            **(bootstrap(left) if gap else dict.fromkeys(left)),
+            **bootstrap({"loss of choosing agent by agent": _difference(top, f"{kind}: additive")}),
+            **_interaction(wish.scored, tuple(movers.values()), seed),
+        }
     columns["planning"] = _planned(predicted, rewards, axes, steps)
     columns["greedy"] = _planned(predicted, rewards, axes, steps, greedy=True)
-    myopia = estimate(
-        columns, {"": _difference("planning", "greedy")}, resamples=resamples, seed=seed
-    )[""]
     chance = chance_ndcg(scored.tasks.num_candidates)
     assert train.table is not None
     return Diagnosis(
@@ -467,18 +430,71 @@ def diagnose(  # noqa: PLR0915 - one report, line after line
             "negatives": negatives,
             "split": split,
             "train_users": len(fitted),
-            "users": len(scores),
+            "users": len(flat),
             "num_candidates": scored.tasks.num_candidates,
-            "best_fixed": Fixed.of(space, fixed, steps).described(space),
+            "best_fixed": Fixed.of(train.space, fixed, steps).described(train.space),
         },
         lines={"chance": Estimate(chance, chance, chance), **lines},
         gaps=found,
         agents=agents,
-        myopia=myopia,
+        myopia=bootstrap({"": _difference("planning", "greedy")})[""],
     )
 
 
 # ---------------------------------------------------------------- parts
+
+
+class _Wish(NamedTuple):
+    """Scores of all cells that a reference expects: it plays each user's best.
+
+    Attributes
+    ----------
+    train, scored : (T, *shape) arrays
+        Those of the train users and of the users to be scored.
+    """
+
+    train: Floats
+    scored: Floats
+
+
+def _wishes(
+    train: RPPEnv, scored: RPPEnv, reference: Reference, fitted: Floats, expected: Floats
+) -> dict[str, _Wish]:
+    """Return the wishes of the observable reference, and of the type reference if there are habits.
+
+    Parameters
+    ----------
+    train, scored, reference
+        See `diagnose`.
+    fitted : (T, *shape) array
+        Scores of the train users.
+    expected : (T, *shape) array
+        What the observable reference expects of the users to be scored.
+    """
+    dataset = train.tasks.dataset
+    before = reference.rewards(_first_observations(train))
+    basis = episode_scores(before, train.space.axes, train.max_cycles)
+    found = {"observable": _Wish(basis, expected)}
+    if dataset.habits is not None and scored.tasks.dataset is dataset:
+        ours, theirs = (dataset.habits[env.tasks.users] for env in (train, scored))
+        means = np.zeros((int(dataset.habits.max()) + 1, *fitted.shape[1:]), dtype=np.float32)
+        for habit in np.unique(ours):
+            means[habit] = fitted[ours == habit].mean(axis=0)
+        found["type"] = _Wish(means[ours], means[theirs])
+    return found
+
+
+def _interaction(scores: Floats, order: Sequence[int], seed: int) -> dict[str, float]:
+    """Measure how much the agents' choices depend on each other, on a sample of the users.
+
+    `order` holds the agents' axes in the order of their turns.
+    """
+    # Users of one habit share one table; for the observable reference a sample is enough.
+    some = scores[np.random.default_rng(seed).permutation(len(scores))[:300]]
+    return {
+        "additive share of the variance": _additive_share(some),
+        "starts from which coordinate ascent gets stuck": _stuck(some, order),
+    }
 
 
 def _shown(value: Estimate | float | None) -> str:
