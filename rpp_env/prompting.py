@@ -413,9 +413,9 @@ def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequen
 
 
 def check_vectors(
-    actions: NDArray[Any], count: int, spaces: Sequence[Box], agents: Sequence[str]
+    actions: NDArray[Any], count: int, bounds: Floats, agents: Sequence[str]
 ) -> Floats:
-    """Check `count` users' vectors against each agent's bounds; (B, n, d) float32.
+    """Check `count` users' vectors against `bounds` (2, n, d), low and high; (B, n, d) float32.
 
     The array is copied only if it has another type.
 
@@ -424,7 +424,7 @@ def check_vectors(
     InvalidAction
         For another shape or dtype, and for a number out of bounds.
     """
-    low, high = (np.stack([getattr(space, side) for space in spaces]) for side in ("low", "high"))
+    low, high = bounds
     if actions.shape != (count, *low.shape) or actions.dtype.kind not in "fiu":
         raise InvalidAction(
             f"actions must be numbers of shape {(count, *low.shape)} (users, agents, numbers); got "
@@ -432,9 +432,9 @@ def check_vectors(
         )
     with np.errstate(over="ignore"):  # a number too large for float32 is out of bounds
         vectors = actions.astype(np.float32, copy=False)
-    wrong = ~((vectors >= low) & (vectors <= high))  # also true for NaN
-    if wrong.any():
-        user, agent, place = np.argwhere(wrong)[0]
+    right = (vectors >= low) & (vectors <= high)  # false for NaN
+    if not right.all():
+        user, agent, place = np.argwhere(~right)[0]
         raise InvalidAction(
             f"agent {agents[agent]!r} chose {actions[user, agent, place]} as number {place} for "
             f"user {user}; its bounds are {low[agent, place]} to {high[agent, place]}"

@@ -212,8 +212,8 @@ class VectorPrompts(_Vectors):
             else None
         )
         box = Box(-1.0, 1.0, (len(self.decoder),), np.float32)
-        self._boxes = (box,) * len(self.agents)
-        self.action_spaces: tuple[Discrete | Box, ...] = self._boxes
+        self._bounds: Floats = np.stack([[x] * len(self.agents) for x in (box.low, box.high)])
+        self.action_spaces: tuple[Discrete | Box, ...] = (box,) * len(self.agents)
         self.width = len(self.agents) * len(self.decoder)
 
     def start(self, rows: Ints) -> Codes:
@@ -222,7 +222,7 @@ class VectorPrompts(_Vectors):
 
     def apply(self, state: Codes, actions: NDArray[Any]) -> Codes:
         """See `PromptSpace`."""
-        return Codes(check_vectors(actions, len(state.codes), self._boxes, self.agents))
+        return Codes(check_vectors(actions, len(state.codes), self._bounds, self.agents))
 
     def prompts(
         self,

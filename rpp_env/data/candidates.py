@@ -124,18 +124,18 @@ class TaskSet:
         """Return the tasks at `rows` (integers or a boolean mask), in that order."""
         where = np.asarray(rows)
         chosen = np.arange(len(self))[where if where.size else where.astype(np.int64)]
-        indptr, items = _take(
-            self.history_indptr[:-1][chosen], self.history_lengths[chosen], self.history_items
-        )
+        starts = self.history_indptr.take(chosen)
+        lengths = self.history_indptr.take(chosen + 1) - starts  # of these tasks alone
+        indptr, items = _take(starts, lengths, self.history_items)
         return TaskSet(
             self.dataset,
-            self.users[chosen],
-            self.draw[chosen],
+            self.users.take(chosen),
+            self.draw.take(chosen),
             indptr,
             items,
-            self.candidates[chosen],
-            self.position[chosen],
-            self.dropped[chosen],
+            self.candidates.take(chosen, axis=0),
+            self.position.take(chosen),
+            self.dropped.take(chosen),
         )
 
     def padded_history(
@@ -510,7 +510,8 @@ def _take(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], flat: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Take rows of `flat` as a ragged array: (indptr, values)."""
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    indptr = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
     return indptr, flat[np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])]
 
 
