@@ -185,7 +185,7 @@ def clock() -> NDArray[np.float64]:
 
 
 def our_times(env: rpp_env.RPPEnv, iterations: int) -> list[Times]:
-    config = mappo.Config(rollout_steps=STEPS, threads=1, **SPEED)
+    config = mappo.Config(rollout_steps=STEPS, gamma=0.95, threads=1, **SPEED)
     learner = PPO(env, config, critic_input="state")
     learner.reset(0)
     times = []

@@ -78,7 +78,9 @@ def learned(path: Path, users: int, steps: int) -> None:
     from rpp_agents import mappo
 
     env = rpp_env.RPPEnv.make("movieworld", split="train", num_users=users)
-    policy = mappo.train(env, mappo.Config(total_steps=steps, threads=1), progress=False)
+    policy = mappo.train(
+        env, mappo.Config(total_steps=steps, gamma=0.95, threads=1), progress=False
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     policy.save(path)
 

@@ -55,7 +55,7 @@ def run(
         curve.append((now - began - paused, row["steps"], score - fixed))
         paused += time.perf_counter() - now
 
-    config = mappo.Config(total_steps=steps, seed=seed, threads=1, evaluations=0)
+    config = mappo.Config(total_steps=steps, seed=seed, gamma=0.95, threads=1, evaluations=0)
     mappo.train(env, config, callbacks=[watch], progress=False)
     gains = np.array([gain for *_, gain in curve])
     if gains[-1] <= 0:

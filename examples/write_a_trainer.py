@@ -53,7 +53,7 @@ class Reinforce:
         returns = torch.zeros_like(paid)
         for t in reversed(range(len(paid))):
             following = returns[t + 1] if t + 1 < len(paid) else 0.0
-            returns[t] = paid[t] + self.config.gamma * following
+            returns[t] = paid[t] + self.config.discount * following
         advantages = returns - returns.mean(dim=1, keepdim=True)
         loss = -(torch.stack(chosen) * advantages[..., None]).mean()
         self.optimizer.zero_grad()

@@ -67,10 +67,13 @@ class Episode:
     that item was among the first three."""
     one_task: bool = field(default=True, kw_only=True)
     """Whether all steps of an episode ask for one item, as tables of answers need it."""
+    discount: float = field(default=0.95, kw_only=True)
+    """Discount factor (gamma) of trainers whose options give none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_numbers(self, 1, "max_cycles")
+        check_numbers(self, 0, "discount", highest=1)
 
     @property
     def bandit(self) -> bool:

@@ -270,7 +270,8 @@ def _stream(tasks: TaskSet, steps: int) -> tuple[Stream, TaskSet]:
         raise InvalidOption(
             f"no user of {tasks.dataset.name} has {steps} clicks here: give a smaller max_cycles"
         )
-    stream = Stream("PPRStream-v0", steps, whole=whole)
+    named = episode_of("PPRStream-v0")
+    stream = Stream(named.id, steps, whole=whole, discount=named.discount)
     return stream, stream.first
 
 

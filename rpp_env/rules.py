@@ -44,12 +44,15 @@ class Rules:
     """Candidates keep one order per task, or are reordered for every user and step."""
     feedback: Feedback = "none"
     """What the observations show of the user's response; see `Episode.feedback`."""
+    discount: float = Episode.discount
+    """Discount factor (gamma) of trainers whose options give none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_numbers(self, 1, "max_cycles")
         check_numbers(self, 2, "num_candidates")
         check_numbers(self, 0, "start")
+        check_numbers(self, 0, "discount", highest=1)
         if not self.history_options or not self.rungs or min(self.rungs) < 1:
             raise InvalidOption(
                 "history_options and rungs hold one number or more, and each number in rungs is 1 "
@@ -59,7 +62,9 @@ class Rules:
     @property
     def episode(self) -> Episode:
         """Length and tasks of an episode."""
-        return Episode(self.id, self.max_cycles, self.order, feedback=self.feedback)
+        return Episode(
+            self.id, self.max_cycles, self.order, feedback=self.feedback, discount=self.discount
+        )
 
     @property
     def lengths(self) -> HistoryLengths:
@@ -79,6 +84,7 @@ def _paper() -> Rules:
         generation=Generation.paper(),
         start=1,
         order="step",
+        discount=0.0,
     )
 
 
@@ -89,6 +95,7 @@ RULES: dict[str, Rules] = {
         history="rungs",
         history_options=(-2, -1, 0, 1, 2),
         num_candidates=20,
+        discount=0.0,
     ),
     "RPPBandit-v0": Rules(
         id="RPPBandit-v0",
@@ -96,6 +103,7 @@ RULES: dict[str, Rules] = {
         history="choose",
         history_options=(1, 3, 5, 10, 20),
         num_candidates=20,
+        discount=0.0,
     ),
     "RPPPaper-v0": _paper(),
     "RPPFeedback-v0": Rules(
@@ -128,8 +136,8 @@ class System:
     model: str
     """Name of the default model."""
     episode: Episode | None = None
-    """The episode that is played without `max_cycles`, from which studies read the number of steps;
-    by default it has one step."""
+    """The episode that is played without `max_cycles`, from which studies read the number of steps
+    and the default discount; by default it has one step."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -153,14 +161,18 @@ SYSTEMS: dict[str, System] = {
         Episode("RPPLikelihood-v0", RULES["RPP-v0"].max_cycles),
     ),
     "PPR-v0": System(
-        "rpp_env.ppr:assemble", "rpp_env.ppr:Options", "arrivals", "sasrec", Episode("PPR-v0", 1)
+        "rpp_env.ppr:assemble",
+        "rpp_env.ppr:Options",
+        "arrivals",
+        "sasrec",
+        Episode("PPR-v0", 1, discount=0.0),
     ),
     "PPRStream-v0": System(
         "rpp_env.ppr:assemble_stream",
         "rpp_env.ppr:StreamOptions",
         "arrivals",
         "sasrec",
-        Episode("PPRStream-v0", CLICKS, one_task=False),
+        Episode("PPRStream-v0", CLICKS, one_task=False, discount=0.0),
     ),
 }
 """Ids of systems that make their own prompt space."""

@@ -20,7 +20,8 @@ from letters import Letters
 from real_models import real_model
 
 import rpp_env
-from rpp_env.rules import IDS, RULES, SYSTEMS
+from rpp_env.episode import Episode
+from rpp_env.rules import IDS, RULES, SYSTEMS, episode_of
 from rpp_env.sentences.leads import Closing, Form
 
 ROOT = Path(__file__).parents[1]
@@ -242,7 +243,7 @@ def card(rules: str) -> dict[str, str]:
     if steps == 1:
         for name in ("myopia gap", "memory gain", "exploration gain"):
             lines[name] = "0 (one step)"
-        lines["discount"] = "any (one step)"
+        lines[DISCOUNT] = f"{default_discount(rules):g} (one step: no effect)"
     if card is None:
         return lines | one_agent(agents)
     for names, why in ((DIAGNOSED, "why_no_table"), (TRAINED, "why_no_training")):
@@ -266,10 +267,13 @@ def card(rules: str) -> dict[str, str]:
         if steps > 1:
             lines["myopia gap"] = number(found["myopia"])
     if card.get("training") is None:
+        if lines[DISCOUNT].startswith(NOT):
+            lines[DISCOUNT] = f"{default_discount(rules):g}, {lines[DISCOUNT]}"
         return lines
-    (best, runs), *_ = tried = list(discounts(card).items())
+    (_, runs), *_ = tried = list(discounts(card).items())
     if steps > 1:
-        lines["discount"] = f"{best:g} (tried: {', '.join(f'{d:g}' for d, _ in sorted(tried))})"
+        found = ", ".join(f"{d:g}" for d, _ in sorted(tried))
+        lines[DISCOUNT] = f"{default_discount(rules):g} (tried: {found})"
     lines["MAPPO's budget"] = f"{card['training']['steps']:,} calls"
     minutes = statistics.fmean(run["minutes"] for run in runs)
     lines["minutes to a policy"] = f"{minutes:.1f}"
@@ -277,6 +281,20 @@ def card(rules: str) -> dict[str, str]:
     lines["NDCG@10 of the policy"] = scores
     lines["NDCG@10 of random prompts"] = f"{runs[0]['random']['value']:.3f}"
     return lines
+
+
+def default_discount(rules: str) -> float:
+    return episode_of(rules).discount
+
+
+@pytest.mark.parametrize("rules", IDS)
+def test_the_default_discount_is_the_best_one_of_the_card(rules: str) -> None:
+    card, steps = CARDS.get(rules, {}), episode_of(rules).max_cycles
+    if card.get("training") is None:
+        assert default_discount(rules) == Episode.discount
+    else:
+        assert default_discount(rules) == next(iter(discounts(card)))
+        assert steps == 1 or len(discounts(card)) > 1
 
 
 def one_agent(agents: list[str]) -> dict[str, str]:
@@ -290,6 +308,7 @@ def duration(milliseconds: float) -> str:
     return f"{milliseconds / 1000:.2g} s" if milliseconds >= 100 else f"{milliseconds:.2g} ms"
 
 
+DISCOUNT = "default discount"
 LINES = (
     "steps of an episode",
     "agents",
@@ -299,7 +318,7 @@ LINES = (
     "exploration gain",
     "coordination loss",
     "additive share",
-    "discount",
+    DISCOUNT,
     "MAPPO's budget",
     "minutes to a policy",
     "NDCG@10 of the policy",
@@ -308,7 +327,7 @@ LINES = (
 
 
 DIAGNOSED = ("myopia gap", "coordination loss", "additive share")
-TRAINED = LINES[LINES.index("discount") :]
+TRAINED = LINES[LINES.index(DISCOUNT) :]
 
 
 def cards(page: Path) -> str:

@@ -35,6 +35,7 @@ from rpp_agents.policy import Policy, read_tensors, write_tensors
 from rpp_agents.rollout import BatchedEnv, env_actions
 from rpp_agents.ticking import ticking
 from rpp_env.data.folders import alone, check_folder, drop_unfinished, write_text, writing
+from rpp_env.episode import Episode
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, WriteFailed
 from rpp_env.options import check_fields, check_numbers
 
@@ -64,8 +65,9 @@ class RunConfig:
     """Number of training steps, counted over all environments (a user's step is one)."""
     seed: int = 0
     """Seed of the weights, of all choices of the learner, and of the environment."""
-    gamma: float = 0.95
-    """Discount factor; with 0 only the next reward counts."""
+    gamma: float | None = None
+    """Discount factor, by default the id's own (0.95 where it has none); with 0 only the next
+    reward counts."""
     team_reward: bool = False
     """Whether every agent gets the mean of all agents' rewards."""
     evaluations: int = 10
@@ -88,6 +90,18 @@ class RunConfig:
         check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
         check_numbers(self, 0, "evaluations", "threads", "seed")
         check_numbers(self, 0, "gamma", highest=1)
+
+    def in_episode(self, episode: Any) -> Self:
+        """Return the options with a number as `gamma`, by default the discount of an `Episode`."""
+        if self.gamma is not None:
+            return self
+        known = episode if isinstance(episode, Episode) else Episode
+        return dataclasses.replace(self, gamma=known.discount)
+
+    @property
+    def discount(self) -> float:
+        """The discount factor: `gamma`, or 0.95 for a learner that is made without ``train``."""
+        return Episode.discount if self.gamma is None else self.gamma
 
 
 class Run:

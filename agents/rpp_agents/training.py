@@ -185,6 +185,7 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                 "eval_env is env itself, and playing the one would disturb the other: make another "
                 "one, of validation users"
             )
+        config = config.in_episode(getattr(env, "episode", None))
         # The batch size that the environment was made for, whatever was played in it before.
         env.reset(seed=_segment_seed(config.seed, 0))
         at_work = learner(env, config)

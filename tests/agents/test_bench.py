@@ -41,7 +41,7 @@ from rpp_env.evaluation.diagnose import fit_reference
 from rpp_env.markdown import words
 
 ENVIRONMENT = {"name": "movieworld"}
-MAPPO = {"label": "MAPPO", "trainer": "mappo"}
+MAPPO: dict[str, Any] = {"label": "MAPPO", "trainer": "mappo", "config": {"gamma": 0.95}}
 
 
 def bench(**changes: Any) -> Bench:
@@ -310,6 +310,23 @@ def test_a_changed_configuration_is_refused(
     list(run_cells(bench().cells()[:1], out))
     with pytest.raises(InvalidOption, match=f"{said}.*give another --out"):
         unfinished(bench(**changes).cells(), out)
+
+
+def test_the_default_discount_and_its_number_are_the_same_run(out: Path, trainer: Trainer) -> None:
+    plain = {"label": "MAPPO", "trainer": "mappo"}
+    list(run_cells(bench(algorithms=[plain]).cells()[:1], out))
+    assert trainer.asked == [(0, 0.0)]
+    (cell, *_) = bench(algorithms=[{**plain, "config": {"gamma": 0.0}}]).cells()
+    assert kept(cell, out) is not None
+    # Files of an earlier version repeat the options that were set.
+    found = json.loads((out / cell.file).read_text())
+    found["asked"]["overrides"] = {}
+    del found["sha256"]
+    write_cell(out / cell.file, found)
+    assert kept(cell, out) is not None
+    (cell, *_) = bench(algorithms=[MAPPO]).cells()
+    with pytest.raises(InvalidOption, match=r"config\.gamma was 0\.0 and is 0\.95"):
+        kept(cell, out)
 
 
 def test_more_seeds_and_algorithms_change_no_finished_cell(out: Path, trainer: Trainer) -> None:

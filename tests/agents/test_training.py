@@ -146,6 +146,32 @@ def test_a_checkpoint_of_another_layout_is_refused(
         algorithm.train(toys.Contextual(64), config, run_dir=tmp_path, resume=True, progress=False)
 
 
+def test_the_default_discount_is_that_of_the_id(toys: SimpleNamespace, tmp_path: Path) -> None:
+    def trained(env: Any, folder: str, **changes: Any) -> dict[str, Any]:
+        small = SMALL | {"total_steps": 320, "evaluations": 0} | changes
+        mappo.train(env, mappo.Config(**small), run_dir=tmp_path / folder, progress=False)
+        tensors, _ = read_tensors(tmp_path / folder / "policy.safetensors")
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        return {"gamma": config["gamma"], "weights": {k: x.tolist() for k, x in tensors.items()}}
+
+    env = rpp_env.RPPEnv.make(split="train", num_envs=32, max_users=32)
+    default, zero = trained(env, "default"), trained(env, "zero", gamma=0.0)
+    assert default == zero
+    assert default["gamma"] == 0.0
+    assert trained(env, "other", gamma=0.95)["weights"] != zero["weights"]
+    assert trained(toys.Contextual(64), "toy")["gamma"] == 0.95
+    theirs = SimpleNamespace(episode="theirs")
+    assert mappo.Config().in_episode(theirs.episode).gamma == 0.95
+
+
+def test_the_released_learner_has_the_discount_of_the_paper() -> None:
+    episode = rpp_env.Episode("mine-v0", 5, discount=0.5)
+    assert a2c.Config().in_episode(episode).gamma == 0.5
+    assert a2c.Config(gamma=0.0).in_episode(episode).gamma == 0.0
+    assert a2c.Config.paper().in_episode(episode).gamma == 0.95
+    assert a2c.Config(released=True).in_episode(episode).gamma == 0.95
+
+
 def test_divergence_is_an_error(toys: SimpleNamespace, algorithm: Any) -> None:
     with pytest.raises(FloatingPointError, match="try a lower learning_rate"):
         algorithm.train(

@@ -87,7 +87,7 @@ def run(
     start = time.perf_counter()
     policy = mappo.train(
         train,
-        mappo.Config(seed=seed, total_steps=total_steps, threads=1),
+        mappo.Config(seed=seed, total_steps=total_steps, gamma=0.95, threads=1),
         run_dir=folder,
         eval_env=validation,
     )

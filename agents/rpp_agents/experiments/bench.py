@@ -219,7 +219,8 @@ class Training(Cell):
     @property
     def config(self) -> Any:
         """The trainer's Config."""
-        return _config(self.method, total_steps=self.budget, seed=self.seed)
+        own = {"total_steps": self.budget, "seed": self.seed}
+        return _config(self.method, episode=self.setting.episode, **own)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -237,7 +238,6 @@ class Training(Cell):
             "num_envs": method["num_envs"],
             "ranking": method["ranking"],
             "evaluations": self.plan.points,
-            "overrides": method["options"],
             "config": {key: x for key, x in config.items() if key not in _HOW_NOT_WHAT},
         }
         return plain(entries)

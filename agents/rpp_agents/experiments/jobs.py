@@ -77,7 +77,9 @@ def kept(job: Job, out: Path) -> dict[str, Any] | None:
     found = read_cell(path, job.kind)
     if found is None:
         return None
-    differ = _differences(found["asked"], job.asked, {"config": job.defaults})
+    before = found["asked"]
+    before.pop("overrides", None)  # older files repeat there what `config` holds
+    differ = _differences(before, job.asked, {"config": job.defaults})
     if differ:
         raise InvalidOption(
             f"{job.name} was run with other options ({'; '.join(differ)}): give another --out, put "

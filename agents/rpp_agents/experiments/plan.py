@@ -163,8 +163,12 @@ class Setting:
     @property
     def rules(self) -> Rules | Episode:
         """The rules of its episodes."""
-        name = self.options.get("rules", "RPP-v0")
-        return RULES.get(name) or episode_of(name)
+        return RULES.get(self.options.get("rules", "RPP-v0")) or self.episode
+
+    @property
+    def episode(self) -> Episode:
+        """The episode of its rules, without the setting's `max_cycles`."""
+        return episode_of(self.options.get("rules", "RPP-v0"))
 
     @property
     def steps(self) -> int:
@@ -237,16 +241,16 @@ class Method:
     point: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ between the points of a grid."""
 
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """The config with the method's own defaults."""
+    def resolved(self, episode: Episode | None = None) -> dict[str, Any]:
+        """Return the config with the method's own defaults, and the discount of an `episode`."""
         config, where = dict(self.config), f"method {self.label!r}"
         if self.method == "recommender":
             entries = config.get("config", {})
             return config | {"config": _recommender_options(config["name"], entries, where)}
         config = options(self.method) | config
         if self.method == "rpp":
-            config["options"] = _trainer_options(config["trainer"], config["options"] or {}, where)
+            options_given = config["options"] or {}
+            config["options"] = _trainer_options(config["trainer"], options_given, where, episode)
         return config
 
     @property
@@ -302,7 +306,7 @@ class Cell:
             setting
             | self._train_users
             | {"draw": self.draw, "seed": self.seed, "budget": self.budget}
-            | {"method": self.method.method, "config": self.method.resolved}
+            | {"method": self.method.method, "config": self.method.resolved(self.setting.episode)}
             | {"version": VERSIONS.get(self.method.method, 1)}
             | {"points": self.plan.points}
         )
@@ -311,7 +315,7 @@ class Cell:
     def defaults(self) -> dict[str, Any]:
         """Default values of the method's config."""
         which = {k: x for k, x in self.method.config.items() if k in ("name", "trainer")}
-        return plain(dataclasses.replace(self.method, config=which).resolved)
+        return plain(dataclasses.replace(self.method, config=which).resolved())
 
     @property
     def kind(self) -> Kind:
@@ -669,7 +673,7 @@ class Study(Plan):
             for method in there:
                 if method.method != "merged_fixed":
                     continue
-                calls = method.resolved["calls"]
+                calls = method.resolved()["calls"]
                 if calls != setting.steps:
                     raise InvalidOption(
                         f"{where}: {method.label!r} asks {calls} times, and an episode of "
@@ -781,7 +785,9 @@ def _recommender_options(name: str, entries: Mapping[str, Any], where: str) -> d
     return dataclasses.asdict(made(type(default), entries, where))
 
 
-def _trainer_options(trainer: str, entries: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _trainer_options(
+    trainer: str, entries: Mapping[str, Any], where: str, episode: Episode | None = None
+) -> dict[str, Any]:
     """Return the Config of a trainer, with its own defaults and without the study's settings."""
     from rpp_agents.experiments.methods.trained import SET_BY_THE_STUDY
 
@@ -789,7 +795,7 @@ def _trainer_options(trainer: str, entries: Mapping[str, Any], where: str) -> di
     for key in entries:
         if key in ours:
             raise InvalidOption(f"{where}: {key} is the study's own; leave it out")
-    found = dataclasses.asdict(trainer_config(trainer, entries, where))
+    found = dataclasses.asdict(trainer_config(trainer, entries, where, episode=episode))
     return {key: x for key, x in found.items() if key not in ours}
 
 

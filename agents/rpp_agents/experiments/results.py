@@ -244,7 +244,7 @@ class Results:
             (
                 m.label
                 for m in self.methods(setting)
-                if m.method == method and (method != "supervised" or m.resolved["calls"] == 1)
+                if m.method == method and (method != "supervised" or m.resolved()["calls"] == 1)
             ),
             None,
         )

@@ -410,7 +410,7 @@ def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
     """(users, items) scores of the test users: fitted once for all draws, and cached."""
     from rpp_agents.recommenders import default_config, fit
 
-    name, own_options = cell.method.config["name"], cell.method.resolved["config"]
+    name, own_options = cell.method.config["name"], cell.method.resolved()["config"]
     dataset, rows = env.tasks.dataset, np.unique(env.tasks.users)
     digest = short([dataset.digest, name, own_options, rows.tolist()])
     path = out / "scores" / f"{slug(dataset.name)}-{slug(name)}-{digest}.npz"

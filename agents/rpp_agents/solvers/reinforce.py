@@ -92,7 +92,7 @@ class Reinforce:
         returns = np.zeros_like(rewards)
         following = np.zeros_like(rewards[0])
         for t in reversed(range(len(rewards))):
-            returns[t] = following = rewards[t] + self.config.gamma * following
+            returns[t] = following = rewards[t] + self.config.discount * following
         advantages = returns - returns.mean(axis=1, keepdims=True)
         advantages /= max(float(advantages.std()), 1e-8)
         loss = torch.zeros(())

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rpp_agents import SOLVERS, TRAINERS
+from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
 from rpp_env.options import made, unknown
 from rpp_env.plugins import config_class, entry_points, is_code, load_code, locate
@@ -115,8 +116,17 @@ def _config_of(function: Any, code: str, name: str) -> type:
     return kind
 
 
-def trainer_config(name: str, table: Mapping[str, Any], where: str, **fixed: Any) -> Any:
+def trainer_config(
+    name: str,
+    table: Mapping[str, Any],
+    where: str,
+    *,
+    episode: Episode | None = None,
+    **fixed: Any,
+) -> Any:
     """Make a trainer's Config from a table, with those of the `fixed` fields that it has.
+
+    With an `episode`, a discount that the table leaves out is the episode's.
 
     Raises
     ------
@@ -133,6 +143,9 @@ def trainer_config(name: str, table: Mapping[str, Any], where: str, **fixed: Any
             raise InvalidOption(f"{where}: {unknown('option', key, sorted(known))}")
     fixed = {key: x for key, x in fixed.items() if key in known}
     try:
-        return made(kind, {**table, **fixed}, where)
+        config: Any = made(kind, {**table, **fixed}, where)
     except TypeError as error:
         raise InvalidOption(f"{where}: {error}") from error
+    if episode is not None and hasattr(config, "in_episode"):
+        config = config.in_episode(episode)
+    return config

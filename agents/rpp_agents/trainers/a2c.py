@@ -66,8 +66,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -149,6 +149,7 @@ class Config(RunConfig):
     def paper(cls, **changes: Any) -> Config:
         """Return the paper's own numbers; `changes` override fields."""
         numbers: dict[str, Any] = {
+            "gamma": 0.95,
             "gru": 64,
             "rollout_steps": 1,
             "gradient_steps": 1,
@@ -166,6 +167,12 @@ class Config(RunConfig):
             "layer_norm": False,
         }
         return cls(**numbers | changes)
+
+    def in_episode(self, episode: Any) -> Self:
+        """See `RunConfig.in_episode`; the discount of the released learner is the paper's."""
+        if self.released and self.gamma is None:
+            return replace(self, gamma=self.paper().gamma)
+        return super().in_episode(episode)
 
 
 class A2C(OnPolicy):
@@ -294,7 +301,7 @@ class A2C(OnPolicy):
             next_values,
             self._tensor(rollout.terminated),
             ended,
-            self.config.gamma,
+            self.config.discount,
             self.config.gae_lambda,
         )
         return errors, errors + values
@@ -419,7 +426,7 @@ class Released(A2C):
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:  # noqa: ARG002
         """Update on one step, as released; without schedules."""
-        gamma = self.config.gamma
+        gamma = self.config.discount
         before, after = (
             self._tensor(seen[0]) for seen in (rollout.observations, rollout.next_inputs)
         )

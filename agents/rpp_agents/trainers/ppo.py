@@ -254,7 +254,7 @@ class PPO(OnPolicy):
                 self._next_values(values, rollout),
                 self._tensor(rollout.terminated),
                 self._tensor(rollout.ended),
-                config.gamma,
+                config.discount,
                 config.gae_lambda,
             )
             returns = advantages + values

@@ -292,7 +292,7 @@ class ValueLearner:
         if self.config.normalize_rewards:
             rewards = rewards / self._reward_scale()
         return td_targets(
-            rewards, self.target["mixer"](worth, *state), batch["terminated"], self.config.gamma
+            rewards, self.target["mixer"](worth, *state), batch["terminated"], self.config.discount
         )
 
     @torch.no_grad()
