@@ -16,7 +16,7 @@ import inspect
 import operator
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -197,8 +197,9 @@ class RPPEnv:
         reads = getattr(recommender, "reads", None)
         makes = self.space.makes
         if reads is not None and makes is not None and not issubclass(makes, reads):
+            names = " or ".join(one.__name__ for one in get_args(reads) or (reads,))
             raise InvalidOption(
-                f"{type(recommender).__name__} reads {reads.__name__}, but the prompts here are "
+                f"{type(recommender).__name__} reads {names}, but the prompts here are "
                 f"{makes.__name__}: give a recommender that reads {makes.__name__}"
             )
         if table is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from rpp_env.data.candidates import TaskBatch, TaskSet
 from rpp_env.errors import InvalidOption
 from rpp_env.prompting import PromptSpace, check_choices
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SlotPrompts", "Slots", "TokenPrompts"]
 
@@ -31,10 +34,14 @@ class SlotPrompts:
         Token ids, in the recommender's numbering.
     tasks : TaskSet
         B tasks, in the order of `ids`.
+    vectors : (B, m, d) torch.Tensor, optional
+        Vectors that a recommender reads in the tokens' place: their embeddings, of which a solver
+        takes the gradient.
     """
 
     ids: Ints
     tasks: TaskSet
+    vectors: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,30 +16,16 @@ a number k    the click after the first k               the first k clicks
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rpp_env.data.candidates import (
-    MAX_HISTORY,
-    TaskSet,
-    among,
-    check_candidates,
-    latest,
-    left_out,
-    user_rows,
-)
+from rpp_env.data.candidates import MAX_HISTORY, TaskSet, check_candidates, user_rows
+from rpp_env.data.clicks import tasks_before
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.splits import (
-    Interactions,
-    Repeats,
-    UserSplit,
-    histories,
-    training_interactions,
-)
+from rpp_env.data.splits import Interactions, Repeats, UserSplit, training_interactions
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import check_seed, unknown
 
@@ -211,17 +197,13 @@ def arrival_tasks(
     before = np.tile(clicks, len(chosen)).astype(np.int64)
     there = before < dataset.lengths[rows]
     rows, before = rows[there], before[there]
-    indptr, items, dropped = histories(dataset, rows, repeats, before)
-    # A history of only the target becomes empty: then there is no task with that many clicks.
-    left = (np.diff(indptr) > 0) | (before == 0)
-    if dropped.any():
-        warnings.warn(left_out(dataset.name, dropped, left, "tasks: the user"), stacklevel=2)
-    starts, lengths = indptr[:-1][left], np.diff(indptr)[left]
-    rows, before, dropped = rows[left], before[left], dropped[left]
-    targets = dataset.items[dataset.indptr[rows] + before]
-    weights = np.ones(dataset.num_items)
-    if interactions is not None:
-        weights += interactions.counts
-    candidates, position = among(dataset, rows, before, targets, num_candidates, weights, seed)
-    indptr, items = latest(starts, lengths, items, MAX_HISTORY if crop is None else crop)
-    return TaskSet(dataset, rows, before, indptr, items, candidates, position, dropped)
+    return tasks_before(
+        dataset,
+        rows,
+        before,
+        crop=MAX_HISTORY if crop is None else crop,
+        num_candidates=num_candidates,
+        interactions=interactions,
+        seed=seed,
+        repeats=repeats,
+    )

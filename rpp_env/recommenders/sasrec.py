@@ -21,9 +21,8 @@ torch is imported when a recommender is made, never by importing this module.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -36,9 +35,9 @@ from rpp_env.data.splits import Interactions
 from rpp_env.data.tensors import compare, read_tensors, write_tensors
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.metrics import ndcg
-from rpp_env.options import check_seed
 from rpp_env.prompting import Rankings
 from rpp_env.recommenders.patience import Patience, Progress
+from rpp_env.recommenders.stages import Stages, copied
 from rpp_env.vectors import PrefixPrompts
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ __all__ = [
     "full_ranks",
     "last_items",
     "make_optimizer",
+    "ranks_among_all",
     "run_epoch",
     "train",
     "windows",
@@ -65,8 +65,6 @@ _ROWS = 32
 not depend on the other users of a call."""
 _PLACES = 16
 """Histories are padded to a multiple of this many places, for the same reason."""
-_JUDGED = 2000
-"""Maximum number of users whose held-out clicks choose the epoch; at most a fifth of all users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -517,16 +515,8 @@ def train(
     return training.best
 
 
-class Training:
-    """The training loop of `train`, epoch by epoch; see there for the parameters.
-
-    Attributes
-    ----------
-    done : bool
-        Whether the last epoch was reached, or patience has run out.
-    best : SASRec
-        The best epoch so far, with its ``validation``.
-    """
+class Training(Stages[SASRec]):
+    """The training loop of `train`, epoch by epoch; see there for the parameters."""
 
     def __init__(
         self,
@@ -537,121 +527,41 @@ class Training:
         catalog: str = "",
         checkpoint: str | Path | None = None,
     ) -> None:
-        import torch
-
-        check_seed(seed)
-        self.config, self.seed = config, seed
-        self._checkpoint = None if checkpoint is None else Path(checkpoint)
-        self._taught, self._users, self._held = _held_out(histories)
-        if not (np.diff(self._taught.indptr) >= 2).any():
+        self.config, self.num_items = config, histories.num_items
+        super().__init__(
+            "sasrec", histories, config, seed=seed, catalog=catalog, checkpoint=checkpoint
+        )
+        if not (np.diff(self.taught.indptr) >= 2).any():
             raise InvalidOption(
                 "SASRec is trained on histories of two items or more, and there is none: give more "
                 "users, or longer histories"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.model = SASRec.initial(histories.num_items, config, catalog)
-        self._about = {
-            "kind": "sasrec training",
-            "config": asdict(replace(config, epochs=1, patience=1)),  # may be raised later
-            "seed": seed,
-            "catalog": catalog,
-            "histories": histories.digest,
-        }
-        self._epoch, self._found, self._seconds, self._value = 0, 0, 0.0, -np.inf
-        self.best = SASRec(config, _copied(self.model.weights), catalog)
-        moments = self._restored() if self._checkpoint and self._checkpoint.exists() else {}
-        self._optimizer = make_optimizer(self.model, moments)
 
-    @property
-    def done(self) -> bool:
-        """Whether training is finished."""
-        waited = self._epoch - self._found
-        return self._epoch >= self.config.epochs or waited >= self.config.patience
+    def initial(self) -> SASRec:
+        """See `Stages`."""
+        return SASRec.initial(self.num_items, self.config, self.catalog)
 
-    @property
-    def reached(self) -> dict[str, float]:
-        """``epoch`` and ``found`` (the best epoch), its ``value``, and ``seconds``."""
-        return {
-            "epoch": self._epoch,
-            "found": self._found,
-            "value": self._value,
-            "seconds": self._seconds,
-        }
+    def of(self, path: Path, tensors: Mapping[str, Tensor]) -> SASRec:
+        """See `Stages`."""
+        size = {"items": self.num_items, "catalog": self.catalog}
+        return SASRec.of(path, tensors, {**asdict(self.config), **size})
 
-    def epoch(self) -> dict[str, float]:
-        """Train for one epoch, validate, and write the checkpoint; returns a progress record."""
-        import torch
+    def copy(self, model: SASRec) -> SASRec:
+        """See `Stages`."""
+        return SASRec(self.config, copied(model.weights), model.catalog)
 
-        began = time.perf_counter()
-        self._epoch += 1
-        rng = np.random.default_rng([self.seed, self._epoch])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(1 << 62)))
-            loss = run_epoch(self.model, self._optimizer, self._taught, rng)
-        ranks = full_ranks(self.model, self._taught, self._users, self._held)
-        value = float(ndcg(ranks, 10).mean())
-        if value > self._value:
-            self._value, self._found = value, self._epoch
-            self.best = SASRec(self.config, _copied(self.model.weights), self.model.catalog)
-            self.best.validation = value
-        self._seconds += time.perf_counter() - began
-        if self._checkpoint is not None:
-            self._write(self._checkpoint)
-        return {
-            "epoch": self._epoch,
-            "validation": value,
-            "seconds": self._seconds,
-            "loss": loss,
-        }
+    def make_optimizer(self, moments: Mapping[str, Mapping[str, Tensor]]) -> Optimizer:
+        """See `Stages`."""
+        return make_optimizer(self.model, moments)
 
-    def _write(self, path: Path) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.weights.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
-        for name, moments in zip(self.model.weights, self._moments(), strict=True):
-            tensors |= {f"{part}.{name}": moments[part] for part in _MOMENTS}
-        write_tensors(path, tensors, {**self._about, **self.reached})
+    def learn(self, rng: np.random.Generator) -> float:
+        """See `Stages`."""
+        return run_epoch(self.model, self.optimizer, self.taught, rng)
 
-    def _moments(self) -> list[dict[str, Tensor]]:
-        state = self._optimizer.state
-        return [state[p] for p in self._optimizer.param_groups[0]["params"]]
-
-    def _restored(self) -> dict[str, dict[str, Tensor]]:
-        """Resume from the checkpoint; returns the optimizer's moments."""
-        path = self._checkpoint
-        assert path is not None
-        tensors, about = read_tensors(path)
-        for what, ours in self._about.items():
-            if about.get(what) != ours:
-                raise InvalidData(
-                    f"{path} is the checkpoint of a training with another {what}: "
-                    f"{about.get(what)!r}, and this one has {ours!r}. Name another file, or delete "
-                    "that one"
-                )
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        names = set(self.model.weights)
-        if set(parts) != {"model", "best", *_MOMENTS} or any(
-            set(p) != names for p in parts.values()
-        ):
-            raise InvalidData(f"{path} is damaged: it lacks tensors of a SASRec in training")
-        try:
-            size = {"items": self.model.num_items, "catalog": self.model.catalog}
-            self.model = SASRec.of(path, parts["model"], {**asdict(self.config), **size})
-            self.best = SASRec.of(path, parts["best"], {**asdict(self.config), **size})
-            self._epoch, self._found = int(about["epoch"]), int(about["found"])
-            self._value, self._seconds = float(about["value"]), float(about["seconds"])
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InvalidData):
-                raise
-            raise InvalidData(f"{path} is damaged: {error!r}") from error
-        self.best.validation = self._value
-        return {name: {part: parts[part][name] for part in _MOMENTS} for name in names}
-
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+    def judge(self) -> float:
+        """See `Stages`."""
+        ranks = full_ranks(self.model, self.taught, self.users, self.held)
+        return float(ndcg(ranks, 10).mean())
 
 
 def make_optimizer(
@@ -667,26 +577,6 @@ def make_optimizer(
     for name, kept in (moments or {}).items():
         optimizer.state[model.weights[name]] = dict(kept)
     return optimizer
-
-
-def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy weights, without gradients, so that later steps do not change them."""
-    return {name: tensor.detach().clone() for name, tensor in weights.items()}
-
-
-def _held_out(
-    histories: Interactions,
-) -> tuple[Interactions, NDArray[np.int64], NDArray[np.int32]]:
-    """Return histories without the last items of some users, those users, and these items."""
-    lengths = np.diff(histories.indptr)
-    users = np.flatnonzero(lengths >= 2)
-    users = np.random.default_rng(0x7A1).permutation(users)
-    users = np.sort(users[: min(_JUDGED, -(-len(users) // 5))])
-    last = histories.indptr[users + 1] - 1
-    lengths[users] -= 1
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    rest = Interactions(indptr, np.delete(histories.items, last), histories.num_items)
-    return rest, users, histories.items[last]
 
 
 def full_ranks(
@@ -715,27 +605,55 @@ def full_ranks(
     """
     import torch
 
-    ranks = np.zeros(len(users), dtype=np.int64)
     items = model.weights["items.weight"].detach()
-    with torch.inference_mode():
-        # Users with histories of similar length together, to save padding.
-        order = np.argsort(np.diff(histories.indptr)[users], kind="stable")
-        for start in range(0, len(order), 256):
-            rows = order[start : start + 256]
-            some, wanted = users[rows], targets[rows].astype(np.int64)
-            ends = histories.indptr[some + 1]
-            last = last_items(histories, some, ends, model.config.max_length)
-            scores = (model.encode(torch.from_numpy(last)) @ items.T).numpy()
-            own = scores[np.arange(len(rows)), wanted]
-            if seen == "drop":
-                lengths = ends - histories.indptr[some]
-                where = np.repeat(np.arange(len(rows)), lengths)
-                begin = np.repeat(histories.indptr[some] - np.cumsum(lengths) + lengths, lengths)
-                scores[where, histories.items[begin + np.arange(len(where))]] = -np.inf
-            better = (scores > own[:, None]).sum(axis=1)
-            tied = scores == own[:, None]
-            tied &= np.arange(scores.shape[1]) < wanted[:, None]
-            ranks[rows] = 1 + better + tied.sum(axis=1)
+
+    def scores(sequences: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray((model.encode(sequences) @ items.T).numpy())
+
+    return ranks_among_all(scores, histories, users, targets, model.config.max_length, seen=seen)
+
+
+def ranks_among_all(
+    scores: Callable[[Tensor], NDArray[np.float32]],
+    histories: Interactions,
+    users: NDArray[np.int64],
+    targets: NDArray[np.int32],
+    length: int,
+    *,
+    seen: Literal["drop", "keep"] = "drop",
+) -> NDArray[np.int64]:
+    """Rank targets among all items as `full_ranks` does, by any scores.
+
+    Parameters
+    ----------
+    scores : callable
+        Takes sequences (B, L) as `last_items` makes them, and returns (B, num_items) scores.
+    histories, users, targets, seen
+        See `full_ranks`.
+    length : int
+        Number of latest items that are read.
+    """
+    import torch
+
+    ranks = np.zeros(len(users), dtype=np.int64)
+    # Users with histories of similar length together, to save padding.
+    order = np.argsort(np.diff(histories.indptr)[users], kind="stable")
+    for start in range(0, len(order), 256):
+        rows = order[start : start + 256]
+        some, wanted = users[rows], targets[rows].astype(np.int64)
+        ends = histories.indptr[some + 1]
+        found = scores(torch.from_numpy(last_items(histories, some, ends, length)))
+        own = found[np.arange(len(rows)), wanted]
+        if seen == "drop":
+            lengths = ends - histories.indptr[some]
+            where = np.repeat(np.arange(len(rows)), lengths)
+            begin = np.repeat(histories.indptr[some] - np.cumsum(lengths) + lengths, lengths)
+            found[where, histories.items[begin + np.arange(len(where))]] = -np.inf
+        better = (found > own[:, None]).sum(axis=1)
+        tied = found == own[:, None]
+        tied &= np.arange(found.shape[1]) < wanted[:, None]
+        ranks[rows] = 1 + better + tied.sum(axis=1)
     return ranks
 
 

@@ -1,0 +1,352 @@
+"""A frozen T5: honest ids, exact likelihoods, gradients, batches, files and training in stages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from rpp_env import RPPEnv  # noqa: E402
+from rpp_env.data import Dataset, Interactions, load_dataset  # noqa: E402
+from rpp_env.data.clicks import click_tasks, task_users, training_clicks  # noqa: E402
+from rpp_env.data.tensors import read_tensors, write_tensors  # noqa: E402
+from rpp_env.episode import Episode  # noqa: E402
+from rpp_env.errors import InvalidData, InvalidOption, MissingExtra  # noqa: E402
+from rpp_env.metrics import chance_ndcg, ndcg  # noqa: E402
+from rpp_env.recommenders.t5 import (  # noqa: E402
+    T5,
+    Config,
+    Training,
+    Vocabulary,
+    max_plus_one,
+    train,
+)
+from rpp_env.testing import check_space  # noqa: E402
+from rpp_env.tokens import SlotPrompts, TokenPrompts  # noqa: E402
+from rpp_env.vectors import PrefixPrompts, VectorPrompts  # noqa: E402
+
+SMALL = Config(
+    dim=16, layers=1, heads=2, feed_forward=32, negatives=9, batch=32, rate=1e-2, epochs=2
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load_dataset("movieworld", num_users=240, num_items=100)
+
+
+@pytest.fixture(scope="module")
+def histories(data: Dataset) -> Interactions:
+    return training_clicks(data)
+
+
+@pytest.fixture(scope="module", params=["independent", "sequential"])
+def model(request: Any, data: Dataset, histories: Interactions) -> T5:
+    return train(data, histories, replace(SMALL, ids=request.param))
+
+
+@pytest.fixture(scope="module")
+def tasks(data: Dataset) -> Any:
+    return click_tasks(data, task_users(data), "test", num_candidates=20).subset(np.arange(100))
+
+
+def slots(tasks: Any, words: str = "") -> Callable[[T5], SlotPrompts]:
+    def of(model: T5) -> SlotPrompts:
+        ids = np.array(model.vocabulary.encode(words), np.int64)
+        return SlotPrompts(np.tile(ids, (len(tasks), 1)), tasks)
+
+    return of
+
+
+# ---------------------------------------------------------------------------------- honest ids
+
+
+@pytest.mark.parametrize("kind", ["independent", "sequential"])
+def test_ids_vocabulary_and_training_data_know_no_held_out_click(data: Dataset, kind: Any) -> None:
+    """Other held-out items change nothing, bit for bit; other training items do (if ids may)."""
+    last = np.concatenate([data.indptr[1:] - back for back in (1, 2, 3)])
+    rng = np.random.default_rng(1)
+    moved = data.items.copy()
+    moved[last] = rng.permutation(moved[last])
+    assert (moved != data.items).mean() > 0.05
+    other = replace(data, items=moved)
+    config = replace(SMALL, ids=kind, tasks=("sequential", "top-n"))
+    made = []
+    for world in (data, other):
+        training = Training(world, training_clicks(world, repeats="keep"), config)
+        batches = list(training.batches(np.random.default_rng(0)))
+        made.append((training, batches))
+    (one, first), (two, second) = made
+    assert np.array_equal(one.vocabulary.ids, two.vocabulary.ids)
+    assert one.vocabulary.words == two.vocabulary.words
+    assert all(torch.equal(w, two.model.weights[n]) for n, w in one.model.weights.items())
+    for (text, targets), (text_2, targets_2) in zip(first, second, strict=True):
+        assert np.array_equal(text.tokens, text_2.tokens)
+        assert np.array_equal(text.spans, text_2.spans)
+        assert np.array_equal(targets, targets_2)
+    # What is taught does matter: the comparison could fail.
+    reversed_items = replace(data, items=data.items[::-1].copy(), indptr=data.indptr)
+    third = Vocabulary.of(data, training_clicks(reversed_items, repeats="keep"), kind)
+    assert np.array_equal(third.ids, one.vocabulary.ids) == (kind == "independent")
+
+
+def test_ids_do_not_depend_on_the_order_of_the_catalog(
+    data: Dataset, histories: Interactions
+) -> None:
+    order = np.random.default_rng(0).permutation(data.num_items)
+    place = np.argsort(order)
+    other = replace(
+        data,
+        titles=tuple(data.titles[i] for i in order),
+        item_tokens=tuple(data.item_tokens[i] for i in order),
+        genres=tuple(data.genres[i] for i in order),
+        items=place[data.items].astype(np.int32),
+    )
+    for kind in ("independent", "sequential"):
+        one = Vocabulary.of(data, histories, kind).numbers
+        two = Vocabulary.of(other, training_clicks(other), kind).numbers
+        assert np.array_equal(two, one[order])
+
+
+def small(sequences: Any, items: int) -> Dataset:
+    """A dataset of these sequences, of the same length."""
+    return Dataset(
+        name="made",
+        domain="movies",
+        titles=tuple(f"Film {i}" for i in range(items)),
+        item_tokens=tuple(f"i{i}" for i in range(items)),
+        genres=(("Drama",),) * items,
+        user_tokens=tuple(f"u{u}" for u in range(len(sequences))),
+        indptr=np.arange(len(sequences) + 1) * len(sequences[0]),
+        items=np.concatenate(sequences).astype(np.int32),
+    )
+
+
+def test_the_largest_number_plus_one(data: Dataset, histories: Interactions) -> None:
+    """The rule finds what P5's numbering leaks, and is at chance for ids of ours."""
+    made = small([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [3, 9, 1, 0, 2]], 10)
+    tasks = click_tasks(made, range(3), "test", num_candidates=None, repeats="keep")
+    # Numbered with the held-out clicks, the target is the largest number + 1 of two users.
+    assert max_plus_one(np.arange(10), tasks).tolist() == [1, 1, 3]
+    every = click_tasks(data, task_users(data), "test", num_candidates=20)
+    for kind in ("independent", "sequential"):
+        numbers = Vocabulary.of(data, histories, kind).numbers
+        assert sorted(numbers) == list(range(data.num_items))
+        found = ndcg(max_plus_one(numbers, every), 10)
+        error = found.std() / len(found) ** 0.5
+        assert found.mean() < chance_ndcg(20) + 3 * error
+
+
+# ---------------------------------------------------------------------------------- likelihoods
+
+
+def test_scores_are_the_likelihoods_of_ids(model: T5, tasks: Any, data: Dataset) -> None:
+    """By brute force: each item's tokens one after another, by transformers' own function."""
+    few = tasks.subset(np.arange(3))
+    prompts = slots(few, "drama comedy")(model)
+    found = model.scores(prompts)
+    text = model._text(few.padded_history(20).astype(np.int64), prompts.ids)
+    for i in range(3):
+        length = text.lengths[i]
+        tokens, spans = (torch.from_numpy(a[i : i + 1, :length]) for a in (text.tokens, text.spans))
+        x = model.embed(tokens) + model.weights["whole.weight"][spans]
+        for place, item in enumerate(few.candidates[i]):
+            labels = torch.from_numpy(model.vocabulary.ids[item][None])
+            loss = model.module.t5(inputs_embeds=x, labels=labels).loss
+            assert found[i, place].item() == pytest.approx(-loss.item() * labels.numel(), abs=1e-4)
+
+
+def test_all_items_share_one_probability(model: T5, tasks: Any, data: Dataset) -> None:
+    every = click_tasks(data, tasks.users[:5], "test", num_candidates=None)
+    total = model.scores(SlotPrompts(np.zeros((5, 0), np.int64), every)).exp().sum(dim=1)
+    assert (total <= 1 + 1e-5).all()
+    assert (total > 0.1).all()  # what is left is for tokens that are no ids
+
+
+def test_texts_hold_the_history_the_tokens_and_the_end(model: T5, tasks: Any) -> None:
+    words = model.vocabulary.encode("drama comedy")
+    text = model._text(tasks.padded_history(20).astype(np.int64), np.tile(words, (len(tasks), 1)))
+    T = model.vocabulary.ids.shape[1]
+    for i in range(len(tasks)):
+        shown = tasks.history(i)[-20:]
+        wanted = [*model.vocabulary.ids[shown].ravel(), *words, 1]
+        assert text.tokens[i, : text.lengths[i]].tolist() == wanted
+        assert not text.tokens[i, text.lengths[i] :].any()
+        places = [*np.repeat(np.arange(len(shown), 0, -1), T), 0, 0, 0]
+        assert text.spans[i, : text.lengths[i]].tolist() == places
+        assert text.tokens[i, text.slots[i]].tolist() == words
+    listed = tasks.candidates.astype(np.int64)[:, :4]
+    text = model._text(tasks.padded_history(2).astype(np.int64), np.tile(words, (100, 1)), listed)
+    wanted = [*model.vocabulary.ids[tasks.history(0)[-2:]].ravel()]
+    wanted += model.vocabulary.encode("candidates")
+    wanted += [*model.vocabulary.ids[listed[0]].ravel(), *words, 1]
+    assert text.tokens[0, : text.lengths[0]].tolist() == wanted
+    assert set(text.spans[0]) == {0, 1, 2, 21, 22, 23, 24}
+
+
+def test_an_answer_does_not_depend_on_the_batch(model: T5, tasks: Any) -> None:
+    prompts = slots(tasks, "drama")(model)
+    vectors = np.random.default_rng(0).normal(size=(len(tasks), 2, 16)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(len(tasks))
+    for make in (
+        lambda rows: SlotPrompts(prompts.ids[rows], tasks.subset(rows)),
+        lambda rows: PrefixPrompts(vectors[rows], tasks.subset(rows)),
+    ):
+        whole = model.scores(make(np.arange(len(tasks))))
+        assert torch.equal(model.scores(make(order)), whole[order])
+        for row in (0, 7, 55):
+            assert torch.equal(model.scores(make(np.array([row]))), whole[[row]])
+    assert model.scores(SlotPrompts(prompts.ids[:0], tasks.subset([]))).shape[0] == 0
+
+
+def test_gradients_reach_prompts_and_no_weight(model: T5, tasks: Any) -> None:
+    before = {name: w.clone() for name, w in model.weights.items()}
+    prompts = slots(tasks, "drama comedy")(model)
+    vectors = model.embed(torch.from_numpy(prompts.ids)).requires_grad_()
+    scores = model.scores(replace(prompts, vectors=vectors))
+    assert torch.allclose(scores.detach(), model.scores(prompts), atol=1e-5)
+    scores.sum().backward()
+    assert vectors.grad.abs().sum() > 0
+    prefix = torch.zeros(len(tasks), 2, 16, requires_grad=True)
+    picked = model.scores(PrefixPrompts(prefix, tasks))[:, 0].sum()
+    picked.backward()
+    assert prefix.grad.abs().sum() > 0
+    # By differences.
+    step = torch.zeros_like(prefix)
+    step[3, 1, 5] = 1e-2
+    with torch.no_grad():
+        up, down = (
+            model.scores(PrefixPrompts(prefix + way * step, tasks))[:, 0].sum() for way in (1, -1)
+        )
+    assert (up - down).item() / 2e-2 == pytest.approx(prefix.grad[3, 1, 5].item(), abs=2e-3)
+    assert all(w.grad is None and not w.requires_grad for w in model.weights.values())
+    assert all(torch.equal(before[name], w) for name, w in model.weights.items())
+
+
+def test_candidates_can_be_listed_in_the_text(model: T5, tasks: Any) -> None:
+    asked = model.ask("top-n")
+    few = click_tasks(tasks.dataset, tasks.users, "test", num_candidates=10)
+    assert not torch.equal(asked.scores(slots(few)(model)), model.scores(slots(few)(model)))
+    with pytest.raises(InvalidOption, match="20 candidates came in a text"):
+        asked.scores(slots(tasks)(model))
+    with pytest.raises(InvalidOption, match="task"):
+        model.ask("explanation")
+
+
+# ---------------------------------------------------------------------------------- bad input
+
+
+def test_what_cannot_be_read_is_refused(model: T5, tasks: Any) -> None:
+    ids = np.zeros((len(tasks), 1), np.int64)
+    for prompts, said in (
+        (SlotPrompts(ids[:3], tasks), r"tokens of shape \(3, 1\)"),
+        (SlotPrompts(ids.astype(float), tasks), "float64"),
+        (SlotPrompts(ids - 1, tasks), "tokens lie in"),
+        (SlotPrompts(ids + model.vocabulary.size, tasks), "tokens lie in"),
+        (SlotPrompts(ids, tasks, torch.zeros(len(tasks), 2, 16)), "2 vectors came for 1 tokens"),
+        (PrefixPrompts(np.zeros((len(tasks), 1, 15)), tasks), "a prefix of shape"),
+        (PrefixPrompts(None, tasks, np.zeros((len(tasks), 16))), "leave out the shift"),
+    ):
+        with pytest.raises(InvalidOption, match=said):
+            model.scores(prompts)
+    with pytest.raises(InvalidOption, match="'quantum' is no token"):
+        model.vocabulary.encode("drama quantum")
+    other = load_dataset("movieworld", num_users=50, num_items=110)
+    with pytest.raises(InvalidData, match="knows 100 items, movieworld has 110"):
+        model.check(other)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dim": 15}, {"dropout": 1.0}, {"ids": "random"}, {"tasks": ()}, {"tasks": ("chat",)}],
+)
+def test_options_out_of_range_are_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidOption):
+        replace(SMALL, **wrong)
+
+
+def test_an_environment_refuses_prompts_that_no_t5_reads(model: T5, data: Dataset) -> None:
+    with pytest.raises(InvalidOption, match="T5 reads SlotPrompts or PrefixPrompts"):
+        RPPEnv.make(data, model)
+
+
+def test_without_transformers_the_extra_is_named(
+    data: Dataset, histories: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r"rpp-env\[transformers\]"):
+        train(data, histories, SMALL)
+
+
+# ---------------------------------------------------------------------------------- files, training
+
+
+def test_a_file_gives_the_same_recommender(model: T5, tasks: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    model.save(path)
+    again = T5.load(path)
+    assert again.digest == model.digest
+    prompts = slots(tasks, "drama")(model)
+    assert torch.equal(again.scores(prompts), model.scores(prompts))
+    tensors, about = read_tensors(path)
+    for name, changes, without, said in (
+        ("a", {"kind": "sasrec"}, "", "holds no T5"),
+        ("b", {"dim": 32}, "", "damaged"),
+        ("c", {"words": ["one"]}, "", "version|damaged"),
+        ("d", {"dim": "wide"}, "", "version"),
+        ("e", {}, "whole.weight", "damaged"),
+        ("f", {}, "ids", "version"),
+        ("g", {"tasks": 3}, "", "version"),
+    ):
+        kept = {key: tensor for key, tensor in tensors.items() if key != without}
+        write_tensors(tmp_path / name, kept, {**about, **changes})
+        with pytest.raises(InvalidData, match=said):
+            T5.load(tmp_path / name)
+
+
+def test_training_resumes_to_the_same_bits(
+    data: Dataset, histories: Interactions, tmp_path: Path
+) -> None:
+    config, path = replace(SMALL, epochs=3), tmp_path / "stage.safetensors"
+    whole = train(data, histories, config)
+    Training(data, histories, config, checkpoint=path).epoch()
+    state = torch.random.get_rng_state()
+    training = Training(data, histories, config, checkpoint=path)
+    while not training.done:
+        training.epoch()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert training.best.digest == whole.digest
+    assert training.best.validation == whole.validation > 0
+    with pytest.raises(InvalidData, match="another seed"):
+        Training(data, histories, config, seed=1, checkpoint=path)
+
+
+def test_training_teaches_what_follows() -> None:
+    """Items that follow each other in a ring: the next one is found among all."""
+    count, length = 12, 9
+    starts = np.arange(240) % count
+    data = small(list((starts[:, None] + np.arange(length)) % count), count)
+    config = replace(SMALL, dim=32, rate=3e-3, epochs=3, samples=4, tasks=("sequential",))
+    model = train(data, training_clicks(data), config)
+    tasks = click_tasks(data, task_users(data), "test", num_candidates=None)
+    bare = SlotPrompts(np.zeros((240, 0), np.int64), tasks)
+    assert ndcg(model.rank(bare).ranks(tasks.position), 10).mean() > 0.9
+
+
+def test_both_kinds_of_prompts_pass_the_checks(model: T5, data: Dataset) -> None:
+    tokens = model.vocabulary.tokens[:4]
+    shown = model.embed(torch.from_numpy(tokens)).numpy()
+    check_space(TokenPrompts(tokens, shown, ("a", "b")), model, data)
+    check_space(VectorPrompts(np.eye(16), ("a", "b")), model, data)
+    env = RPPEnv.make(
+        data, model, space=TokenPrompts(tokens, shown), rules=Episode("test-v0", 1), num_envs=8
+    )
+    assert env.recommender is model
