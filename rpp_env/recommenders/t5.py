@@ -120,10 +120,13 @@ class Config(Patience):
     """Number of examples per step."""
     samples: int = 1
     """Number of examples of each user in an epoch; each has a random target."""
+    ahead: int = 1
+    """Number of items that an example of ``"sequential"`` teaches, the next one and those after it,
+    one after another (P5: one). Answers are the next item's alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = "dim layers heads feed_forward max_history negatives batch samples".split()
+        names = "dim layers heads feed_forward max_history negatives batch samples ahead".split()
         if (
             min(getattr(self, name) for name in names) < 1
             or self.dim % self.heads
@@ -582,17 +585,18 @@ class T5:
         return hidden, mask
 
     def loss(self, text: _Text, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of the tokens of item rows `targets` (B,)."""
+        """Return the mean cross-entropy of item rows `targets` (B, J), -1 in empty places."""
         import torch
         import torch.nn.functional as F
 
         hidden, mask = self._encoded(text, None, None)
-        ids = torch.from_numpy(self.vocabulary.ids)[targets]
+        ids = torch.from_numpy(self.vocabulary.ids)[targets].flatten(1)
+        there = (targets >= 0).repeat_interleave(self.vocabulary.ids.shape[1], 1)
         begun = F.pad(ids[:, :-1], (1, 0), value=_PAD)
         logits = self.module.t5(
             encoder_outputs=(hidden,), attention_mask=mask, decoder_input_ids=begun
         ).logits
-        return F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        return F.cross_entropy(logits[there], ids[there])
 
 
 @dataclass(frozen=True, eq=False)
@@ -767,7 +771,7 @@ class Training(Stages[T5]):
         self.model.module.train()
         for text, targets in self.batches(rng):
             self.optimizer.zero_grad()
-            loss = self.model.loss(text, torch.from_numpy(targets))
+            loss = self.model.loss(text, torch.from_numpy(targets.astype(np.int64)))
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total, steps = total + loss.item(), steps + 1
@@ -799,7 +803,10 @@ class Training(Stages[T5]):
             some = users[start : start + self.config.batch]
             task = self.config.tasks[rng.integers(len(self.config.tasks))]
             ends = self.taught.indptr[some] + rng.integers(1, lengths[some])
-            yield self._batch(task, some, ends, rng), self.taught.items[ends].astype(np.int64)
+            text = self._batch(task, some, ends, rng)
+            after = ends[:, None] + np.arange(self.config.ahead if task == "sequential" else 1)
+            there = after < self.taught.indptr[some + 1][:, None]
+            yield text, np.where(there, self.taught.items[np.where(there, after, 0)], -1)
 
     def _batch(self, task: str, users: Ints, ends: Ints, rng: np.random.Generator) -> _Text:
         """Write a batch of examples: a random wording, and a random number of latest items."""
