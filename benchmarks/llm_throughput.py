@@ -32,7 +32,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -42,6 +42,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 
 from rpp_agents.commands import serve
 from rpp_agents.experiments.statistics import Lines
@@ -135,39 +136,58 @@ class Bench:
             pass
 
     def seconds(self, work: Callable[[], Any]) -> float:
+        return self.spent(work)[0]
+
+    def spent(self, work: Callable[[], Any]) -> tuple[float, float]:
+        """Seconds of the clock, and of the processors in this process, server and engine."""
         self.forget()
-        start = time.perf_counter()
+        before, start = busy(), time.perf_counter()
         work()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, busy() - before
 
     def compare(self, what: str, first: Callable[[], Any], second: Callable[[], Any]) -> float:
         """Median of seconds(first) / seconds(second) over alternating pairs.
 
-        Printed beside it are the range and the 95% interval of the geometric mean.
+        Beside it: the range, and the 95% interval of the geometric mean; the same for processor
+        time, which other programs on the machine hardly change.
         """
-        times: dict[Any, list[float]] = {first: [], second: []}
+        spent: dict[Any, list[tuple[float, float]]] = {first: [], second: []}
         for i in range(self.pairs):
             for work in (first, second) if i % 2 == 0 else (second, first):
-                times[work].append(self.seconds(work))
-            pair = f"{times[first][-1]:.2f} s / {times[second][-1]:.2f} s"
-            print(f"    pair {i + 1} of {self.pairs}: {pair}", flush=True)
-        ratios = [a / b for a, b in zip(times[first], times[second], strict=True)]
-        ratio = median(ratios)
-        mean = Lines({"log": {"": [np.log(ratios)]}}).mean("log")
-        low, high = float(np.exp(mean.low)), float(np.exp(mean.high))
-        self.found[what] = {
-            "ratio": ratio,
-            "interval": [low, high],
-            "ratios": ratios,
-            "seconds": [median(times[first]), median(times[second])],
-        }
-        print(
-            f"{what:<58}{ratio:>7.2f}   [{min(ratios):.2f}, {max(ratios):.2f}]   "
-            f"mean in [{low:.2f}, {high:.2f}]   "
-            f"{median(times[first]):.2f} s / {median(times[second]):.2f} s",
-            flush=True,
-        )
+                spent[work].append(self.spent(work))
+            pair = " / ".join("{:.2f} s ({:.2f} s)".format(*spent[one][-1]) for one in spent)
+            print(f"    pair {i + 1} of {self.pairs}, clock (processors): {pair}", flush=True)
+        ratio = 0.0
+        for k, clock in reversed(list(enumerate(("clock", "processors")))):
+            ours, theirs = ([times[k] for times in spent[one]] for one in (first, second))
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            ratio = median(ratios)
+            mean = Lines({"log": {"": [np.log(ratios)]}}).mean("log")
+            low, high = float(np.exp(mean.low)), float(np.exp(mean.high))
+            self.found[f"{what}, {clock}"] = {
+                "ratio": ratio,
+                "interval": [low, high],
+                "ratios": ratios,
+                "seconds": [median(ours), median(theirs)],
+            }
+            print(
+                f"{what + ', ' + clock:<62}{ratio:>6.2f}   [{min(ratios):.2f}, "
+                f"{max(ratios):.2f}]   mean in [{low:.2f}, {high:.2f}]   {median(ours):.2f} s / "
+                f"{median(theirs):.2f} s",
+                flush=True,
+            )
         return ratio
+
+
+def busy() -> float:
+    """Seconds for which this process and its children have been on a processor."""
+    mine = psutil.Process()
+    total = 0.0
+    for process in (mine, *mine.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 # The parts
@@ -253,7 +273,7 @@ def ways_to_rank(bench: Bench) -> None:
         f"    predicted {predicted[0] / predicted[1]:.2f}: prompts of {tokens[0]:.0f} tokens are "
         f"read at {read:,.0f} tokens/s, lists of {tokens[1]:.0f} written at {written:,.0f} tokens/s"
     )
-    bench.found[what] |= {"predicted": predicted[0] / predicted[1], "tokens": tokens}
+    bench.found[f"{what}, tokens"] = {"predicted": predicted[0] / predicted[1], "tokens": tokens}
     bench.found["tokens per second"] = {"read": read, "written": written}
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "train": "Train the agents of an environment and evaluate them; resumable.",
     "evaluate": "Compare a trained policy with the baselines on held-out users.",
     "diagnose": "Measure what personal prompts can gain and how the agents interact.",
+    "pilot": "Find out with few calls whether personalising the prompt pays.",
     "tabulate": "Ask the model for every answer once and save them in a table.",
     "serve": "Print or run the vLLM command for a model; check a server.",
     "recording": "Check, copy, export or import a model's recorded answers.",
