@@ -9,7 +9,7 @@ caller of `step` calls ``reset(options={"reset_mask": ended})``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -347,6 +347,37 @@ class Collector:
         if rewards.ndim == 1:
             return rewards[:, None]
         return rewards.mean(axis=1, keepdims=True) if self.team_reward else rewards
+
+
+def episode(
+    env: BatchedEnv, act: Callable[[NDArray[np.float32]], NDArray[Any]]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[Any], NDArray[np.float64]]]:
+    """Play one episode of `max_cycles` steps in every copy of an environment.
+
+    Parameters
+    ----------
+    env : BatchedEnv
+    act : callable
+        Maps observations (B, n, d) to the actions that the environment gets.
+
+    Yields
+    ------
+    (observations, actions, rewards)
+        Of each step; rewards are float64 of shape (B, 1), or (B, n) where agents have their own.
+
+    Raises
+    ------
+    BrokenContract
+        For rewards that are not finite.
+    """
+    observations, _ = env.reset()
+    for _ in range(int(env.max_cycles)):
+        actions = act(observations)
+        step = env.step(actions)
+        rewards = np.asarray(step.rewards, np.float64)
+        check_rewards(rewards)
+        yield observations, actions, rewards.reshape(len(rewards), -1)
+        observations = step.observations
 
 
 def play(

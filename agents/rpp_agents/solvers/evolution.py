@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rpp_agents.rollout import BatchedEnv, check_rewards, env_actions
+from rpp_agents.rollout import BatchedEnv, env_actions, episode
 from rpp_agents.runs import RunConfig
 from rpp_agents.solvers.linear import LinearPolicy, columns_of
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
@@ -81,17 +83,17 @@ class Evolution:
         drawn = self.rng.standard_normal((config.pairs, *shape)).astype(np.float32)
         noise = np.concatenate([drawn, -drawn])
         tried = self.weights.detach().numpy() + config.spread * noise
-        observations, _ = self.env.reset()
-        paid = np.zeros(len(observations))
-        assert self.policy.bounds is not None
-        for _ in range(int(self.env.max_cycles)):
+
+        def act(observations: NDArray[np.float32]) -> NDArray[Any]:
+            assert self.policy.bounds is not None
             seen = self.policy.features(observations)
             values = np.einsum("bnc,bnca->bna", seen, tried[self.player], optimize=True)
-            step = self.env.step(np.clip(values, *self.policy.bounds))
-            rewards = np.asarray(step.rewards, np.float64)
-            check_rewards(rewards)
-            paid += rewards.reshape(len(rewards), -1).mean(axis=1)
-            observations = step.observations
+            clipped: NDArray[Any] = np.clip(values, *self.policy.bounds)
+            return clipped
+
+        paid = np.zeros(self.env.num_envs)
+        for _, _, rewards in episode(self.env, act):
+            paid += rewards.mean(axis=1)
         means = np.bincount(self.player, paid) / np.bincount(self.player)
         ranks = np.empty(len(means))
         ranks[np.argsort(means, kind="stable")] = np.arange(len(means))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rpp_agents.rollout import BatchedEnv, check_rewards, env_actions
+from rpp_agents.rollout import BatchedEnv, env_actions, episode
 from rpp_agents.runs import RunConfig
 from rpp_agents.solvers.linear import LinearPolicy, columns_of
 from rpp_agents.training import check_numbers, trainer
@@ -72,15 +72,10 @@ class LinUCB:
 
     def iterate(self, progress: float) -> dict[str, float]:  # noqa: ARG002 - nothing is scheduled
         """Play an episode of every user, and update the model."""
-        observations, _ = self.env.reset()
         paid = []
-        for _ in range(int(self.env.max_cycles)):
-            seen = self.policy.features(observations).astype(np.float64)
-            actions = self._choose(seen)
-            step = self.env.step(actions)
-            rewards = np.asarray(step.rewards, np.float64)
-            check_rewards(rewards)
-            own = np.broadcast_to(rewards.reshape(len(rewards), -1), actions.shape)
+        for observations, actions, rewards in episode(self.env, self._choose):
+            seen = self._features(observations)
+            own = np.broadcast_to(rewards, actions.shape)
             for agent in range(actions.shape[1]):
                 x = seen[:, agent]
                 for action in np.unique(actions[:, agent]):
@@ -89,7 +84,6 @@ class LinUCB:
                     self.sums[agent, action] += own[there, agent] @ x[there]
             self._fit()
             paid.append(rewards.mean())
-            observations = step.observations
         return {"reward": float(np.mean(paid))}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -112,8 +106,12 @@ class LinUCB:
         found = np.linalg.solve(self.squares, self.sums[..., None])[..., 0]
         self.policy.weights = found.transpose(0, 2, 1).astype(np.float32)
 
-    def _choose(self, seen: Any) -> Any:
+    def _features(self, observations: Any) -> Any:
+        return self.policy.features(observations).astype(np.float64)
+
+    def _choose(self, observations: Any) -> Any:
         """(B, n) actions with the highest upper bounds; ties are broken at random."""
+        seen = self._features(observations)
         means = np.einsum("bnc,nca->bna", seen, self.policy.weights.astype(np.float64))
         inverse = np.linalg.inv(self.squares)
         spread = np.einsum("bnc,nacd,bnd->bna", seen, inverse, seen, optimize=True)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rpp_agents.actors import TeamActor, independent, make_actor
 from rpp_agents.policy import NetworkPolicy
-from rpp_agents.rollout import BatchedEnv, check_rewards, env_actions
+from rpp_agents.rollout import BatchedEnv, env_actions, episode
 from rpp_agents.runs import RunConfig
 from rpp_agents.solvers.linear import columns_of
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
@@ -74,21 +76,19 @@ class Reinforce:
 
     def iterate(self, progress: float) -> dict[str, float]:  # noqa: ARG002 - nothing is scheduled
         """Play an episode of every user, and take one step."""
-        observations, _ = self.env.reset()
-        seen, chosen, paid = [], [], []
+        seen, chosen = [], []
         masks = torch.from_numpy(np.asarray(self.env.action_masks()) != 0)
-        for _ in range(int(self.env.max_cycles)):
+
+        def act(observations: NDArray[np.float32]) -> NDArray[Any]:
             features = torch.from_numpy(np.ascontiguousarray(observations, np.float32))
             with torch.inference_mode():
                 picked, _ = self.actor.choose(self.actor.features(features), masks, self.rng)
-            step = self.env.step(self.actor.playable(picked).numpy())
-            rewards = np.asarray(step.rewards, np.float64)
-            check_rewards(rewards)
             seen.append(features)
             chosen.append(picked.clone())
-            paid.append(rewards.reshape(len(rewards), -1))
-            observations = step.observations
-        rewards = np.stack(paid)  # (T, B, 1 or n)
+            playable: NDArray[Any] = self.actor.playable(picked).numpy()
+            return playable
+
+        rewards = np.stack([paid for _, _, paid in episode(self.env, act)])  # (T, B, 1 or n)
         returns = np.zeros_like(rewards)
         following = np.zeros_like(rewards[0])
         for t in reversed(range(len(rewards))):
