@@ -45,7 +45,7 @@ import torch
 
 from rpp_agents.experiments.plots import COLOURS
 from rpp_agents.experiments.statistics import Contrast, Lines, holm
-from rpp_agents.plots import INK, Picture, grid, headline, legend, listed, save
+from rpp_agents.plots import INK, Picture, grid, headline, legend, save
 from rpp_agents.recommenders.base import ranks_by
 from rpp_agents.solvers.controls import own_history, zero
 from rpp_agents.solvers.ppr import Config, tune
@@ -251,8 +251,10 @@ def along(world: World, kept: Mapping[str, Any], options: Any) -> list[str]:
         if name != "pre-train":
             rows.append([name, *(shown(one.minus(name, "pre-train")) for one in noise.values())])
     parts.append(table(rows, padded=False))
+    # Without any click the gain is another quantity: pre-training knows nothing.
+    few_clicks = {k: one for k, one in by_clicks.items() if k}
     gains = {
-        "clicks": {name: _gains(by_clicks, name) for name in kept if name in DRAWN},
+        "clicks": {name: _gains(few_clicks, name) for name in kept if name in DRAWN},
         "noise": {name: _gains(noise, name) for name in kept if name in DRAWN},
         "length": {
             "light": {LENGTHS[name]: _gains(noise, name)[0] for name in kept if name in LENGTHS}
@@ -347,29 +349,32 @@ def draw(found: Mapping[str, Any], what: str, xlabel: str, path: Path) -> Pictur
     label = "gain over pre-training, NDCG@10"
     figure, panels = grid(len(found), 3.6, 2.6, xlabel=xlabel, ylabel=label)
     colours: dict[str, str] = {}
-    ends = {}
+    said = []
     for axes, (dataset, gains) in zip(panels, found.items(), strict=True):
         axes.set_title(dataset, fontsize=8, color=INK, loc="left")
         axes.axhline(0, color=INK, linewidth=0.8)
         for number, (name, along) in enumerate(gains[what].items()):
             colour = colours.setdefault(name, COLOURS[len(colours)])
             at = [int(x) for x in along]
-            value, low, high = np.array(list(along.values())).T
-            apart = np.array(at) + (number - 1) * 0.015 * (max(at) - min(at))
+            value, low, high = np.array(list(along.values()), dtype=np.float64).T
+            apart = np.array(at) + (number - (len(gains[what]) - 1) / 2) * 0.015 * max(at)
             bars = (value - low, high - value)
             axes.errorbar(apart, value, bars, color=colour, marker="o", markersize=3.5, capsize=2)
-            ends |= {f"{name} on {dataset} {x}": v for x, v in zip(at, value, strict=True)}
+            said.append(
+                f"{name} on {dataset} "
+                + ", ".join(f"{v:+.4f} at {x}" for x, v in zip(at, value, strict=True))
+            )
         axes.set_xticks(at)
     legend(figure, {name: {"color": c, "marker": "o"} for name, c in colours.items()}, 4)
     headline(figure, f"{label}, with 95% intervals")
-    return save(figure, path, f"{label}, against {xlabel}, with 95% intervals: {listed(ends, 4)}")
+    return save(figure, path, f"Gain over pre-training against {xlabel}: {'; '.join(said)}")
 
 
-def draw_all(folder: Path) -> list[Picture]:
-    """Draw what is known of the datasets in a folder."""
+def draw_all(results: Path, folder: Path) -> list[Picture]:
+    """Draw what is known of the datasets in `results`."""
     found = {
         path.stem.removeprefix("ppr-"): json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("ppr-*.json"), reverse=True)
+        for path in sorted(results.glob("ppr-*.json"), reverse=True)
     }
     return [
         draw(found, "clicks", "clicks known", folder / "ppr-clicks.png"),
@@ -392,10 +397,11 @@ def main() -> None:
     parser.add_argument("--size", type=json.loads, default={}, help="of a generated world, as JSON")
     parser.add_argument("--backbone", choices=BACKBONES, default="sasrec")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--draw", type=Path, help="draw the .json files of a folder, run nothing")
     parser.add_argument("--out", type=Path, default=Path("runs/ppr"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for dataset in options.dataset:
+    for dataset in () if options.draw else options.dataset:
         folder, kept = options.out / dataset, {}
         folder.mkdir(parents=True, exist_ok=True)
         path = pretrained(dataset, options.size, options.backbone, folder)
@@ -417,7 +423,7 @@ def main() -> None:
         text = report(world, {name: kept[name] for name in options.rows}, options)
         write_text(options.out / f"ppr-{dataset}.md", text)
         print(text)
-    for picture in draw_all(options.out):
+    for picture in draw_all(options.draw or options.out, options.out):
         print(picture.markdown(options.out))
 
 

@@ -196,3 +196,39 @@ def test_the_card_of_rpp_has_the_published_diagnosis() -> None:
     for name, value in found["agents"]["observable"].items():
         assert close(shown[name], value["value"] if isinstance(value, dict) else value), name
     assert close(shown["planning minus greedy (myopia gap)"], found["myopia"]["value"])
+
+
+# ---- prefixes ----
+
+GAIN = re.compile(r"([-+][\d.]+) \[([-+][\d.]+), ([-+][\d.]+)\]")
+PPR = (ROOT / "docs" / "ppr.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dataset", ["ml-100k", "arrivals"])
+def test_pictures_of_prefixes_show_what_their_tables_say(dataset: str) -> None:
+    found = json.loads((RESULTS / f"ppr-{dataset}.json").read_text(encoding="utf-8"))
+    clicks = {row[0]: row[1:] for row in rows(section("ppr.md", f"{dataset}, Clicks known"))}
+    few = rows(section("ppr.md", f"{dataset}, few-shot"))
+    gains = {row[0]: row[1] for row in few if len(row) == 4}  # minus pre-train
+    noise = list(rows(section("ppr.md", f"{dataset}, History items replaced at random")))
+    levels = {
+        row[0]: row[1:] for row in noise[: [row[0] for row in noise].index("light, n = 4") + 1]
+    }
+    for name, along in found["clicks"].items():
+        for shown, (_, values) in zip(clicks[name][1:], along.items(), strict=True):
+            numbers = GAIN.match(shown)
+            assert numbers is not None
+            assert all(map(close, numbers.groups(), values)), (name, shown, values)
+    for name, along in found["noise"].items():
+        for shown, bare, (value, *_) in zip(
+            levels[name], levels["pre-train"], along.values(), strict=True
+        ):
+            assert abs(float(shown) - float(bare) - value) < 1.01e-4, (name, shown, bare)
+    for length, (value, *_) in found["length"]["light"].items():
+        assert close(gains["light" if length == "1" else f"light, n = {length}"], value)
+    for what, of_rows in found.items():
+        alt = re.search(rf"!\[([^\]]*)\]\(images/ppr-{what}\.png\)", PPR)
+        assert alt is not None
+        for name, along in of_rows.items():
+            said = ", ".join(f"{values[0]:+.4f} at {at}" for at, values in along.items())
+            assert f"{name} on {dataset} {said}" in alt[1]
