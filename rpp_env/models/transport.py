@@ -476,7 +476,7 @@ class Transport:
             client = httpx.Client(
                 # Accept only encodings that can be decompressed within a limit.
                 headers={"Content-Type": "application/json", "Accept-Encoding": "gzip"},
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
                 # Loading certificates takes a while, and plain HTTP needs none.
                 verify=trusted or secure,
                 proxy=proxy,
