@@ -466,7 +466,7 @@ def test_the_baseline_makes_one_call_per_step_of_an_episode() -> None:
     one = study(5, rules="RPPBandit-v0")
     cells = [(cell, {"scores": {"score": [0.0]}}) for cell in one.cells()]
     found = Results(one, cells, {}, {}, len(cells))
-    assert found.rival(one.settings[0]) == "fixed"
+    assert found.baseline(one.settings[0]) == "fixed"
 
 
 # ---- the file ----
@@ -760,7 +760,7 @@ def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
     pattern = next(row for row in text.splitlines() if row.startswith("| RPP-Ro |"))
     difference = found.minus(setting, "RPP-Ro", "RPP (MAPPO)")
     assert f"{difference.value:+.3f} [" in pattern.split("|")[-2]
-    # The rival is merged by itself; beside it, so is who else makes several calls.
+    # The baseline is merged by itself; beside it, so is who else makes several calls.
     sides = {
         (name, column): np.mean(
             [

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rpp_agents.commands.console import progress, say, show
-from rpp_agents.commands.train import level_lines
+from rpp_agents.commands.train import baseline_scores
 from rpp_agents.plots import learning_curve
 from rpp_agents.trainers import mappo
 from rpp_agents.world import World
@@ -109,7 +109,7 @@ def run(
         [folder],
         out / "curve.png",
         label="MAPPO",
-        lines=level_lines(report),
+        lines=baseline_scores(report),
         ylabel="NDCG@10, mean over the steps",
     )
     policy.save(out / "policy.safetensors")

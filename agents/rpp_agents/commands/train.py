@@ -24,7 +24,7 @@ from rpp_env import Report, RPPEnv
 from rpp_env.data.folders import check_folder, write_text
 from rpp_env.errors import InvalidOption
 
-__all__ = ["level_lines", "parse", "run"]
+__all__ = ["baseline_scores", "parse", "run"]
 
 
 def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
@@ -182,12 +182,12 @@ def run(
         )
         report.save(folder / "report.json")
         write_text(folder / "report.md", report.markdown())
-        _draw([folder], folder / "learning_curve.png", trainer.label, level_lines(report))
+        _draw([folder], folder / "learning_curve.png", trainer.label, baseline_scores(report))
         say()
         show(report.markdown())
         reports.append(report)
     if seeds:
-        lines = level_lines(reports[0]) if reports else {}
+        lines = baseline_scores(reports[0]) if reports else {}
         _draw(folders, whole / "learning_curve.png", trainer.label, lines)
         for seed, report in zip(seeds, reports, strict=False):
             say(f"seed {seed}: {report.verdict}")
@@ -220,7 +220,7 @@ def _draw(folders: list[Path], path: Path, label: str, lines: Mapping[str, float
         learning_curve(folders, path, label=label, lines=lines)
 
 
-def level_lines(report: Report) -> Mapping[str, float]:
+def baseline_scores(report: Report) -> Mapping[str, float]:
     """Return the scores of the baselines for a learning curve."""
     labels = {
         "random": "random prompt",

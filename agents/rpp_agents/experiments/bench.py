@@ -37,7 +37,7 @@
 
 An environment becomes a setting with the worlds as draws, an algorithm a method that is called
 ``rpp``. Beside what a study does, a bench scores every step of the episode, reads the fixed prompt
-and the reference from level lines that walk as agents do, and can vary what agents see. The
+and the reference from baselines that move as agents do, and can vary what agents see. The
 protocol is that of Gorsane et al. 2022, "Towards a Standardised Performance Evaluation Protocol for
 Cooperative MARL" (https://arxiv.org/abs/2209.10485): many training seeds, evaluations at fixed
 steps, all users at each. One thing is stricter: nothing is chosen by the scores. What counts is the
@@ -169,7 +169,7 @@ class Levels:
     def name(self) -> str:
         """Name for the terminal."""
         setting = self.setting
-        return f"{setting.dataset} {setting.rules.id} level lines, world {self.draw}"
+        return f"{setting.dataset} {setting.rules.id} baselines, world {self.draw}"
 
     @property
     def file(self) -> str:

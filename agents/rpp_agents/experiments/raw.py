@@ -1,13 +1,13 @@
 """The raw scores of a folder in one compact file, from which all intervals follow.
 
-``scores.npz`` is a NumPy archive without pickles. With N runs (a bench's level lines are runs too),
+``scores.npz`` is a NumPy archive without pickles. With N runs (a bench's baselines are runs too),
 U the largest number of scored users, G groups of them and V different numbers:
 
 ===================  ================  =========================================================
 array                shape, dtype      holds
 ===================  ================  =========================================================
 ``setting``          (N,) text         name of the setting or environment
-``method``           (N,) text         label of the method; of a level line its name
+``method``           (N,) text         label of the method; of a baseline its name
 ``draw``, ``seed``   (N,) int64        world or draw of the candidates; training seed, -1 of lines
 ``values``           (V,) float64      every number that is a score, rising; the last is NaN
 ``score``            (N, U) uint16     NDCG@10 of each user, as places in ``values``; NaN beyond the
@@ -154,7 +154,7 @@ _Raw = tuple[str, str, int, int, str, list[int], Mapping[str, list[float]]]
 
 
 def _rows(results: Results) -> Iterator[_Raw]:
-    """Setting, method, draw, seed, whose scores, ties and scores of each run and level line."""
+    """Setting, method, draw, seed, whose scores, ties and scores of each run and baseline."""
     for (name, draw), found in results.levels.items():
         for line in LEVELS:
             users = found["users"][line]

@@ -4,7 +4,7 @@
 file               holds
 =================  ==============================================================================
 report.md          the tables
-results.jsonl      a line for each run and a bench's level lines; no users
+results.jsonl      a line for each run and a bench's baselines; no users
 scores.npz         every user's scores in every run: `rpp_agents.experiments.raw`
 plots/*.png, svg   scores, learning curves, sweeps
 marl_eval.json     of a bench: the format of ``id-marl-eval`` (Gorsane et al. 2022)
@@ -112,7 +112,7 @@ def raw_tables(path: Path, against: str | None = None) -> str:
     path : Path
         A ``scores.npz``, as every report writes it.
     against : str, optional
-        Label of the method, or name of the level line, that the others are compared with.
+        Label of the method, or name of the baseline, that the others are compared with.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _lines(results: Results) -> str:
-    """A JSON line for each run, and before them for each of a bench's level lines."""
+    """A JSON line for each run, and before them for each of a bench's baselines."""
     rows: list[dict[str, Any]] = []
     for (name, draw), found in results.levels.items():
         row = {"kind": "levels", "environment": name, "world": draw}

@@ -257,7 +257,7 @@ class Results:
         """Return the label of the observable reference: a baseline, or the supervised policy."""
         return "reference" if self.levels_of(setting) else self.label_of(setting, "supervised")
 
-    def rival(self, setting: Setting) -> str | None:
+    def baseline(self, setting: Setting) -> str | None:
         """Return the baseline at equal calls: the best fixed prompt with one call per step."""
         merged = self.label_of(setting, "merged_fixed") if setting.steps > 1 else None
         return merged or self.fixed(setting)
@@ -298,7 +298,7 @@ class Results:
         """Return the names and labels of the lines that methods are compared with."""
         labels, against = self.labels(setting), self.plan.against
         if not self.plan.against:
-            sides = {"fixed": self.fixed(setting), "rival": self.rival(setting)}
+            sides = {"fixed": self.fixed(setting), "baseline": self.baseline(setting)}
             return {name: label for name, label in sides.items() if label is not None}
         found = {"random": "random", "best fixed": "fixed"} if self.levels_of(setting) else {}
         if against in labels and len(labels) > 1 and not self.plan.tunes:
@@ -313,8 +313,8 @@ class Results:
             name: [self._apart(setting, label, other) for label in chosen]
             for name, other in self.compared(setting).items()
         }
-        rival = minus.get("rival", [])
-        significant = iter(holm([x for x in rival if x is not None]))
+        apart_from_baseline = minus.get("baseline", [])
+        significant = iter(holm([x for x in apart_from_baseline if x is not None]))
         found = []
         for i, label in enumerate(chosen):
             apart = {name: several[i] for name, several in minus.items()}
@@ -325,7 +325,7 @@ class Results:
                     methods.get(label),
                     {column: self.score(setting, label, column) for column in columns},
                     apart,
-                    apart.get("rival") is not None and next(significant),
+                    apart.get("baseline") is not None and next(significant),
                     self.gain(setting, label),
                     self.cost(setting, label),
                     len(self.runs(setting, label)),
@@ -416,7 +416,9 @@ class Results:
     @cached_property
     def against(self) -> str | None:
         """Method that others are compared with over tasks; in a study that at equal calls."""
-        return self.plan.against or self.plan.primary.get("against") or self.rival(self.settings[0])
+        return (
+            self.plan.against or self.plan.primary.get("against") or self.baseline(self.settings[0])
+        )
 
     def _by_draw(self, setting: Setting, line: str) -> dict[int, float]:
         """Return the mean score of a line's runs, by index of the setting's draws."""

@@ -50,7 +50,7 @@ HOW_TO_READ = (
     "by: the mean over its calls (never the best of them), or the one order that its calls are "
     "merged to by Borda count; *first* and *last* are single calls, *merged* all calls merged. "
     "*minus fixed* compares with the best prompt for everybody, chosen by asking all "
-    "prompts about all train users; *minus rival* with the same prompt asked as often as the "
+    "prompts about all train users; *minus baseline* with the same prompt asked as often as the "
     "multi-step methods ask, in other orders of the candidates, and merged. *significant (Holm)* "
     "is yes where the latter is not 0 after Holm's correction over all methods of the table. "
     "*gain* is the share of what the supervised policy (which is fitted on all answers about the "
@@ -306,7 +306,7 @@ def findings(results: Results) -> list[str]:
         apart = {
             row.label: (difference, row.significant)
             for row in results.rows(setting, results.tabled(setting))
-            if (difference := row.minus.get("rival")) is not None and row.cost.get("calls")
+            if (difference := row.minus.get("baseline")) is not None and row.cost.get("calls")
         }
         if not apart:
             continue
@@ -314,7 +314,7 @@ def findings(results: Results) -> list[str]:
             label: x for label, (x, significant) in apart.items() if significant and x.value > 0
         }
         said = f"On {setting.name}, {len(above) or 'none'} of {len(apart)} ways to prompt "
-        said += f"score{'s' * (len(above) < 2)} significantly above {results.rival(setting)}"
+        said += f"score{'s' * (len(above) < 2)} significantly above {results.baseline(setting)}"
         if above:
             best = max(above, key=lambda label: above[label].value)
             said += f"; the highest is {best} ({above[best]:+.3f})"
@@ -386,7 +386,7 @@ _METHODS = (
     _FAMILY,
     Column("score", help="NDCG@10: mean over the calls, or of the merged order"),
     Column("minus fixed", "+.3f", help="minus the best prompt for everybody"),
-    Column("minus rival", "+.3f", help="minus that prompt at as many calls, merged"),
+    Column("minus baseline", "+.3f", help="minus that prompt at as many calls, merged"),
     Column("significant (Holm)", kind="text", help="the last is not 0 after Holm's correction"),
     Column("gain", ".2f", help="share of what the supervised policy gains"),
     Column("first", kind="number", help=_SEVERAL),
@@ -400,15 +400,15 @@ _METHODS = (
 
 
 def _method_row(results: Results, setting: Setting, row: Row) -> list[_Cell]:
-    rival = row.minus.get("rival")
+    baseline = row.minus.get("baseline")
     ends = ("first", "last", "merged")
     return [
         row.label,
         "" if row.method is None else row.method.family,
         row.scores["score"],
         row.minus.get("fixed"),
-        rival,
-        "" if rival is None else "yes" if row.significant else "no",
+        baseline,
+        "" if baseline is None else "yes" if row.significant else "no",
         None if row.label == results.fixed(setting) else row.gain,
         *(row.scores[c].value if row.cost["calls"] > 1 else None for c in ends),
         *(row.cost[name] for name in ("training calls", "unique", "calls", "tokens")),
@@ -469,22 +469,22 @@ def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
     """Compare the merged answers: of the baseline, and of every method with several calls."""
     rows: list[list[_Cell]] = []
     for setting in settings:
-        rivals = [results.rival(setting), results.label_of(setting, "merged_best")]
-        if rivals[0] is None:
+        baselines = [results.baseline(setting), results.label_of(setting, "merged_best")]
+        if baselines[0] is None:
             continue
         for label in results.tabled(setting):
-            if label in rivals or results.cost(setting, label)["calls"] <= 1:
+            if label in baselines or results.cost(setting, label)["calls"] <= 1:
                 continue
             apart = [
-                None if rival is None else results.minus(setting, label, rival, "merged")
-                for rival in rivals
+                None if other is None else results.minus(setting, label, other, "merged")
+                for other in baselines
             ]
             rows.append([setting.name, label, *apart])
     said = (
         "*score* is the mean over single calls where a method is not merged by itself. Here all "
-        "of its calls are merged, as the rivals' are. Without a correction over methods."
+        "of its calls are merged, as the baselines' are. Without a correction over methods."
     )
-    columns = [Column("setting"), Column("method"), Column("merged, minus rival", "+.3f")]
+    columns = [Column("setting"), Column("method"), Column("merged, minus baseline", "+.3f")]
     columns.append(Column("merged, minus best five merged", "+.3f"))
     return _titled("Merged on both sides", said, Table(columns, rows))
 
@@ -620,7 +620,7 @@ def _steps(bench: Bench) -> str:
 def _trained(bench: Bench) -> str:
     live = [setting.name for setting in bench.settings if setting.live]
     if len(live) == len(bench.settings):
-        return f"all train users (level lines: {bench.train_users:,})"
+        return f"all train users (baselines: {bench.train_users:,})"
     return f"{bench.train_users:,} users" + (f", {words(', '.join(live))} on all" if live else "")
 
 

@@ -1,6 +1,6 @@
 """Contextual bandits over whole prompts: one agent that learns a prompt for each user.
 
-The obvious rivals of four agents. In each round a batch of train users is met, in passes over all
+The obvious baselines for four agents. In each round a batch of train users is met, in passes over all
 of them; a cell is asked for each, and its reward learned from. Fitted, they ask the cell with the
 best expected reward, once.
 

@@ -90,7 +90,7 @@ def merged_fixed(
     """Ask the best fixed prompt (of all prompts, on all users) five times and merge the answers.
 
     At temperature 0 the same prompt gives the same answer, so the candidates are shown in another
-    order each time, as LLMRank's bootstrapping does. The rival at equal calls.
+    order each time, as LLMRank's bootstrapping does. The baseline at equal calls.
     """
     return constant(best_of_all(problem.train), calls, merge=True)
 
