@@ -614,7 +614,7 @@ def test_a_recommender_is_kept_under_its_whole_config() -> None:
     assert resolved["config"]["dim"] == BPRConfig().dim
     other = told | {"config": {"name": "bpr", "config": {"dim": 7}}}
     study = Study.parse(FILE | {"methods": [other]}, "x")
-    assert study.methods[0].resolved["config"] == resolved["config"] | {"dim": 7}
+    assert study.methods[0].resolved()["config"] == resolved["config"] | {"dim": 7}
 
 
 @pytest.mark.parametrize("rank_by", ["generate", "logprobs"])

@@ -1,8 +1,8 @@
 """Contextual bandits over whole prompts: one agent that learns a prompt for each user.
 
-The obvious baselines for four agents. In each round a batch of train users is met, in passes over all
-of them; a cell is asked for each, and its reward learned from. Fitted, they ask the cell with the
-best expected reward, once.
+The obvious baselines for four agents. In each round a batch of train users is met, in passes over
+all of them; a cell is asked for each, and its reward learned from. Fitted, they ask the cell with
+the best expected reward, once.
 
 No train user is asked the same prompt twice. A bandit that is paid for its answers would do little
 else after a while, but at temperature 0 a repeated question says nothing, and here nobody is paid
