@@ -610,7 +610,7 @@ def test_draws_of_a_real_dataset_have_train_users_of_their_own() -> None:
 def test_a_recommender_is_kept_under_its_whole_config() -> None:
     told = {"label": "BPR", "method": "recommender", "config": {"name": "bpr"}}
     study = Study.parse(FILE | {"methods": [told]}, "x")
-    resolved = study.methods[0].resolved
+    resolved = study.methods[0].resolved()
     assert resolved["config"]["dim"] == BPRConfig().dim
     other = told | {"config": {"name": "bpr", "config": {"dim": 7}}}
     study = Study.parse(FILE | {"methods": [other]}, "x")
@@ -886,7 +886,7 @@ def test_other_options_are_refused(finished: tuple[Path, Path]) -> None:
         (
             "RPP (MAPPO)",
             {"num_envs": 16, "options": {"gamma": 0.5}},
-            "config.options.gamma was 0.95",
+            "config.options.gamma was 0.0 and is 0.5",
         ),
     ):
         rows = [m | {"config": config} if m["label"] == label else m for m in METHODS_OF_ALL]

@@ -77,8 +77,8 @@ def kept(job: Job, out: Path) -> dict[str, Any] | None:
     found = read_cell(path, job.kind)
     if found is None:
         return None
-    before = found["asked"]
-    before.pop("overrides", None)  # older files repeat there what `config` holds
+    # "overrides" of earlier versions repeats what "config" holds.
+    before = {key: x for key, x in found["asked"].items() if key != "overrides"}
     differ = _differences(before, job.asked, {"config": job.defaults})
     if differ:
         raise InvalidOption(
