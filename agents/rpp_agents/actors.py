@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.encoders import make_encoder
-from rpp_agents.networks import AgentNet, FeatureNorm, StackedLinear
+from rpp_agents.networks import AgentNet, FeatureNorm, Memory, StackedLinear
 from rpp_env.errors import InvalidOption
 from rpp_env.spaces import ActionSpaces, BoxSpaces, DiscreteSpaces, bounds_of
 
@@ -60,6 +60,12 @@ class TeamActor(nn.Module, ABC):
     description: dict[str, Any]
     legal: Tensor
     """Bool (n, A): the actions that each agent has; for vectors (n, 1), all true."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """Memory of the episode, whose result (`Memory.forward`) takes the features' place."""
+        found = self._modules.get("gru")
+        return found if isinstance(found, Memory) else None
 
     @abstractmethod
     def features(self, observations: Tensor) -> Tensor:
@@ -107,6 +113,8 @@ class IndependentActor(TeamActor):
         Columns of an observation that the agents may use; by default all.
     encoder : mapping, optional
         Description of the encoder of the observations; see `rpp_agents.encoders.make_encoder`.
+    memory : int
+        Width of the state of a `Memory` of each agent; 0: no memory.
     """
 
     def __init__(
@@ -122,6 +130,7 @@ class IndependentActor(TeamActor):
         normalize: bool = False,
         visible: Sequence[int] | None = None,
         encoder: Mapping[str, Any] | None = None,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         self.description = {
@@ -134,6 +143,10 @@ class IndependentActor(TeamActor):
             "visible": None if visible is None else [int(column) for column in visible],
             "encoder": None if encoder is None else dict(encoder),
         }
+        if memory:
+            self.description["memory"] = int(memory)
+            if visible is not None:
+                raise InvalidOption("blind agents see only the time, of which there is no memory")
         self.encoder = None if encoder is None else make_encoder(encoder)
         plain = width if self.encoder is None else self.encoder.rest_width
         self.features_width = width if self.encoder is None else plain + self.encoder.hidden
@@ -141,7 +154,7 @@ class IndependentActor(TeamActor):
         places = 1 if shared else agents
         self.norm = FeatureNorm(places, plain) if normalize else nn.Identity()
         self.net = AgentNet(
-            self.features_width,
+            self.features_width + memory,
             agents,
             outputs,
             hidden=hidden,
@@ -150,6 +163,8 @@ class IndependentActor(TeamActor):
             shared=shared,
             visible=visible,
         )
+        if memory:
+            self.gru = Memory(self.features_width, memory, agents, shared=shared)
 
     def features(self, observations: Tensor) -> Tensor:
         """Return the networks' inputs for observations: ``(..., n, features_width)``."""
@@ -326,8 +341,14 @@ class JointActor(TeamActor):
         shared: bool = False,
         normalize: bool = False,
         visible: Sequence[int] | None = None,
+        memory: int = 0,
     ) -> None:
         super().__init__()
+        if memory:
+            raise InvalidOption(
+                "memory is for agents that choose separately; these choose together: use memory=0, "
+                "or mappo, ippo or a2c"
+            )
         if shared:
             raise InvalidOption(
                 "shared=True is for agents that choose separately; these choose together"
@@ -368,8 +389,12 @@ class QNetwork(Actor):
 
     def forward(self, observations: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return values ``(..., n, A)`` of observations ``(..., n, d)``; -1e10 if forbidden."""
+        return self.of(self.features(observations), masks)
+
+    def of(self, features: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Compute the second half of `forward`, from the result of `features`, or of the memory."""
         legal = self.legal if masks is None else self.legal & masks
-        values: Tensor = self.net(self.norm(observations))
+        values: Tensor = self.net(features)
         return values.masked_fill(~legal, MASKED)
 
 

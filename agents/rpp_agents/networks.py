@@ -17,6 +17,7 @@ __all__ = [
     "AgentNet",
     "Critic",
     "FeatureNorm",
+    "Memory",
     "StackedLinear",
     "ValueNorm",
     "central_critic",
@@ -139,6 +140,78 @@ class StackedLinear(nn.Module):
         return torch.bmm(inputs, wide)[..., :outputs] + self.bias
 
 
+class Memory(nn.Module):
+    """A GRU for each agent over the steps of its episode (Cho et al. 2014).
+
+    The result is the input with the GRU's state appended, so that what follows sees both. The state
+    before the first step of an episode is 0.
+
+    Parameters
+    ----------
+    width : int
+        Width f of the input.
+    hidden : int
+        Width h of the state.
+    agents : int
+        Number of agents k; 1 for what is read by all together.
+    shared : bool
+        Whether all agents share the weights.
+    """
+
+    def __init__(self, width: int, hidden: int, agents: int, *, shared: bool) -> None:
+        super().__init__()
+        self.agents, self.hidden, self.shared = agents, hidden, shared
+        copies = 1 if shared else agents
+        self.read = StackedLinear(copies, width, 3 * hidden, gain=1.0)
+        self.recur = StackedLinear(copies, hidden, 3 * hidden, gain=1.0)
+
+    def start(self, batch: int) -> Tensor:
+        """(B, k, h): the state before the first step."""
+        return self.recur.weight.new_zeros(batch, self.agents, self.hidden)
+
+    def forward(self, inputs: Tensor, begins: Tensor, start: Tensor) -> Tensor:
+        """Return inputs and states after each step, (T, B, k, f + h).
+
+        Parameters
+        ----------
+        inputs : (T, B, k, f)
+        begins : bool (T, B)
+            Where an episode begins with this step.
+        start : (B, k, h)
+            The state before the first step.
+        """
+        steps, batch = inputs.shape[:2]
+        read = self._stacked(self.read, inputs.flatten(0, 1)).reshape(steps, batch, self.agents, -1)
+        goes_on = (~begins).to(inputs.dtype)[..., None, None]
+        states, state = [], start
+        for t in range(steps):
+            state = state * goes_on[t]
+            reset, update, new = read[t].chunk(3, dim=-1)
+            past, kept, old = self._stacked(self.recur, state).chunk(3, dim=-1)
+            reset, update = torch.sigmoid(reset + past), torch.sigmoid(update + kept)
+            state = torch.lerp(torch.tanh(new + reset * old), state, update)
+            states.append(state)
+        return torch.cat([inputs, torch.stack(states)], dim=-1)
+
+    def step(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """Return inputs and states, (B, k, f + h), after one step within an episode."""
+        begins = torch.zeros(1, len(inputs), dtype=torch.bool, device=inputs.device)
+        after: Tensor = self(inputs[None], begins, state)[0]
+        return after
+
+    def states(self, remembered: Tensor) -> Tensor:
+        """(..., k, h): the states in a result of `forward` or `step`."""
+        return remembered[..., -self.hidden :]
+
+    def _stacked(self, layer: StackedLinear, inputs: Tensor) -> Tensor:
+        """Apply each agent's layer to its row of ``(N, k, w)``."""
+        if self.shared:
+            out: Tensor = layer(inputs.reshape(1, -1, inputs.shape[-1]))
+            return out.reshape(*inputs.shape[:2], -1)
+        out = layer(inputs.transpose(0, 1))
+        return out.transpose(0, 1)
+
+
 class FeatureNorm(nn.Module):
     """Normalises every feature to mean 0 and deviation 1, by statistics of all training data.
 
@@ -185,11 +258,31 @@ class FeatureNorm(nn.Module):
 
 
 class Critic(nn.Module):
-    """A value network after a normalisation of its inputs."""
+    """A value network after a normalisation of its inputs, and after a `Memory` if there is one.
 
-    def __init__(self, norm: nn.Module, net: nn.Module) -> None:
+    The network of a central critic reads ``(..., s)``, which its memory reads as one agent's.
+    """
+
+    def __init__(
+        self, norm: nn.Module, net: nn.Module, memory: Memory | None = None, central: bool = False
+    ) -> None:
         super().__init__()
-        self.norm, self.net = norm, net
+        self.norm, self.net, self.memory, self.central = norm, net, memory, central
+
+    def remember(self, inputs: Tensor, begins: Tensor, start: Tensor) -> Tensor:
+        """Return the network's inputs for normalised ones (T, B, ...): see `Memory.forward`."""
+        assert self.memory is not None
+        read = inputs[..., None, :] if self.central else inputs
+        remembered: Tensor = self.memory(read, begins, start)
+        return remembered[..., 0, :] if self.central else remembered
+
+    def after(self, inputs: Tensor, remembered: Tensor) -> Tensor:
+        """Return the network's inputs (N, ...) one step after those `remembered`."""
+        assert self.memory is not None
+        state = self.memory.states(remembered)
+        if self.central:
+            return self.memory.step(inputs[:, None], state[:, None])[:, 0]
+        return self.memory.step(inputs, state)
 
     def forward(self, inputs: Tensor) -> Tensor:
         values: Tensor = self.net(self.norm(inputs))
@@ -202,11 +295,18 @@ class Critic(nn.Module):
 
 
 def central_critic(
-    width: int, outputs: int, *, hidden: Sequence[int], layer_norm: bool, normalize: bool = False
+    width: int,
+    outputs: int,
+    *,
+    hidden: Sequence[int],
+    layer_norm: bool,
+    normalize: bool = False,
+    memory: int = 0,
 ) -> Critic:
     """Make a critic of the whole team's state, ``(..., s) -> (..., outputs)``: 1, or n values."""
-    net = mlp(width, hidden, outputs, gain=1.0, layer_norm=layer_norm)
-    return Critic(FeatureNorm(width) if normalize else nn.Identity(), net)
+    net = mlp(width + memory, hidden, outputs, gain=1.0, layer_norm=layer_norm)
+    norm = FeatureNorm(width) if normalize else nn.Identity()
+    return Critic(norm, net, Memory(width, memory, 1, shared=True) if memory else None, True)
 
 
 def local_critic(
@@ -217,13 +317,15 @@ def local_critic(
     layer_norm: bool,
     shared: bool,
     normalize: bool = False,
+    memory: int = 0,
 ) -> Critic:
     """Make a critic of each agent's own observation, ``(..., n, d) -> (..., n)``."""
     net = AgentNet(
-        width, num_agents, 1, hidden=hidden, gain=1.0, layer_norm=layer_norm, shared=shared
+        width + memory, num_agents, 1, hidden=hidden, gain=1.0, layer_norm=layer_norm, shared=shared
     )
     norm = FeatureNorm(1 if shared else num_agents, width) if normalize else nn.Identity()
-    return Critic(norm, nn.Sequential(net, nn.Flatten(-2)))
+    kept = Memory(width, memory, num_agents, shared=shared) if memory else None
+    return Critic(norm, nn.Sequential(net, nn.Flatten(-2)), kept)
 
 
 class ValueNorm(nn.Module):

@@ -67,9 +67,25 @@ class NetworkPolicy:
         greedy: bool = False,
         memory: Any = None,
     ) -> tuple[NDArray[Any], Any]:
-        """See `Policy.act`; this policy has no memory and returns `memory` unchanged."""
-        actions, _ = self._choose(observations, masks, None if greedy else self._rng)
+        """See `Policy.act`; `memory` is that of `recall`, and unchanged for actors without one."""
+        rng = None if greedy else self._rng
+        actions, _, memory = self._choose(observations, masks, rng, memory)
         return self.actor.playable(actions).cpu().numpy(), memory
+
+    def recall(
+        self,
+        observations: NDArray[np.float32],
+        masks: NDArray[Any] | None,
+        rng: np.random.Generator | None,
+        memory: NDArray[np.float32] | None,
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Return actions and log-probabilities as `choose`, and the memory, (B, n, h) float32.
+
+        `memory` is that of the step before; None, or rows of zeros, where episodes begin.
+        """
+        actions, log_probs, memory = self._choose(observations, masks, rng, memory)
+        assert memory is not None
+        return actions.cpu().numpy(), log_probs.cpu().numpy(), memory
 
     def choose(
         self,
@@ -82,7 +98,7 @@ class NetworkPolicy:
         Vectors are returned as sampled, to match the log-probabilities; they may exceed the bounds
         of their space. `act` clips them.
         """
-        actions, log_probs = self._choose(observations, masks, rng)
+        actions, log_probs, _ = self._choose(observations, masks, rng, None)
         return actions.cpu().numpy(), log_probs.cpu().numpy()
 
     @torch.inference_mode()
@@ -91,9 +107,11 @@ class NetworkPolicy:
         observations: NDArray[np.float32],
         masks: NDArray[Any] | None,
         rng: np.random.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
+        memory: Any,
+    ) -> tuple[Tensor, Tensor, Any]:
         seen, allowed = _inputs(self.actor, observations, masks)
-        return self.actor.choose(self.actor.features(seen), allowed, rng)
+        features, memory = _remembered(self.actor, self.actor.features(seen), memory)
+        return *self.actor.choose(features, allowed, rng), memory
 
     def log_probs(
         self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
@@ -162,8 +180,8 @@ class QPolicy:
         greedy: bool = False,
         memory: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
-        """See `Policy.act`; this policy has no memory and returns `memory` unchanged."""
-        values, legal = self.values(observations, masks)
+        """See `Policy.act`; `memory` is (B, n, h), and unchanged for networks without one."""
+        values, legal, memory = self.recall(observations, masks, memory)
         epsilon = 0.0 if greedy else self.epsilon
         return epsilon_greedy(values, legal, epsilon, self._rng), memory
 
@@ -171,7 +189,19 @@ class QPolicy:
         self, observations: NDArray[np.float32], masks: NDArray[Any] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return values (B, n, A) and legal actions, (n, A) or (B, n, A)."""
-        return _outputs(self.network, observations, masks)
+        return self.recall(observations, masks, None)[:2]
+
+    @torch.inference_mode()
+    def recall(
+        self, observations: NDArray[np.float32], masks: NDArray[Any] | None, memory: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], Any]:
+        """Return `values`, and the memory after this step; None where episodes begin."""
+        network = self.network
+        seen, allowed = _inputs(network, observations, masks)
+        legal = network.legal if allowed is None else network.legal & allowed
+        features, memory = _remembered(network, network.features(seen), memory)
+        values = network.of(features, allowed)
+        return values.cpu().numpy(), legal.cpu().numpy(), memory
 
     def save(self, path: str | Path) -> None:
         """Write the networks to one safetensors file, atomically."""
@@ -220,6 +250,24 @@ def _inputs(
     device = network.legal.device
     seen = torch.from_numpy(np.ascontiguousarray(observations, np.float32)).to(device)
     return seen, None if masks is None else torch.from_numpy(np.asarray(masks) != 0).to(device)
+
+
+def _remembered(
+    network: TeamActor, features: Tensor, memory: Any
+) -> tuple[Tensor, NDArray[np.float32] | Any]:
+    """Return the features with the network's memory, and its state, (B, n, h)."""
+    kept = network.memory
+    if kept is None:
+        return features, memory
+    shape = (len(features), kept.agents, kept.hidden)
+    if memory is not None and np.shape(memory) != shape:
+        raise InvalidOption(
+            f"this policy's memory of {shape[0]} users has shape {shape}, not {np.shape(memory)}: "
+            "pass on what its last call returned, or None where episodes begin"
+        )
+    start = kept.start(len(features)) if memory is None else torch.from_numpy(memory)
+    features = kept.step(features, start.to(features.device))
+    return features, kept.states(features).cpu().numpy().copy()
 
 
 def _outputs(

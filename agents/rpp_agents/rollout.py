@@ -252,6 +252,14 @@ class Rollout:
     """(T, B): terminated or truncated; advantages are not propagated across."""
     infos: dict[str, float]
     """Mean of each info over the rollout."""
+    memory: NDArray[np.float32] | None = None
+    """(B, n, h): the actors' memory before the first step; None without one."""
+
+    @property
+    def begins(self) -> NDArray[np.bool_]:
+        """(T, B): where an episode begins after another one of the rollout."""
+        none = np.zeros_like(self.ended[:1])
+        return np.concatenate([none, self.ended[:-1]])
 
 
 class Collector:
@@ -274,10 +282,13 @@ class Collector:
         self.team_reward = team_reward
         self._actions = env_actions(env)
         self._observations: NDArray[np.float32] | None = None
+        self.begun = np.ones(env.num_envs, np.bool_)
+        """(B,): where the next step is an episode's first."""
 
     def reset(self, seed: int) -> None:
         """Restart; what follows depends on `seed` alone, not on earlier steps."""
         self._observations = self.env.reset(seed=seed)[0]
+        self.begun = np.ones(self.env.num_envs, np.bool_)
 
     def collect(
         self,
@@ -326,6 +337,7 @@ class Collector:
             for key, mean in info_means(env, step.infos).items():
                 infos.setdefault(key, []).append(mean)
             observations = reset_ended(env, step.observations, ended[t])
+            self.begun = ended[t]
             if central and ended[t].any():
                 state = env.state()
         self._observations = observations

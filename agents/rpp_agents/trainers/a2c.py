@@ -75,7 +75,7 @@ from torch import Tensor, nn
 
 from rpp_agents.actors import independent, make_actor
 from rpp_agents.encoders import ReleasedEncoder, ranking_encoder, released_encoder
-from rpp_agents.networks import FeatureNorm, ValueNorm, central_critic, local_critic
+from rpp_agents.networks import Critic, FeatureNorm, ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, Collector, Rollout, env_actions
 from rpp_agents.trainers.ppo import OnPolicy, gae
@@ -128,6 +128,9 @@ class Config(RunConfig):
     """Whether all agents share a network, with the agent's index as input."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of actors and critics."""
+    memory: int = 0
+    """Width of the state of a GRU in which each agent, and each critic, remembers the episode; 0:
+    no memory. The parts of a rollout are then of whole sequences, each of one environment."""
     layer_norm: bool = True
     """Whether to normalise each vector before the networks' first layers."""
     released: bool = False
@@ -137,7 +140,7 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "gradient_steps")
-        check_numbers(self, 0, "gru", "rollout_steps", "entropy", "entropy_end")
+        check_numbers(self, 0, "gru", "rollout_steps", "entropy", "entropy_end", "memory")
         check_numbers(self, 0, "learning_rate", "critic_learning_rate", "max_grad_norm", above=True)
         check_numbers(self, 0, "gae_lambda", highest=1)
         if not self.hidden or min(self.hidden) < 1:
@@ -226,10 +229,11 @@ class A2C(OnPolicy):
             shared=config.shared,
             normalize=config.normalize_inputs,
             encoder=ranking_encoder(env, config.gru),
+            memory=config.memory,
             **shape,
         )
+        shape["memory"] = config.memory
         self.state_norm: nn.Module = nn.Identity()
-        self.critic: nn.Module
         if self.central:
             encoder = self.actor.encoder
             taken = env.observation_width - encoder.rest_width if encoder else 0
@@ -254,7 +258,8 @@ class A2C(OnPolicy):
             optimizer.param_groups[0]["lr"] = left * self.rates[name]
         bonus = config.entropy + progress * (config.entropy_end - config.entropy)
 
-        errors, targets = self.td_errors(rollout)
+        sequences = {} if self.policy.actor.memory is None else self._sequences(rollout)
+        errors, targets = self.td_errors(rollout, sequences)
         advantages = errors
         if config.normalize_advantages:
             advantages = (errors - errors.mean()) / (errors.std(correction=0) + 1e-5)
@@ -270,7 +275,11 @@ class A2C(OnPolicy):
         }
         if self.central:
             data["states"] = self._tensor(rollout.inputs)
-        data = {name: tensor.flatten(0, 1) for name, tensor in data.items()}
+        if sequences:  # whole ones, with the environments first
+            data = {name: tensor.transpose(0, 1) for name, tensor in data.items()}
+            data |= sequences | {"begins": sequences["begins"].T}
+        else:
+            data = {name: tensor.flatten(0, 1) for name, tensor in data.items()}
         order = torch.from_numpy(self.rng.permutation(len(data["actions"]))).to(self.device)
         rows = [
             self._descend({name: tensor[part] for name, tensor in data.items()}, bonus)
@@ -285,16 +294,28 @@ class A2C(OnPolicy):
         }
 
     @torch.no_grad()
-    def td_errors(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Return the TD errors for the actors, and the critics' targets: (T, B, n) each."""
-        values = self.values(self._tensor(rollout.inputs))
+    def td_errors(
+        self, rollout: Rollout, sequences: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the TD errors for the actors, and the critics' targets: (T, B, n) each.
+
+        `sequences` are those of the rollout, if there are memories.
+        """
+        read = self._read(self._tensor(rollout.inputs))
+        if sequences:
+            read = self.critic.remember(read, sequences["begins"], sequences["critic_start"])
+            self._keep(rollout, read, sequences["critic_start"])
+        values = self._real(self.critic.net(read))
         ended = self._tensor(rollout.ended)
         # The state after a step is where the next one begins, except at the end of an episode and
         # of the rollout.
         cut = ended.clone()
         cut[-1] = True
         next_values = values.roll(-1, dims=0)
-        next_values[cut] = self.values(self._tensor(rollout.next_inputs)[cut])
+        after = self._read(self._tensor(rollout.next_inputs)[cut])
+        if sequences:
+            after = self.critic.after(after, read[cut])
+        next_values[cut] = self._real(self.critic.net(after))
         errors = gae(
             self._tensor(rollout.rewards),
             values,
@@ -308,8 +329,13 @@ class A2C(OnPolicy):
 
     def values(self, inputs: Tensor) -> Tensor:
         """Return values (..., n) in units of reward; inputs are (..., n, d) or states (..., s)."""
-        seen = self._state_features(inputs) if self.central else self.actor.features(inputs)
-        values: Tensor = self.critic(seen)
+        return self._real(self.critic(self._read(inputs)))
+
+    def _read(self, inputs: Tensor) -> Tensor:
+        """Return the critics' inputs for observations or states."""
+        return self._state_features(inputs) if self.central else self.actor.features(inputs)
+
+    def _real(self, values: Tensor) -> Tensor:
         return self.norm.denormalize(values) if self.config.value_norm else values
 
     def _state_features(self, states: Tensor) -> Tensor:
@@ -323,10 +349,19 @@ class A2C(OnPolicy):
     def _descend(self, data: dict[str, Tensor], bonus: float) -> dict[str, Tensor]:
         """Take one gradient step for actors, GRU and critics."""
         features = self.actor.features(data["observations"])
+        seen = self._state_features(data["states"]) if self.central else features
+        if self.actor.memory is not None:
+            begins = data["begins"].T
+            features = self.actor.memory(features.transpose(0, 1), begins, data["start"])
+            seen = self.critic.remember(seen.transpose(0, 1), begins, data["critic_start"])
+            features, seen = features.flatten(0, 1), seen.flatten(0, 1)
+            data = {
+                name: data[name].transpose(0, 1).flatten(0, 1)
+                for name in ("masks", "actions", "advantages", "targets")
+            }
         chosen, spread = self.actor.evaluate(features, data["masks"], data["actions"])
         policy_loss = -(chosen * data["advantages"]).mean(0).sum()
-        seen = self._state_features(data["states"]) if self.central else features
-        value_loss = ((data["targets"] - self.critic(seen)) ** 2).mean(0).sum()
+        value_loss = ((data["targets"] - self.critic.net(seen)) ** 2).mean(0).sum()
 
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
@@ -422,7 +457,8 @@ class Released(A2C):
             encoder=released_encoder(env),
         )
         self.state_norm = nn.Identity()
-        self.critic = BatchNormCritics(self.actor.features_width, len(env.agents), width)
+        critics = BatchNormCritics(self.actor.features_width, len(env.agents), width)
+        self.critic = Critic(nn.Identity(), critics)
 
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:  # noqa: ARG002
         """Update on one step, as released; without schedules."""

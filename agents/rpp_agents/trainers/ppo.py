@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rpp_agents.actors import TeamActor, independent, make_actor
-from rpp_agents.networks import ValueNorm, central_critic, local_critic
+from rpp_agents.networks import Critic, ValueNorm, central_critic, local_critic
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import (
     BatchedEnv,
@@ -77,11 +77,14 @@ class Config(RunConfig):
     """Whether to normalise each vector before the networks' first layers."""
     blind: bool = False
     """Whether the actors see only the time; the critic, used in training only, sees all."""
+    memory: int = 0
+    """Width of the state of a GRU in which each agent, and the critic, remembers the episode; 0: no
+    memory. Minibatches are then of whole sequences, each a rollout of one environment."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "epochs", "minibatches")
-        check_numbers(self, 0, "rollout_steps", "entropy", "entropy_end")
+        check_numbers(self, 0, "rollout_steps", "entropy", "entropy_end", "memory")
         check_numbers(self, 0, "learning_rate", "clip", "huber", "max_grad_norm", above=True)
         check_numbers(self, 0, "gae_lambda", highest=1)
         if not self.hidden or min(self.hidden) < 1:
@@ -136,6 +139,7 @@ class OnPolicy(ABC):
     collector : Collector
         Collects rollouts from the environment.
     policy : NetworkPolicy
+    critic : Critic
     rng : numpy.random.Generator
     rollout_steps : int
         Number of steps of a rollout, in each copy of the environment.
@@ -144,17 +148,23 @@ class OnPolicy(ABC):
 
     collector: Collector
     policy: NetworkPolicy
+    critic: Critic
     rng: np.random.Generator
     rollout_steps: int
     device: torch.device
+    _memory: NDArray[np.float32] | None = None
+    _critic_memory: Tensor | None = None
 
     def reset(self, seed: int) -> None:
         """See `Learner.reset`."""
         self.collector.reset(seed)
+        self._memory = self._critic_memory = None
 
     def iterate(self, progress: float) -> dict[str, float]:
         """See `Learner.iterate`."""
+        start = self._going_on()
         rollout = self.collector.collect(self.choose, self.rollout_steps)
+        rollout = replace(rollout, memory=start)
         return {
             "reward": float(rollout.rewards.mean()),
             **self.update(rollout, progress=progress),
@@ -165,7 +175,36 @@ class OnPolicy(ABC):
         self, observations: NDArray[np.float32], masks: NDArray[np.bool_]
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return sampled actions, (B, n) or (B, n, k), and their log-probabilities."""
-        return self.policy.choose(observations, masks, self.rng)
+        if self.policy.actor.memory is None:
+            return self.policy.choose(observations, masks, self.rng)
+        memory = self._going_on()
+        actions, log_probs, self._memory = self.policy.recall(observations, masks, self.rng, memory)
+        return actions, log_probs
+
+    def _going_on(self) -> NDArray[np.float32] | None:
+        """Return the actors' memory, with zeros where an episode begins; None at the start."""
+        if self._memory is None:
+            return None
+        return np.where(self.collector.begun[:, None, None], np.float32(0), self._memory)
+
+    def _sequences(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Return where episodes begin (T, B), and the memories before the first step (B, k, h)."""
+        actors, critics = self.policy.actor.memory, self.critic.memory
+        assert actors is not None
+        assert critics is not None
+        batch = rollout.ended.shape[1]
+        start, critic = rollout.memory, self._critic_memory
+        return {
+            "begins": self._tensor(rollout.begins),
+            "start": actors.start(batch) if start is None else self._tensor(start),
+            "critic_start": critics.start(batch) if critic is None else critic,
+        }
+
+    def _keep(self, rollout: Rollout, read: Tensor, start: Tensor) -> None:
+        """Keep the critic's memory after a rollout, from its inputs `read` (T, B, ...)."""
+        assert self.critic.memory is not None
+        last = self.critic.memory.states(read[-1]).reshape_as(start)
+        self._critic_memory = last * ~self._tensor(rollout.ended[-1])[:, None, None]
 
     @abstractmethod
     def update(self, rollout: Rollout, *, progress: float = 0.0) -> dict[str, float]:
@@ -212,8 +251,10 @@ class PPO(OnPolicy):
                 actions,
                 shared=config.shared,
                 visible=clock_columns(env) if config.blind else None,
+                memory=config.memory,
                 **shape,
             )
+            shape["memory"] = config.memory
             critic = (
                 central_critic(env.state_width, agents, **shape)
                 if critic_input == "state"
@@ -246,12 +287,17 @@ class PPO(OnPolicy):
             # Normalised once: the statistics are constant during the update.
             features = self.actor.features(observations.flatten(0, 1))
             inputs = self.critic.norm(raw)
-            old_values = self.critic.net(inputs)
+            read, sequences = inputs, {}
+            if self.critic.memory is not None:
+                sequences = self._sequences(rollout)
+                read = self.critic.remember(inputs, sequences["begins"], sequences["critic_start"])
+                self._keep(rollout, read, sequences["critic_start"])
+            old_values = self.critic.net(read)
             values = self._real(old_values)
             advantages = gae(
                 self._tensor(rollout.rewards),
                 values,
-                self._next_values(values, rollout),
+                self._next_values(values, rollout, read),
                 self._tensor(rollout.terminated),
                 self._tensor(rollout.ended),
                 config.discount,
@@ -280,11 +326,18 @@ class PPO(OnPolicy):
             "old_values": old_values,
             "targets": targets,
         }
-        data = {name: tensor.flatten(0, 1) for name, tensor in played.items()}
-        data["features"] = features
+        if sequences:
+            # Whole sequences, with the environments first.
+            data = {name: tensor.transpose(0, 1) for name, tensor in played.items()}
+            features = features.reshape(*inputs.shape[:2], *features.shape[1:])
+            data["features"] = features.transpose(0, 1)
+            data |= sequences | {"begins": sequences["begins"].T}
+        else:
+            data = {name: tensor.flatten(0, 1) for name, tensor in played.items()}
+            data["features"] = features
         parts = [data]
         if config.minibatches > 1:
-            order = torch.from_numpy(self.rng.permutation(len(features))).to(self.device)
+            order = torch.from_numpy(self.rng.permutation(len(data["features"]))).to(self.device)
             parts = [
                 {name: tensor.index_select(0, part) for name, tensor in data.items()}
                 for part in order.tensor_split(min(config.minibatches, len(order)))
@@ -304,19 +357,41 @@ class PPO(OnPolicy):
             "entropy_bonus": bonus,
         }
 
-    def _next_values(self, values: Tensor, rollout: Rollout) -> Tensor:
-        """Values after each step: the next row's, except where an episode or the rollout ends."""
+    def _remembered(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Run the memories over a minibatch of sequences; return it as a minibatch of steps."""
+        assert self.actor.memory is not None
+        begins = data["begins"].T
+        features, inputs = (data[name].transpose(0, 1) for name in ("features", "inputs"))
+        steps = {
+            name: tensor.transpose(0, 1)
+            for name, tensor in data.items()
+            if name not in ("begins", "start", "critic_start")
+        }
+        steps["features"] = self.actor.memory(features, begins, data["start"])
+        steps["inputs"] = self.critic.remember(inputs, begins, data["critic_start"])
+        return {name: tensor.flatten(0, 1) for name, tensor in steps.items()}
+
+    def _next_values(self, values: Tensor, rollout: Rollout, read: Tensor | None = None) -> Tensor:
+        """Values after each step: the next row's, except where an episode or the rollout ends.
+
+        `read` (T, B, ...) are the critic's inputs with its memory, if it has one.
+        """
         following = values.roll(-1, dims=0)
         last = rollout.ended.copy()
         last[-1] = True
         # Values after a termination are multiplied by 0.
         cut = self._tensor(last & ~rollout.terminated)
-        following[cut] = self._real(self.critic(self._tensor(rollout.next_inputs)[cut]))
+        after = self.critic.norm(self._tensor(rollout.next_inputs)[cut])
+        if self.critic.memory is not None and read is not None:
+            after = self.critic.after(after, read[cut])
+        following[cut] = self._real(self.critic.net(after))
         return following
 
     def _descend(self, data: dict[str, Tensor], bonus: float) -> dict[str, Tensor]:
         """Take one gradient step for the actors and one for the critic."""
         clip, delta = self.config.clip, self.config.huber
+        if "begins" in data:
+            data = self._remembered(data)
         chosen, spread = self.actor.evaluate(data["features"], data["masks"], data["actions"])
         change = chosen - data["old_log_probs"]
         ratio = change.exp()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.actors import MASKED, QNetwork, make_actor
-from rpp_agents.networks import FeatureNorm
+from rpp_agents.networks import FeatureNorm, Memory
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.rollout import (
     BatchedEnv,
@@ -84,11 +84,16 @@ class Config(RunConfig):
     """Whether to normalise each vector before the agents' first layers."""
     blind: bool = False
     """Whether the agents see only the time; a mixer, used in training only, sees all."""
+    memory: int = 0
+    """Width of the state of a GRU in which each agent remembers the episode; 0: no memory. The
+    replay buffer then holds whole sequences (rollouts of one environment) with the state before
+    their first step, `capacity` and `batch` still count transitions, and gradient steps are taken
+    after each rollout."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "updates", "batch", "capacity")
-        check_numbers(self, 0, "rollout_steps")
+        check_numbers(self, 0, "rollout_steps", "memory")
         check_numbers(self, 0, "epsilon", "epsilon_end", "explore", highest=1)
         check_numbers(
             self, 0, "target_update", "learning_rate", "huber", "max_grad_norm", above=True
@@ -156,10 +161,13 @@ class ValueLearner:
                 shared=config.shared,
                 normalize=config.normalize_inputs,
                 visible=clock_columns(env) if config.blind else None,
+                memory=config.memory,
             ).to(self.device)
             self.mixer = mixer(env, config).to(self.device)
         # The target shares the input statistics: only the layers after them are copied.
         self.learnt = nn.ModuleDict({"net": self.network.net, "mixer": self.mixer})
+        if self.network.memory is not None:
+            self.learnt["memory"] = self.network.memory
         self.target = copy.deepcopy(self.learnt).requires_grad_(False)
         self.state_norm = FeatureNorm(env.state_width).to(self.device)
         self.reward_norm = FeatureNorm(1).to(self.device)
@@ -180,17 +188,28 @@ class ValueLearner:
         }
         if self.sees_state:
             fields["state"] = fields["next_state"] = ((env.state_width,), torch.float32)
-        self.replay = Replay(config.capacity, fields)
         self.team = config.team_reward or self.mixer.one_value
         self.rollout_steps = config.rollout_steps or min(int(env.max_cycles), 128)
+        capacity = config.capacity
+        if self.network.memory is not None:
+            length = self.rollout_steps
+            capacity = max(capacity // length, env.num_envs)
+            fields = {name: ((length, *shape), kind) for name, (shape, kind) in fields.items()}
+            fields["begins"] = ((length,), torch.bool)
+            fields["start"] = ((agents, config.memory), torch.float32)
+        self.replay = Replay(capacity, fields)
         self.steps = self.rollout_steps * env.num_envs
         self.rng = np.random.default_rng(config.seed)
         self.policy = QPolicy(self.network, epsilon=config.epsilon_end, seed=config.seed)
         self._observations: NDArray[np.float32] | None = None
+        self._memory: NDArray[np.float32] | None = None
+        self._begins = np.zeros(env.num_envs, np.bool_)
+        self._sequence: list[dict[str, NDArray[Any]]] = []
 
     def reset(self, seed: int) -> None:
         """See `Learner.reset`."""
         self._observations = self.env.reset(seed=seed)[0]
+        self._memory = None
 
     def epsilon(self, progress: float) -> float:
         """Return the probability of a random action at this share of the run."""
@@ -204,9 +223,15 @@ class ValueLearner:
         self.optimizer.param_groups[0]["lr"] = rate
         played: list[dict[str, float]] = []
         learnt: list[dict[str, Tensor]] = []
+        recurrent = self.network.memory is not None
+        start = self._memory
         for _ in range(self.rollout_steps):
             played.append(self.play(epsilon))
-            learnt += [self.learn() for _ in range(config.updates)]
+            if not recurrent:
+                learnt += [self.learn() for _ in range(config.updates)]
+        if recurrent:
+            self._add_sequences(start)
+            learnt = [self.learn() for _ in range(config.updates * self.rollout_steps)]
         return {
             **{key: float(np.mean([row[key] for row in played])) for key in played[0]},
             **{key: float(torch.stack([row[key] for row in learnt]).mean()) for key in learnt[0]},
@@ -219,7 +244,7 @@ class ValueLearner:
         env, observations = self.env, self._observations
         if observations is None:
             raise ResetNeeded("call reset(seed) before the first step")
-        values, legal = self.policy.values(observations, env.action_masks())
+        values, legal, memory = self.policy.recall(observations, env.action_masks(), self._memory)
         actions = epsilon_greedy(values, legal, epsilon, self.rng)
         states = {"state": env.state()} if self.sees_state else {}
         step = env.step(actions)
@@ -237,7 +262,7 @@ class ValueLearner:
         paid = np.asarray(step.rewards, np.float32).reshape(env.num_envs, -1)
         rewards = paid.mean(axis=1, keepdims=True) if self.team else paid
         masks = env.action_masks() != 0
-        self.replay.add(
+        transition: dict[str, NDArray[Any]] = dict(
             observations=observations,
             actions=actions,
             rewards=np.broadcast_to(rewards, (env.num_envs, self.outputs)),
@@ -246,27 +271,52 @@ class ValueLearner:
             next_masks=np.broadcast_to(masks, (env.num_envs, *masks.shape[-2:])),
             **states,
         )
+        ended = step.terminated | step.truncated
+        if self.network.memory is None:
+            self.replay.add(**transition)
+        else:
+            self._sequence.append(transition | {"begins": self._begins})
+            self._begins = ended
+            self._memory = np.where(ended[:, None, None], np.float32(0), memory)
         if self.config.normalize_inputs:
             self.network.observe(self._tensor(observations))
             if self.sees_state:
                 self.state_norm.update(self._tensor(states["state"]))
         if self.config.normalize_rewards:
             self.reward_norm.update(self._tensor(rewards))
-        self._observations = reset_ended(env, step.observations, step.terminated | step.truncated)
+        self._observations = reset_ended(env, step.observations, ended)
         infos = {f"info/{key}": mean for key, mean in info_means(env, step.infos).items()}
         return {"reward": float(paid.mean()), **infos}
 
+    def _add_sequences(self, start: NDArray[np.float32] | None) -> None:
+        """Put the rollout into the replay buffer, a sequence for each environment."""
+        steps, self._sequence = self._sequence, []
+        # The state before the first step is 0 where an episode began with it.
+        steps[0]["begins"] = np.zeros_like(steps[0]["begins"])
+        memory = self.network.memory
+        assert memory is not None
+        batch = self.env.num_envs
+        self.replay.add(
+            **{name: np.stack([step[name] for step in steps], axis=1) for name in steps[0]},
+            start=memory.start(batch).cpu().numpy() if start is None else start,
+        )
+
     def learn(self) -> dict[str, Tensor]:
         """Take one gradient step on transitions from the replay buffer."""
-        config = self.config
+        config, memory = self.config, self.network.memory
+        count = config.batch if memory is None else max(config.batch // self.rollout_steps, 1)
         batch = {
             name: tensor.to(self.device)
-            for name, tensor in self.replay.sample(self.rng, config.batch).items()
+            for name, tensor in self.replay.sample(self.rng, count).items()
         }
+        if memory is None:
+            features = self.network.features(batch["observations"])
+        else:
+            features, batch = self._remembered(batch)
         with torch.no_grad():
             targets = self.targets(batch)
         state = [self.state_norm(batch["state"])] if self.sees_state else []
-        values = self.network.net(self.network.features(batch["observations"]))
+        values = self.network.net(features)
         chosen = values.gather(-1, batch["actions"][..., None])[..., 0]
         mixed = self.mixer(chosen, *state)
         loss = nn.functional.huber_loss(mixed, targets, delta=config.huber)
@@ -278,15 +328,42 @@ class ValueLearner:
         self._follow()
         return {"loss": loss.detach(), "value": mixed.detach().mean(), "gradient": gradient}
 
+    def _remembered(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the memories over sequences (S, T, ...).
+
+        Returns the network's inputs (S * T, n, f + h), and the batch as transitions (S * T, ...),
+        with ``next_features`` and ``target_features``: the inputs after the step, of the network
+        and of its target.
+        """
+        memory = self.network.memory
+        assert memory is not None
+        begins, start = batch.pop("begins").T, batch.pop("start")
+        seen = batch["observations"].transpose(0, 1)
+        steps = {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in batch.items()}
+        features = self.network.features(seen)
+        remembered = memory(features, begins, start).flatten(0, 1)
+        with torch.no_grad():
+            following = self.network.features(steps["next_observations"])
+            steps["next_features"] = memory.step(following, memory.states(remembered))
+            target = self.target["memory"]
+            assert isinstance(target, Memory)
+            before = target.states(target(features, begins, start).flatten(0, 1))
+            steps["target_features"] = target.step(following, before)
+        return remembered, steps
+
     def targets(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Compute the targets of a batch's mixed values.
 
         Double Q-learning: the network chooses the next actions, its target evaluates them.
         """
-        inputs = self.network.features(batch["next_observations"])
+        inputs = judged = batch.get("next_features")
+        if inputs is None:
+            inputs = judged = self.network.features(batch["next_observations"])
+        else:
+            judged = batch["target_features"]
         legal = self.network.legal & batch["next_masks"]
         best = self.network.net(inputs).masked_fill(~legal, MASKED).argmax(-1, keepdim=True)
-        worth = self.target["net"](inputs).gather(-1, best)[..., 0]
+        worth = self.target["net"](judged).gather(-1, best)[..., 0]
         state = [self.state_norm(batch["next_state"])] if self.sees_state else []
         rewards = batch["rewards"]
         if self.config.normalize_rewards:
