@@ -140,7 +140,13 @@ def assemble(
     if isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith("table:")):
         _EPISODE.check_table("leave model out, or name a model")
     steps = _EPISODE.max_cycles if max_cycles is None else max_cycles
-    rules = replace(RULES["RPP-v0"], id=_EPISODE.id, max_cycles=steps, feedback=_EPISODE.feedback)
+    rules = replace(
+        RULES["RPP-v0"],
+        id=_EPISODE.id,
+        max_cycles=steps,
+        feedback=_EPISODE.feedback,
+        discount=_EPISODE.discount,
+    )
     parts = factory.assemble(
         "movieworld-drift" if dataset is None else dataset,
         model,
@@ -155,6 +161,6 @@ def assemble(
     whole, book = parts.tasks, parts.book
     assert book is not None
     feedback = options.get("feedback") or rules.feedback
-    stream = Stream(_EPISODE.id, steps, whole=whole, feedback=feedback)
+    stream = Stream(_EPISODE.id, steps, whole=whole, feedback=feedback, discount=rules.discount)
     space = partial(SessionPrompts, book=book, history=rules.lengths, whole=whole)
     return replace(parts, tasks=stream.first, rules=stream, book=None, space=space)

@@ -113,6 +113,7 @@ RULES: dict[str, Rules] = {
         history_options=(-2, -1, 0, 1, 2),
         num_candidates=20,
         feedback="reward",
+        discount=0.0,
     ),
 }
 """The ids of sentences. Under `RPPPaper-v0` episodes start with 5 history items instead of 1."""

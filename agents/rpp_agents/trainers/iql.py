@@ -16,8 +16,9 @@ action sizes       any: actions that an agent does not have, or may not take, ar
 To each agent the others are part of a changing environment. After Tan 1993, "Multi-Agent
 Reinforcement Learning: Independent vs. Cooperative Agents", with the networks of Mnih et al. 2015
 (https://doi.org/10.1038/nature14236) and the double Q of van Hasselt et al. 2016
-(https://arxiv.org/abs/1509.06461). Differences: feed-forward agents and a replay of transitions,
-not of episodes, because an observation contains the last actions; hundreds of users play at once,
+(https://arxiv.org/abs/1509.06461). Differences: feed-forward agents and a replay
+of transitions, not of episodes (unless `memory` is set), because an observation contains the last
+actions; hundreds of users play at once,
 so that gradient steps are few and large, with a higher learning rate that falls to 0.
 
 Examples

@@ -20,7 +20,8 @@ Steps are collected by `rpp_agents.rollout.Collector`. The update is `PPO.update
 `rpp_agents.training.trainer`.)
 
 After Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games"
-(https://arxiv.org/abs/2103.01955), and their code. Differences: feed-forward actors; a linear
+(https://arxiv.org/abs/2103.01955), and their code. Differences: feed-forward actors unless
+`memory` is set, whose GRU then stands before the other layers; a linear
 learning rate schedule; fewer passes in several minibatches, a higher learning rate and a network
 for each agent, because the agents here have different tasks, hundreds of users play at once and an
 episode has 5 steps.
