@@ -14,6 +14,7 @@ from gymnasium.spaces import Discrete
 
 from rpp_agents import Fixed, PettingZooBatch, Random, a2c, load_policy, play
 from rpp_agents.encoders import make_encoder, ranking_encoder
+from rpp_agents.networks import Critic
 from rpp_agents.rollout import Rollout
 from rpp_agents.trainers.a2c import A2C, Config, Released
 from rpp_agents.trainers.ppo import gae
@@ -95,7 +96,7 @@ def probability(learner: A2C, observation: Any) -> float:
 @pytest.mark.parametrize("lam", [0.0, 0.5])
 def test_td_errors_of_two_states(ends: Any, errors: list[float], lam: float) -> None:
     learner = A2C(one_agent(1), replace(PLAIN, gamma=0.5, gae_lambda=lam))
-    learner.critic = Tells()
+    learner.critic = Critic(torch.nn.Identity(), Tells())
     over = np.array(ends.get("ended", ends.get("terminated", [[False], [False]])))
     following = np.where(over, 8.0, [[4.0], [3.0]])
     rollout = rollout_of([[[3.0]], [[4.0]]], following[..., None], [[1.0], [2.0]], **ends)
@@ -170,7 +171,7 @@ def test_what_went_better_than_expected_is_done_more_often(
     reward: float, more: bool | None, action: int
 ) -> None:
     learner = A2C(one_agent(1), PLAIN)
-    learner.critic = Tells()  # expects 5
+    learner.critic = Critic(torch.nn.Identity(), Tells())  # expects 5
     seen = [5.0]
     before = probability(learner, seen)
     learner.update(rollout_of([[seen]], [[seen]], [[reward]], terminated=True, actions=action))
@@ -201,7 +202,7 @@ def test_each_user_is_rewarded_for_its_own_actions() -> None:
     """Two users, one paid and one not: each keeps to its own; as a team's mean both learn alike."""
     seen = [[[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]]
     learner = A2C(one_agent(3), replace(PLAIN, learning_rate=1e-2))
-    learner.critic = Tells()
+    learner.critic = Critic(torch.nn.Identity(), Tells())
     rollout = rollout_of(seen, seen, [[2.0, 0.0]], terminated=True)
     before = [probability(learner, x) for x in seen[0]]
     for _ in range(20):
@@ -231,7 +232,7 @@ def test_the_entropy_bonus_keeps_a_policy_from_narrowing() -> None:
     for bonus in (0.0, 0.5):
         config = replace(PLAIN, learning_rate=1e-2, entropy=bonus, entropy_end=bonus)
         learner = A2C(one_agent(1), config)
-        learner.critic = Tells()
+        learner.critic = Critic(torch.nn.Identity(), Tells())
         for _ in range(50):
             learner.update(rollout_of(seen, seen, [[5.3, 5.3]], terminated=True))
         spread.append(probability(learner, seen[0][0]))
