@@ -239,7 +239,8 @@ def card(rules: str) -> dict[str, str]:
     lines = dict.fromkeys(LINES, NOT)
     lines["steps of an episode"] = str(steps)
     lines["agents"] = str(len(agents))
-    lines["memory gain"] = lines["exploration gain"] = f"{NOT} (no program)"
+    if episode_of(rules).feedback == "none":
+        lines |= dict.fromkeys(LOOPS, f"{NOT} (no response is seen)")
     if steps == 1:
         for name in ("myopia gap", "memory gain", "exploration gain"):
             lines[name] = "0 (one step)"
@@ -266,6 +267,8 @@ def card(rules: str) -> dict[str, str]:
         lines["additive share"] = number(needs["additive share of the variance"])
         if steps > 1:
             lines["myopia gap"] = number(found["myopia"])
+        gaps = {name: found["gaps"].get(gap) for name, gap in LOOPS.items()}
+        lines |= {name: number(gap) for name, gap in gaps.items() if gap is not None}
     if card.get("training") is None:
         if lines[DISCOUNT].startswith(NOT):
             lines[DISCOUNT] = f"{default_discount(rules):g}, {lines[DISCOUNT]}"
@@ -326,7 +329,9 @@ LINES = (
 )
 
 
-DIAGNOSED = ("myopia gap", "coordination loss", "additive share")
+LOOPS = {"memory gain": "memory minus none", "exploration gain": "exploring minus greedy"}
+"""Gaps of a diagnosis where the agents see responses."""
+DIAGNOSED = ("myopia gap", *LOOPS, "coordination loss", "additive share")
 TRAINED = LINES[LINES.index(DISCOUNT) :]
 
 

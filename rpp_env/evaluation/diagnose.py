@@ -12,6 +12,11 @@ Lines
     the table, fitted on train users; it plays each user's best predicted cell), *type reference*
     (the best cell per latent habit, if the dataset has habits), *hindsight* (each user's best
     sequence of actions, known only afterwards, and so partly luck).
+    Where the agents see the user's responses, also the policies of `rpp_env.evaluation.feedback`:
+    *posterior, greedy* (plays what is best in expectation, given all responses so far),
+    *exploring* (tries prompts first), *last response* (remembers no other). Their differences say
+    what closing the loop, exploring and memory are worth to these named policies, which is a lower
+    bound.
 Neither reference is an upper bound.
 """
 
@@ -33,6 +38,7 @@ from numpy.typing import NDArray
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption, MissingExtra
 from rpp_env.evaluation.baselines import Fixed
+from rpp_env.evaluation.feedback import fit_posterior, responses, simulate
 from rpp_env.interrupts import heed_interrupts
 from rpp_env.intervals import Estimate, Means, estimate, gain, has_gap
 from rpp_env.markdown import code, table, words
@@ -379,6 +385,8 @@ def diagnose(
     }
     if "type" in wishes:
         columns["type reference"] = flat[everyone, _argmax(wishes["type"].scored)]
+    if train.episode.feedback != "none":
+        columns |= _closed_loop(train, scored, seed)
     bootstrap = partial(estimate, columns, resamples=resamples, seed=seed)
     lines = bootstrap({name: itemgetter(name) for name in columns})
     found = bootstrap(
@@ -390,6 +398,11 @@ def diagnose(
                 ("type reference", "best fixed prompt"),
                 ("hindsight", "best fixed prompt"),
             )
+            if left in columns
+        }
+        | {
+            name: _difference(left, right)
+            for name, (left, right) in _LOOPS.items()
             if left in columns
         }
     )
@@ -442,6 +455,27 @@ def diagnose(
 
 
 # ---------------------------------------------------------------- parts
+
+
+_LOOPS = {
+    "closed loop minus best kept prompt": ("posterior, exploring", "best fixed prompt"),
+    "exploring minus greedy": ("posterior, exploring", "posterior, greedy"),
+    "memory minus none": ("posterior, greedy", "posterior, last response"),
+}
+"""Gaps that responses open, as differences of lines."""
+
+
+def _closed_loop(train: RPPEnv, scored: RPPEnv, seed: int) -> dict[str, Floats]:
+    """Scores of the policies of `rpp_env.evaluation.feedback`, by line."""
+    shown, worth = responses(scored)
+    policies = {
+        "posterior, exploring": fit_posterior(train, seed=seed),
+        "posterior, greedy": fit_posterior(train, explore=1, seed=seed),
+        "posterior, last response": fit_posterior(train, explore=1, recall=False, seed=seed),
+    }
+    return {
+        name: simulate(policy, shown, worth, scored.max_cycles) for name, policy in policies.items()
+    }
 
 
 class _Wish(NamedTuple):

@@ -1,0 +1,333 @@
+"""Policies that use the user's responses: rivals of learned ones where an id shows them.
+
+Each is fitted on a complete table of train users and plays the environments that show the
+response to the last list (`Episode.feedback`). They read only that block of the observations.
+
+=================  =========================================================================
+policy             plays
+=================  =========================================================================
+`Posterior`        the prompt with the highest expected reward, over the train users weighted
+                   by how well they explain the responses so far (a posterior bandit)
+`Posterior`,       a fixed list of prompts first, then as above (explore, then commit);
+explore=m          ``recall=False``: uses the last response only (no memory)
+`KeepBest`         a fixed list of prompts until a response is good enough, then keeps that one;
+                   at the end of the list, the best one of it
+=================  =========================================================================
+
+The list is a greedy cover: each prompt is the one that adds most to the best reward of the prompts
+before it, the mean over train users; the first is the best fixed prompt. Options (the noise that
+the weights assume, the number of prompts to explore, what is good enough) are chosen on a half of
+the train users that the other half explains. Nothing is fitted on the users who are scored.
+
+The prior is the same for all users: what else the observations say about them is ignored, so that
+differences between these policies are due to the responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.episode import reward_by_rank, shown_by_rank
+from rpp_env.errors import InvalidOption
+from rpp_env.options import check_seed
+from rpp_env.prompting import Axis
+
+if TYPE_CHECKING:
+    from rpp_env.core import RPPEnv
+
+__all__ = ["KeepBest", "Posterior", "fit_keep_best", "fit_posterior", "simulate"]
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+NOISE = (0.1, 0.2, 0.4, 0.8)
+"""Standard deviations of a response, among which one is chosen."""
+ENOUGH = (0.3, 0.4, 0.6, 0.9)
+"""Responses that are good enough to keep a prompt, among which one is chosen."""
+EXPLORE = (1, 2, 3, 5, 8)
+"""Numbers of prompts to explore, among which one is chosen."""
+COVER = 40
+"""Length of the list of prompts."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a policy remembers of B episodes.
+
+    Attributes
+    ----------
+    at : (B, axes) int64 array
+        Positions of the last prompt on the axes of the prompt space.
+    cell : (B,) int64 array
+        Its prompt index.
+    step : int
+        Steps played.
+    kept : (B, w) array
+        What the policy keeps.
+    """
+
+    at: Ints
+    cell: Ints
+    step: int
+    kept: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Walker:
+    """Base: moves towards the prompt that `choose` wants, and passes the response to `learn`."""
+
+    axes: tuple[Axis, ...]
+    column: int
+    """Column of the observation with the response."""
+    cover: Ints
+    """The list of prompts, as prompt indices."""
+
+    def act(
+        self,
+        observations: NDArray[np.float32],
+        masks: Any = None,  # noqa: ARG002 - a prompt is legal by itself
+        greedy: bool = False,  # noqa: ARG002 - there is nothing to sample
+        memory: Any = None,
+    ) -> tuple[Ints, Memory]:
+        """See `Policy.act`; `memory` is a `Memory`, None where the episodes begin."""
+        if memory is None:
+            memory = self.begin(len(observations))
+        else:
+            memory = self.learn(memory, observations[:, 0, self.column])
+        return self.move(memory)
+
+    def begin(self, count: int) -> Memory:
+        """Return the memory before the first step."""
+        start = np.tile([axis.start for axis in self.axes], (count, 1))
+        return Memory(start, np.zeros(count, np.int64), 0, self._nothing(count))
+
+    def move(self, memory: Memory) -> tuple[Ints, Memory]:
+        """Return actions (B, n), and the memory with the prompts that they lead to."""
+        sizes = tuple(map(len, self.axes))
+        wanted = np.unravel_index(self.choose(memory), sizes)
+        actions = np.zeros((len(memory.at), 1 + max(axis.agent for axis in self.axes)), np.int64)
+        at = memory.at.copy()
+        for i, axis in enumerate(self.axes):
+            after = axis.moves[at[:, i]][:, axis.order]
+            best = np.abs(after - wanted[i][:, None]).argmin(axis=1)
+            actions[:, axis.agent] = axis.order[best]
+            at[:, i] = np.take_along_axis(after, best[:, None], axis=1)[:, 0]
+        cell = np.ravel_multi_index(tuple(at.T), sizes)
+        return actions, replace(memory, at=at, cell=cell, step=memory.step + 1)
+
+    def _nothing(self, count: int) -> Floats:
+        raise NotImplementedError
+
+    def choose(self, memory: Memory) -> Ints:
+        """(B,) prompt index to go to."""
+        raise NotImplementedError
+
+    def learn(self, memory: Memory, shown: Floats) -> Memory:
+        """Return the memory after the responses (B,) to the last prompts."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior(_Walker):
+    """A posterior over train users, given the responses; see the module's docstring.
+
+    Attributes
+    ----------
+    shown, worth : (U, C) float32 arrays
+        Responses and rewards of the train users, by prompt index.
+    noise : float
+        Standard deviation of a response around that of a train user.
+    explore : int
+        Number of prompts of the list that are played first.
+    recall : bool
+        Whether all responses of the episode count, or only the last one.
+    """
+
+    shown: NDArray[np.float32]
+    worth: NDArray[np.float32]
+    noise: float = 0.2
+    explore: int = 1
+    recall: bool = True
+
+    def _nothing(self, count: int) -> Floats:
+        return np.zeros((count, len(self.shown)), np.float32)
+
+    def choose(self, memory: Memory) -> Ints:
+        """See `_Walker.choose`."""
+        if memory.step < min(self.explore, len(self.cover)):
+            return np.full(len(memory.cell), self.cover[memory.step])
+        weights = np.exp(memory.kept - memory.kept.max(axis=1, keepdims=True))
+        expected = weights @ self.worth[:, self.cover]
+        best: Ints = self.cover[expected.argmax(axis=1)]
+        return best
+
+    def learn(self, memory: Memory, shown: Floats) -> Memory:
+        """See `_Walker.learn`."""
+        errors = (shown[:, None] - self.shown.T[memory.cell]) / self.noise
+        before = memory.kept if self.recall else np.float32(0)
+        return replace(memory, kept=np.asarray(before - errors**2 / 2, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class KeepBest(_Walker):
+    """Tries the prompts of the list until one is good enough; see the module's docstring.
+
+    Attributes
+    ----------
+    enough : float
+        Response from which a prompt is kept.
+    """
+
+    enough: float = 0.5
+
+    def _nothing(self, count: int) -> Floats:
+        # The next place of the list, the best response so far (-1: none) and its prompt index.
+        return np.tile([0.0, -1.0, 0.0], (count, 1))
+
+    def choose(self, memory: Memory) -> Ints:
+        """See `_Walker.choose`."""
+        place, best, cell = memory.kept.T
+        keeps = (best >= self.enough) | (place >= len(self.cover))
+        tried = self.cover[np.minimum(place, len(self.cover) - 1).astype(np.int64)]
+        return np.where(keeps, cell.astype(np.int64), tried)
+
+    def learn(self, memory: Memory, shown: Floats) -> Memory:
+        """See `_Walker.learn`."""
+        place, best, cell = memory.kept.T
+        searching = best < self.enough
+        # A prompt that takes two steps to reach is in place when it was played.
+        wanted = self.cover[np.minimum(place, len(self.cover) - 1).astype(np.int64)]
+        place = place + (searching & (memory.cell == wanted))
+        better = shown > best
+        kept = [place, np.where(better, shown, best), np.where(better, memory.cell, cell)]
+        return replace(memory, kept=np.stack(kept, axis=1))
+
+
+def simulate(policy: Any, shown: Floats, worth: Floats, steps: int) -> NDArray[np.float64]:
+    """(T,) mean reward over the steps of an episode of each user of a table.
+
+    Parameters
+    ----------
+    policy : Posterior or KeepBest
+    shown, worth : (T, C) arrays
+        Responses and rewards, by prompt index.
+    steps : int
+        Steps of an episode.
+    """
+    users = np.arange(len(worth))
+    memory, total = policy.begin(len(worth)), np.zeros(len(worth))
+    for _ in range(steps):
+        _, memory = policy.move(memory)
+        total += worth[users, memory.cell]
+        memory = policy.learn(memory, shown[users, memory.cell])
+    return total / steps
+
+
+def responses(env: RPPEnv) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(T, C) responses and rewards of a complete table, means over recorded answers.
+
+    Raises
+    ------
+    InvalidOption
+        For an environment without a table, or one that shows no response.
+    """
+    if env.table is None:
+        raise InvalidOption(
+            "policies for responses are fitted on a complete table: make one with `rpp-env "
+            "tabulate`, and give model='table:PATH'"
+        )
+    candidates = env.tasks.num_candidates
+    shows = shown_by_rank(env.episode.feedback, candidates)
+    if shows is None:
+        raise InvalidOption(
+            f"{env.episode.id} shows no response here: take RPPFeedback-v0, or the option feedback"
+        )
+    ranks = env.table.ranks()
+    worth = reward_by_rank(candidates).astype(np.float32)
+    return shows[ranks].mean(axis=2), worth[ranks].mean(axis=2)
+
+
+def fit_posterior(
+    env: RPPEnv, *, explore: int | None = None, recall: bool = True, seed: int = 0
+) -> Posterior:
+    """Fit a `Posterior` on the users of `env`, which replays a complete table.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        The environment of the train users, which shows responses.
+    explore : int, optional
+        Number of prompts to explore; by default the best one of `EXPLORE`. 1: a greedy policy.
+    recall : bool
+        Whether all responses of the episode count, or only the last one.
+    seed : int
+        Seed by which the users are halved.
+
+    Raises
+    ------
+    InvalidOption
+        For an environment without a table, or one that shows no response.
+    """
+    return _tuned(
+        env,
+        lambda parts, noise, count: Posterior(
+            *parts[0], *parts[1], noise=noise, explore=count, recall=recall
+        ),
+        [(noise, m) for m in ((explore,) if explore else EXPLORE) for noise in NOISE],
+        seed,
+    )
+
+
+def fit_keep_best(env: RPPEnv, *, seed: int = 0) -> KeepBest:
+    """Fit a `KeepBest` on the users of `env`; see `fit_posterior`."""
+    return _tuned(
+        env,
+        lambda parts, enough: KeepBest(*parts[0], enough=enough),
+        [(enough,) for enough in ENOUGH],
+        seed,
+    )
+
+
+def _tuned(
+    env: RPPEnv, make: Callable[..., Any], options: Sequence[tuple[Any, ...]], seed: int
+) -> Any:
+    """Choose options on half of the users, and return the policy of all of them."""
+    check_seed(seed)
+    shown, worth = responses(env)
+    column = env.observer.layout["response"].start
+
+    def parts(rows: Ints) -> Any:
+        cover = _cover(worth[rows], env.space.axes)
+        return (env.space.axes, column, cover), (shown[rows], worth[rows])
+
+    order = np.random.default_rng(seed).permutation(len(worth))
+    first, second = order[: (len(order) + 1) // 2], order[(len(order) + 1) // 2 :]
+    tried = parts(first)
+    scores = [
+        simulate(make(tried, *option), shown[second], worth[second], env.max_cycles).mean()
+        if len(second)
+        else 0.0
+        for option in options
+    ]
+    return make(parts(np.arange(len(worth))), *options[int(np.argmax(scores))])
+
+
+def _cover(worth: Floats, axes: Sequence[Axis]) -> Ints:
+    """Prompt indices of a greedy cover, among those that can be reached."""
+    cells = np.arange(worth.shape[1]).reshape([len(axis) for axis in axes])
+    for i, axis in enumerate(axes):
+        cells = cells.take(np.arange(axis.lowest, len(axis)), axis=i)
+    left = cells.ravel()
+    best, found = np.zeros(len(worth), np.float32), []
+    for _ in range(min(COVER, len(left))):
+        gains = np.maximum(worth[:, left], best[:, None]).mean(axis=0)
+        chosen = int(gains.argmax())
+        found.append(int(left[chosen]))
+        best = np.maximum(best, worth[:, found[-1]])
+        left = np.delete(left, chosen)
+    return np.array(found, np.int64)
