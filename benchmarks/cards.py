@@ -60,7 +60,7 @@ SETUPS = {
         discounts=(0.0, 0.95),
         why_no_table="replies are sampled",
     ),
-    "RPPFeedback-v0": Setup(train_users=200, users=200, discounts=(0.0, 0.9)),
+    "RPPFeedback-v0": Setup(train_users=400, users=200, discounts=(0.0, 0.9)),
     "RPPSession-v0": Setup(
         dataset="movieworld-drift",
         finite=None,

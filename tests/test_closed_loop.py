@@ -140,6 +140,7 @@ def test_a_diagnosis_tells_memory_from_exploration(tabulated: dict[str, RPPEnv])
         "memory minus none",
     )
     assert [name for name in found.gaps if name in names] == [*names]
+    assert "Responses pay" in found.markdown()
     shown, worth = responses(test)
     greedy = fit_posterior(train, explore=1)
     assert found.lines["posterior, greedy"].value == pytest.approx(

@@ -29,6 +29,7 @@ __all__ = [
     "PettingZooBatch",
     "Rollout",
     "Transition",
+    "Truncation",
     "check_alike",
     "check_batched",
     "check_rewards",
@@ -38,6 +39,7 @@ __all__ = [
     "mask_truncation_time",
     "play",
     "reset_ended",
+    "what_follows",
 ]
 
 
@@ -54,6 +56,10 @@ _ENDLESS = 100
 
 CriticInput = Literal["state", "observations"]
 """Input of a critic: the team's state (MAPPO) or each agent's own observation (IPPO)."""
+
+Truncation = Literal["bootstrap", "stop", "terminate"]
+"""What follows the last step of a truncated episode: the value of its last observation, the value
+of that observation at the time before (`mask_truncation_time`), or nothing."""
 
 
 class Transition(Protocol):
@@ -214,6 +220,33 @@ def mask_truncation_time(
     return stopped
 
 
+def what_follows(
+    truncation: Truncation,
+    step: Transition,
+    after: NDArray[np.float32],
+    before: NDArray[np.float32],
+    clock: slice | None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what values after a step are computed from, and where they count as 0 (B,).
+
+    Parameters
+    ----------
+    truncation : {"bootstrap", "stop", "terminate"}
+        What follows a truncated episode; see `Truncation`.
+    step : Transition
+    after, before : (B, ..., d)
+        Observations or states after and before the step.
+    clock : slice or None
+        Their columns with the time, if the environment names them.
+    """
+    cut = step.truncated & ~step.terminated
+    if truncation == "terminate":
+        return after, step.terminated | cut
+    if truncation == "stop" and clock is not None:
+        return mask_truncation_time(after, before, cut, clock), step.terminated
+    return after, step.terminated
+
+
 def reset_ended(
     env: BatchedEnv, observations: NDArray[np.float32], ended: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
@@ -247,7 +280,7 @@ class Rollout:
     rewards: NDArray[np.float32]
     """(T, B, n); a team's reward is every agent's."""
     terminated: NDArray[np.bool_]
-    """(T, B): the episode ended by itself, so the next value is 0."""
+    """(T, B): the next value is 0: the episode ended by itself, or truncation counts as that."""
     ended: NDArray[np.bool_]
     """(T, B): terminated or truncated; advantages are not propagated across."""
     infos: dict[str, float]
@@ -272,14 +305,24 @@ class Collector:
         The critic's input.
     team_reward : bool
         Give every agent the mean of all agents' rewards.
+    truncation : {"bootstrap", "stop", "terminate"}
+        What follows a truncated episode; see `Truncation`.
     """
 
     def __init__(
-        self, env: BatchedEnv, critic_input: CriticInput, *, team_reward: bool = False
+        self,
+        env: BatchedEnv,
+        critic_input: CriticInput,
+        *,
+        team_reward: bool = False,
+        truncation: Truncation = "bootstrap",
     ) -> None:
         self.env = env
         self.critic_input = critic_input
         self.team_reward = team_reward
+        self.truncation = truncation
+        name = "state_clock" if critic_input == "state" else "clock"
+        self._clock: slice | None = getattr(env, name, None)
         self._actions = env_actions(env)
         self._observations: NDArray[np.float32] | None = None
         self.begun = np.ones(env.num_envs, np.bool_)
@@ -330,9 +373,11 @@ class Collector:
             log_probs.append(chances)
             step = env.step(self._actions.playable(chosen))
             state = env.state() if central else None
-            next_inputs[t] = state if central else step.observations
+            after = step.observations if state is None else state
+            next_inputs[t], terminated[t] = what_follows(
+                self.truncation, step, after, inputs[t], self._clock
+            )
             rewards[t] = self._paid(step.rewards)
-            terminated[t] = step.terminated
             ended[t] = step.terminated | step.truncated
             for key, mean in info_means(env, step.infos).items():
                 infos.setdefault(key, []).append(mean)

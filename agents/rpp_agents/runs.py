@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from torch import Tensor
@@ -70,6 +70,10 @@ class RunConfig:
     reward counts."""
     team_reward: bool = False
     """Whether every agent gets the mean of all agents' rewards."""
+    truncation: Literal["bootstrap", "stop", "terminate"] = "bootstrap"
+    """What follows the last step of a truncated episode: the value of its last observation, whose
+    time no step begins at (bootstrap), the value of that observation at the time before (stop, the
+    default of value learners), or nothing, as after a termination (terminate)."""
     evaluations: int = 10
     """Number of evaluations on the validation environment, evenly spread, the last at the end."""
     eval_episodes: int = 512

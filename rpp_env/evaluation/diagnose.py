@@ -330,7 +330,13 @@ class Diagnosis:
             table([["how the agents need each other", *self.agents], *needs], padded=False),
         ]
         text += ["", f"Best fixed prompt on the train users: {a['best_fixed']}."]
-        if self.myopia.value < 0.02:
+        loop = self.gaps.get("closed loop minus best kept prompt")
+        if has_gap(loop):
+            text.append(
+                "Responses pay: this task is no bandit, whatever the myopia gap is, which plans "
+                "without them."
+            )
+        elif self.myopia.value < 0.02:
             text.append("The myopia gap is below 0.02: this task is nearly a bandit.")
         return "\n".join(text) + "\n"
 
@@ -458,7 +464,7 @@ def diagnose(
 
 
 _LOOPS = {
-    "closed loop minus best kept prompt": ("posterior, exploring", "best fixed prompt"),
+    "closed loop minus best kept prompt": ("posterior, greedy", "best fixed prompt"),
     "exploring minus greedy": ("posterior, exploring", "posterior, greedy"),
     "memory minus none": ("posterior, greedy", "posterior, last response"),
 }

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +49,15 @@ NOISE = (0.1, 0.2, 0.4, 0.8)
 """Standard deviations of a response, among which one is chosen."""
 ENOUGH = (0.3, 0.4, 0.6, 0.9)
 """Responses that are good enough to keep a prompt, among which one is chosen."""
-EXPLORE = (1, 2, 3, 5, 8)
-"""Numbers of prompts to explore, among which one is chosen."""
+EXPLORE = (2, 3, 5, 8)
+"""Numbers of prompts that are tried first, among which one is chosen."""
 COVER = 40
 """Length of the list of prompts."""
+
+_Base = tuple[tuple[Axis, ...], int, Ints]
+
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,8 @@ class KeepBest(_Walker):
         place, best, cell = memory.kept.T
         keeps = (best >= self.enough) | (place >= len(self.cover))
         tried = self.cover[np.minimum(place, len(self.cover) - 1).astype(np.int64)]
-        return np.where(keeps, cell.astype(np.int64), tried)
+        chosen: Ints = np.where(keeps, cell.astype(np.int64), tried)
+        return chosen
 
     def learn(self, memory: Memory, shown: Floats) -> Memory:
         """See `_Walker.learn`."""
@@ -262,7 +268,7 @@ def fit_posterior(
     env : RPPEnv
         The environment of the train users, which shows responses.
     explore : int, optional
-        Number of prompts to explore; by default the best one of `EXPLORE`. 1: a greedy policy.
+        Number of prompts to try first; by default the best one of `EXPLORE`. 1: a greedy policy.
     recall : bool
         Whether all responses of the episode count, or only the last one.
     seed : int
@@ -273,48 +279,45 @@ def fit_posterior(
     InvalidOption
         For an environment without a table, or one that shows no response.
     """
-    return _tuned(
-        env,
-        lambda parts, noise, count: Posterior(
-            *parts[0], *parts[1], noise=noise, explore=count, recall=recall
-        ),
-        [(noise, m) for m in ((explore,) if explore else EXPLORE) for noise in NOISE],
-        seed,
-    )
+
+    def make(base: _Base, shown: Any, worth: Any, noise: float, count: int) -> Posterior:
+        return Posterior(*base, shown, worth, noise=noise, explore=count, recall=recall)
+
+    counts = EXPLORE if explore is None else (explore,)
+    return _tuned(env, make, [(noise, count) for count in counts for noise in NOISE], seed)
 
 
 def fit_keep_best(env: RPPEnv, *, seed: int = 0) -> KeepBest:
     """Fit a `KeepBest` on the users of `env`; see `fit_posterior`."""
-    return _tuned(
-        env,
-        lambda parts, enough: KeepBest(*parts[0], enough=enough),
-        [(enough,) for enough in ENOUGH],
-        seed,
-    )
+
+    def make(base: _Base, shown: Any, worth: Any, enough: float) -> KeepBest:  # noqa: ARG001
+        return KeepBest(*base, enough=enough)
+
+    return _tuned(env, make, [(enough,) for enough in ENOUGH], seed)
 
 
-def _tuned(
-    env: RPPEnv, make: Callable[..., Any], options: Sequence[tuple[Any, ...]], seed: int
-) -> Any:
+def _tuned(env: RPPEnv, make: Callable[..., P], options: Sequence[tuple[Any, ...]], seed: int) -> P:
     """Choose options on half of the users, and return the policy of all of them."""
     check_seed(seed)
     shown, worth = responses(env)
-    column = env.observer.layout["response"].start
+    axes, column = tuple(env.space.axes), env.observer.layout["response"].start
 
-    def parts(rows: Ints) -> Any:
-        cover = _cover(worth[rows], env.space.axes)
-        return (env.space.axes, column, cover), (shown[rows], worth[rows])
+    def made(rows: Ints, option: tuple[Any, ...]) -> P:
+        base = axes, column, _cover(worth[rows], axes)
+        return make(base, shown[rows], worth[rows], *option)
 
     order = np.random.default_rng(seed).permutation(len(worth))
-    first, second = order[: (len(order) + 1) // 2], order[(len(order) + 1) // 2 :]
-    tried = parts(first)
-    scores = [
-        simulate(make(tried, *option), shown[second], worth[second], env.max_cycles).mean()
-        if len(second)
-        else 0.0
-        for option in options
-    ]
-    return make(parts(np.arange(len(worth))), *options[int(np.argmax(scores))])
+    half = (len(order) + 1) // 2
+    first, second = order[:half], order[half:]
+    scores = [0.0] * len(options)
+    if len(second):
+        scores = [
+            float(
+                simulate(made(first, option), shown[second], worth[second], env.max_cycles).mean()
+            )
+            for option in options
+        ]
+    return made(np.arange(len(worth)), options[int(np.argmax(scores))])
 
 
 def _cover(worth: Floats, axes: Sequence[Axis]) -> Ints:

@@ -191,7 +191,10 @@ class A2C(OnPolicy):
         self.config = config
         self.central = config.critic == "central"
         self.collector = Collector(
-            env, "state" if self.central else "observations", team_reward=config.team_reward
+            env,
+            "state" if self.central else "observations",
+            team_reward=config.team_reward,
+            truncation=config.truncation,
         )
         self.rollout_steps = config.rollout_steps or min(int(env.max_cycles), 128)
         self.steps = self.rollout_steps * env.num_envs

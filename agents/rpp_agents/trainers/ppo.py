@@ -260,7 +260,9 @@ class PPO(OnPolicy):
                 if critic_input == "state"
                 else local_critic(env.observation_width, agents, shared=config.shared, **shape)
             )
-        self.collector = Collector(env, critic_input, team_reward=config.team_reward)
+        self.collector = Collector(
+            env, critic_input, team_reward=config.team_reward, truncation=config.truncation
+        )
         self.rollout_steps = config.rollout_steps or min(int(env.max_cycles), 128)
         self.steps = self.rollout_steps * env.num_envs
         self.device = torch.device(config.device)

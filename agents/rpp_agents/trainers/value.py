@@ -8,8 +8,8 @@ change the order of an agent's actions, so the agents' own best actions are the 
 and agents can act without knowledge of each other. The rest is shared: replay, double Q-learning
 with a target network, and exploration by random actions.
 
-If an episode is truncated, its next state is evaluated at the time of the last step
-(`rpp_agents.rollout.mask_truncation_time` explains why).
+If an episode is truncated, its next state is by default evaluated at the time of the last step
+(`truncation="stop"`; `rpp_agents.rollout.mask_truncation_time` explains why).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from rpp_agents.rollout import (
     clock_columns,
     env_actions,
     info_means,
-    mask_truncation_time,
     reset_ended,
+    what_follows,
 )
 from rpp_agents.trainers.replay import Replay
 from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
@@ -47,6 +47,10 @@ __all__ = ["Config", "Mixer", "ValueLearner", "td_targets"]
 class Config(RunConfig):
     """Options of value learning."""
 
+    truncation: Literal["bootstrap", "stop", "terminate"] = "stop"
+    """What follows the last step of a truncated episode: the value of its last observation, whose
+    time no step begins at (bootstrap), the value of that observation at the time before (stop), or
+    nothing, as after a termination (terminate)."""
     rollout_steps: int = 0
     """Number of steps of every environment in an iteration; 0: one episode, at most 128."""
     updates: int = 1
@@ -248,16 +252,14 @@ class ValueLearner:
         actions = epsilon_greedy(values, legal, epsilon, self.rng)
         states = {"state": env.state()} if self.sees_state else {}
         step = env.step(actions)
-        cut = step.truncated & ~step.terminated
-        following = step.observations
-        if (clock := getattr(env, "clock", None)) is not None:
-            following = mask_truncation_time(following, observations, cut, clock)
+        rule = self.config.truncation
+        following, terminated = what_follows(
+            rule, step, step.observations, observations, getattr(env, "clock", None)
+        )
         if self.sees_state:
-            states["next_state"] = env.state()
-            if (clock := getattr(env, "state_clock", None)) is not None:
-                states["next_state"] = mask_truncation_time(
-                    states["next_state"], states["state"], cut, clock
-                )
+            states["next_state"], _ = what_follows(
+                rule, step, env.state(), states["state"], getattr(env, "state_clock", None)
+            )
         check_rewards(np.asarray(step.rewards))
         paid = np.asarray(step.rewards, np.float32).reshape(env.num_envs, -1)
         rewards = paid.mean(axis=1, keepdims=True) if self.team else paid
@@ -266,7 +268,7 @@ class ValueLearner:
             observations=observations,
             actions=actions,
             rewards=np.broadcast_to(rewards, (env.num_envs, self.outputs)),
-            terminated=step.terminated,
+            terminated=terminated,
             next_observations=following,
             next_masks=np.broadcast_to(masks, (env.num_envs, *masks.shape[-2:])),
             **states,
