@@ -40,6 +40,8 @@ METHODS: dict[str, str] = {
     "neural_bandit": "bandits",
     "grips": "sentences.grips",
     "llmrank": "sentences.llmrank",
+    "posterior": "responses",
+    "keep_best": "responses",
     "rpp": "trained",
 }
 """Methods with their modules."""

@@ -1,0 +1,62 @@
+"""The rivals that use responses, as methods of the harness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rpp_env
+from rpp_agents.experiments.methods import METHODS, method, options
+from rpp_agents.experiments.problem import Problem, Users
+from rpp_env import RPPEnv
+from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.feedback import fit_posterior, responses, simulate
+
+SMALL: dict[str, Any] = {"num_users": 600, "num_items": 150}
+
+
+def users(split: str, count: int, rules: str = "RPPFeedback-v0") -> Users:
+    live = RPPEnv.make(split=split, rules=rules, max_users=count, num_envs=8, **SMALL)
+    return Users(live.remade(recommender=None, table=rpp_env.tabulate(live), num_envs=8), live)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    test = users("test", 6)
+    return Problem(users("train", 10), test, test)
+
+
+def fitted(problem: Problem, name: str, **config: Any) -> Any:
+    return method(name)(problem, seed=0, budget=10, watch=lambda *_: None, **config)
+
+
+def test_they_are_played_as_they_are_simulated_and_their_calls_are_counted(
+    problem: Problem,
+) -> None:
+    before = problem.train.ledger.calls
+    played = fitted(problem, "posterior").play(problem.test, 0)
+    assert problem.train.ledger.calls - before == 10 * problem.train.cells
+    shown, worth = responses(problem.test.env)
+    expected = simulate(fit_posterior(problem.train.env, explore=1), shown, worth, 15)
+    assert played.scores["score"] == pytest.approx(expected, abs=1e-6)
+    assert played.cells is not None
+    assert played.cells.shape == (6, 15)
+    for name, config in (("keep_best", {}), ("posterior", {"explore": 3, "recall": False})):
+        scores = fitted(problem, name, **config).play(problem.test, 0).scores["score"]
+        assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_their_options_are_those_of_a_plan() -> None:
+    assert {"posterior", "keep_best"} <= set(METHODS)
+    assert options("posterior") == {"explore": 1, "recall": True}
+    assert options("keep_best") == {}
+
+
+def test_where_no_response_is_shown_they_are_refused(problem: Problem) -> None:
+    plain = Users(*(env.remade(rules="RPP-v0") for env in (problem.train.env, problem.train.live)))
+    for name in ("posterior", "keep_best"):
+        with pytest.raises(InvalidOption, match="RPP-v0 shows no response here"):
+            fitted(Problem(plain, plain, plain), name)
+    assert np.isfinite(fitted(problem, "keep_best").play(problem.test, 0).scores["last"]).all()
