@@ -353,7 +353,26 @@ def repository() -> str:
     return str(project["urls"]["Repository"])
 
 
-WRITERS = {"facts": facts, "actions": actions, "observations": observations, "card": one_card}
+def look(rules: str) -> str:
+    """The first look at an id, from docs/results/feedback.json."""
+    found = json.loads((DOCS / "results" / "feedback.json").read_text(encoding="utf-8"))
+    assert found["rules"] == rules
+    rows: list[tuple[object, ...]] = [("policy", "runs", "NDCG@10", "step 1", "step 15")]
+    for name, scores in found["scores"].items():
+        first, last = (f"{scores[step]['value']:.3f}" for step in ("first", "last"))
+        rows.append((name, found["runs"][name], number(scores["mean"]), first, last))
+    gaps = [("difference", "NDCG@10")]
+    gaps += [(name, number(gap)) for name, gap in found["differences"].items()]
+    return f"{table(*rows)}\n{table(*gaps)}"
+
+
+WRITERS = {
+    "look": look,
+    "facts": facts,
+    "actions": actions,
+    "observations": observations,
+    "card": one_card,
+}
 
 
 def made(page: Path) -> Iterator[tuple[str, str]]:
