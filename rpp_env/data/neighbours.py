@@ -28,7 +28,7 @@ from rpp_env.data.splits import Interactions
 from rpp_env.errors import InvalidOption
 from rpp_env.options import check_seed
 
-__all__ = ["Factors", "fit_factors", "nearest"]
+__all__ = ["Factors", "fit_factors", "nearest", "unit"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -175,7 +175,7 @@ def nearest(
         raise InvalidOption(
             f"neighbours must lie in 1..{most}, the number of other users; got {count}"
         )
-    queries, keys = _unit(vectors), _unit(pool)
+    queries, keys = unit(vectors), unit(pool)
     rows = np.empty((len(queries), count), np.int64)
     # Always of one shape, because the bits of a product depend on it.
     size = _chunk(len(keys))
@@ -199,9 +199,9 @@ def _chunk(size: int) -> int:
     return max(1, min(_ROWS, _CELLS // size))
 
 
-def _unit(vectors: Floats) -> Floats:
-    """Return vectors of length 1; zeros stay zeros."""
+def unit(vectors: Floats) -> Floats:
+    """(B, d) float32: vectors scaled to length 1; zeros stay zeros."""
     given = np.asarray(vectors, np.float32)
     lengths = np.sqrt((given**2).sum(axis=1, keepdims=True))
-    unit: Floats = given / np.maximum(lengths, np.float32(1e-12))
-    return unit
+    scaled: Floats = np.clip(given / np.maximum(lengths, np.float32(1e-12)), -1, 1)
+    return scaled

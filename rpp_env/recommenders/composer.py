@@ -1,0 +1,322 @@
+"""Pre-training of PeaPOD's composer through a frozen T5, on training clicks only.
+
+The composer is attention over similar users (`rpp_env.composed`). `pretrain` teaches it by gradient
+to make prefixes under which a T5, which it never changes, gives the users' latest *training* clicks
+a high likelihood; of these users, the own vector is folded in from the clicks before. Held-out
+clicks, which environments ask for, are never read. Then `PeaPOD-v0` fixes values and projection.
+
+torch is imported when a composer is trained, never by importing this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.composed import Composer
+from rpp_env.data.clicks import PARTS, task_users, tasks_before, training_clicks
+from rpp_env.data.dataset import Dataset
+from rpp_env.data.folders import cache_dir
+from rpp_env.data.neighbours import Factors, fit_factors, nearest, unit
+from rpp_env.data.tensors import read_tensors, write_tensors
+from rpp_env.errors import InvalidData, InvalidOption, RPPWarning, TrainingDiverged, WriteFailed
+from rpp_env.interrupts import heed_interrupts
+from rpp_env.recommenders.patience import Patience, Progress
+from rpp_env.vectors import PrefixPrompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rpp_env.data.candidates import TaskSet
+    from rpp_env.recommenders.t5 import T5
+
+__all__ = ["Config", "Users", "compose", "load", "logits", "pretrain", "pretrained", "save"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+_SHIPPED = Path(__file__).parent / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Patience):
+    """Users' vectors, and the composer's size and training."""
+
+    dim: int = 32
+    """Width of the users' vectors (the paper: 512)."""
+    heads: int = 4
+    """Number of heads (H); must divide the T5's width."""
+    length: int = 3
+    """Number of vectors of the prefix (P)."""
+    neighbours: int = 10
+    """Number of neighbours (n; the paper: 20 on Beauty and Sports, 10 on Toys)."""
+    clicks: int = 2
+    """Number of each user's latest training clicks that are taught."""
+    rate: float = 1e-3
+    """AdamW's learning rate."""
+    batch: int = 64
+    """Number of examples per step."""
+    epochs: int = 10
+    """Maximum number of epochs."""
+    patience: int = 2
+    """Number of epochs in a row without a lower loss of held-out users after which training
+    stops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = "dim heads length neighbours clicks batch".split()
+        if min(getattr(self, name) for name in names) < 1 or not self.rate > 0:
+            raise InvalidOption(
+                f"{', '.join(names)} must be at least 1 and rate above 0; got {self}"
+            )
+
+
+def compose(
+    weights: Mapping[str, Tensor], heads: int, attention: Tensor, others: Tensor, length: int
+) -> Tensor:
+    """(B, P, d) prefixes of attention (B, H, n) to neighbours (B, n, u), differentiable.
+
+    The same as `Composer.prefix` of the neighbours' values, up to rounding.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    values = F.linear(others, weights["value.weight"], weights["value.bias"])
+    values = values.view(*values.shape[:2], heads, -1)
+    mixed = torch.einsum("bhn,bnhc->bhc", attention, values).flatten(1)
+    flat = F.linear(mixed, weights["project.weight"], weights["project.bias"])
+    return flat.view(len(flat), length, -1)
+
+
+def logits(weights: Mapping[str, Tensor], heads: int, own: Tensor, others: Tensor) -> Tensor:
+    """(B, H, n) logits of the attention of users (B, u) to neighbours (B, n, u)."""
+    import torch
+    import torch.nn.functional as F
+
+    query = F.linear(own, weights["query.weight"], weights["query.bias"])
+    keys = F.linear(others, weights["key.weight"], weights["key.bias"])
+    query = query.view(len(query), heads, -1)
+    keys = keys.view(*keys.shape[:2], heads, -1)
+    found: Tensor = torch.einsum("bhc,bnhc->bhn", query, keys) / query.shape[2] ** 0.5
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Users:
+    """The vectors of training users, who may be listened to, and the formula of all vectors.
+
+    Attributes
+    ----------
+    factors : Factors
+    rows : (N,) int64 array
+        Rows of these users in the dataset, sorted.
+    pool : (N, u) float32 array
+        Their vectors, of length 1.
+    """
+
+    factors: Factors
+    rows: Ints
+    pool: Floats
+
+    @classmethod
+    def of(cls, dataset: Dataset, factors: Factors) -> Users:
+        """Fold all users of a dataset in, from their training clicks."""
+        taught = training_clicks(dataset)
+        return cls(factors, task_users(dataset), unit(factors.fold_in(taught.indptr, taught.items)))
+
+    def around(self, tasks: TaskSet, count: int) -> tuple[Floats, Ints, Floats]:
+        """Return the own vectors (T, u), neighbours (T, n) and similarities (T, n) of tasks.
+
+        A vector is folded in from the task's history. Nobody is a neighbour of themselves.
+        """
+        vectors = unit(self.factors.fold_in(tasks.history_indptr, tasks.history_items))
+        place = np.minimum(np.searchsorted(self.rows, tasks.users), len(self.rows) - 1)
+        own = np.where(self.rows[place] == tasks.users, place, -1)
+        return vectors, *nearest(vectors, self.pool, count, own)
+
+
+def pretrain(
+    model: T5,
+    dataset: Dataset,
+    users: Users,
+    config: Config = Config(),
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Composer:
+    """Train a composer through a frozen T5, and keep the epoch that is best on held-out users.
+
+    Parameters
+    ----------
+    model : T5
+        Never changed.
+    dataset : Dataset
+        Only its training clicks are read.
+    users : Users
+    config : Config
+    seed : int
+        Seed of first weights, orders, and the fifth of the users who choose the epoch.
+    progress : callable, optional
+        Called after every epoch; ``validation`` is the mean log-likelihood of their clicks.
+
+    Raises
+    ------
+    InvalidOption
+        If the heads do not divide the T5's width, or no user has two training clicks.
+    TrainingDiverged
+        If the loss is no longer finite.
+    """
+    import torch
+
+    if model.config.dim % config.heads:
+        raise InvalidOption(
+            f"heads={config.heads} must divide the width of the T5, {model.config.dim}"
+        )
+    rows = np.repeat(users.rows, config.clicks)
+    back = np.tile(np.arange(1, config.clicks + 1), len(users.rows))
+    before = dataset.lengths[rows] - len(PARTS) - back
+    tasks = tasks_before(dataset, rows[before > 0], before[before > 0], num_candidates=None)
+    own, near, _ = users.around(tasks, config.neighbours)
+    rng = np.random.default_rng(seed)
+    judges = rng.permutation(users.rows)[: len(users.rows) // 5]
+    judging = np.isin(tasks.users, judges)
+    taught, judged = np.flatnonzero(~judging), np.flatnonzero(judging)[:_JUDGED]
+    if not len(taught) or not len(judged):
+        raise InvalidOption(f"{dataset.name} has too few users to teach a composer: give more")
+    first = Composer.seeded(
+        config.dim,
+        model.config.dim,
+        heads=config.heads,
+        length=config.length,
+        size=float(model.weights["t5.shared.weight"].square().mean()) ** 0.5,
+        seed=seed,
+    )
+    weights = {n: torch.tensor(w, requires_grad=True) for n, w in first.weights.items()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=config.rate)
+    targets = torch.from_numpy(tasks.targets.astype(np.int64))
+
+    def loss(part: Ints) -> Tensor:
+        mine = torch.from_numpy(own[part])
+        others = torch.from_numpy(users.pool[near[part]])
+        attention = logits(weights, config.heads, mine, others).softmax(dim=2)
+        prefix = compose(weights, config.heads, attention, others, config.length)
+        scores = model.scores(PrefixPrompts(prefix, tasks.subset(part)))
+        return -scores.gather(1, targets[part, None]).mean()
+
+    best, lowest, bad, began = first, np.inf, 0, time.perf_counter()
+    for epoch in range(1, config.epochs + 1):
+        for part in _parts(rng.permutation(taught), config.batch):
+            optimizer.zero_grad()
+            value = loss(part)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.inference_mode():
+            held = sum(loss(part).item() * len(part) for part in _parts(judged, config.batch))
+        held /= len(judged)
+        if not np.isfinite(held):
+            raise TrainingDiverged(
+                f"the loss of the composer is no longer finite: lower its rate, {config.rate}"
+            )
+        bad += 1
+        if held < lowest:
+            kept = {name: w.detach().numpy().copy() for name, w in weights.items()}
+            best, lowest, bad = Composer(config.heads, config.length, kept), held, 0
+        if progress is not None:
+            seconds = time.perf_counter() - began
+            progress({"epoch": epoch, "validation": -held, "seconds": seconds})
+        if bad >= config.patience:
+            break
+    return best
+
+
+_JUDGED = 2000
+"""Maximum number of clicks that choose the epoch."""
+
+
+def _parts(rows: Ints, size: int) -> list[Ints]:
+    return np.split(rows, range(size, len(rows), size))
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def save(path: str | Path, composer: Composer, factors: Factors) -> None:
+    """Write a composer and the items' vectors to one safetensors file, atomically."""
+    import torch
+
+    tensors = {name: torch.from_numpy(w) for name, w in composer.weights.items()}
+    about = {
+        "kind": "composer",
+        "heads": composer.heads,
+        "length": composer.length,
+        "decay": factors.decay,
+        "weight": factors.weight,
+    }
+    write_tensors(path, {**tensors, "items": torch.from_numpy(factors.items)}, about)
+
+
+def load(path: str | Path) -> tuple[Composer, Factors]:
+    """Read a file that `save` wrote; `InvalidData` for another kind of file."""
+    tensors, about = read_tensors(path)
+    if about.get("kind") != "composer" or "items" not in tensors:
+        raise InvalidData(f"{path} holds no composer of PeaPOD")
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    items = arrays.pop("items")
+    try:
+        heads, length = int(about["heads"]), int(about["length"])
+        decay, weight = float(about["decay"]), float(about["weight"])
+        composer = Composer(heads, length, arrays)
+        if items.ndim != 2 or items.shape[1] != composer.width or not decay > 0 <= weight:
+            raise InvalidData(f"{path} is damaged: its vectors are of shape {items.shape}")
+    except (InvalidOption, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidData(f"{path} is damaged or of another version: {error}") from error
+    return composer, Factors(items, decay, weight)
+
+
+@heed_interrupts()
+def pretrained(
+    model: Any, dataset: Dataset, config: Config = Config(), *, seed: int = 0
+) -> tuple[Composer, Factors]:
+    """Return the composer of this T5 and these training clicks: shipped, cached, or newly trained.
+
+    A recommender that is no T5 gets a random composer (`Composer.seeded`).
+
+    Warns
+    -----
+    RPPWarning
+        If a cached file is damaged and made again, and if it cannot be written.
+    """
+    from rpp_env.recommenders.t5 import T5
+
+    taught = training_clicks(dataset)
+    if not isinstance(model, T5):
+        composer = Composer.seeded(
+            config.dim, 64, heads=config.heads, length=config.length, seed=seed
+        )
+        return composer, fit_factors(taught, config.dim, seed=seed)
+    sha = hashlib.sha256(repr((sorted(asdict(config).items()), seed)).encode())
+    sha.update(f"{dataset.catalog_digest} {taught.digest} {model.digest}".encode())
+    plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in dataset.name)[:40]
+    name = f"composer-{plain}-{sha.hexdigest()[:16]}.safetensors"
+    kept = cache_dir() / "recommenders" / name
+    for path in (_SHIPPED / name, kept):
+        if path.is_file():
+            try:
+                return load(path)
+            except InvalidData as error:
+                warnings.warn(f"{error}; it is made again", RPPWarning, stacklevel=2)
+    factors = fit_factors(taught, config.dim, seed=seed)
+    composer = pretrain(model, dataset, Users.of(dataset, factors), config, seed=seed)
+    try:
+        save(kept, composer, factors)
+    except WriteFailed as error:
+        warnings.warn(f"{error}: it is trained again next time", RPPWarning, stacklevel=2)
+    return composer, factors
