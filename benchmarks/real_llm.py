@@ -15,7 +15,9 @@ OUT/report.md, OUT/report.json and two tables that replay without the model
  4. whether the model recites the catalog (it may know what it should infer);
  5. how far the ways to rank agree on the same questions.
 
-docs/real-llm.md says what it takes and what came out.
+Ranking by likelihood has a benchmark of its own, benchmarks/likelihood.py, with the controls that
+it needs (no history, others' histories, shared words). docs/real-llm.md says what it takes and what
+came out.
 """
 
 from __future__ import annotations

@@ -103,6 +103,30 @@ def test_a_study_prints_its_cost(counted: Any, tmp_path: Path) -> None:
     assert re.search(r"\(tables [\d,]+, methods [\d,]+\), less what a recording keeps", said)
 
 
+def test_a_model_that_scores_titles_is_trained_with_from_the_command(
+    counted: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "scoring.py").write_text(
+        "from letters import Letters\nmodel = Letters()\ndef make(): return model\n"
+    )
+    *_, said = counted(
+        "train mappo --rules RPPLikelihood-v0 --model scoring:make --num-users 60 --num-envs 8 "
+        "--catalog films-forms --budget 63 --total-steps 80 --max-users 8 --eval-users 4 "
+        "--evaluations 1 --eval-episodes 4 --hidden 8 --run-dir run"
+    )
+    announced = re.search(r"asks scoring:make up to ([\d,]+) times \(fewer with", said)
+    assert announced is not None
+    asked = sys.modules["scoring"].model.asked
+    # A title without a history is one request more, the same for all prompts of a form.
+    assert (
+        0
+        < len([r for r in asked if len(r.continuations) > 1])
+        <= int(announced[1].replace(",", ""))
+    )
+    assert "tokens a prompt, titles included, and none written" in said
+    assert "mappo" in (tmp_path / "run" / "report.md").read_text().lower()
+
+
 def test_what_costs_nothing_is_not_announced(counted: Any) -> None:
     assert "up to" not in counted("play random")[2]
 

@@ -46,7 +46,8 @@ def say_cost(env: RPPEnv, model: str, rewrite: str | None, calls: int, note: str
     for name in asked:
         times = f"asks {name} up to {calls:,} times{note}"
         if name == model:
-            times += f": some {prompt:,} tokens a prompt, up to {reply:,} a reply (an estimate)"
+            written = f"up to {reply:,} a reply" if reply else "titles included, and none written"
+            times += f": some {prompt:,} tokens a prompt, {written} (an estimate)"
         say(times, error=True)
 
 

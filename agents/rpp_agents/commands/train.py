@@ -26,6 +26,9 @@ from rpp_env.errors import InvalidOption
 
 __all__ = ["baseline_scores", "parse", "run"]
 
+FEWER = " (fewer with --evaluations 0, --eval-users and --budget)"
+"""Options that save calls."""
+
 
 def parse(prog: str, words: Sequence[str]) -> Callable[[], None]:
     """Parse the options; the first word is the algorithm, which has its own options."""
@@ -152,7 +155,7 @@ def run(
         calls = _calls_of_training(config, env, held_out_envs["evaluations"])
         if (judged := held_out_envs["report"]) is not None:
             calls += calls_of_scoring(judged, train_users=train_users, budget=budget)
-        say_cost(env, world.model, world.rewrite, calls)
+        say_cost(env, world.model, world.rewrite, calls, FEWER)
         try:
             policy = trainer.train(
                 env,
