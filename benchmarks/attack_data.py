@@ -117,13 +117,13 @@ def titles(folder: Path) -> Count:
 
 
 def _wrong_titles(place: Path, text: str) -> str:
-    from rpp_env.sentences import PatternBook
+    from rpp_env.sentences import SentenceCatalog
 
     data = load_dataset(place, domain="movies")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of titles that are one
         tasks = make_tasks(data, range(data.num_users), num_candidates=12)
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     (choice,) = book.choose([[1, 3, 0, 0]])
     for i in range(len(tasks)):
         task = tasks.task(i)

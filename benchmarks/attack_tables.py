@@ -26,7 +26,7 @@ from rpp_agents import mappo
 from rpp_agents.policy import read_tensors, write_tensors
 from rpp_env import Prompt, Ranking, RPPEnv
 from rpp_env.errors import RPPError, RPPWarning
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.table import RewardTable, tabulate
 
 __all__ = ["checkpoints", "parts", "policies", "tables", "tabulation_kills"]
@@ -64,7 +64,7 @@ Stopped.__name__ = "Judge"  # which a table keeps
 
 
 def small(model: Any, users: int = 20) -> RPPEnv:
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     few = {
         name: getattr(book, name)[:2]
         for name in ("role_playing", "reasoning_guidance", "output_format")

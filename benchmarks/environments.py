@@ -33,7 +33,7 @@ import numpy as np
 import rpp_env
 from rpp_env.data.candidates import TaskSet
 from rpp_env.parallel import RPPParallelEnv
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.table import RewardTable, tabulate
 
 Turn = Callable[[], int]
@@ -139,7 +139,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
-def play_from(path: str, tasks: TaskSet, book: PatternBook) -> None:
+def play_from(path: str, tasks: TaskSet, book: SentenceCatalog) -> None:
     """In a process of its own: load a table, play, and say what that took."""
     before = resident()
     table = RewardTable.load(path)

@@ -32,7 +32,7 @@ import rpp_env
 from rpp_env.data import load_dataset, make_tasks, split_users, training_interactions
 from rpp_env.embeddings import fit_embeddings
 from rpp_env.evaluation.baselines import Fixed
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.sim.embedded import EmbeddedModel
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def measured(users: int, path: Path, num_envs: int) -> dict[str, Any]:
     watch.stop("fit")
     env = rpp_env.RPPEnv(
         tasks,
-        book=PatternBook.load(data.domain),
+        book=SentenceCatalog.load(data.domain),
         embeddings=embeddings,
         recommender=rpp_env.LLMRecommender(model),
         num_envs=num_envs,

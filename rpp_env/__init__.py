@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from rpp_env.core import RPPEnv, Step
 from rpp_env.data import Dataset, TaskSet, load_dataset, make_tasks
 from rpp_env.episode import Episode
@@ -27,7 +30,7 @@ from rpp_env.recommenders import LLMRecommender, Recommender
 from rpp_env.registration import register_all
 from rpp_env.rewriting import LLMRewriter, Rewrite
 from rpp_env.rules import RULES, Rules
-from rpp_env.sentences import AGENTS, Choice, PatternBook
+from rpp_env.sentences import AGENTS, Choice, SentenceCatalog
 from rpp_env.sentences.prompt import Prompt
 from rpp_env.table import RewardTable, tabulate
 from rpp_env.task import Ranking, RankingTask
@@ -54,7 +57,6 @@ __all__ = [
     "LLMRewriter",
     "LanguageModel",
     "MissingExtra",
-    "PatternBook",
     "Prompt",
     "PromptSpace",
     "RPPEnv",
@@ -71,6 +73,7 @@ __all__ = [
     "Rewrite",
     "Rules",
     "ScriptedModel",
+    "SentenceCatalog",
     "SentenceTransformerEncoder",
     "Step",
     "TableMismatch",
@@ -88,5 +91,14 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PatternBook":  # for one version
+        text = "rpp_env.PatternBook is now rpp_env.SentenceCatalog"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return SentenceCatalog
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 register_all()

@@ -34,7 +34,7 @@ from rpp_env.prompting import PromptSpace, Recommender
 from rpp_env.recommenders.base import rank_all
 from rpp_env.rewriting import Rewrite, check_rewritten, open_rewriter
 from rpp_env.rules import Rules
-from rpp_env.sentences import AGENTS, PatternBook
+from rpp_env.sentences import AGENTS, SentenceCatalog
 from rpp_env.sentences.prompt import Prompts
 from rpp_env.sentences.space import SentencePrompts
 from rpp_env.step import (
@@ -61,7 +61,7 @@ Space = PromptSpace[Any, Any] | Callable[[TaskSet], PromptSpace[Any, Any]]
 
 _OPTIONS: dict[str, Any] = {
     "tasks": TaskSet,
-    "book": PatternBook | None,
+    "book": SentenceCatalog | None,
     "embeddings": Embeddings,
     "table": RewardTable | None,
     "encoder": Encoder | None,
@@ -88,7 +88,7 @@ class RPPEnv:
     rules : Rules, str or Episode
         ``"RPP-v0"``, ``"RPPBandit-v0"``, ``"RPPPaper-v0"``, or rules of your own. With `space` an
         `Episode` is enough.
-    book : PatternBook, optional
+    book : SentenceCatalog, optional
         The catalog of sentences; it needs as many history options as the rules have.
     space : PromptSpace or callable, optional
         Another kind of prompts instead of a catalog of sentences, or a function that makes the
@@ -134,7 +134,7 @@ class RPPEnv:
         tasks: TaskSet,
         *,
         rules: Rules | Episode | str = "RPP-v0",
-        book: PatternBook | None = None,
+        book: SentenceCatalog | None = None,
         space: Space | None = None,
         embeddings: Embeddings,
         recommender: Recommender[Any] | None = None,
@@ -174,7 +174,7 @@ class RPPEnv:
         self.tasks = tasks
         self.rules = cast("Rules", rules if isinstance(rules, Episode) else as_rules(rules))
         """The `rules` as given; an `Episode` if that was given."""
-        self.book = cast("PatternBook", book)
+        self.book = cast("SentenceCatalog", book)
         """The catalog of sentences; None if a prompt space was given."""
         self.episode = episode
         self.embeddings = embeddings
@@ -241,7 +241,7 @@ class RPPEnv:
         self._last: Step | None = None
 
     def _sentences(
-        self, rules: Any, book: PatternBook, encoder: Encoder | None, agent_names: str
+        self, rules: Any, book: SentenceCatalog, encoder: Encoder | None, agent_names: str
     ) -> SentencePrompts:
         """Make the prompt space of a catalog of sentences."""
         if isinstance(rules, Episode):

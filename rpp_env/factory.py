@@ -35,7 +35,7 @@ from rpp_env.recommenders.base import Recommender
 from rpp_env.recommenders.likelihood import LikelihoodRecommender, Score
 from rpp_env.recommenders.llm import Calibrate, LLMRecommender, RankBy
 from rpp_env.rules import IDS, RULES, SYSTEMS, Rules, find_system
-from rpp_env.sentences import PatternBook, history_labels
+from rpp_env.sentences import SentenceCatalog, history_labels
 from rpp_env.table import RewardTable
 
 __all__ = [
@@ -104,7 +104,7 @@ class Options(DataOptions):
     """Method by which the embeddings of the observations are fitted, or fitted embeddings."""
     dim: int = 32
     """Width of the embeddings of the observations."""
-    book: PatternBook | str | Path | None = None
+    book: SentenceCatalog | str | Path | None = None
     """Catalog of sentences, or the path of its TOML file (default: the domain's)."""
     model_options: Mapping[str, Any] | None = None
     """Options of a language model that is given by its name, as rpp_env.models.open_model takes
@@ -151,7 +151,7 @@ class Parts:
 
     tasks: TaskSet
     rules: Rules | Episode
-    book: PatternBook | None
+    book: SentenceCatalog | None
     embeddings: Embeddings
     recommender: Recommender[Any] | None
     table: RewardTable | None
@@ -281,8 +281,8 @@ def choose_users(rows: NDArray[np.int64], max_users: int | None, seed: int) -> N
     return np.sort(np.random.default_rng(seed).permutation(rows)[:max_users])
 
 
-def _book(chosen: Options, rules: Rules | Episode, domain: str) -> PatternBook:
-    if isinstance(chosen.book, PatternBook):
+def _book(chosen: Options, rules: Rules | Episode, domain: str) -> SentenceCatalog:
+    if isinstance(chosen.book, SentenceCatalog):
         return chosen.book
     if isinstance(rules, Episode):
         raise InvalidOption(
@@ -290,7 +290,7 @@ def _book(chosen: Options, rules: Rules | Episode, domain: str) -> PatternBook:
             "give rules, or a prompt space (space=)"
         )
     labels = history_labels(rules.history, rules.history_options)
-    return PatternBook.load(domain if chosen.book is None else chosen.book, history=labels)
+    return SentenceCatalog.load(domain if chosen.book is None else chosen.book, history=labels)
 
 
 def table_file(name: str, split: str) -> Path:

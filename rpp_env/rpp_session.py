@@ -33,7 +33,7 @@ from rpp_env.episode import Stream
 from rpp_env.observation import HashedNGrams
 from rpp_env.prompting import Rankings
 from rpp_env.rules import RULES, episode_of
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.sentences.history import HistoryLengths
 from rpp_env.sentences.prompt import Prompts
 from rpp_env.sentences.space import SentencePrompts, Sentences
@@ -72,7 +72,7 @@ class SessionPrompts(SentencePrompts):
     """
 
     def __init__(
-        self, first: TaskSet, *, book: PatternBook, history: HistoryLengths, whole: TaskSet
+        self, first: TaskSet, *, book: SentenceCatalog, history: HistoryLengths, whole: TaskSet
     ) -> None:
         super().__init__(book, history, whole, HashedNGrams())
         self._steps = len(whole) // len(first)

@@ -34,7 +34,7 @@ from rpp_env.observation import Encoder, encode
 from rpp_env.parallel import parallel_env, raw_env
 from rpp_env.prompting import Recommender, walk
 from rpp_env.rewriting import Rewrite, check_rewritten
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.sentences.prompt import Prompt
 from rpp_env.table import RewardTable, tabulate
 from rpp_env.task import Ranking, RankingTask
@@ -55,7 +55,7 @@ Ints = NDArray[np.int64]
 def example_prompts(domain: str = "movies") -> list[Prompt]:
     """Make a dozen prompts over made-up titles, with every output format and several users."""
     titles = [f"{first} {second}" for first in _FIRST for second in _SECOND]
-    book = PatternBook.load(domain)
+    book = SentenceCatalog.load(domain)
     prompts = []
     for user in range(12):
         shown = titles[user : user + 16]

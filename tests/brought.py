@@ -14,7 +14,7 @@ import numpy as np
 
 from rpp_env.sim.movieworld import movieworld
 from rpp_env.models.base import Reply
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.task import Ranking
 
 NUMBER = 5
@@ -104,7 +104,7 @@ def tiny_world(num_users=100, seed=0):
 
 
 def a_book(history):
-    return PatternBook.load("music", history)
+    return SentenceCatalog.load("music", history)
 
 
 def method(problem, *, seed, budget, watch, option=0):

@@ -21,12 +21,12 @@ from rpp_env import (
     InvalidOption,
     InvalidTask,
     LLMRecommender,
-    PatternBook,
     Prompt,
     Ranking,
     ResetNeeded,
     RPPEnv,
     ScriptedModel,
+    SentenceCatalog,
     TableMismatch,
     UnknownDataset,
 )
@@ -768,7 +768,7 @@ def test_a_dataset_can_be_handed_over_but_not_configured() -> None:
 
 
 def test_a_book_must_fit_the_rules() -> None:
-    book = PatternBook.load("movies", history=("one", "two"))
+    book = SentenceCatalog.load("movies", history=("one", "two"))
     with pytest.raises(InvalidOption, match="2 history records, but there are 5 history options"):
         make(book=book)
 

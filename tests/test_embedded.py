@@ -25,7 +25,7 @@ from rpp_env.data import (
 from rpp_env.models import LanguageModel, Reply, Request
 from rpp_env.models.base import Generation
 from rpp_env.recommenders import LLMRecommender
-from rpp_env.sentences import DOMAINS, PatternBook
+from rpp_env.sentences import DOMAINS, SentenceCatalog
 from rpp_env.sentences.parsing import FORMATS, parse_order, parse_ranking
 from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 from rpp_env.sim import embedded
@@ -33,7 +33,7 @@ from rpp_env.sim.embedded import HABITS, EmbeddedModel, sequels
 from rpp_env.sim.lexicon import LEXICON, TOPICS, Word, votes_of
 from rpp_env.testing import check_model, check_recommender
 
-BOOK = PatternBook.load("movies")
+BOOK = SentenceCatalog.load("movies")
 
 # A catalogue where each habit has another favourite. Content, like-minded people, popularity:
 FILMS = {
@@ -183,7 +183,7 @@ def test_every_word_of_the_lexicon_is_heard(entry: Word) -> None:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_the_sentences_of_all_domains_call_the_same_habits(domain: str) -> None:
-    book = PatternBook.load(domain)
+    book = SentenceCatalog.load(domain)
     for name in ("role_playing", "reasoning_guidance"):
         for mine, films in zip(getattr(book, name), getattr(BOOK, name), strict=True):
             assert np.array_equal(votes_of(mine), votes_of(films)), mine
@@ -197,7 +197,7 @@ def test_the_sentences_of_all_domains_call_the_same_habits(domain: str) -> None:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_reply_has_the_format_that_the_contract_line_asks_for(domain: str) -> None:
-    model, book = handmade(), PatternBook.load(domain)
+    model, book = handmade(), SentenceCatalog.load(domain)
     for output in book.output_format:
         text = f"Candidates:\n{listed(OFFERED)}\n\nBriefly, few words.\n{output.contract}"
         lines = ask(model, text).text.split("\n")

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import rpp_env
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption
-from rpp_env.sentences import AGENTS, DOMAINS, FORMATS, PatternBook, history_labels
+from rpp_env.sentences import AGENTS, DOMAINS, FORMATS, SentenceCatalog, history_labels
 from rpp_env.sentences.parsing import write_ranking
 
 PACKAGE = Path(__file__).parents[1] / "rpp_env" / "sentences"
@@ -37,16 +39,18 @@ OUTPUT_WORDS = {
 
 
 @pytest.fixture(params=DOMAINS)
-def book(request: pytest.FixtureRequest) -> PatternBook:
-    return PatternBook.load(request.param)
+def book(request: pytest.FixtureRequest) -> SentenceCatalog:
+    return SentenceCatalog.load(request.param)
 
 
-def test_every_domain_has_five_roles_nine_reasonings_and_five_outputs(book: PatternBook) -> None:
+def test_every_domain_has_five_roles_nine_reasonings_and_five_outputs(
+    book: SentenceCatalog,
+) -> None:
     assert book.sizes == (5, 5, 9, 5)
     assert tuple(output.format for output in book.output_format) == FORMATS
 
 
-def test_sentences_carry_their_intent_in_words(book: PatternBook) -> None:
+def test_sentences_carry_their_intent_in_words(book: SentenceCatalog) -> None:
     assert book.role_playing[0] == ""
     outputs = [output.text for output in book.output_format]
     said = [*book.role_playing, *book.reasoning_guidance, *outputs]
@@ -56,7 +60,7 @@ def test_sentences_carry_their_intent_in_words(book: PatternBook) -> None:
             assert word in sentence.lower(), sentence
 
 
-def test_sentences_are_sentences_of_their_domain(book: PatternBook) -> None:
+def test_sentences_are_sentences_of_their_domain(book: SentenceCatalog) -> None:
     outputs = [output.text for output in book.output_format]
     for sentence in [*book.role_playing[1:], *book.reasoning_guidance, *outputs]:
         assert sentence[0].isupper()
@@ -77,7 +81,7 @@ def test_sentences_are_sentences_of_their_domain(book: PatternBook) -> None:
     assert len(set(book.reasoning_guidance)) == 9
 
 
-def test_write_ranking_looks_as_the_contract_line_says(book: PatternBook) -> None:
+def test_write_ranking_looks_as_the_contract_line_says(book: SentenceCatalog) -> None:
     candidates = ["Alien", "Up", 'The "Q"', "1984"]
     order = [2, 0, 3, 1]
     for output in book.output_format:
@@ -96,7 +100,7 @@ def test_write_ranking_looks_as_the_contract_line_says(book: PatternBook) -> Non
             assert line == expected.replace("<title>", title).replace("<name>", title)
 
 
-def test_choose_gives_the_sentences_of_each_row(book: PatternBook) -> None:
+def test_choose_gives_the_sentences_of_each_row(book: SentenceCatalog) -> None:
     first, second = book.choose(np.array([[1, 4, 8, 3], [0, 0, 0, 0]]))
     assert first.actions == (1, 4, 8, 3)
     assert first.role == book.role_playing[1]
@@ -112,7 +116,7 @@ def test_choose_gives_the_sentences_of_each_row(book: PatternBook) -> None:
 
 
 def test_choose_refuses_what_the_book_does_not_hold() -> None:
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     with pytest.raises(InvalidAction) as refused:
         book.choose([[0, 0, 0, 0], [4, 4, 8, 4], [0, 0, 9, 0]])
     assert str(refused.value) == (
@@ -127,16 +131,16 @@ def test_choose_refuses_what_the_book_does_not_hold() -> None:
 
 def test_kept_choices_stay_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rpp_env.sentences.catalog._MOST_CHOICES_KEPT", 3)
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     rows = [[0, 0, i, 0] for i in range(9)]
     assert [choice.actions[2] for choice in book.choose(rows)] == list(range(9))
     assert len(book._choices) <= 3
 
 
 def test_digest_covers_every_sentence_and_no_label() -> None:
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     assert len(book.digest) == 64
-    assert book.digest == PatternBook.load("movies", history=("a", "b")).digest
+    assert book.digest == SentenceCatalog.load("movies", history=("a", "b")).digest
     others = [
         replace(book, domain="films"),
         replace(book, history_lead="Seen:"),
@@ -157,7 +161,7 @@ def test_digest_covers_every_sentence_and_no_label() -> None:
 
 
 def test_a_rewrite_keeps_the_contract_and_adds_no_paragraph() -> None:
-    choice = PatternBook.load("movies").choose([[1, 0, 4, 2]])[0]
+    choice = SentenceCatalog.load("movies").choose([[1, 0, 4, 2]])[0]
     other = choice.rewritten(role="You know\n\n1. Alien\n films. ", output="Numbers!")
     assert other.role == "You know 1. Alien films."
     assert other.output == "Numbers!"
@@ -181,7 +185,7 @@ def test_history_labels() -> None:
 
 def test_agents_are_in_the_order_of_the_sizes() -> None:
     assert AGENTS == ("role_playing", "history_records", "reasoning_guidance", "output_format")
-    assert PatternBook.load("music", history=("less", "more", "same")).sizes == (5, 3, 9, 5)
+    assert SentenceCatalog.load("music", history=("less", "more", "same")).sizes == (5, 3, 9, 5)
 
 
 # Files -----------------------------------------------------------------------------------------
@@ -204,7 +208,7 @@ def test_a_custom_book_may_have_any_number_of_options(tmp_path: Path) -> None:
     path = tmp_path / "books.toml"
     path.write_text(SMALL, encoding="utf-8")
     for source in (path, str(path)):
-        book = PatternBook.load(source, history=("more",))
+        book = SentenceCatalog.load(source, history=("more",))
         assert (book.domain, book.sizes) == ("books", (1, 1, 2, 1))
 
 
@@ -243,7 +247,7 @@ def test_a_wrong_file_is_refused_by_name_and_key(
     path = tmp_path / "books.toml"
     path.write_text(SMALL.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(InvalidData, match=message) as refused:
-        PatternBook.load(path)
+        SentenceCatalog.load(path)
     assert str(path) in str(refused.value)
 
 
@@ -251,18 +255,27 @@ def test_outputs_must_be_tables(tmp_path: Path) -> None:
     path = tmp_path / "books.toml"
     path.write_text(SMALL.partition("[[")[0] + 'output_format = ["Short."]', encoding="utf-8")
     with pytest.raises(InvalidData, match=r"'output_format\[0\]' must be a table"):
-        PatternBook.load(path)
+        SentenceCatalog.load(path)
 
 
 def test_unknown_domains_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="book 'books' is not known; there are movies, music"):
-        PatternBook.load("books")
+        SentenceCatalog.load("books")
     with pytest.raises(InvalidData, match=r"none\.toml cannot be read"):
-        PatternBook.load(tmp_path / "none.toml")
+        SentenceCatalog.load(tmp_path / "none.toml")
     with pytest.raises(InvalidData, match="no option for agent 'history_records'"):
-        PatternBook.load("movies", history=())
+        SentenceCatalog.load("movies", history=())
 
 
 def test_each_domain_is_a_file_and_each_file_a_domain() -> None:
     assert sorted(path.stem for path in PACKAGE.glob("*.toml")) == sorted(DOMAINS)
-    assert all(PatternBook.load(domain).domain == domain for domain in DOMAINS)
+    assert all(SentenceCatalog.load(domain).domain == domain for domain in DOMAINS)
+
+
+@pytest.mark.parametrize("module", [rpp_env, rpp_env.sentences])
+def test_the_old_name_of_the_catalog_warns(module: Any) -> None:
+    with pytest.warns(DeprecationWarning, match="is now rpp_env.*SentenceCatalog"):
+        old = module.PatternBook
+    assert old is SentenceCatalog
+    with pytest.raises(AttributeError, match="no attribute 'PatternBok'"):
+        module.PatternBok  # noqa: B018

@@ -14,7 +14,7 @@ from rpp_env import RPPEnv, load_dataset
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import check_fields, made, nearest, unknown
 from rpp_env.plugins import entry_points, is_code, load_code, resolve
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from tests.brought import PARTS, declare
 
 
@@ -147,8 +147,8 @@ def test_a_book_is_brought(brought: Path) -> None:
         env = RPPEnv.make(book=name, rules="RPPBandit-v0", split="test")
         assert env.book.domain == "music"
         assert env.book.history_records == ("1 item", "3 items", "5 items", "10 items", "20 items")
-    with pytest.raises(InvalidOption, match="must be a PatternBook or the path"):
-        PatternBook.load("elsewhere:NUMBER")
+    with pytest.raises(InvalidOption, match="must be a SentenceCatalog or the path"):
+        SentenceCatalog.load("elsewhere:NUMBER")
 
 
 # ---- tables of files, and configs ----

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rpp_env.errors import InvalidOption
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.sentences import prompt as prompts
 from rpp_env.sentences.parsing import FORMATS, parse_ranking, write_ranking
 from rpp_env.sentences.prompt import Prompt
@@ -18,7 +18,7 @@ TASK = RankingTask(
     candidates=("Big", "1984", "M"),
     target="M",
 )
-BOOK = PatternBook.load("movies")
+BOOK = SentenceCatalog.load("movies")
 
 
 def prompt(role: int = 1, reasoning: int = 0, output: int = 0, shown: int = 2) -> Prompt:

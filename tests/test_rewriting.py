@@ -19,10 +19,10 @@ from rpp_env import (
     InvalidOption,
     LLMRecommender,
     LLMRewriter,
-    PatternBook,
     Prompt,
     RankingTask,
     RPPEnv,
+    SentenceCatalog,
     rewriting,
 )
 from rpp_env.errors import MissingRecording
@@ -63,7 +63,7 @@ def prompt(
     history = ("Aniara", "Salt Road", "The Lantern Keeper", "Dr. No 2")
     titles = candidates or [f"Film {chr(65 + i)}" for i in range(20)]
     task = RankingTask("u1", history, tuple(titles), titles[3])
-    return Prompt(task, PatternBook.load("movies").choose([list(actions)])[0], shown)
+    return Prompt(task, SentenceCatalog.load("movies").choose([list(actions)])[0], shown)
 
 
 def rewritten(sentences: dict[str, str], one: Prompt | None = None, **options: Any) -> Prompt:
@@ -623,7 +623,7 @@ def say(sentences: str, titles: Sequence[str]) -> str:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_the_paraphraser_keeps_what_the_words_ask_for(domain: str) -> None:
-    book = PatternBook.load(domain)
+    book = SentenceCatalog.load(domain)
     outputs = [output.text for output in book.output_format]
     changed = 0
     for label, sentences in (
@@ -668,7 +668,7 @@ def test_every_rewrite_of_the_paraphraser_can_be_used() -> None:
 def test_synonyms_begin_with_a_phrase_of_the_books() -> None:
     said = ""
     for domain in DOMAINS:
-        book = PatternBook.load(domain)
+        book = SentenceCatalog.load(domain)
         said += " ".join((*book.role_playing, *book.reasoning_guidance))
         said += " ".join(output.text for output in book.output_format)
     assert all(others[0] in said for others in SYNONYMS)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rpp_env import InvalidOption, PatternBook, Prompt, RankingTask
+from rpp_env import InvalidOption, Prompt, RankingTask, SentenceCatalog
 from rpp_env.models import LanguageModel, Request, ScriptedModel, echo, oracle, silent
 from rpp_env.sentences import DOMAINS
 from rpp_env.sentences.parsing import parse_ranking
@@ -27,7 +27,7 @@ def test_they_are_language_models() -> None:
 @pytest.mark.parametrize("output", range(5))
 def test_the_oracle_names_the_target_first_in_every_format(domain: str, output: int) -> None:
     task = replace(example_prompts()[3].task, domain=domain)
-    (choice,) = PatternBook.load(domain).choose([[0, 0, 0, output]])
+    (choice,) = SentenceCatalog.load(domain).choose([[0, 0, 0, output]])
     reply = said(oracle([task]), Prompt(task, choice, 2))
     ranking = parse_ranking(reply, task.candidates)
     assert ranking.order[0] == task.position != 0

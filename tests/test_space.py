@@ -22,8 +22,8 @@ from rpp_env import (
     InvalidOption,
     JointEnv,
     LLMRecommender,
-    PatternBook,
     RPPEnv,
+    SentenceCatalog,
     TableMismatch,
     TaskSet,
     parallel_env,
@@ -81,8 +81,8 @@ def test_tokens_in_slots(data: Dataset, sasrec: Any, items: NDArray[np.float32])
     check_space(space, Slotted(sasrec, items), data)
 
 
-def small_book(rules: Any) -> PatternBook:
-    book = PatternBook.load("movies", history_labels(rules.history, rules.history_options))
+def small_book(rules: Any) -> SentenceCatalog:
+    book = SentenceCatalog.load("movies", history_labels(rules.history, rules.history_options))
     return replace(
         book,
         role_playing=book.role_playing[:2],

@@ -22,7 +22,7 @@ from rpp_env.data.arrays import write_arrays
 from rpp_env.errors import BrokenContract, RPPWarning
 from rpp_env.metrics import ndcg
 from rpp_env.models import echo
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.sentences.catalog import history_labels
 from rpp_env.table import RewardTable, _permutations, tabulate
 
@@ -50,9 +50,9 @@ class Counting:
         return rankings
 
 
-def small_book() -> PatternBook:
-    book = PatternBook.load("movies")
-    return PatternBook(
+def small_book() -> SentenceCatalog:
+    book = SentenceCatalog.load("movies")
+    return SentenceCatalog(
         domain="movies",
         role_playing=book.role_playing[:2],
         history_records=book.history_records,
@@ -674,7 +674,7 @@ def tabulated(env: RPPEnv, table: RewardTable, **options: Any) -> RPPEnv:
     )
 
 
-def labelled(rules: Rules) -> PatternBook:
+def labelled(rules: Rules) -> SentenceCatalog:
     labels = history_labels(rules.history, rules.history_options)
     return replace(small_book(), history_records=labels)
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from rpp_env.data.candidates import TaskSet
 from rpp_env.errors import InvalidOption
 from rpp_env.models.base import Reply, Request
-from rpp_env.sentences import DOMAINS, PatternBook
+from rpp_env.sentences import DOMAINS, SentenceCatalog
 from rpp_env.sentences.parsing import write_ranking
 from rpp_env.task import RankingTask
 
@@ -123,5 +123,5 @@ def _format(text: str) -> str:
 @lru_cache(maxsize=1)
 def _formats() -> dict[str, str]:
     """Map contract lines to formats, for all catalogs that come with the package."""
-    books = map(PatternBook.load, DOMAINS)
+    books = map(SentenceCatalog.load, DOMAINS)
     return {output.contract: output.format for book in books for output in book.output_format}

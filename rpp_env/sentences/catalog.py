@@ -1,4 +1,4 @@
-"""The catalog of sentences (`PatternBook`): the options of the four agents, from a TOML file.
+"""The catalog of sentences (`SentenceCatalog`): the options of the four agents, from a TOML file.
 
 A file holds whole sentences, so that it can be edited without knowing Python::
 
@@ -37,7 +37,7 @@ from rpp_env.options import check_choice, read_small, unknown
 from rpp_env.plugins import make, resolve
 from rpp_env.text import unseen
 
-__all__ = ["AGENTS", "DOMAINS", "FORMATS", "Choice", "Output", "PatternBook", "history_labels"]
+__all__ = ["AGENTS", "DOMAINS", "FORMATS", "Choice", "Output", "SentenceCatalog", "history_labels"]
 
 AGENTS: tuple[str, str, str, str] = (
     "role_playing",
@@ -160,7 +160,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class PatternBook:
+class SentenceCatalog:
     """The catalog of one domain: the options of the four agents.
 
     Attributes
@@ -203,7 +203,7 @@ class PatternBook:
     @classmethod
     def load(
         cls, source: str | Path, history: Sequence[str] = history_labels("rungs", (-2, -1, 0, 1, 2))
-    ) -> PatternBook:
+    ) -> SentenceCatalog:
         """Read a catalog.
 
         Parameters
@@ -225,11 +225,11 @@ class PatternBook:
         if isinstance(source, str) and not source.endswith(".toml"):
             shipped = {name: Path(__file__).with_name(f"{name}.toml") for name in DOMAINS}
             found = make(resolve("book", source, shipped), {"history": tuple(history)})
-            if isinstance(found, PatternBook):
+            if isinstance(found, SentenceCatalog):
                 return replace(found, history_records=tuple(history))
             if not isinstance(found, str | Path):
                 raise InvalidOption(
-                    f"book {source!r} must be a PatternBook or the path of a .toml file, not a "
+                    f"book {source!r} must be a SentenceCatalog or the path of a .toml file, not a "
                     f"{type(found).__name__}"
                 )
             path = Path(found)

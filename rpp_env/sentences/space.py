@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rpp_env.data.candidates import MAX_HISTORY, TaskBatch, TaskSet
 from rpp_env.errors import InvalidOption, TableMismatch
 from rpp_env.prompting import Axis, PromptSpace, Rankings, Words, check_choices
-from rpp_env.sentences import AGENTS, Choice, PatternBook
+from rpp_env.sentences import AGENTS, Choice, SentenceCatalog
 from rpp_env.sentences.encoders import Encoder, encode
 from rpp_env.sentences.history import HistoryLengths
 from rpp_env.sentences.prompt import Prompt, Prompts
@@ -64,7 +64,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
 
     Parameters
     ----------
-    book : PatternBook
+    book : SentenceCatalog
         The catalog; it needs as many history labels as `history` has options.
     history : HistoryLengths
     tasks : TaskSet
@@ -93,7 +93,7 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
 
     def __init__(
         self,
-        book: PatternBook,
+        book: SentenceCatalog,
         history: HistoryLengths,
         tasks: TaskSet,
         encoder: Encoder,
@@ -344,7 +344,9 @@ class SentencePrompts(PromptSpace[Sentences, Prompts]):
         book = replace(self.book, history_records=tuple(map(str, options)))
         return self._with(book, HistoryLengths("choose", options, (1,), 0, 1), tasks)
 
-    def _with(self, book: PatternBook, history: HistoryLengths, tasks: TaskSet) -> SentencePrompts:
+    def _with(
+        self, book: SentenceCatalog, history: HistoryLengths, tasks: TaskSet
+    ) -> SentencePrompts:
         return SentencePrompts(book, history, tasks, self.encoder)
 
     def _choices(self, said: Ints) -> Ints:

@@ -20,7 +20,7 @@ from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.plan import Study
 from rpp_agents.recommenders import fit
 from rpp_env.models import echo
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.testing import check_space
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def accept(text: str, tmp_path: Path) -> None:
         Study.parse(table, "sample").cells()
     elif "output_format" in table:
         (tmp_path / "my.toml").write_text(text)
-        PatternBook.load(tmp_path / "my.toml")
+        SentenceCatalog.load(tmp_path / "my.toml")
     else:
         (group,) = table["project"]["entry-points"]
         assert group.startswith("rpp_env.")

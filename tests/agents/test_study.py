@@ -41,7 +41,7 @@ from rpp_env.evaluation.baselines import Fixed, Random
 from rpp_env.intervals import Estimate
 from rpp_env.metrics import ndcg
 from rpp_env.rules import RULES
-from rpp_env.sentences import AGENTS, PatternBook
+from rpp_env.sentences import AGENTS, SentenceCatalog
 from rpp_env.sim.embedded import EmbeddedModel
 
 WORLD = {"dataset": "movieworld", "data_seed": 41, "num_users": 400, "num_items": 100}
@@ -817,7 +817,7 @@ def test_the_pages_sentences_are_those_of_the_settings_rules_and_book(tmp_path: 
     assert told["history_records"] == ["1 item", "3 items", "5 items", "10 items", "20 items"]
     source = (Path(rpp_env.__file__).parent / "sentences" / "movies.toml").read_text()
     own = tmp_path / "own.toml"
-    own.write_text(source.replace(PatternBook.load("movies").role_playing[1], "Be brief."))
+    own.write_text(source.replace(SentenceCatalog.load("movies").role_playing[1], "Be brief."))
     assert show._sentences(Setting("x", options={"book": str(own)}))["role_playing"][1] == (
         "Be brief."
     )
@@ -956,7 +956,7 @@ def test_tables_of_another_model_are_refused(
 
 
 def test_books_and_rules_without_the_manual_prompt_get_a_sentence() -> None:
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     book = replace(book, reasoning_guidance=book.reasoning_guidance[:3])
     live = rpp_env.RPPEnv.make(split="train", max_users=5, book=book, **WORLD)
     train = Users(live, live)

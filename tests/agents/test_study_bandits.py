@@ -18,7 +18,7 @@ from rpp_agents.experiments.methods.bandits import Context, Crossed, LinearPoste
 from rpp_agents.experiments.players import Asking
 from rpp_agents.experiments.problem import Problem, Users
 from rpp_env import InvalidOption, Prompt, Ranking, RPPEnv
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.table import tabulate
 
 BUDGET = 3000
@@ -70,7 +70,7 @@ def planted(users: Users, kinds: np.ndarray[Any, Any], rng: np.random.Generator)
 
 @pytest.fixture(scope="module")
 def world() -> tuple[Problem, dict[str, np.ndarray[Any, Any]]]:
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     two = {name: getattr(book, name)[:2] for name in ("role_playing", "reasoning_guidance")}
     book = replace(book, **two, output_format=book.output_format[:2])
     parts = {}

@@ -31,7 +31,7 @@ from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset
 from rpp_env.errors import InvalidOption
 from rpp_env.models import Request, ScriptedModel, oracle
-from rpp_env.sentences import DOMAINS, PatternBook
+from rpp_env.sentences import DOMAINS, SentenceCatalog
 from rpp_env.sentences.prompt import Prompt, as_messages
 
 USERS = 25
@@ -148,7 +148,7 @@ def test_grips_ends_when_its_patience_does() -> None:
     made = problem_of(knows)  # nothing is better than the truth
     player, calls = search(made.problem, patience=3)
     assert calls == [30, 55, 80]
-    manual = PatternBook.load("movies")
+    manual = SentenceCatalog.load("movies")
     assert instruction(player) == Instruction(
         "", manual.reasoning_guidance[3], manual.output_format[0].text
     )
@@ -180,7 +180,7 @@ def test_edits_lose_no_phrase_and_bring_back_what_was_deleted() -> None:
 
 def test_an_instruction_may_be_emptied() -> None:
     # The fewer words, the better: everything is deleted that can be.
-    book = PatternBook.load("movies")
+    book = SentenceCatalog.load("movies")
     start = len(f"{book.reasoning_guidance[3]} {book.output_format[0].text}".split())
 
     def answer(text: str) -> str:
@@ -256,7 +256,7 @@ def test_phrases_are_the_clauses_of_a_text() -> None:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_phrases_lose_nothing(domain: str) -> None:
-    book = PatternBook.load(domain)
+    book = SentenceCatalog.load(domain)
     outputs = (output.text for output in book.output_format)
     for text in chain(book.role_playing, book.reasoning_guidance, outputs):
         assert " ".join(words + mark for words, mark in phrases(text)) == text
@@ -286,7 +286,7 @@ def users_in(domain: str) -> Users:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_llmrank_names_the_last_item_shown_and_no_candidate(domain: str) -> None:
     users = users_in(domain)
-    book = PatternBook.load(domain)
+    book = SentenceCatalog.load(domain)
     for name in PROMPTS:
         for prompt in guided(users, prompt=name):
             said = prompt.choice.reasoning

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_env import PatternBook, RPPEnv
+from rpp_env import RPPEnv, SentenceCatalog
 from rpp_env.data import (
     Dataset,
     UserSplit,
@@ -333,7 +333,7 @@ def test_users_without_history_are_seen_and_get_no_sentences(world: Dataset) -> 
     with pytest.raises(InvalidOption, match="empty history: prompts of sentences need one item"):
         RPPEnv(
             tasks,
-            book=PatternBook.load("movies"),
+            book=SentenceCatalog.load("movies"),
             embeddings=embeddings,
             recommender=Nobody(),
         )

@@ -40,9 +40,9 @@ def plain(checkpoint: Path) -> TransformersModel:
 
 
 @pytest.fixture(scope="module")
-def book() -> rpp_env.PatternBook:
+def book() -> rpp_env.SentenceCatalog:
     """The films' sentences, but only one or two for each agent: 28 prompts a task."""
-    whole = rpp_env.PatternBook.load("movies")
+    whole = rpp_env.SentenceCatalog.load("movies")
     return replace(
         whole,
         role_playing=whole.role_playing[:2],
@@ -165,7 +165,7 @@ def test_a_server_rewrites(server: Any) -> None:
 
 
 def test_a_table_is_replayed_when_the_server_is_gone(
-    server: Any, book: rpp_env.PatternBook, tmp_path: Path
+    server: Any, book: rpp_env.SentenceCatalog, tmp_path: Path
 ) -> None:
     kept, path = tmp_path / "answers.sqlite", tmp_path / "users.rpptable"
     options: dict[str, Any] = {

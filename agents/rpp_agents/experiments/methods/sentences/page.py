@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.experiments.methods.sentences import items
 from rpp_env.rules import Rules
-from rpp_env.sentences import PatternBook
+from rpp_env.sentences import SentenceCatalog
 from rpp_env.sentences.prompt import Prompt
 from rpp_env.sentences.space import SentencePrompts
 
@@ -23,11 +23,11 @@ def options(rules: Rules, book: str, candidates: int) -> dict[str, list[str]]:
     ----------
     rules : Rules
     book : str
-        As `PatternBook.load` takes it.
+        As `SentenceCatalog.load` takes it.
     candidates : int
         How many of them the sentences speak of.
     """
-    loaded = PatternBook.load(book, history=tuple(map(str, rules.history_options)))
+    loaded = SentenceCatalog.load(book, history=tuple(map(str, rules.history_options)))
 
     def said(text: str) -> str:
         return text.replace("{k}", str(candidates))
