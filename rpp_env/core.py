@@ -545,7 +545,8 @@ class RPPEnv:
             masked=masked,
         )
         (self._ask if self.table is None else self._replay)(after, before.clock)
-        after.remember(before)
+        if self.episode.feedback != "none":
+            after.before = before
         # Nothing below can fail: a step that raises leaves the environment unchanged.
         self._moment = after
         self._last = Step.to(after)

@@ -319,13 +319,14 @@ class Observer:
         features : (B, w) float32 array
             Features of this step's prompt.
         """
-        made = np.zeros((len(shown), 2 + features.shape[1]), np.float32)
-        if before is not None:
-            made[:, 1:] = before[:, 1:]
+        if before is None:
+            made = np.zeros((len(shown), 2 + features.shape[1]), np.float32)
+        else:
+            made = before.copy()
         made[:, 0] = shown
         better = shown > made[:, 1]
-        made[better, 1] = shown[better]
-        made[better, 2:] = features[better]
+        np.copyto(made[:, 1], shown, where=better)
+        np.copyto(made[:, 2:], features, where=better[:, None])
         return made
 
     def _write(self, shared: Floats, rows: Ints, features: Floats) -> None:

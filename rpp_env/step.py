@@ -108,8 +108,10 @@ class Moment:
         See `Step`.
     tasks : TaskBatch or None
         See `Step`.
-    responses : (B, 2 + w) float32 array or None
-        The users' responses in these episodes (`Observer.responses`); None where none are shown.
+    before : Moment or None
+        The moment before, where the episode shows the users' responses and they were not read yet.
+    told : (B, 2 + w) float32 array or None
+        `responses`, once they were read.
     """
 
     scene: Scene
@@ -123,7 +125,8 @@ class Moment:
     rankings: Rankings | None = None
     prompts: Any = None
     tasks: TaskBatch | None = None
-    responses: Floats | None = None
+    before: Moment | None = None
+    told: Floats | None = None
     _features: Floats | None = None
     _shared: Floats | None = None
 
@@ -134,12 +137,24 @@ class Moment:
             self._features = self.scene.space.features(self.state)
         return self._features
 
-    def remember(self, before: Moment) -> None:
-        """Add the users' responses to those of the moment before, if the episode shows them."""
-        if self.response is not None and self.response.shown is not None:
-            self.responses = self.scene.observer.responses(
-                before.responses, self.response.shown, self.features
-            )
+    @property
+    def responses(self) -> Floats | None:
+        """(B, 2 + w) float32: the users' responses (`Observer.responses`); None before any.
+
+        Like observations they are computed when they are first read; until then a moment keeps the
+        one before.
+        """
+        unread, moment = [], self
+        while moment.told is None and moment.before is not None:
+            unread.append(moment)
+            moment = moment.before
+        made = moment.told
+        for moment in reversed(unread):
+            assert moment.response is not None
+            assert moment.response.shown is not None
+            made = moment.scene.observer.responses(made, moment.response.shown, moment.features)
+            moment.told, moment.before = made, None
+        return made
 
     @property
     def shared(self) -> Floats:
@@ -216,7 +231,7 @@ class Moment:
             actions=_changed(self.actions, mask, none),
             response=response,
             masked=None if self.masked is None else _changed(self.masked, mask, 0),
-            responses=None if self.responses is None else _changed(self.responses, mask, 0),
+            told=None if self.responses is None else _changed(self.responses, mask, 0),
         )
 
 

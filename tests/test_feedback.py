@@ -144,6 +144,24 @@ def test_a_new_episode_forgets_the_responses_and_the_others_keep_theirs() -> Non
     assert begun.tolist() == step.rewards[mask].astype(np.float32).tolist()
 
 
+def test_observations_that_are_read_late_are_the_same() -> None:
+    """Also after later steps, and where some users began anew in between."""
+    seen: list[list[bytes]] = []
+    for late in (False, True):
+        env = make()
+        steps = []
+        env.reset(seed=1)
+        rng = np.random.default_rng(1)
+        for t in range(12):
+            steps.append(env.step(rng.integers(0, env.nvec, (12, 4))))
+            if not late:
+                assert steps[-1].observations is not None
+            if t == 6:
+                env.reset(options={"reset_mask": np.arange(12) % 2 == 0})
+        seen.append([step.observations.tobytes() for step in reversed(steps)])
+    assert seen[0] == seen[1]
+
+
 def test_private_agents_see_the_response_and_their_own_part_of_the_best_prompt() -> None:
     env = make(observe="private")
     layout = env.observer.layout
