@@ -1,4 +1,4 @@
-"""Control policies for prefixes: zeros, another user's profile, the user's own history.
+"""Control policies for prefixes: zeros, another user's profile, the own history or source vector.
 
 The other controls are elsewhere: no prefix and a learned constant prefix (`rpp_agents.solvers.ppr`,
 ``mode="pre-train"`` and ``constant=True``), and random ones (`Random`).
@@ -19,7 +19,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.spaces import BoxSpaces
 from rpp_env.vectors import VectorPrompts
 
-__all__ = ["Shuffled", "own_history", "zero"]
+__all__ = ["Shuffled", "item_gain", "own_history", "source_vector", "zero"]
 
 
 def zero(env: Any) -> LinearPolicy:
@@ -46,21 +46,45 @@ def own_history(env: Any) -> LinearPolicy:
         For an environment without ``encoder_state=True``, and for actions that are not the vectors
         themselves.
     """
-    actions, space = _vectors(env), env.space
+    return _shown(env, "state", "give PPR-v0 encoder_state=True, and no codes")
+
+
+def source_vector(env: Any) -> LinearPolicy:
+    """Make a policy that plays a profile that is a vector, in an item input's scale.
+
+    Of a user's vector in another domain (`rpp_agents.solvers.domains`): the paper's cross-domain
+    prompt, without training.
+
+    Raises
+    ------
+    InvalidOption
+        For profiles of another width, and for actions that are not the vectors themselves.
+    """
+    return _shown(env, "profile", "give a dataset of domains.with_source, and no codes")
+
+
+def item_gain(env: Any) -> float | None:
+    """Factor of a code of length 1 whose vector has an item input's length; None with codes."""
+    space = env.space
     width = space.decoder.shape[1]
-    plain = len(space.decoder) == width and np.array_equal(
+    if len(space.decoder) != width or not np.array_equal(
         space.decoder, np.diag(np.diagonal(space.decoder))
-    )
-    if "state" not in env.observer.layout or not plain:
-        raise InvalidOption(
-            "the prefix of a user's own history is the block 'state' as a vector: give PPR-v0 "
-            "encoder_state=True, and no codes"
-        )
-    columns = columns_of(env, ("state",))
-    # The state has length 1, and a prefix of `scale` reaches `scale` root mean squares.
-    gain = np.eye(width) * width**0.5 / float(space.decoder[0, 0] / _size(env))
-    weights = np.zeros((len(actions.low), width + 1, width))
-    weights[:, :width] = gain
+    ):
+        return None
+    # A prefix of `scale` reaches `scale` root mean squares.
+    return width**0.5 / float(space.decoder[0, 0] / _size(env))
+
+
+def _shown(env: Any, block: str, remedy: str) -> LinearPolicy:
+    """Make a policy that plays a block of the observation, of length 1."""
+    actions = _vectors(env)
+    agents, width = actions.low.shape
+    gain = item_gain(env)
+    columns = columns_of(env, (block,)) if block in env.observer.layout else []
+    if gain is None or len(columns) != width:
+        raise InvalidOption(f"this prefix is the block {block!r} as a vector: {remedy}")
+    weights = np.zeros((agents, width + 1, width))
+    weights[:, :width] = gain * np.eye(width)
     return LinearPolicy(weights, columns, np.stack([actions.low, actions.high]))
 
 

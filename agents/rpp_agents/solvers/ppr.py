@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from rpp_agents.policy import read_tensors, write_tensors
 from rpp_agents.recommenders.base import keep_best, ranks_by
 from rpp_agents.runs import RunConfig
+from rpp_agents.solvers.controls import item_gain
 from rpp_agents.solvers.linear import profile_blocks
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
 from rpp_env.data.candidates import TaskSet
@@ -87,9 +88,17 @@ class Config(RunConfig):
     items that training users of that value clicked."""
     constant: bool = False
     """Whether all users get the same prefix and vector, without their profiles."""
+    given: bool = False
+    """Whether the profile itself is the prefix, in an item input's scale and without a generator:
+    the cross-domain prompt (`rpp_agents.solvers.domains`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.given and (self.constant or self.initial == "items"):
+            raise InvalidOption(
+                "given takes the profile as the prefix, so that there are no embeddings: leave out "
+                "constant and initial"
+            )
         check_numbers(self, 1, "batch", "hidden")
         check_numbers(self, 0, "contrastive")
         check_numbers(self, 0, "learning_rate", "recommender_rate", "temperature", above=True)
@@ -124,6 +133,18 @@ class _Network(nn.Module):
         return self.first.in_features
 
 
+class _Given(nn.Module):
+    """Passes profiles (B, k) on as the codes of one agent (B, 1, k), times a factor."""
+
+    def __init__(self, width: int, gain: float) -> None:
+        super().__init__()
+        self.width, self.gain = width, gain
+
+    def forward(self, profiles: Tensor, kept: Tensor | None = None) -> Tensor:
+        """See `_Network.forward`."""
+        return self.gain * (profiles if kept is None else profiles * kept)[:, None]
+
+
 class Networks(nn.Module):
     """The prompt generator and the profile network (MLP_a), with separate embedding tables.
 
@@ -137,10 +158,17 @@ class Networks(nn.Module):
         Places of the environment's agents, see `rpp_env.vectors.Places`.
     length : int
         Length of an agent's code.
+    given : float, optional
+        Factor of profiles that are the code themselves, in place of a generator.
     """
 
     def __init__(
-        self, sizes: Sequence[int], hidden: int, places: Sequence[int], length: int
+        self,
+        sizes: Sequence[int],
+        hidden: int,
+        places: Sequence[int],
+        length: int,
+        given: float | None = None,
     ) -> None:
         super().__init__()
         self.description: dict[str, Any] = {
@@ -150,7 +178,12 @@ class Networks(nn.Module):
             "length": int(length),
         }
         inside = sum(place >= 0 for place in places)
-        self.generator = _Network(sizes, hidden, inside, length) if inside else None
+        self.generator: _Network | _Given | None = None
+        if given is not None:
+            self.description["given"] = float(given)
+            self.generator = _Given(sum(sizes), given)
+        elif inside:
+            self.generator = _Network(sizes, hidden, inside, length)
         outside = len(places) - inside
         self.added = _Network(sizes, hidden, outside, length) if outside else None
 
@@ -279,7 +312,11 @@ class Solver:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.networks = Networks(
-                self.sizes, config.hidden, space.places.places, len(space.decoder)
+                self.sizes,
+                config.hidden,
+                space.places.places,
+                len(space.decoder),
+                self._gain() if config.given else None,
             )
         if config.initial == "items":
             self._begin_with_items()
@@ -385,6 +422,18 @@ class Solver:
         frozen = self.recommender is self.env.recommender
         return networks, [] if frozen else [*self.recommender.weights.values()]
 
+    def _gain(self) -> float:
+        """Return the factor of profiles that are the prefix themselves."""
+        gain, places = item_gain(self.env), self.space.places.places
+        fits = sum(self.sizes) == len(self.space.decoder) and sum(p >= 0 for p in places) == 1
+        if gain is None or not fits:
+            raise InvalidOption(
+                f"given=True takes a profile of {sum(self.sizes)} numbers as the only vector of "
+                f"the prefix, and the environment has codes of {len(self.space.decoder)} numbers: "
+                "use a dataset of domains.with_source, and PPR-v0 without codes, prefix and fields"
+            )
+        return gain
+
     def _begin_with_items(self) -> None:
         """Initialise a value's embedding with the mean input of its training users' clicks."""
         inputs = self.recommender.embed(torch.from_numpy(self.tasks.targets.astype(np.int64)))
@@ -396,7 +445,7 @@ class Solver:
         counts = self.hot.sum(0)[:, None].clamp(min=1)
         means = self.hot.T @ inputs.detach() / counts
         for network in (self.networks.generator, self.networks.added):
-            if network is not None:
+            if isinstance(network, _Network):
                 network.tables.data.copy_(means)
 
     def _decoded(self, codes: Tensor) -> tuple[Tensor | None, Tensor | None]:
