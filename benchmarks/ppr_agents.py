@@ -2,11 +2,15 @@
 
     python benchmarks/ppr_agents.py --choose --size '{"data_seed": 1, "task_seed": 1}' --seeds 1
     python benchmarks/ppr_agents.py --size '{"data_seed": 1130, "task_seed": 30}'
+    python benchmarks/ppr_agents.py --size '{"data_seed": 1130, "task_seed": 30}' --stream
 
 Cold users without any click (zero-shot), the default SASRec, a prefix of one vector and nothing
 else. Every learner gets the same number of answers for users of ``train``; each tenth of them it is
 played for all users of ``validation``, and the best of these policies is judged once on ``test``.
 An answer of the native solver is one that was differentiated; the agents see what they are paid.
+
+With ``--stream`` the first ten clicks of each user are played one after another (``PPRStream-v0``),
+and a user's score is the mean over them.
 
 With ``--choose`` the settings of `CHOICES` are compared on ``validation`` users alone; what won in
 another world stands in `METHODS`.
@@ -79,25 +83,34 @@ CHOICES: dict[str, Setting] = {
 NATIVE, CONSTANT = "native, cross-entropy", "constant prefix (native)"
 
 
-def make(split: str, options: dict[str, Any], size: dict[str, Any], num_envs: int) -> RPPEnv:
-    return RPPEnv.make(
-        rules="PPR-v0", split=split, shots="zero", seed=0, num_envs=num_envs, **size, **options
-    )
+def make(split: str, made: dict[str, Any], options: Any, num_envs: int) -> RPPEnv:
+    rules = {"rules": "PPRStream-v0"} if options.stream else {"rules": "PPR-v0", "shots": "zero"}
+    return RPPEnv.make(split=split, seed=0, num_envs=num_envs, **rules, **options.size, **made)
 
 
 def ranks(policy: Any, env: RPPEnv) -> np.ndarray:
-    """(T,) ranks of all tasks' targets, by the policy's most probable actions."""
+    """(T, S) ranks of all users' targets at each step, by the policy's most probable actions."""
     observations, _ = env.reset(options={"users": np.arange(len(env.tasks))})
-    actions, _ = policy.act(observations, env.action_masks(), greedy=True)
-    return env.step(actions).infos["rank"]
+    found = []
+    for _ in range(env.max_cycles):
+        actions, _ = policy.act(observations, env.action_masks(), greedy=True)
+        step = env.step(actions)
+        observations = step.observations
+        found.append(step.infos["rank"])
+    return np.stack(found, axis=1)
+
+
+def paid(found: np.ndarray) -> np.ndarray:
+    """(T,) NDCG@10 of ranks (T,) or (T, S), the mean over the steps."""
+    return ndcg(found).reshape(len(found), -1).mean(axis=1)
 
 
 def run(method: Setting, seed: int, folder: Path, options: Any) -> None:
     """Train once, and keep the ranks of the policy that was best on validation users."""
     name, made, changed = method
-    env = make("train", made, options.size, options.envs)
-    validation = make("validation", made, options.size, 1)
-    test = validation if options.choose else make("test", made, options.size, 1)
+    env = make("train", made, options, options.envs)
+    validation = make("validation", made, options, 1)
+    test = validation if options.choose else make("test", made, options, 1)
     trainer = find_trainer(name)
     config = trainer.config(
         total_steps=options.answers, seed=seed, evaluations=0, tensorboard=False, **changed
@@ -112,8 +125,8 @@ def run(method: Setting, seed: int, folder: Path, options: Any) -> None:
             return
         while due and row["steps"] >= due[0]:
             del due[0]
-        value = float(ndcg(ranks(policy, validation)).mean())
-        found["curve"].append([int(row["steps"]), value, float(ndcg(ranks(policy, test)).mean())])
+        value = float(paid(ranks(policy, validation)).mean())
+        found["curve"].append([int(row["steps"]), value, float(paid(ranks(policy, test)).mean())])
         if value > found["value"]:
             found.update(value=value, steps=int(row["steps"]))
             policy.save(kept)
@@ -131,23 +144,27 @@ def run(method: Setting, seed: int, folder: Path, options: Any) -> None:
     (folder / "made.tmp.npz").replace(folder / "made.npz")
 
 
-def report(kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
-    test = make("test", {}, options.size, 1)
-    tasks = test.tasks
+def optimum(test: RPPEnv, options: Any) -> np.ndarray:
+    """(T,) NDCG@10 of the best ranking that a profile allows without clicks."""
+    tasks, data = test.tasks, test.tasks.dataset
     world = options.size.get("data_seed", 0)
-    data = tasks.dataset
     chances = first_choice(data.profiles, num_items=data.num_items, seed=world)
     best = chances[tasks.users[:, None], tasks.candidates]
     order = np.argsort(-best, axis=1, kind="stable")
-    place = (order == tasks.position[:, None]).argmax(axis=1) + 1
-    scores = {name: [ndcg(one["own"]) for one in runs] for name, runs in kept.items()}
-    scores["zero prefix"] = [ndcg(ranks(zero(test), test))]
+    return ndcg((order == tasks.position[:, None]).argmax(axis=1) + 1)
+
+
+def report(kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
+    test = make("test", {}, options, 1)
+    scores = {name: [paid(one["own"]) for one in runs] for name, runs in kept.items()}
+    scores["zero prefix"] = [paid(ranks(zero(test), test))]
     scores["random prefix"] = [
-        ndcg(ranks(Random(test.action_spaces, seed=seed), test)) for seed in range(5)
+        paid(ranks(Random(test.action_spaces, seed=seed), test)) for seed in range(5)
     ]
-    scores["optimum of this world"] = [ndcg(place)]
+    if not options.stream:
+        scores["optimum of this world"] = [optimum(test, options)]
     for name, runs in kept.items():
-        scores[f"{name}, shuffled"] = [ndcg(one["shuffled"]) for one in runs]
+        scores[f"{name}, shuffled"] = [paid(one["shuffled"]) for one in runs]
     lines = Lines({name: {"world": runs} for name, runs in scores.items()})
     plain = [name for name in scores if not name.endswith(", shuffled")]
     minus = {name: lines.minus(name, CONSTANT) for name in plain if name != CONSTANT}
@@ -191,10 +208,10 @@ def report(kept: dict[str, list[dict[str, Any]]], options: Any) -> str:
             means = np.mean([[point[2] for point in one] for one in curves], axis=0)
             curve.append([name, *(f"{value:.3f}" for value in means)])
     head = (
-        f"{len(make('train', {}, options.size, 1).tasks):,} cold users to learn from, "
-        f"{len(make('validation', {}, options.size, 1).tasks)} to choose by, {len(tasks)} to judge "
+        f"{len(make('train', {}, options, 1).tasks):,} cold users to learn from, "
+        f"{len(make('validation', {}, options, 1).tasks)} to choose by, {len(test.tasks)} to judge "
         f"by; {options.answers:,} answers a run, {options.envs} users at once. Chance is "
-        f"{chance_ndcg(tasks.num_candidates):.4f}."
+        f"{chance_ndcg(test.tasks.num_candidates):.4f}."
     )
     return "\n\n".join([head, table(rows, padded=False), table(curve, padded=False)]) + "\n"
 
@@ -213,6 +230,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--choose", action="store_true", help="compare CHOICES, without test users")
+    parser.add_argument("--stream", action="store_true", help="play PPRStream-v0")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *CHOICES])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--answers", type=int, default=107_520)
