@@ -72,7 +72,7 @@ def item_gain(env: Any) -> float | None:
     ):
         return None
     # A prefix of `scale` reaches `scale` root mean squares.
-    return width**0.5 / float(space.decoder[0, 0] / _size(env))
+    return float(width**0.5 / (space.decoder[0, 0] / _size(env)))
 
 
 def _shown(env: Any, block: str, remedy: str) -> LinearPolicy:
