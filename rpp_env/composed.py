@@ -147,7 +147,7 @@ class Composer:
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhood:
-    """Who may be listened to, and how prefixes are made of them.
+    """The neighbours of each user, and the composer that makes prefixes of them.
 
     Attributes
     ----------
@@ -186,7 +186,7 @@ class Neighbourhood:
 
     @cached_property
     def values(self) -> Floats:
-        """(N, H, C / H): what each user would say in each head."""
+        """(N, H, C / H): the value of each user in each head."""
         return self.composer.part("value", self.pool)
 
     def prompts(self, attention: Floats, tasks: TaskBatch, rows: Ints) -> PrefixPrompts:
@@ -196,7 +196,7 @@ class Neighbourhood:
 
     @cached_property
     def about(self) -> Mapping[str, Any]:
-        """What determines prompts besides a user's history, as JSON."""
+        """JSON of all inputs that determine prompts, besides a user's history."""
         users = hashlib.sha256(np.ascontiguousarray(self.pool, "<f4").tobytes()).hexdigest()
         return {
             "composer": self.composer.digest,

@@ -77,7 +77,7 @@ class Episode:
 
     @property
     def bandit(self) -> bool:
-        """Whether an episode has one step and ends by termination; longer ones are truncated."""
+        """Return whether episodes have one step, and end by termination, not by truncation."""
         return self.max_cycles == 1
 
     def check_table(self, hint: str) -> None:

@@ -58,7 +58,7 @@ def gain(score: ArrayLike, fixed: ArrayLike, reference: ArrayLike) -> NDArray[np
 
 
 def has_gap(gap: Estimate | None) -> bool:
-    """Whether reference minus fixed prompt is large and certain enough to report a gain.
+    """Return whether reference minus fixed prompt is large and certain enough to report a gain.
 
     That is, its interval lies above 0 and its value above `SMALLEST_GAP`.
     """

@@ -58,7 +58,7 @@ class FromFile(str):
 
 
 def is_code(name: object) -> bool:
-    """Whether a name has the form ``package.module:attribute``, so that using it runs code."""
+    """Return whether a name is ``package.module:attribute``, so that using it runs code."""
     if not isinstance(name, str) or _CODE.fullmatch(name) is None:
         return False
     return name.partition(":")[0] not in _NOT_MODULES

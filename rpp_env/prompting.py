@@ -291,7 +291,7 @@ class PromptSpace(Protocol[S, P_co]):
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """How the agents move along `shape`; by default each agent's action is its position."""
+        """Moves of the agents along `shape`; by default an agent's action is its position."""
         return tuple(Axis.of(i, size) for i, size in enumerate(self.shape or ()))
 
     def at(self, cells: Ints, rows: Ints) -> S:

@@ -158,7 +158,7 @@ class Moment:
 
     @property
     def shared(self) -> Floats:
-        """(B, shared_width): what all agents see."""
+        """(B, shared_width): the part of the observations that all agents see."""
         if self._shared is None:
             scene, features = self.scene, self.features
             shown = scene.episode.at(self.rows, self.clock)
@@ -282,7 +282,7 @@ class Step:
 
     @cached_property
     def observations(self) -> Floats:
-        """(B, n, d) float32, as `rpp_env.observation` lays them out."""
+        """(B, n, d) float32: the blocks of `rpp_env.observation`."""
         return self._moment.observations()
 
     @cached_property
@@ -309,7 +309,7 @@ class Step:
 
     @cached_property
     def actions(self) -> NDArray[Any]:
-        """(B, n) int64 or (B, n, d) float32: the actions (after ``a % n``)."""
+        """Actions (after ``a % n``): (B, n) int64, or (B, n, d) float32."""
         return self._moment.actions.copy()
 
     @property

@@ -101,7 +101,7 @@ class Places:
 
     @property
     def plain(self) -> bool:
-        """Whether the agents' vectors are the prefix, unchanged."""
+        """Return whether the agents' vectors are the prefix, unchanged."""
         return self == Places.row(len(self.places))
 
     def prompts(self, vectors: Floats, tasks: TaskSet) -> PrefixPrompts:

@@ -110,7 +110,7 @@ class ReleasedEncoder(RankingEncoder):
         return inputs[..., :0]
 
     def ranking(self, inputs: Tensor) -> Tensor:
-        """(..., h), of the batch as a whole: users are mixed."""
+        """(..., h): the state of the batch as a whole, in which users are mixed."""
         end = self.start + self.places * self.item
         flat = inputs[..., self.start : end].reshape(-1, self.places * self.item)
         _, state = self.gru(flat.reshape(self.places, -1, self.item).transpose(0, 1))

@@ -290,7 +290,7 @@ class Rollout:
 
     @property
     def begins(self) -> NDArray[np.bool_]:
-        """(T, B): where an episode begins after another one of the rollout."""
+        """(T, B): True where an episode begins after another one of the rollout."""
         none = np.zeros_like(self.ended[:1])
         return np.concatenate([none, self.ended[:-1]])
 

@@ -294,7 +294,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def is_run(name: str) -> bool:
-    """Whether a word names a run's folder, also one whose world cannot be read."""
+    """Return whether a word names a run's folder, also one whose world cannot be read."""
     place = Path(name) / World.FILE
     # Also a broken link and a pipe: unreadable entries raise instead of being skipped.
     return bool(name) and (place.is_symlink() or place.exists())

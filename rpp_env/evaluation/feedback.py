@@ -62,7 +62,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Memory:
-    """What a policy remembers of B episodes.
+    """Memory of a policy in B episodes.
 
     Attributes
     ----------

@@ -105,7 +105,7 @@ class AnswerFile(Database):
 
     @property
     def has_checksums(self) -> bool:
-        """Whether damage to an answer is noticed: recordings of layout 1 have no checksums."""
+        """Return whether damage to an answer is noticed: files of layout 1 have no checksums."""
         return self._do(lambda _: self._layout == LAYOUT)
 
     def replies(self, keys: Iterable[str]) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Answer(NamedTuple):
 
 
 def sampled(request: Request) -> bool:
-    """Whether equal requests get different answers, so that each turn has a recording."""
+    """Return whether equal requests get different answers, so that each turn has a recording."""
     return request.generation.temperature > 0 and request.generation.seed is None
 
 

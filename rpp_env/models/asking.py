@@ -137,7 +137,7 @@ def flaw(request: Request, reply: object) -> str:
 
 
 def is_token_count(count: object) -> bool:
-    """Whether a value is an integer that can be a number of tokens."""
+    """Return whether a value is an integer that can be a number of tokens."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer):
         return False
     return 0 <= int(count) < MOST_TOKENS
@@ -167,7 +167,7 @@ class Room:
         self.count: Callable[[str], int] = getattr(model, "count_tokens", None) or estimated_tokens
 
     def holds(self, text: str) -> bool:
-        """Whether a prompt of this text fits."""
+        """Return whether a prompt of this text fits."""
         # A token has at least one byte, so most prompts need not be counted.
         size = len(text) if text.isascii() else len(text.encode())
         return size <= self.tokens or self.count(text) <= self.tokens

@@ -91,7 +91,7 @@ def checked_address(base_url: str) -> str:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine, so that nothing leaves it on the way there."""
+    """Return whether a host is this machine, so that nothing leaves it on the way there."""
     host = _bare(host)
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -120,12 +120,12 @@ def keeper(api_key: str | None) -> Key:
 
 
 def sendable(key: Key) -> bool:
-    """Whether an HTTP header may hold the key."""
+    """Return whether an HTTP header may hold the key."""
     return key().isascii() and key().isprintable()
 
 
 def key_may_go(base_url: str, *, named: bool, plain_http: bool) -> bool:
-    """Whether the server at an address may get the key.
+    """Return whether the server at an address may get the key.
 
     Parameters
     ----------

@@ -272,7 +272,7 @@ class OpenAIModel:
 
     @property
     def continues(self) -> bool:
-        """Whether the model continues the last message, as ``rank_by="structured"`` needs."""
+        """Return whether the model continues the last message, for ``rank_by="structured"``."""
         return self._chat is not None or self.api == "completions"
 
     def close(self) -> None:

@@ -138,7 +138,7 @@ class _Answer:
 
 
 def is_transient(status: int) -> bool:
-    """Whether a request that failed with this status may succeed at the next try."""
+    """Return whether a request that failed with this status may succeed at the next try."""
     return status in AGAIN
 
 

@@ -133,7 +133,7 @@ class Stages(ABC, Generic[M]):
 
     @property
     def done(self) -> bool:
-        """Whether training is finished."""
+        """Return whether training is finished."""
         waited = self._epoch - self._found
         return self._epoch >= self._patience.epochs or waited >= self._patience.patience
 

@@ -75,7 +75,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a history is written, and how the next title is asked for.
+    """Form of a history, and of the request for the next title.
 
     ``{i}`` in `item`, `end` and `begun` is the number of an item, from 1, or of the next one;
     ``{title}`` is its title.

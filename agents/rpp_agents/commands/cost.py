@@ -21,7 +21,7 @@ _PER_TOKEN = 4
 
 
 def is_asked(model: str | None) -> bool:
-    """Whether a model is called over a network or an engine, where calls cost money or time."""
+    """Return whether a model is called over a network or an engine, at a cost of money or time."""
     return model is not None and not model.startswith(_REPLAYED)
 
 

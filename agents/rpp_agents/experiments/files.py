@@ -170,7 +170,7 @@ def with_defaults(rows: Any, *place: str, **more: Any) -> Any:
 
 
 def has_table(path: Path, name: str) -> bool:
-    """Whether a TOML file contains a table of that name; False if it cannot be read."""
+    """Return whether a TOML file contains a table of that name; False if it cannot be read."""
     try:
         return name in tomllib.loads(read_small(path).decode())
     except (OSError, ValueError, RecursionError):
@@ -268,7 +268,7 @@ def selected(cells: Sequence[Matched], only: Sequence[str], there: str) -> list[
 
 
 def matches(left: str, right: str, pattern: str) -> bool:
-    """Whether LEFT/RIGHT, or one of the two alone, matches a pattern with ``*`` and ``?``."""
+    """Return whether LEFT/RIGHT, or one of the two alone, matches a pattern (``*``, ``?``)."""
     left, right, pattern = left.lower(), right.lower(), pattern.lower()
     if pattern in (left, right, f"{left}/{right}"):
         return True  # literally, whatever brackets are in it

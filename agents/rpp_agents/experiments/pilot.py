@@ -83,7 +83,7 @@ def choose_cells(users: Users, count: int, seed: int) -> Ints:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model answered: every prompt for every user.
+    """The model's answers: every prompt for every user.
 
     Attributes
     ----------
@@ -237,7 +237,7 @@ def primary(observations: Floats, rewards: Floats, seed: int) -> Contrast:
 def power(
     answers: Answers, users: int, gain: float, *, replicates: int = 100, seed: int = 0
 ) -> float:
-    """How often a pilot with so many users would find a gain of this size that is really there.
+    """Share of pilots of this size that would find a gain of this size that is there.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def power(
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a pilot found.
+    """Result of a pilot.
 
     Attributes
     ----------
@@ -303,7 +303,7 @@ class Pilot:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether personalising pays, by the primary contrast.
+        """Return whether personalising pays, by the primary contrast.
 
         "pays": the interval is above 0. "does not pay": it is below `worth`, and a pilot like this
         one would have found a gain of that size in 80% of all cases or more; or the `ceiling` is

@@ -255,12 +255,12 @@ class Method:
 
     @property
     def varies(self) -> bool:
-        """Whether the result depends on the seed within a draw."""
+        """Return whether the result depends on the seed within a draw."""
         fixed = ("manual", "enumerate_all", "llmrank", "merged_best", "recommender")
         return self.method not in fixed
 
     def runs_in(self, setting: Setting) -> bool:
-        """Whether it is run in a setting."""
+        """Return whether it is run in a setting."""
         if self.settings:
             return setting.name in self.settings
         return setting.part in (self.parts or PARTS)
@@ -389,7 +389,7 @@ class Cell:
         }
 
     def matches(self, pattern: str) -> bool:
-        """Whether a pattern of ``--only`` matches it."""
+        """Return whether a pattern of ``--only`` matches it."""
         return matches(self.setting.name, self.method.label, pattern)
 
 
@@ -510,7 +510,7 @@ class Plan:
 
     @property
     def tunes(self) -> bool:
-        """Whether it compares points of a grid."""
+        """Return whether it compares points of a grid."""
         return any(method.tunes is not None for method in self.methods)
 
     def table(self, setting: Setting, draw: int, split: str) -> Table:

@@ -69,7 +69,7 @@ class Played:
 
     @cached_property
     def named(self) -> Ints:
-        """(T, S) how many candidates were named."""
+        """(T, S) number of candidates that were named."""
         return np.stack([call.rankings.named for call in self.calls], axis=1).astype(np.int64)
 
     @cached_property

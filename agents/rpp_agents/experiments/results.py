@@ -284,7 +284,7 @@ class Results:
         return self.minus(setting, reference, fixed)
 
     def has_gap(self, setting: Setting) -> bool:
-        """Whether gains are reported."""
+        """Return whether gains are reported."""
         return has_gap(self.gap(setting))
 
     def gain(self, setting: Setting, label: str) -> Contrast | None:

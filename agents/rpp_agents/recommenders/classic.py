@@ -51,7 +51,7 @@ class BM25Config:
 
 
 class Popularity(Scorer):
-    """How often an item occurs in the histories; the same for all users."""
+    """Number of times that an item occurs in the histories; the same for all users."""
 
     def __init__(self, dataset: Dataset, config: PopConfig) -> None:  # noqa: ARG002 (as the others)
         super().__init__(dataset)

@@ -58,7 +58,7 @@ class Trainer:
         return self.function(env, config, **{k: x for k, x in keywords.items() if self.takes(k)})
 
     def takes(self, keyword: str) -> bool:
-        """Whether the trainer's function takes a keyword."""
+        """Return whether the trainer's function takes a keyword."""
         parameters = inspect.signature(self.function).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         return anything or keyword in parameters

@@ -136,7 +136,7 @@ class Reading(NamedTuple):
 
 
 def ends_sentence(line: str) -> bool:
-    """Whether a line without items separates two lists, rather than belonging to one."""
+    """Return whether a line without items separates two lists, rather than belonging to one."""
     return line.startswith("#") or line.rstrip("*_ ").endswith(_SENTENCE_END)
 
 

@@ -81,7 +81,7 @@ _NEXT_RANKS = {
 
 
 def holds_markup(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool:
-    """Whether a reply may contain anything that is not read line by line."""
+    """Return whether a reply may contain anything that is not read line by line."""
     return (
         "<" in reply
         or "\\" in reply
@@ -96,7 +96,7 @@ def holds_markup(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool
 
 
 def speaks_for_others(text: str) -> bool:
-    """Whether the model also wrote a user's turn or another exercise."""
+    """Return whether the model also wrote a user's turn or another exercise."""
     if text.isascii() and _MAY_BE_TURN.search(f"\n{text.lower()}") is None:
         return False
     return _USER_TURN.search(text) is not None

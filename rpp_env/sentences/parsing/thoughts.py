@@ -118,7 +118,7 @@ def as_pairs(thinking: object) -> tuple[tuple[str, str], ...]:
 
 
 def holds_marks(reply: str, thinking: tuple[tuple[str, str], ...] = ()) -> bool:
-    """Whether a reply contains marks of reasoning or of an answer."""
+    """Return whether a reply contains marks of reasoning or of an answer."""
     return bool(_marks(reply, thinking))
 
 

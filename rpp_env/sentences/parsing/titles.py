@@ -213,7 +213,7 @@ class Titles:
 
     @cached_property
     def with_digits(self) -> tuple[bool, bool]:
-        """Whether a title begins with a digit; whether one has digits and blanks, and no letter."""
+        """Return whether a title begins with a digit, and whether one has digits and no letter."""
         return (
             any(key[:1].isdigit() for key in self.item_keys),
             any(" " in key and key.replace(" ", "").isdigit() for key in self.item_keys),

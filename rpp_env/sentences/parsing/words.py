@@ -128,19 +128,19 @@ _AFTER_ALL = re.compile(
 
 
 def announces(label: str) -> bool:
-    """Whether a label announces a ranking, in words such as "Final answer:"."""
+    """Return whether a label announces a ranking, in words such as "Final answer:"."""
     return _ANNOUNCES.search(label) is not None
 
 
 def refuses(sentence: str) -> bool:
-    """Whether a sentence refuses to do something, and offers nothing instead."""
+    """Return whether a sentence refuses to do something, and offers nothing instead."""
     sentence = _NO_NEGATION.sub("", sentence)
     found = _REFUSAL.search(sentence)
     return found is not None and _AFTER_ALL.search(sentence, found.end()) is None
 
 
 def affirmed(sentence: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
-    """Whether the clause around each of these titles affirms it rather than negating it.
+    """Return whether the clause around each of these titles affirms it rather than negating it.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def affirmed(sentence: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
 
 
 def compares(text: str) -> bool:
-    """Whether this text introduces what the user liked, not what is ranked."""
+    """Return whether this text introduces what the user liked, not what is ranked."""
     return _LIKED.search(text) is not None
 
 
