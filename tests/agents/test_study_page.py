@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,23 +290,6 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_page({"title": object(), "about": ["lost", object()]}, path)
     assert embedded(path.read_text())["title"] == "kept"
     assert os.listdir(tmp_path) == ["page.html"]  # noqa: PTH208 - hidden files too
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium without a network, on an empty profile."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
-        pytest.skip("no browser: install Debian's chromium, or name one in $CHROMIUM")
-    driver = pytest.importorskip("playwright.sync_api", reason="the browser's driver: playwright")
-    words = (
-        "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync"
-    )
-    with driver.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found, args=words.split())
-        yield browser
-        browser.close()
 
 
 class Visitor:
