@@ -91,6 +91,12 @@ SETUPS = {
         steps=50_000,
         why_no_table="a task at each step",
     ),
+    "PAPRec-v0": Setup(
+        model="t5",
+        finite=None,
+        discounts=(),
+        why_no_training="not run yet",
+    ),
 }
 
 

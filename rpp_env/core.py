@@ -468,6 +468,7 @@ class RPPEnv:
             ``"users"``: the users to play, as task rows (int) or user tokens (str; the user's first
             draw). The batch takes the number of users given.
             ``"reset_mask"``: (B,) bool, begins new episodes of these users only.
+            Further ones may be the prompt space's (`PromptSpace.options`).
 
         Returns
         -------
@@ -480,7 +481,7 @@ class RPPEnv:
         InvalidOption
             For unknown or invalid options, and for a seed that is not an integer of 0 or more.
         """
-        options = known_options(options)
+        options = known_options(options, self.space.options)
         seed = None if seed is None else _as_seed(seed)
         mask = self._mask(options.get("reset_mask"))
         users = options.get("users")
@@ -493,6 +494,13 @@ class RPPEnv:
         if seed is not None or self._rng is None:
             self._start(self.np_random_seed if seed is None else seed)
         rows = self._next(count) if chosen is None else chosen
+        own = {name: options[name] for name in self.space.options if name in options}
+        if own and self.table is not None:
+            raise InvalidOption(
+                f"a table holds answers under one value of {', '.join(own)}: make the environment "
+                "with a recommender"
+            )
+        state = self.space.begin(rows, own) if own else self.space.start(rows)
         zeros = np.zeros(len(rows), np.int64)
         visit = self._visited(rows) if self._several else zeros
         if mask is None:
@@ -503,12 +511,12 @@ class RPPEnv:
                 rows=rows,
                 visit=visit,
                 clock=zeros,
-                state=self.space.start(rows),
+                state=state,
                 actions=self.actions.none(len(rows)),
             )
         else:
             none = self.actions.none(len(rows))
-            self._moment = self._at_play("reset_mask").begun(mask, rows, visit, none)
+            self._moment = self._at_play("reset_mask").begun(mask, rows, visit, state, none)
         return self._moment.observations(), self._moment.infos()
 
     def step(self, actions: ArrayLike) -> Step:
@@ -732,13 +740,18 @@ _OF_OTHERS = ("options", "minari_autoseed")
 """Options that PettingZoo's conformance suite passes to every environment, and Minari passes on."""
 
 
-def known_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the options of a reset; InvalidOption for one that would have no effect."""
+def known_options(
+    options: Mapping[str, Any] | None, more: Collection[str] = ()
+) -> Mapping[str, Any]:
+    """Return the options of a reset; InvalidOption for one that would have no effect.
+
+    `more` names those of the prompt space.
+    """
     if options is None:
         return {}
     for name in options:
         if name not in _OF_OTHERS:
-            check_choice("reset option", name, RESET_OPTIONS)
+            check_choice("reset option", name, (*RESET_OPTIONS, *more))
     return options
 
 
@@ -749,9 +762,9 @@ def named_users(users: Any) -> int:
     return 0 if isinstance(users, np.ndarray) and users.ndim == 0 else len(users)
 
 
-def check_one_user(options: Mapping[str, Any] | None) -> None:
+def check_one_user(options: Mapping[str, Any] | None, more: Collection[str] = ()) -> None:
     """Raise InvalidOption for reset options with several users, in one-user environments."""
-    if (count := named_users(known_options(options).get("users"))) > 1:
+    if (count := named_users(known_options(options, more).get("users"))) > 1:
         raise InvalidOption(f"this environment has one user; options name {count}")
 
 

@@ -88,7 +88,7 @@ class JointEnv(gymnasium.Env[Floats, NDArray[Any]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
         """Begin an episode; ``options={"users": [user]}`` names the user (a task row or token)."""
-        check_one_user(options)
+        check_one_user(options, self.core.space.options)
         # Also seed Gymnasium's own generator, which is not used here.
         unseeded = seed is None and self._np_random is None
         super().reset(seed=self.np_random_seed if unseeded else seed)
@@ -201,7 +201,7 @@ class JointVectorEnv(VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
             If ``"users"`` names another number than `num_envs`, and for ``"reset_mask"`` under
             NEXT_STEP, where all users begin together.
         """
-        options = dict(known_options(options))
+        options = dict(known_options(options, self.core.space.options))
         # Also seed Gymnasium's own generator, which is not used here.
         unseeded = seed is None and self._np_random is None
         super().reset(seed=self.np_random_seed if unseeded else seed)

@@ -110,7 +110,7 @@ class RPPParallelEnv(ParallelEnv[str, Observation, Any]):
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Observation], Infos]:
         """Begin an episode; ``options={"users": [user]}`` names the user (a task row or token)."""
-        check_one_user(options)
+        check_one_user(options, self.core.space.options)
         observations, infos = self.core.reset(seed, options)
         self.agents = self.possible_agents[:]
         return self._split(observations[0]), self._infos({k: v.item() for k, v in infos.items()})

@@ -257,6 +257,15 @@ class PromptSpace(Protocol[S, P_co]):
     # Methods that only some spaces override
 
     @property
+    def options(self) -> Sequence[str]:
+        """Names of further options of a reset, which `begin` takes."""
+        return ()
+
+    def begin(self, rows: Ints, options: Mapping[str, Any]) -> S:  # noqa: ARG002 - has none
+        """Return the state before the first step, as `start`, with some of `options`."""
+        return self.start(rows)
+
+    @property
     def about(self) -> Mapping[str, Any]:
         """Return what determines the prompts of the indices, as JSON; saved in a table."""
         return {"space": type(self).__name__}

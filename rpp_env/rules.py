@@ -175,6 +175,13 @@ SYSTEMS: dict[str, System] = {
         "sasrec",
         Episode("PPRStream-v0", CLICKS, one_task=False, discount=0.0),
     ),
+    "PAPRec-v0": System(
+        "rpp_env.pap_rec:assemble",
+        "rpp_env.pap_rec:Options",
+        "movieworld",
+        "t5",
+        Episode("PAPRec-v0", 1),
+    ),
 }
 """Ids of systems that make their own prompt space."""
 

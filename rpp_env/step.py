@@ -211,10 +211,13 @@ class Moment:
         infos["user"] = users
         return infos
 
-    def begun(self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, none: NDArray[Any]) -> Moment:
+    def begun(
+        self, mask: NDArray[np.bool_], rows: Ints, visit: Ints, state: Any, none: NDArray[Any]
+    ) -> Moment:
         """Return the moment at which the users of `mask` begin new episodes, with these tasks.
 
-        `none` holds the placeholder actions before the first step.
+        `state` is that of the prompt space before their first step; `none` holds the placeholder
+        actions.
         """
         response = self.response
         if response is not None:
@@ -227,7 +230,7 @@ class Moment:
             rows=_changed(self.rows, mask, rows),
             visit=_changed(self.visit, mask, visit),
             clock=_changed(self.clock, mask, 0),
-            state=_merged(self.state, mask, self.scene.space.start(rows)),
+            state=_merged(self.state, mask, state),
             actions=_changed(self.actions, mask, none),
             response=response,
             masked=None if self.masked is None else _changed(self.masked, mask, 0),

@@ -63,6 +63,13 @@ HOLDS_VECTORS = HOLDS | {
     "prompt": "the last codes of all agents; 0 before the step",
     "own_action": "the agent's own last code",
 }
+HOLDS_TOKENS = HOLDS_VECTORS | {
+    "who": "which user it is, as bits of the user's row",
+    "candidates": "the words to choose among, along the main directions of the words' embeddings",
+    "prompt": "the words that the agents chose last; 0 before the step",
+    "shared": "the shared words",
+    "own_action": "the agent's own last action, one-hot",
+}
 
 
 def table(*rows: tuple[object, ...]) -> str:
@@ -180,10 +187,10 @@ def actions(rules: str) -> str:
 
 
 def observations(rules: str) -> str:
-    holds = {LIKELIHOOD: HOLDS_LEADS, SESSION: HOLDS}.get(
+    holds = {LIKELIHOOD: HOLDS_LEADS, SESSION: HOLDS, "PAPRec-v0": HOLDS_TOKENS}.get(
         rules, HOLDS_VECTORS if rules in SYSTEMS else HOLDS
     )
-    if holds is HOLDS_VECTORS:
+    if rules in SYSTEMS:
         pytest.importorskip("torch")
     layout = made_env(rules).observer.layout
     assert set(layout) <= set(holds)

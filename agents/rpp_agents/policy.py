@@ -301,5 +301,6 @@ _KINDS = {
     "values": "rpp_agents.policy:QPolicy",
     "linear": "rpp_agents.solvers.linear:LinearPolicy",
     "ppr": "rpp_agents.solvers.ppr:PromptPolicy",
+    "pap_rec": "rpp_agents.solvers.pap_rec:UserPolicy",
 }
 """Readers of policy files by kind; solvers register theirs here, to avoid an import cycle."""

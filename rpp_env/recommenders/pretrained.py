@@ -1,8 +1,9 @@
-"""The default SASRec: trained once on the warm users, and cached.
+"""The default recommenders, a SASRec and a T5: trained once, and cached.
 
 A checkpoint belongs to the histories, the size and the seed that it was trained with, and is named
-after them. It is looked up in the package, which contains the one of the generated world
-``arrivals``, then in the cache folder; if neither has it, one is trained and saved there.
+after them. It is looked up in the package, which contains those of the generated worlds
+(``arrivals`` for the SASRec, a small ``movieworld`` for the T5), then in the cache folder; if
+neither has it, one is trained and saved there.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.folders import cache_dir
 from rpp_env.data.splits import Interactions
 from rpp_env.errors import InvalidData, RPPWarning, WriteFailed
 from rpp_env.interrupts import heed_interrupts
-from rpp_env.recommenders.patience import Progress
+from rpp_env.recommenders import t5
+from rpp_env.recommenders.patience import Patience, Progress
 from rpp_env.recommenders.sasrec import Config, SASRec, train
 
-__all__ = ["SMALL", "checkpoint_name", "pretrained"]
+__all__ = ["SMALL", "SMALL_T5", "checkpoint_name", "pretrained", "pretrained_t5", "t5_name"]
 
 SMALL = Config(
     dim=64,
@@ -38,6 +41,22 @@ SMALL = Config(
     patience=3,
 )
 """PPR's size (one block, one head, 64 numbers), and a loss that needs few epochs."""
+
+SMALL_T5 = t5.Config(
+    dim=64,
+    layers=2,
+    heads=4,
+    feed_forward=128,
+    negatives=19,
+    rate=3e-3,
+    embedding_rate=3e-2,
+    batch=64,
+    samples=2,
+    ahead=24,
+    epochs=7,
+    patience=7,
+)
+"""A T5 that is trained in minutes on a few thousand users."""
 
 _SHIPPED = Path(__file__).parent / "checkpoints"
 
@@ -69,34 +88,79 @@ def pretrained(
     RPPWarning
         If a cached file is damaged and made again, and if it cannot be written.
     """
-    name = checkpoint_name(dataset, histories, config, seed)
+    return _kept(
+        checkpoint_name(dataset, histories, config, seed),
+        SASRec.load,
+        lambda tell, _: train(
+            histories, config, seed=seed, catalog=dataset.catalog_digest, progress=tell
+        ),
+        dataset,
+        f"SASRec on {len(histories.indptr) - 1:,} warm users",
+        progress,
+    )
+
+
+@heed_interrupts()
+def pretrained_t5(
+    dataset: Dataset,
+    histories: Interactions,
+    config: t5.Config = SMALL_T5,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> t5.T5:
+    """Return the T5 of these histories, as `pretrained` returns a SASRec.
+
+    Training that is interrupted resumes from the cache folder.
+    """
+    name = t5_name(dataset, histories, config, seed)
+    return _kept(
+        name,
+        t5.T5.load,
+        lambda tell, stage: t5.train(
+            dataset, histories, config, seed=seed, checkpoint=stage, progress=tell
+        ),
+        dataset,
+        f"T5 on {len(histories.indptr) - 1:,} users",
+        progress,
+    )
+
+
+M = TypeVar("M", SASRec, t5.T5)
+
+
+def _kept(
+    name: str,
+    load: Callable[[Path], M],
+    fit: Callable[[Progress, Path], M],
+    dataset: Dataset,
+    what: str,
+    progress: Progress | None,
+) -> M:
+    """Load the file of that name from the package or the cache, or fit and save it."""
     kept = cache_dir() / "recommenders" / name
     for path in (_SHIPPED / name, kept):
         if path.is_file():
             try:
-                model = SASRec.load(path)
+                model = load(path)
                 model.check(dataset)
             except InvalidData as error:
-                warnings.warn(f"{error}; it is made again", RPPWarning, stacklevel=2)
+                warnings.warn(f"{error}; it is made again", RPPWarning, stacklevel=3)
             else:
                 return model
     if progress is None:
         print(  # noqa: T201 - training is silent for minutes otherwise
-            f"training a small SASRec on {len(histories.indptr) - 1:,} warm users of "
-            f"{dataset.name}, once; it is kept as {kept}",
+            f"training a small {what} of {dataset.name}, once; it is kept as {kept}",
             file=sys.stderr,
         )
-    model = train(
-        histories,
-        config,
-        seed=seed,
-        catalog=dataset.catalog_digest,
-        progress=_tell if progress is None else progress,
-    )
+    stage = kept.with_suffix(".training")
+    model = fit(_tell if progress is None else progress, stage)
     try:
         model.save(kept)
     except WriteFailed as error:
-        warnings.warn(f"{error}: it is trained again next time", RPPWarning, stacklevel=2)
+        warnings.warn(f"{error}: it is trained again next time", RPPWarning, stacklevel=3)
+    else:
+        stage.unlink(missing_ok=True)
     return model
 
 
@@ -104,10 +168,23 @@ def checkpoint_name(
     dataset: Dataset, histories: Interactions, config: Config = SMALL, seed: int = 0
 ) -> str:
     """Return the file's name: the dataset's, and a digest of all that determines the weights."""
+    return _name("sasrec", dataset, f"{dataset.catalog_digest} {histories.digest}", config, seed)
+
+
+def t5_name(
+    dataset: Dataset, histories: Interactions, config: t5.Config = SMALL_T5, seed: int = 0
+) -> str:
+    """Return the file's name, as `checkpoint_name`; a T5 depends on titles and genres, too."""
+    words = hashlib.sha256(repr((dataset.titles, dataset.genres)).encode()).hexdigest()
+    given = f"{dataset.catalog_digest} {words} {histories.digest}"
+    return _name("t5", dataset, given, config, seed)
+
+
+def _name(kind: str, dataset: Dataset, given: str, config: Patience, seed: int) -> str:
     sha = hashlib.sha256(repr((sorted(asdict(config).items()), seed)).encode())
-    sha.update(f"{dataset.catalog_digest} {histories.digest}".encode())
+    sha.update(given.encode())
     plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in dataset.name)[:40]
-    return f"sasrec-{plain}-{sha.hexdigest()[:16]}.safetensors"
+    return f"{kind}-{plain}-{sha.hexdigest()[:16]}.safetensors"
 
 
 def _tell(row: Mapping[str, float]) -> None:

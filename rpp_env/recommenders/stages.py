@@ -181,7 +181,7 @@ class Stages(ABC, Generic[M]):
 
     def _moments(self) -> list[dict[str, Tensor]]:
         state = self.optimizer.state
-        return [state[p] for p in self.optimizer.param_groups[0]["params"]]
+        return [state[p] for group in self.optimizer.param_groups for p in group["params"]]
 
     def _restored(self) -> dict[str, dict[str, Tensor]]:
         """Resume from the checkpoint; returns the optimizer's moments."""

@@ -16,10 +16,12 @@ the history plus one" beats them (`max_plus_one` is that rule).
 
 A text is the history, the prompt's tokens, and the end. Its words are those of the wordings, of
 genres and of titles: there are no pretrained weights here, so a word means what training makes of
-it. In two of the wordings words of the user's earlier items follow the history, which is why words
-can tell something. Users are not named. As in P5, each item of a text also gets a *whole-word*
+it. In some wordings words of the target follow the history, so that a word asks for the items that
+it describes (as the hint words of P5's explanations do); the first wording, that of every answer,
+has none. Users are not named. As in P5, each item of a text also gets a *whole-word*
 embedding in the encoder, by its place: counted back from the latest item (P5 counts from the first
-one, so that a longer history moves all places), and by its place among the candidates.
+one, so that a longer history moves all places), and by its place among the candidates. The decoder
+starts from the latest item (P5: from padding, as it does here without a history).
 
 torch and transformers are imported when a recommender is made, never by importing this module.
 """
@@ -87,8 +89,10 @@ _PAD, _END, _WORDS = 0, 1, 2
 """Tokens: padding, which also starts the decoder; the end of a text; the first word."""
 _MOST_WORDS = 1000
 """Number of words of genres and titles that are tokens, the most frequent ones."""
+_SPREAD = 0.3
+"""Standard deviation of the first embeddings. Theirs is 1 in transformers, for pretrained T5s."""
 _HINTS = 6
-"""Maximum number of words that describe a history in training: those of a prompt of PAP-REC."""
+"""Maximum number of words that describe the target in training: those of a prompt of PAP-REC."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,9 @@ class Config(Patience):
     """Number of candidates besides the target in the texts of ``"top-n"``."""
     rate: float = 1e-3
     """AdamW's learning rate."""
+    embedding_rate: float = 1e-2
+    """AdamW's learning rate of the tokens' embeddings. They begin as random vectors, and at the
+    others' rate a small T5 stays at the items' popularity for many epochs."""
     batch: int = 64
     """Number of examples per step."""
     samples: int = 1
@@ -375,6 +382,21 @@ class T5:
         candidates = torch.from_numpy(tasks.candidates.astype(np.int64))
         return self._likelihoods(text, vectors, prefix, candidates)
 
+    def likelihoods(self, histories: Ints, ids: Ints, vectors: Tensor | None = None) -> Tensor:
+        """(B, num_items) log-likelihoods of all items after histories and tokens.
+
+        Parameters
+        ----------
+        histories : (B, L) int64 array
+            Item rows, the latest in the last column, -1 in front; L is at most `max_history`.
+        ids : (B, m) int64 array
+            Tokens of the prompts.
+        vectors : (B, m, d) Tensor, optional
+            See `SlotPrompts.vectors`.
+        """
+        text = self._text(histories, ids)
+        return self._likelihoods(text, self._vectors("slots", vectors, len(histories)))
+
     def rank(self, prompts: SlotPrompts | PrefixPrompts) -> Rankings:
         """Rank the candidates of every prompt by score; of equals, the one shown first."""
         import torch
@@ -490,6 +512,7 @@ class T5:
             np.take_along_axis(span, order, axis=1),
             lengths,
             at,
+            _spelled(ids, histories[:, -1:])[:, -1],
         )
 
     def _vectors(self, what: str, given: Any, count: int) -> Tensor | None:
@@ -548,8 +571,8 @@ class T5:
         hidden, mask = self._encoded(text, vectors, prefix)
         ids, first = torch.from_numpy(self.vocabulary.ids), torch.from_numpy(self._beginnings)
         many, steps = len(first), ids.shape[1]
-        start = torch.full((many, 1), _PAD)
-        begun = torch.cat([start, first], dim=1).repeat(len(hidden), 1)
+        start = torch.from_numpy(text.starts).repeat_interleave(many)[:, None]
+        begun = torch.cat([start, first.repeat(len(hidden), 1)], dim=1)
         logits = self.module.t5(
             encoder_outputs=(hidden.repeat_interleave(many, 0),),
             attention_mask=mask.repeat_interleave(many, 0),
@@ -585,28 +608,37 @@ class T5:
         return hidden, mask
 
     def loss(self, text: _Text, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of item rows `targets` (B, J), -1 in empty places."""
+        """Return the mean over examples of the cross-entropy of item rows `targets` (B, J).
+
+        -1 is in empty places, of which none may be the first. An example counts once, however many
+        items it teaches.
+        """
         import torch
         import torch.nn.functional as F
 
         hidden, mask = self._encoded(text, None, None)
         ids = torch.from_numpy(self.vocabulary.ids)[targets].flatten(1)
         there = (targets >= 0).repeat_interleave(self.vocabulary.ids.shape[1], 1)
-        begun = F.pad(ids[:, :-1], (1, 0), value=_PAD)
+        begun = torch.cat([torch.from_numpy(text.starts)[:, None], ids[:, :-1]], dim=1)
         logits = self.module.t5(
             encoder_outputs=(hidden,), attention_mask=mask, decoder_input_ids=begun
         ).logits
-        return F.cross_entropy(logits[there], ids[there])
+        each = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none") * there
+        return (each.sum(1) / there.sum(1)).mean()
 
 
 @dataclass(frozen=True, eq=False)
 class _Text:
-    """Texts: tokens and whole-word places (B, L), lengths (B,), and places of slots (B, m)."""
+    """Texts: tokens and whole-word places (B, L), lengths (B,), and places of slots (B, m).
+
+    `starts` (B,) are the tokens that the decoder starts from.
+    """
 
     tokens: Ints
     spans: Ints
     lengths: Ints
     slots: Ints
+    starts: Ints
 
     def part(self, rows: Ints, length: int) -> _Text:
         """Return some texts, padded or cut to a length that all of them have at most."""
@@ -614,7 +646,7 @@ class _Text:
         tokens, spans = (
             np.pad(a[rows, :length], ((0, 0), (0, short))) for a in (self.tokens, self.spans)
         )
-        return _Text(tokens, spans, self.lengths[rows], self.slots[rows])
+        return _Text(tokens, spans, self.lengths[rows], self.slots[rows], self.starts[rows])
 
 
 def _spelled(ids: Ints, items: Ints) -> Ints:
@@ -647,6 +679,8 @@ def _module(config: Config, size: int) -> Any:
         )
     )
     module.whole = nn.Embedding(config.items_of_a_text + 1, config.dim)
+    for table in (module.t5.shared, module.whole):
+        nn.init.normal_(table.weight, std=_SPREAD)
     return module
 
 
@@ -758,7 +792,14 @@ class Training(Stages[T5]):
 
         self.model.module.requires_grad_(True)
         weights = self.model.weights
-        made = torch.optim.AdamW(weights.values(), lr=self.config.rate)
+        assert next(iter(weights)) == "t5.shared.weight"
+        tokens, *others = weights.values()
+        made = torch.optim.AdamW(
+            [
+                {"params": [tokens], "lr": self.config.embedding_rate},
+                {"params": others, "lr": self.config.rate},
+            ]
+        )
         for name, kept in moments.items():
             made.state[weights[name]] = dict(kept)
         return made
@@ -788,9 +829,9 @@ class Training(Stages[T5]):
 
         def scores(sequences: Tensor) -> NDArray[np.float32]:
             histories = sequences.numpy()
-            text = self.model._text(histories, np.zeros((len(histories), 0), np.int64))  # noqa: SLF001 - of this module
             with torch.inference_mode():
-                return np.asarray(self.model._likelihoods(text).numpy())  # noqa: SLF001
+                found = self.model.likelihoods(histories, np.zeros((len(histories), 0), np.int64))
+                return np.asarray(found.numpy())
 
         ranks = ranks_among_all(scores, self.taught, self.users, self.held, self.config.max_history)
         return float(ndcg(ranks, 10).mean())
@@ -803,14 +844,21 @@ class Training(Stages[T5]):
             some = users[start : start + self.config.batch]
             task = self.config.tasks[rng.integers(len(self.config.tasks))]
             ends = self.taught.indptr[some] + rng.integers(1, lengths[some])
-            text = self._batch(task, some, ends, rng)
+            text, worded = self._batch(task, some, ends, rng)
             after = ends[:, None] + np.arange(self.config.ahead if task == "sequential" else 1)
             there = after < self.taught.indptr[some + 1][:, None]
+            there[worded, 1:] = False  # words describe the first item alone
             yield text, np.where(there, self.taught.items[np.where(there, after, 0)], -1)
 
-    def _batch(self, task: str, users: Ints, ends: Ints, rng: np.random.Generator) -> _Text:
-        """Write a batch of examples: a random wording, and a random number of latest items."""
-        rows = []
+    def _batch(
+        self, task: str, users: Ints, ends: Ints, rng: np.random.Generator
+    ) -> tuple[_Text, NDArray[np.bool_]]:
+        """Write a batch of examples: a random wording, and a random number of latest items.
+
+        Also returns which of them have words that describe the target.
+        """
+        rows: list[tuple[list[int], list[int]]] = []
+        worded = np.zeros(len(users), bool)
         for user, end in zip(users.tolist(), ends.tolist(), strict=True):
             past = self.taught.items[self.taught.indptr[user] : end].tolist()
             shown = past[-int(rng.integers(1, self.config.max_history + 1)) :]
@@ -824,21 +872,22 @@ class Training(Stages[T5]):
                 parts["{candidates}"] = [
                     (item, self.config.max_history + 1 + i) for i, item in enumerate(mixed)
                 ]
-            hints = [word for item in past for word in self._hints[item]]
+            hints = self._hints[int(self.taught.items[end])]
             size = int(rng.integers(1, _HINTS + 1))
             words = [hints[i] for i in rng.integers(len(hints), size=size)] if hints else []
             wordings = self._wordings[task]
-            rows.append(
-                _written(
-                    wordings[int(rng.integers(len(wordings)))], parts, words, self.vocabulary.ids
-                )
-            )
+            wording = wordings[int(rng.integers(len(wordings)))]
+            worded[len(rows)] = "{words}" in wording
+            rows.append(_written(wording, parts, words, self.vocabulary.ids))
         length = max(len(tokens) for tokens, _ in rows)
         tokens, spans = np.zeros((2, len(rows), length), np.int64)
         for i, (text, span) in enumerate(rows):
             tokens[i, : len(text)], spans[i, : len(span)] = text, span
         lengths = (tokens != _PAD).sum(axis=1)
-        return _Text(tokens, spans, lengths, np.zeros((len(rows), 0), np.int64))
+        latest = self.taught.items[ends - 1][:, None].astype(np.int64)
+        none = np.zeros((len(rows), 0), np.int64)
+        starts = _spelled(self.vocabulary.ids, latest)[:, -1]
+        return _Text(tokens, spans, lengths, none, starts), worded
 
 
 def _written(

@@ -1,0 +1,376 @@
+"""PAPRec-v0: tokens behind a user's history, for a frozen T5.
+
+=============  ======================================================================
+agents         one for each slot of the user (one by default)
+actions        ``Discrete(5)``: the tokens that the recommender's gradient on the user's own
+               training clicks ranks first; or ``Discrete(V)`` over all words, by an option
+prompt         l shared words (five by default), then the user's; the shared ones change by
+               ``reset(options={"shared": ...})``
+observations   the blocks of `rpp_env.observation`; ``candidates``, the words to choose among; and
+               ``who``, which user it is, because a word is searched for each user
+recommender    a small T5, trained on all users' clicks but their last three, and frozen
+users          all of them in each split; the clicks differ: the third-last is for ``train``, the
+               one before the last for ``validation``, the last for ``test``
+reward         NDCG@10 of the click among 99 items that the user never clicks, or all items
+episode        one step
+=============  ======================================================================
+
+Version history: v0, the first one. The system is that of *PAP-REC: Personalized Automatic Prompt
+for Recommendation Language Model* (Li et al., 2024), as an environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpp_env.data.candidates import TaskSet
+from rpp_env.data.clicks import click_tasks, task_users, training_clicks
+from rpp_env.data.dataset import Dataset
+from rpp_env.data.splits import Interactions, Repeats
+from rpp_env.errors import InvalidOption
+from rpp_env.factory import (
+    DataOptions,
+    Parts,
+    choose_users,
+    fitted_embeddings,
+    given_dataset,
+    table_file,
+)
+from rpp_env.observation import Context
+from rpp_env.options import check_numbers, unknown
+from rpp_env.recommenders.t5 import T5, Asked
+from rpp_env.rules import episode_of
+from rpp_env.table import RewardTable
+from rpp_env.tokens import TokenPrompts
+
+__all__ = ["MANUAL", "WORLD", "Options", "assemble", "best_words", "click_gradients", "first_order"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+MANUAL = "what comes next for them"
+"""The shared words of a reset without the option: a wording that the T5 was trained with."""
+
+_EPISODE = episode_of("PAPRec-v0")
+_SHOWN = 8
+"""Width of a token's vector in observations: the main directions of the words' embeddings."""
+WORLD = {"num_users": 3000, "num_items": 200}
+"""Size of the generated world if it is not stated: that of the recommender in the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """Options of ``PAPRec-v0``, besides the environment's own."""
+
+    asked: Asked = "sequential"
+    """Whether a text asks for the next item, or for one of the candidates that it lists."""
+    num_candidates: int | None = 100
+    """Number of candidates, the target included; None: all items."""
+    repeats: Repeats = "drop"
+    """How a target that the user clicked before is treated; see `click_tasks`."""
+    task_seed: int = 0
+    """Seed of candidates and orders."""
+    user_seed: int = 0
+    """Seed for drawing `max_users` users."""
+    slots: int = 1
+    """Number of the user's own tokens (m), with an agent for each."""
+    shared: str = MANUAL
+    """Shared words (l of them), separated by blanks, of a reset without the option ``shared``."""
+    actions: Literal["gradient", "vocabulary"] = "gradient"
+    """Whether an agent chooses among the first tokens by the gradient, as in the paper, or among
+    all words."""
+    top: int = 5
+    """Number of tokens to choose among (k), for ``"gradient"``."""
+    samples: int = 2
+    """Number of a user's training clicks that the gradient is the mean of (the paper: 5); each has
+    the clicks before it as its history."""
+    dim: int = 32
+    """Width of the embeddings of the observations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "slots", "top", "samples", "dim", highest=10_000)
+        check_numbers(self, 2, "num_candidates")
+        check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
+
+
+def assemble(
+    dataset: str | Dataset | None,
+    model: Any,
+    split: str,
+    max_users: int | None,
+    max_cycles: int | None,
+    options: Mapping[str, Any],
+) -> Parts:
+    """Make the arguments of `RPPEnv` for the id ``PAPRec-v0``.
+
+    Parameters
+    ----------
+    dataset : str or Dataset, optional
+        By default ``"movieworld"``, of 3,000 users and 200 items.
+    model : str or T5, optional
+        ``"t5"`` (the default; see `rpp_env.recommenders.pretrained`), ``"checkpoint:PATH"`` (a file
+        of `T5.save`), or a T5. A table, or ``"table:PATH"``, is one of the default recommender.
+    split : str
+        The clicks that are played; the users are the same in each.
+    max_users, max_cycles : int, optional
+        As `RPPEnv.make` takes them; an episode has one step.
+    options : mapping
+        Fields of `Options`.
+
+    Raises
+    ------
+    InvalidOption
+        For options that are unknown, or contradict each other.
+    InvalidData
+        For a checkpoint of another catalog.
+    """
+    known = [field.name for field in fields(Options)]
+    for key in options:
+        if key not in known:
+            raise InvalidOption(unknown("option of PAPRec-v0", key, known))
+    chosen = Options(**options)
+    if max_cycles not in (None, _EPISODE.max_cycles):
+        raise InvalidOption(
+            f"an episode of PAPRec-v0 has one step: leave max_cycles={max_cycles!r} out"
+        )
+    if dataset == "movieworld":
+        chosen = Options(**WORLD | {k: v for k, v in options.items() if v is not None})
+    data = given_dataset("movieworld" if dataset is None else dataset, chosen)
+    histories = _histories(data, chosen.repeats)
+    rows = choose_users(task_users(data), max_users, chosen.user_seed)
+    tasks = _tasks(
+        data,
+        tuple(rows.tolist()),
+        split,
+        num_candidates=chosen.num_candidates,
+        seed=chosen.task_seed,
+        repeats=chosen.repeats,
+    )
+    table = None
+    if isinstance(model, str) and model.startswith("table:"):
+        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
+    if isinstance(model, RewardTable):
+        tasks, table = model.select(tasks)
+        model = None
+    recommender = _recommender(model, data, histories)
+    if chosen.asked != recommender.asked:
+        recommender = recommender.ask(chosen.asked)
+    space = _space(recommender, tasks, histories, chosen)
+    return Parts(
+        tasks=tasks,
+        rules=_EPISODE,
+        book=None,
+        embeddings=table.embeddings
+        if table
+        else fitted_embeddings(data, histories, "svd", chosen.dim),
+        recommender=None if table else recommender,
+        table=table,
+        space=space,
+        contexts=_contexts(space, tasks),
+    )
+
+
+@lru_cache(maxsize=4)
+def _histories(data: Dataset, repeats: Repeats) -> Interactions:
+    return training_clicks(data, repeats=repeats)
+
+
+@lru_cache(maxsize=8)
+def _tasks(data: Dataset, users: tuple[int, ...], part: str, **options: Any) -> TaskSet:
+    return click_tasks(data, users, part, **options)
+
+
+def _recommender(model: Any, data: Dataset, histories: Interactions) -> T5:
+    if model is None or model == "t5":
+        return _pretrained(data, histories)
+    if isinstance(model, str) and model.startswith("checkpoint:"):
+        model = T5.load(model.removeprefix("checkpoint:"))
+    if not isinstance(model, T5):
+        raise InvalidOption(
+            f"PAPRec takes model='t5', 'checkpoint:PATH' or a T5, whose words its prompts are made "
+            f"of, not {model!r}; for a recommender of your own give a prompt space (space=)"
+        )
+    model.check(data)
+    return model
+
+
+@lru_cache(maxsize=4)
+def _pretrained(data: Dataset, histories: Interactions) -> T5:
+    from rpp_env.recommenders.pretrained import pretrained_t5
+
+    return pretrained_t5(data, histories)
+
+
+def _space(
+    recommender: T5, tasks: TaskSet, histories: Interactions, chosen: Options
+) -> TokenPrompts:
+    words, vocabulary = recommender.vocabulary.words, recommender.vocabulary.tokens
+    agents = [f"slot_{j}" for j in range(chosen.slots)]
+    shown = _shown(recommender)
+    space = TokenPrompts(vocabulary, shown, agents, names=words)
+    shared = space.indices(chosen.shared, len(chosen.shared.split()))
+    made: dict[str, Any] = {"shared": vocabulary[shared], "names": words}
+    if chosen.actions == "gradient":
+        if chosen.top > len(words):
+            raise InvalidOption(f"top={chosen.top}, but there are {len(words)} words: give no more")
+        made["candidates"] = first_order(
+            recommender,
+            histories,
+            np.searchsorted(task_users(tasks.dataset), tasks.users),
+            vocabulary[shared],
+            slots=chosen.slots,
+            top=chosen.top,
+            samples=chosen.samples,
+        )
+        about = (recommender.digest, chosen.slots, chosen.top, chosen.samples, chosen.shared)
+        made["source"] = hashlib.sha256(repr(about).encode()).hexdigest()
+    return TokenPrompts(vocabulary, shown, agents, **made)
+
+
+def _shown(recommender: T5) -> Floats:
+    """(V, e) the words' embeddings along their main directions."""
+    table = recommender.weights["t5.shared.weight"].detach().numpy()
+    words = table[recommender.vocabulary.tokens].astype(np.float64)
+    words = words - words.mean(axis=0)
+    _, _, directions = np.linalg.svd(words, full_matrices=False)
+    # A direction's sign is arbitrary: its largest number is positive.
+    directions = directions[:_SHOWN]
+    largest = np.abs(directions).argmax(axis=1)
+    directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
+    shown: Floats = (words @ directions.T).astype(np.float32)
+    return shown
+
+
+def _contexts(space: TokenPrompts, tasks: TaskSet) -> tuple[Context, ...]:
+    """Return which user it is, as bits, and the tokens to choose among."""
+    bits = max(1, (tasks.dataset.num_users - 1).bit_length())
+    who = (tasks.users[:, None] >> np.arange(bits)) & 1
+    blocks, values = {"who": bits}, [who.astype(np.float32)]
+    if space.candidates is not None:
+        shown = space.shown[space.candidates].reshape(len(tasks), -1)
+        blocks["candidates"] = shown.shape[1]
+        values.append(shown)
+    return (Context(blocks, np.concatenate(values, axis=1)),)
+
+
+# ----------------------------------------------------------------------------------- gradients
+
+
+def click_gradients(
+    recommender: T5,
+    histories: Interactions,
+    users: Ints,
+    prompts: Ints,
+    *,
+    samples: int = 5,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Gradients of the log-likelihood of users' training clicks in their prompts' embeddings.
+
+    Parameters
+    ----------
+    recommender : T5
+    histories : Interactions
+        `training_clicks`: no held-out click is read.
+    users : (U,) int64 array
+        Indices of users of `histories`.
+    prompts : (U, n) int64 array
+        Tokens of each user's prompt.
+    samples : int
+        Number of clicks of a user, drawn with replacement; each is predicted from those before it.
+    seed : int
+        Seed of the clicks that are drawn; a user's do not depend on the other users.
+
+    Returns
+    -------
+    gradients : (U, n, d) float64 array
+        Means over each user's clicks; 0 for users without any.
+    there : (U,) bool array
+        Which users have clicks to learn from.
+    """
+    import torch
+
+    n = recommender.config.max_history
+    lengths = np.diff(histories.indptr)[users]
+    there = lengths >= 2
+    gradients = np.zeros((*prompts.shape, recommender.config.dim))
+    order = np.flatnonzero(there)
+    drawn = np.stack(
+        [
+            np.random.default_rng([seed, int(user)]).integers(1, length, samples)
+            for user, length in zip(users[order], lengths[order], strict=True)
+        ]
+        or [np.zeros(samples, np.int64)]
+    )
+    for start in range(0, len(order), 64):
+        some = order[start : start + 64]
+        ends = (histories.indptr[users[some]][:, None] + drawn[start : start + 64]).ravel()
+        owner = np.repeat(some, samples)
+        where = ends[:, None] - np.arange(n, 0, -1)
+        seen = where >= histories.indptr[users[owner]][:, None]
+        shown = np.where(seen, histories.items[np.where(seen, where, 0)], -1).astype(np.int64)
+        targets = torch.from_numpy(histories.items[ends].astype(np.int64))
+        vectors = recommender.embed(torch.from_numpy(prompts[owner])).requires_grad_()
+        scores = recommender.likelihoods(shown, prompts[owner], vectors)
+        scores.gather(1, targets[:, None]).sum().backward()  # type: ignore[no-untyped-call]
+        assert vectors.grad is not None
+        each = (
+            vectors.grad.numpy().astype(np.float64).reshape(len(some), samples, *vectors.shape[1:])
+        )
+        gradients[some] = each.mean(axis=1)
+    return gradients, there
+
+
+def first_order(
+    recommender: T5,
+    histories: Interactions,
+    users: Ints,
+    shared: Ints,
+    *,
+    slots: int = 1,
+    top: int = 5,
+    samples: int = 5,
+    seed: int = 0,
+) -> Ints:
+    """(U, m, k) the words that the gradient ranks first for each user's slots, best first.
+
+    The score of a word is the product of its embedding and the gradient of the log-likelihood of
+    the user's training clicks in the slot's embedding (HotFlip, Ebrahimi et al., ACL 2018; the step
+    of PAP-REC). The slots hold the last shared word when the gradient is taken. Users without a
+    training click get the words of the mean gradient.
+
+    Parameters
+    ----------
+    recommender : T5
+    histories, users, samples, seed
+        See `click_gradients`.
+    shared : (l,) int64 array
+        The shared tokens.
+    slots, top : int
+        Number of slots (m), and of words (k) for each.
+    """
+    filler = shared[-1:] if len(shared) else recommender.vocabulary.tokens[:1]
+    prompt = np.concatenate([shared, np.repeat(filler, slots)])
+    gradients, there = click_gradients(
+        recommender, histories, users, np.tile(prompt, (len(users), 1)), samples=samples, seed=seed
+    )
+    own = gradients[:, len(shared) :]
+    if there.any():
+        own[~there] = own[there].mean(axis=0)
+    return best_words(recommender, own, top)
+
+
+def best_words(recommender: T5, gradients: NDArray[np.float64], top: int) -> Ints:
+    """(..., k) indices of the words with the largest first-order gains; of equals, the first."""
+    table = recommender.weights["t5.shared.weight"].detach().numpy()
+    words = table[recommender.vocabulary.tokens].astype(np.float64)
+    order: Ints = np.argsort(-(gradients @ words.T), axis=-1, kind="stable")[..., :top]
+    return order
