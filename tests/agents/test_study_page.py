@@ -6,6 +6,8 @@ package playwright, which is told to download none; they are skipped, by name, w
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import os
@@ -282,6 +284,14 @@ def test_a_page_names_nothing_outside_itself(tmp_path: Path) -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", page)
     assert not re.search(r"<link(?! rel=\"icon\" href=\"data:,\")|\ssrc=|@import|url\(", page)
     assert "default-src 'none'; script-src 'sha256-" in page
+
+
+def test_the_published_page_may_run_its_own_script() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "study.html").read_text(encoding="utf-8")
+    for tag in ("script", "style"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in page
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
