@@ -97,6 +97,13 @@ SETUPS = {
         discounts=(),
         why_no_training="not run yet",
     ),
+    "PeaPOD-v0": Setup(
+        model="t5",
+        finite=None,
+        discounts=(),
+        why_no_table="infinitely many actions",
+        why_no_training="not run yet",
+    ),
 }
 
 

@@ -182,6 +182,13 @@ SYSTEMS: dict[str, System] = {
         "t5",
         Episode("PAPRec-v0", 1),
     ),
+    "PeaPOD-v0": System(
+        "rpp_env.peapod:assemble",
+        "rpp_env.peapod:Options",
+        "movieworld",
+        "t5",
+        Episode("PeaPOD-v0", 1),
+    ),
 }
 """Ids of systems that make their own prompt space."""
 

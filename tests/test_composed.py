@@ -20,7 +20,7 @@ from rpp_env.composed import (  # noqa: E402
 )
 from rpp_env.data import Dataset, load_dataset  # noqa: E402
 from rpp_env.data.candidates import TaskBatch, TaskSet  # noqa: E402
-from rpp_env.data.clicks import click_tasks, task_users, training_clicks  # noqa: E402
+from rpp_env.data.clicks import click_tasks, task_users, tasks_before, training_clicks  # noqa: E402
 from rpp_env.data.neighbours import fit_factors  # noqa: E402
 from rpp_env.data.tensors import read_tensors, write_tensors  # noqa: E402
 from rpp_env.errors import InvalidData, InvalidOption  # noqa: E402
@@ -29,6 +29,7 @@ from rpp_env.recommenders.composer import Config, Users, load, pretrain, save  #
 from rpp_env.recommenders.t5 import T5, train  # noqa: E402
 from rpp_env.recommenders.t5 import Config as T5Config  # noqa: E402
 from rpp_env.testing import check_space  # noqa: E402
+from rpp_env.vectors import PrefixPrompts  # noqa: E402
 
 T5_SIZE = T5Config(
     dim=16, layers=1, heads=2, feed_forward=32, negatives=9, batch=32, rate=1e-2, epochs=2
@@ -170,7 +171,18 @@ def test_pretraining_changes_the_composer_and_no_recommender(
     first = Composer.seeded(6, 16, heads=2, length=3)
     assert all(not np.array_equal(found.weights[n], w) for n, w in first.weights.items())
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["validation"] > rows[0]["validation"]
+    # It fits what it is taught: the latest training clicks.
+    tasks = tasks_before(data, users.rows, data.lengths[users.rows] - 4, num_candidates=None)
+    own, near, _ = users.around(tasks, 4)
+    fits = []
+    for composer in (first, found):
+        weights = {name: torch.from_numpy(w) for name, w in composer.weights.items()}
+        others = torch.from_numpy(users.pool[near])
+        shares = module.logits(weights, 2, torch.from_numpy(own), others).softmax(2)
+        prefix = module.compose(weights, 2, shares, others, 3)
+        scores = model.scores(PrefixPrompts(prefix, tasks))
+        fits.append(scores.gather(1, torch.from_numpy(tasks.position)[:, None]).mean())
+    assert fits[1] > fits[0]
     with pytest.raises(InvalidOption, match="heads=3 must divide"):
         pretrain(model, data, users, replace(SMALL, heads=3))
 

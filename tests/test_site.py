@@ -70,6 +70,13 @@ HOLDS_TOKENS = HOLDS_VECTORS | {
     "shared": "the shared words",
     "own_action": "the agent's own last action, one-hot",
 }
+HOLDS_NEIGHBOURS = HOLDS_VECTORS | {
+    "vector": "the user's own vector, of length 1",
+    "neighbours": "the neighbours' vectors, the most similar first",
+    "similarity": "their cosines with the user's own",
+    "prompt": "the last logits of all heads; 0 before the step",
+    "own_action": "the head's own last logits",
+}
 
 
 def table(*rows: tuple[object, ...]) -> str:
@@ -187,9 +194,12 @@ def actions(rules: str) -> str:
 
 
 def observations(rules: str) -> str:
-    holds = {LIKELIHOOD: HOLDS_LEADS, SESSION: HOLDS, "PAPRec-v0": HOLDS_TOKENS}.get(
-        rules, HOLDS_VECTORS if rules in SYSTEMS else HOLDS
-    )
+    holds = {
+        LIKELIHOOD: HOLDS_LEADS,
+        SESSION: HOLDS,
+        "PAPRec-v0": HOLDS_TOKENS,
+        "PeaPOD-v0": HOLDS_NEIGHBOURS,
+    }.get(rules, HOLDS_VECTORS if rules in SYSTEMS else HOLDS)
     if rules in SYSTEMS:
         pytest.importorskip("torch")
     layout = made_env(rules).observer.layout

@@ -31,6 +31,7 @@ TRAINERS: dict[str, str] = {
 SOLVERS: dict[str, str] = {
     "ppr": "PPR's own solver",
     "pap_rec": "PAP-REC's own solver",
+    "peapod": "PeaPOD's own solver",
     "reinforce": "REINFORCE",
     "evolution": "Evolution strategy",
     "linucb": "LinUCB",

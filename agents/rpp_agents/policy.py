@@ -302,5 +302,6 @@ _KINDS = {
     "linear": "rpp_agents.solvers.linear:LinearPolicy",
     "ppr": "rpp_agents.solvers.ppr:PromptPolicy",
     "pap_rec": "rpp_agents.solvers.pap_rec:UserPolicy",
+    "peapod": "rpp_agents.solvers.peapod:AttentionPolicy",
 }
 """Readers of policy files by kind; solvers register theirs here, to avoid an import cycle."""

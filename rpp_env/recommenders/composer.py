@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from rpp_env.data.neighbours import Factors, fit_factors, nearest, unit
 from rpp_env.data.tensors import read_tensors, write_tensors
 from rpp_env.errors import InvalidData, InvalidOption, RPPWarning, TrainingDiverged, WriteFailed
 from rpp_env.interrupts import heed_interrupts
+from rpp_env.options import check_choice
 from rpp_env.recommenders.patience import Patience, Progress
 from rpp_env.vectors import PrefixPrompts
 
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
     from rpp_env.data.candidates import TaskSet
     from rpp_env.recommenders.t5 import T5
 
-__all__ = ["Config", "Users", "compose", "load", "logits", "pretrain", "pretrained", "save"]
+__all__ = ["Config", "Users", "Who", "compose", "load", "logits", "pretrain", "pretrained", "save"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+Who = Literal["similar", "another", "self"]
+"""Whose vectors a prompt is made of; see `Users.around`."""
 
 _SHIPPED = Path(__file__).parent / "checkpoints"
 
@@ -58,13 +62,13 @@ class Config(Patience):
     """Number of vectors of the prefix (P)."""
     neighbours: int = 10
     """Number of neighbours (n; the paper: 20 on Beauty and Sports, 10 on Toys)."""
-    clicks: int = 2
+    clicks: int = 1
     """Number of each user's latest training clicks that are taught."""
-    rate: float = 1e-3
+    rate: float = 3e-3
     """AdamW's learning rate."""
     batch: int = 64
     """Number of examples per step."""
-    epochs: int = 10
+    epochs: int = 5
     """Maximum number of epochs."""
     patience: int = 2
     """Number of epochs in a row without a lower loss of held-out users after which training
@@ -132,15 +136,41 @@ class Users:
         taught = training_clicks(dataset)
         return cls(factors, task_users(dataset), unit(factors.fold_in(taught.indptr, taught.items)))
 
-    def around(self, tasks: TaskSet, count: int) -> tuple[Floats, Ints, Floats]:
+    def around(
+        self, tasks: TaskSet, count: int, who: Who = "similar"
+    ) -> tuple[Floats, Ints, Floats]:
         """Return the own vectors (T, u), neighbours (T, n) and similarities (T, n) of tasks.
 
         A vector is folded in from the task's history. Nobody is a neighbour of themselves.
+
+        Parameters
+        ----------
+        tasks : TaskSet
+        count : int
+            Number of neighbours (n).
+        who : {"similar", "another", "self"}
+            The most similar users; those of the next training user, whoever else is played; or n
+            times the user, as of the training clicks.
+
+        Raises
+        ------
+        InvalidOption
+            For too many neighbours, and for ``"self"`` of a user without training clicks.
         """
-        vectors = unit(self.factors.fold_in(tasks.history_indptr, tasks.history_items))
+        check_choice("who", who, get_args(Who))
         place = np.minimum(np.searchsorted(self.rows, tasks.users), len(self.rows) - 1)
         own = np.where(self.rows[place] == tasks.users, place, -1)
-        return vectors, *nearest(vectors, self.pool, count, own)
+        if who == "another":
+            own = (place + 1) % len(self.rows)
+            return self.pool[own], *nearest(self.pool[own], self.pool, count, own)
+        vectors = unit(self.factors.fold_in(tasks.history_indptr, tasks.history_items))
+        if who == "similar":
+            return vectors, *nearest(vectors, self.pool, count, own)
+        if (own < 0).any():
+            raise InvalidOption("who='self' needs users with training clicks: leave out new users")
+        near = np.repeat(own[:, None], count, axis=1)
+        alike = np.clip((vectors * self.pool[own]).sum(axis=1, keepdims=True), -1, 1)
+        return vectors, near, np.repeat(alike, count, axis=1)
 
 
 def pretrain(

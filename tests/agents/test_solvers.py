@@ -19,7 +19,7 @@ from rpp_agents.trainers import find_trainer
 from rpp_env import RPPEnv
 from rpp_env.errors import BrokenContract, InvalidData, InvalidOption
 
-BLACK_BOX = [name for name in SOLVERS if name not in ("ppr", "pap_rec")]
+BLACK_BOX = [name for name in SOLVERS if name not in ("ppr", "pap_rec", "peapod")]
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Control policies for prefixes: zeros, another user's profile, the own history or source vector.
 
-The other controls are elsewhere: no prefix and a learned constant prefix (`rpp_agents.solvers.ppr`,
-``mode="pre-train"`` and ``constant=True``), and random ones (`Random`).
+The other controls are elsewhere: a learned constant prefix (`rpp_agents.solvers.ppr`,
+``constant=True``), random ones (`Random`), and those of PeaPOD-v0's option ``who``.
+`without_prompt` gives the scores of no prefix at all.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from rpp_agents.policy import Policy
 from rpp_agents.rollout import env_actions
 from rpp_agents.solvers.linear import LinearPolicy, columns_of, profile_blocks
 from rpp_env.errors import InvalidOption
+from rpp_env.metrics import ndcg
 from rpp_env.spaces import BoxSpaces
-from rpp_env.vectors import VectorPrompts
+from rpp_env.vectors import PrefixPrompts, VectorPrompts
 
-__all__ = ["Shuffled", "item_gain", "own_history", "source_vector", "zero"]
+__all__ = ["Shuffled", "item_gain", "own_history", "source_vector", "without_prompt", "zero"]
 
 
 def zero(env: Any) -> LinearPolicy:
@@ -33,6 +35,14 @@ def zero(env: Any) -> LinearPolicy:
     actions = _vectors(env)
     agents, length = actions.low.shape
     return LinearPolicy(np.zeros((agents, 1, length)), [], np.stack([actions.low, actions.high]))
+
+
+def without_prompt(env: Any) -> NDArray[np.float64]:
+    """(T,) NDCG@10 of the tasks of an environment whose recommender is asked without a prefix."""
+    tasks = env.tasks
+    rankings = env.recommender.rank(PrefixPrompts(None, tasks))
+    scores: NDArray[np.float64] = ndcg(rankings.ranks(tasks.position), 10)
+    return scores
 
 
 def own_history(env: Any) -> LinearPolicy:
