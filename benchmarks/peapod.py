@@ -69,14 +69,25 @@ def main() -> None:
         name: {"mean": float(value.mean()), "difference": asdict(gaps[name])}
         for name, value in found.items()
     }
+    personal = {
+        who: estimate(
+            {"gap": found["pre-trained attention"] - found[f'pre-trained attention, who="{who}"']},
+            {"gap": lambda means: means["gap"]},
+        )["gap"]
+        for who in ("another", "self")
+    }
+    for who, gap in personal.items():
+        print(f'pre-trained attention minus who="{who}": {gap:+.4f}')
     about = {
         "users": len(test.tasks),
         "recommender": test.recommender.digest,
         "composer": test.space.around.composer.digest,
         "epochs": epochs,
     }
+    kept = {who: asdict(gap) for who, gap in personal.items()}
+    written = {"about": about, "scores": rows, "personal": kept}
     if args.out:
-        write_text(args.out, json.dumps({"about": about, "scores": rows}, indent=1) + "\n")
+        write_text(args.out, json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":
