@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any as _Any
 
 from rpp_env.core import RPPEnv, Step
 from rpp_env.data import Dataset, TaskSet, load_dataset, make_tasks
@@ -93,7 +93,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     if name == "PatternBook":  # for one version
         text = "rpp_env.PatternBook is now rpp_env.SentenceCatalog"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
