@@ -199,9 +199,9 @@ class Observer:
         K, dim = tasks.num_candidates, embeddings.items.shape[1]
         histories = history_context(tasks, embeddings)
         (first, width), *others = space.blocks.items()
-        told = {"response": 1, "best_response": 1}
-        told |= {f"best_{name}": size for name, size in space.blocks.items()}
-        told = told if feedback else {}
+        responses = {"response": 1, "best_response": 1}
+        responses |= {f"best_{name}": size for name, size in space.blocks.items()}
+        responses = responses if feedback else {}
         # The ranking's blocks follow the prompt's first block, as in the first version, so that
         # policies trained then can still be used.
         blocks = [
@@ -210,7 +210,7 @@ class Observer:
             ("ranking", dim if ranking == "mean" else K * dim),
             ("named", 1),
             *others,
-            *told.items(),
+            *responses.items(),
             ("step", 1),
             ("own_action", self.actions.width),
         ]
@@ -234,10 +234,10 @@ class Observer:
             values = [histories.values, *(context.values for context in contexts)]
             self._static = np.concatenate(values, axis=1)
         self._before = self.layout[first]
-        self._told = slice(
-            self.layout["step"].start - sum(told.values()), self.layout["step"].start
+        self._responses = slice(
+            self.layout["step"].start - sum(responses.values()), self.layout["step"].start
         )
-        self._after = slice(self.layout["named"].stop, self._told.start)
+        self._after = slice(self.layout["named"].stop, self._responses.start)
         self._named, self._step = self.layout["named"].start, self.layout["step"].start
         self._split = width
         self._candidates, self._steps = K, steps
@@ -259,7 +259,11 @@ class Observer:
             self._seen = np.zeros((len(space.agents), self.shared_width), np.float32)
             for row, names in zip(self._seen, space.private, strict=True):
                 best = [f"best_{name}" for name in names]
-                for name in (*names, *(set(told) & {"response", "best_response", *best}), "step"):
+                for name in (
+                    *names,
+                    *(set(responses) & {"response", "best_response", *best}),
+                    "step",
+                ):
                     row[self.layout[name]] = 1
 
     def readers(self, name: str) -> tuple[int, ...]:
@@ -300,7 +304,7 @@ class Observer:
         shared = np.empty((len(rows), self.shared_width), dtype=np.float32)
         self._write(shared, rows, features)
         if responses is not None:
-            shared[:, self._told] = responses
+            shared[:, self._responses] = responses
         shared[:, self.layout["ranking"]] = self._ranking(ranked, named)
         shared[:, self._named] = named / self._candidates
         shared[:, self._step] = step / self._steps

@@ -353,12 +353,18 @@ TRAINED = LINES[LINES.index(DISCOUNT) :]
 
 
 def cards(page: Path) -> str:
-    """The cards of all ids, side by side."""
-    names = list(IDS)
+    """The cards of all ids, an id in each line; reasons stand on the id's own page."""
     link = f"{repository()}/blob/main/docs/environments/" if page.name == "README.md" else ""
-    columns = [card(name) for name in names]
-    rows = [(line, *(column[line] for column in columns)) for line in LINES]
-    return table(("", *(f"[`{name}`]({link}{name.lower()}.md)" for name in names)), *rows)
+    rows = [
+        (f"[`{name}`]({link}{name.lower()}.md)", *(brief(card(name)[line]) for line in LINES))
+        for name in IDS
+    ]
+    return table(("", *LINES), *rows)
+
+
+def brief(line: str) -> str:
+    """A line of a card without its reason; a dash for what is not measured."""
+    return re.sub(NOT, "\N{EN DASH}", line.partition(" (")[0].removesuffix(f", {NOT}"))
 
 
 def one_card(rules: str) -> str:
