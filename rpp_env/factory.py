@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +45,14 @@ __all__ = [
     "as_rules",
     "assemble",
     "choose_users",
+    "chosen_options",
     "fitted_embeddings",
     "given_dataset",
     "table_file",
 ]
+
+
+Chosen = TypeVar("Chosen", bound="DataOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +271,21 @@ def assemble(
         embeddings = fitted_embeddings(data, interactions, embeddings, chosen.dim)
     recommender = _recommender(model, data, interactions, rules, chosen)
     return Parts(tasks, rules, book, embeddings, recommender, None)
+
+
+def chosen_options(kind: type[Chosen], name: str, options: Mapping[str, Any]) -> Chosen:
+    """Make the options of the id `name`.
+
+    Raises
+    ------
+    InvalidOption
+        For an option that the id does not have.
+    """
+    known = [field.name for field in fields(kind)]
+    for key in options:
+        if key not in known:
+            raise InvalidOption(unknown(f"option of {name}", key, known))
+    return kind(**options)
 
 
 def choose_users(rows: NDArray[np.int64], max_users: int | None, seed: int) -> NDArray[np.int64]:

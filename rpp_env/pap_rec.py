@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env.data.candidates import TaskSet
-from rpp_env.data.clicks import click_tasks, task_users, training_clicks
+from rpp_env.data.clicks import SMALL_WORLD, click_tasks, task_users, training_clicks
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions, Repeats
 from rpp_env.errors import InvalidOption
@@ -39,18 +39,19 @@ from rpp_env.factory import (
     DataOptions,
     Parts,
     choose_users,
+    chosen_options,
     fitted_embeddings,
     given_dataset,
     table_file,
 )
 from rpp_env.observation import Context
-from rpp_env.options import check_numbers, unknown
+from rpp_env.options import check_numbers
 from rpp_env.recommenders.t5 import T5, Asked
 from rpp_env.rules import episode_of
 from rpp_env.table import RewardTable
 from rpp_env.tokens import TokenPrompts
 
-__all__ = ["MANUAL", "WORLD", "Options", "assemble", "best_words", "click_gradients", "first_order"]
+__all__ = ["MANUAL", "Options", "assemble", "best_words", "click_gradients", "first_order"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -61,8 +62,6 @@ MANUAL = "what comes next for them"
 _EPISODE = episode_of("PAPRec-v0")
 _SHOWN = 8
 """Width of a token's vector in observations: the main directions of the words' embeddings."""
-WORLD = {"num_users": 3000, "num_items": 200}
-"""Size of the generated world if it is not stated: that of the recommender in the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +131,15 @@ def assemble(
     InvalidData
         For a checkpoint of another catalog.
     """
-    known = [field.name for field in fields(Options)]
-    for key in options:
-        if key not in known:
-            raise InvalidOption(unknown("option of PAPRec-v0", key, known))
-    chosen = Options(**options)
+    chosen = chosen_options(Options, "PAPRec-v0", options)
     if max_cycles not in (None, _EPISODE.max_cycles):
         raise InvalidOption(
             f"an episode of PAPRec-v0 has one step: leave max_cycles={max_cycles!r} out"
         )
+    dataset = "movieworld" if dataset is None else dataset
     if dataset == "movieworld":
-        chosen = Options(**WORLD | {k: v for k, v in options.items() if v is not None})
-    data = given_dataset("movieworld" if dataset is None else dataset, chosen)
+        chosen = Options(**SMALL_WORLD | {k: v for k, v in options.items() if v is not None})
+    data = given_dataset(dataset, chosen)
     histories = _histories(data, chosen.repeats)
     rows = choose_users(task_users(data), max_users, chosen.user_seed)
     tasks = _tasks(

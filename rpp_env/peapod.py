@@ -22,7 +22,7 @@ pre-training on training clicks (`rpp_env.recommenders.composer`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ import numpy as np
 
 from rpp_env.composed import AttentionPrompts, Composer, Neighbourhood, NeighbourPrompts
 from rpp_env.data.candidates import TaskSet
-from rpp_env.data.clicks import click_tasks, task_users, training_clicks
+from rpp_env.data.clicks import SMALL_WORLD, click_tasks, task_users, training_clicks
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Repeats
 from rpp_env.errors import InvalidData, InvalidOption
@@ -39,12 +39,13 @@ from rpp_env.factory import (
     DataOptions,
     Parts,
     choose_users,
+    chosen_options,
     fitted_embeddings,
     given_dataset,
     table_file,
 )
 from rpp_env.observation import Context
-from rpp_env.options import check_numbers, unknown
+from rpp_env.options import check_numbers
 from rpp_env.prompting import Recommender
 from rpp_env.recommenders import composer as composers
 from rpp_env.rules import episode_of
@@ -53,8 +54,6 @@ from rpp_env.table import RewardTable
 __all__ = ["Options", "assemble"]
 
 _EPISODE = episode_of("PeaPOD-v0")
-_WORLD = {"num_users": 3000, "num_items": 200}
-"""Size of the generated world if it is not stated: that of the recommender in the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,18 +138,14 @@ def assemble(
     InvalidData
         For a checkpoint or a composer of another catalog or recommender.
     """
-    known = [field.name for field in fields(Options)]
-    for key in options:
-        if key not in known:
-            raise InvalidOption(unknown("option of PeaPOD-v0", key, known))
-    chosen = Options(**options)
+    chosen = chosen_options(Options, "PeaPOD-v0", options)
     if max_cycles not in (None, _EPISODE.max_cycles):
         raise InvalidOption(
             f"an episode of PeaPOD-v0 has one step: leave max_cycles={max_cycles!r} out"
         )
     dataset = "movieworld" if dataset is None else dataset
     if dataset == "movieworld":
-        chosen = Options(**_WORLD | {k: v for k, v in options.items() if v is not None})
+        chosen = Options(**SMALL_WORLD | {k: v for k, v in options.items() if v is not None})
     data = given_dataset(dataset, chosen)
     tasks = _tasks(
         data,

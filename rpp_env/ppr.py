@@ -23,7 +23,7 @@ Recommendation* (Wu et al., IEEE TKDE 2024), as an environment.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -42,12 +42,13 @@ from rpp_env.factory import (
     DataOptions,
     Parts,
     choose_users,
+    chosen_options,
     fitted_embeddings,
     given_dataset,
     table_file,
 )
 from rpp_env.observation import Context
-from rpp_env.options import check_numbers, unknown
+from rpp_env.options import check_numbers
 from rpp_env.prompting import PromptSpace, Recommender
 from rpp_env.rules import episode_of
 from rpp_env.table import RewardTable
@@ -167,7 +168,7 @@ def assemble(
     InvalidData
         For a checkpoint of another catalog.
     """
-    chosen = _chosen(Options, "PPR-v0", options)
+    chosen = chosen_options(Options, "PPR-v0", options)
     if max_cycles not in (None, _EPISODE.max_cycles):
         raise InvalidOption(
             f"an episode of PPR-v0 has one step: leave max_cycles={max_cycles!r} out, or take "
@@ -189,7 +190,7 @@ def assemble_stream(
     `max_cycles`, 1 to 10, is the number of clicks in an episode, 10 by default. Users with fewer
     clicks are left out. There are no tables.
     """
-    chosen = _chosen(StreamOptions, "PPRStream-v0", options)
+    chosen = chosen_options(StreamOptions, "PPRStream-v0", options)
     steps = CLICKS if max_cycles is None else max_cycles
     if not 1 <= steps <= CLICKS:
         raise InvalidOption(
@@ -199,15 +200,6 @@ def assemble_stream(
     if isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith("table:")):
         episode_of("PPRStream-v0").check_table("leave model out, or name a recommender")
     return _parts(dataset, model, split, max_users, chosen, "joint", steps)
-
-
-def _chosen(kind: Any, name: str, options: Mapping[str, Any]) -> Any:
-    """Make the options; InvalidOption for one that the id does not have."""
-    known = [field.name for field in fields(kind)]
-    for key in options:
-        if key not in known:
-            raise InvalidOption(unknown(f"option of {name}", key, known))
-    return kind(**options)
 
 
 def _parts(

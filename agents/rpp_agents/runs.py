@@ -171,6 +171,12 @@ class Run:
                 "plays": "" if run_dir is None else _problem(env),
             },
         }
+        defaults = {
+            field.name: field.default
+            for field in dataclasses.fields(config)
+            if field.default is not dataclasses.MISSING
+        }
+        self._defaults: dict[str, Any] = json.loads(json.dumps(defaults))
         self._unit = getattr(env, "unit", None)
         self._progress = progress
         self._tensorboard = config.tensorboard
@@ -203,6 +209,8 @@ class Run:
         for part in ("algorithm", "config", "environment"):
             before, now = about[part], self._about[part]
             if part == "config":
+                # An option that was added since has its default in the run that is resumed.
+                before = self._defaults | before
                 before = {key: x for key, x in before.items() if key not in FREE_TO_CHANGE}
                 now = {key: x for key, x in now.items() if key not in FREE_TO_CHANGE}
             if before != now:

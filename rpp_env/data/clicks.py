@@ -26,10 +26,13 @@ from rpp_env.data.splits import Interactions, Repeats, histories
 from rpp_env.errors import InvalidData
 from rpp_env.options import check_choice
 
-__all__ = ["PARTS", "click_tasks", "task_users", "tasks_before", "training_clicks"]
+__all__ = ["PARTS", "SMALL_WORLD", "click_tasks", "task_users", "tasks_before", "training_clicks"]
 
 PARTS = ("train", "validation", "test")
 """Parts of the held-out clicks, from the earliest to the last."""
+SMALL_WORLD = {"num_users": 3000, "num_items": 200}
+"""Size of the generated world in which ids are played by default if their recommender is a T5: the
+one in the package was trained on it."""
 
 
 def task_users(dataset: Dataset) -> NDArray[np.int64]:

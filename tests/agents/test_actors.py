@@ -571,8 +571,10 @@ def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(tmp_path: Any) -> 
         assert torch.equal(again.actor.state_dict()[name], tensor), name  # type: ignore[attr-defined]
 
 
-def test_a_checkpoint_from_before_vectors_is_resumed(toys: SimpleNamespace, tmp_path: Any) -> None:
-    """It calls the numbers of actions nvec."""
+def test_a_checkpoint_of_an_earlier_version_is_resumed(
+    toys: SimpleNamespace, tmp_path: Any
+) -> None:
+    """It calls the numbers of actions nvec, and lacks the options that came later."""
     config = mappo.Config(**SMALL | {"total_steps": 64 * 5 * 4})
 
     def train(folder: str, **options: Any) -> Any:
@@ -587,6 +589,7 @@ def test_a_checkpoint_from_before_vectors_is_resumed(toys: SimpleNamespace, tmp_
     tensors, about = read_tensors(path)
     about["environment"]["nvec"] = about["environment"].pop("actions")
     assert about["environment"]["nvec"] == [5, 5, 9, 5]
+    assert (about["config"].pop("memory"), about["config"].pop("truncation")) == (0, "bootstrap")
     write_tensors(path, tensors, about)
     train("old", resume=True)
     whole, old = (

@@ -91,14 +91,13 @@ def _train_t5(
 ) -> None:
     """Train a T5, or find it in the cache, and print it beside simple rules."""
     from rpp_env import load_dataset
-    from rpp_env.data.clicks import click_tasks, task_users, training_clicks
+    from rpp_env.data.clicks import SMALL_WORLD, click_tasks, task_users, training_clicks
     from rpp_env.metrics import chance_ndcg, ndcg
-    from rpp_env.pap_rec import WORLD
     from rpp_env.recommenders.pretrained import SMALL_T5, pretrained_t5
     from rpp_env.recommenders.t5 import Config, max_plus_one
     from rpp_env.tokens import SlotPrompts
 
-    data = load_dataset(dataset or "movieworld", None, **({} if dataset else WORLD))
+    data = load_dataset(dataset or "movieworld", None, **({} if dataset else SMALL_WORLD))
     histories = training_clicks(data)
     config = SMALL_T5 if scale == "small" else Config()
     if epochs is not None:
