@@ -48,7 +48,7 @@ def main() -> None:
 
     criterion: Criterion = given.criterion
     for seed in given.seeds:
-        config = Config(seed=seed, criterion=criterion, total_steps=10**9, samples=2)
+        config = Config(seed=seed, criterion=criterion, total_steps=10**9, clicks=2)
         rng = np.random.default_rng(seed)
         judged("no words", manual[:, :0])
         judged("manual words", manual)

@@ -45,8 +45,8 @@ def main() -> None:
     test = made["test"]
     found = {"no prompt": controls.without_prompt(test)}
     for who in ("another", "self"):
-        env = RPPEnv.make(rules="PeaPOD-v0", split="test", seed=0, who=who, **args.options)
-        found[f'pre-trained attention, who="{who}"'] = scores(pretrained(env), env)
+        env = RPPEnv.make(rules="PeaPOD-v0", split="test", seed=0, whose=who, **args.options)
+        found[f'pre-trained attention, whose="{who}"'] = scores(pretrained(env), env)
     found["random attention"] = scores(Random(test.action_spaces, seed=0), test)
     found["equal attention"] = scores(controls.zero(test), test)
     found["pre-trained attention"] = scores(pretrained(test), test)
@@ -71,13 +71,16 @@ def main() -> None:
     }
     personal = {
         who: estimate(
-            {"gap": found["pre-trained attention"] - found[f'pre-trained attention, who="{who}"']},
+            {
+                "gap": found["pre-trained attention"]
+                - found[f'pre-trained attention, whose="{who}"']
+            },
             {"gap": lambda means: means["gap"]},
         )["gap"]
         for who in ("another", "self")
     }
     for who, gap in personal.items():
-        print(f'pre-trained attention minus who="{who}": {gap:+.4f}')
+        print(f'pre-trained attention minus whose="{who}": {gap}')
     about = {
         "users": len(test.tasks),
         "recommender": test.recommender.digest,

@@ -72,7 +72,7 @@ class Options(DataOptions):
     """Whether a head gives logits of its attention, or chooses one neighbour."""
     sharpness: float = 5.0
     """Largest logit of the attention."""
-    who: Literal["similar", "another", "self"] = "similar"
+    whose: Literal["similar", "another", "self"] = "similar"
     """Whose vectors a prompt is made of: the user's neighbours, or, as controls, the neighbours of
     another user (the next one of the dataset), or the user's own vector alone."""
     neighbours: int = composers.Config.neighbours
@@ -163,7 +163,7 @@ def assemble(
         model = None
     recommender = _recommender(model, data)
     composer, users = _composer(recommender, data, chosen)
-    own, near, alike = users.around(tasks, chosen.neighbours, chosen.who)
+    own, near, alike = users.around(tasks, chosen.neighbours, chosen.whose)
     around = Neighbourhood(composer, users.pool, near)
     seen = np.concatenate([own, users.pool[near].reshape(len(tasks), -1), alike], axis=1)
     width = users.pool.shape[1]

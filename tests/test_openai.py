@@ -440,7 +440,7 @@ def test_a_retry_after_header_is_respected(
 def test_a_server_that_stays_bad_is_given_up(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
-    model = connect(patience=0.5, concurrency=2)
+    model = connect(patience=0.5, concurrency=1)
     server.script(faults=[None, None, *["500"] * 1000])
     began = time.monotonic()
     said = r"no usable answer, asked \d+ times in \d s; at last: status 500 \(fault 500\)"

@@ -82,7 +82,7 @@ def test_a_whole_number_is_a_whole_number(name: str, value: Any) -> None:
         ({"generation": {"temperature": 0}}, "generation must be"),
         ({"padded_actions": 1}, "padded_actions must be true or false, not 1"),
         ({"unfiltered": "no"}, "unfiltered must be true or false, not 'no'"),
-        ({"encoder": "words"}, "encoder must be of type Encoder, not 'words'"),
+        ({"encoder": "words"}, "encoder 'words' is not known; there are hashed, minilm"),
         ({"num_envs": 10**9}, "10,000,000 at most: num_envs is 1000000000"),
         ({"recording": 3}, "recording must be a text or of type Path"),
     ],

@@ -159,7 +159,7 @@ def test_the_recommender_is_frozen(make: Any, model: T5) -> None:
 
 
 def test_controls_listen_to_others_or_to_the_user_alone(make: Any) -> None:
-    envs = {who: make(who=who, split="test") for who in ("similar", "another", "self")}
+    envs = {who: make(whose=who, split="test") for who in ("similar", "another", "self")}
     near = {who: env.space.around.near for who, env in envs.items()}
     users = envs["self"].tasks.users
     assert np.array_equal(near["self"], np.repeat(np.arange(len(users))[:, None], 4, axis=1))
@@ -167,7 +167,7 @@ def test_controls_listen_to_others_or_to_the_user_alone(make: Any) -> None:
     taught = make(split="train").space.around.near  # whose histories are the training clicks
     assert np.array_equal(near["another"][:-1], taught[1:])
     # They do not depend on who else is played, and one's own vector leaves no choice.
-    few = make(who="another", split="test", max_users=7)
+    few = make(whose="another", split="test", max_users=7)
     assert np.array_equal(few.space.around.near, near["another"][np.isin(users, few.tasks.users)])
     assert np.array_equal(played(envs["self"], seed=0), played(envs["self"], seed=1))
     assert not np.array_equal(played(envs["similar"], seed=0), played(envs["similar"], seed=1))

@@ -37,7 +37,7 @@ COMMANDS = {
     "serve": "Print or run the vLLM command for a model; check a server.",
     "recording": "Check, copy, export or import a model's recorded answers.",
     "data": "List the datasets found here, or download one.",
-    "model": "List the pretrained models found here, or fetch one.",
+    "model": "List pretrained models, fetch one, or train a recommender.",
     "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
     "study": "Compare ways of choosing prompts by their model calls; resumable.",
     "report": "Write the tables, plots and HTML page of a study or bench again.",

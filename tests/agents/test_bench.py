@@ -793,7 +793,7 @@ def test_tuning_marks_the_best_point_once_all_are_there(tmp_path: Path) -> None:
     report = write_report(told, tmp_path).read_text()
     marked = [row for row in rows_of(report, "MAPPO") + rows_of(report, "other") if row[-1]]
     assert [row[:3] for row in marked if row[-1] == "**best**"] == [
-        ["MAPPO", "2", "learning_rate 0.01"],
+        ["MAPPO", "2", "gamma 0.95, learning_rate 0.01"],
         ["other", "1", "learning_rate 0.001"],
     ]
     assert "Probability" not in report

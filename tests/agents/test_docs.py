@@ -142,7 +142,9 @@ def test_a_command_line_is_one(page: Path, words: list[str]) -> None:
     if isinstance(world, World) and "/" not in world.dataset:
         assert world.dataset in {*KNOWN, *LEVELS}
         own = world.model in {*PRETRAINED, *(system.model for system in IDS.values())}
-        assert own or re.match(r"(table|recording|vllm|hf):.|https?://\S+#\S", world.model)
+        assert own or re.match(
+            r"(table|recording|checkpoint|vllm|hf):.|https?://\S+#\S", world.model
+        )
     name = words[1]
     if words[0] == "data":
         assert words[1] != "get" or words[2] in SOURCES

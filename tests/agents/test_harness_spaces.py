@@ -10,18 +10,20 @@ import pytest
 
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.methods import METHODS, method
-from rpp_agents.experiments.plan import Study
+from rpp_agents.experiments.plan import SPLITS, Study
 from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import make_tables, replay, run_cells
 from rpp_env import Rankings, RPPEnv, tabulate
-from rpp_env.episode import Episode
+from rpp_env.episode import Episode, Feedback
 from rpp_env.errors import InvalidOption
 from rpp_env.tokens import SlotPrompts, TokenPrompts
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
 FINITE = [name for name in METHODS if name not in ("manual", "grips", "llmrank", "rpp")]
+RESPONSES = ("posterior", "keep_best")
+"""Methods that read the users' responses; they play episodes, and name no cells."""
 CONFIG: dict[str, dict[str, Any]] = {
     "groups": {"groups": 2},
     "supervised": {"members": 1, "components": 4},
@@ -45,7 +47,7 @@ class Leaning:
         return Rankings(order, np.full(len(tasks), K))
 
 
-def made(kind: str, split: str, users: int) -> Users:
+def made(kind: str, split: str, users: int, feedback: Feedback = "none") -> Users:
     space: Any = {
         "codebook": CodebookPrompts(np.arange(12.0).reshape(6, 2), ("a", "b")),
         "one": CodebookPrompts(np.arange(12.0).reshape(6, 2), ("a",)),
@@ -55,7 +57,8 @@ def made(kind: str, split: str, users: int) -> Users:
     }[kind]
     reads = SlotPrompts if kind in ("tokens", "many") else PrefixPrompts
     options: dict[str, Any] = {"num_users": 400, "num_items": 100, "num_candidates": 10}
-    options |= {"space": space, "rules": Episode("Test-v0", 2), "max_users": users}
+    options |= {"space": space, "max_users": users}
+    options["rules"] = Episode("Test-v0", 2, feedback=feedback)
     live = RPPEnv.make("movieworld", Leaning(reads), split, **options)
     if kind in ("vectors", "many"):
         return Users(live, live)
@@ -83,7 +86,7 @@ def fit(problem: Problem, name: str, budget: int = 400) -> Any:
     return method(name)(problem, seed=0, budget=budget, watch=lambda *_: None, **told)
 
 
-@pytest.mark.parametrize("name", FINITE)
+@pytest.mark.parametrize("name", [name for name in FINITE if name not in RESPONSES])
 def test_every_method_that_is_not_about_sentences_plays_any_finite_space(
     problem: Problem, name: str
 ) -> None:
@@ -97,6 +100,24 @@ def test_every_method_that_is_not_about_sentences_plays_any_finite_space(
     if name not in ("merged_fixed", "merged_random"):
         paid = np.take_along_axis(fresh.test.rewards, played.cells, axis=1)
         np.testing.assert_allclose([call.rewards for call in played.calls], paid.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["codebook", "one", "tokens"])
+@pytest.mark.parametrize("name", RESPONSES)
+def test_methods_that_read_responses_play_any_finite_space(kind: str, name: str) -> None:
+    users = {split: made(kind, split, 16, feedback="reward") for split in SPLITS}
+    played = fit(Problem(**users), name).play(users["test"], 0)
+    assert played.cells is not None
+    assert played.cells.max() < users["test"].cells
+    paid = np.take_along_axis(users["test"].rewards, played.cells, axis=1)
+    np.testing.assert_allclose([call.rewards for call in played.calls], paid.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_methods_that_read_responses_refuse_episodes_that_show_none(name: str) -> None:
+    users = made("codebook", "train", 16)
+    with pytest.raises(InvalidOption, match="Test-v0 shows no response here"):
+        fit(Problem(users, users, users), name)
 
 
 @pytest.mark.parametrize("name", ["enumerate_all", "merged_best", "supervised"])

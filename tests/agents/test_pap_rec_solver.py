@@ -35,7 +35,7 @@ from rpp_env.recommenders.t5 import T5, WORDINGS  # noqa: E402
 
 WORLD: dict[str, Any] = {"num_users": 120, "num_items": 200}
 SHORT = Config(
-    total_steps=3_000, samples=1, evaluations=1, eval_episodes=16, tensorboard=False, top=3
+    total_steps=3_000, clicks=1, evaluations=1, eval_episodes=16, tensorboard=False, tried=3
 )
 
 

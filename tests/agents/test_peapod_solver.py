@@ -117,7 +117,7 @@ def test_patience_starts_again_with_each_better_epoch(
 
 
 def test_controls_are_policies(model: T5) -> None:
-    env, other = made(model, "test"), made(model, "test", who="another")
+    env, other = made(model, "test"), made(model, "test", whose="another")
     choosing = made(model, "test", actions="neighbour")
     players = (controls.zero(env), Random(env.action_spaces, seed=0), pretrained(env))
     for policy, place in (*((policy, env) for policy in players), (pretrained(other), other)):

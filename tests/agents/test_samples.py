@@ -28,9 +28,12 @@ PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/tutorials/*.md"), *ROO
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    found = re.findall(
-        rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    """The blocks of a page, but for those that are marked as not run."""
+    flags = re.MULTILINE | re.DOTALL
+    text = re.sub(
+        r"^<!-- not run: [^\n]+ -->\n```.*?^```", "", page.read_text("utf-8"), flags=flags
     )
+    found = re.findall(rf"^```{language}\n(.*?)^```", text, flags)
     assert all(isinstance(block, str) for block in found)
     return list(found)
 

@@ -28,7 +28,7 @@ def run(
     out: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """List the pretrained models found here, fetch one, or train a recommender.
+    """List pretrained models, fetch one, or train a recommender.
 
     A language model that is here answers by its name, in transformers or in vLLM; an encoder
     embeds the sentences that agents observe:

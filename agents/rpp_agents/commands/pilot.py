@@ -50,7 +50,7 @@ def run(
     """Find out with few calls whether personalising the prompt pays.
 
         rpp-env pilot --dataset MY --model 'http://HOST:8000/v1#NAME' --calls 2000
-        rpp-env pilot --dataset MY --model smollm2 --rank-by likelihood --calls 500 --prompts 5
+        rpp-env pilot --dataset MY --model smollm2 --rank-by likelihood --calls 500
 
     The data and the model are yours. It asks some train users each of a few prompts, chooses on
     half of the users and scores on the other half, and says: personalising pays; does not pay; or

@@ -1,7 +1,7 @@
 """Control policies for prefixes: zeros, another user's profile, the own history or source vector.
 
 The other controls are elsewhere: a learned constant prefix (`rpp_agents.solvers.ppr`,
-``constant=True``), random ones (`Random`), and those of PeaPOD-v0's option ``who``.
+``constant=True``), random ones (`Random`), and those of PeaPOD-v0's option ``whose``.
 `without_prompt` gives the scores of no prefix at all.
 """
 

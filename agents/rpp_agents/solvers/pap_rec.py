@@ -1,4 +1,4 @@
-"""PAP-REC: gradient-guided search for the shared words and each user's own.
+"""PAP-REC: gradient-guided search for shared words and each user's own.
 
 The native solver of ``PAPRec-v0`` (Li et al., 2024). The gradient of the log-likelihood of training
 clicks in a slot's embedding ranks the words to try (HotFlip); held-out clicks decide which of them
@@ -63,16 +63,16 @@ class Config(RunConfig):
 
     total_steps: int = 100_000
     """Number of answers in training."""
-    top: int = 5
+    tried: int = 5
     """Number of words that are tried for a slot (k)."""
-    samples: int = 5
+    clicks: int = 5
     """Number of a user's training clicks that a gradient is the mean of."""
     criterion: Criterion = "surrogate"
     """What decides whether a word is kept."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, 1, "top", "samples")
+        check_numbers(self, 1, "tried", "clicks")
 
 
 def surrogate(ranks: NDArray[Any]) -> Floats:
@@ -251,7 +251,7 @@ class _Search:
     @property
     def left(self) -> bool:
         """Whether there are answers left for another turn."""
-        least = (self.config.top + 2) * len(self.users)
+        least = (self.config.tried + 2) * len(self.users)
         return self.judge.answers + least <= self.config.total_steps
 
     def prompts(self, shared: Ints | None = None, own: Ints | None = None) -> Ints:
@@ -268,7 +268,7 @@ class _Search:
             self.histories,
             self.users,
             self.prompts(),
-            samples=self.config.samples,
+            samples=self.config.clicks,
             seed=self.config.seed * 1_000_003 + self.passes,
         )
 
@@ -278,7 +278,7 @@ class _Search:
         mean = gradients[there].mean(axis=0) if there.any() else gradients.sum(axis=0)
         for slot in self.rng.permutation(len(self.shared)).tolist():
             best, chosen = value, None
-            for word in self.words[best_words(self.recommender, mean[slot], self.config.top)]:
+            for word in self.words[best_words(self.recommender, mean[slot], self.config.tried)]:
                 tried = self.shared.copy()
                 tried[slot] = word
                 mean_value = float(self.judge(self.prompts(shared=tried)).mean())
@@ -296,7 +296,7 @@ class _Search:
         gradients, there = self.gradients()
         slot = int(self.rng.integers(self.slots))
         at = len(self.shared) + slot
-        tried = self.words[best_words(self.recommender, gradients[:, at], self.config.top)]
+        tried = self.words[best_words(self.recommender, gradients[:, at], self.config.tried)]
         return self.keep_better(tried, slot, there)
 
     def keep_better(self, tried: Ints, slot: int, there: NDArray[np.bool_]) -> bool:
@@ -400,7 +400,7 @@ class Solver:
         self.search = _Search(recommender, env.tasks, config, len(space.agents), rng=self.rng)
         first = np.zeros((len(env.tasks), len(space.agents)), np.int64)
         self.search.begin(space.vocabulary[space.shared], self._words(first))
-        tried = config.top if space.candidates is None else space.candidates.shape[2]
+        tried = config.tried if space.candidates is None else space.candidates.shape[2]
         self.steps = (tried + 1) * len(env.tasks)
         at = layout["who"]
         actions = np.zeros((env.tasks.dataset.num_users, len(space.agents)), np.int64)

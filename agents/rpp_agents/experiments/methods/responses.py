@@ -38,6 +38,7 @@ def posterior(
         Where the train environment replays no complete table, or shows no response.
     """
     users = problem.train
+    users.finite("posterior")
     policy = fit_posterior(users.env, explore=explore, recall=recall, seed=seed)
     best_of_all(users)  # the table was paid for by asking every cell of everybody
     return Playing(policy)
@@ -58,6 +59,7 @@ def keep_best(
         Where the train environment replays no complete table, or shows no response.
     """
     users = problem.train
+    users.finite("keep_best")
     policy = fit_keep_best(users.env, seed=seed)
     best_of_all(users)
     return Playing(policy)
