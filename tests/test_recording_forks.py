@@ -192,13 +192,13 @@ def test_a_fork_in_the_middle_of_a_transaction(path: Path, reports: Reports) -> 
     def fork(number: int, frame: Any) -> None:
         if os.getpid() != parent:
             return
+        # A slow fork must not be interrupted by the next one: libraries hold locks while they fork.
+        signal.setitimer(signal.ITIMER_REAL, 0)
         while frame is not None:
             in_the_middle[0] += frame.f_code.co_name == "_do"
             frame = frame.f_back
         if child := os.fork():
             children.append(child)
-        else:
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
     before = signal.signal(signal.SIGALRM, fork)
     code = 1
