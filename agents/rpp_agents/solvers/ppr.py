@@ -138,7 +138,10 @@ class _Given(nn.Module):
 
     def __init__(self, width: int, gain: float) -> None:
         super().__init__()
-        self.width, self.gain = width, gain
+        self.width = width
+        # A buffer, because older versions of safetensors read no file without a tensor.
+        self.gain: Tensor
+        self.register_buffer("gain", torch.tensor(gain))
 
     def forward(self, profiles: Tensor, kept: Tensor | None = None) -> Tensor:
         """See `_Network.forward`."""
