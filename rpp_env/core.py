@@ -500,7 +500,7 @@ class RPPEnv:
                 f"a table holds answers under one value of {', '.join(own)}: make the environment "
                 "with a recommender"
             )
-        state = self.space.begin(rows, own) if own else self.space.start(rows)
+        state = self.space.begin(rows, own)
         zeros = np.zeros(len(rows), np.int64)
         visit = self._visited(rows) if self._several else zeros
         if mask is None:

@@ -72,7 +72,7 @@ class Options(DataOptions):
     """Whether a head gives logits of its attention, or chooses one neighbour."""
     sharpness: float = 5.0
     """Largest logit of the attention."""
-    whose: Literal["similar", "another", "self"] = "similar"
+    whose: composers.Whose = "similar"
     """Whose vectors a prompt is made of: the user's neighbours, or, as controls, the neighbours of
     another user (the next one of the dataset), or the user's own vector alone."""
     neighbours: int = composers.Config.neighbours

@@ -88,15 +88,17 @@ def _paper() -> Rules:
     )
 
 
+_RPP = Rules(
+    id="RPP-v0",
+    max_cycles=5,
+    history="rungs",
+    history_options=(-2, -1, 0, 1, 2),
+    num_candidates=20,
+    discount=0.0,
+)
+
 RULES: dict[str, Rules] = {
-    "RPP-v0": Rules(
-        id="RPP-v0",
-        max_cycles=5,
-        history="rungs",
-        history_options=(-2, -1, 0, 1, 2),
-        num_candidates=20,
-        discount=0.0,
-    ),
+    "RPP-v0": _RPP,
     "RPPBandit-v0": Rules(
         id="RPPBandit-v0",
         max_cycles=1,
@@ -106,15 +108,7 @@ RULES: dict[str, Rules] = {
         discount=0.0,
     ),
     "RPPPaper-v0": _paper(),
-    "RPPFeedback-v0": Rules(
-        id="RPPFeedback-v0",
-        max_cycles=15,
-        history="rungs",
-        history_options=(-2, -1, 0, 1, 2),
-        num_candidates=20,
-        feedback="reward",
-        discount=0.0,
-    ),
+    "RPPFeedback-v0": replace(_RPP, id="RPPFeedback-v0", max_cycles=15, feedback="reward"),
 }
 """The ids of sentences. Under `RPPPaper-v0` episodes start with 5 history items instead of 1."""
 

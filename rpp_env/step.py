@@ -110,7 +110,7 @@ class Moment:
         See `Step`.
     before : Moment or None
         The moment before, where the episode shows the users' responses and they were not read yet.
-    told : (B, 2 + w) float32 array or None
+    known : (B, 2 + w) float32 array or None
         `responses`, once they were read.
     """
 
@@ -126,7 +126,7 @@ class Moment:
     prompts: Any = None
     tasks: TaskBatch | None = None
     before: Moment | None = None
-    told: Floats | None = None
+    known: Floats | None = None
     _features: Floats | None = None
     _shared: Floats | None = None
 
@@ -145,15 +145,15 @@ class Moment:
         one before.
         """
         unread, moment = [], self
-        while moment.told is None and moment.before is not None:
+        while moment.known is None and moment.before is not None:
             unread.append(moment)
             moment = moment.before
-        made = moment.told
+        made = moment.known
         for moment in reversed(unread):
             assert moment.response is not None
             assert moment.response.shown is not None
             made = moment.scene.observer.responses(made, moment.response.shown, moment.features)
-            moment.told, moment.before = made, None
+            moment.known, moment.before = made, None
         return made
 
     @property
@@ -234,7 +234,7 @@ class Moment:
             actions=_changed(self.actions, mask, none),
             response=response,
             masked=None if self.masked is None else _changed(self.masked, mask, 0),
-            told=None if self.responses is None else _changed(self.responses, mask, 0),
+            known=None if self.responses is None else _changed(self.responses, mask, 0),
         )
 
 

@@ -190,13 +190,13 @@ class TokenPrompts(PromptSpace[Slots, SlotPrompts]):
 
     def start(self, rows: Ints) -> Slots:
         """See `PromptSpace`."""
-        return self._started(rows, self.shared)
+        return self.begin(rows, {})
 
     def begin(self, rows: Ints, options: Mapping[str, Any]) -> Slots:
         """See `PromptSpace`; ``"shared"`` holds the shared tokens, or their words."""
-        return self._started(rows, self.indices(options["shared"], len(self.shared)))
-
-    def _started(self, rows: Ints, shared: Ints) -> Slots:
+        shared = self.shared
+        if "shared" in options:
+            shared = self.indices(options["shared"], len(shared))
         none = np.full((len(rows), len(self.agents)), -1)
         return Slots(none, none, np.tile(shared, (len(rows), 1)), np.asarray(rows, np.int64))
 

@@ -26,13 +26,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
 
 from rpp_agents.policy import Policy, read_tensors, write_tensors
-from rpp_agents.rollout import BatchedEnv, env_actions
+from rpp_agents.rollout import BatchedEnv, Truncation, env_actions
 from rpp_agents.ticking import ticking
 from rpp_env.data.folders import alone, check_folder, drop_unfinished, write_text, writing
 from rpp_env.episode import Episode
@@ -70,7 +70,7 @@ class RunConfig:
     reward counts."""
     team_reward: bool = False
     """Whether every agent gets the mean of all agents' rewards."""
-    truncation: Literal["bootstrap", "stop", "terminate"] = "bootstrap"
+    truncation: Truncation = "bootstrap"
     """What follows the last step of a truncated episode: the value of its last observation, whose
     time no step begins at (bootstrap), the value of that observation at the time before (stop, the
     default of value learners), or nothing, as after a termination (terminate)."""
@@ -377,8 +377,8 @@ def _problem(env: BatchedEnv) -> str:
     book = env.book  # type: ignore[attr-defined]
     prompts = json.dumps(dict(space.about), sort_keys=True) if book is None else book.digest
     seen = env.observer.readers("user")  # type: ignore[attr-defined]
-    told = () if episode.feedback == "none" else (episode.feedback,)
-    parts = repr((tasks.digest, prompts, episode.id, seen, *told)).encode()
+    shown = () if episode.feedback == "none" else (episode.feedback,)
+    parts = repr((tasks.digest, prompts, episode.id, seen, *shown)).encode()
     return f"{episode.id}, {len(tasks)} tasks, {hashlib.sha256(parts).hexdigest()[:12]}"
 
 

@@ -1,7 +1,7 @@
 """Tasks and training data of leave-one-out protocols: the same users, disjoint later clicks.
 
-Each user's last clicks are held out. With ``held=3`` the last is for the test, the one before it
-for validation, and the third-last for training agents; everything earlier is what recommenders and
+Each user's last three clicks are held out: the last is for the test, the one before it for
+validation, and the third-last for training agents. Everything earlier is what recommenders and
 embeddings are fitted on. No click of one part is a target of another.
 """
 

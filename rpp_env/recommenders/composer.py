@@ -39,12 +39,22 @@ if TYPE_CHECKING:
     from rpp_env.data.candidates import TaskSet
     from rpp_env.recommenders.t5 import T5
 
-__all__ = ["Config", "Users", "Who", "compose", "load", "logits", "pretrain", "pretrained", "save"]
+__all__ = [
+    "Config",
+    "Users",
+    "Whose",
+    "compose",
+    "load",
+    "logits",
+    "pretrain",
+    "pretrained",
+    "save",
+]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-Who = Literal["similar", "another", "self"]
+Whose = Literal["similar", "another", "self"]
 """Whose vectors a prompt is made of; see `Users.around`."""
 
 _SHIPPED = Path(__file__).parent / "checkpoints"
@@ -137,7 +147,7 @@ class Users:
         return cls(factors, task_users(dataset), unit(factors.fold_in(taught.indptr, taught.items)))
 
     def around(
-        self, tasks: TaskSet, count: int, who: Who = "similar"
+        self, tasks: TaskSet, count: int, whose: Whose = "similar"
     ) -> tuple[Floats, Ints, Floats]:
         """Return the own vectors (T, u), neighbours (T, n) and similarities (T, n) of tasks.
 
@@ -148,7 +158,7 @@ class Users:
         tasks : TaskSet
         count : int
             Number of neighbours (n).
-        who : {"similar", "another", "self"}
+        whose : {"similar", "another", "self"}
             The most similar users; those of the next training user, whoever else is played; or n
             times the user, as of the training clicks.
 
@@ -157,17 +167,17 @@ class Users:
         InvalidOption
             For too many neighbours, and for ``"self"`` of a user without training clicks.
         """
-        check_choice("who", who, get_args(Who))
+        check_choice("whose", whose, get_args(Whose))
         place = np.minimum(np.searchsorted(self.rows, tasks.users), len(self.rows) - 1)
         own = np.where(self.rows[place] == tasks.users, place, -1)
-        if who == "another":
+        if whose == "another":
             own = (place + 1) % len(self.rows)
             return self.pool[own], *nearest(self.pool[own], self.pool, count, own)
         vectors = unit(self.factors.fold_in(tasks.history_indptr, tasks.history_items))
-        if who == "similar":
+        if whose == "similar":
             return vectors, *nearest(vectors, self.pool, count, own)
         if (own < 0).any():
-            raise InvalidOption("who='self' needs users with training clicks: leave out new users")
+            raise InvalidOption("whose='self' needs users with training clicks: leave out new ones")
         near = np.repeat(own[:, None], count, axis=1)
         alike = np.clip((vectors * self.pool[own]).sum(axis=1, keepdims=True), -1, 1)
         return vectors, near, np.repeat(alike, count, axis=1)

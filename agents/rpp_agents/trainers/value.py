@@ -29,6 +29,7 @@ from rpp_agents.networks import FeatureNorm, Memory
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.rollout import (
     BatchedEnv,
+    Truncation,
     check_rewards,
     clock_columns,
     env_actions,
@@ -47,7 +48,7 @@ __all__ = ["Config", "Mixer", "ValueLearner", "td_targets"]
 class Config(RunConfig):
     """Options of value learning."""
 
-    truncation: Literal["bootstrap", "stop", "terminate"] = "stop"
+    truncation: Truncation = "stop"
     """What follows the last step of a truncated episode: the value of its last observation, whose
     time no step begins at (bootstrap), the value of that observation at the time before (stop), or
     nothing, as after a termination (terminate)."""
@@ -358,11 +359,10 @@ class ValueLearner:
 
         Double Q-learning: the network chooses the next actions, its target evaluates them.
         """
-        inputs = judged = batch.get("next_features")
-        if inputs is None:
-            inputs = judged = self.network.features(batch["next_observations"])
-        else:
-            judged = batch["target_features"]
+        inputs = batch.get("next_features")
+        if inputs is None:  # without a memory
+            inputs = self.network.features(batch["next_observations"])
+        judged = batch.get("target_features", inputs)
         legal = self.network.legal & batch["next_masks"]
         best = self.network.net(inputs).masked_fill(~legal, MASKED).argmax(-1, keepdim=True)
         worth = self.target["net"](judged).gather(-1, best)[..., 0]
