@@ -5,11 +5,44 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rpp_env.errors import BrokenContract
+from rpp_env.data.dataset import Dataset
+from rpp_env.errors import BrokenContract, InvalidData
 from rpp_env.prompting import Rankings, Recommender
 
-__all__ = ["Recommender", "rank_all"]
+__all__ = ["Recommender", "by_score", "check_catalog", "rank_all"]
+
+
+def by_score(scores: NDArray[np.floating[Any]]) -> Rankings:
+    """Rank every prompt's candidates by their scores (B, K); of equals, the one shown first."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return Rankings(order, np.full(len(order), order.shape[1], dtype=np.int64))
+
+
+def check_catalog(name: str, num_items: int, catalog: str, dataset: Dataset) -> None:
+    """Check that a dataset's items are those that a recommender was trained on.
+
+    Parameters
+    ----------
+    name : str
+        What the recommender is called, such as ``"SASRec"``.
+    num_items : int
+        Number of its items.
+    catalog : str
+        The digest of their catalog (`Dataset.catalog_digest`); empty where it is not known.
+    dataset : Dataset
+
+    Raises
+    ------
+    InvalidData
+    """
+    if num_items != dataset.num_items or (catalog and catalog != dataset.catalog_digest):
+        raise InvalidData(
+            f"this {name} knows {num_items} items, {dataset.name} has {dataset.num_items}"
+            + (", and they are others" if num_items == dataset.num_items else "")
+            + ": train one on this dataset"
+        )
 
 
 def rank_all(

@@ -10,11 +10,9 @@ torch is imported when a composer is trained, never by importing this module.
 
 from __future__ import annotations
 
-import hashlib
 import time
-import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -24,13 +22,13 @@ from numpy.typing import NDArray
 from rpp_env.composed import Composer
 from rpp_env.data.clicks import PARTS, task_users, tasks_before, training_clicks
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.folders import cache_dir
 from rpp_env.data.neighbours import Factors, fit_factors, nearest, unit
 from rpp_env.data.tensors import read_tensors, write_tensors
-from rpp_env.errors import InvalidData, InvalidOption, RPPWarning, TrainingDiverged, WriteFailed
+from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.interrupts import heed_interrupts
 from rpp_env.options import check_choice
 from rpp_env.recommenders.patience import Patience, Progress
+from rpp_env.recommenders.pretrained import file_name, kept
 from rpp_env.vectors import PrefixPrompts
 
 if TYPE_CHECKING:
@@ -56,8 +54,6 @@ Ints = NDArray[np.int64]
 
 Whose = Literal["similar", "another", "self"]
 """Whose vectors a prompt is made of; see `Users.around`."""
-
-_SHIPPED = Path(__file__).parent / "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,21 +338,11 @@ def pretrained(
             config.dim, 64, heads=config.heads, length=config.length, seed=seed
         )
         return composer, fit_factors(taught, config.dim, seed=seed)
-    sha = hashlib.sha256(repr((sorted(asdict(config).items()), seed)).encode())
-    sha.update(f"{dataset.catalog_digest} {taught.digest} {model.digest}".encode())
-    plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in dataset.name)[:40]
-    name = f"composer-{plain}-{sha.hexdigest()[:16]}.safetensors"
-    kept = cache_dir() / "recommenders" / name
-    for path in (_SHIPPED / name, kept):
-        if path.is_file():
-            try:
-                return load(path)
-            except InvalidData as error:
-                warnings.warn(f"{error}; it is made again", RPPWarning, stacklevel=2)
-    factors = fit_factors(taught, config.dim, seed=seed)
-    composer = pretrain(model, dataset, Users.of(dataset, factors), config, seed=seed)
-    try:
-        save(kept, composer, factors)
-    except WriteFailed as error:
-        warnings.warn(f"{error}: it is trained again next time", RPPWarning, stacklevel=2)
-    return composer, factors
+    given = f"{dataset.catalog_digest} {taught.digest} {model.digest}"
+
+    def make(_: Path) -> tuple[Composer, Factors]:
+        factors = fit_factors(taught, config.dim, seed=seed)
+        return pretrain(model, dataset, Users.of(dataset, factors), config, seed=seed), factors
+
+    name = file_name("composer", dataset, given, config, seed)
+    return kept(name, load, make, lambda made, path: save(path, *made))

@@ -25,7 +25,16 @@ from rpp_env.recommenders import t5
 from rpp_env.recommenders.patience import Patience, Progress
 from rpp_env.recommenders.sasrec import Config, SASRec, train
 
-__all__ = ["SMALL", "SMALL_T5", "checkpoint_name", "pretrained", "pretrained_t5", "t5_name"]
+__all__ = [
+    "SMALL",
+    "SMALL_T5",
+    "checkpoint_name",
+    "file_name",
+    "kept",
+    "pretrained",
+    "pretrained_t5",
+    "t5_name",
+]
 
 SMALL = Config(
     dim=64,
@@ -88,7 +97,7 @@ def pretrained(
     RPPWarning
         If a cached file is damaged and made again, and if it cannot be written.
     """
-    return _kept(
+    return _trained(
         checkpoint_name(dataset, histories, config, seed),
         SASRec.load,
         lambda tell, _: train(
@@ -113,9 +122,8 @@ def pretrained_t5(
 
     Training that is interrupted resumes from the cache folder.
     """
-    name = t5_name(dataset, histories, config, seed)
-    return _kept(
-        name,
+    return _trained(
+        t5_name(dataset, histories, config, seed),
         t5.T5.load,
         lambda tell, stage: t5.train(
             dataset, histories, config, seed=seed, checkpoint=stage, progress=tell
@@ -127,9 +135,10 @@ def pretrained_t5(
 
 
 M = TypeVar("M", SASRec, t5.T5)
+K = TypeVar("K")
 
 
-def _kept(
+def _trained(
     name: str,
     load: Callable[[Path], M],
     fit: Callable[[Progress, Path], M],
@@ -137,38 +146,76 @@ def _kept(
     what: str,
     progress: Progress | None,
 ) -> M:
-    """Load the file of that name from the package or the cache, or fit and save it."""
-    kept = cache_dir() / "recommenders" / name
-    for path in (_SHIPPED / name, kept):
+    """Load the recommender of that name, or train it in stages, with a line on standard error."""
+
+    def loaded(path: Path) -> M:
+        model = load(path)
+        model.check(dataset)
+        return model
+
+    def made(path: Path) -> M:
+        if progress is None:
+            print(  # noqa: T201 - training is silent for minutes otherwise
+                f"training a small {what} of {dataset.name}, once; it is kept as {path}",
+                file=sys.stderr,
+            )
+        return fit(_tell if progress is None else progress, path.with_suffix(".training"))
+
+    def save(model: M, path: Path) -> None:
+        model.save(path)
+        path.with_suffix(".training").unlink(missing_ok=True)
+
+    return kept(name, loaded, made, save)
+
+
+def kept(
+    name: str,
+    load: Callable[[Path], K],
+    make: Callable[[Path], K],
+    save: Callable[[K, Path], None],
+) -> K:
+    """Return what a file of that name holds, or make and save it.
+
+    The file is looked up in the package, and then in the cache folder.
+
+    Parameters
+    ----------
+    name : str
+        From `file_name`.
+    load : callable
+        Reads a file; an `InvalidData` that it raises is a warning, and the file is made again.
+    make : callable
+        Gets the path in the cache.
+    save : callable
+        Writes what was made to that path.
+
+    Warns
+    -----
+    RPPWarning
+        If a file is damaged and made again, and if it cannot be written.
+    """
+    cached = cache_dir() / "recommenders" / name
+    for path in (_SHIPPED / name, cached):
         if path.is_file():
             try:
-                model = load(path)
-                model.check(dataset)
+                return load(path)
             except InvalidData as error:
-                warnings.warn(f"{error}; it is made again", RPPWarning, stacklevel=3)
-            else:
-                return model
-    if progress is None:
-        print(  # noqa: T201 - training is silent for minutes otherwise
-            f"training a small {what} of {dataset.name}, once; it is kept as {kept}",
-            file=sys.stderr,
-        )
-    stage = kept.with_suffix(".training")
-    model = fit(_tell if progress is None else progress, stage)
+                warnings.warn(f"{error}; it is made again", RPPWarning, stacklevel=4)
+    made = make(cached)
     try:
-        model.save(kept)
+        save(made, cached)
     except WriteFailed as error:
-        warnings.warn(f"{error}: it is trained again next time", RPPWarning, stacklevel=3)
-    else:
-        stage.unlink(missing_ok=True)
-    return model
+        warnings.warn(f"{error}: it is trained again next time", RPPWarning, stacklevel=4)
+    return made
 
 
 def checkpoint_name(
     dataset: Dataset, histories: Interactions, config: Config = SMALL, seed: int = 0
 ) -> str:
     """Return the file's name: the dataset's, and a digest of all that determines the weights."""
-    return _name("sasrec", dataset, f"{dataset.catalog_digest} {histories.digest}", config, seed)
+    return file_name(
+        "sasrec", dataset, f"{dataset.catalog_digest} {histories.digest}", config, seed
+    )
 
 
 def t5_name(
@@ -177,10 +224,14 @@ def t5_name(
     """Return the file's name, as `checkpoint_name`; a T5 depends on titles and genres, too."""
     words = hashlib.sha256(repr((dataset.titles, dataset.genres)).encode()).hexdigest()
     given = f"{dataset.catalog_digest} {words} {histories.digest}"
-    return _name("t5", dataset, given, config, seed)
+    return file_name("t5", dataset, given, config, seed)
 
 
-def _name(kind: str, dataset: Dataset, given: str, config: Patience, seed: int) -> str:
+def file_name(kind: str, dataset: Dataset, given: str, config: Patience, seed: int) -> str:
+    """Return a file's name: kind, the dataset's name, and a digest of what determines the rest.
+
+    `given` is what it was trained on, as text.
+    """
     sha = hashlib.sha256(repr((sorted(asdict(config).items()), seed)).encode())
     sha.update(given.encode())
     plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in dataset.name)[:40]

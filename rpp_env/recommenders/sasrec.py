@@ -36,6 +36,7 @@ from rpp_env.data.tensors import compare, read_tensors, write_tensors
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.metrics import ndcg
 from rpp_env.prompting import Rankings
+from rpp_env.recommenders.base import by_score, check_catalog
 from rpp_env.recommenders.patience import Patience, Progress
 from rpp_env.recommenders.stages import Stages, copied
 from rpp_env.vectors import PrefixPrompts
@@ -311,9 +312,7 @@ class SASRec:
         import torch
 
         with torch.inference_mode():
-            scores = self.scores(prompts).numpy()
-        order = np.argsort(-scores, axis=1, kind="stable")
-        return Rankings(order, np.full(len(order), order.shape[1], dtype=np.int64))
+            return by_score(self.scores(prompts).numpy())
 
     def read(self, tasks: TaskSet) -> NDArray[np.float32]:
         """(T, d): the states after the histories, without a prefix; 0 for empty histories."""
@@ -336,15 +335,7 @@ class SASRec:
         ------
         InvalidData
         """
-        if self.num_items != dataset.num_items or (
-            self.catalog and self.catalog != dataset.catalog_digest
-        ):
-            raise InvalidData(
-                f"this SASRec knows {self.num_items} items, {dataset.name} has "
-                f"{dataset.num_items}"
-                + (", and they are others" if self.num_items == dataset.num_items else "")
-                + ": train one on this dataset"
-            )
+        check_catalog("SASRec", self.num_items, self.catalog, dataset)
 
     def save(self, path: str | Path) -> None:
         """Write size and weights to one safetensors file, atomically."""

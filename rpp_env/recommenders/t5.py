@@ -47,6 +47,7 @@ from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, TrainingDiv
 from rpp_env.metrics import ndcg
 from rpp_env.options import check_choice
 from rpp_env.prompting import Rankings
+from rpp_env.recommenders.base import by_score, check_catalog
 from rpp_env.recommenders.patience import Patience, Progress
 from rpp_env.recommenders.sasrec import ranks_among_all
 from rpp_env.recommenders.stages import Stages
@@ -402,9 +403,7 @@ class T5:
         import torch
 
         with torch.inference_mode():
-            scores = self.scores(prompts).numpy()
-        order = np.argsort(-scores, axis=1, kind="stable")
-        return Rankings(order, np.full(len(order), order.shape[1], dtype=np.int64))
+            return by_score(self.scores(prompts).numpy())
 
     def check(self, dataset: Dataset) -> None:
         """Check that a dataset's items are those that this T5 was trained on.
@@ -413,14 +412,7 @@ class T5:
         ------
         InvalidData
         """
-        if self.num_items != dataset.num_items or (
-            self.catalog and self.catalog != dataset.catalog_digest
-        ):
-            raise InvalidData(
-                f"this T5 knows {self.num_items} items, {dataset.name} has {dataset.num_items}"
-                + (", and they are others" if self.num_items == dataset.num_items else "")
-                + ": train one on this dataset"
-            )
+        check_catalog("T5", self.num_items, self.catalog, dataset)
 
     def save(self, path: str | Path) -> None:
         """Write size, vocabulary and weights to one safetensors file, atomically."""
