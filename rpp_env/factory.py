@@ -48,6 +48,7 @@ __all__ = [
     "chosen_options",
     "fitted_embeddings",
     "given_dataset",
+    "given_table",
     "table_file",
 ]
 
@@ -310,6 +311,15 @@ def _book(chosen: Options, rules: Rules | Episode, domain: str) -> SentenceCatal
         )
     labels = history_labels(rules.history, rules.history_options)
     return SentenceCatalog.load(domain if chosen.book is None else chosen.book, history=labels)
+
+
+def given_table(model: Any, tasks: TaskSet, split: str) -> tuple[Any, TaskSet, RewardTable | None]:
+    """Return the model and the tasks; for a table given as the model: None, its tasks, and it."""
+    if isinstance(model, str) and model.startswith("table:"):
+        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
+    if isinstance(model, RewardTable):
+        return None, *model.select(tasks)
+    return model, tasks, None
 
 
 def table_file(name: str, split: str) -> Path:

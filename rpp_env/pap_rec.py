@@ -24,31 +24,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env import later_clicks
 from rpp_env.data.candidates import TaskSet
-from rpp_env.data.clicks import SMALL_WORLD, click_tasks, task_users, training_clicks
+from rpp_env.data.clicks import task_users
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.splits import Interactions, Repeats
+from rpp_env.data.splits import Interactions
 from rpp_env.errors import InvalidOption
 from rpp_env.factory import (
-    DataOptions,
     Parts,
-    choose_users,
-    chosen_options,
     fitted_embeddings,
-    given_dataset,
-    table_file,
 )
+from rpp_env.later_clicks import histories_of, played, recommender_of
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers
 from rpp_env.recommenders.t5 import T5, Asked
 from rpp_env.rules import episode_of
-from rpp_env.table import RewardTable
 from rpp_env.tokens import TokenPrompts
 
 __all__ = ["MANUAL", "Options", "assemble", "best_words", "click_gradients", "first_order"]
@@ -65,19 +60,11 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions):
+class Options(later_clicks.Options):
     """Options of ``PAPRec-v0``, besides the environment's own."""
 
     asked: Asked = "sequential"
     """Whether a text asks for the next item, or for one of the candidates that it lists."""
-    num_candidates: int | None = 100
-    """Number of candidates, the target included; None: all items."""
-    repeats: Repeats = "drop"
-    """How a target that the user clicked before is treated; see `click_tasks`."""
-    task_seed: int = 0
-    """Seed of candidates and orders."""
-    user_seed: int = 0
-    """Seed for drawing `max_users` users."""
     slots: int = 1
     """Number of the user's own tokens (m), with an agent for each."""
     shared: str = MANUAL
@@ -90,14 +77,10 @@ class Options(DataOptions):
     samples: int = 2
     """Number of a user's training clicks that the gradient is the mean of (the paper: 5); each has
     the clicks before it as its history."""
-    dim: int = 32
-    """Width of the embeddings of the observations."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, 1, "slots", "top", "samples", "dim", highest=10_000)
-        check_numbers(self, 2, "num_candidates")
-        check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
+        check_numbers(self, 1, "slots", "top", "samples", highest=10_000)
 
 
 def assemble(
@@ -131,32 +114,15 @@ def assemble(
     InvalidData
         For a checkpoint of another catalog.
     """
-    chosen = chosen_options(Options, "PAPRec-v0", options)
-    if max_cycles not in (None, _EPISODE.max_cycles):
+    given = played(Options, _EPISODE, dataset, model, split, max_users, max_cycles, options)
+    chosen, data, tasks, table = given.chosen, given.data, given.tasks, given.table
+    histories = histories_of(data, chosen.repeats)
+    recommender = recommender_of(given.model, data, histories)
+    if not isinstance(recommender, T5):
         raise InvalidOption(
-            f"an episode of PAPRec-v0 has one step: leave max_cycles={max_cycles!r} out"
+            f"PAPRec takes model='t5', 'checkpoint:PATH' or a T5, whose words its prompts are made "
+            f"of, not {model!r}; for a recommender of your own give a prompt space (space=)"
         )
-    dataset = "movieworld" if dataset is None else dataset
-    if dataset == "movieworld":
-        chosen = Options(**SMALL_WORLD | {k: v for k, v in options.items() if v is not None})
-    data = given_dataset(dataset, chosen)
-    histories = _histories(data, chosen.repeats)
-    rows = choose_users(task_users(data), max_users, chosen.user_seed)
-    tasks = _tasks(
-        data,
-        tuple(rows.tolist()),
-        split,
-        num_candidates=chosen.num_candidates,
-        seed=chosen.task_seed,
-        repeats=chosen.repeats,
-    )
-    table = None
-    if isinstance(model, str) and model.startswith("table:"):
-        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
-    if isinstance(model, RewardTable):
-        tasks, table = model.select(tasks)
-        model = None
-    recommender = _recommender(model, data, histories)
     if chosen.asked != recommender.asked:
         recommender = recommender.ask(chosen.asked)
     space = _space(recommender, tasks, histories, chosen)
@@ -172,37 +138,6 @@ def assemble(
         space=space,
         contexts=_contexts(space, tasks),
     )
-
-
-@lru_cache(maxsize=4)
-def _histories(data: Dataset, repeats: Repeats) -> Interactions:
-    return training_clicks(data, repeats=repeats)
-
-
-@lru_cache(maxsize=8)
-def _tasks(data: Dataset, users: tuple[int, ...], part: str, **options: Any) -> TaskSet:
-    return click_tasks(data, users, part, **options)
-
-
-def _recommender(model: Any, data: Dataset, histories: Interactions) -> T5:
-    if model is None or model == "t5":
-        return _pretrained(data, histories)
-    if isinstance(model, str) and model.startswith("checkpoint:"):
-        model = T5.load(model.removeprefix("checkpoint:"))
-    if not isinstance(model, T5):
-        raise InvalidOption(
-            f"PAPRec takes model='t5', 'checkpoint:PATH' or a T5, whose words its prompts are made "
-            f"of, not {model!r}; for a recommender of your own give a prompt space (space=)"
-        )
-    model.check(data)
-    return model
-
-
-@lru_cache(maxsize=4)
-def _pretrained(data: Dataset, histories: Interactions) -> T5:
-    from rpp_env.recommenders.pretrained import pretrained_t5
-
-    return pretrained_t5(data, histories)
 
 
 def _space(

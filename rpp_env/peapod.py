@@ -29,27 +29,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rpp_env import later_clicks
 from rpp_env.composed import AttentionPrompts, Composer, Neighbourhood, NeighbourPrompts
-from rpp_env.data.candidates import TaskSet
-from rpp_env.data.clicks import SMALL_WORLD, click_tasks, task_users, training_clicks
 from rpp_env.data.dataset import Dataset
-from rpp_env.data.splits import Repeats
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.factory import (
-    DataOptions,
     Parts,
-    choose_users,
-    chosen_options,
     fitted_embeddings,
-    given_dataset,
-    table_file,
 )
+from rpp_env.later_clicks import histories_of, played, recommender_of
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers
 from rpp_env.prompting import Recommender
 from rpp_env.recommenders import composer as composers
 from rpp_env.rules import episode_of
-from rpp_env.table import RewardTable
 
 __all__ = ["Options", "assemble"]
 
@@ -57,17 +50,9 @@ _EPISODE = episode_of("PeaPOD-v0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions):
+class Options(later_clicks.Options):
     """Options of ``PeaPOD-v0``, besides the environment's own."""
 
-    num_candidates: int | None = 100
-    """Number of candidates, the target included; None: all items."""
-    repeats: Repeats = "drop"
-    """How a target that the user clicked before is treated; see `click_tasks`."""
-    task_seed: int = 0
-    """Seed of candidates and orders."""
-    user_seed: int = 0
-    """Seed for drawing `max_users` users."""
     actions: Literal["attention", "neighbour"] = "attention"
     """Whether a head gives logits of its attention, or chooses one neighbour."""
     sharpness: float = 5.0
@@ -86,15 +71,11 @@ class Options(DataOptions):
     composer: str | Path | None = None
     """File of a composer that `rpp_env.recommenders.composer.save` wrote; by default one is
     pre-trained, and kept in the cache."""
-    dim: int = 32
-    """Width of the embeddings of the observations."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = "neighbours heads length vectors dim".split()
+        names = "neighbours heads length vectors".split()
         check_numbers(self, 1, *names, highest=10_000)
-        check_numbers(self, 2, "num_candidates")
-        check_numbers(self, 0, "data_seed", "task_seed", "user_seed")
         check_numbers(self, 0, "sharpness", highest=40, above=True)
         if self.actions == "neighbour" and self.sharpness != Options.sharpness:
             raise InvalidOption("actions='neighbour' has no logits: leave out sharpness")
@@ -138,30 +119,15 @@ def assemble(
     InvalidData
         For a checkpoint or a composer of another catalog or recommender.
     """
-    chosen = chosen_options(Options, "PeaPOD-v0", options)
-    if max_cycles not in (None, _EPISODE.max_cycles):
+    given = played(Options, _EPISODE, dataset, model, split, max_users, max_cycles, options)
+    chosen, data, tasks, table = given.chosen, given.data, given.tasks, given.table
+    histories = histories_of(data)
+    recommender = recommender_of(given.model, data, histories)
+    if isinstance(recommender, str) or not isinstance(recommender, Recommender):
         raise InvalidOption(
-            f"an episode of PeaPOD-v0 has one step: leave max_cycles={max_cycles!r} out"
+            "PeaPOD takes model='t5', 'checkpoint:PATH' or a recommender that reads "
+            f"PrefixPrompts, not {model!r}"
         )
-    dataset = "movieworld" if dataset is None else dataset
-    if dataset == "movieworld":
-        chosen = Options(**SMALL_WORLD | {k: v for k, v in options.items() if v is not None})
-    data = given_dataset(dataset, chosen)
-    tasks = _tasks(
-        data,
-        tuple(choose_users(task_users(data), max_users, chosen.user_seed).tolist()),
-        split,
-        num_candidates=chosen.num_candidates,
-        seed=chosen.task_seed,
-        repeats=chosen.repeats,
-    )
-    table = None
-    if isinstance(model, str) and model.startswith("table:"):
-        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
-    if isinstance(model, RewardTable):
-        tasks, table = model.select(tasks)
-        model = None
-    recommender = _recommender(model, data)
     composer, users = _composer(recommender, data, chosen)
     own, near, alike = users.around(tasks, chosen.neighbours, chosen.whose)
     around = Neighbourhood(composer, users.pool, near)
@@ -174,7 +140,7 @@ def assemble(
         book=None,
         embeddings=table.embeddings
         if table
-        else fitted_embeddings(data, _clicks(data), "svd", chosen.dim),
+        else fitted_embeddings(data, histories, "svd", chosen.dim),
         recommender=None if table else recommender,
         table=table,
         space=NeighbourPrompts(around)
@@ -182,40 +148,6 @@ def assemble(
         else AttentionPrompts(around, sharpness=chosen.sharpness),
         contexts=(Context(blocks, seen.astype(np.float32)),),
     )
-
-
-@lru_cache(maxsize=8)
-def _tasks(data: Dataset, users: tuple[int, ...], part: str, **options: Any) -> TaskSet:
-    return click_tasks(data, users, part, **options)
-
-
-@lru_cache(maxsize=4)
-def _clicks(data: Dataset) -> Any:
-    return training_clicks(data)
-
-
-def _recommender(model: Any, data: Dataset) -> Recommender[Any]:
-    from rpp_env.recommenders.t5 import T5
-
-    if model is None or model == "t5":
-        return _pretrained(data)
-    if isinstance(model, str) and model.startswith("checkpoint:"):
-        model = T5.load(model.removeprefix("checkpoint:"))
-    if isinstance(model, str) or not isinstance(model, Recommender):
-        raise InvalidOption(
-            "PeaPOD takes model='t5', 'checkpoint:PATH' or a recommender that reads "
-            f"PrefixPrompts, not {model!r}"
-        )
-    if isinstance(model, T5):
-        model.check(data)
-    return model
-
-
-@lru_cache(maxsize=4)
-def _pretrained(data: Dataset) -> Recommender[Any]:
-    from rpp_env.recommenders.pretrained import pretrained_t5
-
-    return pretrained_t5(data, _clicks(data))
 
 
 def _composer(recommender: Any, data: Dataset, chosen: Options) -> tuple[Composer, composers.Users]:

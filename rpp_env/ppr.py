@@ -45,7 +45,7 @@ from rpp_env.factory import (
     chosen_options,
     fitted_embeddings,
     given_dataset,
-    table_file,
+    given_table,
 )
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers
@@ -226,12 +226,8 @@ def _parts(
         seed=chosen.task_seed,
         repeats=chosen.repeats,
     )
-    rules, table = _EPISODE, None
-    if isinstance(model, str) and model.startswith("table:"):
-        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
-    if isinstance(model, RewardTable):
-        tasks, table = model.select(tasks)
-        model = None
+    rules = _EPISODE
+    model, tasks, table = given_table(model, tasks, split)
     if steps is not None:
         rules, tasks = _stream(tasks, steps)
     whole = rules.every(tasks)

@@ -323,7 +323,7 @@ def test_observations_show_who_it_is_and_what_there_is_to_choose(make: Any) -> N
 def test_a_table_holds_the_answers(
     make: Any, model: T5, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpp_env.pap_rec._pretrained", lambda *_: model)
+    monkeypatch.setattr("rpp_env.later_clicks._pretrained", lambda *_: model)
     env, path = make(max_users=8), tmp_path / "t.rpptable"
     rpp_env.tabulate(env, path)
     table = make(model=f"table:{path}", max_users=8)
