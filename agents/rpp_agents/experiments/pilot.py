@@ -230,8 +230,12 @@ def primary(observations: Floats, rewards: Floats, seed: int) -> Contrast:
     halves = Halves(observations, seed)
     personal = _taken(rewards, halves.personal(rewards))
     fixed = _taken(rewards, halves.fixed(rewards))
-    first, second = PRIMARY
-    return Lines({first: {"": [personal]}, second: {"": [fixed]}}).minus(first, second)
+    return _minus({PRIMARY[0]: personal, PRIMARY[1]: fixed}, *PRIMARY)
+
+
+def _minus(scores: dict[str, Floats], line: str, other: str) -> Contrast:
+    """Return the mean paired difference of two lines."""
+    return Lines({name: {"": [scores[name]]} for name in {line, other}}).minus(line, other)
 
 
 def power(
@@ -256,9 +260,9 @@ def power(
     """
     rng = np.random.default_rng([seed, 3])
     seen = answers.observations
-    centred = seen - seen.mean(axis=0)
-    _, _, right = np.linalg.svd(centred / np.maximum(seen.std(axis=0), 1e-9), full_matrices=False)
-    leading = (centred / np.maximum(seen.std(axis=0), 1e-9)) @ right[:_COMPONENTS].T
+    scaled = (seen - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 1e-9)
+    _, _, right = np.linalg.svd(scaled, full_matrices=False)
+    leading = scaled @ right[:_COMPONENTS].T
     leading = leading / np.maximum(leading.std(axis=0), 1e-9)
     rewards = answers.rewards - answers.rewards.mean(axis=0)
     prompts = rewards.shape[1]
@@ -328,8 +332,7 @@ class Pilot:
 
     def minus(self, line: str, other: str) -> Contrast:
         """Return the mean paired difference of two lines."""
-        columns = {name: {"": [self.scores[name]]} for name in {line, other}}
-        return Lines(columns).minus(line, other)
+        return _minus(self.scores, line, other)
 
 
 def analyse(
@@ -390,7 +393,7 @@ def analyse(
             break
     return Pilot(
         scores,
-        primary(answers.observations, rewards, seed),
+        _minus(scores, *PRIMARY),
         worth,
         reached,
         needed,

@@ -10,7 +10,6 @@ frozen recommender, and the prompt is made of all *other* fields of the profile,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,13 +19,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rpp_agents.recommenders.base import keep_best
+from rpp_agents.solvers.epochs import best_epoch
 from rpp_agents.solvers.ppr import Config, Solver
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.dataset import Dataset
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import unknown
-from rpp_env.recommenders.patience import Patience
 
 __all__ = ["Predicted", "Predictor", "predict", "without_field"]
 
@@ -175,20 +173,19 @@ def predict(
         Number of epochs without an improvement after which training ends.
     """
     predictor = Predictor(env, labels, config, prompt=prompt)
-    steps = -(-len(predictor.known) // config.batch)
-    epochs = max(1, config.total_steps // (steps * config.batch))
     parts = (predictor.networks, predictor.classifier)
 
-    def training() -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
-        for epoch in range(epochs + 1):
-            for _ in range(steps if epoch else 0):
-                predictor.iterate(0.0)
-            kept = [{k: x.clone() for k, x in part.state_dict().items()} for part in parts]
-            yield epoch, kept
+    def copied() -> list[dict[str, Tensor]]:
+        return [{name: x.clone() for name, x in part.state_dict().items()} for part in parts]
 
-    stop = Patience(epochs=epochs + 1, patience=patience)
-    (epoch, weights), best = keep_best(
-        training(), lambda _: predictor.accuracy(validation), stop, None
+    epoch, weights, best = best_epoch(
+        predictor.iterate,
+        copied,
+        lambda: predictor.accuracy(validation),
+        total_steps=config.total_steps,
+        batch=config.batch,
+        tasks=len(predictor.known),
+        patience=patience,
     )
     for part, kept in zip(parts, weights, strict=True):
         part.load_state_dict(kept)

@@ -30,6 +30,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from rpp_env.data.dataset import Dataset
+from rpp_env.data.neighbours import unit
 from rpp_env.data.profiles import Profiles
 from rpp_env.data.splits import Interactions
 from rpp_env.errors import InvalidData, InvalidOption
@@ -57,8 +58,7 @@ class UserVectors(Profiles):
         given = np.asarray(vectors, np.float32)
         if given.ndim != 2 or not np.isfinite(given).all():
             raise InvalidData(f"vectors must be finite numbers (users, d); got {given.shape}")
-        lengths = np.linalg.norm(given, axis=1, keepdims=True)
-        scaled = np.clip(given / np.maximum(lengths, 1e-12), -1, 1).astype(np.float32)
+        scaled = unit(given)
         scaled.setflags(write=False)
         names = tuple(map(str, range(given.shape[1])))
         return cls(("source",), (names,), np.zeros((len(given), 1), np.int64), scaled)

@@ -409,10 +409,8 @@ class Solver:
 
     def _words(self, actions: Ints) -> Ints:
         """(T, m) tokens of actions (T, m) of all tasks."""
-        if self.space.candidates is None:
-            return self.space.vocabulary[actions]
-        rows, slots = np.ogrid[: len(actions), : actions.shape[1]]
-        ids: Ints = self.space.vocabulary[self.space.candidates[rows, slots, actions]]
+        state = self.space.apply(self.space.start(np.arange(len(actions))), actions)
+        ids: Ints = self.space.vocabulary[state.tokens]
         return ids
 
     def reset(self, seed: int) -> None:
@@ -454,8 +452,8 @@ class Solver:
 
     def _play(self) -> None:
         """Let the policy play the users' words."""
-        places = {int(token): i for i, token in enumerate(self.space.vocabulary)}
-        chosen = np.vectorize(places.__getitem__)(self.search.own)
+        own = self.search.own
+        chosen = self.space.indices(own, own.size).reshape(own.shape)
         if self.space.candidates is not None:
             same = self.space.candidates == chosen[:, :, None]
             chosen = same.argmax(axis=2)

@@ -13,7 +13,7 @@ better epoch (the reference's code counts bad epochs in total).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.policy import read_tensors, write_tensors
-from rpp_agents.recommenders.base import keep_best, ranks_by
+from rpp_agents.recommenders.base import ranks_by
 from rpp_agents.runs import RunConfig
+from rpp_agents.solvers.epochs import best_epoch
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
 from rpp_env.composed import AttentionPrompts, Composer
 from rpp_env.data.candidates import TaskSet
@@ -33,7 +34,6 @@ from rpp_env.data.tensors import build
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.metrics import ndcg
 from rpp_env.recommenders.composer import compose, logits
-from rpp_env.recommenders.patience import Patience
 from rpp_env.recommenders.t5 import T5
 from rpp_env.vectors import PrefixPrompts
 
@@ -233,7 +233,6 @@ class Solver:
         self.steps = config.batch
         self.gradient_calls = 0
         """Number of users whose answer was differentiated so far."""
-        env.reset(options={"users": np.arange(len(env.tasks))})
         self._seen = _vectors(env)
 
     def reset(self, seed: int) -> None:
@@ -342,28 +341,26 @@ def tune(
         Called with (epoch, validation NDCG@10) after every epoch.
     """
     solver = Solver(env, config)
-    steps = -(-len(solver.tasks) // config.batch)
-    epochs = max(1, config.total_steps // (steps * config.batch))
-
-    def training() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        for epoch in range(epochs + 1):
-            for _ in range(steps if epoch else 0):
-                solver.iterate(0.0)
-            weights = solver.attention.state_dict()
-            yield epoch, {name: w.detach().clone() for name, w in weights.items()}
-
     tasks: TaskSet = validation.tasks
 
-    def judge(state: tuple[int, dict[str, Tensor]]) -> float:
+    def judge() -> float:
         with torch.inference_mode():
             ranks = ranks_by(solver.scores(validation).numpy(), tasks)
-        value = float(ndcg(ranks, 10).mean())
-        if progress is not None and state[0] > 0:
-            progress(state[0], value)
-        return value
+        return float(ndcg(ranks, 10).mean())
 
-    # The start counts as an epoch, since nothing better may follow.
-    stop = Patience(epochs=epochs + 1, patience=patience)
-    (found, weights), best = keep_best(training(), judge, stop, None)
+    def copied() -> dict[str, Tensor]:
+        weights = solver.attention.state_dict()
+        return {name: w.detach().clone() for name, w in weights.items()}
+
+    found, weights, best = best_epoch(
+        solver.iterate,
+        copied,
+        judge,
+        total_steps=config.total_steps,
+        batch=config.batch,
+        tasks=len(solver.tasks),
+        patience=patience,
+        progress=progress,
+    )
     solver.attention.load_state_dict(weights)
     return Tuned(solver.policy, best, found, solver.gradient_calls)

@@ -16,7 +16,7 @@ train a copy of the recommender, whose answers are then another environment's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rpp_agents.policy import read_tensors, write_tensors
-from rpp_agents.recommenders.base import keep_best, ranks_by
+from rpp_agents.recommenders.base import ranks_by
 from rpp_agents.runs import RunConfig
 from rpp_agents.solvers.controls import item_gain
+from rpp_agents.solvers.epochs import best_epoch
 from rpp_agents.solvers.linear import profile_blocks
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
 from rpp_env.data.candidates import TaskSet
@@ -38,7 +39,6 @@ from rpp_env.data.profiles import Profiles
 from rpp_env.data.tensors import build
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.metrics import ndcg
-from rpp_env.recommenders.patience import Patience
 from rpp_env.recommenders.sasrec import SASRec
 from rpp_env.vectors import Places, PrefixPrompts, VectorPrompts
 
@@ -601,25 +601,16 @@ def tune(
         Called with (epoch, validation NDCG@10) after every epoch.
     """
     solver = Solver(env, config, mode=mode, prompt=prompt, shift=shift)
-    steps = -(-len(solver.tasks) // config.batch)
-    epochs = 0 if mode == "pre-train" else max(1, config.total_steps // (steps * config.batch))
-
-    def training() -> Iterator[tuple[int, _Copy]]:
-        yield 0, _weights(solver)
-        for epoch in range(1, epochs + 1):
-            for _ in range(steps):
-                solver.iterate(0.0)
-            yield epoch, _weights(solver)
-
-    def judge(state: tuple[int, _Copy]) -> float:
-        value = _judged(solver, validation)
-        if progress is not None and state[0] > 0:
-            progress(state[0], value)
-        return value
-
-    # The start counts as an epoch, since nothing better may follow.
-    stop = Patience(epochs=epochs + 1, patience=patience)
-    (found, (networks, weights)), best = keep_best(training(), judge, stop, None)
+    found, (networks, weights), best = best_epoch(
+        solver.iterate,
+        lambda: _weights(solver),
+        lambda: _judged(solver, validation),
+        total_steps=0 if mode == "pre-train" else config.total_steps,
+        batch=config.batch,
+        tasks=len(solver.tasks),
+        patience=patience,
+        progress=progress,
+    )
     solver.networks.load_state_dict(networks)
     if solver.recommender is not env.recommender:
         tuned = SASRec(solver.recommender.config, weights, solver.recommender.catalog)

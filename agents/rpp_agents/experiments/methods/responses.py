@@ -5,10 +5,15 @@ They are fitted on every answer about the train users, ignoring the budget, as `
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from rpp_agents.experiments.methods import Watch
 from rpp_agents.experiments.methods.fixed import best_of_all
 from rpp_agents.experiments.players import Playing
-from rpp_agents.experiments.problem import Problem
+from rpp_agents.experiments.problem import Problem, Users
+from rpp_env import RPPEnv
+from rpp_env.evaluation.baselines import Policy
 from rpp_env.evaluation.feedback import fit_keep_best, fit_posterior
 
 __all__ = ["keep_best", "posterior"]
@@ -37,11 +42,8 @@ def posterior(
     InvalidOption
         Where the train environment replays no complete table, or shows no response.
     """
-    users = problem.train
-    users.finite("posterior")
-    policy = fit_posterior(users.env, explore=explore, recall=recall, seed=seed)
-    best_of_all(users)  # the table was paid for by asking every cell of everybody
-    return Playing(policy)
+    fit = partial(fit_posterior, explore=explore, recall=recall, seed=seed)
+    return _fitted(problem.train, "posterior", fit)
 
 
 def keep_best(
@@ -58,8 +60,11 @@ def keep_best(
     InvalidOption
         Where the train environment replays no complete table, or shows no response.
     """
-    users = problem.train
-    users.finite("keep_best")
-    policy = fit_keep_best(users.env, seed=seed)
-    best_of_all(users)
+    return _fitted(problem.train, "keep_best", partial(fit_keep_best, seed=seed))
+
+
+def _fitted(users: Users, name: str, fit: Callable[[RPPEnv], Policy]) -> Playing:
+    users.finite(name)
+    policy = fit(users.env)
+    best_of_all(users)  # the table was paid for by asking every cell of everybody
     return Playing(policy)
