@@ -8,8 +8,9 @@
     Experiment(task=task, algorithm_config=QmixConfig.get_from_yaml(), ...)
 
 A task's config holds keywords of `rpp_env.parallel_env`. The module also registers the tasks in
-BenchMARL's registry, as ``rpp/rpp_v0``, ``rpp/rppbandit_v0``, ``rpp/rpppaper_v0``, ``rpp/ppr_v0``
-and ``rpp/pprstream_v0``. The last two have continuous actions, unless a ``codebook`` is given.
+BenchMARL's registry, as ``rpp/rpp_v0``, ``rpp/rppbandit_v0``, ``rpp/rpppaper_v0``,
+``rpp/rppfeedback_v0``, ``rpp/ppr_v0`` and ``rpp/pprstream_v0``. The last two have continuous
+actions, unless a ``codebook`` is given.
 
 Two common mistakes are avoided. The four agents are one group: TorchRL groups by names, so agents
 with different names would become four groups of one, each would be trained alone, and QMIX would
@@ -105,6 +106,7 @@ class RPPTask(Task):  # type: ignore[misc]
     RPP_V0 = None
     RPPBANDIT_V0 = None
     RPPPAPER_V0 = None
+    RPPFEEDBACK_V0 = None
     PPR_V0 = None
     PPRSTREAM_V0 = None
 

@@ -91,9 +91,16 @@ def test_a_task_takes_any_option_of_the_environment(tmp_path: Path) -> None:
 def test_the_tasks_are_the_ids() -> None:
     for key, task in RPPTask.__members__.items():
         assert task_config_registry[f"rpp/{key.lower()}"] is task
-    told = [task.get_task().config["rules"] for task in RPPTask]
-    assert told == [*rpp_env.RULES, "PPR-v0", "PPRStream-v0"]
+    rules = [task.get_task().config["rules"] for task in RPPTask]
+    assert rules == [*rpp_env.RULES, "PPR-v0", "PPRStream-v0"]
     assert RPPTask.RPPBANDIT_V0.get_task(WORLD).max_steps(None) == 1
+    assert RPPTask.RPPFEEDBACK_V0.get_task(WORLD).max_steps(None) == 15
+
+
+def test_a_team_that_sees_responses_trains(tmp_path: Path) -> None:
+    run = experiment(MappoConfig, tmp_path, RPPTask.RPPFEEDBACK_V0, **WORLD)
+    run.run()
+    assert run.total_frames == 40
 
 
 def test_copies_play_different_users() -> None:
