@@ -18,8 +18,8 @@ from attack_tables import attempt, damages
 
 from rpp_agents.cli import main
 from rpp_agents.experiments.bench import Bench
-from rpp_agents.experiments.cells import FITTED, read_cell, write_cell
 from rpp_agents.experiments.plan import Study
+from rpp_agents.experiments.run_files import FITTED, read_run, write_run
 from rpp_agents.trainers import mappo
 from rpp_env import RPPEnv
 from rpp_env.errors import RPPError
@@ -364,9 +364,9 @@ def study_folder(folder: Path, plan: Mapping[str, Any] = PLAN) -> list[Path]:
     """A finished study; its cells."""
     folder.mkdir(parents=True)
     (folder / "tiny.toml").write_text(toml(plan))
-    cells = Study.parse(dict(plan), "tiny").cells()
+    cells = Study.parse(dict(plan), "tiny").runs()
     for number, cell in enumerate(cells):
-        write_cell(folder / cell.file, {"asked": cell.asked, **fitted(number)})
+        write_run(folder / cell.file, {"asked": cell.asked, **fitted(number)})
     return [folder / cell.file for cell in cells]
 
 
@@ -374,9 +374,9 @@ def bench_folder(folder: Path) -> list[Path]:
     """A finished bench without baselines; its cells."""
     folder.mkdir(parents=True)
     (folder / "tiny.toml").write_text(toml(BENCH))
-    cells = Bench.parse(dict(BENCH), "tiny").cells()
+    cells = Bench.parse(dict(BENCH), "tiny").runs()
     for number, cell in enumerate(cells):
-        write_cell(folder / cell.file, {"asked": cell.asked, **trained(number)})
+        write_run(folder / cell.file, {"asked": cell.asked, **trained(number)})
     return [folder / cell.file for cell in cells]
 
 
@@ -393,7 +393,7 @@ def put(*keys: Any, value: Any) -> Callable[[Path], None]:
             del place[keys[-1]]
         else:
             place[keys[-1]] = value
-        write_cell(path, found)
+        write_run(path, found)
 
     return make
 
@@ -555,7 +555,7 @@ def reports(folder: Path) -> Count:
 def _flips(count: Count, folder: Path) -> None:
     """200 flipped bits and 60 cuts of a cell."""
     path = study_folder(folder)[0]
-    whole = read_cell(path, FITTED)
+    whole = read_run(path, FITTED)
     for name, content in damages(path.read_bytes()):
         path.write_bytes(content)
         with warnings.catch_warnings():
@@ -563,5 +563,5 @@ def _flips(count: Count, folder: Path) -> None:
             attempt(
                 count,
                 f"a cell with {name}",
-                lambda: "" if read_cell(path, FITTED) == whole else "it is read as another",
+                lambda: "" if read_run(path, FITTED) == whole else "it is read as another",
             )

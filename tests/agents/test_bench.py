@@ -28,12 +28,12 @@ from rpp_agents.cli import main
 from rpp_agents.experiments import jobs as many
 from rpp_agents.experiments import run as work
 from rpp_agents.experiments.bench import Bench, Training
-from rpp_agents.experiments.cells import write_cell
 from rpp_agents.experiments.jobs import kept, unfinished
-from rpp_agents.experiments.plan import PRESETS, Cell
+from rpp_agents.experiments.plan import PRESETS, Run
 from rpp_agents.experiments.report import marl_eval, write_report
 from rpp_agents.experiments.results import Results
-from rpp_agents.experiments.run import make_tables, run_cells
+from rpp_agents.experiments.run import make_tables, run_all
+from rpp_agents.experiments.run_files import write_run
 from rpp_agents.experiments.tables import FEWEST_TASKS
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.evaluation.baselines import Fixed, search_fixed
@@ -64,7 +64,7 @@ def bench(**changes: Any) -> Bench:
 
 
 def test_cells_are_seed_major_and_seeds_are_crossed_with_worlds_or_nested_in_them() -> None:
-    cells = bench(seeds=[0, 1, 2]).cells()
+    cells = bench(seeds=[0, 1, 2]).runs()
     assert [(c.seed, c.draw) for c in cells[::4]] == [(0, 101), (1, 102), (2, 101)]
     assert [(c.setting.name, c.method.label) for c in cells[:4]] == [
         ("movieworld", "MAPPO"),
@@ -72,13 +72,13 @@ def test_cells_are_seed_major_and_seeds_are_crossed_with_worlds_or_nested_in_the
         ("b", "MAPPO"),
         ("b", "discount 0"),
     ]
-    crossed = bench(design="crossed").cells(["movieworld/MAPPO"])
+    crossed = bench(design="crossed").runs(["movieworld/MAPPO"])
     assert [(c.seed, c.draw) for c in crossed] == [(0, 101), (0, 102), (1, 101), (1, 102)]
 
 
 def test_only_takes_either_name_and_patterns() -> None:
     def chosen(*only: str) -> set[tuple[str, str]]:
-        return {(c.setting.name, c.method.label) for c in bench().cells(only)}
+        return {(c.setting.name, c.method.label) for c in bench().runs(only)}
 
     assert chosen("b") == {("b", "MAPPO"), ("b", "discount 0")}
     assert chosen("mappo") == {("b", "MAPPO"), ("movieworld", "MAPPO")}
@@ -88,21 +88,21 @@ def test_only_takes_either_name_and_patterns() -> None:
 
 
 def test_one_table_serves_all_rules_over_the_same_data() -> None:
-    cell = bench().cells()[0]
+    cell = bench().runs()[0]
     table, test = cell.tables
     assert table.shown == (1, 2, 3, 5, 8, 10, 13, 20)
     assert (table.users, test.users) == (16, 12)
-    files = {table.file for c in bench().cells() for table in c.tables}
+    files = {table.file for c in bench().runs() for table in c.tables}
     assert len(files) == 4  # two worlds
     other = bench(environments=[{**ENVIRONMENT, "options": {"negatives": "popularity"}}])
-    assert other.cells()[0].tables[0].file != table.file
+    assert other.runs()[0].tables[0].file != table.file
 
 
 def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer) -> None:
     other = {"name": "b", "rules": "RPPBandit-v0"}  # in the tables, too
     told = bench(environments=[{**ENVIRONMENT, "live": True}, other], worlds=[101])
-    cell = told.cells()[0]
-    (outcome,) = run_cells([cell], out)
+    cell = told.runs()[0]
+    (outcome,) = run_all([cell], out)
     assert outcome.error == ""
     assert outcome.found is not None
     (trained,) = trainer.trained
@@ -118,7 +118,7 @@ def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer)
 
 
 def test_an_algorithm_may_be_run_in_some_environments() -> None:
-    cells = bench(algorithms=[MAPPO, {**MAPPO, "label": "x", "environments": ["b"]}]).cells()
+    cells = bench(algorithms=[MAPPO, {**MAPPO, "label": "x", "environments": ["b"]}]).runs()
     assert [(c.setting.name, c.method.label) for c in cells[:3]] == [
         ("movieworld", "MAPPO"),
         ("b", "MAPPO"),
@@ -133,8 +133,8 @@ def test_an_algorithm_may_be_run_in_some_environments() -> None:
 
 def test_an_environment_may_have_a_number_of_steps_of_its_own() -> None:
     told = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
-    assert [c.config.total_steps for c in told.cells()[::2]] == [640, 1280, 640, 1280]
-    assert [c.budget for c in told.cells()[:4]] == [640, 640, 1280, 1280]
+    assert [c.config.total_steps for c in told.runs()[::2]] == [640, 1280, 640, 1280]
+    assert [c.budget for c in told.runs()[:4]] == [640, 640, 1280, 1280]
 
 
 def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
@@ -142,7 +142,7 @@ def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
     tuning = bench(algorithms=[{**MAPPO, "config": {"gamma": 0.5}, "grid": grid}])
     first, second = tuning.methods
     assert (first.label, second.label, second.tunes) == ("MAPPO [1]", "MAPPO [2]", "MAPPO")
-    config = tuning.cells()[1].config
+    config = tuning.runs()[1].config
     assert (config.gamma, config.learning_rate, config.hidden) == (0.5, 1e-2, (8, 8))
     assert (config.total_steps, config.seed, config.threads) == (640, 0, 1)
     with pytest.raises(InvalidOption, match="same number of grid points"):
@@ -179,7 +179,7 @@ def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
 )
 def test_mistakes_in_a_file_get_a_sentence(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
-        bench(**changes).cells()
+        bench(**changes).runs()
 
 
 def test_files_that_are_none_get_a_sentence(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_tuning_uses_no_world_that_a_result_uses() -> None:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tables of `bench()`."""
     out = tmp_path_factory.mktemp("bench")
-    make_tables(bench().cells(), out)
+    make_tables(bench().runs(), out)
     return out
 
 
@@ -257,31 +257,31 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
 
 
 def test_a_finished_cell_is_never_run_again(out: Path, trainer: Trainer) -> None:
-    cells = bench().cells()
-    first = list(run_cells(unfinished(cells[:3], out), out))
+    cells = bench().runs()
+    first = list(run_all(unfinished(cells[:3], out), out))
     assert [outcome.job for outcome in first] == cells[:3]
     assert trainer.asked == [(0, 0.95), (0, 0.0), (0, 0.95)]
-    list(run_cells(unfinished(cells, out), out))
+    list(run_all(unfinished(cells, out), out))
     assert len(trainer.asked) == 8
     assert unfinished(cells, out) == []
-    assert not list(run_cells(unfinished(cells, out), out))
+    assert not list(run_all(unfinished(cells, out), out))
 
 
 def test_an_interruption_leaves_what_is_finished(out: Path, trainer: Trainer) -> None:
-    cells = bench().cells()
+    cells = bench().runs()
     trainer.error = lambda _: KeyboardInterrupt() if len(trainer.asked) == 3 else None
     with pytest.raises(KeyboardInterrupt):
-        list(run_cells(cells, out))
+        list(run_all(cells, out))
     assert len(unfinished(cells, out)) == 6
     trainer.error = lambda _: None
-    list(run_cells(unfinished(cells, out), out))
+    list(run_all(unfinished(cells, out), out))
     assert len(trainer.asked) == 3 + 6
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(out: Path, trainer: Trainer) -> None:
-    cells = bench().cells(["movieworld"])
+    cells = bench().runs(["movieworld"])
     trainer.error = lambda config: FloatingPointError("diverged") if config.gamma == 0 else None
-    outcomes = list(run_cells(cells, out))
+    outcomes = list(run_all(cells, out))
     assert [outcome.found is None for outcome in outcomes] == [False, True, False, True]
     failed = (out / cells[1].file).with_suffix(".failed.txt")
     assert "FloatingPointError: diverged" in failed.read_text()
@@ -289,7 +289,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(out: Path, trainer: Tra
     write_report(bench(), out)
     assert "discount-0/w101-s0.failed.txt" in (out / "report.md").read_text()
     trainer.error = lambda _: None
-    list(run_cells(unfinished(cells, out), out))
+    list(run_all(unfinished(cells, out), out))
     assert not failed.exists()
     assert unfinished(cells, out) == []
 
@@ -307,46 +307,46 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(out: Path, trainer: Tra
 def test_a_changed_configuration_is_refused(
     out: Path, trainer: Trainer, changes: dict[str, Any], said: str
 ) -> None:
-    list(run_cells(bench().cells()[:1], out))
+    list(run_all(bench().runs()[:1], out))
     with pytest.raises(InvalidOption, match=f"{said}.*give another --out"):
-        unfinished(bench(**changes).cells(), out)
+        unfinished(bench(**changes).runs(), out)
 
 
 def test_the_default_discount_and_its_number_are_the_same_run(out: Path, trainer: Trainer) -> None:
     plain = {"label": "MAPPO", "trainer": "mappo"}
-    list(run_cells(bench(algorithms=[plain]).cells()[:1], out))
+    list(run_all(bench(algorithms=[plain]).runs()[:1], out))
     assert trainer.asked == [(0, 0.0)]
-    (cell, *_) = bench(algorithms=[{**plain, "config": {"gamma": 0.0}}]).cells()
+    (cell, *_) = bench(algorithms=[{**plain, "config": {"gamma": 0.0}}]).runs()
     assert kept(cell, out) is not None
     # Files of an earlier version repeat the options that were set.
     found = json.loads((out / cell.file).read_text())
     found["asked"]["overrides"] = {}
     del found["sha256"]
-    write_cell(out / cell.file, found)
+    write_run(out / cell.file, found)
     assert kept(cell, out) is not None
-    (cell, *_) = bench(algorithms=[MAPPO]).cells()
+    (cell, *_) = bench(algorithms=[MAPPO]).runs()
     with pytest.raises(InvalidOption, match=r"config\.gamma was 0\.0 and is 0\.95"):
         kept(cell, out)
 
 
 def test_more_seeds_and_algorithms_change_no_finished_cell(out: Path, trainer: Trainer) -> None:
-    list(run_cells(bench().cells(), out))
+    list(run_all(bench().runs(), out))
     more = bench(seeds=[0, 1, 2], algorithms=[MAPPO, {**MAPPO, "label": "new"}])
-    assert len(unfinished(more.cells(), out)) == 2 * 3 + 2
+    assert len(unfinished(more.runs(), out)) == 2 * 3 + 2
     # Nor does an option that the trainer learned since then, at its default.
-    path = out / more.cells()[0].file
+    path = out / more.runs()[0].file
     found = json.loads(path.read_text())
     del found["asked"]["config"]["huber"], found["sha256"]
-    write_cell(path, found)
-    assert kept(more.cells()[0], out) is not None
+    write_run(path, found)
+    assert kept(more.runs()[0], out) is not None
     # At another value it would be another run.
     other = bench(algorithms=[{**MAPPO, "config": {**MAPPO.get("config", {}), "huber": 3.0}}])
     with pytest.raises(InvalidOption, match=r"config\.huber was None and is 3\.0"):
-        kept(other.cells()[0], out)
+        kept(other.runs()[0], out)
 
 
 def test_a_damaged_file_is_named(out: Path) -> None:
-    cell = bench().cells()[0]
+    cell = bench().runs()[0]
     (out / cell.file).parent.mkdir(parents=True)
     (out / cell.file).write_text("{")
     with pytest.raises(InvalidData, match=r"w101-s0\.json holds no finished run"):
@@ -356,10 +356,10 @@ def test_a_damaged_file_is_named(out: Path) -> None:
 def test_a_finished_cell_is_not_run_again_by_a_command_that_did_not_know(
     out: Path, trainer: Trainer
 ) -> None:
-    cells = bench().cells()[:2]
+    cells = bench().runs()[:2]
     listed = unfinished(cells, out)
-    list(run_cells(cells[:1], out))  # another command, meanwhile
-    outcomes = list(run_cells(listed, out))
+    list(run_all(cells[:1], out))  # another command, meanwhile
+    outcomes = list(run_all(listed, out))
     assert len(trainer.asked) == 2
     assert outcomes[0].found == kept(cells[0], out)
 
@@ -369,9 +369,9 @@ def test_nothing_is_trained_or_fitted_on_scored_users(
     tmp_path: Path, trainer: Trainer, split: str
 ) -> None:
     told = bench(split=split)
-    jobs = told.jobs(told.cells(["movieworld/MAPPO"])[:1])
+    jobs = told.jobs(told.runs(["movieworld/MAPPO"])[:1])
     make_tables(jobs, tmp_path)
-    levels, cell = run_cells(jobs, tmp_path)
+    levels, cell = run_all(jobs, tmp_path)
     train = work._env(jobs[0], "train", tmp_path)
     scored = work._env(jobs[0], split, tmp_path)
     assert trainer.trained == [users_of(train)]
@@ -393,7 +393,7 @@ def test_nothing_is_trained_or_fitted_on_scored_users(
 
 
 def test_the_last_policy_counts_and_not_the_best(out: Path, trainer: Trainer) -> None:
-    cell = bench(evaluations=4).cells()[0]
+    cell = bench(evaluations=4).runs()[0]
     env = work._env(cell, "test", out, observe="shared")
     plans = [[role, 2, reasoning, 0] for role in range(5) for reasoning in range(9)]
     scores = {tuple(p): float(work.play_everyone(Fixed([p]), env).mean()) for p in plans}
@@ -401,7 +401,7 @@ def test_the_last_policy_counts_and_not_the_best(out: Path, trainer: Trainer) ->
     worst, middle, best = order[0], order[len(order) // 2], order[-1]
     assert scores[best] > scores[middle] > scores[worst]
     trainer.plans = [list(plan) for plan in (middle, best, middle, worst)]
-    (outcome,) = run_cells([cell], out)
+    (outcome,) = run_all([cell], out)
     found = outcome.found
     assert found is not None
     assert found["points"] == found["played"] == [160, 320, 480, 640]
@@ -418,9 +418,9 @@ def test_the_last_policy_counts_and_not_the_best(out: Path, trainer: Trainer) ->
 
 def test_evaluations_are_at_the_same_steps_for_all(out: Path, trainer: Trainer) -> None:
     # Three iterations of 213 steps pass the points 160, 320 and 480 of 640 as they can.
-    cell = bench(evaluations=4).cells()[0]
+    cell = bench(evaluations=4).runs()[0]
     trainer.plans = [[0, 2, 0, 0], [1, 2, 0, 0], [2, 2, 0, 0]]
-    (outcome,) = run_cells([cell], out)
+    (outcome,) = run_all([cell], out)
     assert outcome.found is not None
     assert outcome.found["points"] == [160, 320, 480, 640]
     assert outcome.found["played"] == [213, 426, 640, 640]
@@ -460,7 +460,7 @@ def test_every_user_is_played_once_and_draws_are_averaged() -> None:
 
 
 def test_a_process_that_is_killed_costs_no_result(out: Path) -> None:
-    cells = bench().cells(["movieworld/MAPPO"])
+    cells = bench().runs(["movieworld/MAPPO"])
     killed: list[int] = []
 
     def kill() -> None:
@@ -475,7 +475,7 @@ def test_a_process_that_is_killed_costs_no_result(out: Path) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    outcomes = list(run_cells(cells, out, processes=2))
+    outcomes = list(run_all(cells, out, processes=2))
     killer.join()
     assert killed
     assert [outcome.error for outcome in outcomes] == ["", ""]
@@ -486,7 +486,7 @@ def test_a_job_that_kills_its_process_fails_alone(
     out: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a pool of two, its neighbour dies with it, and must not be blamed for that."""
-    cells = bench().cells(["movieworld/MAPPO"])
+    cells = bench().runs(["movieworld/MAPPO"])
     killer, innocent = cells
     pools: list[int] = []
 
@@ -511,7 +511,7 @@ def test_a_job_that_kills_its_process_fails_alone(
             return future
 
     monkeypatch.setattr(many, "_pool", Pool)
-    outcomes = {outcome.job.file: outcome for outcome in run_cells(cells, out, processes=2)}
+    outcomes = {outcome.job.file: outcome for outcome in run_all(cells, out, processes=2)}
     assert outcomes[innocent.file].found is not None
     assert "died twice" in outcomes[killer.file].error
     assert pools[0] == 2
@@ -610,10 +610,10 @@ def test_the_command_names_what_failed(
 
 
 def invented(
-    out: Path, told: Bench, score: Callable[[Cell], float], *, users: int = 50
-) -> list[Cell]:
+    out: Path, told: Bench, score: Callable[[Run], float], *, users: int = 50
+) -> list[Run]:
     """Files as a bench leaves them: users of a world differ by up to 0.08, all lines alike."""
-    cells = told.cells()
+    cells = told.runs()
     heights = {"random": 0.1, "fixed": 0.2, "reference": 0.4}
     for job in told.jobs(cells):
         base = np.random.default_rng(job.draw).random(users) / 12
@@ -641,11 +641,11 @@ def invented(
                 "scores": {"chance": 0.05, **heights},
                 "users": {name: line(height) for name, height in heights.items()},
             }
-        write_cell(out / job.file, found)
+        write_run(out / job.file, found)
     return cells
 
 
-def by_label(cell: Cell) -> float:
+def by_label(cell: Run) -> float:
     return {"MAPPO": 0.35, "discount 0": 0.25}.get(cell.method.label, 0.3)
 
 
@@ -741,7 +741,7 @@ def test_no_gain_without_a_gap(tmp_path: Path) -> None:
     levels = json.loads(path.read_text())
     levels["users"]["reference"] = levels["users"]["fixed"]  # in one of the two worlds
     del levels["sha256"]
-    write_cell(path, levels)
+    write_run(path, levels)
     report = write_report(told, tmp_path).read_text()
     assert "No gain is given" in report
     assert " gain |" not in report
@@ -753,7 +753,7 @@ def test_runs_of_different_tables_are_not_compared(tmp_path: Path) -> None:
     path = tmp_path / cells[0].file
     found = json.loads(path.read_text())
     del found["sha256"]
-    write_cell(path, {**found, "tables": {"train": "a", "test": "other"}})
+    write_run(path, {**found, "tables": {"train": "a", "test": "other"}})
     with pytest.raises(InvalidData, match="replayed different tables"):
         write_report(told, tmp_path)
 

@@ -150,7 +150,7 @@ def test_a_command_line_is_one(page: Path, words: list[str]) -> None:
         assert words[1] != "get" or words[2] in SOURCES
     if words[0] in ("bench", "study") and not name.endswith(".toml"):
         plan: Any = (Bench if words[0] == "bench" else Study).load(name)
-        assert plan.cells(given.get("only", ()))
+        assert plan.runs(given.get("only", ()))
 
 
 def test_every_option_belongs_to_an_id() -> None:

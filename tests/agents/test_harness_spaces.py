@@ -14,7 +14,7 @@ from rpp_agents.experiments.plan import SPLITS, Study
 from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
-from rpp_agents.experiments.run import make_tables, replay, run_cells
+from rpp_agents.experiments.run import make_tables, replay, run_all
 from rpp_env import Rankings, RPPEnv, tabulate
 from rpp_env.episode import Episode, Feedback
 from rpp_env.errors import InvalidOption
@@ -221,9 +221,9 @@ def test_a_study_runs_and_reports_ppr(tmp_path: Path) -> None:
     plan = study()
     setting = plan.settings[0]
     assert (setting.steps, setting.candidates) == (1, 20)
-    jobs = plan.cells()
+    jobs = plan.runs()
     make_tables(jobs, tmp_path)
-    assert [outcome.error for outcome in run_cells(jobs, tmp_path)] == [""] * len(jobs)
+    assert [outcome.error for outcome in run_all(jobs, tmp_path)] == [""] * len(jobs)
     report = write_report(plan, tmp_path).read_text()
     assert "| LinUCB |" in report
     results = Results.read(plan, tmp_path)
@@ -238,9 +238,9 @@ def test_several_tasks_of_a_user_are_one_number(tmp_path: Path) -> None:
     """Intervals are over users: the clicks of one are not as many users."""
     options = {"rules": "PPR-v0", "codebook": 2, "shots": "joint", **SMALL}
     plan = study(options=options, test_users=5)
-    cells = plan.cells(["cold/Random"])[:1]
+    cells = plan.runs(["cold/Random"])[:1]
     make_tables(cells, tmp_path)
-    (outcome,) = run_cells(cells, tmp_path)
+    (outcome,) = run_all(cells, tmp_path)
     assert outcome.error == ""
     assert outcome.found is not None
     assert len(outcome.found["scores"]["score"]) == 5
@@ -276,7 +276,7 @@ def test_a_bench_plans_ppr() -> None:
         "algorithms": [{"label": "MAPPO", "trainer": "mappo"}],
     }
     bench = Bench.parse(told, "cold")
-    (cell,) = bench.cells()
+    (cell,) = bench.runs()
     assert cell.tables[0].shown is None
     assert cell.tables[0].problem["rules"] == "PPR-v0"
     assert cell.setting.model == ""
@@ -305,9 +305,9 @@ def test_the_embedded_model_reads_no_vectors() -> None:
 
 def test_a_study_of_infinitely_many_prompts_is_played_live(tmp_path: Path) -> None:
     plan = study(options={"rules": "PPR-v0", "shots": "zero", **SMALL})
-    jobs = plan.jobs(plan.cells())
+    jobs = plan.jobs(plan.runs())
     assert make_tables(jobs, tmp_path) == []
-    errors = {outcome.job.method.label: outcome.error for outcome in run_cells(jobs, tmp_path)}
+    errors = {outcome.job.method.label: outcome.error for outcome in run_all(jobs, tmp_path)}
     assert [label for label, error in errors.items() if not error] == ["Random", "MAPPO"]
     assert "VectorPrompts has infinitely many" in errors["fixed"]
     assert "| MAPPO |" in write_report(plan, tmp_path).read_text()

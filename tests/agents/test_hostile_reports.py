@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rpp_agents.cli import main
-from rpp_agents.experiments import cells, run
-from rpp_agents.experiments.cells import read_cell, write_cell
+from rpp_agents.experiments import run, run_files
+from rpp_agents.experiments.run_files import read_run, write_run
 from rpp_env.errors import InvalidData, RPPWarning
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
@@ -77,17 +77,17 @@ def test_what_was_invented_is_reported_as_it_is(tmp_path: Path) -> None:
 
 def test_a_run_without_a_digest_is_read_with_a_warning(tmp_path: Path) -> None:
     path = attack.study_folder(tmp_path / "out")[0]
-    whole = read_cell(path, cells.FITTED)
-    path.write_bytes(cells._DIGEST.sub(b"\n}\n", path.read_bytes()))
+    whole = read_run(path, run_files.FITTED)
+    path.write_bytes(run_files._DIGEST.sub(b"\n}\n", path.read_bytes()))
     with pytest.warns(RPPWarning, match="carry no digest"):
-        assert read_cell(path, cells.FITTED) == whole
+        assert read_run(path, run_files.FITTED) == whole
 
 
 def test_all_cells_together_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attack.study_folder(tmp_path / "out")
-    monkeypatch.setattr(cells, "LARGEST_TOGETHER", 5000)
+    monkeypatch.setattr(run_files, "LARGEST_TOGETHER", 5000)
     assert "a report reads 5,000 at most" in refused(["report", str(tmp_path / "out")], capsys)
 
 
@@ -115,6 +115,6 @@ def test_scores_that_cannot_be_used_are_fitted_again(kind: str, tmp_path: Path) 
 
 
 def test_a_file_that_cannot_be_is_not_written_over(tmp_path: Path) -> None:
-    write_cell(tmp_path / "a.json", {"asked": {}, "more": 1})
+    write_run(tmp_path / "a.json", {"asked": {}, "more": 1})
     with pytest.raises(InvalidData, match=r"a\.json holds no finished run \('curve' is missing"):
-        read_cell(tmp_path / "a.json", cells._table(curve=cells._rows(cells._SCORE)))
+        read_run(tmp_path / "a.json", run_files._table(curve=run_files._rows(run_files._SCORE)))

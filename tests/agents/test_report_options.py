@@ -13,10 +13,10 @@ import pytest
 
 from rpp_agents.cli import main
 from rpp_agents.experiments.bench import Bench
-from rpp_agents.experiments.cells import write_cell
-from rpp_agents.experiments.plan import Cell, Redrawn, Study
+from rpp_agents.experiments.plan import Redrawn, Run, Study
 from rpp_agents.experiments.report import Options, marl_eval, write_report
 from rpp_agents.experiments.results import Results
+from rpp_agents.experiments.run_files import write_run
 
 USERS = 20
 TASKS = 6
@@ -45,14 +45,14 @@ def study(settings: int = TASKS) -> Study:
     return Study.parse(told, "x")
 
 
-def height(cell: Cell) -> float:
+def height(cell: Run) -> float:
     label = cell.method.label
     return HEIGHTS.get(label, 0.45 if label == "rate high" else 0.35) + 0.01 * cell.seed
 
 
 def invented(plan: Study, out: Path) -> None:
     """Files as a study leaves them: in each draw users differ, and all methods alike."""
-    for job in plan.jobs(plan.cells()):
+    for job in plan.jobs(plan.runs()):
         if isinstance(job, Redrawn):
             continue
         base = np.random.default_rng(job.draw).uniform(-0.1, 0.1, USERS)
@@ -73,7 +73,7 @@ def invented(plan: Study, out: Path) -> None:
             "cells": [],
             "scores": dict.fromkeys(("score", "first", "last", "merged"), scores),
         }
-        write_cell(out / job.file, {"asked": job.asked, **found})
+        write_run(out / job.file, {"asked": job.asked, **found})
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_marl_eval_of_a_study(done: tuple[Study, Path]) -> None:
 
 
 def test_a_method_that_stops_early_keeps_its_score() -> None:
-    cell = study().cells()[0]
+    cell = study().runs()[0]
     curve = [{"calls": 100, "test": 0.1}, {"calls": 150, "test": 0.25}]
     found = {"scores": {"score": [0.2, 0.4]}, "curve": curve}
     assert cell.path(found) == ([100, 200, 300, 400], [0.1, *[pytest.approx(0.3)] * 3])

@@ -15,7 +15,7 @@ import pytest
 from rpp_agents.cli import main
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.jobs import unfinished
-from rpp_agents.experiments.plan import Cell, Method, Plan, Setting, Study
+from rpp_agents.experiments.plan import Method, Plan, Run, Setting, Study
 from rpp_agents.experiments.raw import raw_lines, raw_scores, read_raw
 from rpp_agents.experiments.results import Results
 
@@ -95,7 +95,7 @@ def _rules(task: str) -> str:
 )
 def test_nothing_is_run_again(before: Path, form: type[Plan], name: str) -> None:
     plan = form.load("smoke")
-    assert unfinished(plan.jobs(plan.cells()), before / name) == []
+    assert unfinished(plan.jobs(plan.runs()), before / name) == []
 
 
 def test_a_bench_keeps_its_file_and_is_reported_from_it(before: Path) -> None:
@@ -119,8 +119,8 @@ def test_the_raw_scores_hold_every_users_in_every_run(
         read_raw(before / name / "scores.npz"),
         Results.read(form.load("smoke"), before / name),
     )
-    assert len(raw["score"]) == len(results.cells) + 3 * len(results.levels)
-    for cell, found in results.cells:
+    assert len(raw["score"]) == len(results.finished) + 3 * len(results.levels)
+    for cell, found in results.finished:
         (row,) = np.flatnonzero(
             (raw["setting"] == cell.setting.name)
             & (raw["method"] == cell.method.label)
@@ -221,7 +221,7 @@ def test_a_file_of_raw_scores_is_small(before: Path) -> None:
 def test_more_numbers_than_two_bytes_count_take_four() -> None:
     setting, method = Setting("x", test_users=70_000), Method("m", "random")
     scores = np.linspace(0, 1, 70_000).round(6).tolist()
-    cell = Cell(Study.load("smoke"), setting, method, 0, 0)
+    cell = Run(Study.load("smoke"), setting, method, 0, 0)
     found = {"scores": {"score": scores}, "whose": "w"}
     results = Results(cell.plan, [(cell, found)], {}, {}, 1)
     raw = raw_scores(results, ROOT)

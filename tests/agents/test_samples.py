@@ -61,9 +61,9 @@ def accept(text: str, tmp_path: Path) -> None:
     table = tomllib.loads(text)
     if "algorithms" in table:
         rest = REST if "as above" in text else {}
-        Bench.parse(rest | table, "sample").cells()
+        Bench.parse(rest | table, "sample").runs()
     elif "settings" in table:
-        Study.parse(table, "sample").cells()
+        Study.parse(table, "sample").runs()
     elif "output_format" in table:
         (tmp_path / "my.toml").write_text(text)
         SentenceCatalog.load(tmp_path / "my.toml")

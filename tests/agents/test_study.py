@@ -21,7 +21,6 @@ import rpp_env
 from rpp_agents.cli import main
 from rpp_agents.experiments import run as work
 from rpp_agents.experiments import show
-from rpp_agents.experiments.cells import write_cell
 from rpp_agents.experiments.jobs import unfinished
 from rpp_agents.experiments.methods import METHODS, VERSIONS, method, options
 from rpp_agents.experiments.methods.fixed import best_of_all
@@ -32,7 +31,8 @@ from rpp_agents.experiments.players import Asking, Played, Playing, Unasked, ask
 from rpp_agents.experiments.problem import Counted, Problem, Users, tokens_of
 from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
-from rpp_agents.experiments.run import make_tables, run_cells
+from rpp_agents.experiments.run import make_tables, run_all
+from rpp_agents.experiments.run_files import write_run
 from rpp_agents.experiments.tables import verdict
 from rpp_agents.recommenders import BPRConfig
 from rpp_env.episode import Response
@@ -464,8 +464,8 @@ def test_the_baseline_makes_one_call_per_step_of_an_episode() -> None:
         study(5, max_cycles=3)
     # One step is one call: the best fixed prompt itself is the baseline at equal calls.
     one = study(5, rules="RPPBandit-v0")
-    cells = [(cell, {"scores": {"score": [0.0]}}) for cell in one.cells()]
-    found = Results(one, cells, {}, {}, len(cells))
+    finished = [(run, {"scores": {"score": [0.0]}}) for run in one.runs()]
+    found = Results(one, finished, {}, {}, len(finished))
     assert found.baseline(one.settings[0]) == "fixed"
 
 
@@ -545,11 +545,11 @@ def test_mistakes_in_a_file_get_a_sentence(changes: dict[str, Any], said: str) -
 
 def test_seeds_play_the_draws_in_turn_and_twice_the_same_is_once() -> None:
     study = Study.parse(FILE | {"seeds": [0, 1, 2]}, "x")
-    assert [cell.draw for cell in study.cells()] == [41, 42, 41]
+    assert [cell.draw for cell in study.runs()] == [41, 42, 41]
     alone = FILE | {"settings": [{**SETTING, "draws": [41]}]}
-    assert len(Study.parse(alone, "x").cells()) == 1  # nothing in it hangs on the seed
+    assert len(Study.parse(alone, "x").runs()) == 1  # nothing in it hangs on the seed
     learns = alone | {"methods": [{"label": "RPP", "method": "rpp"}]}
-    assert len(Study.parse(learns, "x").cells()) == 2
+    assert len(Study.parse(learns, "x").runs()) == 2
 
 
 def test_variants_are_methods_of_their_own() -> None:
@@ -573,7 +573,7 @@ def test_another_seed_reruns_only_the_runs_that_depend_on_it() -> None:
     study = Study.parse(
         FILE | {"settings": [setting | {"draws": [5]}], "seeds": [0, 1], "methods": rows}, "x"
     )
-    runs = Counter(cell.method.label for cell in study.cells())
+    runs = Counter(cell.method.label for cell in study.runs())
     assert {label for label, count in runs.items() if count == 2} == {
         "merged_fixed",  # its later calls are reordered by the seed
         "random",
@@ -585,7 +585,7 @@ def test_another_seed_reruns_only_the_runs_that_depend_on_it() -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (PRESETS / "study").glob("*.toml")))
 def test_shipped_studies_are_sound(name: str) -> None:
     study = Study.load(name)
-    cells = study.cells()
+    cells = study.runs()
     assert len({cell.file for cell in cells}) == len(cells)
     assert study.primary
 
@@ -602,7 +602,7 @@ def test_draws_of_a_real_dataset_have_train_users_of_their_own() -> None:
         {"label": "Pop", "method": "recommender", "config": {"name": "pop"}},
     ]
     told = {"settings": [{"name": "real", "dataset": "ml-1m", "draws": [0, 1]}], "methods": rows}
-    cells = Study.parse(FILE | told | {"seeds": [0, 1]}, "x").cells()
+    cells = Study.parse(FILE | told | {"seeds": [0, 1]}, "x").runs()
     asked = {(cell.method.label, cell.draw): cell.asked.get("user_seed", 0) for cell in cells}
     assert asked == {("Manual", 0): 0, ("Manual", 1): 1, ("Pop", 0): 0, ("Pop", 1): 0}
 
@@ -623,8 +623,8 @@ def test_luck_is_measured_the_way_that_the_setting_ranks(
 ) -> None:
     setting = {**SETTING, "rank_by": rank_by}
     study = Study.parse(FILE | {"settings": [setting], "seeds": [0], "methods": [METHOD]}, "x")
-    jobs = study.jobs(study.cells())
-    make_tables(study.cells(), tmp_path)
+    jobs = study.jobs(study.runs())
+    make_tables(study.runs(), tmp_path)
     asked: list[str] = []
 
     def tabulate(env: rpp_env.RPPEnv) -> Any:
@@ -633,7 +633,7 @@ def test_luck_is_measured_the_way_that_the_setting_ranks(
 
     # Both ways earn alike in this small world.
     monkeypatch.setattr(work, "tabulate", tabulate)
-    (redrawn,) = [o.found for o in run_cells(jobs, tmp_path) if isinstance(o.job, Redrawn)]
+    (redrawn,) = [o.found for o in run_all(jobs, tmp_path) if isinstance(o.job, Redrawn)]
     assert redrawn is not None
     (given,) = study.settings
     env = rpp_env.RPPEnv.make(
@@ -858,7 +858,7 @@ def test_ties_are_left_out(finished: tuple[Path, Path]) -> None:
     setting, (_, first) = found.settings[0], found.runs(found.settings[0], "Manual")[0]
     kept = [0, 2, 3]
     first["unsure"] = [i for i in range(16) if i not in kept]
-    alone = Results(found.plan, [c for c in found.cells if c[1] is first], {}, {}, 1)
+    alone = Results(found.plan, [c for c in found.finished if c[1] is first], {}, {}, 1)
     scores = np.array(first["scores"]["score"])
     assert alone.score(setting, "Manual").value == pytest.approx(scores.mean())
     assert alone.only_sure().score(setting, "Manual").value == pytest.approx(scores[kept].mean())
@@ -870,7 +870,7 @@ def test_other_users_are_not_compared(finished: tuple[Path, Path], tmp_path: Pat
     kept = path.read_text()
     found = json.loads(kept)
     del found["sha256"]
-    write_cell(path, {**found, "whose": "others"})
+    write_run(path, {**found, "whose": "others"})
     with pytest.raises(InvalidData, match="scored different users"):
         Results.read(Study.load(folder / "tiny.toml"), folder)
     path.write_text(kept)
@@ -879,7 +879,7 @@ def test_other_users_are_not_compared(finished: tuple[Path, Path], tmp_path: Pat
 def test_other_options_are_refused(finished: tuple[Path, Path]) -> None:
     study = Study.parse(WHOLE | {"budget": 900}, "tiny")
     with pytest.raises(InvalidOption, match="budget was 800 and is 900"):
-        unfinished(study.cells(), finished[0])
+        unfinished(study.runs(), finished[0])
     # An option that the run left at its default is an option, too.
     for label, config, said in (
         ("supervised", {"calls": 5}, "config.calls was 1 and is 5"),
@@ -892,17 +892,17 @@ def test_other_options_are_refused(finished: tuple[Path, Path]) -> None:
         rows = [m | {"config": config} if m["label"] == label else m for m in METHODS_OF_ALL]
         study = Study.parse(WHOLE | {"methods": rows}, "tiny")
         with pytest.raises(InvalidOption, match=said):
-            unfinished(study.cells(), finished[0])
+            unfinished(study.runs(), finished[0])
 
 
 def test_a_method_that_was_changed_is_another_one(
     finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = Study.parse(WHOLE, "tiny")
-    assert not unfinished(study.cells(), finished[0])
+    assert not unfinished(study.runs(), finished[0])
     monkeypatch.setitem(VERSIONS, "random", 2)
     with pytest.raises(InvalidOption, match="version was 1 and is 2"):
-        unfinished(study.cells(), finished[0])
+        unfinished(study.runs(), finished[0])
 
 
 def test_settings_without_data_are_left_out(
@@ -948,7 +948,7 @@ def test_an_old_report_is_written_again(tmp_path: Path) -> None:
 def test_tables_of_another_model_are_refused(
     finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = Study.parse(WHOLE, "tiny").cells()[0]
+    cell = Study.parse(WHOLE, "tiny").runs()[0]
     work.open_problem(cell, finished[0])
     monkeypatch.setattr(EmbeddedModel, "id", property(lambda self: "embedded-2"))
     with pytest.raises(InvalidOption, match=r"hold answers of .*embedded-2"):
@@ -1002,9 +1002,9 @@ def test_tables_serve_settings_that_differ_in_train_users(tmp_path: Path) -> Non
     few = {**SETTING, "name": "few", "train_users": 5, "part": "users"}
     told = FILE | {"settings": [SETTING, few], "seeds": [0]}
     study = Study.parse(told | {"methods": [{"label": "f", "method": "enumerate_all"}]}, "x")
-    make_tables(study.cells(), tmp_path)
+    make_tables(study.runs(), tmp_path)
     assert len(list((tmp_path / "tables").glob("*.rpptable"))) == 3
-    found = {o.job.file: o.found for o in run_cells(study.jobs(study.cells()), tmp_path)}
+    found = {o.job.file: o.found for o in run_all(study.jobs(study.runs()), tmp_path)}
     training = found["cells/few/f/s0.json"]["training"]
     assert training["calls"] == 5 * 7 * 5 * 9 * 5
     # Among the users of the larger one.

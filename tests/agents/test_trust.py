@@ -453,7 +453,7 @@ def test_a_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
     study = Study.parse(
         STUDY | {"settings": [{"name": name}], "methods": [ROW | {"label": name}]}, "x"
     )
-    for cell in study.cells():
+    for cell in study.runs():
         inside = (tmp_path / cell.file).resolve()
         assert inside.is_relative_to(tmp_path.resolve() / "cells")
         assert len(inside.relative_to(tmp_path.resolve()).parts) == 4

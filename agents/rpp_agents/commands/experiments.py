@@ -13,8 +13,8 @@ from rpp_agents.commands.cost import answers_of, is_asked, say_cost
 from rpp_agents.experiments.bench import Bench, Training
 from rpp_agents.experiments.files import has_table
 from rpp_agents.experiments.jobs import Outcome, unfinished
-from rpp_agents.experiments.plan import PRESETS, Cell, Job, Plan, Redrawn, Study
-from rpp_agents.experiments.run import live_of, make_tables, run_cells, tables_of
+from rpp_agents.experiments.plan import PRESETS, Job, Plan, Redrawn, Run, Study
+from rpp_agents.experiments.run import live_of, make_tables, run_all, tables_of
 from rpp_agents.ticking import ticking
 from rpp_env import RPPEnv
 from rpp_env.data.files import find_dataset
@@ -51,7 +51,7 @@ def run_plan(
         Options of the commands.
     """
     folder = out or Path("runs") / f"{plan.FORM}-{plan.name}"
-    jobs = plan.jobs(plan.cells(only))
+    jobs = plan.jobs(plan.runs(only))
     check_folder(folder)
     left = unfinished(jobs, folder)
     if dry_run:
@@ -84,7 +84,7 @@ def _report(
     """Write the report of the finished runs, if it is out of date, and print where it is."""
     from rpp_agents.experiments.report import summary, write_report
 
-    if not any((folder / cell.file).exists() for cell in plan.cells()):
+    if not any((folder / run.file).exists() for run in plan.runs()):
         if forced:
             raise InvalidOption(f"no run of this {plan.FORM} is finished in {folder}: run it first")
         return
@@ -138,10 +138,10 @@ def _work_off(left: Sequence[Job], total: int, folder: Path, processes: int) -> 
             above(f"{len(made)} tables made in {time.perf_counter() - began:.0f} s")
         for task in tables.values():
             bar.remove_task(task)
-        task = bar.add_task("cells", total=total, completed=total - len(left))
+        task = bar.add_task("runs", total=total, completed=total - len(left))
         began, done = time.perf_counter(), total - len(left)
         state = f"{done} of {total} are finished"
-        for outcome in run_cells(left, folder, processes=processes):
+        for outcome in run_all(left, folder, processes=processes):
             done += 1
             passed = time.perf_counter() - began
             ahead = passed / (done - total + len(left)) * (total - done)
@@ -252,7 +252,7 @@ def _said(outcome: Outcome) -> str:
         return f"{survives:+.3f} of hindsight survives"
     if isinstance(job, Training):
         return f"NDCG@10 {found['score']:.3f}, trained in {found['seconds']:.0f} s"
-    if isinstance(job, Cell):
+    if isinstance(job, Run):
         scores, told = found["scores"]["score"], found["training"]
         mean = sum(scores) / len(scores)
         return f"NDCG@10 {mean:.3f}, {told['calls']:,} calls, {told['seconds']:.0f} s"

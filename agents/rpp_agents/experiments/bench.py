@@ -54,8 +54,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from rpp_agents.experiments import cells as files_of
-from rpp_agents.experiments.cells import TRAINED, Kind
+from rpp_agents.experiments import run_files as files_of
 from rpp_agents.experiments.files import (
     check_problem,
     check_size,
@@ -67,10 +66,10 @@ from rpp_agents.experiments.files import (
 )
 from rpp_agents.experiments.plan import (
     OPTIONS,
-    Cell,
     Job,
     Method,
     Plan,
+    Run,
     Setting,
     Table,
     check_counts,
@@ -78,6 +77,7 @@ from rpp_agents.experiments.plan import (
     check_seeds,
     rows_of,
 )
+from rpp_agents.experiments.run_files import TRAINED, Kind
 from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
 from rpp_env.options import made, unknown
@@ -201,19 +201,19 @@ class Levels:
 
 
 @dataclass(frozen=True)
-class Training(Cell):
+class Training(Run):
     """One training run."""
 
     plan: Bench
 
     @property
     def name(self) -> str:
-        """See `Cell.name`."""
+        """See `Run.name`."""
         return f"{self.setting.name}/{self.method.label} world {self.draw} seed {self.seed}"
 
     @property
     def file(self) -> str:
-        """See `Cell.file`."""
+        """See `Run.file`."""
         return f"{self.folder}/w{self.draw}-s{self.seed}.json"
 
     @property
@@ -224,7 +224,7 @@ class Training(Cell):
 
     @property
     def asked(self) -> dict[str, Any]:
-        """See `Cell.asked`."""
+        """See `Run.asked`."""
         method = self.method.config
         config = dataclasses.asdict(self.config)
         entries = {
@@ -249,7 +249,7 @@ class Training(Cell):
 
     @property
     def kind(self) -> Kind:
-        """See `Cell.kind`."""
+        """See `Run.kind`."""
         return TRAINED
 
     @property
@@ -259,29 +259,29 @@ class Training(Cell):
 
     @property
     def tables(self) -> list[Table]:
-        """See `Cell.tables`."""
+        """See `Run.tables`."""
         return self.levels.tables
 
     @property
     def problem(self) -> str:
-        """See `Cell.problem`: problems that differ only in the observations are one."""
+        """See `Run.problem`: problems that differ only in the observations are one."""
         return json.dumps(problem_of(self.setting), sort_keys=True)
 
     def per_user(self, found: Mapping[str, Any]) -> dict[str, list[float]]:
-        """See `Cell.per_user`."""
+        """See `Run.per_user`."""
         users = found["users"]
         return {"score": users["mean"], "first": users["first"], "last": users["last"]}
 
     def path(self, found: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-        """See `Cell.path`."""
+        """See `Run.path`."""
         return found["points"], [*found["scores"][:-1], found["score"]]
 
     def curve(self, found: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
-        """See `Cell.curve`; of the users that are scored alone."""
+        """See `Run.curve`; of the users that are scored alone."""
         return list(zip(found["points"], found["scores"], strict=True)) if split == "test" else []
 
     def costs(self, found: Mapping[str, Any]) -> dict[str, float]:
-        """See `Cell.costs`."""
+        """See `Run.costs`."""
         return {"steps/s": found["steps_per_second"], "seconds": found["seconds"]}
 
 
@@ -352,26 +352,26 @@ class Bench(Plan):
         problem |= world_option(setting.dataset, draw)
         return Table(file, setting, split, users, problem, numbers)
 
-    def jobs(self, cells: Sequence[Cell]) -> list[Job]:
+    def jobs(self, runs: Sequence[Run]) -> list[Job]:
         """Return the runs, each after the baselines of its world."""
         jobs: list[Job] = []
         lines: set[str] = set()
-        for cell in cells:
-            levels = Levels(self, cell.setting, cell.draw)
+        for run in runs:
+            levels = Levels(self, run.setting, run.draw)
             if levels.file not in lines:
                 lines.add(levels.file)
                 jobs.append(levels)
-            jobs.append(cell)
+            jobs.append(run)
         return jobs
 
-    def cells(self, only: Sequence[str] = ()) -> list[Cell]:
-        """See `Plan.cells`; a trainer or an option that does not exist is refused here."""
-        chosen = super().cells(only)
-        for method in {cell.method.label: cell.method for cell in chosen}.values():
+    def runs(self, only: Sequence[str] = ()) -> list[Run]:
+        """See `Plan.runs`; a trainer or an option that does not exist is refused here."""
+        chosen = super().runs(only)
+        for method in {run.method.label: run.method for run in chosen}.values():
             _config(method, total_steps=self.budget, seed=0)
         return chosen
 
-    def _runs(self) -> Iterator[Cell]:
+    def _runs(self) -> Iterator[Run]:
         for index, seed in enumerate(self.seeds):
             nested = (self.worlds[index % len(self.worlds)],)
             for world in self.worlds if self.design == "crossed" else nested:

@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 
-class _Cell(Protocol):
+class _Named(Protocol):
     def matches(self, pattern: str) -> bool: ...
 
 
-Matched = TypeVar("Matched", bound=_Cell)
+Matched = TypeVar("Matched", bound=_Named)
 
 DEEPEST = 32
 MOST = {
@@ -253,7 +253,7 @@ def check_different(names: Sequence[str], what: str, where: str) -> None:
         raise InvalidOption(f"{where}: two have the {what} {twice[-1]!r} (or one that looks so)")
 
 
-def selected(cells: Sequence[Matched], only: Sequence[str], there: str) -> list[Matched]:
+def selected(runs: Sequence[Matched], only: Sequence[str], there: str) -> list[Matched]:
     """Select the runs that match one of the patterns `only`; all without patterns.
 
     Raises
@@ -262,9 +262,9 @@ def selected(cells: Sequence[Matched], only: Sequence[str], there: str) -> list[
         For a pattern that matches none; `there` is what exists.
     """
     for pattern in only:
-        if not any(cell.matches(pattern) for cell in cells):
+        if not any(run.matches(pattern) for run in runs):
             raise InvalidOption(f"--only {pattern!r} matches nothing: {there}")
-    return [cell for cell in cells if not only or any(cell.matches(p) for p in only)]
+    return [run for run in runs if not only or any(run.matches(p) for p in only)]
 
 
 def matches(left: str, right: str, pattern: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rpp_agents.experiments.cells import Kind, check_sizes, read_cell, write_cell
+from rpp_agents.experiments.run_files import Kind, check_sizes, read_run, write_run
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidOption
 from rpp_env.interrupts import heed_interrupts, held_interrupts
@@ -74,7 +74,7 @@ def kept(job: Job, out: Path) -> dict[str, Any] | None:
         If its file is damaged or invalid.
     """
     path = out / job.file
-    found = read_cell(path, job.kind)
+    found = read_run(path, job.kind)
     if found is None:
         return None
     # "overrides" of earlier versions repeats what "config" holds.
@@ -190,7 +190,7 @@ def _do(job: Job, out: Path, work: Work) -> Outcome:
     except Exception:  # noqa: BLE001 - whatever it was, the other jobs continue
         return _failed(job, out, traceback.format_exc())
     found = {"asked": job.asked, **found}
-    write_cell(out / job.file, found)
+    write_run(out / job.file, found)
     _failure(job, out).unlink(missing_ok=True)
     return Outcome(job, found)
 

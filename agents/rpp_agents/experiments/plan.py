@@ -53,7 +53,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from rpp_agents.experiments.cells import FITTED, REDRAWN, Kind
 from rpp_agents.experiments.files import (
     check_different,
     check_problem,
@@ -70,6 +69,7 @@ from rpp_agents.experiments.files import (
     world_option,
 )
 from rpp_agents.experiments.methods import VERSIONS, options
+from rpp_agents.experiments.run_files import FITTED, REDRAWN, Kind
 from rpp_agents.trainers import trainer_config
 from rpp_env.episode import Episode
 from rpp_env.errors import InvalidOption
@@ -84,11 +84,11 @@ __all__ = [
     "PRESETS",
     "SPLITS",
     "SWEEPS",
-    "Cell",
     "Method",
     "Plan",
     "Primary",
     "Redrawn",
+    "Run",
     "Setting",
     "Study",
     "Table",
@@ -267,7 +267,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Run:
     """A run: one method, fitted once."""
 
     plan: Plan
@@ -450,7 +450,7 @@ class Redrawn:
 
 
 Job = Any
-"""A `Cell`, or what is found beside cells: `Redrawn`, `rpp_agents.experiments.bench.Levels`."""
+"""A `Run`, or what is found beside runs: `Redrawn`, `rpp_agents.experiments.bench.Levels`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -517,14 +517,14 @@ class Plan:
         """Return the table that runs of a setting replay."""
         raise NotImplementedError
 
-    def jobs(self, cells: Sequence[Cell]) -> list[Job]:
+    def jobs(self, runs: Sequence[Run]) -> list[Job]:
         """Return the jobs of these runs, and further jobs that the report needs."""
         raise NotImplementedError
 
-    def _runs(self) -> Iterator[Cell]:
+    def _runs(self) -> Iterator[Run]:
         raise NotImplementedError
 
-    def cells(self, only: Sequence[str] = ()) -> list[Cell]:
+    def runs(self, only: Sequence[str] = ()) -> list[Run]:
         """List all runs, the first seed's first, so that partial results are balanced.
 
         Parameters
@@ -694,15 +694,15 @@ class Study(Plan):
         digest = short((problem, setting.model, setting.rank_by, users))
         return Table(f"tables/{name}-{digest}.rpptable", setting, split, users, problem)
 
-    def jobs(self, cells: Sequence[Cell]) -> list[Job]:
+    def jobs(self, runs: Sequence[Run]) -> list[Job]:
         """Return the runs' jobs, and `Redrawn` after the first one of each main setting."""
         jobs: list[Job] = []
         seen = set()
-        for cell in cells:
-            jobs.append(cell)
-            setting = cell.setting
+        for run in runs:
+            jobs.append(run)
+            setting = run.setting
             wanted = (
-                setting.part == "main" and setting.tables and cell.method.method != "recommender"
+                setting.part == "main" and setting.tables and run.method.method != "recommender"
             )
             # Files of retrieved candidates hold one draw, and so do other systems.
             retrieved = setting.options.get("negatives") == "retrieved"
@@ -712,7 +712,7 @@ class Study(Plan):
                 jobs.append(Redrawn(self, setting))
         return jobs
 
-    def _runs(self) -> Iterator[Cell]:
+    def _runs(self) -> Iterator[Run]:
         for index, seed in enumerate(self.seeds):
             for setting in self.settings:
                 draw = setting.draws[index % len(setting.draws)]
@@ -722,7 +722,7 @@ class Study(Plan):
                     if index >= (method.seeds or len(self.seeds)) or not method.runs_in(setting):
                         continue
                     if new or method.varies:
-                        yield Cell(self, setting, method, draw, seed)
+                        yield Run(self, setting, method, draw, seed)
 
 
 def _check_setting(setting: Setting, where: str) -> None:

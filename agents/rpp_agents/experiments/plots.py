@@ -226,8 +226,8 @@ def _overall(results: Results, path: Path) -> list[Picture]:
     plan, tasks = results.plan, results.tasks
     if len(tasks) < FEWEST_TASKS:
         return []
-    steps = np.array(results.cells[0][0].path(results.cells[0][1])[0], np.float64)
-    alike = len({cell.budget for cell, _ in results.cells}) == 1
+    steps = np.array(results.finished[0][0].path(results.finished[0][1])[0], np.float64)
+    alike = len({run.budget for run, _ in results.finished}) == 1
     if not alike:  # budgets differ: the k-th evaluation of each
         steps = 100 * np.arange(1, len(steps) + 1) / len(steps)
     curves = {}
@@ -312,7 +312,7 @@ def _scores(results: Results, settings: Sequence[Setting], path: Path) -> Pictur
             if method.label in mine:
                 colour = COLOURS[families.index(method.family) % len(COLOURS)]
                 runs = results.runs(setting, method.label)
-                dots = [cell.path(result)[1][-1] for cell, result in runs]
+                dots = [run.path(result)[1][-1] for run, result in runs]
                 _row(axes, row, mine[method.label], colour, dots)
         _draw_baselines(results, setting, axes, along="y")
         axes.set_title(setting.name, fontsize=9, color=INK, loc="left")

@@ -160,13 +160,13 @@ def _rows(results: Results) -> Iterator[_Raw]:
             users = found["users"][line]
             scores = {"score": users["mean"], "first": users["first"], "last": users["last"]}
             yield name, line, draw, -1, found["whose"], [], scores
-    for cell, found in results.cells:
+    for run, found in results.finished:
         yield (
-            cell.setting.name,
-            cell.method.label,
-            cell.draw,
-            cell.seed,
+            run.setting.name,
+            run.method.label,
+            run.draw,
+            run.seed,
             found["whose"],
             found.get("unsure", []),
-            cell.per_user(found),
+            run.per_user(found),
         )

@@ -84,7 +84,7 @@ def write_report(plan: Plan, out: Path, options: Options | None = None) -> Path:
     """
     options = (options or Options()).of(plan)
     results = Results.read(plan, out)
-    if not results.cells:
+    if not results.finished:
         raise InvalidOption(f"no run of this {plan.FORM} is finished in {out}: run it first")
     _write(out / "results.jsonl", _lines(results))
     write_raw(results, out)
@@ -145,11 +145,11 @@ def _lines(results: Results) -> str:
     for (name, draw), found in results.levels.items():
         row = {"kind": "levels", "environment": name, "world": draw}
         rows.append(row | {key: x for key, x in found.items() if key != "users"})
-    for cell, found in results.cells:
-        if cell.levels is not None:
-            share = results.run_gain(cell, found["score"])
-            row = {"kind": "run", "environment": cell.setting.name, "algorithm": cell.method.label}
-            row |= {"world": cell.draw, "seed": cell.seed}
+    for run, found in results.finished:
+        if run.levels is not None:
+            share = results.run_gain(run, found["score"])
+            row = {"kind": "run", "environment": run.setting.name, "algorithm": run.method.label}
+            row |= {"world": run.draw, "seed": run.seed}
             row |= {"gain": round(share, 6) if math.isfinite(share) else None}
             rows.append(row | {key: x for key, x in found.items() if key != "users"})
             continue
@@ -157,8 +157,8 @@ def _lines(results: Results) -> str:
             column: round(sum(values) / len(values), 6)
             for column, values in found["scores"].items()
         }
-        row = {"setting": cell.setting.name, "method": cell.method.label, "draw": cell.draw}
-        row |= {"seed": cell.seed, "users": len(found["scores"]["score"])} | scores
+        row = {"setting": run.setting.name, "method": run.method.label, "draw": run.draw}
+        row |= {"seed": run.seed, "users": len(found["scores"]["score"])} | scores
         hidden = ("scores", "prompts", "unsure")
         rows.append(row | {key: x for key, x in found.items() if key not in hidden})
     return "".join(json.dumps(row) + "\n" for row in rows)
@@ -173,13 +173,13 @@ def marl_eval(results: Results) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     crossed = isinstance(results.plan, Bench) and results.plan.design == "crossed"
-    for cell, result in results.cells:
-        run = f"world_{cell.draw}_seed_{cell.seed}" if crossed else f"seed_{cell.seed}"
-        task = found.setdefault(_safe(cell.setting.name), {})
-        at, scores = cell.path(result)
-        lines = {cell.method.label: scores}
-        if (cell.setting.name, cell.draw) in results.levels:
-            levels = results.levels[cell.setting.name, cell.draw]["scores"]
+    for run, result in results.finished:
+        name = f"world_{run.draw}_seed_{run.seed}" if crossed else f"seed_{run.seed}"
+        task = found.setdefault(_safe(run.setting.name), {})
+        at, scores = run.path(result)
+        lines = {run.method.label: scores}
+        if (run.setting.name, run.draw) in results.levels:
+            levels = results.levels[run.setting.name, run.draw]["scores"]
             lines |= {label: [levels[name]] * len(at) for name, label in LEVELS.items()}
         for label, several in lines.items():
             steps = {
@@ -187,7 +187,7 @@ def marl_eval(results: Results) -> dict[str, Any]:
                 for i, (step, score) in enumerate(zip(at, several, strict=True))
             }
             runs = task.setdefault(_safe(label), {})
-            runs[run] = steps | {"absolute_metrics": {"ndcg_10": [several[-1]]}}
+            runs[name] = steps | {"absolute_metrics": {"ndcg_10": [several[-1]]}}
     return {"rpp_env": found}
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.experiments.bench import LEVELS
 from rpp_agents.experiments.jobs import all_kept, kept
-from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Cell, Method, Plan, Redrawn, Setting
+from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Method, Plan, Redrawn, Run, Setting
 from rpp_agents.experiments.statistics import (
     Contrast,
     Lines,
@@ -31,14 +31,14 @@ from rpp_agents.experiments.statistics import (
 from rpp_env.errors import InvalidData
 from rpp_env.intervals import Estimate, gain, has_gap
 
-__all__ = ["COLUMNS", "Key", "Results", "Row", "Run"]
+__all__ = ["COLUMNS", "Finished", "Key", "Results", "Row"]
 
 Floats = NDArray[np.float64]
 COLUMNS = ("score", "first", "last", "merged")
 """Columns of every user's scores; a bench's runs have no merged one."""
 Key = tuple[str, str]
 """A label (of a method or baseline) and a column."""
-Run = tuple[Cell, dict[str, Any]]
+Finished = tuple[Run, dict[str, Any]]
 """A finished run and its result."""
 
 
@@ -67,7 +67,7 @@ class Results:
     """Results of the finished runs of a plan."""
 
     plan: Plan
-    cells: list[Run]
+    finished: list[Finished]
     levels: dict[tuple[str, int], dict[str, Any]]
     """A bench's baselines by setting and draw."""
     redrawn: dict[str, dict[str, Any]]
@@ -86,21 +86,21 @@ class Results:
             If runs of one problem and draw scored different users or replayed different tables:
             what they say of each other is nothing.
         """
-        cells = plan.cells()
-        found = all_kept(cells, out)
+        runs = plan.runs()
+        found = all_kept(runs, out)
         levels = {}
-        for cell, _ in found:
-            key = cell.setting.name, cell.draw
-            if cell.levels is None or key in levels:
+        for run, _ in found:
+            key = run.setting.name, run.draw
+            if run.levels is None or key in levels:
                 continue
-            if (lines := kept(cell.levels, out)) is not None:
+            if (lines := kept(run.levels, out)) is not None:
                 levels[key] = lines
         redrawn = {
             job.setting.name: result
-            for job in plan.jobs([cell for cell, _ in found])
+            for job in plan.jobs([run for run, _ in found])
             if isinstance(job, Redrawn) and (result := kept(job, out)) is not None
         }
-        results = cls(plan, found, levels, redrawn, len(cells))
+        results = cls(plan, found, levels, redrawn, len(runs))
         results._check(out)
         return results
 
@@ -115,30 +115,30 @@ class Results:
                     "the older one, and whatever else is as old"
                 )
 
-        for cell, result in self.cells:
-            jobs = [(cell.file, result, cell.per_user(result)["score"])]
-            lines = self.levels.get((cell.setting.name, cell.draw))
-            if lines is not None and cell.levels is not None:
-                jobs.append((cell.levels.file, lines, lines["users"]["random"]["mean"]))
+        for run, result in self.finished:
+            jobs = [(run.file, result, run.per_user(result)["score"])]
+            lines = self.levels.get((run.setting.name, run.draw))
+            if lines is not None and run.levels is not None:
+                jobs.append((run.levels.file, lines, lines["users"]["random"]["mean"]))
             for file, found, scores in jobs:
                 tables, users = found.get("tables"), (found["whose"], len(scores))
-                same(cell.problem, ("tables", cell.draw), tables, file, "replayed different tables")
-                for which in (cell.draw, found["whose"]):
-                    same(cell.problem, which, users, file, "scored different users")
-            for which in (cell.draw, result["whose"]):
+                same(run.problem, ("tables", run.draw), tables, file, "replayed different tables")
+                for which in (run.draw, found["whose"]):
+                    same(run.problem, which, users, file, "scored different users")
+            for which in (run.draw, result["whose"]):
                 ties = result.get("unsure")
-                same(cell.problem, ("ties", which), ties, cell.file, "scored different users")
+                same(run.problem, ("ties", which), ties, run.file, "scored different users")
 
     def only_sure(self) -> Results:
         """Return the results without users whose last item is a tie."""
         return replace(self, sure=True)
 
     @cached_property
-    def _by_setting(self) -> dict[str, dict[str, list[Run]]]:
-        found: dict[str, dict[str, list[Run]]] = {}
-        for cell, result in self.cells:
-            by_label = found.setdefault(cell.setting.name, {})
-            by_label.setdefault(cell.method.label, []).append((cell, result))
+    def _by_setting(self) -> dict[str, dict[str, list[Finished]]]:
+        found: dict[str, dict[str, list[Finished]]] = {}
+        for run, result in self.finished:
+            by_label = found.setdefault(run.setting.name, {})
+            by_label.setdefault(run.method.label, []).append((run, result))
         return found
 
     @cached_property
@@ -168,13 +168,13 @@ class Results:
         """Return the labels of the main table, without those with a separate table."""
         return [m.label for m in self.methods(setting) if m.family != ONE_PATTERN]
 
-    def runs(self, setting: Setting, label: str) -> list[Run]:
+    def runs(self, setting: Setting, label: str) -> list[Finished]:
         """Return a method's finished runs."""
         return self._by_setting.get(setting.name, {}).get(label, [])
 
     def of(self, setting: Setting) -> list[dict[str, Any]]:
         """Return the results of all finished runs of a setting."""
-        return [found for cell, found in self.cells if cell.setting == setting]
+        return [found for run, found in self.finished if run.setting == setting]
 
     def unsure(self, setting: Setting) -> int:
         """Return the number of test users whose last item is a tie."""
@@ -182,8 +182,8 @@ class Results:
 
     def users(self, setting: Setting) -> int:
         """Number of scored users."""
-        runs = [run for run in self.cells if run[0].setting == setting]
-        return max(len(cell.per_user(found)["score"]) for cell, found in runs)
+        runs = [run for run in self.finished if run[0].setting == setting]
+        return max(len(run.per_user(found)["score"]) for run, found in runs)
 
     def train_users(self, setting: Setting) -> int:
         """Number of users that methods were fitted on, which may be all that there are."""
@@ -203,15 +203,15 @@ class Results:
         lines: dict[Key, dict[int, list[Floats]]] = {}
         whose = set()
         for label, runs in self._by_setting[setting.name].items():
-            for cell, result in runs:
+            for run, result in runs:
                 whose.add(result["whose"])
-                by_column = cell.per_user(result)
+                by_column = run.per_user(result)
                 keep = np.ones(len(by_column["score"]), bool)
                 if self.sure:
                     keep[result["unsure"]] = False
                 for column, values in by_column.items():
                     scores = np.asarray(values, np.float64)[keep]
-                    lines.setdefault((label, column), {}).setdefault(cell.draw, []).append(scores)
+                    lines.setdefault((label, column), {}).setdefault(run.draw, []).append(scores)
         for draw, result in self.levels_of(setting).items():
             for line in LEVELS:
                 for column, key in (("score", "mean"), ("first", "first"), ("last", "last")):
@@ -342,14 +342,14 @@ class Results:
 
     def cost(self, setting: Setting, label: str) -> dict[str, float]:
         """Return a method's costs as means over runs; see its job's `costs`."""
-        runs = [cell.costs(found) for cell, found in self.runs(setting, label)]
+        runs = [run.costs(found) for run, found in self.runs(setting, label)]
         return (
             {name: float(np.mean([run[name] for run in runs])) for name in runs[0]} if runs else {}
         )
 
     def curve(self, setting: Setting, label: str, split: str = "test") -> tuple[Floats, Floats]:
         """(P,) calls or steps and (R, P) scores along training, as far as all runs have points."""
-        curves = [cell.curve(found, split) for cell, found in self.runs(setting, label)]
+        curves = [run.curve(found, split) for run, found in self.runs(setting, label)]
         curves = [curve for curve in curves if curve]
         if not curves:
             return np.zeros(0), np.zeros((0, 0))
@@ -360,7 +360,7 @@ class Results:
     def along(self, setting: Setting, label: str) -> list[Contrast]:
         """The mean with its interval over draws and runs, at every point of `curve`."""
         runs = self.runs(setting, label)
-        draws = [cell.draw for cell, found in runs if cell.curve(found)]
+        draws = [run.draw for run, found in runs if run.curve(found)]
         _, scores = self.curve(setting, label)
         found = []
         for column in scores.T:
@@ -426,27 +426,27 @@ class Results:
         for draw, levels in self.levels_of(setting).items():
             if line in LEVELS:
                 found.setdefault(setting.draws.index(draw), []).append(levels["scores"][line])
-        for cell, result in self.runs(setting, line):
-            found.setdefault(cell.place, []).append(cell.path(result)[1][-1])
+        for run, result in self.runs(setting, line):
+            found.setdefault(run.place, []).append(run.path(result)[1][-1])
         return {place: float(np.mean(scores)) for place, scores in found.items()}
 
-    def run_gain(self, cell: Cell, score: float, places: Collection[int] | None = None) -> float:
+    def run_gain(self, run: Run, score: float, places: Collection[int] | None = None) -> float:
         """Return the gain of a run with this score.
 
         What the run has more than the best fixed prompt of its draw, as a share of the mean gap
         over the draws at `places` (all by default): the mean of runs' gains is then the gain of
         their means. NaN without the two lines.
         """
-        lines = self.fixed(cell.setting), self.reference(cell.setting)
-        fixed, reference = (self._by_draw(cell.setting, str(line)) for line in lines)
-        if cell.place not in fixed:
+        lines = self.fixed(run.setting), self.reference(run.setting)
+        fixed, reference = (self._by_draw(run.setting, str(line)) for line in lines)
+        if run.place not in fixed:
             return math.nan
         both = [place for place in fixed if place in reference]
         chosen = [place for place in both if places is None or place in places]
         if not chosen:
             return math.nan
         gap = float(np.mean([reference[place] - fixed[place] for place in chosen]))
-        return float(gain(score - fixed[cell.place], 0.0, gap))
+        return float(gain(score - fixed[run.place], 0.0, gap))
 
     def common_draws(self, labels: Iterable[str], tasks: Sequence[Setting]) -> tuple[int, ...]:
         """Return the indices of draws in which each of `labels` has a run in each of `tasks`.
@@ -461,9 +461,9 @@ class Results:
         """Return per task the gains of a method's runs in these draws, at the end or earlier."""
         return [
             [
-                self.run_gain(cell, cell.path(found)[1][point], places)
-                for cell, found in self.runs(task, label)
-                if cell.place in places
+                self.run_gain(run, run.path(found)[1][point], places)
+                for run, found in self.runs(task, label)
+                if run.place in places
             ]
             for task in self.tasks
         ]

@@ -11,7 +11,7 @@
     OUT/users/DIGEST.json                   digests of the users whose scores these are
     OUT/report.md  results.jsonl  scores.npz  plots/  ...       what `rpp-env report` writes
 
-A cell holds every test user's scores, what its answers cost, the learning curve, and (of a study)
+A run holds every test user's scores, what its answers cost, the learning curve, and (of a study)
 which sentences each kind of user got. Tables may be deleted when all is finished; a study's page is
 made from them.
 """
@@ -39,7 +39,7 @@ from rpp_agents.experiments.bench import Levels, Training
 from rpp_agents.experiments.files import short, slug
 from rpp_agents.experiments.jobs import Outcome, run_jobs
 from rpp_agents.experiments.methods import method
-from rpp_agents.experiments.plan import SPLITS, Cell, Job, Redrawn, Table
+from rpp_agents.experiments.plan import SPLITS, Job, Redrawn, Run, Table
 from rpp_agents.experiments.players import Played, Player
 from rpp_agents.experiments.problem import Problem, Users, remade
 from rpp_agents.trainers import find_trainer
@@ -62,7 +62,7 @@ __all__ = [
     "open_problem",
     "play_everyone",
     "replay",
-    "run_cells",
+    "run_all",
     "tables_of",
     "user_digests",
 ]
@@ -174,11 +174,11 @@ def replay(table: Table, out: Path, users: int | None = None, **more: Any) -> RP
     )
 
 
-def open_problem(cell: Cell, out: Path) -> Problem:
+def open_problem(run: Run, out: Path) -> Problem:
     """Open the problem of a study's run, whose tables exist."""
     parts = {}
     for split in SPLITS:
-        setting, table = cell.setting, cell.plan.table(cell.setting, cell.draw, split)
+        setting, table = run.setting, run.plan.table(run.setting, run.draw, split)
         users = setting.users_of(split)
         live = live_of(table, out, users)
         env = live
@@ -208,7 +208,7 @@ def _check_model(env: RPPEnv, live: RPPEnv) -> None:
 # Jobs
 
 
-def run_cells(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator[Outcome]:
+def run_all(jobs: Sequence[Job], out: Path, *, processes: int = 1) -> Iterator[Outcome]:
     """Run these jobs, whose tables exist, and yield each one's outcome as it ends.
 
     See `rpp_agents.experiments.jobs.run_jobs`.
@@ -223,33 +223,33 @@ def _find(job: Job, out: Path) -> dict[str, Any]:  # noqa: ARG001 - of the funct
 
 
 @_find.register
-def _fit(cell: Cell, out: Path) -> dict[str, Any]:
-    if cell.method.method == "recommender":
-        return _recommend(cell, out)
-    problem = open_problem(cell, out)
+def _fit(run: Run, out: Path) -> dict[str, Any]:
+    if run.method.method == "recommender":
+        return _recommend(run, out)
+    problem = open_problem(run, out)
     watched = {split: getattr(problem, split).first(_CURVE_USERS) for split in SPLITS}
     curve: list[dict[str, float]] = []
     paused = 0.0
-    at = [cell.budget * (i + 1) / cell.plan.points for i in range(cell.plan.points - 1)]
+    at = [run.budget * (i + 1) / run.plan.points for i in range(run.plan.points - 1)]
 
     def watch(calls: int, player: Player) -> None:
         nonlocal paused
         if len(curve) >= len(at) or calls < at[len(curve)]:
             return
         began = time.perf_counter()
-        point = {"calls": calls} | _point(player, watched, cell.seed)
+        point = {"calls": calls} | _point(player, watched, run.seed)
         while len(curve) < len(at) and calls >= at[len(curve)]:
             curve.append(point)
         paused += time.perf_counter() - began
 
     began = time.perf_counter()
-    fit = method(cell.method.method)
-    player = fit(problem, seed=cell.seed, budget=cell.budget, watch=watch, **cell.method.config)
+    fit = method(run.method.method)
+    player = fit(problem, seed=run.seed, budget=run.budget, watch=watch, **run.method.config)
     seconds = time.perf_counter() - began - paused
     spent = problem.train.ledger
     test = problem.test.uncounted()
-    played = player.play(test, cell.seed)
-    curve.append({"calls": spent.calls} | _point(player, watched, cell.seed))
+    played = player.play(test, run.seed)
+    curve.append({"calls": spent.calls} | _point(player, watched, run.seed))
     users, of_users = _by_user(test.env.tasks.users)
     kept = min(_KEPT_PROMPTS, len(users))
     return {
@@ -320,7 +320,7 @@ def _choices(played: Played, users: Users) -> dict[str, Any]:
 def _whose(env: RPPEnv, users: Ints, out: Path) -> str:
     """Return a digest of the scored users, equal in every draw with the same users.
 
-    The single users' digests are kept beside the cells, so that scores of different folders can be
+    The single users' digests are kept beside the runs, so that scores of different folders can be
     paired without a user's name.
     """
     dataset = env.tasks.dataset
@@ -381,14 +381,14 @@ def _unsure(env: RPPEnv) -> list[int]:
 # Recommenders without prompts
 
 
-def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
+def _recommend(run: Run, out: Path) -> dict[str, Any]:
     from rpp_agents.recommenders.base import ranks_by
 
-    users = cell.setting.test_users
-    env = RPPEnv.make(split="test", max_users=users, **cell.setting.problem(cell.draw))
+    users = run.setting.test_users
+    env = RPPEnv.make(split="test", max_users=users, **run.setting.problem(run.draw))
     tasks = env.tasks
     began = time.perf_counter()
-    every = _item_scores(cell, env, out)
+    every = _item_scores(run, env, out)
     seconds = time.perf_counter() - began
     # One row of `every` for each user; several tasks of a user have the same one.
     row = np.unique(tasks.users, return_inverse=True)[1]
@@ -406,11 +406,11 @@ def _recommend(cell: Cell, out: Path) -> dict[str, Any]:
     }
 
 
-def _item_scores(cell: Cell, env: RPPEnv, out: Path) -> NDArray[np.float32]:
+def _item_scores(run: Run, env: RPPEnv, out: Path) -> NDArray[np.float32]:
     """(users, items) scores of the test users: fitted once for all draws, and cached."""
     from rpp_agents.recommenders import default_config, fit
 
-    name, own_options = cell.method.config["name"], cell.method.resolved()["config"]
+    name, own_options = run.method.config["name"], run.method.resolved()["config"]
     dataset, rows = env.tasks.dataset, np.unique(env.tasks.users)
     digest = short([dataset.digest, name, own_options, rows.tolist()])
     path = out / "scores" / f"{slug(dataset.name)}-{slug(name)}-{digest}.npz"
@@ -524,18 +524,18 @@ def _replayed(job: Training | Levels, test: RPPEnv, out: Path) -> dict[str, Any]
 
 
 @_find.register
-def _train(cell: Training, out: Path) -> dict[str, Any]:
-    chosen = cell.method.config
-    seen = {"observe": cell.setting.observe, "ranking": chosen["ranking"]}
-    playing = {"num_envs": chosen["num_envs"], "seed": cell.seed}
-    if cell.setting.live:
-        table = cell.plan.table(cell.setting, cell.draw, "train")
-        problem = {**table.problem, "rules": cell.setting.rules.id}
+def _train(run: Training, out: Path) -> dict[str, Any]:
+    chosen = run.method.config
+    seen = {"observe": run.setting.observe, "ranking": chosen["ranking"]}
+    playing = {"num_envs": chosen["num_envs"], "seed": run.seed}
+    if run.setting.live:
+        table = run.plan.table(run.setting, run.draw, "train")
+        problem = {**table.problem, "rules": run.setting.rules.id}
         env = RPPEnv.make(split="train", **problem, **seen, **playing)
     else:
-        env = _env(cell, "train", out, **seen, **playing)
-    test = _env(cell, cell.plan.split, out, **seen)
-    total, points = cell.budget, cell.plan.points
+        env = _env(run, "train", out, **seen, **playing)
+    test = _env(run, run.plan.split, out, **seen)
+    total, points = run.budget, run.plan.points
     at = [round(total * i / points) for i in range(1, points + 1)]
     played: list[int] = []
     scores: list[float] = []
@@ -552,7 +552,7 @@ def _train(cell: Training, out: Path) -> dict[str, Any]:
             played.append(int(row["steps"]))
         paused[:] += _clocks() - before
 
-    trainer, config = find_trainer(chosen["trainer"]), cell.config
+    trainer, config = find_trainer(chosen["trainer"]), run.config
     begun = _clocks()
     policy = trainer.train(env, config, callbacks=[watch], progress=False)
     seconds, processor = _clocks() - begun - paused
@@ -571,7 +571,7 @@ def _train(cell: Training, out: Path) -> dict[str, Any]:
         "seconds": round(float(seconds), 3),
         "processor_seconds": round(float(processor), 3),
         "steps_per_second": round(total / max(float(processor), 1e-9), 1),
-        **_replayed(cell, test, out),
+        **_replayed(run, test, out),
         "users": _per_user(rewards),
     }
 

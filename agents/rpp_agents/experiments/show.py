@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rpp_agents.experiments.methods.sentences import page as sentences
-from rpp_agents.experiments.plan import Cell, Setting
+from rpp_agents.experiments.plan import Run, Setting
 from rpp_agents.experiments.problem import Users
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import live_of
@@ -106,15 +106,16 @@ def _choices(results: Results) -> list[dict[str, Any]]:
         options = _sentences(setting)
         # What was learned first, what is the same for everybody last.
         for method in sorted(results.methods(setting), key=lambda m: m.method != "rpp"):
-            cells = results.runs(setting, method.label)
-            cells = [
-                (cell, result) for cell, result in cells if result.get("choices", {}).get("shares")
+            finished = [
+                (run, result)
+                for run, result in results.runs(setting, method.label)
+                if result.get("choices", {}).get("shares")
             ]
-            runs = [result["choices"] for _, result in cells]
+            runs = [result["choices"] for _, result in finished]
             if not runs:
                 continue
-            for cell, result in cells:
-                _check_choices(cell, result["choices"], runs[0], options)
+            for run, result in finished:
+                _check_choices(run, result["choices"], runs[0], options)
             counts = np.array([choice["counts"] for choice in runs], np.float64)
             total = np.maximum(counts.sum(axis=0), 1)
             parts = []
@@ -147,7 +148,7 @@ def _as_many(options: list[str], count: int) -> list[str]:
 
 
 def _check_choices(
-    cell: Cell, choice: dict[str, Any], first: dict[str, Any], options: dict[str, list[str]]
+    run: Run, choice: dict[str, Any], first: dict[str, Any], options: dict[str, list[str]]
 ) -> None:
     """Check that shares have the layout of the first run's, so that they can be averaged.
 
@@ -161,8 +162,8 @@ def _check_choices(
     others = options and choice["shares"].keys() != options.keys()
     if others or layout(choice) != layout(first):
         raise InvalidData(
-            f"{cell.file} holds choices among other sentences than the other runs of "
-            f"{cell.method.label!r}: delete it to run it again"
+            f"{run.file} holds choices among other sentences than the other runs of "
+            f"{run.method.label!r}: delete it to run it again"
         )
 
 
@@ -187,11 +188,11 @@ def _users(results: Results, out: Path) -> list[dict[str, Any]]:
         if setting.dataset.lower() not in LEVELS or setting.model != "embedded":
             continue
         chosen = [
-            (cell, result)
+            (run, result)
             for method in results.methods(setting)
             if method.method in _VIEWS and "only" not in method.config
-            for cell, result in results.runs(setting, method.label)[:1]
-            if _asked(result) and cell.draw == setting.draws[0]
+            for run, result in results.runs(setting, method.label)[:1]
+            if _asked(result) and run.draw == setting.draws[0]
         ][:_MOST_VIEWS]
         if chosen:
             found += _browsed(results, setting, chosen, out)
@@ -199,13 +200,13 @@ def _users(results: Results, out: Path) -> list[dict[str, Any]]:
 
 
 def _browsed(
-    results: Results, setting: Setting, chosen: Sequence[tuple[Cell, dict[str, Any]]], out: Path
+    results: Results, setting: Setting, chosen: Sequence[tuple[Run, dict[str, Any]]], out: Path
 ) -> list[dict[str, Any]]:
     env = live_of(results.plan.table(setting, setting.draws[0], "test"), out, setting.test_users)
     tasks, dataset, space = env.tasks, env.tasks.dataset, env.space
     if not isinstance(space, SentencePrompts):
         return []
-    cells = [_cells(cell, result, space, len(tasks)) for cell, result in chosen]
+    cells = [_cells(run, result, space, len(tasks)) for run, result in chosen]
     count = min(map(len, cells))
     kinds = dataset.habits[tasks.users] if dataset.habits is not None else np.zeros(len(tasks), int)
     names = dataset.habit_names or ("all users",)
@@ -222,9 +223,9 @@ def _browsed(
         for row in range(count)
     ]
     rows, users = np.arange(count), Users(env, env)
-    for (cell, _), numbers in zip(chosen, cells, strict=True):
+    for (run, _), numbers in zip(chosen, cells, strict=True):
         prompts = users.prompts(rows, numbers[:count, -1])
-        rewrite = open_rewriter(cell.method.config.get("rewrite"))
+        rewrite = open_rewriter(run.method.config.get("rewrite"))
         if rewrite is not None:
             prompts = list(rewrite(prompts))
         assert env.recommender is not None
@@ -233,7 +234,7 @@ def _browsed(
             rank = ranking.rank(int(tasks.position[row]))
             shown[row]["views"].append(
                 {
-                    "method": cell.method.label,
+                    "method": run.method.label,
                     "step": numbers.shape[1],
                     "paragraphs": sentences.paragraphs(prompt),
                     "reply": ranking.text,
@@ -251,7 +252,7 @@ def _asked(found: dict[str, Any]) -> Any:
     return found.get("cells") or found.get("prompts")
 
 
-def _cells(cell: Cell, found: dict[str, Any], space: SentencePrompts, users: int) -> Any:
+def _cells(run: Run, found: dict[str, Any], space: SentencePrompts, users: int) -> Any:
     """(users, calls) prompt indices, checked against the catalog and the users of a study."""
     if "cells" in found:
         cells: Any = np.array(found["cells"], np.int64)
@@ -261,7 +262,6 @@ def _cells(cell: Cell, found: dict[str, Any], space: SentencePrompts, users: int
         fine = cells is not None
     if not fine or len(cells) > users:
         raise InvalidData(
-            f"{cell.file} holds prompts that this study cannot have asked: delete it to run it "
-            "again"
+            f"{run.file} holds prompts that this study cannot have asked: delete it to run it again"
         )
     return cells

@@ -255,7 +255,7 @@ def _shown(results: Results, found: Table) -> str:
 
 
 def _state(results: Results) -> str:
-    done, planned = len(results.cells), results.planned
+    done, planned = len(results.finished), results.planned
     return "" if done == planned else f" **Not complete: {done} of {planned} runs.**"
 
 
@@ -439,7 +439,7 @@ def _setting(results: Results, setting: Setting) -> list[str]:
         text.append(f"Supervised policy minus best fixed prompt: {gap}{none}.")
     found = Table(_METHODS, [_method_row(results, setting, row) for row in rows])
     text.append(_shown(results, found))
-    planned = Counter(c.method.label for c in results.plan.cells() if c.setting == setting)
+    planned = Counter(c.method.label for c in results.plan.runs() if c.setting == setting)
     if fewer := [
         f"{row.label} {row.runs} of {planned[row.label]}"
         for row in rows
@@ -450,7 +450,7 @@ def _setting(results: Results, setting: Setting) -> list[str]:
 
 
 def _intro(results: Results, setting: Setting) -> str:
-    draws = {cell.draw for cell, _ in results.cells if cell.setting == setting}
+    draws = {run.draw for run, _ in results.finished if run.setting == setting}
     made = "data_seed" in setting.problem(0)
     several = "" if len(draws) == 1 else "s"
     fixed = f"world{several}" if made else f"draw{several} of candidates and train users"
@@ -590,9 +590,9 @@ def _titled(title: str, said: str, found: Table) -> list[str]:
 def _bench_head(results: Results) -> list[str]:
     bench = as_bench(results.plan)
     crossed = "every seed in every world" if bench.design == "crossed" else "each seed in one world"
-    worlds = {cell.draw for cell, _ in results.cells}
-    seeds = {cell.seed for cell, _ in results.cells}
-    users = {len(cell.per_user(result)["score"]) for cell, result in results.cells}
+    worlds = {run.draw for run, _ in results.finished}
+    seeds = {run.seed for run, _ in results.finished}
+    users = {len(run.per_user(result)["score"]) for run, result in results.finished}
     few = len(seeds) < FEWEST_SEEDS and not bench.tunes
     return [
         f"# Bench {code(bench.name)}",
@@ -722,7 +722,7 @@ def _provenance(results: Results, out: Path) -> list[str]:
     rows = []
     for algorithm in bench.methods:
         config = algorithm.config
-        cost = [found["seconds"] for cell, found in results.cells if cell.method == algorithm]
+        cost = [found["seconds"] for run, found in results.finished if run.method == algorithm]
         rows.append(
             [
                 algorithm.label,
@@ -736,7 +736,7 @@ def _provenance(results: Results, out: Path) -> list[str]:
     names = ["algorithm", "trainer", "options set by the bench", "sees the last ranking as"]
     columns = [Column(name) for name in (*names, "environments at once", "hours")]
     versions = sorted(
-        {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for _, r in results.cells}
+        {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for _, r in results.finished}
     )
     seeds, worlds = (", ".join(map(str, numbers)) for numbers in (bench.seeds, bench.worlds))
     said = (

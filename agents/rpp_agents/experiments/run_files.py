@@ -30,8 +30,8 @@ __all__ = [
     "TRAINED",
     "Kind",
     "check_sizes",
-    "read_cell",
-    "write_cell",
+    "read_run",
+    "write_run",
 ]
 
 Kind = Callable[[Any], None]
@@ -48,7 +48,7 @@ class _Wrong(ValueError):
     """A value is invalid; its position is put before the text while the error propagates."""
 
 
-def write_cell(path: Path, found: Mapping[str, Any]) -> None:
+def write_run(path: Path, found: Mapping[str, Any]) -> None:
     """Write the result of a run, one line for each key, and a digest of these lines.
 
     Raises
@@ -62,8 +62,8 @@ def write_cell(path: Path, found: Mapping[str, Any]) -> None:
         file.write(b"{\n" + rows + f',\n"sha256": "{digest}"\n}}\n'.encode())
 
 
-def read_cell(path: Path, kind: Kind) -> dict[str, Any] | None:
-    """Read a file that `write_cell` wrote, without the digest; None if there is none.
+def read_run(path: Path, kind: Kind) -> dict[str, Any] | None:
+    """Read a file that `write_run` wrote, without the digest; None if there is none.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def check_sizes(paths: Sequence[Path], out: Path) -> None:
     InvalidData
     """
     sizes = (path.stat().st_size for path in paths if path.is_file())
-    size = sum(size for size in sizes if size <= LARGEST)  # `read_cell` refuses larger ones
+    size = sum(size for size in sizes if size <= LARGEST)  # `read_run` refuses larger ones
     if size > LARGEST_TOGETHER:
         raise InvalidData(
             f"the finished runs in {out} take {size:,} bytes, and a report reads "
