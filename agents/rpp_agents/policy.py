@@ -299,6 +299,7 @@ def load_policy(path: str | Path) -> Policy:
 _KINDS = {
     "network": "rpp_agents.policy:NetworkPolicy",
     "values": "rpp_agents.policy:QPolicy",
+    "compact": "rpp_agents.observing:CompactPolicy",
     "linear": "rpp_agents.solvers.linear:LinearPolicy",
     "ppr": "rpp_agents.solvers.ppr:PromptPolicy",
     "pap_rec": "rpp_agents.solvers.pap_rec:UserPolicy",

@@ -7,6 +7,7 @@
     tensorboard/               the same rows for TensorBoard
     checkpoint.safetensors     weights, moments, statistics; counters and random state in the header
     policy.safetensors         the trained policy, at the end
+    best.safetensors           the policy of the best evaluation so far, with ``patience``
     learning_curve.png         at the end, drawn by `rpp_agents.training`
 """
 
@@ -21,7 +22,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from rpp_env.options import check_fields, check_numbers
 __all__ = ["Run", "RunConfig", "read_progress", "read_unit"]
 
 CHECKPOINT, POLICY = "checkpoint.safetensors", "policy.safetensors"
+BEST = "best.safetensors"
 PROGRESS, CONFIG, CURVE = "progress.csv", "config.json", "learning_curve.png"
 FREE_TO_CHANGE = ("threads", "device", "tensorboard")
 """Options that do not change a run's result; a resumed run may change them."""
@@ -78,6 +80,10 @@ class RunConfig:
     """Number of evaluations on the validation environment, evenly spread, the last at the end."""
     eval_episodes: int = 512
     """Number of episodes of each evaluation, the same ones every time."""
+    patience: int = 0
+    """Number of evaluations in a row without a better ``eval_reward`` after which training stops;
+    the policy is then that of the best evaluation, also where training ran to its end. 0: train to
+    the end, and keep the last policy."""
     checkpoint_every: int = 25
     """Number of iterations between checkpoints (and seeded resets of the environment); raised to
     whole episodes if an iteration is shorter than one, because their ends would never be played."""
@@ -92,7 +98,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_numbers(self, 1, "total_steps", "checkpoint_every", "eval_episodes")
-        check_numbers(self, 0, "evaluations", "threads", "seed")
+        check_numbers(self, 0, "evaluations", "patience", "threads", "seed")
         check_numbers(self, 0, "gamma", highest=1)
 
     def in_episode(self, episode: Any) -> Self:
@@ -101,6 +107,10 @@ class RunConfig:
             return self
         known = episode if isinstance(episode, Episode) else Episode
         return dataclasses.replace(self, gamma=known.discount)
+
+    def view(self, env: BatchedEnv) -> tuple[BatchedEnv, Callable[[Policy], Policy]]:
+        """Return `env` as its learner observes it, and what makes its policy one of `env`."""
+        return env, lambda policy: policy
 
     @property
     def discount(self) -> float:
@@ -157,6 +167,9 @@ class Run:
         self.seconds = 0.0
         self.checkpoint: dict[str, Tensor] | None = None
         self.rng: dict[str, Any] = {}
+        self.best: tuple[float, int] | None = None
+        """The best evaluation's score, and the number of evaluations since; None before the first
+        one, and without patience."""
         self._about: dict[str, Any] = {
             "kind": "checkpoint",
             "algorithm": name,
@@ -218,6 +231,11 @@ class Run:
                     f"the run in {path.parent} cannot be resumed with another {part}: "
                     f"{_difference(before, now)}"
                 )
+        if (best := about.get("best")) is not None:
+            fits = isinstance(best, list) and [type(x) for x in best] == [float, int]
+            if not fits or not math.isfinite(best[0]) or best[1] < 0:
+                raise InvalidData(f"{path} is not a checkpoint of this version: 'best' is {best!r}")
+            self.best = best[0], best[1]
         self.checkpoint, self.rng = tensors, about["rng"]
         self.iteration, self.steps = about["iteration"], about["steps"]
         self.seconds = about["seconds"]
@@ -246,7 +264,7 @@ class Run:
             raise InvalidOption(
                 f"another process is training in {folder}: wait for it, or give another run_dir"
             )
-        for name in (CHECKPOINT, POLICY, PROGRESS, CONFIG, CURVE):
+        for name in (CHECKPOINT, POLICY, BEST, PROGRESS, CONFIG, CURVE):
             drop_unfinished(folder / name)
         about = {"algorithm": self.name, **self._about["config"], "unit": self._unit}
         write_text(folder / CONFIG, json.dumps(about, indent=2) + "\n")
@@ -331,6 +349,8 @@ class Run:
                 "seconds": self.seconds,
                 "rng": rng.bit_generator.state,
             }
+            if self.best is not None:
+                about["best"] = self.best
             write_tensors(self.folder / CHECKPOINT, tensors, about)
 
     def finish(self, policy: Policy) -> None:

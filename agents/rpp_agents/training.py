@@ -10,6 +10,7 @@ state of the environment, and a resumed run is bit-identical to an uninterrupted
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from rpp_agents.plots import learning_curve
-from rpp_agents.policy import Policy
+from rpp_agents.policy import Policy, load_policy
 from rpp_agents.rollout import BatchedEnv, check_alike, check_batched, play
-from rpp_agents.runs import CURVE, Run, RunConfig
+from rpp_agents.runs import BEST, CURVE, Run, RunConfig
 from rpp_env.data.folders import writing
 from rpp_env.errors import InvalidData, InvalidOption, TrainingDiverged
 from rpp_env.interrupts import heed_interrupts
@@ -176,19 +177,12 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> Policy:
-        check_batched(env, "env")
-        if eval_env is not None:
-            check_batched(eval_env, "eval_env")
-            check_alike(env, eval_env)
-        if env is eval_env:
-            raise InvalidOption(
-                "eval_env is env itself, and playing the one would disturb the other: make another "
-                "one, of validation users"
-            )
+        _check(env, eval_env, config)
         config = config.in_episode(getattr(env, "episode", None))
+        seen, playing = config.view(env)
         # The batch size that the environment was made for, whatever was played in it before.
         env.reset(seed=_segment_seed(config.seed, 0))
-        at_work = learner(env, config)
+        at_work = learner(seen, config)
         iterations = math.ceil(config.total_steps / at_work.steps)
         of_an_episode = math.ceil(int(env.max_cycles) * env.num_envs / at_work.steps)
         segment = math.ceil(config.checkpoint_every / of_an_episode) * of_an_episode
@@ -201,19 +195,14 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
             judged["eval_sampled"] = False
         with Run(run_dir, name, config, env, iterations, resume=resume, progress=progress) as run:
             if run.checkpoint is not None:
-                try:
-                    at_work.restore(run.checkpoint)
-                    _check_moments(run.checkpoint, run.iteration)
-                    at_work.rng.bit_generator.state = run.rng
-                except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-                    raise InvalidData(
-                        f"the checkpoint in {run_dir} is not a {name} of this version ({error}): "
-                        "train anew in another run_dir"
-                    ) from error
+                _restore(at_work, run, run.checkpoint)
             else:
                 # So that there is a checkpoint even if the run stops in the first segment.
                 run.save(at_work.tensors(), at_work.rng)
+            best = _Best(run, config.patience)
             for iteration in range(run.iteration, iterations):
+                if best.over:
+                    break
                 if iteration % segment == 0:
                     at_work.reset(_segment_seed(config.seed, iteration))
                 with heed_interrupts():  # an interrupt that a library caught ends the run here
@@ -229,21 +218,24 @@ def trainer(name: str, learner: Callable[[BatchedEnv, C], Learner], default: C) 
                         f"training diverged in iteration {iteration}: {lost}; try a lower "
                         "learning_rate"
                     )
+                policy = playing(at_work.policy)
                 if eval_env is not None and iteration + 1 in eval_at:
                     row |= {
-                        column: _evaluated(at_work.policy, eval_env, config, greedy=greedy)
+                        column: _evaluated(policy, eval_env, config, greedy=greedy)
                         for column, greedy in judged.items()
                     }
+                    best.judge(row["eval_reward"], policy)
                 row = run.record(row)
-                if (iteration + 1) % segment == 0 or iteration + 1 == iterations:
+                if (iteration + 1) % segment == 0 or iteration + 1 == iterations or best.over:
                     run.save(at_work.tensors(), at_work.rng)
                 for callback in callbacks:
-                    callback(row, at_work.policy)
-            run.finish(at_work.policy)
+                    callback(row, policy)
+            trained = best.policy or playing(at_work.policy)
+            run.finish(trained)
             if run.folder is not None:
                 with writing(run.folder / CURVE):
                     learning_curve([run.folder], run.folder / CURVE, label=name, lines=lines)
-        return at_work.policy
+        return trained
 
     @functools.wraps(train)
     def with_its_threads(env: BatchedEnv, config: C = default, **options: Any) -> Policy:
@@ -272,6 +264,63 @@ def _evaluated(policy: Policy, env: BatchedEnv, config: RunConfig, *, greedy: bo
         reseed(config.seed)  # so that a resumed run samples like an uninterrupted one
     scores = play(policy, env, episodes=config.eval_episodes, seed=config.seed, greedy=greedy)
     return float(scores.mean())
+
+
+def _check(env: BatchedEnv, eval_env: BatchedEnv | None, config: RunConfig) -> None:
+    """Check the environments of a training."""
+    check_batched(env, "env")
+    if eval_env is not None:
+        check_batched(eval_env, "eval_env")
+        check_alike(env, eval_env)
+    if env is eval_env:
+        raise InvalidOption(
+            "eval_env is env itself, and playing the one would disturb the other: make another "
+            "one, of validation users"
+        )
+    if config.patience and (eval_env is None or not config.evaluations):
+        raise InvalidOption(
+            f"patience={config.patience} needs evaluations on validation users: give an eval_env "
+            "and evaluations of 1 or more, or leave it out"
+        )
+
+
+def _restore(learner: Learner, run: Run, checkpoint: Mapping[str, Tensor]) -> None:
+    """Load a run's checkpoint into a learner."""
+    try:
+        learner.restore(checkpoint)
+        _check_moments(checkpoint, run.iteration)
+        learner.rng.bit_generator.state = run.rng
+    except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidData(
+            f"the checkpoint in {run.folder} is not a {run.name} of this version ({error}): train "
+            "anew in another run_dir"
+        ) from error
+
+
+class _Best:
+    """The best evaluation of a run so far, and its policy; of no use without patience."""
+
+    def __init__(self, run: Run, patience: int) -> None:
+        self.run, self.patience = run, patience
+        self.policy: Policy | None = None
+        if patience and run.best is not None and run.folder is not None:
+            self.policy = load_policy(run.folder / BEST)
+
+    @property
+    def over(self) -> bool:
+        """Whether patience has run out."""
+        return bool(self.patience and self.run.best and self.run.best[1] >= self.patience)
+
+    def judge(self, score: float, policy: Policy) -> None:
+        """Note the score of an evaluation of a policy."""
+        if not self.patience:
+            return
+        before, waited = self.run.best or (-math.inf, 0)
+        self.run.best = before, waited + 1
+        if score > before:
+            self.run.best, self.policy = (score, 0), copy.deepcopy(policy)
+            if self.run.folder is not None:
+                policy.save(self.run.folder / BEST)
 
 
 def _segment_seed(seed: int, iteration: int) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_agents.observing import first_observations
 from rpp_env import RPPEnv, Step
 from rpp_env.data.candidates import TaskBatch
 from rpp_env.episode import Response
@@ -167,8 +168,7 @@ class Users:
     @cached_property
     def observations(self) -> NDArray[np.float32]:
         """(T, d): the first observations, before any prompt is asked."""
-        seen, _ = self.env.reset(seed=0, options={"users": self.rows})
-        return np.ascontiguousarray(seen[:, 0])
+        return first_observations(self.env, self.rows)
 
     @cached_property
     def rewards(self) -> Floats:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rpp_agents.observing import ObservationConfig
 from rpp_agents.rollout import BatchedEnv, env_actions, episode
-from rpp_agents.runs import RunConfig
 from rpp_agents.solvers.linear import LinearPolicy, columns_of
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
 from rpp_env.errors import InvalidOption
@@ -27,7 +27,7 @@ __all__ = ["Config", "Evolution", "train"]
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ObservationConfig):
     """Options of the evolution strategy."""
 
     pairs: int = 16

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rpp_agents.observing import ObservationConfig
 from rpp_agents.rollout import BatchedEnv, env_actions, episode
-from rpp_agents.runs import RunConfig
 from rpp_agents.solvers.linear import LinearPolicy, columns_of
 from rpp_agents.training import check_numbers, trainer
 from rpp_env.errors import InvalidOption
@@ -27,7 +27,7 @@ __all__ = ["Config", "LinUCB", "train"]
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ObservationConfig):
     """Options of LinUCB."""
 
     total_steps: int = 100_000

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rpp_agents.actors import TeamActor, independent, make_actor
+from rpp_agents.observing import ObservationConfig
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, env_actions, episode
-from rpp_agents.runs import RunConfig
 from rpp_agents.solvers.linear import columns_of
 from rpp_agents.training import check_numbers, kept_tensors, restore_tensors, trainer
 
@@ -26,7 +26,7 @@ __all__ = ["Config", "Reinforce", "train"]
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ObservationConfig):
     """Options of REINFORCE."""
 
     learning_rate: float = 3e-3

@@ -76,11 +76,12 @@ from torch import Tensor, nn
 from rpp_agents.actors import independent, make_actor
 from rpp_agents.encoders import ReleasedEncoder, ranking_encoder, released_encoder
 from rpp_agents.networks import Critic, FeatureNorm, ValueNorm, central_critic, local_critic
+from rpp_agents.observing import ObservationConfig
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import BatchedEnv, Collector, Rollout, env_actions
+from rpp_agents.runs import RunConfig
 from rpp_agents.trainers.ppo import OnPolicy, gae
 from rpp_agents.training import (
-    RunConfig,
     check_numbers,
     kept_tensors,
     restore_tensors,
@@ -92,7 +93,7 @@ __all__ = ["A2C", "Config", "Released", "train"]
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ObservationConfig):
     """Every number of a run, once."""
 
     critic: Literal["own", "central"] = "own"
@@ -116,6 +117,8 @@ class Config(RunConfig):
     """Weight of the entropy bonus at the start."""
     entropy_end: float = 0.001
     """Weight of the entropy bonus at the end; it changes linearly."""
+    weight_decay: float = 0.0
+    """Share by which each weight shrinks at a gradient step, times the learning rate (AdamW)."""
     max_grad_norm: float = 10.0
     """Maximum norm of the actors' gradient and of the critics' gradient; inf: unlimited."""
     value_norm: bool = True
@@ -140,9 +143,16 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "gradient_steps")
-        check_numbers(self, 0, "gru", "rollout_steps", "entropy", "entropy_end", "memory")
+        check_numbers(
+            self, 0, "gru", "rollout_steps", "entropy", "entropy_end", "memory", "weight_decay"
+        )
         check_numbers(self, 0, "learning_rate", "critic_learning_rate", "max_grad_norm", above=True)
         check_numbers(self, 0, "gae_lambda", highest=1)
+        if self.released and self.observation != "full":
+            raise InvalidOption(
+                "released=True reads the user's vector, which a compact observation does not hold: "
+                'leave out observation="compact"'
+            )
         if not self.hidden or min(self.hidden) < 1:
             raise InvalidOption(
                 f"hidden must name at least one width of 1 or more, not {self.hidden}"
@@ -214,7 +224,9 @@ class A2C(OnPolicy):
         }
         self.rates = {"actor": config.learning_rate, "critic": config.critic_learning_rate}
         self.optimizers = {
-            name: torch.optim.Adam(self.modules[name].parameters(), lr=rate)
+            name: torch.optim.AdamW(
+                self.modules[name].parameters(), lr=rate, weight_decay=config.weight_decay
+            )
             for name, rate in self.rates.items()
         }
         self.rng = np.random.default_rng(config.seed)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rpp_agents.actors import TeamActor, independent, make_actor
 from rpp_agents.networks import Critic, ValueNorm, central_critic, local_critic
+from rpp_agents.observing import ObservationConfig
 from rpp_agents.policy import NetworkPolicy
 from rpp_agents.rollout import (
     BatchedEnv,
@@ -31,14 +32,14 @@ from rpp_agents.rollout import (
     clock_columns,
     env_actions,
 )
-from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
+from rpp_agents.training import check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption
 
 __all__ = ["PPO", "Config", "OnPolicy", "gae"]
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ObservationConfig):
     """Options of PPO."""
 
     rollout_steps: int = 0
@@ -61,6 +62,8 @@ class Config(RunConfig):
     """Weight of the entropy bonus at the end; it changes linearly."""
     huber: float = 10.0
     """Error at which the value loss turns from square to linear, in normalised units."""
+    weight_decay: float = 0.0
+    """Share by which each weight shrinks at a gradient step, times the learning rate (AdamW)."""
     max_grad_norm: float = 10.0
     """Maximum norm of the actors' gradient and of the critic's gradient."""
     value_norm: bool = True
@@ -84,7 +87,7 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "epochs", "minibatches")
-        check_numbers(self, 0, "rollout_steps", "entropy", "entropy_end", "memory")
+        check_numbers(self, 0, "rollout_steps", "entropy", "entropy_end", "memory", "weight_decay")
         check_numbers(self, 0, "learning_rate", "clip", "huber", "max_grad_norm", above=True)
         check_numbers(self, 0, "gae_lambda", highest=1)
         if not self.hidden or min(self.hidden) < 1:
@@ -268,9 +271,10 @@ class PPO(OnPolicy):
         self.device = torch.device(config.device)
         self.actor, self.critic = acting.to(self.device), critic.to(self.device)
         self.norm = ValueNorm(agents).to(self.device)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = torch.optim.AdamW(
             [*self.actor.parameters(), *self.critic.parameters()],
             lr=config.learning_rate,
+            weight_decay=config.weight_decay,
             eps=1e-5,
             fused=True,
         )

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from rpp_agents.actors import MASKED, QNetwork, make_actor
 from rpp_agents.networks import FeatureNorm, Memory
+from rpp_agents.observing import ObservationConfig
 from rpp_agents.policy import QPolicy, epsilon_greedy
 from rpp_agents.rollout import (
     BatchedEnv,
@@ -38,14 +39,14 @@ from rpp_agents.rollout import (
     what_follows,
 )
 from rpp_agents.trainers.replay import Replay
-from rpp_agents.training import RunConfig, check_numbers, kept_tensors, restore_tensors
+from rpp_agents.training import check_numbers, kept_tensors, restore_tensors
 from rpp_env.errors import InvalidOption, ResetNeeded
 
 __all__ = ["Config", "Mixer", "ValueLearner", "td_targets"]
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ObservationConfig):
     """Options of value learning."""
 
     truncation: Truncation = "stop"
@@ -75,6 +76,8 @@ class Config(RunConfig):
     """Whether the learning rate falls linearly to 0 over the run."""
     huber: float = 10.0
     """TD error from which the loss is linear instead of square."""
+    weight_decay: float = 0.0
+    """Share by which each weight shrinks at a gradient step, times the learning rate (AdamW)."""
     max_grad_norm: float = 10.0
     """Maximum norm of the gradient."""
     normalize_rewards: bool = False
@@ -98,7 +101,7 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "updates", "batch", "capacity")
-        check_numbers(self, 0, "rollout_steps", "memory")
+        check_numbers(self, 0, "rollout_steps", "memory", "weight_decay")
         check_numbers(self, 0, "epsilon", "epsilon_end", "explore", highest=1)
         check_numbers(
             self, 0, "target_update", "learning_rate", "huber", "max_grad_norm", above=True
@@ -177,7 +180,9 @@ class ValueLearner:
         self.state_norm = FeatureNorm(env.state_width).to(self.device)
         self.reward_norm = FeatureNorm(1).to(self.device)
         self._ahead, self._behind = (list(x.parameters()) for x in (self.learnt, self.target))
-        self.optimizer = torch.optim.Adam(self._ahead, lr=config.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.AdamW(
+            self._ahead, lr=config.learning_rate, eps=1e-5, weight_decay=config.weight_decay
+        )
         self.gradient_steps = 0
 
         self.sees_state: bool = self.mixer.sees_state

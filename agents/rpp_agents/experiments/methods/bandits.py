@@ -37,7 +37,7 @@ from rpp_agents.experiments.methods import Watch
 from rpp_agents.experiments.players import Asking, Unasked, asking_best
 from rpp_agents.experiments.problem import Problem, Users
 from rpp_agents.networks import StackedLinear
-from rpp_env.errors import InvalidOption
+from rpp_agents.observing import COMPONENTS, Components
 
 __all__ = ["Context", "Crossed", "LinearPosterior", "Towers", "linucb", "neural_bandit"]
 
@@ -77,8 +77,7 @@ class _Looks:
 class Context:
     """Features of a user for a linear model: a constant and principal components of observations.
 
-    The first observations of the train users give the scale and the components, no reward does. The
-    components have deviation 1, the largest first.
+    The first observations of the train users give the components (`Components`), no reward does.
 
     Parameters
     ----------
@@ -94,20 +93,11 @@ class Context:
     """
 
     def __init__(self, observations: NDArray[Any], dim: int) -> None:
-        from sklearn.decomposition import PCA
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        if len(observations) < 2:
-            raise InvalidOption("a bandit needs 2 train users or more, to tell what differs")
-        # Around their mean, n users have n - 1 dimensions.
-        dim = min(dim, len(observations) - 1, observations.shape[1])
-        principal = PCA(dim, whiten=True, svd_solver="full")
-        self._transform = make_pipeline(StandardScaler(), principal).fit(observations).transform
+        self._components = Components.fit(observations, dim)
 
     def __call__(self, observations: NDArray[Any]) -> Floats:
         """(B, 1 + dim)."""
-        found = self._transform(observations)
+        found = self._components(observations)
         return np.hstack([np.ones((len(found), 1)), found])
 
 
@@ -237,7 +227,7 @@ def linucb(
     budget: int,
     watch: Watch,
     alpha: float = 0.4,
-    dim: int = 8,
+    dim: int = COMPONENTS,
     paired: int = 1,
     ridge: float = 1.0,
     user_ridge: float = 1.0,
@@ -366,7 +356,7 @@ def neural_bandit(
     seed: int,
     budget: int,
     watch: Watch,
-    dim: int = 8,
+    dim: int = COMPONENTS,
     members: int = 5,
     hidden: int = 64,
     rank: int = 16,
