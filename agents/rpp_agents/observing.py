@@ -1,4 +1,4 @@
-"""What learners observe: compact observations, and dropout of observed numbers.
+"""Compact observations, and dropout of observed numbers in training.
 
 The blocks of an observation that describe the user (`rpp_env.observation.Observer.layout`, up to
 the first block of the prompt) do not depend on the agents. ``observation="compact"`` replaces them
@@ -104,7 +104,7 @@ class Components:
 
 
 def first_observations(env: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(T, d): what the first agent of an RPPEnv sees of tasks `rows` before any prompt is asked."""
+    """(T, d): the first agent's observations of tasks `rows` of an RPPEnv, before any prompt."""
     parts = [
         env.reset(seed=0, options={"users": rows[i : i + _BLOCK]})[0][:, 0]
         for i in range(0, len(rows), _BLOCK)
@@ -338,7 +338,7 @@ class CompactPolicy:
 
 
 def _fit(tensors: Mapping[str, Tensor], width: int) -> bool:
-    """Whether tensors of a file are components of the first columns of `width`."""
+    """Return whether tensors of a file are components of the first columns of `width`."""
     if set(tensors) != set(Components.__annotations__) or tensors["axes"].ndim != 2:
         return False
     count, columns = tensors["axes"].shape
