@@ -22,8 +22,8 @@ TOPICS: dict[str, str] = {
     "recent": "method: the end of the history counts most",
     "next": "method: what comes after the last item",
     "priority": "method: nothing of the history, popularity alone",
-    "alone": "the user's preferences alone: popularity is switched off",
-    "think": "thoughts are written down, and the method leans on them",
+    "alone": "only the user's preferences: popularity is switched off",
+    "think": "thoughts are written down, and the method counts more",
     "brief": "no preamble, and no room for thoughts",
 }
 """Topics that a word can vote for, with their meanings."""
