@@ -1,4 +1,4 @@
-"""The trainers on problems that others made, beside what others' implementations reach there.
+"""Run the trainers on published problems, beside the figures of other implementations.
 
     pip install mpe2==1.1.1 lbforaging==2.0.0
     python benchmarks/verification.py [--problems lbf ...] [--algorithms vdn ...] [--show]
@@ -6,7 +6,8 @@
 Matrix games (those of uoe-agents/matrix-games), level-based foraging, and simple_spread of the
 multi-particle environments; three seeds each. Every finished run is a line of the results file and
 is not run again, unless its settings have changed; a run that was stopped begins anew. The tables
-of docs/verification.md are what this prints. Exit status 1 if any figure is not what it should be.
+of docs/verification.md are printed by this. Exit status 1 if any figure is outside its expected
+range.
 """
 
 from __future__ import annotations
@@ -173,11 +174,11 @@ class Problem:
     settings: Mapping[str, Mapping[str, Any]]
     """The fields of each algorithm's Config, and ``num_envs``."""
     band: Mapping[str, tuple[float, float]]
-    """The lowest and the highest mean of the seeds that is as it should be."""
+    """Expected range of the mean over seeds: lowest and highest."""
     reference: Mapping[str, str]
-    """What EPyMARL reaches with as many steps, or as many as are said."""
+    """EPyMARL's score after as many steps, or as many as are stated."""
     random: str
-    """What random actions bring there."""
+    """Score of random actions."""
     episodes: int
     copies: int
     """Episodes of an evaluation, and how many of them are played side by side."""
@@ -404,7 +405,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether it is as it should be; of a matrix game in every seed, else in the mean."""
+        """Whether it is in the expected range: in every seed of a matrix game, else in the mean."""
         problem = PROBLEMS[self.problem]
         if self.algorithm not in problem.band:
             return "joint baseline"
@@ -446,8 +447,8 @@ HEADER = [
     "each seed",
     "mean",
     "EPyMARL",
-    "should be",
-    "is it",
+    "expected",
+    "as expected",
     "seconds",
 ]
 
