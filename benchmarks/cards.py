@@ -91,18 +91,12 @@ SETUPS = {
         steps=50_000,
         why_no_table="a task at each step",
     ),
-    "PAPRec-v0": Setup(
-        model="t5",
-        finite=None,
-        discounts=(),
-        why_no_training="not run yet",
-    ),
+    "PAPRec-v0": Setup(model="t5", finite=None, steps=50_000),
     "PeaPOD-v0": Setup(
         model="t5",
         finite=None,
-        discounts=(),
-        why_no_table="infinitely many actions",
-        why_no_training="not run yet",
+        steps=50_000,
+        why_no_table="a diagnosis needs disjoint users",
     ),
 }
 

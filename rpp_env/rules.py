@@ -146,7 +146,7 @@ SYSTEMS: dict[str, System] = {
         "rpp_env.rpp_session:Options",
         "movieworld-drift",
         "embedded",
-        Episode("RPPSession-v0", 5, feedback="reward", one_task=False),
+        Episode("RPPSession-v0", 5, feedback="reward", one_task=False, discount=0.0),
     ),
     "RPPLikelihood-v0": System(
         "rpp_env.rpp_likelihood:assemble",
@@ -174,14 +174,14 @@ SYSTEMS: dict[str, System] = {
         "rpp_env.pap_rec:Options",
         "movieworld",
         "t5",
-        Episode("PAPRec-v0", 1),
+        Episode("PAPRec-v0", 1, discount=0.0),
     ),
     "PeaPOD-v0": System(
         "rpp_env.peapod:assemble",
         "rpp_env.peapod:Options",
         "movieworld",
         "t5",
-        Episode("PeaPOD-v0", 1),
+        Episode("PeaPOD-v0", 1, discount=0.0),
     ),
 }
 """Ids of systems that make their own prompt space."""

@@ -47,8 +47,8 @@ class World:
     """Dataset: a name from `rpp-env data list`, the path of a folder of atomic files, or
     package.module:function."""
     model: str = "embedded"
-    """Model that ranks: the id's own (embedded, sasrec); smollm2 or another of `rpp-env model`; a
-    server's (http://HOST:8000/v1#NAME), one in this process (vllm:ID, hf:ID); checkpoint:PATH;
+    """Model that ranks: the id's own (embedded, sasrec, t5); smollm2 or another of `rpp-env model`;
+    a server's (http://HOST:8000/v1#NAME), one in this process (vllm:ID, hf:ID); checkpoint:PATH;
     table:PATH (or a folder of tables by split); recording:PATH; or package.module:factory."""
     rules: Annotated[str, tyro.conf.arg(metavar="ID")] = "RPP-v0"
     """Id of the environment, on which the options below and their defaults depend: RPP-v0,
