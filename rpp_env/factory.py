@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +49,15 @@ __all__ = [
     "fitted_embeddings",
     "given_dataset",
     "given_table",
+    "is_table",
     "table_file",
 ]
 
 
 Chosen = TypeVar("Chosen", bound="DataOptions")
+
+_TABLE = "table:"
+"""What the name of a model begins with that is a table's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,14 +263,13 @@ def assemble(
     book = _book(chosen, rules, data.domain) if sentences else None
     if not sentences and chosen.book is not None:
         raise InvalidOption("book holds sentences, but a prompt space is given: give one of them")
-    if isinstance(model, str) and model.startswith("table:"):
-        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
-    if isinstance(model, RewardTable):
+    if is_table(model):
         _only_for_models(chosen, "a table")
         if (chosen.embeddings, chosen.dim) != (Options.embeddings, Options.dim):
             raise InvalidOption("a table has its own embeddings: leave out embeddings and dim")
-        tasks, table = model.select(tasks)
+        tasks, table = _opened(model, split).select(tasks)
         return Parts(tasks, rules, book, table.embeddings, None, table)
+    assert not isinstance(model, RewardTable)
     embeddings = chosen.embeddings
     if isinstance(embeddings, str):
         embeddings = fitted_embeddings(data, interactions, embeddings, chosen.dim)
@@ -315,11 +318,20 @@ def _book(chosen: Options, rules: Rules | Episode, domain: str) -> SentenceCatal
 
 def given_table(model: Any, tasks: TaskSet, split: str) -> tuple[Any, TaskSet, RewardTable | None]:
     """Return the model and the tasks; for a table given as the model: None, its tasks, and it."""
-    if isinstance(model, str) and model.startswith("table:"):
-        model = RewardTable.load(table_file(model.removeprefix("table:"), split))
+    if not is_table(model):
+        return model, tasks, None
+    return None, *_opened(model, split).select(tasks)
+
+
+def is_table(model: object) -> TypeGuard[str | RewardTable]:
+    """Return whether a model is a table, or names one as ``table:PATH``."""
+    return isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith(_TABLE))
+
+
+def _opened(model: str | RewardTable, split: str) -> RewardTable:
     if isinstance(model, RewardTable):
-        return None, *model.select(tasks)
-    return model, tasks, None
+        return model
+    return RewardTable.load(table_file(model.removeprefix(_TABLE), split))
 
 
 def table_file(name: str, split: str) -> Path:

@@ -46,12 +46,12 @@ from rpp_env.factory import (
     fitted_embeddings,
     given_dataset,
     given_table,
+    is_table,
 )
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers
 from rpp_env.prompting import PromptSpace, Recommender
 from rpp_env.rules import episode_of
-from rpp_env.table import RewardTable
 from rpp_env.vectors import CodebookPrompts, Places, PrefixPrompts, VectorPrompts
 
 __all__ = [
@@ -197,7 +197,7 @@ def assemble_stream(
             f"an episode of PPRStream-v0 is the first clicks of a user, 1 to {CLICKS}: "
             f"max_cycles={steps} is not"
         )
-    if isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith("table:")):
+    if is_table(model):
         episode_of("PPRStream-v0").check_table("leave model out, or name a recommender")
     return _parts(dataset, model, split, max_users, chosen, "joint", steps)
 

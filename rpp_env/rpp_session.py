@@ -37,7 +37,6 @@ from rpp_env.sentences import SentenceCatalog
 from rpp_env.sentences.history import HistoryLengths
 from rpp_env.sentences.prompt import Prompts
 from rpp_env.sentences.space import SentencePrompts, Sentences
-from rpp_env.table import RewardTable
 
 __all__ = ["Options", "SessionPrompts", "assemble"]
 
@@ -137,7 +136,7 @@ def assemble(
     InvalidOption
         For unknown or contradictory options, and where no user has enough items.
     """
-    if isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith("table:")):
+    if factory.is_table(model):
         _EPISODE.check_table("leave model out, or name a model")
     steps = _EPISODE.max_cycles if max_cycles is None else max_cycles
     rules = replace(
