@@ -209,7 +209,7 @@ def controls(world: World, own: Mapping[str, list[np.ndarray]]) -> list[list[str
         "no prefix (pre-train)": own["pre-train"],
         "a prefix of zeros": [played(zero(env))],
         "random prefixes": [played(Random(env.action_spaces, seed=seed)) for seed in range(5)],
-        "the own history as a prefix": [played(own_history(env))],
+        "the user's own history as a prefix": [played(own_history(env))],
         "constant prefix": own.get("constant prefix", own["pre-train"]),
     }
     found = lines(made, world.test, SHOTS["few-shot"], lambda ranks: ndcg(ranks, 10))
@@ -311,7 +311,7 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
         ]
         parts.append(table(rows, padded=False))
     parts += along(world, kept, options)
-    parts += ["### Prefixes that know no profile", table(controls(world, of("own")), padded=False)]
+    parts += ["### Prefixes without a profile", table(controls(world, of("own")), padded=False)]
     rows = [["", "runs", "seconds", "best epoch", "weights trained", "gradient calls"]]
     for name, runs in about.items():
         middle = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}

@@ -70,8 +70,8 @@ HOW_TO_READ_A_BENCH = (
 """Text under the head of a bench's report."""
 
 TIES = (
-    "For {count} of the test users several items carry the last time, and which of them is the "
-    "target hangs on how the source breaks ties."
+    "For {count} of the test users several items have the latest time, and which of them is the "
+    "target depends on how the source breaks ties."
 )
 
 _Cell = Estimate | float | str | None
@@ -498,7 +498,7 @@ def _rewritten(results: Results, settings: Sequence[Setting]) -> list[str]:
             if plain is not None:
                 named = f"{setting.name}: {method.label} minus {plain}"
                 rows.append([named, results.minus(setting, method.label, plain)])
-    said = "At equal calls of the recommender; the rewriter's own calls come on top."
+    said = "At equal calls of the recommender; the rewriter's own calls are not counted."
     return _titled("RPP+ against RPP", said, Table([Column(""), Column("NDCG@10", "+.3f")], rows))
 
 
@@ -548,9 +548,9 @@ def _costs(results: Results, settings: Sequence[Setting]) -> list[str]:
 def _redrawn(results: Results, _: Sequence[Setting]) -> list[str]:
     rows: list[list[_Cell]] = []
     for name, found in results.redrawn.items():
-        told = {key: Estimate(*x) for key, x in found["estimates"].items()}
-        lines = [told[key] for key in ("fixed", "hindsight", "survives")]
-        apart = [told["hindsight minus fixed"], told["survives minus fixed"]]
+        scores = {key: Estimate(*x) for key, x in found["estimates"].items()}
+        lines = [scores[key] for key in ("fixed", "hindsight", "survives")]
+        apart = [scores["hindsight minus fixed"], scores["survives minus fixed"]]
         rows.append([name, found["users"], *lines, *apart])
     said = (
         "*hindsight* is every test user's best prompt, known from the answer; *what survives* is "
