@@ -40,7 +40,7 @@ class Biased:
         return replies
 
 
-def test_the_remedies_find_what_the_model_knows() -> None:
+def test_calibration_recovers_the_models_preferences() -> None:
     prompts = example_prompts()
     best = [max(map(len, prompt.task.candidates)) for prompt in prompts]
 
@@ -66,7 +66,7 @@ def test_permutations_average_over_the_candidates_not_the_letters() -> None:
 
 
 @pytest.mark.parametrize(("calibrate", "passes"), [("none", 1), ("prior", 2), ("permutations", 4)])
-def test_what_they_cost_is_counted(calibrate: str, passes: int) -> None:
+def test_the_cost_of_calibration_is_counted(calibrate: str, passes: int) -> None:
     prompts = example_prompts()[:1]
     model = Biased()
     (ranking,) = LLMRecommender(model, "logprobs", calibrate=calibrate).rank(prompts)

@@ -82,7 +82,7 @@ def test_a_prompt_that_is_two_moves_away_is_reached_and_not_skipped() -> None:
     assert cells == [0, 1, 2, 3, 2, 1, 2]  # and back towards 3, the best one of the list
 
 
-def test_the_environment_pays_what_the_simulation_says(tabulated: dict[str, RPPEnv]) -> None:
+def test_rewards_of_the_environment_equal_the_simulation(tabulated: dict[str, RPPEnv]) -> None:
     train, test = tabulated["train"], tabulated["test"]
     shown, worth = responses(test)
     for policy in (
@@ -115,7 +115,7 @@ def test_other_targets_change_nothing_but_by_the_responses(tabulated: dict[str, 
     assert (policy.act(seen, memory=memory)[0] == policy.act(other, memory=memory)[0]).all()
 
 
-def test_what_they_cannot_be_fitted_on_is_refused(tabulated: dict[str, RPPEnv]) -> None:
+def test_unsuitable_environments_are_refused(tabulated: dict[str, RPPEnv]) -> None:
     with pytest.raises(InvalidOption, match="fitted on a complete table"):
         fit_posterior(RPPEnv.make(rules="RPPFeedback-v0", max_users=3, **SMALL))
     train = tabulated["train"]

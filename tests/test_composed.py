@@ -239,7 +239,7 @@ def test_a_file_gives_the_same_composer(users: Users, tmp_path: Path) -> None:
             load(tmp_path / name)
 
 
-def test_what_does_not_fit_is_refused(users: Users, tasks: TaskSet) -> None:
+def test_mismatched_arguments_are_refused(users: Users, tasks: TaskSet) -> None:
     found = around(users, tasks)
     with pytest.raises(InvalidOption, match="reads vectors of 6 numbers"):
         Neighbourhood(found.composer, users.pool[:, :5], found.near)

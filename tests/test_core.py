@@ -66,7 +66,7 @@ class Stub:
 # ---- shapes and rules ----
 
 
-def test_what_reset_and_step_give() -> None:
+def test_the_results_of_reset_and_step() -> None:
     env = make(4)
     observations, infos = env.reset(seed=0)
     step = env.step([PLAIN] * 4)
@@ -106,7 +106,7 @@ def test_every_array_is_fresh() -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_what_is_asked_late_is_what_was(kept: bool) -> None:
+def test_lazy_results_are_those_of_their_step(kept: bool) -> None:
     """Steps make their arrays when asked: later steps and resets, and writing, change nothing."""
 
     def play(env: RPPEnv, late: bool) -> list[bytes]:
@@ -209,7 +209,7 @@ def test_a_reward_is_the_ndcg_of_the_target_and_the_infos_agree() -> None:
     assert np.array_equal(step.infos["mrr"], 1 / ranks)
 
 
-def test_what_was_not_named_earns_nothing() -> None:
+def test_unnamed_candidates_earn_nothing() -> None:
     env = make(1, Stub(Ranking(tuple(range(20)), 5)))
     for row in range(20):
         env.reset(options={"users": [row]})
@@ -219,7 +219,7 @@ def test_what_was_not_named_earns_nothing() -> None:
         assert (step.rewards > 0) == (position < 5)
 
 
-def test_prompts_are_the_users_own_and_hold_what_was_chosen() -> None:
+def test_prompts_hold_the_users_history_and_the_chosen_options() -> None:
     env = make(3, recommender := Stub())
     env.reset(options={"users": [4, 2, 9]})
     step = env.step([[1, 3, 2, 0], [2, 2, 8, 1], [0, 4, 0, 4]])
@@ -336,7 +336,7 @@ def test_a_mask_resets_some_and_lets_the_others_go_on() -> None:
     assert env.playing.tolist()[1::2] == [0, 1]
 
 
-def test_a_mask_forgets_what_was_mapped_and_seen() -> None:
+def test_a_masked_reset_clears_counts_and_observations() -> None:
     env = make(2, padded_actions=True)
     env.reset(seed=0)
     env.step([[8, 7, 8, 5]] * 2)
@@ -696,14 +696,14 @@ def test_a_refused_action_changes_nothing(actions: list[Any]) -> None:
         ({"one_task": False}, "asks for another item"),
     ],
 )
-def test_one_sentence_says_what_no_table_can_hold(given: dict[str, Any], reason: str) -> None:
+def test_one_error_explains_what_no_table_can_hold(given: dict[str, Any], reason: str) -> None:
     said = f"^mine-v0 {reason} at every step, which no table can hold: play it live$"
     with pytest.raises(InvalidOption, match=said):
         Episode("mine-v0", 2, **given).check_table("play it live")
     Episode("mine-v0", 2).check_table("play it live")
 
 
-def test_what_a_table_cannot_do_is_refused() -> None:
+def test_unsupported_uses_of_a_table_are_refused() -> None:
     env = make(1, max_users=1)
     with pytest.raises(InvalidOption, match="a table cannot be rewritten"):
         replayed(env, rewrite=list)
@@ -749,7 +749,7 @@ def test_decoding_belongs_to_language_models() -> None:
             make(model=Stub(), **option)
 
 
-def test_the_rules_say_how_a_model_is_asked() -> None:
+def test_the_rules_set_the_generation_options() -> None:
     env = make(rules="RPPPaper-v0")
     assert isinstance(env.recommender, LLMRecommender)
     assert env.recommender.generation == Generation.paper()
@@ -786,7 +786,7 @@ def test_a_custom_book_can_have_other_sizes(tmp_path: Path) -> None:
     assert step.prompts[0].text.startswith("You are a cook.")
 
 
-def test_own_rules_can_be_given() -> None:
+def test_custom_rules_can_be_passed() -> None:
     rules = replace(RULES["RPP-v0"], id="mine", rungs=(2, 4), start=0, history_options=(-1, 1))
     env = make(1, rules=rules)
     env.reset()

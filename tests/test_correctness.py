@@ -192,7 +192,7 @@ def test_nothing_is_fitted_on_any_target(split: str) -> None:
 
 
 @pytest.mark.parametrize("rules", ["RPP-v0", "RPPBandit-v0"])
-def test_equal_state_and_action_are_paid_equally(rules: str) -> None:
+def test_equal_states_and_actions_get_equal_rewards(rules: str) -> None:
     """Over all ways to come to a state: what the rules depend on is in it."""
     env = make("embedded", num_envs=200, rules=rules)
     rng = np.random.default_rng(0)

@@ -29,7 +29,7 @@ def test_episode_scores_pay_for_the_way() -> None:
     assert d.episode_scores(rewards, AXES, 5)[0, 6] == pytest.approx(0.9)
 
 
-def test_planning_sees_what_greed_does_not() -> None:
+def test_planning_beats_greedy_choices_where_it_should() -> None:
     rewards = np.zeros((1, *SHAPE), dtype=np.float32)
     rewards[0, 2] = 0.4
     rewards[0, 6] = 1.0  # two moves away; greed stays on level 2
@@ -91,7 +91,7 @@ def test_two_peaks_are_a_trap() -> None:
     assert d._additive_share(scores) < 0.9
 
 
-def test_freezing_an_agent_that_matters_costs_what_it_is_worth() -> None:
+def test_freezing_an_important_agent_costs_its_gain() -> None:
     # Half of the users want role 1, half role 2; the reasoning sentence matters to nobody.
     fitted = np.zeros((10, *SHAPE), dtype=np.float32)
     fitted[:5, :, 1] = 1.0

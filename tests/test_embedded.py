@@ -214,7 +214,7 @@ def test_a_reply_has_the_format_that_the_contract_line_asks_for(domain: str) -> 
         assert len(lines) == len(OFFERED) + 2 * (output.format == "json")
 
 
-def test_thoughts_are_written_down_unless_brevity_is_asked_for(
+def test_thoughts_are_written_unless_the_prompt_asks_for_brevity(
     models: dict[str, EmbeddedModel], worlds: dict[str, Any]
 ) -> None:
     model, tasks = models["movieworld"], worlds["movieworld"][2]
@@ -343,7 +343,7 @@ def test_letters_are_chosen_as_lists_are_ordered(
 # Writing ----------------------------------------------------------------------------------------
 
 
-def test_what_it_writes_is_read_back_as_it_was_meant(
+def test_its_replies_parse_to_the_intended_ranking(
     models: dict[str, EmbeddedModel], prompts: list[Prompt]
 ) -> None:
     model = models["movieworld"]
@@ -494,7 +494,7 @@ def test_replies_are_the_same_in_every_batch_and_order(
         assert model.complete(asked) == together
 
 
-def test_what_was_read_is_bounded_and_not_pickled(
+def test_the_cache_of_read_prompts_is_bounded_and_not_pickled(
     prompts: list[Prompt], models: dict[str, EmbeddedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = copied(models["movieworld"])

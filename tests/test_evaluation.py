@@ -84,7 +84,7 @@ def test_an_oracle_gets_everything_and_a_silent_model_nothing() -> None:
 
 
 @pytest.mark.parametrize("tabulated", [True, False])
-def test_the_gain_is_what_one_works_out_by_hand(tabulated: bool) -> None:
+def test_the_gain_equals_a_hand_computed_one(tabulated: bool) -> None:
     env, train = make(Tastes()), make(Tastes(), split="train")
     if tabulated:
         # Fewer cells than a whole table: levels and the other sentences change nothing here.
@@ -162,7 +162,7 @@ def test_costs_are_counted_per_user() -> None:
     assert report.scores["policy"].ranks.shape == (len(env.tasks), 5)
 
 
-def test_policies_see_what_the_environment_shows() -> None:
+def test_policies_get_the_environments_observations() -> None:
     env = make(num_envs=1000)
     expected, _ = env.reset(0, {"users": np.arange(len(env.tasks))})
     seen: list[Any] = []

@@ -63,7 +63,7 @@ def test_oracle_echo_and_silent() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_shows_what_it_says(kind: str) -> None:
+def test_each_kind_of_feedback_shows_its_value(kind: str) -> None:
     env = make(feedback=kind)
     shown: dict[str, Any] = {
         "reward": lambda step: step.rewards,
@@ -129,7 +129,7 @@ def test_the_best_prompt_is_the_first_with_the_best_response() -> None:
             assert (best == np.where(some, values[first, users], 0)).all()
 
 
-def test_a_new_episode_forgets_the_responses_and_the_others_keep_theirs() -> None:
+def test_a_reset_clears_responses_of_masked_users_only() -> None:
     env = make()
     last = played(env, 4)[-1]
     mask = np.arange(12) % 3 == 0

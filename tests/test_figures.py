@@ -205,7 +205,7 @@ PPR = (ROOT / "docs" / "ppr.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("dataset", ["ml-100k", "arrivals"])
-def test_pictures_of_prefixes_show_what_their_tables_say(dataset: str) -> None:
+def test_pictures_of_prefixes_agree_with_their_tables(dataset: str) -> None:
     found = json.loads((RESULTS / f"ppr-{dataset}.json").read_text(encoding="utf-8"))
     clicks = {row[0]: row[1:] for row in rows(section("ppr.md", f"{dataset}, Clicks known"))}
     few = rows(section("ppr.md", f"{dataset}, few-shot"))

@@ -195,7 +195,7 @@ def test_a_mask_can_put_users_out_of_step_under_same_step() -> None:
     assert infos["rank"][0] > 0 == infos["rank"][1]
 
 
-def test_what_contradicts_a_mode_is_refused() -> None:
+def test_options_that_contradict_a_mode_are_refused() -> None:
     with pytest.raises(
         InvalidOption, match="'later' is not known; there are NextStep, SameStep, Disabled"
     ):
@@ -206,7 +206,7 @@ def test_what_contradicts_a_mode_is_refused() -> None:
         env.reset(options={"reset_mask": np.array([True, False])})
 
 
-def test_what_could_not_be_made_is_forgotten_in_silence() -> None:
+def test_environments_that_failed_to_build_are_closed_silently() -> None:
     made = JointVectorEnv.__new__(JointVectorEnv)
     with pytest.raises(InvalidOption):
         made.__init__(model=echo(), autoreset_mode="later")  # type: ignore[misc]

@@ -114,7 +114,7 @@ def test_four_scores_are_of_the_same_numbers() -> None:
         assert ranking.completion_tokens == found.tokens.sum()
 
 
-def test_titles_without_history_are_asked_once_for_ever(tmp_path: Path) -> None:
+def test_scores_without_history_are_computed_only_once(tmp_path: Path) -> None:
     model = Letters()
     recommender = LikelihoodRecommender(model, "pmi")
     other = replace(TASK, user="v", candidates=("Up", "Jaws", "Alien 3"))
@@ -154,7 +154,7 @@ def test_it_keeps_the_contract_of_recommenders_and_models() -> None:
     assert len(LikelihoodRecommender(Letters()).rank([])) == 0
 
 
-def test_the_oldest_history_goes_first_and_is_counted() -> None:
+def test_the_oldest_history_is_trimmed_first_and_counted() -> None:
     whole = len(prompt().lead().text)
     for length, shown in ((4000, 3), (whole + 47, 3), (whole + 46, 2), (10 + 47, 1)):
         model = Letters(length)
@@ -264,7 +264,7 @@ def test_recordings_replay_byte_for_byte(tmp_path: Path) -> None:
         LikelihoodRecommender(replayed).rank([prompt(task=replace(TASK, history=("Up",)), shown=1)])
 
 
-def test_older_keys_stay_and_continuations_make_keys_of_their_own() -> None:
+def test_older_keys_are_unchanged_and_continuations_have_new_ones() -> None:
     messages = ({"role": "user", "content": "x"},)
     plain = request_text(Request(messages, Generation(max_tokens=1)))
     assert "continuations" not in plain
@@ -385,7 +385,7 @@ def test_its_tables_replay_and_know_their_space(tmp_path: Path) -> None:
         rpp_env.RPPEnv.make("movieworld", f"table:{path}", "train", **small)
 
 
-def test_other_domains_need_a_catalog_of_their_own() -> None:
+def test_other_domains_need_their_own_catalog() -> None:
     music = replace(rpp_env.load_dataset("movieworld"), domain="music")
     with pytest.raises(InvalidOption, match="are for films"):
         rpp_env.RPPEnv.make(
@@ -393,7 +393,7 @@ def test_other_domains_need_a_catalog_of_their_own() -> None:
         )
 
 
-def test_the_space_goes_through_all_that_plays_one() -> None:
+def test_the_space_works_with_everything_that_uses_one() -> None:
     def few(tasks: Any) -> LeadPrompts:
         catalog = LeadCatalog(("1", "3"), OPENINGS[:2], tuple(FORMS.values())[2:5], CLOSINGS[:2])
         return LeadPrompts(tasks, catalog, HistoryLengths("choose", (1, 3), (1,), 0, 2))

@@ -36,7 +36,7 @@ def test_words_become_no_markup(text: str) -> None:
     assert code(text).count("`") == 2
 
 
-def test_what_means_nothing_is_not_touched() -> None:
+def test_plain_text_is_not_escaped() -> None:
     for text in ("QMIX [1]", "0.123 [-0.1, +0.2]", "best fixed, 5 merged", "A* (50%) $5 {}"):
         assert words(text) == text
 

@@ -50,7 +50,7 @@ def test_values_by_hand() -> None:
 
 
 @pytest.mark.parametrize("metric", [ndcg, hit, mrr])
-def test_what_is_no_rank_is_refused(metric) -> None:
+def test_invalid_ranks_are_refused(metric) -> None:
     with pytest.raises(ValueError, match=r"ranks are integers .* not float64"):
         metric([1.0])
     with pytest.raises(ValueError, match=r"ranks are integers .* not bool"):

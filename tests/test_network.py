@@ -79,7 +79,7 @@ def shown(error: BaseException) -> str:
         ("fe80::1", False),
     ],
 )
-def test_what_is_this_machine(host: str, local: bool) -> None:
+def test_addresses_of_this_machine(host: str, local: bool) -> None:
     assert network.is_local(host) == local
 
 
@@ -128,7 +128,7 @@ def test_over_plain_http_the_key_stays_here(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("send", [True, False])
-def test_what_a_file_names_is_sent_no_key(monkeypatch: pytest.MonkeyPatch, send: bool) -> None:
+def test_servers_named_by_a_file_get_no_key(monkeypatch: pytest.MonkeyPatch, send: bool) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     wanted = f"Bearer {SECRET}" if send else None
     with odd_server((200, said())) as server:
@@ -276,7 +276,7 @@ PROXIES = [
 
 
 @pytest.mark.parametrize(("environment", "address", "variable"), PROXIES)
-def test_which_proxy_stands_in_between(
+def test_the_proxy_of_a_url(
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str],
     address: str,
@@ -509,7 +509,7 @@ def test_an_answer_without_end_is_given_up(kind: str) -> None:
         assert time.monotonic() - began < 10
 
 
-def test_a_reply_as_long_as_the_limit_comes_whole() -> None:
+def test_a_reply_as_long_as_the_limit_is_complete() -> None:
     body = json.dumps(said("x" * 5000)).encode()
     with odd_server((200, body)) as server:
         assert (

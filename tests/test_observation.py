@@ -62,7 +62,7 @@ def test_hashed_ngrams_refuse_a_width(width: int) -> None:
         HashedNGrams(width)
 
 
-def test_what_an_encoder_gives_is_checked() -> None:
+def test_outputs_of_an_encoder_are_checked() -> None:
     class Wide(HashedNGrams):
         def encode(self, texts: object) -> np.ndarray:
             return np.zeros((1, 2), np.float32)
@@ -99,7 +99,7 @@ def test_the_layout_is_the_one_in_the_docstring(env: RPPEnv) -> None:
     assert all(f"``{name}``" in (module.__doc__ or "") for name in widths)
 
 
-def test_before_the_first_step_only_what_is_known_is_not_zero(env: RPPEnv) -> None:
+def test_before_the_first_step_only_known_blocks_are_nonzero(env: RPPEnv) -> None:
     observations, _ = env.reset(seed=0)
     for name in ("sentences", "ranking", "named", "shown", "step", "own_action"):
         assert not cut(env, observations, name).any()
@@ -107,7 +107,7 @@ def test_before_the_first_step_only_what_is_known_is_not_zero(env: RPPEnv) -> No
     assert (cut(env, observations, "length") > 0).all()
 
 
-def test_what_a_step_writes(env: RPPEnv) -> None:
+def test_blocks_after_a_step(env: RPPEnv) -> None:
     env.reset(seed=0)
     step = env.step(actions := np.array([[1, 4, 8, 2]] * 6))
     observed = step.observations
@@ -124,7 +124,7 @@ def test_what_a_step_writes(env: RPPEnv) -> None:
     assert (own.sum(axis=-1) == 1).all()
 
 
-def test_the_ranking_is_the_dcg_weighted_mean_of_what_was_named(env: RPPEnv) -> None:
+def test_the_ranking_is_the_dcg_weighted_mean_of_named_items(env: RPPEnv) -> None:
     env.reset(seed=0)
     observed = cut(env, env.step([[0, 2, 0, 0]] * 6).observations, "ranking")[:, 0]
     weights = 1 / np.log2(np.arange(20) + 2)
@@ -133,7 +133,7 @@ def test_the_ranking_is_the_dcg_weighted_mean_of_what_was_named(env: RPPEnv) -> 
         assert vector == pytest.approx(weights @ items / weights.sum(), abs=1e-6)
 
 
-def test_what_was_not_named_is_not_in_the_ranking() -> None:
+def test_unnamed_items_are_not_in_the_ranking() -> None:
     env = RPPEnv.make(model=silent(), **SMALL)
     env.reset(seed=0)
     step = env.step([[0, 2, 0, 0]] * 6)

@@ -69,7 +69,7 @@ def odd_replies(count: int) -> list[str]:
     return replies
 
 
-def test_ten_thousand_odd_replies_are_read_and_paid() -> None:
+def test_ten_thousand_odd_replies_are_parsed_and_rewarded() -> None:
     replies = odd_replies(10_000)
     said = iter(replies)
     model = ScriptedModel(lambda _: next(said))

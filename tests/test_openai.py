@@ -140,7 +140,7 @@ def test_likelihoods_of_given_texts_are_refused(connect: Any) -> None:
 # ---- what is asked, and how often ----
 
 
-def test_the_servers_own_description_is_read(connect: Callable[..., OpenAIModel]) -> None:
+def test_the_servers_description_is_read(connect: Callable[..., OpenAIModel]) -> None:
     model = connect()
     assert model.id == "openai-chat:tiny@weights/tiny"
     assert (model.context_length, model.version, model.api) == (2000, "0.99", "chat")
@@ -243,7 +243,7 @@ def test_a_model_without_template_gets_texts(
     assert server.log("bodies")[0]["add_special_tokens"] is True
 
 
-def test_another_server_is_asked_in_chat(
+def test_other_servers_are_called_through_chat(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
     server.script(vllm=False)
@@ -382,7 +382,7 @@ def test_an_older_vllm_needs_its_flags(
     assert len(model.complete([ask("a", choices="ABC")])[0].choice_logprobs or ()) == 3
 
 
-def test_another_server_scores_what_is_among_its_most_probable(
+def test_other_servers_score_letters_among_the_most_probable_tokens(
     server: FakeServer, connect: Callable[..., OpenAIModel]
 ) -> None:
     server.script(vllm=False)
@@ -403,7 +403,7 @@ TWICE = ["429", "429 0.2", "500", "503", "half", "text <html>", "text {}", "text
 
 @pytest.mark.parametrize("fault", [*TWICE, "stuck 1.5", 'text {"choices": [{"index": 7}]}'])
 @pytest.mark.parametrize("count", [1, 6])
-def test_what_may_go_better_is_asked_again(
+def test_temporary_failures_are_retried(
     server: FakeServer, connect: Callable[..., OpenAIModel], fault: str, count: int
 ) -> None:
     model = connect(timeout=0.5, concurrency=4)
@@ -456,7 +456,7 @@ def test_a_server_that_stays_bad_is_given_up(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 501])
-def test_what_is_refused_is_asked_once(
+def test_refused_requests_are_sent_once(
     server: FakeServer, connect: Callable[..., OpenAIModel], status: int
 ) -> None:
     model = connect()

@@ -153,7 +153,7 @@ def test_other_shared_tokens_are_refused(make: Any, shared: Any, said: str) -> N
         ({"split": "warm"}, "split"),
     ],
 )
-def test_what_cannot_be_is_refused(make: Any, options: Any, said: str) -> None:
+def test_impossible_options_are_refused(make: Any, options: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         played(make(**options))
 
@@ -208,7 +208,7 @@ def test_candidates_come_from_the_gradient_of_training_clicks(make: Any, model: 
     assert np.array_equal(other.space.candidates, same.space.candidates)
 
 
-def test_users_without_training_clicks_have_no_gradient_of_their_own(model: T5, make: Any) -> None:
+def test_users_without_training_clicks_have_no_gradient(model: T5, make: Any) -> None:
     clicks = training_clicks(make().tasks.dataset)
     short = replace(clicks, indptr=np.array([0, 5, 6, 12]), items=clicks.items[:12])
     prompts = np.tile(model.vocabulary.encode("drama"), (3, 1))
@@ -307,7 +307,7 @@ def test_playing_changes_no_weight(make: Any, model: T5) -> None:
     assert all(not w.requires_grad and w.grad is None for w in model.weights.values())
 
 
-def test_observations_show_who_it_is_and_what_there_is_to_choose(make: Any) -> None:
+def test_observations_show_the_user_and_the_candidate_words(make: Any) -> None:
     env = make()
     rows = np.arange(len(env.tasks))
     shown, _ = env.reset(options={"users": rows})
@@ -361,7 +361,7 @@ def test_the_contracts_hold(make: Any, model: T5) -> None:
     )
 
 
-def test_a_step_is_shown_in_words(make: Any) -> None:
+def test_a_step_renders_its_words(make: Any) -> None:
     env = make()
     env.reset(options={"users": [0]})
     step = env.step([[1]])

@@ -99,7 +99,7 @@ def test_masks_are_there_only_where_actions_are_padded() -> None:
         assert not any(np.shares_memory(mask, other) for other in seen[:i])
 
 
-def test_masked_actions_are_mapped_and_counted_and_nine_raises() -> None:
+def test_masked_actions_are_mapped_and_counted_and_action_nine_raises() -> None:
     env, native = make(padded_actions=True), make()
     env.reset(seed=0)
     native.reset(seed=0)

@@ -200,7 +200,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_reply_names(case: str) -> None:
+def test_replies_and_the_rankings_that_they_name(case: str) -> None:
     reply, expected = CASES[case]
     assert named(reply) == (EXPECTED[case] if expected is None else expected)
 
@@ -346,7 +346,7 @@ replies = st.one_of(
 @example((["2", "1"], [0, 1]))
 @example((["1. A", "A"], [1, 0]))
 @example((["[", "]", '"'], [2, 0, 1]))
-def test_what_is_written_is_read_back(ranking: tuple[list[str], list[int]]) -> None:
+def test_written_rankings_are_read_back(ranking: tuple[list[str], list[int]]) -> None:
     candidates, order = ranking
     for form in FORMATS:
         reply = write_ranking(order, candidates, form)
@@ -449,7 +449,7 @@ def test_a_list_at_either_end_of_an_endless_reply_is_found() -> None:
     assert named(noise + ranking) == ["300", "Alien 3", "Wall-E"]
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_caches_are_bounded() -> None:
     kept = (places_of, titles_of, key_of, _keys_of, _vague_keys_of, _phrases_of)
     for cache in (*kept, lists._numeric_words, lines._read_again):
         assert cache.cache_info().maxsize is not None

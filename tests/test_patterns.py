@@ -81,7 +81,7 @@ def test_sentences_are_sentences_of_their_domain(book: SentenceCatalog) -> None:
     assert len(set(book.reasoning_guidance)) == 9
 
 
-def test_write_ranking_looks_as_the_contract_line_says(book: SentenceCatalog) -> None:
+def test_written_rankings_follow_the_contract_line(book: SentenceCatalog) -> None:
     candidates = ["Alien", "Up", 'The "Q"', "1984"]
     order = [2, 0, 3, 1]
     for output in book.output_format:
@@ -115,7 +115,7 @@ def test_choose_gives_the_sentences_of_each_row(book: SentenceCatalog) -> None:
     assert book.choose(np.zeros((0, 4), dtype=np.int8)) == []
 
 
-def test_choose_refuses_what_the_book_does_not_hold() -> None:
+def test_choose_refuses_options_outside_the_catalog() -> None:
     book = SentenceCatalog.load("movies")
     with pytest.raises(InvalidAction) as refused:
         book.choose([[0, 0, 0, 0], [4, 4, 8, 4], [0, 0, 9, 0]])

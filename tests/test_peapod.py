@@ -110,7 +110,7 @@ def test_each_split_asks_for_a_later_click_of_the_same_users(make: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*chose their target before")
-def test_nothing_but_the_reward_knows_a_target(make: Any) -> None:
+def test_only_the_reward_depends_on_the_target(make: Any) -> None:
     """With other test clicks, prompts and observations before the answer stay, bit for bit."""
     data = load_dataset("movieworld", **SIZE)
     items, last = data.items.copy(), data.indptr[1:] - 1
@@ -201,7 +201,7 @@ def test_oracle_echo_and_silence(make: Any, actions: str) -> None:
     assert np.array_equal(found["echo"], ndcg(env.tasks.position + 1, 10))
 
 
-def test_whom_to_listen_to_has_tables(make: Any, tmp_path: Path) -> None:
+def test_choosing_a_neighbour_has_tables(make: Any, tmp_path: Path) -> None:
     options = {"actions": "neighbour", "max_users": 6, "neighbours": 3}
     env = make(**options)
     assert isinstance(env.space, NeighbourPrompts)
@@ -267,7 +267,7 @@ def test_nothing_else_needs_to_be_given() -> None:
         ({"num_candidates": 1}, "num_candidates"),
     ],
 )
-def test_what_cannot_be_is_refused(make: Any, options: Any, said: str) -> None:
+def test_impossible_options_are_refused(make: Any, options: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         make(**options)
 

@@ -47,7 +47,7 @@ def test_other_names_are_no_code(name: object) -> None:
     assert not is_code(name)
 
 
-def test_names_of_our_own_come_first(brought: Path) -> None:
+def test_built_in_names_take_precedence(brought: Path) -> None:
     declare(brought, "rpp_env.trainers", mappo="elsewhere:nothing", other="elsewhere:train")
     assert entry_points("trainer")["other"] == "elsewhere:train"
     known = {"mappo": "rpp_agents.trainers.mappo:train", "plain": 5}
@@ -73,7 +73,7 @@ def test_two_packages_with_one_name_are_ambiguous(brought: Path) -> None:
         ("elsewhere.inside:train", "cannot import elsewhere.inside"),
     ],
 )
-def test_a_name_that_stands_for_nothing_gets_a_sentence(name: str, said: str) -> None:
+def test_an_unknown_name_is_refused_in_one_sentence(name: str, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         resolve("trainer", name, {"mappo": 1, "qmix": 2})
 
@@ -104,7 +104,7 @@ def test_an_error_inside_a_module_is_not_hidden(brought: Path) -> None:
 # ---- what says so ----
 
 
-def test_what_is_near_is_suggested_and_all_is_listed() -> None:
+def test_similar_names_are_suggested_and_all_listed() -> None:
     assert nearest("MovieWord", ["movieworld", "ml-1m"]) == "movieworld"
     assert unknown("model", "gpt", []) == "model 'gpt' is not known; there are none"
     assert unknown("x", 5, ["a", "b"]) == "x 5 is not known; there are a, b"

@@ -138,7 +138,7 @@ def test_a_codebook_has_tables(tmp_path: Path) -> None:
         ({"rewrite": "embedded"}, "catalog of sentences"),
     ],
 )
-def test_what_cannot_be_is_refused(options: Any, said: str) -> None:
+def test_impossible_options_are_refused(options: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         make(**options)
 
@@ -339,7 +339,7 @@ def test_a_streams_answer_does_not_depend_on_the_batch() -> None:
     assert np.array_equal(rewards, np.where(mask, whole[0, :40], whole[1, :40]))
 
 
-def test_a_stream_sees_no_click_before_it_was_asked_for() -> None:
+def test_a_stream_shows_no_later_click() -> None:
     """With another later click, all observations up to its step stay as they were."""
     data = load_dataset("arrivals", **SMALL)
     split = split_arrivals(data)
@@ -373,12 +373,12 @@ def test_a_stream_sees_no_click_before_it_was_asked_for() -> None:
         ({"dataset": "movieworld"}, "no profiles"),
     ],
 )
-def test_what_a_stream_cannot_be_is_refused(options: Any, said: str) -> None:
+def test_impossible_options_of_a_stream_are_refused(options: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         streamed(**options)
 
 
-def test_a_stream_takes_its_own_tasks() -> None:
+def test_a_stream_has_its_own_tasks() -> None:
     env = streamed(max_cycles=3)
     whole = env.episode.whole
     with pytest.raises(InvalidOption, match="takes 3 tasks per user"):

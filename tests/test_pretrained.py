@@ -92,7 +92,7 @@ def test_checkpoint_names_differ_with_everything_that_determines_the_weights(
     assert np.unique([name.count(".") for name in names]).tolist() == [1]
 
 
-def test_the_generated_world_comes_with_its_recommender(cache: Path, capsys: Any) -> None:
+def test_the_generated_worlds_recommender_is_included(cache: Path, capsys: Any) -> None:
     """Weights of a generated world are shipped, and found by what decides them."""
     world = load_dataset("arrivals")
     model = pretrained(world, split_arrivals(world).interactions(world))

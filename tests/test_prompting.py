@@ -70,7 +70,7 @@ def test_an_order_of_shown_candidates_becomes_one_of_the_tasks() -> None:
     assert moved.named.tolist() == [3, 1]
 
 
-def test_users_who_begin_anew_have_no_answer() -> None:
+def test_reset_users_have_no_last_answer() -> None:
     left = Rankings.of(GOOD).without(np.array([True, False]))
     assert left.named.tolist() == [0, 1]
     assert left.spent("prompt_tokens").tolist() == [0, 8]

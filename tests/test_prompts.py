@@ -121,12 +121,12 @@ def test_lists_may_be_long() -> None:
     assert "\n1200. Film 1199\n\n" in replace(prompt(), task=task).text
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_caches_are_bounded() -> None:
     for cache in (prompts._frame, prompts._instructions, prompts._listed):
         assert cache.cache_info().maxsize is not None
 
 
-def test_the_page_about_prompts_shows_what_is_made() -> None:
+def test_the_page_about_prompts_shows_real_prompts() -> None:
     page = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text(encoding="utf-8")
     blocks = [block.split("\n```", 1)[0] for block in page.split("```text\n")[1:]]
     task = RankingTask(

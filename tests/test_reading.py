@@ -286,7 +286,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("form", REFUSED)
-def test_what_is_refused_on_purpose_names_nothing(form: str) -> None:
+def test_forms_refused_on_purpose_name_nothing(form: str) -> None:
     assert named(REFUSED[form]) == []
 
 
@@ -325,7 +325,7 @@ def test_thoughts_are_not_the_answer_in_any_marks(opening: str, closing: str) ->
     assert named(ANSWER + closing) == expected, "a closing mark, and nothing behind it"
 
 
-def test_an_answer_in_tags_comes_before_what_stands_around_it() -> None:
+def test_an_answer_in_tags_takes_precedence() -> None:
     assert named(f"{DRAFT}\n<answer>{ANSWER}</answer>\nOwl, Harbor and Copper Rain, I mean.") == [
         H,
         C,
@@ -378,7 +378,7 @@ def test_a_title_that_is_only_refused_is_not_named(said: str) -> None:
 
 
 @pytest.mark.parametrize("said", ANYWAY.split("\n"))
-def test_a_title_that_stands_beside_a_refusal_is_named(said: str) -> None:
+def test_a_title_beside_a_refusal_is_named(said: str) -> None:
     assert named(said, ["Alien", "Titanic", "No Country for Old Men"]) == ["Titanic"]
 
 
@@ -401,7 +401,7 @@ class Planner:
         return [Reply(text, prompt_tokens=1, completion_tokens=1) for _ in requests]
 
 
-def test_own_marks_of_thoughts_are_an_option() -> None:
+def test_custom_marks_of_thoughts_are_an_option() -> None:
     marks = [("§plan", "plan§")]
     assert parse_ranking("§plan 1\n2 plan§ 2\n1", SHOWN, thinking=marks).order[:2] == (1, 0)
     assert parse_ranking("§PLAN 1\n2", SHOWN, thinking=marks).named == 0
@@ -434,7 +434,7 @@ WORLD = load_dataset("movieworld").titles
     st.lists(st.sampled_from(WORLD), min_size=3, max_size=20, unique=True),
     st.randoms(use_true_random=False),
 )
-def test_what_is_written_in_any_form_is_read_back(
+def test_rankings_in_any_form_are_read_back(
     form: str, label: str, wrapping: str, shown: list[str], random: object
 ) -> None:
     order = list(range(len(shown)))

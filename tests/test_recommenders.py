@@ -43,7 +43,7 @@ def test_a_batch_is_one_call_and_equal_prompts_are_asked_once() -> None:
     assert rankings[: len(prompts)] == rankings[len(prompts) :][::-1]
 
 
-def test_where_replies_are_sampled_every_prompt_gets_its_own() -> None:
+def test_sampled_replies_are_drawn_for_every_prompt() -> None:
     model = Counting()
     LLMRecommender(model, generation=Generation.paper()).rank([example_prompts()[0]] * 3)
     assert [len(batch) for batch in model.batches] == [3]
@@ -81,7 +81,7 @@ def test_the_generation_reaches_the_model() -> None:
 
 @pytest.mark.parametrize("counts", [True, False])
 @pytest.mark.parametrize("kept", [5, 4, 1])
-def test_the_oldest_history_goes_first_where_a_prompt_is_too_long(counts: bool, kept: int) -> None:
+def test_a_prompt_that_is_too_long_loses_its_oldest_history(counts: bool, kept: int) -> None:
     prompt = replace(example_prompts()[0], shown=6)
 
     def size(text: str) -> int:
@@ -187,7 +187,7 @@ def test_logprobs_ask_for_one_token_once() -> None:
     assert (rankings[0].prompt_tokens, rankings[0].completion_tokens) == (100, 1)
 
 
-def test_structured_asks_for_what_is_left_and_goes_on_with_the_answer() -> None:
+def test_structured_ranking_asks_for_the_remaining_letters() -> None:
     model = Lettered()
     prompt = example_prompts()[0]
     (ranking,) = LLMRecommender(model, "structured").rank([prompt])
@@ -205,7 +205,7 @@ def test_structured_asks_for_what_is_left_and_goes_on_with_the_answer() -> None:
 
 
 @pytest.mark.parametrize("rank_by", ["logprobs", "structured"])
-def test_what_stands_first_earns_everything(rank_by: RankBy) -> None:
+def test_a_target_in_first_place_earns_1(rank_by: RankBy) -> None:
     """An oracle of letters earns 1; one who likes all letters alike earns what the order earns."""
 
     class Oracle(Lettered):

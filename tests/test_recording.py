@@ -55,7 +55,7 @@ def ask(text: str, **generation: Any) -> Request:
     return Request(({"role": "user", "content": text},), Generation(**generation))
 
 
-def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+def test_recorded_answers_are_not_requested_again(tmp_path: Path) -> None:
     model = Counting()
     recording = RecordingModel(tmp_path / "a.sqlite", model)
     first = recording.complete([ask("a"), ask("b"), ask("a")])
@@ -190,7 +190,7 @@ def test_making_one_asks_the_model_nothing(tmp_path: Path) -> None:
     assert RecordingModel(tmp_path / "a.sqlite").capabilities == {"choices", "deterministic"}
 
 
-def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_answer_is_named_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     RecordingModel(path, Counting()).complete([ask("a")])
     replay = RecordingModel(path)

@@ -186,7 +186,7 @@ def test_a_flip_gives_no_other_reward_in_an_environment(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------- what cannot be found
 
 
-def test_what_damage_has_hidden_is_not_asked_for_again(whole: Path, tmp_path: Path) -> None:
+def test_answers_hidden_by_damage_are_not_requested_again(whole: Path, tmp_path: Path) -> None:
     """A key that is damaged, a table that has lost a row: before anything is paid for."""
     path = tmp_path / "a.sqlite"
     shutil.copy(whole, path)
@@ -207,7 +207,7 @@ def test_what_damage_has_hidden_is_not_asked_for_again(whole: Path, tmp_path: Pa
         RecordingModel(whole).complete([ask("new")])
 
 
-def test_what_is_whole_is_saved(whole: Path, tmp_path: Path) -> None:
+def test_undamaged_answers_are_saved(whole: Path, tmp_path: Path) -> None:
     path, rest = tmp_path / "a.sqlite", tmp_path / "rest.sqlite"
     data = bytearray(whole.read_bytes())
     for request in ASKED[3:5]:
@@ -406,7 +406,7 @@ def test_a_migration_happens_whole_or_not_at_all(first: Path, tmp_path: Path) ->
         ({"prompt_tokens": 1 << 40}, "integers from 0 to"),
     ],
 )
-def test_what_is_no_answer_is_not_kept(tmp_path: Path, changed: dict[str, Any], match: str) -> None:
+def test_invalid_answers_are_not_kept(tmp_path: Path, changed: dict[str, Any], match: str) -> None:
     """The others of its batch are; and the next time it is asked for again."""
 
     class Faulty(Letters):

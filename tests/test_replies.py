@@ -233,7 +233,7 @@ def test_a_prompt_that_a_filter_refuses(status: int) -> None:
     assert model.oddities == {"refused by a content filter": 1}
 
 
-def test_what_is_an_answer_is_recorded_and_errors_are_not(tmp_path: Path) -> None:
+def test_answers_are_recorded_and_errors_are_not(tmp_path: Path) -> None:
     odd = row({"refusal": "no"})
     for body, kept in ((odd, 2), ({"error": "it broke"}, 1)):
         path = tmp_path / f"{kept}.sqlite"
@@ -323,7 +323,7 @@ LETTERS = string.ascii_uppercase
         ("a", "a"),
     ],
 )
-def test_what_a_token_stands_for(token: str, text: str) -> None:
+def test_the_text_of_a_token(token: str, text: str) -> None:
     assert letter(token) == text
 
 
@@ -494,7 +494,7 @@ def test_letters_that_a_filter_held_back_rank_nothing() -> None:
     assert rankings[0].order == tuple(range(10))
 
 
-def test_ranking_letter_by_letter_needs_a_server_that_goes_on() -> None:
+def test_structured_ranking_needs_a_server_that_continues_a_reply() -> None:
     with odd_server((200, scored(("A", -1.0)))) as server:
         model = OpenAIModel(server.url, "odd")
         with pytest.raises(InvalidOption, match="needs a model that continues an answer"):

@@ -184,7 +184,7 @@ def test_titles_stay_data() -> None:
     assert "pirate" not in made.text.replace(history[1], "")
 
 
-def test_what_does_not_fit_loses_the_oldest_items_first() -> None:
+def test_a_question_that_does_not_fit_loses_its_oldest_items() -> None:
     model = Rewriting()
     rewriter = LLMRewriter(model, generation=Generation(max_tokens=10))
     whole = model.count_tokens(rewriter.question(prompt()))
@@ -234,7 +234,7 @@ def test_replies_are_read_leniently(reply: str) -> None:
     assert (made.choice, made.fallbacks) == (rewritten(GOOD).choice, 0)
 
 
-def test_what_was_cut_off_is_not_used() -> None:
+def test_sentences_that_were_cut_off_are_not_used() -> None:
     class Cut(Rewriting):
         def complete(self, requests: Sequence[Request]) -> list[Reply]:
             return [replace(r, finish_reason="length") for r in super().complete(requests)]
@@ -296,7 +296,7 @@ CANDIDATES = [
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_what_cannot_be_used_is_replaced_by_the_original_and_counted(what: str) -> None:
+def test_unusable_sentences_are_replaced_by_the_original_and_counted(what: str) -> None:
     field, sentence, fault = UNUSABLE[what]
     one = prompt((1, 2, 1, 1), CANDIDATES)
     rewriter = LLMRewriter(Rewriting({**GOOD, field: sentence}))
@@ -324,7 +324,7 @@ USABLE = {
 
 
 @pytest.mark.parametrize("what", USABLE)
-def test_what_can_be_used_is(what: str) -> None:
+def test_usable_sentences_are_used(what: str) -> None:
     field, sentence = USABLE[what]
     made = rewritten({**GOOD, field: sentence}, prompt((1, 2, 1, 1), CANDIDATES))
     assert (getattr(made.choice, field), made.fallbacks) == (sentence.replace("{k}", "20"), 0)
@@ -402,7 +402,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(model.batches) == 2
 
 
-def test_what_was_recorded_is_replayed_without_the_model(tmp_path: Path) -> None:
+def test_recorded_rewrites_are_replayed_without_the_model(tmp_path: Path) -> None:
     path, prompts = tmp_path / "rewrites.sqlite", example_prompts()
     recording = RecordingModel(path, Rewriting())
     first = LLMRewriter(recording)(prompts)
@@ -426,7 +426,7 @@ def test_making_and_resetting_asks_nothing() -> None:
 # ---- in the environment ----
 
 
-def test_infos_count_what_was_rewritten_and_what_fell_back() -> None:
+def test_infos_count_rewritten_sentences_and_fallbacks() -> None:
     env = make(LLMRewriter(Rewriting({**GOOD, "reasoning": "Rank them."})))
     _, infos = env.reset(seed=0)
     for name in ("rewritten", "rewrite_fallbacks"):
@@ -454,7 +454,7 @@ def test_the_observation_embeds_the_sentences_that_were_sent() -> None:
     assert np.array_equal(step.observations[:, 0, env.observer.layout["sentences"]], vectors)
 
 
-def test_a_picture_shows_what_was_chosen_and_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_shows_chosen_and_sent_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     env = make(LLMRewriter(Rewriting({**GOOD, "output": "Write them."})), 1)
     env.reset(seed=0)
@@ -587,7 +587,7 @@ def test_names_are_opened_where_the_environment_is_made(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("rewrite", [3, "table:a.rpptable", Rewriting()])
-def test_what_is_no_rewriter_is_refused(rewrite: Any) -> None:
+def test_objects_that_are_not_rewriters_are_refused(rewrite: Any) -> None:
     with pytest.raises(InvalidOption, match=r"give None, 'embedded', the name of a language model"):
         make(rewrite)
 

@@ -108,7 +108,7 @@ def test_without_the_default_model_the_error_states_how_to_get_it(
     ],
     ids=lambda given: " ".join(given) if isinstance(given, dict) else None,
 )
-def test_what_cannot_be_is_refused(options: Any, said: str) -> None:
+def test_impossible_options_are_refused(options: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said.replace("(", r"\(")):
         make(**options)
 

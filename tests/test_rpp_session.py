@@ -96,7 +96,7 @@ def changed(dataset: Dataset, *backs: int) -> Dataset:
 
 
 @pytest.mark.parametrize("asked", [0, 2, 4])
-def test_no_target_is_shown_before_it_was_asked_for(asked: int) -> None:
+def test_no_target_is_shown_before_its_step(asked: int) -> None:
     """With another item at step `asked`, what is seen up to that step is the same to the byte."""
     data = load_dataset("movieworld-drift", **SMALL)
     given: dict[str, Any] = {"num_users": None, "num_items": None}
@@ -151,7 +151,7 @@ def test_sessions_of_other_lengths() -> None:
         make(max_cycles=1000)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_impossible_options_are_refused() -> None:
     for options, says in (
         ({"model": "table:t.rpptable"}, "RPPSession-v0 asks for another item at every step"),
         ({"draws": 2}, "draw each target's candidates once"),

@@ -11,7 +11,7 @@ from rpp_env import RULES, InvalidOption
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_route_leads_where_it_says(name: str) -> None:
+def test_routes_reach_their_history_length(name: str) -> None:
     rules = RULES[name]
     lowest = rules.start if rules.history == "grow" else 0
     for level in range(lowest, rules.lengths.max_level + 1):

@@ -214,7 +214,7 @@ def test_empty_places_make_no_difference(model: SASRec) -> None:
             model.encode(torch.zeros(1, 31, dtype=torch.long))
 
 
-def test_nothing_that_is_asked_changes_a_weight(model: SASRec, tasks: TaskSet) -> None:
+def test_ranking_changes_no_weight(model: SASRec, tasks: TaskSet) -> None:
     before = {name: weight.clone() for name, weight in model.weights.items()}
     digest = model.digest
     given = torch.from_numpy(prefixes(len(tasks))).requires_grad_()
@@ -295,7 +295,7 @@ def test_no_target_changes_a_byte(model: SASRec, data: Dataset, tmp_path: Path) 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce", "bpr", "cross_entropy"])
 @pytest.mark.parametrize("pool", [1, 4])
-def test_every_loss_learns_what_follows_what(loss: Any, pool: int) -> None:
+def test_every_loss_learns_the_next_item(loss: Any, pool: int) -> None:
     rng = np.random.default_rng(0)
     cycle = rng.permutation(40)
     following = np.empty(40, dtype=int)
@@ -416,7 +416,7 @@ def test_a_checkpoint_of_another_training_is_refused(
         Training(histories, config, checkpoint=path)
 
 
-def test_a_saved_sasrec_comes_back(model: SASRec, tasks: TaskSet, tmp_path: Path) -> None:
+def test_a_saved_sasrec_loads_unchanged(model: SASRec, tasks: TaskSet, tmp_path: Path) -> None:
     path = tmp_path / "sasrec.safetensors"
     model.save(path)
     loaded = SASRec.load(path)

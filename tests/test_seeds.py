@@ -122,7 +122,7 @@ def test_gymnasiums_copies_play_other_users(vector: Any) -> None:
     envs.close()
 
 
-def test_gymnasiums_own_generator_begins_with_the_seed_too() -> None:
+def test_gymnasiums_generator_is_seeded_too() -> None:
     for env in (JointEnv(**SMALL), many()):
         env.reset()
         expected = np.random.default_rng(env.np_random_seed)
@@ -140,7 +140,7 @@ def test_users_of_a_reset_leave_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", [1]])
-def test_what_is_no_seed_is_refused(seed: Any) -> None:
+def test_invalid_seeds_are_refused(seed: Any) -> None:
     with pytest.raises(InvalidOption, match="a seed is an integer of 0 or more, or None; got"):
         core(seed=seed)
     env = core(seed=2)

@@ -107,7 +107,7 @@ def test_vectors_are_projected_by_a_seed(folder: Path) -> None:
         ("model.safetensors", None),
     ],
 )
-def test_a_folder_that_says_otherwise_is_refused(folder: Path, file: str, content: Any) -> None:
+def test_a_folder_of_another_model_is_refused(folder: Path, file: str, content: Any) -> None:
     if content is None:
         (folder / file).unlink()
     else:

@@ -104,7 +104,7 @@ def test_sentences(data: Dataset, name: str) -> None:
 # ---- what a prefix does ----
 
 
-def test_a_prefix_changes_what_is_ranked_and_nothing_else_does(data: Dataset, sasrec: Any) -> None:
+def test_only_the_prefix_changes_the_ranking(data: Dataset, sasrec: Any) -> None:
     space = VectorPrompts(3 * np.eye(WIDTH), NAMES)
     env = RPPEnv.make(data, sasrec, "test", space=space, rules=ONE, num_envs=32, seed=0)
     env.reset(seed=0)
@@ -175,7 +175,7 @@ def test_a_table_of_a_codebook_belongs_to_it(
 # ---- refusals ----
 
 
-def test_a_recommender_must_read_what_the_space_makes(data: Dataset, sasrec: Any) -> None:
+def test_a_recommender_must_read_the_spaces_prompts(data: Dataset, sasrec: Any) -> None:
     space = VectorPrompts(np.eye(WIDTH))
     with pytest.raises(InvalidOption, match=r"LLMRecommender reads Prompts.*are PrefixPrompts"):
         RPPEnv.make(data, space=space, rules=ONE)
@@ -336,7 +336,7 @@ def test_cells_are_alike_where_their_prompts_are_equal(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_walk_is_what_the_history_does(name: str) -> None:
+def test_walks_equal_the_history_agents_moves(name: str) -> None:
     lengths = RULES[name].lengths
     actions = np.random.default_rng(0).integers(len(lengths.options), size=(9, 6, 1))
     axis = replace(lengths.axis, agent=0)

@@ -56,7 +56,7 @@ def test_texts_stand_out(script: dict[str, Any]) -> None:
         assert contrast(of["ink"], of["target"]) >= 4.5
 
 
-def test_a_terminal_of_80_columns_shows_what_the_picture_shows(
+def test_a_terminal_of_80_columns_shows_the_picture(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")

@@ -52,7 +52,7 @@ def test_every_pin_has_a_hash(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_what_is_asked_for_is_hashed(name: str) -> None:
+def test_requirements_are_hashed(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = list(project["dependencies"])
     for extra in EXTRAS[name]:
@@ -69,7 +69,7 @@ def test_what_is_asked_for_is_hashed(name: str) -> None:
             assert plain in hashed, f"{plain}: run `make hashes`"
 
 
-def test_what_is_installed_is_installed_by_hash() -> None:
+def test_packages_are_installed_by_hash() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert set(HASHES) == {*EXTRAS, "tools"}
     for name in HASHES:

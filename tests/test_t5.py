@@ -247,7 +247,7 @@ def test_candidates_can_be_listed_in_the_text(model: T5, tasks: Any) -> None:
 # ---------------------------------------------------------------------------------- bad input
 
 
-def test_what_cannot_be_read_is_refused(model: T5, tasks: Any) -> None:
+def test_unreadable_prompts_are_refused(model: T5, tasks: Any) -> None:
     ids = np.zeros((len(tasks), 1), np.int64)
     for prompts, said in (
         (SlotPrompts(ids[:3], tasks), r"tokens of shape \(3, 1\)"),
@@ -332,7 +332,7 @@ def test_training_resumes_to_the_same_bits(
         Training(data, histories, config, seed=1, checkpoint=path)
 
 
-def test_training_teaches_what_follows() -> None:
+def test_training_learns_the_next_item() -> None:
     """Items that follow each other in a ring: the next one is found among all."""
     count, length = 12, 9
     starts = np.arange(240) % count

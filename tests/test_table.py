@@ -98,7 +98,7 @@ def test_short_histories_share_their_cells() -> None:
         assert (rewards[level] == rewards[3]).all()
 
 
-def test_rewards_are_the_ndcg_of_what_was_named() -> None:
+def test_rewards_are_the_ndcg_of_named_candidates() -> None:
     env = make(Counting())
     table = tabulate(env)
     rewards = table.rewards()
@@ -730,7 +730,7 @@ def test_items_that_were_never_asked_for_are_named() -> None:
             tabulate(env, shown=shown)
 
 
-def test_what_no_table_can_hold_is_refused() -> None:
+def test_environments_that_no_table_can_hold_are_refused() -> None:
     with pytest.raises(InvalidOption, match="reorders the candidates"):
         tabulate(RPPEnv.make(model=echo(), rules="RPPPaper-v0", **SMALL))
     with pytest.raises(InvalidOption, match="depend on more than the actions"):

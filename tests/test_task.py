@@ -14,7 +14,7 @@ from rpp_env.task import Ranking, RankingTask
 TASK = RankingTask("u1", ("Owl",), ("Bird", "Egg", "Nest"), "Egg")
 
 
-def test_a_task_knows_where_its_target_stands() -> None:
+def test_a_task_gives_its_targets_position() -> None:
     assert TASK.position == 1
     assert TASK.domain == "movies"
 
@@ -49,14 +49,16 @@ def test_tasks_and_rankings_cannot_change() -> None:
         lambda n: st.tuples(st.permutations(range(n)), st.integers(0, n), st.integers(0, n - 1))
     )
 )
-def test_ranks_count_from_one_and_only_what_was_named(case: tuple[list[int], int, int]) -> None:
+def test_ranks_start_at_one_and_cover_named_candidates_only(
+    case: tuple[list[int], int, int],
+) -> None:
     order, named, position = case
     rank = Ranking(tuple(order), named).rank(position)
     assert rank == (order.index(position) + 1 if position in order[:named] else 0)
 
 
 @pytest.mark.parametrize("order", [(0, 0), (1, 2), (0, 2), (-1, 0)])
-def test_what_is_no_permutation_is_refused(order: tuple[int, ...]) -> None:
+def test_orders_that_are_not_permutations_are_refused(order: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"permutation of 0\.\.1"):
         Ranking(order, 0)
 
@@ -67,6 +69,6 @@ def test_named_stays_within_the_candidates(named: int) -> None:
         Ranking((0, 1), named)
 
 
-def test_what_it_cost_is_not_compared() -> None:
+def test_costs_are_not_compared() -> None:
     assert Ranking((0, 1), 1, "text", 5, 6, 7) == Ranking((0, 1), 1)
     assert Ranking((0, 1), 1) != Ranking((0, 1), 2)

@@ -59,7 +59,7 @@ MARKERS = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda c: f"U+{ord(c):04X}")
-def test_what_steers_or_hides_does_not_enter(odd: str) -> None:
+def test_control_and_invisible_characters_are_removed(odd: str) -> None:
     for text in (f"The{odd}River", f"{odd}The River", f"The River{odd}", odd * 3):
         read = plain(text)
         assert odd not in read or odd == " "
@@ -89,7 +89,7 @@ def test_an_escape_sequence_stays_as_harmless_letters() -> None:
         "Superchic[k]",
     ],
 )
-def test_what_is_written_in_any_script_stays(text: str) -> None:
+def test_text_in_any_script_is_unchanged(text: str) -> None:
     assert plain(text) == unicodedata.normalize("NFC", text)
 
 
@@ -148,7 +148,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_words_of_a_template_are_found_in_what_it_writes(name: str) -> None:
+def test_template_words_are_found_in_its_output(name: str) -> None:
     pieces, words = TEMPLATES[name]
     assert template_words(pieces) == words
     for word in words:
@@ -186,7 +186,7 @@ def test_a_terminal_gets_nothing_that_steers_it(text: str) -> None:
     assert all(c == "\n" or c in "\u200c\u200d" or unicodedata.category(c)[0] != "C" for c in shown)
 
 
-def test_what_could_steer_a_terminal_is_written_out() -> None:
+def test_terminal_control_characters_are_written_out() -> None:
     assert printable("a\x1b[2Jb\x07\x9b\u202e\ud800") == r"a\x1b[2Jb\x07\x9b\u202e\ud800"
     assert printable("one\r\ntwo\nthree") == "one\ntwo\nthree"
     assert printable("sure\rgone") == r"sure\rgone"

@@ -162,7 +162,7 @@ def test_an_interrupted_conversion_leaves_nothing(
     assert get("tiny", wheels).is_dir()
 
 
-def test_what_a_killed_process_left_is_never_loaded(wheels: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_never_loaded(wheels: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "cache" / "models" / ".tiny-abc" / "tiny"
     unfinished.mkdir(parents=True)
     (unfinished / "config.json").write_text("{}")
@@ -255,7 +255,7 @@ def test_errors_name_the_command() -> None:
         get("tiny", "/nowhere/at/all.gguf")
 
 
-def test_a_folder_of_that_name_is_meant_by_a_prefix_alone(
+def test_a_folder_is_meant_only_with_a_path_prefix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "smollm2").mkdir()

@@ -109,7 +109,7 @@ def test_td_errors_of_two_states(ends: Any, errors: list[float], lam: float) -> 
 
 @pytest.mark.parametrize("critic", ["own", "central"])
 @pytest.mark.parametrize("ends", ["truncated", "terminated"])
-def test_what_follows_a_step_is_valued_as_if_each_next_state_were_looked_at(
+def test_bootstrap_values_equal_those_of_each_next_state(
     toys: SimpleNamespace, critic: Any, ends: str
 ) -> None:
     learner = A2C(toys.Clock(5, horizon=3, ends=ends), replace(PLAIN, critic=critic))
@@ -167,7 +167,7 @@ def test_the_critic_learns_the_values_of_endless_and_of_ending_episodes(
 
 @pytest.mark.parametrize(("reward", "more"), [(6.0, True), (4.0, False), (5.0, None)])
 @pytest.mark.parametrize("action", [0, 1])
-def test_what_went_better_than_expected_is_done_more_often(
+def test_actions_better_than_expected_become_more_probable(
     reward: float, more: bool | None, action: int
 ) -> None:
     learner = A2C(one_agent(1), PLAIN)
@@ -315,7 +315,7 @@ def ranking_toy(toys: SimpleNamespace, num_envs: int, *, readers: tuple[int, ...
     return Ranked()
 
 
-def test_the_gru_learns_what_the_order_of_the_ranking_says(toys: SimpleNamespace) -> None:
+def test_the_gru_learns_from_the_order_of_the_ranking(toys: SimpleNamespace) -> None:
     env = ranking_toy(toys, 128)
     config = Config(total_steps=15_000, gru=8, hidden=(16,), gradient_steps=8)
     policy = a2c.train(env, config, progress=False)
@@ -352,9 +352,7 @@ def after_a_step(env: RPPEnv) -> torch.Tensor:
     return torch.from_numpy(env.step(rng.integers(env.nvec, size=(env.num_envs, 4))).observations)
 
 
-def test_the_gru_stands_where_there_is_a_sequence_to_read(
-    worlds: Any, toys: SimpleNamespace
-) -> None:
+def test_the_gru_exists_only_for_sequence_observations(worlds: Any, toys: SimpleNamespace) -> None:
     sequence, mean, private = worlds(), worlds(ranking="mean"), worlds(observe="private")
     found = ranking_encoder(sequence, 32)
     assert found is not None
@@ -529,7 +527,7 @@ def test_the_released_state_mixes_users_and_forgets_them(worlds: Any) -> None:
     assert not torch.allclose(learner.actor.features(others)[0], features[0])
 
 
-def test_the_released_learner_knows_no_end(toys: SimpleNamespace) -> None:
+def test_the_released_learner_ignores_episode_ends(toys: SimpleNamespace) -> None:
     rng = np.random.default_rng(0)
     seen, after = rng.normal(size=(2, 1, 16, 3))
     kept = []
@@ -552,7 +550,7 @@ def test_the_released_learner_has_the_papers_numbers_and_keeps_the_runs(
 # Options, checkpoints
 
 
-def test_the_papers_own_numbers() -> None:
+def test_the_papers_hyperparameters() -> None:
     config = Config.paper(seed=4, gru=16)
     assert (config.learning_rate, config.critic_learning_rate) == (3e-4, 5e-4)
     assert (config.gamma, config.gae_lambda, config.entropy, config.seed) == (0.95, 0.0, 0.0, 4)
@@ -576,7 +574,7 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
         Config(**options)
 
 
-def test_what_the_released_learner_cannot_do_is_refused(worlds: Any) -> None:
+def test_unsupported_options_of_the_released_learner_are_refused(worlds: Any) -> None:
     with pytest.raises(InvalidOption, match="2 or more, not 1"):
         released(worlds(1))
     from rpp_env import HashedNGrams

@@ -164,7 +164,7 @@ def reference(actor: GaussianActor, observations: Any, agent: int) -> Any:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_log_probabilities_entropy_and_gradients_are_torchs_own(shared: bool) -> None:
+def test_log_probabilities_entropy_and_gradients_equal_those_of_torch(shared: bool) -> None:
     actor = gaussian(shared=shared)
     observations = torch.randn(40, 2, 5)
     masks = torch.ones(2, 1, dtype=torch.bool)
@@ -598,7 +598,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(
     assert all(torch.equal(whole[key], old[key]) for key in whole)
 
 
-def test_a_policy_plays_only_where_the_bounds_are_its_own(tmp_path: Any) -> None:
+def test_a_policy_refuses_other_action_bounds(tmp_path: Any) -> None:
     other = Targets(4)
     other.action_spaces = (Box(-2.0, 2.0, (2,), np.float32),) * 2
     with pytest.raises(InvalidOption, match=r"eval_env has \[\{'low': \[-2.0, -2.0\]"):

@@ -81,7 +81,7 @@ def test_an_id_refuses_the_options_of_another() -> None:
     assert world_of("--rank-by", "logprobs").options.rank_by == "logprobs"
 
 
-def test_what_a_command_line_can_write() -> None:
+def test_options_round_trip_through_the_command_line() -> None:
     made = world_of(
         *("--thinking", "<a>", "</a>", "[b]", "[/b]", "--model-options", '{"timeout": 3}'),
         *("--fractions", "0.5", "0.2", "0.3", "--candidates", "7", "--unfiltered", "True"),
@@ -104,7 +104,7 @@ def test_what_a_command_line_can_write() -> None:
         (["--model-options", "[1]"], "model options are not a JSON object"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(
+def test_mistakes_are_reported_in_one_sentence(
     given: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["play", "random", *given]) == 2
@@ -154,7 +154,7 @@ def test_vectors_go_the_whole_way(words: list[str]) -> None:
     check_rules(*words[1:], tables=False)
 
 
-def test_a_codebook_goes_the_whole_way(words: list[str]) -> None:
+def test_a_codebook_works_with_every_command(words: list[str]) -> None:
     check_rules(*words[1:], "--codebook", "3", "--prefix", "2")
 
 
@@ -200,7 +200,7 @@ def test_a_codebook_is_played_by_hand(
         (["PPRStream-v0"], "no history: a new user"),
     ],
 )
-def test_a_step_of_vectors_is_shown_without_a_reply(
+def test_a_step_with_vectors_renders_without_a_reply(
     rules: list[str],
     says: str,
     words: list[str],
@@ -384,7 +384,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("own")
-def test_an_id_from_outside_goes_the_whole_way() -> None:
+def test_an_id_from_outside_works_with_every_command() -> None:
     for rules in ("Turning-v0", "elsewhere:TURNING"):
         assert isinstance(find_system(rules), System)
         assert world_of("--rules", rules, "--turns", "4").options.turns == 4

@@ -33,7 +33,7 @@ def levels_of(fixed: Fixed, rules: Any) -> list[int]:
     return levels
 
 
-def test_random_is_uniform_over_what_is_legal() -> None:
+def test_random_is_uniform_over_legal_actions() -> None:
     policy = Random([2, 4], seed=0)
     assert isinstance(policy, Policy)
     observations = np.zeros((20_000, 2, 1), np.float32)
@@ -201,7 +201,7 @@ def test_the_table_gives_the_best_prompt_exactly() -> None:
     assert score(best) == pytest.approx(max(scores))
 
 
-def test_halving_comes_close_and_keeps_to_its_budget() -> None:
+def test_halving_is_near_the_optimum_within_its_budget() -> None:
     _, exact = search_fixed(Answers(table=True))
     env = Answers()
     best, mean = search_fixed(env, budget=1500, seed=1)
@@ -260,7 +260,7 @@ def test_enumerate_is_the_search_with_a_config(toys: SimpleNamespace, tmp_path: 
         enumeration.Config(budget=0)
 
 
-def test_what_the_masks_forbid_is_not_tried(toys: SimpleNamespace) -> None:
+def test_masked_actions_are_not_tried(toys: SimpleNamespace) -> None:
     env = PettingZooBatch(lambda: toys.Uneven(2), 4)
     fixed, _ = search_fixed(env, budget=200)
     legal = (env.action_masks() != 0).all(axis=0)

@@ -131,7 +131,7 @@ def test_an_algorithm_may_be_run_in_some_environments() -> None:
         bench(algorithms=[{**MAPPO, "environments": [1]}])
 
 
-def test_an_environment_may_have_a_number_of_steps_of_its_own() -> None:
+def test_an_environment_may_override_the_number_of_steps() -> None:
     told = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
     assert [c.config.total_steps for c in told.runs()[::2]] == [640, 1280, 640, 1280]
     assert [c.budget for c in told.runs()[:4]] == [640, 640, 1280, 1280]
@@ -267,7 +267,7 @@ def test_a_finished_cell_is_never_run_again(out: Path, trainer: Trainer) -> None
     assert not list(run_all(unfinished(cells, out), out))
 
 
-def test_an_interruption_leaves_what_is_finished(out: Path, trainer: Trainer) -> None:
+def test_an_interruption_keeps_finished_runs(out: Path, trainer: Trainer) -> None:
     cells = bench().runs()
     trainer.error = lambda _: KeyboardInterrupt() if len(trainer.asked) == 3 else None
     with pytest.raises(KeyboardInterrupt):
@@ -591,7 +591,7 @@ def test_the_command_lists_reports_and_refuses(
     assert main([*told, "--only", "nothing"]) == 2
 
 
-def test_the_command_names_what_failed(
+def test_the_command_lists_failed_runs(
     out: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     trainer.error = lambda config: ValueError("no luck") if config.seed else None
@@ -682,7 +682,7 @@ def test_the_table_of_an_environment(tmp_path: Path) -> None:
     assert widths == {11, 7}
 
 
-def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_names_are_shown_unchanged(tmp_path: Path) -> None:
     names = [
         "a | b",
         "<script>alert(1)</script>",

@@ -148,7 +148,7 @@ def test_a_study_runs_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert all(0 <= s <= 1 for f in found.values() for s in f["scores"]["score"])
 
 
-def test_what_is_no_trainer_is_refused(brought: Path) -> None:
+def test_objects_that_are_not_trainers_are_refused(brought: Path) -> None:
     (brought / "odd_parts.py").write_text(
         "from dataclasses import dataclass\n"
         "@dataclass\nclass Needs:\n    steps: int\n    total_steps: int = 1\n    seed: int = 0\n"

@@ -224,7 +224,7 @@ def test_bytes_that_are_no_text_are_no_choice(rpp: Any, monkeypatch: pytest.Monk
         ("--processes 0", "processes must be at least 1, not 0"),
     ],
 )
-def test_what_comes_after_training_is_checked_before_it(
+def test_options_used_after_training_are_checked_before_it(
     rpp: Any, more: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(*_: Any, **__: Any) -> None:
@@ -235,7 +235,7 @@ def test_what_comes_after_training_is_checked_before_it(
     assert (code, said in err) == (2, True), err
 
 
-def test_our_own_mistakes_show_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bugs_of_the_package_show_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
@@ -255,7 +255,7 @@ def test_terms_must_be_accepted(rpp: Any, monkeypatch: pytest.MonkeyPatch) -> No
 # ---- the verbs ----
 
 
-def test_doctor_and_data_say_what_is_here(
+def test_doctor_and_data_list_what_is_installed(
     rpp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ML-1M").mkdir()
@@ -378,7 +378,7 @@ def test_a_table_of_training_users_trains_without_evaluations_with_a_message(
         assert "tabulate FOLDER --split train validation test" in err
 
 
-def test_the_validation_users_may_have_a_model_of_their_own(
+def test_validation_users_may_have_a_different_model(
     tables: Path, rpp: Any, tmp_path: Path
 ) -> None:
     words = ["train", "mappo", f"--model=table:{tables / 'train.rpptable'}", *ROUTE]

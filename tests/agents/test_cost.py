@@ -127,7 +127,7 @@ def test_a_model_that_scores_titles_is_trained_with_from_the_command(
     assert "mappo" in (tmp_path / "run" / "report.md").read_text().lower()
 
 
-def test_what_costs_nothing_is_not_announced(counted: Any) -> None:
+def test_free_models_are_not_announced(counted: Any) -> None:
     assert "up to" not in counted("play random")[2]
 
 

@@ -191,7 +191,7 @@ def test_shipped_files_are_named_in_the_help() -> None:
         assert named == sorted(path.stem for path in shipped)
 
 
-def test_pictures_are_there_and_say_what_they_show() -> None:
+def test_pictures_exist_and_have_alternative_texts() -> None:
     count = 0
     for page in PAGES:
         for alt, target in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text(encoding="utf-8")):
@@ -274,7 +274,7 @@ def tables() -> dict[str, str]:
     return found
 
 
-def test_the_reference_is_what_the_command_prints() -> None:
+def test_option_tables_equal_the_help_texts() -> None:
     text = CLI.read_text(encoding="utf-8")
     written = text
     for place, rows in tables().items():

@@ -90,9 +90,7 @@ def test_it_is_trained_where_nothing_is_changed() -> None:
 
 @pytest.mark.parametrize("state", [{"clock": 0}, None, 3, np.zeros(4)], ids=type)
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_state_that_is_an_attribute_is_the_environments_own_business(
-    state: Any, wrapped: bool
-) -> None:
+def test_a_state_that_is_an_attribute_is_ignored(state: Any, wrapped: bool) -> None:
     def make() -> Any:
         env = Tiny()
         env.state = state
@@ -167,7 +165,7 @@ def test_images_are_taken_with_a_warning_where_the_limit_is_raised() -> None:
 
 
 @pytest.mark.parametrize("space", [Sequence(Box(0, 1)), Dict({"x": Sequence(Discrete(2))})])
-def test_what_is_no_vector_is_refused(space: Any) -> None:
+def test_observations_that_are_not_vectors_are_refused(space: Any) -> None:
     with pytest.raises(InvalidOption, match="not a vector of fixed width"):
         batch(see=space)
 
@@ -256,7 +254,7 @@ def test_agents_that_are_named_after_their_end_have_left(kind: str) -> None:
     mappo.train(env, mappo.Config(**SHORT), eval_env=PettingZooBatch(Stays, 2), progress=False)
 
 
-def test_an_agent_that_left_by_itself_is_shown_nothing_more() -> None:
+def test_an_agent_that_left_gets_no_more_observations() -> None:
     class First(Tiny):
         def step(self, actions: Any) -> Any:
             _, paid, never, ended, infos = super().step(actions)
@@ -307,7 +305,7 @@ def test_rewards_may_be_numbers_of_any_kind(paid: Any) -> None:
 # ---- other shapes of environments
 
 
-def test_an_old_interface_is_named() -> None:
+def test_the_error_names_an_old_interface() -> None:
     old_reset = made(reset=lambda self, **_: {"a": Tiny.shown, "b": Tiny.shown})
     with pytest.raises(BrokenContract, match=r"reset\(\) of the environment returned a dict; .* 2"):
         PettingZooBatch(old_reset, 1).reset()
@@ -318,7 +316,7 @@ def test_an_old_interface_is_named() -> None:
         env.step(NONE[:1])
 
 
-def test_agents_that_are_not_known_beforehand_are_refused() -> None:
+def test_agents_missing_from_possible_agents_are_refused() -> None:
     class Unnamed(Tiny):
         def __init__(self) -> None:
             super().__init__()
@@ -336,7 +334,7 @@ def test_agents_that_are_not_known_beforehand_are_refused() -> None:
         PettingZooBatch(Born, 1).reset()
 
 
-def test_an_agent_at_play_that_is_shown_nothing_is_an_error() -> None:
+def test_an_active_agent_without_an_observation_is_an_error() -> None:
     class Hidden(Tiny):
         def reset(self, seed: int | None = None, options: Any = None) -> Any:
             seen, infos = super().reset()
@@ -365,7 +363,7 @@ def test_one_environment_is_not_several_copies() -> None:
 
 
 @pytest.mark.parametrize("name", ["env", "eval_env"])
-def test_what_is_no_batch_is_refused(name: str, toys: SimpleNamespace) -> None:
+def test_objects_that_are_not_batches_are_refused(name: str, toys: SimpleNamespace) -> None:
     given = {"env": toys.Contextual(4), "eval_env": toys.Contextual(4, seed=1)}
     for wrong in (Tiny(), rpp_env.parallel_env(num_users=60, num_items=100), None, "RPP-v0"):
         if name == "eval_env" and wrong is None:

@@ -166,7 +166,7 @@ def test_more_prompts_than_can_be_looked_at_are_refused_with_a_sentence(name: st
         ("rpp", {"rewrite": "embedded"}),
     ],
 )
-def test_what_is_about_sentences_refuses_other_prompts(
+def test_methods_about_sentences_refuse_other_prompts(
     kind: str, name: str, config: dict[str, Any]
 ) -> None:
     users = made(kind, "train", 4)

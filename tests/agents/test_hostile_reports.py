@@ -67,7 +67,7 @@ def test_a_hostile_plan_is_a_sentence(
     assert "tiny.toml" in refused(["report", str(tmp_path / "out")], capsys)
 
 
-def test_what_was_invented_is_reported_as_it_is(tmp_path: Path) -> None:
+def test_valid_invented_runs_are_reported_unchanged(tmp_path: Path) -> None:
     attack.study_folder(tmp_path / "study")
     assert main(["report", str(tmp_path / "study")]) == 0
     out = tmp_path / "bench"

@@ -104,7 +104,7 @@ def interrupted_while_fitting(words: list[str], cwd: Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_bench_keeps_what_is_finished(processes: str, tmp_path: Path) -> None:
+def test_a_bench_keeps_finished_runs(processes: str, tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text(BENCH)
     words = ["bench", str(file), "--out", "out", "--processes", processes]

@@ -50,7 +50,7 @@ def test_a_blind_policy_sees_its_columns_and_nothing_else_even_from_a_file(
         assert same == (column not in visible), column
 
 
-def test_the_clock_of_the_environment_is_what_a_blind_policy_sees() -> None:
+def test_a_blind_policy_observes_the_environments_step() -> None:
     env = RPPEnv.make(split="validation", num_envs=8, max_users=8)
     learner = PPO(env, Config(blind=True), "state")
     assert learner.actor.description["visible"] == [env.observer.layout["step"].start]
@@ -69,7 +69,7 @@ def test_without_a_clock_it_learns_the_best_fixed_choice(toys: SimpleNamespace) 
     assert play(blind, env, episodes=256).tolist() == fixed.tolist()
 
 
-def test_with_a_clock_it_learns_what_to_do_when(toys: SimpleNamespace) -> None:
+def test_a_blind_policy_learns_actions_by_step(toys: SimpleNamespace) -> None:
     class Alternating(toys.Clock):  # type: ignore[misc]
         clock = slice(1, 2)
 

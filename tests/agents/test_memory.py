@@ -119,7 +119,7 @@ def test_the_memory_is_a_gru() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_an_episode_knows_nothing_of_the_one_before(shared: bool) -> None:
+def test_memory_is_reset_between_episodes(shared: bool) -> None:
     torch.manual_seed(0)
     memory = Memory(5, 4, 2, shared=shared)
     inputs, start = torch.randn(6, 3, 2, 5), memory.start(3)
@@ -138,7 +138,7 @@ def test_an_episode_knows_nothing_of_the_one_before(shared: bool) -> None:
 
 @pytest.mark.parametrize("steps", [2, 3, 7])
 @pytest.mark.parametrize("kind", ["ppo", "ippo", "a2c"])
-def test_an_update_recomputes_what_was_played(kind: str, steps: int) -> None:
+def test_an_update_recomputes_the_log_probabilities_of_the_rollout(kind: str, steps: int) -> None:
     """Over whole sequences, also those that begin or end within an episode."""
     options: dict[str, Any] = {"rollout_steps": steps, "schedule": "constant"}
     learner: Any

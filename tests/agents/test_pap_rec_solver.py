@@ -227,7 +227,7 @@ def made(model: T5, split: str = "train", **options: Any) -> RPPEnv:
 
 
 @pytest.mark.parametrize("actions", ["gradient", "vocabulary"])
-def test_the_policy_plays_what_was_found(model: T5, tmp_path: Path, actions: Any) -> None:
+def test_the_policy_plays_the_words_of_the_search(model: T5, tmp_path: Path, actions: Any) -> None:
     env = made(model, actions=actions)
     policy = train(env, SHORT, run_dir=tmp_path / "run", progress=False)
     solver = Solver(env, SHORT)

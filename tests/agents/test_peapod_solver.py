@@ -70,7 +70,7 @@ def test_it_trains_the_attention_alone(model: T5) -> None:
     assert not torch.equal(fresh["query.weight"], begun["query.weight"])
 
 
-def test_what_it_plays_is_what_it_scores(model: T5) -> None:
+def test_played_prompts_equal_scored_prompts(model: T5) -> None:
     for split in ("train", "test"):
         env, solver = made(model, split), Solver(made(model), SHORT)
         for _ in range(3):
@@ -161,7 +161,7 @@ def test_a_stopped_run_ends_with_the_same_bits(model: T5, tmp_path: Path) -> Non
         assert torch.equal(weight, again.attention.state_dict()[name]), name
 
 
-def test_what_it_cannot_read_is_refused(model: T5, tmp_path: Path) -> None:
+def test_unreadable_environments_are_refused(model: T5, tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="NeighbourPrompts"):
         Solver(made(model, actions="neighbour"), SHORT)
     env = made(model)

@@ -107,7 +107,7 @@ def test_the_rule_of_the_verdict(
 # How often it is wrong
 
 
-def test_nothing_is_found_where_nothing_is() -> None:
+def test_no_gain_is_reported_without_an_effect() -> None:
     """200 pilots of 40 users without a connection: 2.5% is the nominal share of "pays"."""
     wrong = 0
     for seed in range(200):
@@ -116,7 +116,7 @@ def test_nothing_is_found_where_nothing_is() -> None:
     assert wrong <= 10
 
 
-def test_a_gain_is_found_as_often_as_its_power_says() -> None:
+def test_gains_are_detected_at_the_stated_power() -> None:
     found = np.mean(
         [
             primary(a.observations, a.rewards, seed).low > 0
@@ -135,7 +135,7 @@ def test_a_gain_is_found_as_often_as_its_power_says() -> None:
 # Nothing is chosen on the users that it is scored on
 
 
-def test_a_users_own_rewards_choose_nothing_for_them() -> None:
+def test_a_users_rewards_do_not_affect_their_own_prompt() -> None:
     answers = simulated(40, 0.1, 0)
     halves = Halves(answers.observations, seed=0)
     fixed, personal = halves.fixed(answers.rewards), halves.personal(answers.rewards)
@@ -200,7 +200,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads((tmp_path / "pilot.json").read_text()) == again
 
 
-def test_answers_are_recorded_and_not_asked_again(
+def test_answers_are_recorded_and_not_requested_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
@@ -248,7 +248,7 @@ def test_answers_are_recorded_and_not_asked_again(
         (["--seed", "-1"], "seed"),
     ],
 )
-def test_what_cannot_be_is_said(
+def test_impossible_options_are_refused(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["pilot", "--num-users", "300", "--out", str(tmp_path), *words]) == 2

@@ -90,7 +90,7 @@ def test_domains_share_users_and_no_item() -> None:
             split_domains(whole, genres)
 
 
-def test_a_source_vector_is_observed_and_says_what_the_user_likes(
+def test_a_source_vector_is_observed_and_informative(
     domains: tuple[Dataset, Dataset, SASRec],
 ) -> None:
     source, target, model = domains

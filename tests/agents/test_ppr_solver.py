@@ -88,7 +88,7 @@ def test_terms_can_be_switched_off(model: SASRec) -> None:
         Solver(made(model), SHORT, prompt=False)
 
 
-def test_what_it_plays_is_what_it_scores(model: SASRec) -> None:
+def test_played_prompts_equal_scored_prompts(model: SASRec) -> None:
     """Its policy, played in the environment, ranks as the solver itself does."""
     for options in ({}, {"shift": True}, {"agents": "fields"}, {"codes": 8}, {"prefix": 2}):
         env = made(model, shots="joint", **options)
@@ -214,7 +214,7 @@ class Silent:
         return Rankings(np.tile(np.arange(width), (count, 1)), np.zeros(count, np.int64))
 
 
-def test_what_it_cannot_read_is_refused(model: SASRec, tmp_path: Path) -> None:
+def test_unreadable_environments_are_refused(model: SASRec, tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="gradients of a SASRec"):
         Solver(made(Silent()), SHORT)
     with pytest.raises(InvalidOption, match="CodebookPrompts"):

@@ -61,7 +61,7 @@ def test_the_agents_best_actions_are_the_best_of_all_joint_actions(mixer: Any) -
         assert torch.equal(joints[total.argmax()], own)
 
 
-def test_the_state_decides_what_a_value_counts() -> None:
+def test_the_state_determines_the_mixing_weights() -> None:
     mixer = random_mixer(0)
     values = torch.randn(1, 4).expand(50, -1)
     assert mixer(values, torch.randn(50, 7)).std() > 0.1

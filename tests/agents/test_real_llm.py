@@ -22,7 +22,7 @@ def run(out: Path, *options: str, model: str = "embedded") -> subprocess.Complet
 
 
 @pytest.mark.timeout(400)
-def test_a_report_and_how_it_goes_on(tmp_path: Path) -> None:
+def test_a_report_and_its_resumption(tmp_path: Path) -> None:
     first = run(tmp_path, "--users", "40")
     assert first.returncode == 0, first.stderr
     told = json.loads((tmp_path / "report.json").read_text())
@@ -46,7 +46,7 @@ def test_a_report_and_how_it_goes_on(tmp_path: Path) -> None:
     assert replayed["agreement"] == told["agreement"]
 
 
-def test_what_luck_would_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_score_by_luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where orders are noise, the target fares as any other candidate."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     import real_llm

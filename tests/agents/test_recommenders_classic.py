@@ -108,7 +108,7 @@ def other_targets(data: Dataset) -> Dataset:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shapes_and_what_is_learned(fitted: Any, tasks: TaskSet, name: str) -> None:
+def test_shapes_and_learning(fitted: Any, tasks: TaskSet, name: str) -> None:
     scorer = fitted(name)
     scores = scorer.scores(tasks)
     assert scores.shape == (len(tasks), 20)
@@ -262,7 +262,7 @@ def test_empty_places_in_front_make_no_difference() -> None:
             module.encode(torch.zeros(1, 11, dtype=torch.long))
 
 
-def test_a_saved_sasrec_comes_back(fitted: Any, tasks: TaskSet, tmp_path: Path) -> None:
+def test_a_saved_sasrec_loads_unchanged(fitted: Any, tasks: TaskSet, tmp_path: Path) -> None:
     scorer = fitted("sasrec")
     scorer.module.save(tmp_path / "sasrec.safetensors")
     loaded = SASRec.load(tmp_path / "sasrec.safetensors")
@@ -305,7 +305,7 @@ def test_windows_teach_every_item_but_the_first_once() -> None:
     assert sorted(taught) == [(0, i) for i in range(1, 11)] + [(3, i) for i in range(1, 7)]
 
 
-def test_what_is_known_earlier_lacks_two_items() -> None:
+def test_the_history_for_early_stopping_lacks_two_items() -> None:
     dataset = toy([[0, 1, 2, 3], [4, 5], [6]], 9)
     before = earlier(dataset)
     assert [before.sequence(u).tolist() for u in range(3)] == [[0, 1, 2], [4], []]

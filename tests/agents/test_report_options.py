@@ -89,7 +89,7 @@ def rows_of(text: str, head: str) -> dict[str, list[str]]:
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
-def test_a_report_holds_none_of_it_unless_it_is_asked_for(done: tuple[Study, Path]) -> None:
+def test_optional_sections_are_left_out_by_default(done: tuple[Study, Path]) -> None:
     plan, out = done
     text = write_report(plan, out, Options(page=False)).read_text()
     assert "All tasks together" not in text

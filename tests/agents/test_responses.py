@@ -54,7 +54,7 @@ def test_their_options_are_those_of_a_plan() -> None:
     assert options("keep_best") == {}
 
 
-def test_where_no_response_is_shown_they_are_refused(problem: Problem) -> None:
+def test_methods_of_responses_are_refused_without_feedback(problem: Problem) -> None:
     plain = Users(*(env.remade(rules="RPP-v0") for env in (problem.train.env, problem.train.live)))
     for name in ("posterior", "keep_best"):
         with pytest.raises(InvalidOption, match="RPP-v0 shows no response here"):

@@ -253,7 +253,7 @@ def test_raw_scores_of_others_are_refused_with_a_sentence(
     assert "holds no raw scores" in capsys.readouterr().err
 
 
-def test_what_is_no_file_of_raw_scores_is_refused(
+def test_other_files_than_raw_scores_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "scores.npz"

@@ -17,7 +17,7 @@ def first_action(observations: Any, masks: Any) -> Any:
     return masks.argmax(-1), np.zeros(masks.shape[:2], np.float32)
 
 
-def test_what_follows_the_last_step_is_the_true_end_and_not_the_next_start(
+def test_the_last_next_observation_is_the_true_end_not_the_next_start(
     toys: SimpleNamespace,
 ) -> None:
     env = toys.Clock(3, horizon=3, ends="truncated")
@@ -112,7 +112,7 @@ def test_seeds_repeat_and_copies_differ(toys: SimpleNamespace) -> None:
     assert first is not batch.reset()[0]
 
 
-def test_its_own_state_is_used_where_there_is_one(toys: SimpleNamespace) -> None:
+def test_the_environments_state_is_used_if_there_is_one(toys: SimpleNamespace) -> None:
     class WithState(toys.MatrixGame):  # type: ignore[misc]
         def state(self) -> Any:
             return np.arange(6.0).reshape(2, 3)
@@ -123,7 +123,7 @@ def test_its_own_state_is_used_where_there_is_one(toys: SimpleNamespace) -> None
     np.testing.assert_array_equal(batch.state(), np.tile(np.arange(6.0), (2, 1)))
 
 
-def test_what_cannot_be_trained_is_refused(toys: SimpleNamespace) -> None:
+def test_untrainable_environments_are_refused(toys: SimpleNamespace) -> None:
     class Mixed(toys.MatrixGame):  # type: ignore[misc]
         def action_space(self, agent: str) -> Any:
             return Box(0, 1) if agent == "column" else super().action_space(agent)

@@ -113,7 +113,7 @@ def test_a_wrong_option_ends_without_the_details(capsys: pytest.CaptureFixture[s
     assert "--town" in err
 
 
-def test_details_are_what_stands_before_the_parameters() -> None:
+def test_details_are_the_text_before_the_parameters() -> None:
     summary, more = details(walk)
     assert summary == "Walk."
     assert more.startswith("A paragraph")

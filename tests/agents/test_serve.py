@@ -109,7 +109,7 @@ def test_the_command_fits_our_use() -> None:
     assert environment == {}
 
 
-def test_a_cpu_has_flags_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cpu_has_its_own_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words, environment = serve.command("m", device="cpu", more=["--seed", "1"])
     assert words[:5] == ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
     assert option(words, "--dtype") == "float32"

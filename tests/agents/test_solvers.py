@@ -81,7 +81,7 @@ def fitting(name: str) -> list[bool]:
 
 
 @pytest.mark.parametrize("name", BLACK_BOX)
-def test_it_learns_what_is_paid(name: str) -> None:
+def test_solvers_learn_the_rewarded_actions(name: str) -> None:
     faster = {"reinforce": {"learning_rate": 0.03}, "evolution": {"learning_rate": 0.1}}
     for vectors in fitting(name):
         env = Guess(vectors)
@@ -170,7 +170,9 @@ def test_columns_are_those_of_named_blocks() -> None:
         ("reinforce", True, {"entropy": -1.0}, "entropy"),
     ],
 )
-def test_what_does_not_fit_is_refused(name: str, vectors: bool, changed: Any, said: str) -> None:
+def test_mismatched_arguments_are_refused(
+    name: str, vectors: bool, changed: Any, said: str
+) -> None:
     with pytest.raises(InvalidOption, match=said):
         find_trainer(name).train(Guess(vectors), options(name, **changed), progress=False)
 

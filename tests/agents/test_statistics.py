@@ -132,7 +132,7 @@ def test_draws_and_users_that_are_crossed_by_hand() -> None:
     assert (found.value, found.high - found.value) == pytest.approx((0.4, half))
 
 
-def test_what_users_and_worlds_share_cancels_in_differences() -> None:
+def test_effects_shared_by_users_and_worlds_cancel_in_differences() -> None:
     rng = np.random.default_rng(1)
     base = {world: rng.random(50) + 3 * world for world in range(4)}
     lines = {

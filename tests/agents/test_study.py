@@ -85,7 +85,7 @@ def test_a_table_and_the_model_answer_alike(problem: Problem) -> None:
         assert getattr(asked.ledger, name) == getattr(alone.ledger, name)
 
 
-def test_a_cell_is_what_the_environment_asks(problem: Problem) -> None:
+def test_a_cell_is_the_environments_prompt(problem: Problem) -> None:
     """A fixed prompt that needs no walking: the same ranks by asking and by playing."""
     test = problem.test
     rules = test.env.rules
@@ -158,7 +158,7 @@ def ranks_of(orders: Any, target: Any, named: Any) -> Any:
     return np.where(place < named, place + 1, 0)
 
 
-def test_borda_is_what_its_definition_says() -> None:
+def test_borda_equals_its_definition() -> None:
     rng = np.random.default_rng(0)
     orders, target = random_orders(rng, 40, 3, 6), rng.integers(6, size=40)
     named = rng.integers(0, 7, size=(40, 3))
@@ -420,7 +420,7 @@ def test_a_level_is_the_items_that_the_rules_show(bandit: Problem) -> None:
         fit(bandit, "llmrank", shown=8)
 
 
-def test_one_agent_alone_stands_on_the_manual_prompt_under_other_rules(bandit: Problem) -> None:
+def test_a_single_agent_starts_from_the_manual_prompt_under_other_rules(bandit: Problem) -> None:
     train = bandit.train
     env = OnlyAgent(train.environment(num_envs=len(train)), "role_playing")
     env.reset(seed=0, options={"users": np.arange(len(train))})
@@ -439,7 +439,7 @@ def test_choices_are_counted_by_the_levels_of_the_rules(bandit: Problem) -> None
         assert history[:, 2].max() == 1.0  # the third of 1, 3, 5, 10 and 20
 
 
-def test_a_setting_has_the_numbers_of_its_own_rules() -> None:
+def test_a_setting_takes_its_numbers_from_its_rules() -> None:
     assert Setting("x").steps == 5
     assert Setting("x", options={"max_cycles": 3}).steps == 3
     bandit = Setting("x", options={"rules": "RPPBandit-v0"})
@@ -552,7 +552,7 @@ def test_seeds_play_the_draws_in_turn_and_twice_the_same_is_once() -> None:
     assert len(Study.parse(learns, "x").runs()) == 2
 
 
-def test_variants_are_methods_of_their_own() -> None:
+def test_variants_are_separate_methods() -> None:
     row = {"label": "RPP-{}", "method": "rpp", "config": {"trainer": "iql"}}
     row["variants"] = {"Ro": {"only": "role_playing"}, "Hi": {"only": "history_records"}}
     study = Study.parse(FILE | {"methods": [row]}, "x")
@@ -590,7 +590,7 @@ def test_shipped_studies_are_sound(name: str) -> None:
     assert study.primary
 
 
-def test_draws_of_a_real_dataset_have_train_users_of_their_own() -> None:
+def test_draws_of_a_real_dataset_have_different_train_users() -> None:
     real = Setting("real", "ml-1m", draws=(0, 1, 2))
     assert [real.problem(draw, "train").get("user_seed", 0) for draw in (0, 1, 2)] == [0, 1, 2]
     assert all("user_seed" not in real.problem(draw, "test") for draw in (0, 1, 2))
@@ -895,7 +895,7 @@ def test_other_options_are_refused(finished: tuple[Path, Path]) -> None:
             unfinished(study.runs(), finished[0])
 
 
-def test_a_method_that_was_changed_is_another_one(
+def test_runs_of_a_changed_method_are_refused(
     finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = Study.parse(WHOLE, "tiny")

@@ -131,7 +131,7 @@ def test_a_method_beats_the_best_fixed_cell_within_its_budget(name: str, world: 
 
 
 @pytest.mark.parametrize("name", ["linucb", "neural_bandit"])
-def test_what_is_watched_does_not_change_afterwards(name: str, world: Any) -> None:
+def test_watched_policies_do_not_change_afterwards(name: str, world: Any) -> None:
     problem = counted(world[0])
     seen: list[tuple[Asking, Any]] = []
 
@@ -174,7 +174,7 @@ def test_groups_are_the_planted_kinds(world: Any) -> None:
         assert means[cell.pop()] == pytest.approx(means.max())
 
 
-def test_groups_refuse_what_cannot_be(world: Any) -> None:
+def test_groups_refuse_impossible_options(world: Any) -> None:
     problem = counted(world[0])
     for options in ({"budget": BUDGET, "groups": 0}, {"budget": 3, "groups": 8}):
         with pytest.raises(InvalidOption, match="groups"):

@@ -249,7 +249,7 @@ def embedded(page: str) -> Any:
     return json.loads(found[1])
 
 
-def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
+def test_the_page_shows_the_given_values(tmp_path: Path) -> None:
     data = study(3)
     path = write_page(data, tmp_path / "new" / "page.html")
     assert path == tmp_path / "new" / "page.html"
@@ -286,7 +286,7 @@ def test_a_page_names_nothing_outside_itself(tmp_path: Path) -> None:
     assert "default-src 'none'; script-src 'sha256-" in page
 
 
-def test_the_published_page_may_run_its_own_script() -> None:
+def test_the_published_pages_policy_allows_its_script() -> None:
     page = (Path(__file__).parents[2] / "docs" / "study.html").read_text(encoding="utf-8")
     for tag in ("script", "style"):
         (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -353,7 +353,7 @@ def head(page: Any, table: str, number: int) -> Any:
     return page.locator(f".block[data-id={table}] thead th:nth-child({number})")
 
 
-def test_the_primary_result_stands_first(visit: Visitor) -> None:
+def test_the_primary_result_comes_first(visit: Visitor) -> None:
     page = visit(study(2))
     assert (
         page.title()

@@ -260,7 +260,7 @@ def test_the_ends_of_episodes_are_played_however_short_an_iteration_is(
     assert set(np.bincount(clocks)) == {40}
 
 
-def test_an_environment_cannot_be_its_own_judge(toys: SimpleNamespace) -> None:
+def test_training_and_evaluation_need_separate_environments(toys: SimpleNamespace) -> None:
     env = toys.Contextual(4)
     with pytest.raises(InvalidOption, match="make another"):
         mappo.train(env, mappo.Config(total_steps=20), eval_env=env, progress=False)
@@ -307,7 +307,7 @@ def test_a_checkpoint_without_moments_is_refused(toys: SimpleNamespace, tmp_path
         mappo.train(toys.Contextual(4), config, run_dir=tmp_path, resume=True, progress=False)
 
 
-def test_what_a_killed_run_left_half_written_is_cleared_away(
+def test_half_written_files_of_a_killed_run_are_deleted(
     toys: SimpleNamespace, tmp_path: Path
 ) -> None:
     left = tmp_path / ".checkpoint.safetensors-4242-0a1b2c3d.part"

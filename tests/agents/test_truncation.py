@@ -90,7 +90,7 @@ def test_all_trainers_follow_the_option(kind: str, truncation: Any) -> None:
     assert (ended == over).all()
 
 
-def test_the_defaults_are_what_each_trainer_did() -> None:
+def test_the_defaults_equal_each_trainers_earlier_behaviour() -> None:
     assert {module.Config().truncation for module in (mappo, a2c)} == {"bootstrap"}
     assert {module.Config().truncation for module in (iql, vdn, qmix)} == {"stop"}
 

@@ -90,7 +90,7 @@ def test_a_folder_is_not_followed_outside_itself(
     assert not list(outside.iterdir())
 
 
-def test_what_is_given_again_is_followed(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_given_again_are_followed(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     says(theirs, {"model": NEVER, "dataset": "nowhere-at-all"})
     assert main(["play", str(theirs), "--model", "embedded"]) == 2
     err = capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_a_server_that_a_study_names_gets_no_key(
     assert {key for _, key in opened} == {False}
 
 
-def test_what_a_terminal_would_obey_is_escaped() -> None:
+def test_terminal_control_characters_are_escaped() -> None:
     with pytest.raises(InvalidOption) as error:
         trust.confirm("x\x1b[2J", {"--model": "a\x1b]0;b\x07\u202e'c"}, (), "no")
     assert str(error.value).isprintable()

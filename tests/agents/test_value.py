@@ -135,7 +135,7 @@ def test_values_are_not_learned_from_a_time_that_is_never_played(
     assert 17 < row["value"] < 23
 
 
-def test_what_follows_the_clocks_end_is_kept_at_the_time_before_it(toys: SimpleNamespace) -> None:
+def test_the_time_feature_is_reset_on_truncation(toys: SimpleNamespace) -> None:
     for name in MIXERS:
         for ends in ("truncated", "terminated"):
             env = toys.Clock(6, horizon=3, ends=ends)
@@ -274,7 +274,7 @@ def test_epsilon_falls_linearly_over_a_share_of_the_run(toys: SimpleNamespace) -
     assert learner("vdn", toys.Contextual(4), explore=0.0).epsilon(0.0) == 0.05
 
 
-def test_random_actions_are_even_over_what_is_allowed() -> None:
+def test_random_actions_are_uniform_over_legal_actions() -> None:
     values = np.tile(np.array([[5.0, 1.0, 9.0], [5.0, 1.0, 9.0]], np.float32), (30_000, 1, 1))
     legal = np.array([[True, True, False], [True, True, True]])
     rng = np.random.default_rng(0)
@@ -288,7 +288,7 @@ def test_random_actions_are_even_over_what_is_allowed() -> None:
 
 @pytest.mark.parametrize("truncate", [False, True])
 @pytest.mark.parametrize("name", MIXERS)
-def test_what_is_forbidden_is_never_done(toys: SimpleNamespace, name: str, truncate: bool) -> None:
+def test_illegal_actions_are_never_taken(toys: SimpleNamespace, name: str, truncate: bool) -> None:
     """`Uneven` refuses forbidden actions; its agents differ in all and leave one after another."""
     batch = PettingZooBatch(lambda: toys.Uneven(3, truncate=truncate), 8)
     config = MIXERS[name].Config(total_steps=4000, batch=64, rollout_steps=16, epsilon_end=0.2)
@@ -328,7 +328,7 @@ def test_the_replay_forgets_the_oldest() -> None:
         add(0, 6)
 
 
-def test_a_replay_comes_back_as_it_was() -> None:
+def test_a_replay_memory_loads_unchanged() -> None:
     fields = {"y": ((), torch.int64)}
     for count in (0, 3, 7):
         first, second = Replay(5, fields), Replay(5, fields)
@@ -343,7 +343,7 @@ def test_a_replay_comes_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("ends", ["truncated", "terminated"])
-def test_what_follows_is_the_true_last_observation(toys: SimpleNamespace, ends: str) -> None:
+def test_the_next_observation_is_the_true_last_one(toys: SimpleNamespace, ends: str) -> None:
     env = toys.Clock(6, horizon=3, ends=ends)
     at_work = learner("qmix", env, batch=8, rollout_steps=7)
     at_work.reset(0)
@@ -536,7 +536,7 @@ def test_a_killed_run_resumes_bit_for_bit(toys: SimpleNamespace, tmp_path: Path)
 # What is kept
 
 
-def test_a_policy_comes_back_from_its_file(toys: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_policy_loads_unchanged(toys: SimpleNamespace, tmp_path: Path) -> None:
     env = toys.Contextual(16)
     policy = qmix.train(env, qmix.Config(total_steps=400), progress=False)
     policy.save(tmp_path / "policy.safetensors")
@@ -585,7 +585,7 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
         Config(**options)
 
 
-def test_the_network_gives_nothing_for_what_is_forbidden() -> None:
+def test_the_network_masks_illegal_actions() -> None:
     network = QNetwork(3, [2, 4], shared=False)
     out = network(torch.zeros(5, 2, 3), torch.tensor([True, False, True, True]))
     assert (out[:, 0, 1:] < -1e9).all()

@@ -259,7 +259,7 @@ def test_a_viewer_does_not_depend_on_how_many_there_are(world: Dataset) -> None:
     assert load_dataset("movieworld", num_users=60).profiles is None
 
 
-def test_profiles_say_what_they_are_meant_to_say(world: Dataset) -> None:
+def test_profiles_hold_the_intended_information(world: Dataset) -> None:
     profiles, level = world.profiles, LEVELS["arrivals"]
     assert profiles is not None
     assert world.habits is not None

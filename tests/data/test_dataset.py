@@ -59,7 +59,7 @@ def test_contradictions_are_refused(making, fields, message: str) -> None:
         replace(data, **fields)
 
 
-def test_digest_follows_what_matters_only(making) -> None:
+def test_the_digest_depends_on_relevant_content_only(making) -> None:
     data = making.of([[0, 1], [2, 1, 0]], 3)
     assert replace(data, name="other", notes="n", habits=np.zeros(2, int)).digest == data.digest
     changed = {

@@ -173,7 +173,7 @@ def test_a_broken_archive_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_zip_file_is_refused(served, tmp_path: Path, monkeypatch) -> None:
+def test_files_that_are_not_zip_archives_are_refused(served, tmp_path: Path, monkeypatch) -> None:
     address, files = served
     files["x.zip"] = b"<html>busy</html>"
     monkeypatch.setitem(SOURCES, "ml-1m", replace(SOURCES["ml-1m"], md5=md5(files["x.zip"])))
@@ -197,7 +197,7 @@ def test_terms_come_first_and_can_be_refused(ml_1m: str, tmp_path: Path) -> None
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_there_is_kept(ml_1m: str, tmp_path: Path) -> None:
+def test_existing_folders_are_kept(ml_1m: str, tmp_path: Path) -> None:
     folder = get("ml-1m", tmp_path, url=ml_1m)
     before = (folder / "ml-1m.item").stat().st_mtime_ns
     assert get("ml-1m", tmp_path, url="http://127.0.0.1:9/gone.zip") == folder
@@ -404,6 +404,6 @@ def test_a_hostile_archive_ends_in_a_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_show_terms_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_terms_continues(capsys: pytest.CaptureFixture[str]) -> None:
     assert download.show_terms("these") is True
     assert capsys.readouterr().out == "these\n"

@@ -56,7 +56,7 @@ def test_a_folder_is_whole_or_not_there_after_a_power_cut(tmp_path: Path) -> Non
         assert "data" not in state or state == wanted
 
 
-def test_what_is_deleted_after_a_write_is_safely_replaced(tmp_path: Path) -> None:
+def test_files_deleted_after_a_write_are_safely_replaced(tmp_path: Path) -> None:
     """As a table replaces its parts: at no moment is there neither."""
     write(tmp_path / "part", b"answers")
     disk = Disk(tmp_path)
@@ -96,7 +96,7 @@ def test_an_error_of_ours_keeps_its_kind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_writers_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_writers_are_deleted(tmp_path: Path) -> None:
     left = [".kept-12-0a.part", ".kept-999-1f.part"]
     other = [".kept2-12-0a.part", "kept", ".kept-notes"]
     for name in left + other:

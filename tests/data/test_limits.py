@@ -160,7 +160,7 @@ def test_endless_notes_do_not_make_endless_titles(tmp_path: Path, column: str) -
     ],
     ids=["long id", "unseen id", "infinite", "digits", "header", "row"],
 )
-def test_what_is_too_long_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_too_long_fields_name_their_line(tmp_path: Path, text: str, message: str) -> None:
     folder = folder_of(tmp_path)
     (folder / "small.inter").write_text(text, encoding="utf-8")
     with pytest.raises(InvalidData, match=message) as caught:
@@ -231,7 +231,7 @@ def test_nothing_that_steers_reaches_a_prompt(tmp_path: Path, odd: str) -> None:
     assert tasks.task(0).candidates == tuple(data.titles[i] for i in tasks.candidates[0])
 
 
-def test_surrogates_are_no_utf8_and_go_from_datasets_of_your_own(tmp_path: Path, making) -> None:
+def test_surrogates_are_removed_from_your_own_datasets(tmp_path: Path, making) -> None:
     with pytest.raises(InvalidData, match="expected UTF-8"):
         load_dataset(folder_of(tmp_path, {1: "a\ud800"}))
     data = making.of([[0, 1, 2]], 30, titles=("\ud800Owl\x1b[2J", *(f"F{i}" for i in range(29))))

@@ -101,7 +101,7 @@ def test_habits_have_their_shares(level: str) -> None:
     assert world.habit_names == HABITS
 
 
-def test_each_habit_shows_in_what_is_chosen_next(world: Dataset) -> None:
+def test_each_habit_shows_in_the_next_item(world: Dataset) -> None:
     genres = [set(of_item) for of_item in world.genres]
     sequences = histories(world)
     popular = set(np.argsort(-np.bincount(world.items))[:40].tolist())

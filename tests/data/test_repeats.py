@@ -86,7 +86,7 @@ def test_doubled_rows_show_no_target(tmp_path: Path) -> None:
         assert tasks.history(i).tolist() == data.sequence(user)[:-2].tolist()
 
 
-def test_a_user_who_comes_back_to_an_item_keeps_the_rest(making) -> None:
+def test_a_repeated_target_is_dropped_and_the_rest_kept(making) -> None:
     data = making.of([[1, 5, 2, 5, 3, 3, 5], [1, 2, 3]], 30)
     with pytest.warns(UserWarning, match="1 of 2 users .* 2 items"):
         tasks = make_tasks(data, [0, 1])

@@ -133,7 +133,7 @@ def test_in_bfloat16_it_is_near(tiny: TransformersModel) -> None:
 # ---- what is shared ----
 
 
-def test_what_prompts_share_is_computed_once(tiny: TransformersModel) -> None:
+def test_shared_prefixes_are_computed_once(tiny: TransformersModel) -> None:
     requests = [asking(f"{'Films that I saw: ' * 20}{i}.", "Alien", "Up") for i in range(5)]
     before = tiny.read.computed
     tiny.complete(requests)
@@ -161,7 +161,7 @@ def test_alone_it_is_deterministic_to_the_last_bit(tiny: TransformersModel) -> N
     assert [model.complete([request])[0] for request in requests] == together
 
 
-def test_passes_hold_what_they_may() -> None:
+def test_passes_stay_within_their_token_limit() -> None:
     rng = np.random.default_rng(0)
     branches: list[Any] = [
         ([1, 2, *rng.integers(9, size=rng.integers(1, 6)).tolist()], [[1], [2, 3]])
@@ -179,7 +179,7 @@ def test_passes_hold_what_they_may() -> None:
     assert [len(group) for group in passes(branches, 10_000, 10_000, alone=True)] == [1] * 50
 
 
-def test_another_architecture_is_asked_by_brute_force(
+def test_other_architectures_get_one_pass_per_candidate(
     tiny: TransformersModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that takes no mask of ours, one that reads it wrongly, and one with a short window."""
@@ -221,7 +221,7 @@ def test_a_tokenizer_without_the_boundary_is_refused(tmp_path: Path) -> None:
         model.complete([asking("1.", "Alien", "Aliens")])
 
 
-def test_what_becomes_no_token_or_the_same_tokens_is_refused(tiny: TransformersModel) -> None:
+def test_titles_without_tokens_or_with_equal_tokens_are_refused(tiny: TransformersModel) -> None:
     for given, words in (
         (("",), "has no token"),
         ((" Up", ""), "has no token"),
