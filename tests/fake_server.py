@@ -136,9 +136,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None and self.fail(fault):
             return None
         time.sleep(state["delay"])
-        told = self.chat(body, fault) if chat else self.complete(body, fault)
-        if told is not None:
-            self.say(told)
+        reply = self.chat(body, fault) if chat else self.complete(body, fault)
+        if reply is not None:
+            self.say(reply)
             log["answered"].append(prompt)
         return None
 
@@ -230,8 +230,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.dumps({"error": {"message": message, "code": status}}).encode()
         self.send_body(status, body, {"Retry-After": retry_after} if retry_after else {})
 
-    def say(self, told: Any) -> None:
-        self.send_body(200, json.dumps(told).encode())
+    def say(self, reply: Any) -> None:
+        self.send_body(200, json.dumps(reply).encode())
 
     def send_body(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         # A client that has given up is gone.

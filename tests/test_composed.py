@@ -204,13 +204,13 @@ def test_patience_counts_bad_epochs_in_a_row(
 
     rows: list[Any] = []
 
-    def told(row: Any) -> None:
+    def after_epoch(row: Any) -> None:
         rows.append(row)
         now.update(epoch=row["epoch"], next=next(losses))
 
     now.update(epoch=0, next=next(losses), step=-1)
     monkeypatch.setattr(T5, "scores", scripted)
-    pretrain(model, data, users, replace(SMALL, epochs=8, patience=2), progress=told)
+    pretrain(model, data, users, replace(SMALL, epochs=8, patience=2), progress=after_epoch)
     assert [-row["validation"] for row in rows] == [5.0, 6.0, 4.0, 6.0, 3.0, 6.0, 7.0]
 
 

@@ -52,7 +52,7 @@ def never(_: str) -> str:
 
 
 class Stub:
-    """A recommender that gives back what it is told to."""
+    """A recommender that returns given rankings."""
 
     def __init__(self, *rankings: Ranking) -> None:
         self.rankings = list(rankings)
@@ -111,7 +111,7 @@ def test_lazy_results_are_those_of_their_step(kept: bool) -> None:
 
     def play(env: RPPEnv, late: bool) -> list[bytes]:
         rng = np.random.default_rng(0)
-        steps, told = [], []
+        steps, results = [], []
         env.reset(seed=0)
         for t in range(9):
             actions = rng.integers(0, env.nvec, (6, 4))
@@ -121,15 +121,15 @@ def test_lazy_results_are_those_of_their_step(kept: bool) -> None:
                 for array in (step.rows, step.clock, step.actions):
                     array[:] = 0
             else:
-                told += arrays(step)
+                results += arrays(step)
             if t % 3 == 2:
                 env.reset(options={"reset_mask": np.arange(6) % 2 == t % 2})
             if step.truncated.any():
                 env.reset(options={"reset_mask": step.truncated})
         if late:
             for step in steps:
-                told += arrays(step)
-        return told
+                results += arrays(step)
+        return results
 
     def arrays(step: rpp_env.Step) -> list[bytes]:
         made = (step.rewards, step.terminated, step.truncated, step.observations)

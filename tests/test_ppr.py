@@ -590,13 +590,13 @@ def test_a_prefix_of_the_profile_is_worth_more_than_one_for_all(
     data, model = newcomers
     digest = model.digest
     options: dict[str, Any] = {"dataset": data, "model": model, "cold": 0.6, "shots": "zero"}
-    told, judged = (
+    training, judged = (
         RPPEnv.make(rules="PPR-v0", split=split, num_envs=256, seed=0, **options)
         for split in ("train", "test")
     )
     profiles = data.profiles
-    decoder = torch.from_numpy(told.space.decoder)
-    tasks = told.tasks
+    decoder = torch.from_numpy(training.space.decoder)
+    tasks = training.tasks
 
     def fitted(inputs: Any) -> Any:
         torch.manual_seed(0)

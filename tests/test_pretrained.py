@@ -1,4 +1,4 @@
-"""The recommender for whoever names none: trained once, kept, and made again where damaged."""
+"""The default recommender: trained once, cached, and trained again if damaged."""
 
 from __future__ import annotations
 

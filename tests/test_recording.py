@@ -1,4 +1,4 @@
-"""Answers are asked once, survive whoever is killed, and say what is missing."""
+"""Answers are requested once, survive killed processes, and a missing one is named."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_replay_cuts_prompts_where_they_were_cut(tmp_path: Path) -> None:
 
 
 def test_making_one_asks_the_model_nothing(tmp_path: Path) -> None:
-    """A server says what it is capable of by answering: that is for whoever wants to know."""
+    """A server's capabilities are probed by a request, and only where they are needed."""
 
     class Probed(Counting):
         probes = 0
@@ -254,7 +254,7 @@ def test_two_processes_write_one_recording(tmp_path: Path) -> None:
     processes = [writer(path, 60) for _ in range(2)]
     said = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    # Whoever was faster: both were told the same, which is what stands there.
+    # Whichever was faster, both got the same answer, which is the recorded one.
     assert said[0] == said[1]
     assert len(RecordingModel(path)) == 60
 

@@ -542,13 +542,13 @@ def test_the_same_seed_and_actions_give_the_same_bytes() -> None:
     def play(env: RPPEnv) -> list[bytes]:
         rng = np.random.default_rng(1)
         env.reset(seed=3)
-        told = []
+        results = []
         for _ in range(5):
             step = env.step(rng.integers(0, env.nvec, (6, 4)))
             assert step.prompts is not None
-            told += [step.observations.tobytes(), step.rewards.tobytes()]
-            told += [prompt.text.encode() for prompt in step.prompts]
-        return told
+            results += [step.observations.tobytes(), step.rewards.tobytes()]
+            results += [prompt.text.encode() for prompt in step.prompts]
+        return results
 
     env = make("embedded", 6, "embedded")
     first = play(env)

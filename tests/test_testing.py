@@ -83,7 +83,7 @@ def test_a_model_that_claims_determinism_and_has_none_is_caught() -> None:
 
 
 class Constant:
-    """Ranks as told."""
+    """Returns given orders."""
 
     def __init__(self, rank: Callable[[Sequence[Prompt]], list[Ranking]]) -> None:
         self.rank = rank

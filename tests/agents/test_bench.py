@@ -46,7 +46,7 @@ MAPPO: dict[str, Any] = {"label": "MAPPO", "trainer": "mappo", "config": {"gamma
 
 def bench(**changes: Any) -> Bench:
     """The smoke bench's movieworld, with changes."""
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "total_steps": 640,
         "num_envs": 32,
         "evaluations": 2,
@@ -57,7 +57,7 @@ def bench(**changes: Any) -> Bench:
         "environments": [ENVIRONMENT, {"name": "b", "rules": "RPPBandit-v0"}],
         "algorithms": [MAPPO, {**MAPPO, "label": "discount 0", "config": {"gamma": 0.0}}],
     }
-    return Bench.parse(told | changes, "test")
+    return Bench.parse(content | changes, "test")
 
 
 # ---- the file ----
@@ -100,8 +100,8 @@ def test_one_table_serves_all_rules_over_the_same_data() -> None:
 
 def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer) -> None:
     other = {"name": "b", "rules": "RPPBandit-v0"}  # in the tables, too
-    told = bench(environments=[{**ENVIRONMENT, "live": True}, other], worlds=[101])
-    cell = told.runs()[0]
+    planned = bench(environments=[{**ENVIRONMENT, "live": True}, other], worlds=[101])
+    cell = planned.runs()[0]
     (outcome,) = run_all([cell], out)
     assert outcome.error == ""
     assert outcome.found is not None
@@ -111,8 +111,8 @@ def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer)
     assert len(trained) == 8000
     assert users_of(table) < trained
     assert not users_of(scored) & trained
-    invented(out, told, by_label)
-    assert "trained on all train users, asking the model" in write_report(told, out).read_text()
+    invented(out, planned, by_label)
+    assert "trained on all train users, asking the model" in write_report(planned, out).read_text()
     with pytest.raises(InvalidOption, match="live must be true or false, not 1"):
         bench(environments=[{**ENVIRONMENT, "live": 1}])
 
@@ -132,9 +132,9 @@ def test_an_algorithm_may_be_run_in_some_environments() -> None:
 
 
 def test_an_environment_may_override_the_number_of_steps() -> None:
-    told = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
-    assert [c.config.total_steps for c in told.runs()[::2]] == [640, 1280, 640, 1280]
-    assert [c.budget for c in told.runs()[:4]] == [640, 640, 1280, 1280]
+    planned = bench(environments=[ENVIRONMENT, {"name": "long", "total_steps": 1280}])
+    assert [c.config.total_steps for c in planned.runs()[::2]] == [640, 1280, 640, 1280]
+    assert [c.budget for c in planned.runs()[:4]] == [640, 640, 1280, 1280]
 
 
 def test_a_grid_becomes_algorithms_with_equal_budgets() -> None:
@@ -368,8 +368,8 @@ def test_a_finished_cell_is_not_run_again_by_a_command_that_did_not_know(
 def test_nothing_is_trained_or_fitted_on_scored_users(
     tmp_path: Path, trainer: Trainer, split: str
 ) -> None:
-    told = bench(split=split)
-    jobs = told.jobs(told.runs(["movieworld/MAPPO"])[:1])
+    planned = bench(split=split)
+    jobs = planned.jobs(planned.runs(["movieworld/MAPPO"])[:1])
     make_tables(jobs, tmp_path)
     levels, cell = run_all(jobs, tmp_path)
     train = work._env(jobs[0], "train", tmp_path)
@@ -526,8 +526,8 @@ def test_a_job_that_kills_its_process_fails_alone(
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The smoke bench: killed when it had finished one cell, then run to its end."""
     out = tmp_path_factory.mktemp("smoke") / "out"
-    told = ["bench", "smoke", "--out", str(out)]
-    code = f"from rpp_agents.cli import main; main({told!r})"
+    command = ["bench", "smoke", "--out", str(out)]
+    code = f"from rpp_agents.cli import main; main({command!r})"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as running:
         while running.poll() is None and not list(out.glob("cells/**/*.json")):
             time.sleep(0.05)
@@ -535,7 +535,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         running.kill()
     before = {path: path.stat().st_mtime_ns for path in out.glob("cells/**/*.json")}
     assert 1 <= len(before) < 8
-    assert main([*told, "--processes", "1"]) == 0
+    assert main([*command, "--processes", "1"]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     yield out
     shutil.rmtree(out)
@@ -579,25 +579,34 @@ def test_a_bandits_future_does_not_count(smoke: Path) -> None:
 def test_the_command_lists_reports_and_refuses(
     smoke: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ["bench", "smoke", "--out", str(smoke)]
-    assert main([*told, "--dry-run"]) == 0
+    command = ["bench", "smoke", "--out", str(smoke)]
+    assert main([*command, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert out.count("done  ") == 12
     assert "12 of 12 are finished" in out
-    assert main([*told, "--report", "--only", "movieworld/MAPPO"]) == 0
+    assert main([*command, "--report", "--only", "movieworld/MAPPO"]) == 0
     assert "report.md" in capsys.readouterr().out
     assert main(["bench", "smoke", "--out", str(smoke / "none"), "--report"]) == 2
     assert "no run of this bench is finished" in capsys.readouterr().err
-    assert main([*told, "--only", "nothing"]) == 2
+    assert main([*command, "--only", "nothing"]) == 2
 
 
 def test_the_command_lists_failed_runs(
     out: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     trainer.error = lambda config: ValueError("no luck") if config.seed else None
-    told = ["bench", "smoke", "--out", str(out), "--processes", "1", "--only", "movieworld/MAPPO"]
+    command = [
+        "bench",
+        "smoke",
+        "--out",
+        str(out),
+        "--processes",
+        "1",
+        "--only",
+        "movieworld/MAPPO",
+    ]
     with pytest.raises(SystemExit) as ended:
-        main(told)
+        main(command)
     assert ended.value.code == 1
     shown = capsys.readouterr()
     assert "movieworld/MAPPO world 102 seed 1: FAILED: ValueError: no luck" in shown.err
@@ -610,12 +619,12 @@ def test_the_command_lists_failed_runs(
 
 
 def invented(
-    out: Path, told: Bench, score: Callable[[Run], float], *, users: int = 50
+    out: Path, planned: Bench, score: Callable[[Run], float], *, users: int = 50
 ) -> list[Run]:
     """Files as a bench leaves them: users of a world differ by up to 0.08, all lines alike."""
-    cells = told.runs()
+    cells = planned.runs()
     heights = {"random": 0.1, "fixed": 0.2, "reference": 0.4}
-    for job in told.jobs(cells):
+    for job in planned.jobs(cells):
         base = np.random.default_rng(job.draw).random(users) / 12
         base -= base.mean()
 
@@ -655,9 +664,9 @@ def rows_of(report: str, first: str) -> list[list[str]]:
 
 
 def test_the_table_of_an_environment(tmp_path: Path) -> None:
-    told = bench(seeds=[0, 1, 2, 3], environments=[ENVIRONMENT])
-    invented(tmp_path, told, by_label)
-    report = write_report(told, tmp_path).read_text()
+    planned = bench(seeds=[0, 1, 2, 3], environments=[ENVIRONMENT])
+    invented(tmp_path, planned, by_label)
+    report = write_report(planned, tmp_path).read_text()
     (row,) = rows_of(report, "discount 0")[:1]
     assert row[1].startswith("0.250 [0.2")
     assert row[2:4] == ["0.200", "0.250"]
@@ -692,12 +701,12 @@ def test_names_are_shown_unchanged(tmp_path: Path) -> None:
         "..",
         "_x",
     ]
-    told = bench(
+    planned = bench(
         environments=[{"name": name} for name in names],
         algorithms=[{"label": f"{name} *", "trainer": "mappo"} for name in names],
     )
-    invented(tmp_path, told, lambda cell: 0.3)
-    report = write_report(told, tmp_path).read_text()
+    invented(tmp_path, planned, lambda cell: 0.3)
+    report = write_report(planned, tmp_path).read_text()
     assert "<script" not in report
     assert "![x](" not in report
     for environment in names[:2]:
@@ -709,9 +718,9 @@ def test_names_are_shown_unchanged(tmp_path: Path) -> None:
 
 def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
     for count in (FEWEST_TASKS - 1, FEWEST_TASKS):
-        told = bench(environments=[{"name": f"task {i}"} for i in range(count)])
-        invented(tmp_path / str(count), told, by_label)
-        report = write_report(told, tmp_path / str(count)).read_text()
+        planned = bench(environments=[{"name": f"task {i}"} for i in range(count)])
+        invented(tmp_path / str(count), planned, by_label)
+        report = write_report(planned, tmp_path / str(count)).read_text()
         overall = tmp_path / str(count) / "plots" / "overall.png"
         assert overall.is_file() == (count == FEWEST_TASKS)
         assert ("too few tasks" in report) == (count < FEWEST_TASKS)
@@ -727,42 +736,42 @@ def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
 
 def test_differing_steps_are_reported(tmp_path: Path) -> None:
     longer = [{"name": f"task {i}", "total_steps": 640 * (1 + i // 4)} for i in range(FEWEST_TASKS)]
-    told = bench(environments=longer)
-    invented(tmp_path, told, by_label)
+    planned = bench(environments=longer)
+    invented(tmp_path, planned, by_label)
     said = "640 steps of task 0, task 1, task 2, task 3; 1,280 steps of task 4, task 5."
-    assert said in write_report(told, tmp_path).read_text()
+    assert said in write_report(planned, tmp_path).read_text()
     assert (tmp_path / "plots" / "overall.png").is_file()
 
 
 def test_no_gain_without_a_gap(tmp_path: Path) -> None:
-    told = bench(environments=[ENVIRONMENT])
-    cells = invented(tmp_path, told, by_label)
+    planned = bench(environments=[ENVIRONMENT])
+    cells = invented(tmp_path, planned, by_label)
     path = tmp_path / cells[0].levels.file
     levels = json.loads(path.read_text())
     levels["users"]["reference"] = levels["users"]["fixed"]  # in one of the two worlds
     del levels["sha256"]
     write_run(path, levels)
-    report = write_report(told, tmp_path).read_text()
+    report = write_report(planned, tmp_path).read_text()
     assert "No gain is given" in report
     assert " gain |" not in report
 
 
 def test_runs_of_different_tables_are_not_compared(tmp_path: Path) -> None:
-    told = bench()
-    cells = invented(tmp_path, told, by_label)
+    planned = bench()
+    cells = invented(tmp_path, planned, by_label)
     path = tmp_path / cells[0].file
     found = json.loads(path.read_text())
     del found["sha256"]
     write_run(path, {**found, "tables": {"train": "a", "test": "other"}})
     with pytest.raises(InvalidData, match="replayed different tables"):
-        write_report(told, tmp_path)
+        write_report(planned, tmp_path)
 
 
 def test_tasks_share_their_worlds(tmp_path: Path) -> None:
     """Six tasks in two worlds, where all runs of a world are as good: two facts, and not twelve."""
-    told = bench(environments=[{"name": f"task {i}"} for i in range(FEWEST_TASKS)])
-    invented(tmp_path, told, lambda cell: 0.2 if cell.draw == 101 else 0.4)
-    report = write_report(told, tmp_path).read_text()
+    planned = bench(environments=[{"name": f"task {i}"} for i in range(FEWEST_TASKS)])
+    invented(tmp_path, planned, lambda cell: 0.2 if cell.draw == 101 else 0.4)
+    report = write_report(planned, tmp_path).read_text()
     (row,) = [row for row in rows_of(report, "MAPPO") if len(row) == 6 and row[-1] == "12"]
     assert row[1] == "0.500 [-5.853, 6.853]"  # t with one degree of freedom: 12.7 times 0.5
 
@@ -776,21 +785,21 @@ def test_a_few_seeds_are_a_sketch(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_bench_is_reported_as_such(tmp_path: Path) -> None:
-    told = bench()
-    cells = invented(tmp_path, told, by_label)
+    planned = bench()
+    cells = invented(tmp_path, planned, by_label)
     for cell in cells[3:]:
         (tmp_path / cell.file).unlink()
-    report = write_report(told, tmp_path).read_text()
+    report = write_report(planned, tmp_path).read_text()
     assert "**Not complete: 3 of 8 runs.**" in report
 
 
 def test_tuning_marks_the_best_point_once_all_are_there(tmp_path: Path) -> None:
     grid = [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]
     other = {"label": "other", "trainer": "mappo", "grid": grid}
-    told = bench(algorithms=[{**MAPPO, "grid": grid}, other], split="validation")
+    planned = bench(algorithms=[{**MAPPO, "grid": grid}, other], split="validation")
     scores = {"MAPPO [1]": 0.3, "MAPPO [2]": 0.35, "other [1]": 0.32, "other [2]": 0.31}
-    cells = invented(tmp_path, told, lambda cell: scores[cell.method.label])
-    report = write_report(told, tmp_path).read_text()
+    cells = invented(tmp_path, planned, lambda cell: scores[cell.method.label])
+    report = write_report(planned, tmp_path).read_text()
     marked = [row for row in rows_of(report, "MAPPO") + rows_of(report, "other") if row[-1]]
     assert [row[:3] for row in marked if row[-1] == "**best**"] == [
         ["MAPPO", "2", "gamma 0.95, learning_rate 0.01"],
@@ -800,18 +809,18 @@ def test_tuning_marks_the_best_point_once_all_are_there(tmp_path: Path) -> None:
     for cell in cells:
         if cell.method.label == "MAPPO [2]":
             (tmp_path / cell.file).unlink()
-    report = write_report(told, tmp_path).read_text()
+    report = write_report(planned, tmp_path).read_text()
     assert not any(row[-1] == "**best**" for row in rows_of(report, "MAPPO"))
 
 
 def test_marl_evals_format(tmp_path: Path) -> None:
     algorithms = [MAPPO, {**MAPPO, "label": "MAPPO, blind"}]
     for design in ("nested", "crossed"):
-        told = bench(design=design, algorithms=algorithms)
-        invented(tmp_path / design, told, by_label)
-        write_report(told, tmp_path / design)
+        planned = bench(design=design, algorithms=algorithms)
+        invented(tmp_path / design, planned, by_label)
+        write_report(planned, tmp_path / design)
         data = json.loads((tmp_path / design / "marl_eval.json").read_text())
-        assert data == marl_eval(Results.read(told, tmp_path / design))
+        assert data == marl_eval(Results.read(planned, tmp_path / design))
         ((_, tasks),) = data.items()
         assert set(tasks) == {"movieworld", "b"}
         for task in tasks.values():

@@ -107,14 +107,14 @@ FOUND = [(page, words) for page in PAGES for words in commands(page.read_text(en
 
 def bound(words: list[str]) -> Mapping[str, Any]:
     """The arguments that a command line gives its verb, without running it."""
-    told, run = io.StringIO(), None
+    errors, run = io.StringIO(), None
     with (
-        contextlib.redirect_stderr(told),
+        contextlib.redirect_stderr(errors),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.suppress(SystemExit),
     ):
         run = parse(words)
-    assert not told.getvalue(), f"rpp-env {shlex.join(words)}\n{told.getvalue()}"
+    assert not errors.getvalue(), f"rpp-env {shlex.join(words)}\n{errors.getvalue()}"
     return run.keywords if isinstance(run, functools.partial) else {}
 
 

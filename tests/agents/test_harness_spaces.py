@@ -82,8 +82,8 @@ def problem(request: pytest.FixtureRequest) -> Problem:
 
 
 def fit(problem: Problem, name: str, budget: int = 400) -> Any:
-    told = CONFIG.get(name, {})
-    return method(name)(problem, seed=0, budget=budget, watch=lambda *_: None, **told)
+    config = CONFIG.get(name, {})
+    return method(name)(problem, seed=0, budget=budget, watch=lambda *_: None, **config)
 
 
 @pytest.mark.parametrize("name", [name for name in FINITE if name not in RESPONSES])
@@ -179,8 +179,8 @@ def test_methods_about_sentences_refuse_other_prompts(
 @pytest.mark.parametrize("kind", ["codebook", "vectors"])
 def test_a_trainer_plays_any_space(kind: str) -> None:
     problem = Problem(*(made(kind, split, 16) for split in ("train", "validation", "test")))
-    told = {"num_envs": 16, "options": {"hidden": [8]}}
-    player = method("rpp")(problem, seed=0, budget=64, watch=lambda *_: None, **told)
+    config = {"num_envs": 16, "options": {"hidden": [8]}}
+    player = method("rpp")(problem, seed=0, budget=64, watch=lambda *_: None, **config)
     played = player.play(problem.test, 0)
     assert played.ranks.shape == (16, 2)
     assert (played.cells is None) == (kind == "vectors")
@@ -212,8 +212,8 @@ METHODS_OF_ALL = [
 
 
 def study(**changes: Any) -> Study:
-    told = {"seeds": [0, 1], "budget": 40, "points": 2, "methods": METHODS_OF_ALL}
-    return Study.parse(told | {"settings": [PPR | changes]}, "cold")
+    content = {"seeds": [0, 1], "budget": 40, "points": 2, "methods": METHODS_OF_ALL}
+    return Study.parse(content | {"settings": [PPR | changes]}, "cold")
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
@@ -261,7 +261,7 @@ def test_recommenders_are_not_fitted_on_targets() -> None:
 
 
 def test_a_bench_plans_ppr() -> None:
-    told = {
+    content = {
         "total_steps": 64,
         "seeds": [0],
         "worlds": [0],
@@ -275,7 +275,7 @@ def test_a_bench_plans_ppr() -> None:
         ],
         "algorithms": [{"label": "MAPPO", "trainer": "mappo"}],
     }
-    bench = Bench.parse(told, "cold")
+    bench = Bench.parse(content, "cold")
     (cell,) = bench.runs()
     assert cell.tables[0].shown is None
     assert cell.tables[0].problem["rules"] == "PPR-v0"

@@ -100,13 +100,13 @@ def test_a_shared_turn_exchanges_one_word_at_most(model: T5, tasks: Any) -> None
 
 
 def test_search_takes_turns_and_never_loses(model: T5, tasks: Any) -> None:
-    told: list[Any] = []
-    found = search(model, tasks, SHORT, rounds=6, progress=lambda *row: told.append(row))
-    assert [turn for turn, _ in told] == ["shared", "users"] * (len(told) // 2) + ["shared"] * (
-        len(told) % 2
-    )
-    assert found.turns == told
-    values = [value for _, value in told]
+    reported: list[Any] = []
+    found = search(model, tasks, SHORT, rounds=6, progress=lambda *row: reported.append(row))
+    assert [turn for turn, _ in reported] == ["shared", "users"] * (len(reported) // 2) + [
+        "shared"
+    ] * (len(reported) % 2)
+    assert found.turns == reported
+    values = [value for _, value in reported]
     assert values == sorted(values)
     assert found.prompts().shape == (len(tasks), 6)
     assert found.answers <= SHORT.total_steps

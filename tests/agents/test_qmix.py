@@ -133,7 +133,7 @@ def test_neither_learns_the_climbing_game(toys: SimpleNamespace, module: Any, mi
     """Which of an agent's actions is better depends on the other's: no order of them fits."""
     learnt = learnt_table(toys, CLIMBING, module, mixer, 20)
     error = np.sqrt(np.mean((learnt - CLIMBING) ** 2))
-    # It does learn: whoever says 0 everywhere is wrong by 15, the best sum by 13.
+    # It does learn: predicting 0 everywhere has an error of 15, the best sum 13.
     assert 5 < error < 14.5 < np.sqrt(np.mean(CLIMBING**2))
 
 

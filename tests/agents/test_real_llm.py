@@ -25,25 +25,25 @@ def run(out: Path, *options: str, model: str = "embedded") -> subprocess.Complet
 def test_a_report_and_its_resumption(tmp_path: Path) -> None:
     first = run(tmp_path, "--users", "40")
     assert first.returncode == 0, first.stderr
-    told = json.loads((tmp_path / "report.json").read_text())
-    assert told["reading"]["answers"] == 40 * 1125
-    assert told["reading"]["whole"] == 1.0  # this world lets every reply be whole
-    assert told["any prompt"]["chance"] == pytest.approx(chance_ndcg(20), abs=1e-4)
-    assert told["any prompt"]["score"] > 0.25 > told["any prompt"]["score_by_luck"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["reading"]["answers"] == 40 * 1125
+    assert report["reading"]["whole"] == 1.0  # this world lets every reply be whole
+    assert report["any prompt"]["chance"] == pytest.approx(chance_ndcg(20), abs=1e-4)
+    assert report["any prompt"]["score"] > 0.25 > report["any prompt"]["score_by_luck"]
     # With so many prompts luck alone finds one for nearly everybody.
-    assert min(told["any prompt"]["best"], told["any prompt"]["best_by_luck"]) > 0.9
-    assert told["recital"] == {"asked": 8, "recalled": 0.0, "shuffled": 0.0}
-    for agreement in told["agreement"]:
+    assert min(report["any prompt"]["best"], report["any prompt"]["best_by_luck"]) > 0.9
+    assert report["recital"] == {"asked": 8, "recalled": 0.0, "shuffled": 0.0}
+    for agreement in report["agreement"]:
         assert agreement["compared"] == 12
         assert agreement["correlation"] == agreement["same_first"] == 1.0
-    assert told["diagnosis"]
+    assert report["diagnosis"]
     assert (tmp_path / "report.md").read_text().strip() == first.stdout.strip()
     # Nothing is asked again, and there is nobody to ask.
     again = run(tmp_path, "--users", "40", model=f"recording:{tmp_path}/answers.sqlite")
     assert again.returncode == 0, again.stderr
     replayed = json.loads((tmp_path / "report.json").read_text())
     assert replayed["run"]["asked"] == 0
-    assert replayed["agreement"] == told["agreement"]
+    assert replayed["agreement"] == report["agreement"]
 
 
 def test_the_score_by_luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

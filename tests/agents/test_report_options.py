@@ -41,8 +41,8 @@ def study(settings: int = TASKS) -> Study:
             "settings": ["s0", "s1"],
         },
     ]
-    told = {"seeds": [0, 1], "budget": 400, "points": 4, "settings": rows, "methods": methods}
-    return Study.parse(told, "x")
+    content = {"seeds": [0, 1], "budget": 400, "points": 4, "settings": rows, "methods": methods}
+    return Study.parse(content, "x")
 
 
 def height(cell: Run) -> float:

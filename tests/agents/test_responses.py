@@ -1,4 +1,4 @@
-"""The rivals that use responses, as methods of the harness."""
+"""The baselines that use responses, as methods of the harness."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 words = sys.argv
 option = lambda name: words[words.index(name) + 1]
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-with open({told!r}, "w") as file:
+with open({recorded!r}, "w") as file:
     json.dump({{"words": words, "cache": os.environ.get("VLLM_CPU_KVCACHE_SPACE"),
                "processes": [os.getpid(), child.pid]}}, file)
 if "--broken" in words:
@@ -71,15 +71,15 @@ HTTPServer(("127.0.0.1", int(option("--port"))), Handler).serve_forever()
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ``vllm`` on PATH, and the file in which it tells how it was started."""
-    folder, told = tmp_path / "bin", tmp_path / "told.json"
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ``vllm`` on PATH, and the file in which it records how it was started."""
+    folder, recorded = tmp_path / "bin", tmp_path / "recorded.json"
     folder.mkdir()
     for name in ("vllm", "python"):
-        (folder / name).write_text(FAKE.format(python=sys.executable, told=str(told)))
+        (folder / name).write_text(FAKE.format(python=sys.executable, recorded=str(recorded)))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    return told
+    return recorded
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def gone(processes: list[int]) -> bool:
     ("device", "sent"), [("cpu", signal.SIGINT), ("gpu", signal.SIGTERM)], ids=["cpu", "gpu"]
 )
 def test_a_server_is_started_checked_and_stopped(
-    told: Path, port: int, device: serve.Device, sent: int
+    recorded: Path, port: int, device: serve.Device, sent: int
 ) -> None:
     with started("m/one", "--start", "--device", device, "--port", str(port)) as process:
         assert process.stdout is not None
@@ -236,9 +236,9 @@ def test_a_server_is_started_checked_and_stopped(
         out = "".join(lines)
         process.send_signal(sent)
         rest, _ = process.communicate(timeout=60)
-    how = json.loads(told.read_text())
+    how = json.loads(recorded.read_text())
     words, _ = serve.command("m/one", device=device, port=port)
-    assert how["words"] == [str(told.parent / "bin" / words[0]), *words[1:]]
+    assert how["words"] == [str(recorded.parent / "bin" / words[0]), *words[1:]]
     assert how["cache"] == ("2" if device == "cpu" else None)
     assert f"http://127.0.0.1:{port}/v1#one answers" in out
     assert "  | 1. Silent Garden" in out
@@ -250,7 +250,7 @@ def test_a_server_is_started_checked_and_stopped(
 
 
 def test_a_server_that_does_not_come_up_is_an_error(
-    told: Path, port: int, capfd: pytest.CaptureFixture[str]
+    recorded: Path, port: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["serve", "m", "--start", "--port", str(port)]
     assert main([*words, "--vllm=--broken"]) == 2
@@ -259,7 +259,7 @@ def test_a_server_that_does_not_come_up_is_an_error(
     assert "give it more --patience" in capfd.readouterr().err
 
 
-def test_without_letters_there_is_one_way_to_rank(told: Path, port: int) -> None:
+def test_without_letters_there_is_one_way_to_rank(recorded: Path, port: int) -> None:
     words = ("m", "--start", "--port", str(port), "--vllm=--no-letters")
     with started(*words) as process:
         assert process.stdout is not None

@@ -455,8 +455,8 @@ def test_the_baseline_makes_one_call_per_step_of_an_episode() -> None:
 
     def study(calls: int, **options: Any) -> Study:
         merged = {"label": "merged", "method": "merged_fixed", "config": {"calls": calls}}
-        told = {"settings": [{"name": "a", "options": options}], "methods": [*rows, merged]}
-        return Study.parse(told, "x")
+        content = {"settings": [{"name": "a", "options": options}], "methods": [*rows, merged]}
+        return Study.parse(content, "x")
 
     study(5)
     study(3, max_cycles=3)
@@ -601,18 +601,18 @@ def test_draws_of_a_real_dataset_have_different_train_users() -> None:
         {"label": "Manual", "method": "manual"},
         {"label": "Pop", "method": "recommender", "config": {"name": "pop"}},
     ]
-    told = {"settings": [{"name": "real", "dataset": "ml-1m", "draws": [0, 1]}], "methods": rows}
-    cells = Study.parse(FILE | told | {"seeds": [0, 1]}, "x").runs()
+    content = {"settings": [{"name": "real", "dataset": "ml-1m", "draws": [0, 1]}], "methods": rows}
+    cells = Study.parse(FILE | content | {"seeds": [0, 1]}, "x").runs()
     asked = {(cell.method.label, cell.draw): cell.asked.get("user_seed", 0) for cell in cells}
     assert asked == {("Manual", 0): 0, ("Manual", 1): 1, ("Pop", 0): 0, ("Pop", 1): 0}
 
 
 def test_a_recommender_is_kept_under_its_whole_config() -> None:
-    told = {"label": "BPR", "method": "recommender", "config": {"name": "bpr"}}
-    study = Study.parse(FILE | {"methods": [told]}, "x")
+    content = {"label": "BPR", "method": "recommender", "config": {"name": "bpr"}}
+    study = Study.parse(FILE | {"methods": [content]}, "x")
     resolved = study.methods[0].resolved()
     assert resolved["config"]["dim"] == BPRConfig().dim
-    other = told | {"config": {"name": "bpr", "config": {"dim": 7}}}
+    other = content | {"config": {"name": "bpr", "config": {"dim": 7}}}
     study = Study.parse(FILE | {"methods": [other]}, "x")
     assert study.methods[0].resolved()["config"] == resolved["config"] | {"dim": 7}
 
@@ -693,8 +693,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     file = folder / "tiny.toml"
     file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in WHOLE.items()))
     killed, straight = folder / "killed", folder / "straight"
-    told = ["study", str(file), "--processes", "1", "--out"]
-    code = f"from rpp_agents.cli import main; main({[*told, str(killed)]!r})"
+    command = ["study", str(file), "--processes", "1", "--out"]
+    code = f"from rpp_agents.cli import main; main({[*command, str(killed)]!r})"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as running:
         while running.poll() is None and len(list(killed.glob("cells/**/*.json"))) < 3:
             time.sleep(0.02)
@@ -702,9 +702,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         running.kill()
     done = {path: path.stat().st_mtime_ns for path in killed.glob("cells/**/*.json")}
     assert 3 <= len(done) < 18
-    assert main([*told, str(killed)]) == 0
+    assert main([*command, str(killed)]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
-    assert main([*told, str(straight)]) == 0
+    assert main([*command, str(straight)]) == 0
     return killed, straight
 
 
@@ -813,8 +813,8 @@ def test_the_page_holds_prompts_of_made_users(finished: tuple[Path, Path]) -> No
 
 
 def test_the_pages_sentences_are_those_of_the_settings_rules_and_book(tmp_path: Path) -> None:
-    told = show._sentences(Setting("x", options={"rules": "RPPBandit-v0"}))
-    assert told["history_records"] == ["1 item", "3 items", "5 items", "10 items", "20 items"]
+    sentences = show._sentences(Setting("x", options={"rules": "RPPBandit-v0"}))
+    assert sentences["history_records"] == ["1 item", "3 items", "5 items", "10 items", "20 items"]
     source = (Path(rpp_env.__file__).parent / "sentences" / "movies.toml").read_text()
     own = tmp_path / "own.toml"
     own.write_text(source.replace(SentenceCatalog.load("movies").role_playing[1], "Be brief."))
@@ -911,9 +911,9 @@ def test_settings_without_data_are_left_out(
     monkeypatch.delenv("RPP_ENV_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     absent = {"name": "real", "dataset": "lastfm"}
-    told = FILE | {"settings": [{**SETTING, "draws": [41]}, absent]}
+    content = FILE | {"settings": [{**SETTING, "draws": [41]}, absent]}
     file, out = tmp_path / "x.toml", tmp_path / "out"
-    file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in told.items()))
+    file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in content.items()))
     options = [str(file), "--out", str(out), "--processes", "1"]
     with pytest.raises(SystemExit) as ended:
         main(["study", *options])
@@ -926,11 +926,11 @@ def test_settings_without_data_are_left_out(
 
 
 def test_an_old_report_is_written_again(tmp_path: Path) -> None:
-    told = FILE | {"settings": [{**SETTING, "draws": [41]}], "seeds": [0]}
+    content = FILE | {"settings": [{**SETTING, "draws": [41]}], "seeds": [0]}
     file, out = tmp_path / "x.toml", tmp_path / "out"
 
     def run(**changes: Any) -> int:
-        rows = (told | changes).items()
+        rows = (content | changes).items()
         file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in rows))
         assert main(["study", str(file), "--out", str(out), "--processes", "1"]) == 0
         return (out / "report.md").stat().st_mtime_ns
@@ -971,8 +971,8 @@ def test_a_failed_cell_is_named_and_run_again(
 ) -> None:
     bad = {"label": "RPP", "method": "rpp", "config": {"num_envs": 0}}
     file = tmp_path / "bad.toml"
-    told = FILE | {"methods": [METHOD, bad], "seeds": [0]}
-    file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in told.items()))
+    content = FILE | {"methods": [METHOD, bad], "seeds": [0]}
+    file.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in content.items()))
     with pytest.raises(SystemExit) as ended:
         main(["study", str(file), "--out", str(tmp_path / "out"), "--processes", "1"])
     assert ended.value.code == 1
@@ -1000,8 +1000,8 @@ def test_the_command_lists_and_refuses(
 
 def test_tables_serve_settings_that_differ_in_train_users(tmp_path: Path) -> None:
     few = {**SETTING, "name": "few", "train_users": 5, "part": "users"}
-    told = FILE | {"settings": [SETTING, few], "seeds": [0]}
-    study = Study.parse(told | {"methods": [{"label": "f", "method": "enumerate_all"}]}, "x")
+    content = FILE | {"settings": [SETTING, few], "seeds": [0]}
+    study = Study.parse(content | {"methods": [{"label": "f", "method": "enumerate_all"}]}, "x")
     make_tables(study.runs(), tmp_path)
     assert len(list((tmp_path / "tables").glob("*.rpptable"))) == 3
     found = {o.job.file: o.found for o in run_all(study.jobs(study.runs()), tmp_path)}

@@ -1,7 +1,7 @@
 """A study's page: what is written, and what a real browser makes of it.
 
 The tests in a browser need Debian's ``chromium`` (or any Chromium that ``$CHROMIUM`` names) and the
-package playwright, which is told to download none; they are skipped, by name, without either.
+package playwright, which is set to download none; they are skipped, by name, without either.
 """
 
 from __future__ import annotations
@@ -366,8 +366,8 @@ def test_the_primary_result_comes_first(visit: Visitor) -> None:
     found = page.locator("#found li")
     assert found.all_text_contents() == study(2)["found"]
     assert found.first.bounding_box()["y"] < primary.bounding_box()["y"]
-    told = primary.locator("svg").get_attribute("aria-label")
-    assert "against 0 and 0.010" in told
+    label = primary.locator("svg").get_attribute("aria-label")
+    assert "against 0 and 0.010" in label
 
 
 def test_tables_sort_numbers_intervals_and_text(visit: Visitor) -> None:
@@ -380,10 +380,12 @@ def test_tables_sort_numbers_intervals_and_text(visit: Visitor) -> None:
             button.click()
             assert head(page, "main", number).get_attribute("aria-sort") == way, kind
             shown = column(page, "main", number)
-            told = [re.match(r"[\u2212\d.,]+", cell) for cell in shown]
-            values = [float(t[0].replace("\u2212", "-").replace(",", "")) for t in told if t]
+            numbers = [re.match(r"[\u2212\d.,]+", cell) for cell in shown]
+            values = [float(t[0].replace("\u2212", "-").replace(",", "")) for t in numbers if t]
             assert values == sorted(values, reverse=way == "descending"), kind
-            assert [t is None for t in told] == sorted(t is None for t in told), kind  # nulls last
+            assert [t is None for t in numbers] == sorted(t is None for t in numbers), (
+                kind
+            )  # nulls last
             assert len(values) < 13
         button.click()
         assert head(page, "main", number).get_attribute("aria-sort") == "none"
@@ -502,9 +504,9 @@ def test_a_user_before_and_after(visit: Visitor) -> None:
             assert target.get_attribute("data-place") == str(place)
             items = shown.locator(".ranked [data-place] > span:nth-child(2)").all_text_contents()
             assert items == [user["candidates"][k] for k in wanted["order"]]
-            told = shown.locator(".result").inner_text()
-            assert (f"in place {wanted['rank']} " if wanted["rank"] else "not named") in told
-            assert f"{wanted['ndcg']:.3f}" in told
+            result = shown.locator(".result").inner_text()
+            assert (f"in place {wanted['rank']} " if wanted["rank"] else "not named") in result
+            assert f"{wanted['ndcg']:.3f}" in result
             assert (shown.locator(".break").count() == 1) == (wanted["named"] < 20)
     assert page.get_by_role("button", name="Next user").is_disabled()
     page.get_by_role("button", name="Previous user").click()
@@ -603,10 +605,10 @@ def test_many_lines_have_a_panel_each(visit: Visitor) -> None:
     ).get_attribute("aria-label")
     # What is far from the curves is named and does not press them together.
     assert panels.first.locator(".level").count() == 1
-    told = chart.locator(".levels").inner_text()
-    assert "chance 0.200 (below the axis)" in told
-    assert "above all 0.900 (above the axis)" in told
-    assert "best fixed 0.530" in told
+    levels = chart.locator(".levels").inner_text()
+    assert "chance 0.200 (below the axis)" in levels
+    assert "above all 0.900 (above the axis)" in levels
+    assert "best fixed 0.530" in levels
     drawing = panels.nth(3).locator("svg[role=img]")
     box = drawing.bounding_box()
     drawing.hover(position={"x": box["width"] * 0.99 - 5, "y": 20})

@@ -78,12 +78,12 @@ def test_a_folder_is_not_followed_outside_itself(
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    told = {key: value.replace("OUTSIDE", str(outside)) for key, value in OUTSIDE[asks].items()}
-    says(theirs, told)
+    named = {key: value.replace("OUTSIDE", str(outside)) for key, value in OUTSIDE[asks].items()}
+    says(theirs, named)
     assert main([verb, str(theirs)]) == 2
     err = capsys.readouterr().err
     assert "asks for what lies outside it" in err
-    key, value = list(told.items())[-1]
+    key, value = list(named.items())[-1]
     assert f"--{key} " in err
     assert "--trust " in err
     assert value in err

@@ -506,12 +506,12 @@ def test_a_killed_run_resumes_bit_for_bit(toys: SimpleNamespace, tmp_path: Path)
     config = {**SMALL, "evaluations": 0}
 
     def command(pause: float) -> list[str]:
-        told = {
+        given = {
             "tests": str(Path(__file__).parent),
             "config": config,
             "folder": str(tmp_path / "killed"),
         }
-        return [sys.executable, "-c", SCRIPT.format(pause=pause, **told)]
+        return [sys.executable, "-c", SCRIPT.format(pause=pause, **given)]
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command(0.05), env=environment)

@@ -103,7 +103,7 @@ def test_tasks_are_the_first_clicks_after_those_before_them(making) -> None:
             assert own == {sequence[click]}
     assert set(zero.draw) == {0}
     assert set(few.draw) == set(range(1, 10))
-    # The same task, whoever else is asked for and among which clicks.
+    # The same task, whichever other users and clicks are requested.
     rows = np.flatnonzero(joint.draw > 0)
     assert joint.subset(rows).digest == few.digest
     assert arrival_tasks(data, range(80), 4, num_candidates=20).digest == (
