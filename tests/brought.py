@@ -1,4 +1,4 @@
-"""A module of somebody else's, as a text that tests write into a folder, and its entry points."""
+"""A user's module as text, which tests write into a folder, and its entry points."""
 
 from __future__ import annotations
 

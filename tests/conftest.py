@@ -1,4 +1,4 @@
-"""Keeps the tests away from the user's caches, screen and luck."""
+"""Isolate the tests from the user's caches, screen and random state."""
 
 from __future__ import annotations
 

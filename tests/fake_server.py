@@ -206,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         kind, _, rest = fault.partition(" ")
         if kind == "stuck":
             time.sleep(float(rest))
-        elif kind == "leave":  # as vLLM on SIGTERM: nobody new is let in, nobody inside is answered
+        elif kind == "leave":  # as vLLM on SIGTERM: no new connections, no answers to open ones
             server.socket.close()
             time.sleep(float(rest))
             os._exit(0)

@@ -11,7 +11,7 @@ from rpp_env.models import Reply, Request
 
 
 class Letters:
-    """A model whose words are letters: those that the prompt holds often are probable."""
+    """A model of letters: those that are frequent in the prompt are probable."""
 
     id = "letters"
     capabilities = frozenset({"likelihood", "deterministic"})

@@ -1,4 +1,4 @@
-"""Servers with OpenAI's interface that answer as a test wants, in threads of the test's process."""
+"""OpenAI-compatible servers with scripted answers, in threads of the test's process."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def said(text: Any = "a reply", finish: Any = "stop", **more: Any) -> dict[str, 
 
 
 def chosen(row: Any, **more: Any) -> dict[str, Any]:
-    """A reply whose only choice is this."""
+    """A reply with this as its only choice."""
     return {"choices": [row], "usage": {"prompt_tokens": 7, "completion_tokens": 2}, **more}
 
 

@@ -1,4 +1,4 @@
-"""A disk that loses what was not synced: what a power cut may leave at every moment.
+"""A simulated disk that loses unsynced data at a power cut.
 
 While a `Disk` watches, the real folder is what the running program sees. Beside it the disk keeps
 what is promised to survive: a file's bytes as they were when the file was synced, and a folder's

@@ -1,4 +1,4 @@
-"""Letters: what is done about a model that likes some of them whatever they stand for."""
+"""Calibration of letters, for a model that prefers some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models that run here share: digests, equal requests, tokens. The engines: tests/llm."""
+"""Common parts of local models: digests, equal requests, tokens. Engines: tests/llm."""
 
 from __future__ import annotations
 

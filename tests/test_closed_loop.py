@@ -1,4 +1,4 @@
-"""Policies that use the user's responses, on tables whose best play is known and on movieworld."""
+"""Policies of users' responses, on tables with known optima and on movieworld."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RPPEnv: who plays, what a step does, and what is refused."""
+"""RPPEnv: the users played, the results of steps, and refused input."""
 
 from __future__ import annotations
 
@@ -826,7 +826,7 @@ def test_silence_is_no_error() -> None:
 
 
 def test_a_table_of_several_answers_is_replayed_in_turn() -> None:
-    """Which answer a user meets hangs on visits and steps, not on the others of the batch."""
+    """A user's answer depends on visits and steps, not on other users of the batch."""
     count = iter(range(1 << 30))
 
     class Moody:

@@ -1,4 +1,4 @@
-"""What the released research code got wrong, each as a test that fails if it comes back.
+"""Errors of the released research code, each with a test that fails if it returns.
 
 Prompts with another user's history, rewards under another order, one position of the target for all
 users, one reward for all, users in train and test, and a state that lacks what rewards depend on.

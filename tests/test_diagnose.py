@@ -1,4 +1,4 @@
-"""Diagnostics on tables whose answers are known."""
+"""Diagnostics on tables with known answers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_two_peaks_are_a_trap() -> None:
 
 
 def test_freezing_an_important_agent_costs_its_gain() -> None:
-    # Half of the users want role 1, half role 2; the reasoning sentence matters to nobody.
+    # Half of the users prefer role 1, half role 2; the reasoning sentence has no effect.
     fitted = np.zeros((10, *SHAPE), dtype=np.float32)
     fitted[:5, :, 1] = 1.0
     fitted[5:, :, 2] = 1.0

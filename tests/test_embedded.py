@@ -1,4 +1,4 @@
-"""The embedded model: gets text, gives text, and does what the words say."""
+"""The embedded model: text in, text out, and the effects of words."""
 
 from __future__ import annotations
 

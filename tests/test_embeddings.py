@@ -1,4 +1,4 @@
-"""Embeddings know the training histories and nobody's target."""
+"""Embeddings are fitted on training histories, without any target."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_shapes_types_and_bounds(data: Dataset, split: UserSplit, method: str) -
 def test_seeds(data: Dataset, split: UserSplit, method: str) -> None:
     known = training_interactions(data, split)
     first = fit_embeddings(data, known, method=method, seed=0, cache=False)
-    if method == "lightgcn":  # somebody else's random numbers in between
+    if method == "lightgcn":  # random numbers drawn elsewhere in between
         __import__("torch").rand(3)
     again, other = (
         fit_embeddings(data, known, method=method, seed=seed, cache=False) for seed in (0, 1)

@@ -1,4 +1,4 @@
-"""evaluate: known answers, the same questions for every line, and no gain out of nothing."""
+"""evaluate: known scores, the same tasks for every policy, and no gain without a gap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RPPFeedback-v0 and the option `feedback`: what is shown of a response, and to whom."""
+"""RPPFeedback-v0 and the option `feedback`: which agents observe which response."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ BASELINES = {
     r"discount 0 at \S+ the best fixed prompt has ([\d.]+\d)": "best fixed prompt",
     r"full information ([\d.]+\d)": "observable reference",
 }
-"""Of the bench over all users, whose file holds no baselines: its page does."""
+"""Baselines of the bench over all users; its file has none, so they are read from the page."""
 
 
 @pytest.mark.parametrize("pattern", [*CLAIMS, *BASELINES])

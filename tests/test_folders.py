@@ -1,4 +1,4 @@
-"""Folders that somebody else prepared: nothing is written outside them."""
+"""Folders from others: nothing is written outside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rpp_env.errors import InvalidData
 from rpp_env.table import tabulate
 
 Make = Callable[[Path, Path], None]
-"""Puts something into a folder, perhaps with a link to a file outside it."""
+"""Function that puts a file or link into a folder, given the folder and a file outside."""
 
 
 def _far(folder: Path, outside: Path) -> None:

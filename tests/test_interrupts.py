@@ -1,4 +1,4 @@
-"""Ctrl-C: a real SIGINT ends what it meets, and no number comes of what was cut short."""
+"""Ctrl-C: a real SIGINT stops the work, and interrupted work gives no result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gymnasium faces: one agent that makes all four choices, for one user and for many."""
+"""The Gymnasium wrappers: one agent that makes all choices, for one user and for many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranking by likelihood with a model of a few lines: what is asked, scored, trimmed and kept."""
+"""Ranking by likelihood with a small scripted model: requests, scores, trimming, recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports show others' words as they are."""
+"""Reports show others' text unchanged."""
 
 from __future__ import annotations
 

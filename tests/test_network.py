@@ -1,4 +1,4 @@
-"""The way to a server: proxies, certificates, who gets the key, and how much is read."""
+"""Connections to servers: proxies, certificates, the API key, and limits of size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.odd_servers import MODELS, Answer, odd_server, raw_server, said
 SECRET = "sk-Tell-no-one-7421"  # noqa: S105 - made up
 ASKED = Request(({"role": "user", "content": "rank"},), Generation())
 FAR = "http://far.example:8000/v1"
-"""Another machine's, which nobody asks: `network` decides before anything is sent."""
+"""Address of another machine, never contacted: `network` decides before anything is sent."""
 
 
 @pytest.fixture(autouse=True)
@@ -377,7 +377,7 @@ def test_a_local_server_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate that nobody has signed, with its key."""
+    """An unsigned certificate with its key."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("certificate")

@@ -1,4 +1,4 @@
-"""Observations: the layout, the numbers in it, and what they do not depend on."""
+"""Observations: layout, values, and what they must not depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a model says and whatever a title holds: data to be read, and nothing else."""
+"""Odd replies and odd titles are treated as data only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TITLES = (
 
 def odd_replies(count: int) -> list[str]:
     """Noise, halves of answers, and answers with noise in them."""
-    rng = random.Random(0)  # noqa: S311 - no secret hangs on it
+    rng = random.Random(0)  # noqa: S311 - not for secrets
     titles = [f"The Film {i}" for i in range(20)]
     alphabet = "abc XYZ 0123456789\n\r\t.,:;|>[]{}\"'`#*-_\\/<>\0\x1b\u2028\u00a0\u202e\ud800é漢😀"
     pieces = [
@@ -92,7 +92,7 @@ def test_ten_thousand_odd_replies_are_parsed_and_rewarded() -> None:
 
 
 def odd_folder(folder: Path) -> Path:
-    """A dataset whose every second title is up to something."""
+    """A dataset in which every second title is malicious."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     titles = [

@@ -1,4 +1,4 @@
-"""A served model is asked all at once and nothing twice, survives bad days, and tells no secret."""
+"""A served model: batched and unique requests, retries, and no leaked key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the environment: each is checked as it was given, and ends in a sentence."""
+"""Options of the environment: each is checked, with a one-sentence error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the public names, the examples, and nothing that stays at home."""
+"""The package: the wheel, public names, examples, and no private names or paths."""
 
 from __future__ import annotations
 

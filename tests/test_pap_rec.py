@@ -1,4 +1,4 @@
-"""PAPRec-v0: made from nothing, playable everywhere, honest, and candidates from training only."""
+"""PAPRec-v0: defaults, interfaces, no leaks, and candidates from training clicks only."""
 
 from __future__ import annotations
 

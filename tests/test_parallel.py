@@ -1,4 +1,4 @@
-"""The PettingZoo face: dictionaries around a core of one user."""
+"""The PettingZoo wrapper: dictionaries around a core with one user."""
 
 from __future__ import annotations
 
@@ -273,11 +273,11 @@ def test_actions_of_agents_that_do_not_exist_are_refused() -> None:
 
 def test_spaces_are_public_by_name() -> None:
     env = make(padded_actions=True)
-    for face in (env, ActionMaskInObservation(env)):
-        assert list(face.observation_spaces) == list(face.action_spaces) == list(AGENTS)
+    for wrapper in (env, ActionMaskInObservation(env)):
+        assert list(wrapper.observation_spaces) == list(wrapper.action_spaces) == list(AGENTS)
         for agent in AGENTS:
-            assert face.observation_spaces[agent] is face.observation_space(agent)
-            assert face.action_spaces[agent] is face.action_space(agent)
+            assert wrapper.observation_spaces[agent] is wrapper.observation_space(agent)
+            assert wrapper.action_spaces[agent] is wrapper.action_space(agent)
 
 
 def test_environments_do_not_share_lists_of_metadata() -> None:

@@ -1,4 +1,4 @@
-"""PeaPOD-v0: made from nothing, playable everywhere, honest, and independent of the batch."""
+"""PeaPOD-v0: defaults, interfaces, no leaks, and independence of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that others bring: by ``package.module:attribute``, and by entry points."""
+"""Parts from outside, by ``package.module:attribute`` and by entry points."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.brought import PARTS, declare
 
 @pytest.fixture(autouse=True)
 def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of the path with a module of somebody else's."""
+    """A folder on the path with a user's module."""
     (tmp_path / "elsewhere.py").write_text(PARTS)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path

@@ -1,4 +1,4 @@
-"""PPR-v0 and PPRStream-v0: made from nothing, playable everywhere, honest, and worth a prefix."""
+"""PPR-v0 and PPRStream-v0: defaults, interfaces, no leaks, and the gain of a prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rankings as arrays, and what a recommender may give back."""
+"""Rankings as arrays, and valid results of a recommender."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_rank_of_a_candidate_that_is_not_named_is_0() -> None:
 
 
 def test_an_order_of_shown_candidates_becomes_one_of_the_tasks() -> None:
-    shown = np.array([[2, 0, 1], [0, 2, 1]])  # whose candidate stood in each place
+    shown = np.array([[2, 0, 1], [0, 2, 1]])  # the task's candidate at each place
     moved = Rankings.of(GOOD).reordered(shown)
     assert moved.order.tolist() == [[1, 2, 0], [2, 0, 1]]
     assert moved.named.tolist() == [3, 1]

@@ -1,4 +1,4 @@
-"""Replies as language models write them, and the measure of how many of them are read."""
+"""Replies in the forms that language models write, and the share that is parsed exactly."""
 
 # ruff: noqa: RUF001 - replies hold signs of many scripts
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LLMRecommender: one call a batch, equal prompts once, what does not fit is trimmed."""
+"""LLMRecommender: one call per batch, equal prompts once, and trimming."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_a_replay_cuts_prompts_where_they_were_cut(tmp_path: Path) -> None:
     assert [replay.count_tokens(text) for text in ("one two", "one", "one two three")] == [2, 1, 3]
     with pytest.raises(MissingRecording, match="does not say how many tokens 'counting' takes"):
         replay.count_tokens("another text")
-    # One who cannot count is not asked to.
+    # A model that cannot count tokens is not asked to.
     RecordingModel(tmp_path / "b.sqlite", Counting()).complete([ask("a")])
     assert not hasattr(RecordingModel(tmp_path / "b.sqlite"), "count_tokens")
 

@@ -1,4 +1,4 @@
-"""Flipped bits, cut files, files of others: noticed, or without consequence."""
+"""Flipped bits, cut files, files of others: detected, or without effect."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_answers_hidden_by_damage_are_not_requested_again(whole: Path, tmp_path:
     assert model.asked == 0
     with pytest.raises(InvalidData, match=r"holds a damaged answer \("):
         RecordingModel(path).complete(ASKED[:1])
-    # Others are found, and then nobody looks.
+    # Other answers are found, so the file is not verified.
     assert RecordingModel(path).complete(ASKED[1:5]) == replay(whole)[0][1:5]
     # Where nothing is damaged, it is missing.
     with pytest.raises(MissingRecording):

@@ -1,4 +1,4 @@
-"""Forks, kills, threads, simultaneous starts: every answer that was handed out is in the file."""
+"""Forks, kills, threads, simultaneous starts: every returned answer is in the file."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_a_fork_while_rows_are_read(path: Path) -> None:
 
 def test_a_fork_behind_pythons_back_is_refused(path: Path) -> None:
     """C code that forks calls no handler: the child must not even close what it inherited."""
-    # In a process of one thread: what other threads hold at such a fork, nobody ever releases.
+    # In a single-threaded process: locks of other threads would never be released after a fork.
     process = multiprocessing.get_context("spawn").Process(target=fork_in_c, args=(path,))
     process.start()
     process.join(100)

@@ -1,4 +1,4 @@
-"""The picture of a step: what stands where, in whose colour, however long the texts are."""
+"""The picture of a step: positions, colours of the agents, and long texts."""
 
 from __future__ import annotations
 

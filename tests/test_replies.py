@@ -1,4 +1,4 @@
-"""What servers send back is data: read where it can be, counted where it is odd, never a crash."""
+"""Replies of servers are data: parsed if possible, counted if malformed, never a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates retrieved by a frozen SASRec: what it ranks highest, and nothing of the targets."""
+"""Candidates retrieved by a frozen SASRec: its highest ranked items, without targets."""
 
 from __future__ import annotations
 

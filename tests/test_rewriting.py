@@ -1,4 +1,4 @@
-"""RPP+: what is rewritten, what stays, what is refused, and that nothing is asked twice."""
+"""RPP+: rewritten, unchanged and refused sentences, and no repeated request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RPPLikelihood-v0 with a model of a few lines: made by its id, played everywhere, and honest."""
+"""RPPLikelihood-v0 with a small scripted model: id, interfaces, and no leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RPPSession-v0: a user's next items one after another, and none of them before its time."""
+"""RPPSession-v0: a user's next items one after another, none shown before its step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules: levels, what they show, and the fastest way to each."""
+"""Rules: history levels, their lengths, and the fastest way to each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A frozen SASRec under a prefix: gradients, batches, padding, files, and what training may see."""
+"""A frozen SASRec with a prefix: gradients, batches, padding, files, and training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripted models: an answer key, an echo, and one that says nothing."""
+"""The scripted models: an oracle, an echo, and a silent one."""
 
 from __future__ import annotations
 

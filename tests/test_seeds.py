@@ -1,4 +1,4 @@
-"""Without a seed every copy plays other users; with one, through any API, the same ones."""
+"""Without a seed copies play different users; with a seed, through any API, the same ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrained encoders of sentences: the recipe of their cards, and folders that are refused."""
+"""Pretrained sentence encoders: the recipe of their model cards, and refused folders."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PAGES = sorted(
     if "generated" not in path.parts
 )
 LIKELIHOOD = "RPPLikelihood-v0"
-"""Its default model is a real one, which need not be here."""
+"""An id with a real default model, which may be missing."""
 SESSION = "RPPSession-v0"
 MADE = re.compile(r"<!-- made: (.*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 
@@ -85,7 +85,7 @@ def table(*rows: tuple[object, ...]) -> str:
 
 
 T5S = ("PAPRec-v0", "PeaPOD-v0")
-"""Ids whose recommender needs transformers, which the oldest tested environment lacks."""
+"""Ids with a recommender that needs transformers, which the oldest tested environment lacks."""
 
 
 def made_env(rules: str) -> rpp_env.RPPEnv:
@@ -230,7 +230,7 @@ NOT = "not measured"
 
 
 def number(value: Mapping[str, float] | float | None) -> str:
-    """An estimate with its interval, a plain number, or that there is none."""
+    """Format an estimate with its interval, a plain number, or None."""
     if value is None:
         return NOT
     if isinstance(value, float):

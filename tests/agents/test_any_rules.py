@@ -326,7 +326,7 @@ def test_a_bench_of_infinitely_many_prompts_is_refused(
     assert "VectorPrompts has infinitely many" in capsys.readouterr().err
 
 
-# ---- of somebody else ----
+# ---- ids from outside ----
 
 OWN = '''
 

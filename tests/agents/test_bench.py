@@ -1,4 +1,4 @@
-"""Benches: what a file means, cells that run once, what is scored, and what the report says."""
+"""Benches: parsing their files, running each cell once, scores, and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trainer, a recommender and a study method from outside: train, bench and study run them."""
+"""Trainers, recommenders and methods from outside run in train, bench and study."""
 
 from __future__ import annotations
 

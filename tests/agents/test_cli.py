@@ -1,4 +1,4 @@
-"""The command: what it prints, what it keeps, and how it fails."""
+"""The command: its output, its files, and its errors."""
 
 from __future__ import annotations
 

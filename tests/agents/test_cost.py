@@ -1,4 +1,4 @@
-"""What a command asks of a model that may be paid: said before, and never more than was said."""
+"""The number of calls of a paid model is announced beforehand, and never exceeded."""
 
 from __future__ import annotations
 

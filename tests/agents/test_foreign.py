@@ -1,4 +1,4 @@
-"""Environments of others: what they may be, and the sentence for what cannot be trained."""
+"""PettingZoo environments from outside: supported forms, and errors for the others."""
 
 from __future__ import annotations
 

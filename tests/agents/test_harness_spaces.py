@@ -1,4 +1,4 @@
-"""The harness on prompts that are no sentences: codebooks, tokens, and infinitely many."""
+"""The harness on other prompts than sentences: codebooks, tokens and vectors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
 FINITE = [name for name in METHODS if name not in ("manual", "grips", "llmrank", "rpp")]
 RESPONSES = ("posterior", "keep_best")
-"""Methods that read the users' responses; they play episodes, and name no cells."""
+"""Methods that read users' responses; they play episodes and choose no cells."""
 CONFIG: dict[str, dict[str, Any]] = {
     "groups": {"groups": 2},
     "supervised": {"members": 1, "components": 4},

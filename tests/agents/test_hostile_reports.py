@@ -1,4 +1,4 @@
-"""Folders of benches and studies from somebody hostile, through the commands that report them."""
+"""Hostile folders of benches and studies, read by the commands that report them."""
 
 from __future__ import annotations
 

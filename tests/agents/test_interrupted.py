@@ -1,4 +1,4 @@
-"""Ctrl-C while a command works: exit code 130, nothing wrong is kept, nobody is left behind."""
+"""Ctrl-C while a command runs: exit status 130, no invalid file, no process left."""
 
 from __future__ import annotations
 

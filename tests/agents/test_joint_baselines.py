@@ -1,4 +1,4 @@
-"""Joint and state-blind baselines: does a task need several agents, and observations?"""
+"""Joint and state-blind baselines, on tasks where the best of them is known."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ EVERY = np.stack(np.unravel_index(np.arange(24), NVEC), axis=1)
 
 
 def joint_actor(made: Any, **options: Any) -> Any:
-    """One whose choices are far from uniform."""
+    """A policy whose choices are far from uniform."""
     torch.manual_seed(0)
     actor = made(5, NVEC, hidden=(16, 8), normalize=True, **options)
     actor.observe(torch.randn(50, 3, 5) * 3 + 1)

@@ -1,4 +1,4 @@
-"""MAPPO learns on movieworld: more than random prompts give, on users that it has not seen."""
+"""MAPPO beats random prompts on held-out users of movieworld."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainers with a memory: what must be recalled is recalled, in training, files and evaluation."""
+"""Trainers with a memory recall a cue, in training, from files and in evaluation."""
 
 from __future__ import annotations
 

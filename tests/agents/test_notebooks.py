@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, and hold what they print.
+"""Notebooks run from top to bottom, and their saved outputs are current.
 
 ``RPP_WRITE_DOCS=1 python -m pytest tests/agents/test_notebooks.py`` writes the outputs anew. What
 is trained differs between processors, so stored outputs are not compared number by number.
@@ -23,7 +23,7 @@ ALT = {
     "first-policy": "A grid of shares: for each habit of the users a row, for each role a column. "
     "Rows differ, so the policy chooses roles by user."
 }
-"""What the picture of a notebook shows."""
+"""Alternative text of a notebook's picture."""
 
 
 def run(cells: list[dict[str, Any]], alt: str) -> list[list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""PAP-REC's own search: its turns, the defects of the published code, and the command."""
+"""PAP-REC's search: its turns, the defects of the published code, and the command."""
 
 from __future__ import annotations
 

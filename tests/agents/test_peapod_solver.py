@@ -1,4 +1,4 @@
-"""PeaPOD's own solver: what it trains, that it plays what it scores, its patience, and controls."""
+"""PeaPOD's solver: trained weights, played and scored prompts, patience, controls."""
 
 from __future__ import annotations
 

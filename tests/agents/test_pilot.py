@@ -1,4 +1,4 @@
-"""The pilot: its verdict where the truth is known, its power, and its command."""
+"""The pilot: verdicts on simulated users, power, and the command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rpp_env.models.scripted import echo
 
 
 def simulated(users: int, gain: float, seed: int, prompts: int = 10, K: int = 20) -> Answers:
-    """Users whose first feature says which half of the prompts earns `gain` more on the mean."""
+    """Simulate users: their first feature determines the half of the prompts that earns more."""
     rng = np.random.default_rng(seed)
     seen = rng.standard_normal((users, 12))
     liked = (seen[:, :1] > 0) == (np.arange(prompts) < prompts // 2)

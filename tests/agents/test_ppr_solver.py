@@ -1,4 +1,4 @@
-"""PPR's own solver: what it trains, what it leaves alone, and that it learns."""
+"""PPR's solver: trained weights, frozen weights, and learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the mixers can express: sums, and functions that grow with each agent's value."""
+"""Mixers: sums, and functions that increase with each agent's value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on a real model, here of the embedded one: what it says must be so."""
+"""The report of benchmarks/real_llm.py, with the embedded model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_report_and_its_resumption(tmp_path: Path) -> None:
     assert report["reading"]["whole"] == 1.0  # this world lets every reply be whole
     assert report["any prompt"]["chance"] == pytest.approx(chance_ndcg(20), abs=1e-4)
     assert report["any prompt"]["score"] > 0.25 > report["any prompt"]["score_by_luck"]
-    # With so many prompts luck alone finds one for nearly everybody.
+    # With so many prompts, nearly every user has one that beats chance by luck.
     assert min(report["any prompt"]["best"], report["any prompt"]["best_by_luck"]) > 0.9
     assert report["recital"] == {"asked": 8, "recalled": 0.0, "shuffled": 0.0}
     for agreement in report["agreement"]:
@@ -38,7 +38,7 @@ def test_a_report_and_its_resumption(tmp_path: Path) -> None:
         assert agreement["correlation"] == agreement["same_first"] == 1.0
     assert report["diagnosis"]
     assert (tmp_path / "report.md").read_text().strip() == first.stdout.strip()
-    # Nothing is asked again, and there is nobody to ask.
+    # The model is not called again, and could not be.
     again = run(tmp_path, "--users", "40", model=f"recording:{tmp_path}/answers.sqlite")
     assert again.returncode == 0, again.stderr
     replayed = json.loads((tmp_path / "report.json").read_text())

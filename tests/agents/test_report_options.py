@@ -1,4 +1,4 @@
-"""What every report may hold beside its tables: marl-eval's JSON, aggregates, grids, the page."""
+"""Optional parts of a report: marl-eval's JSON, aggregates, grids, the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that earlier versions wrote are still reported with the same numbers, and go on."""
+"""Folders of earlier versions give the same reports, and their runs can be resumed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ REWORDED = [
         "are significant (Holm, over all pairs)",
     ),
 ]
-"""Words of reports that have changed since; and the smoke bench states its discount now."""
+"""Reworded parts of reports; the smoke bench also states its discount now."""
 ALT = re.compile(r"^!\[.*\]", re.MULTILINE)
-"""What a picture shows: both forms have the same pictures now, with sentences of their own."""
+"""Alternative texts of pictures, which have changed since."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Samples in the docs are what they say: TOML is accepted, and Python runs."""
+"""Samples in the docs work: TOML is accepted, and Python runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REST: dict[str, Any] = {
     "worlds": [1],
     "environments": [{"name": "x"}],
 }
-"""What a sample that says "as above" leaves out."""
+"""Keys that a sample with "as above" leaves out."""
 
 
 def accept(text: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the command prints fits the terminal, in lines that are broken between words."""
+"""The command's output fits the terminal, in lines broken between words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rpp-env serve``: the command, the check, and a server that is really started and stopped."""
+"""``rpp-env serve``: the command, the check, and starting and stopping a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("httpx", reason="the client of servers needs the extra 'llm'
 
 RUN = "import sys; from rpp_agents.cli import main; sys.exit(main())"
 FAKE = '''#!{python}
-"""What vLLM looks like from outside: it tells its words and its process, then answers."""
+"""A fake vLLM: it records its arguments and processes, then answers."""
 import json, os, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 

@@ -1,4 +1,4 @@
-"""REINFORCE, the evolution strategy and LinUCB: they see nothing but what they are paid."""
+"""REINFORCE, the evolution strategy and LinUCB learn from rewards only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learners on prompts that are no sentences: a small SASRec reads vectors, entries and tokens."""
+"""Learners on other prompts than sentences: a small SASRec reads vectors and tokens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Simulated coverage of intervals and false findings of Holm's rule, at the published shapes.
 
-Each test draws many experiments whose truth is known. With N of them, a share p is found with a
-standard error of sqrt(p (1 - p) / N): the bounds below are three of them away from 95% and 5%.
+Each test simulates many experiments with known true values. With N of them, a share p is found
+with a standard error of sqrt(p (1 - p) / N): the bounds below are three of them away from 95% and
+5%.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rpp_env.intervals import estimate, gain
 
 Floats = NDArray[np.float64]
 Experiment = Callable[[np.random.Generator, Floats], tuple[dict[str, dict[int, Floats]], bool]]
-"""From effects of the methods to their scores beside a baseline's, and whether users are shared."""
+"""Functions that simulate scores of methods and a baseline, and whether users are shared."""
 
 EXPERIMENTS = 600
 MARGIN = 3 * np.sqrt(0.05 * 0.95 / EXPERIMENTS)  # 0.027

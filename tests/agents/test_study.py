@@ -1,4 +1,4 @@
-"""The study: what is asked and counted, how orders are merged, and a whole one, once killed."""
+"""The study: calls, merged orders, and a complete study that is killed and resumed."""
 
 from __future__ import annotations
 
@@ -398,7 +398,7 @@ def test_mistakes_of_a_trainer_get_a_sentence(problem: Problem) -> None:
 
 @pytest.fixture(scope="module")
 def bandit() -> Problem:
-    """The same problem under RPPBandit-v0, whose levels are numbers of items and no rungs."""
+    """The same problem under RPPBandit-v0, where the history agent chooses the length itself."""
     parts = []
     for split, count in (("train", 12), ("validation", 4), ("test", 12)):
         options = WORLD | {"split": split, "max_users": count, "rules": "RPPBandit-v0"}
@@ -547,7 +547,7 @@ def test_seeds_play_the_draws_in_turn_and_twice_the_same_is_once() -> None:
     study = Study.parse(FILE | {"seeds": [0, 1, 2]}, "x")
     assert [cell.draw for cell in study.runs()] == [41, 42, 41]
     alone = FILE | {"settings": [{**SETTING, "draws": [41]}]}
-    assert len(Study.parse(alone, "x").runs()) == 1  # nothing in it hangs on the seed
+    assert len(Study.parse(alone, "x").runs()) == 1  # nothing in it depends on the seed
     learns = alone | {"methods": [{"label": "RPP", "method": "rpp"}]}
     assert len(Study.parse(learns, "x").runs()) == 2
 
@@ -596,7 +596,7 @@ def test_draws_of_a_real_dataset_have_different_train_users() -> None:
     assert all("user_seed" not in real.problem(draw, "test") for draw in (0, 1, 2))
     made = Setting("made", draws=(1, 2))  # other worlds have other users anyway
     assert "user_seed" not in made.problem(2, "train")
-    # What is fitted on them hangs on them; what is fitted on all histories does not.
+    # Methods fitted on train users depend on the draw; those fitted on all histories do not.
     rows = [
         {"label": "Manual", "method": "manual"},
         {"label": "Pop", "method": "recommender", "config": {"name": "pop"}},

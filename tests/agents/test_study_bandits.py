@@ -49,7 +49,7 @@ def sides(users: Users) -> Callable[[Users], np.ndarray[Any, Any]]:
 def planted(users: Users, kinds: np.ndarray[Any, Any], rng: np.random.Generator) -> Users:
     """The same users, and how far down their targets come under each cell.
 
-    A kind likes its own role, reasoning 1, and an output that hangs on the role;
+    A kind likes its own role, reasoning 1, and an output that depends on the role;
     few items are best.
     """
     table = users.env.table

@@ -1,4 +1,4 @@
-"""A study's page: what is written, and what a real browser makes of it.
+"""A study's page: its content, and its behaviour in a real browser.
 
 The tests in a browser need Debian's ``chromium`` (or any Chromium that ``$CHROMIUM`` names) and the
 package playwright, which is set to download none; they are skipped, by name, without either.

@@ -1,4 +1,4 @@
-"""The methods of a study that write prompts of their own: GrIPS' edits, and LLMRank's three."""
+"""Methods of a study with their own prompts: GrIPS' edits, and LLMRank's three."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RUINOUS = "one per line"
 
 
 class Unseen:
-    """Stands for users whom nobody may look at."""
+    """Users that must not be accessed."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"looked at {name}")

@@ -32,7 +32,7 @@ config = {name}.Config(total_steps=2_560, hidden=(256, 256), tensorboard=False, 
 policy = {name}.train(env, config, progress=False)
 assert torch.get_num_threads() == {threads}
 policy.save("policy.safetensors")
-weights = load_file("policy.safetensors")  # the order of its header's keys is nobody's
+weights = load_file("policy.safetensors")  # the order of its header's keys is arbitrary
 Path("weights").write_bytes(b"".join(weights[name].tobytes() for name in sorted(weights)))
 """
 REFERENCE = """

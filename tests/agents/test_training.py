@@ -513,7 +513,7 @@ def test_files_without_digests_are_read_with_a_warning(
     save_file(tensors, path, metadata={"rpp_agents": json.dumps(about)})
     with pytest.warns(RPPWarning, match=r"policy\.safetensors has no digest"):
         load_policy(path)
-    # A digest whose name was hit is not a file without one.
+    # A file whose digest's key was damaged does not pass for one without a digest.
     save_file(tensors, path, metadata={"rpp_agents": json.dumps(about), "sha257": "0" * 64})
     with pytest.raises(InvalidData, match="its header holds sha257"):
         load_policy(path)

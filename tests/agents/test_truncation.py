@@ -1,4 +1,4 @@
-"""One option says what follows a truncated episode, the same for all trainers."""
+"""The option `truncation`, the same for all trainers."""
 
 from __future__ import annotations
 

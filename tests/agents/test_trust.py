@@ -1,4 +1,4 @@
-"""Folders and files of somebody else: what they ask for is not done by itself."""
+"""Servers, paths and code named in others' files are not used without confirmation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rpp_env.plugins import FromFile
 from rpp_env.rewriting import open_rewriter
 
 NEVER = "http://127.0.0.1:9/v1#stolen"
-"""Nothing listens there; and nothing must try."""
+"""An address that must not be contacted."""
 
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A run's folder from somebody else, with a policy that plays."""
+    """A run folder of somebody else, with a working policy."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     Random((5, 5, 9, 5), seed=0).save(folder / "policy.safetensors")

@@ -1,4 +1,4 @@
-"""The value-learning loop: its targets, its memory, and where it is known to end."""
+"""The value-learning loop: targets, replay memory, and known optima."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_td_errors_of_a_two_state_mdp_worked_by_hand() -> None:
 
 
 def test_double_q_by_hand(toys: SimpleNamespace) -> None:
-    """The network chooses, its target values the choice, and nobody asks for what is forbidden."""
+    """Double Q-learning: the network chooses, the target network values, masks are respected."""
     env = toys.Clock(1, horizon=3, ends="truncated")  # two agents with 2 and 3 actions
     at_work = learner("iql", env, gamma=0.5, normalize_inputs=False)
     at_work.network.net = Table([[[1, 2, 99], [3, 5, 4]]])
@@ -93,7 +93,7 @@ def test_truncation_bootstraps_and_termination_does_not(
 
     class Parity(toys.Clock):  # type: ignore[misc, name-defined]
         def state(self) -> Any:
-            # Where only the clock ends it, nobody sees the clock, and every state is met again.
+            # Where only the time limit ends it, no state shows the time, and all states recur.
             return super().state() * np.float32([1, ends == "terminated"])
 
     env = Parity(32, horizon=3, ends=ends)

@@ -1,4 +1,4 @@
-"""MAPPO and A2C choose prefixes for a real small SASRec: learning, files, and what a run plays."""
+"""MAPPO and A2C choose prefixes for a small SASRec: learning, files and runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The problems of benchmarks/verification.py are what their names say, and no run is done twice."""
+"""The problems of benchmarks/verification.py, and that no run is repeated."""
 
 from __future__ import annotations
 

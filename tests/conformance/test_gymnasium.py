@@ -69,7 +69,7 @@ def test_vectors(options: dict[str, Any], rules: str, mode: AutoresetMode) -> No
 
 
 def test_vector_wrappers_of_observations_take_the_next_step() -> None:
-    """They refuse SAME_STEP, whose last observations they would not see."""
+    """They refuse SAME_STEP, where they would miss the last observations."""
     small: dict[str, Any] = {"num_users": 60, "num_items": 100}
     with pytest.raises((AssertionError, ValueError)):  # asserted before Gymnasium 1.2
         NormalizeObservation(gymnasium.make_vec("rpp_env:RPP-v0", 4, **small))

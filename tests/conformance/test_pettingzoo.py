@@ -1,4 +1,4 @@
-"""PettingZoo's own suite, and what it does not look at: 500 steps, to the bit."""
+"""PettingZoo's suite, and what it does not check: 500 steps, bit for bit."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_state(options: dict[str, Any]) -> None:
 
 
 def test_max_cycles(options: dict[str, Any]) -> None:
-    faces = {name: partial(getattr(rpp_v0, name), **options) for name in rpp_v0.__all__}
-    max_cycles_test(SimpleNamespace(**faces))
+    makers = {name: partial(getattr(rpp_v0, name), **options) for name in rpp_v0.__all__}
+    max_cycles_test(SimpleNamespace(**makers))
     if options["dataset"] == "movieworld" and not options.get("padded_actions"):
         max_cycles_test(rpp_v0)
 

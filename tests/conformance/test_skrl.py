@@ -1,4 +1,4 @@
-"""skrl: its wrapper takes the parallel environment, and what it does with seeds and time limits."""
+"""skrl: its wrapper of the parallel environment, its seeds and its time limits."""
 
 from __future__ import annotations
 

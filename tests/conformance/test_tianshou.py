@@ -1,4 +1,4 @@
-"""Tianshou: its PettingZoo wrapper runs on the four agents, and pays only one of them."""
+"""Tianshou: its PettingZoo wrapper runs the four agents, and rewards only one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of arrays: damage is noticed, and what is hostile takes neither memory nor a traceback."""
+"""Files of arrays: damage is detected, and hostile files cost no memory and no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks: fair positions, honest negatives, and no dependence between users."""
+"""Tasks: uniform positions, valid negatives, and independence of users."""
 
 from __future__ import annotations
 

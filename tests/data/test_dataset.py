@@ -1,4 +1,4 @@
-"""Datasets: what is refused, how files become sequences, how names are found."""
+"""Datasets: refused input, sequences from files, and lookup of names."""
 
 from __future__ import annotations
 

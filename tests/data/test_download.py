@@ -1,4 +1,4 @@
-"""Downloads come from a server on this machine, out of archives that the test makes."""
+"""Downloads, from a local server and archives made by the test."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def served() -> Iterator[tuple[str, dict[str, bytes]]]:
 
 @pytest.fixture
 def ml_1m(served, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a small ml-1m archive whose digest is the expected one."""
+    """Address of a small ml-1m archive with the expected digest."""
     address, files = served
     files["ml-1m.zip"] = archive(ML_1M, "latin-1")
     source = replace(SOURCES["ml-1m"], md5=md5(files["ml-1m.zip"]))
@@ -304,7 +304,7 @@ SMALL = {name: text.encode() for name, text in ML_SMALL.items()}
 
 
 def lying(data: bytes) -> bytes:
-    """An archive whose directory says that each file holds but ten bytes."""
+    """An archive whose directory states ten bytes for each file."""
     at = data.index(b"PK\x01\x02")
     while at >= 0:
         data = data[: at + 24] + (10).to_bytes(4, "little") + data[at + 28 :]

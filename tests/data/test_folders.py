@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, through errors, kills and power cuts."""
+"""Atomic writes of files, through errors, kills and power cuts."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_killed_process_lets_the_next_one_in(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=False)
-    assert list(tmp_path.iterdir())  # its lock's file, which nobody holds
+    assert list(tmp_path.iterdir())  # the file of its lock, which is free
     with alone(path, wait=False) as mine:
         assert mine
     assert not list(tmp_path.iterdir())

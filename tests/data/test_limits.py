@@ -1,4 +1,4 @@
-"""Files from others: what is too large or steers anything ends in a sentence, in bounded memory."""
+"""Files from others: too large or malicious content is refused, in bounded memory."""
 
 from __future__ import annotations
 

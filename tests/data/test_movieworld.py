@@ -1,4 +1,4 @@
-"""Movieworld: made by a seed, and made as its page says."""
+"""Movieworld: generated from a seed, as its page describes."""
 
 from __future__ import annotations
 

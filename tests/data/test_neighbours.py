@@ -1,4 +1,4 @@
-"""User vectors that know no held-out click, new users, and neighbours in bounded memory."""
+"""User vectors without held-out clicks, new users, and neighbours in bounded memory."""
 
 from __future__ import annotations
 

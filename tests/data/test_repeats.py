@@ -1,4 +1,4 @@
-"""A target that stands in its user's own history gives the answer away: it is left out, or said."""
+"""Targets that are in their user's own history are left out, kept or refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def folder_of(
     *,
     times: int = 1,
 ) -> Path:
-    """Atomic files of these sequences, each row so many times."""
+    """Atomic files of these sequences, each row `times` times."""
     folder = root / "mine"
     folder.mkdir()
     rows = [
@@ -272,7 +272,7 @@ def test_real_files_list_some_targets_under_two_ids(real, name: str, users: int)
 
 @given(st.lists(st.lists(st.integers(0, 11), min_size=2, max_size=9), min_size=3, max_size=12))
 def test_repeats_leave_no_trace(sequences: list[list[int]]) -> None:
-    """As if nobody had ever chosen a target before."""
+    """Remove all earlier choices of targets."""
     given_data = dataset(sequences)
     once = dataset([[i for i in s[:-1] if i != s[-1]] + s[-1:] for s in sequences])
     nobody = np.zeros(0, dtype=np.int64)

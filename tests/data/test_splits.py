@@ -1,4 +1,4 @@
-"""Users are split, and training data holds nobody's target."""
+"""Users are split, and training data contain no target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Titles come out clean, unique and of a sensible length."""
+"""Titles are clean, unique and bounded in length."""
 
 from __future__ import annotations
 

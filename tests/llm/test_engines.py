@@ -1,4 +1,4 @@
-"""vLLM's engine and transformers, on one checkpoint: two ways to the same replies."""
+"""vLLM's engine and transformers give the same replies with one checkpoint."""
 
 from __future__ import annotations
 
@@ -318,7 +318,7 @@ def test_transformers_is_sent_to_other_processes_and_an_engine_is_not(both: Any)
 
 
 def kept(checkpoint: str) -> str:
-    """Make an engine that nobody closes."""
+    """Make an engine without closing it."""
     globals()["engine of this process"] = model = VLLMModel(checkpoint, max_model_len=256)
     return model.id
 

@@ -1,4 +1,4 @@
-"""Likelihoods in transformers: one pass over a tree, and brute force, say the same.
+"""Likelihoods in transformers: one pass over a tree equals brute force.
 
 A tiny random LLaMA is made here; the real SmolLM2 is asked where `rpp-env model get smollm2` has
 been run, under RPPLikelihood-v0 too.

@@ -1,6 +1,6 @@
 """The environment on a real ``vllm serve``, from one reply to training, tables and RPP+.
 
-The last tests end the server: what they hold to is that nobody asks it any more.
+The last tests end the server, so they must stay last.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def test_a_table_is_replayed_when_the_server_is_gone(
 
     server.stop()
 
-    # From the recording: the same answers, the same table, and nobody to ask for more.
+    # From the recording: the same answers and the same table, without the server.
     replay = rpp_env.RPPEnv.make("movieworld", f"recording:{kept}", **options)
     again = rpp_env.tabulate(replay, tmp_path / "again.rpptable")
     assert again.provenance == table.provenance
