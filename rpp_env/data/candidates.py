@@ -138,6 +138,18 @@ class TaskSet:
             self.dropped.take(chosen),
         )
 
+    def in_common(self, other: TaskSet) -> NDArray[np.int64]:
+        """(n,) rows of the users of whom both sets have a task with the same `draw`, sorted.
+
+        A protocol of later clicks has the same users in all parts, but none of their tasks twice.
+        None are in common where the datasets differ.
+        """
+        if self.dataset.digest != other.dataset.digest:
+            return np.zeros(0, np.int64)
+        most = 1 + max((int(one.draw.max()) for one in (self, other) if len(one)), default=0)
+        mine, others = (one.users * most + one.draw for one in (self, other))
+        return np.unique(np.intersect1d(mine, others) // most)
+
     def padded_history(
         self, length: int = 20, rows: NDArray[np.int64] | None = None
     ) -> NDArray[np.int32]:

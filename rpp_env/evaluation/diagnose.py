@@ -368,11 +368,11 @@ def diagnose(
     Raises
     ------
     InvalidOption
-        If an environment has no table, or a user is in both.
+        If an environment has no table, or a task of a user is in both.
     """
     check_seed(seed)
-    shared = set(train.tasks.users.tolist()) & set(scored.tasks.users.tolist())
-    if train.tasks.dataset is scored.tasks.dataset and shared:
+    shared = train.tasks.in_common(scored.tasks)
+    if len(shared):
         raise InvalidOption(f"{len(shared)} users are in both environments; take disjoint splits")
     reference = fit_reference(train, seed=seed) if reference is None else reference
     axes, steps = train.space.axes, train.max_cycles

@@ -264,7 +264,7 @@ def evaluate(
     ------
     InvalidOption
         For unknown baselines, for ``"fixed"`` without `train_env`, and for a `train_env` that
-        shares users with `env` or has other rules or sentences.
+        shares tasks of a user with `env` or has other rules or sentences.
     """
     check_seed(seed)
     _check_users(env, "env")
@@ -367,9 +367,7 @@ def _check_apart(train: RPPEnv, env: RPPEnv) -> None:
             f"train_env plays {train.episode.id} and env {env.episode.id}, or their prompts differ:"
             " a choice under other rules is not a baseline: give both the same rules and prompts"
         )
-    if train.tasks.dataset.digest != env.tasks.dataset.digest:
-        return
-    shared = np.intersect1d(train.tasks.users, env.tasks.users)
+    shared = train.tasks.in_common(env.tasks)
     if len(shared):
         token = env.tasks.dataset.user_tokens[shared[0]]
         raise InvalidOption(

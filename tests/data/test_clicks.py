@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rpp_env.data import load_dataset
+from rpp_env.data import load_dataset, make_tasks
 from rpp_env.data.clicks import PARTS, click_tasks, task_users, training_clicks
 from rpp_env.errors import InvalidData, InvalidOption
 
@@ -49,3 +49,20 @@ def test_users_with_too_few_clicks_and_unknown_parts_are_refused(making) -> None
     assert click_tasks(data, [0, 1], "test", num_candidates=4).users.tolist() == [1]
     with pytest.raises(InvalidOption, match="split"):
         click_tasks(data, [1], "warm")
+
+
+def test_tasks_in_common_are_those_of_one_user_and_draw() -> None:
+    data = load_dataset("movieworld", num_users=60, num_items=100)
+    users = np.arange(0, 40, 2)
+    three = make_tasks(data, users, num_candidates=5, draws=3)
+    some = make_tasks(data, users[5:], num_candidates=5)
+    assert np.array_equal(three.in_common(some), users[5:])
+    assert np.array_equal(some.in_common(three), users[5:])
+    assert not len(three.in_common(make_tasks(data, users + 1, num_candidates=5)))
+    other = load_dataset("movieworld", num_users=60, num_items=100, seed=5)
+    assert not len(three.in_common(make_tasks(other, users, num_candidates=5)))
+    # The same users on later clicks have no task twice.
+    train, test = (click_tasks(data, users, part, num_candidates=5) for part in ("train", "test"))
+    assert np.array_equal(train.users, test.users)
+    assert not len(train.in_common(test))
+    assert np.array_equal(train.in_common(train), train.users)
