@@ -92,6 +92,13 @@ SETUPS = {
         why_no_table="a task at each step",
     ),
     "PAPRec-v0": Setup(model="t5", finite=None, steps=50_000),
+    "PAPRecShared-v0": Setup(
+        model="t5",
+        finite=None,
+        discounts=(),
+        why_no_table="not run yet",
+        why_no_training="not run yet",
+    ),
     "PeaPOD-v0": Setup(
         model="t5",
         finite=None,

@@ -1,80 +1,171 @@
-"""PAP-REC's words on PAPRec-v0: what they gain where they were chosen, and what elsewhere.
+"""PAP-REC's words on PAPRec-v0: how much of a personal word's gain is selection noise.
 
-    python benchmarks/pap_rec.py --users 300 --seeds 0 1 2
+    python benchmarks/pap_rec.py --out docs/results/pap_rec.json
 
-The search chooses words on the third-last clicks (split train); the validation and the test clicks
-of the same users judge them. Prompts of equal length: six shared words, or five and one of the
-user's own. ``shuffled`` gives each user the word of another. Intervals are paired, over users.
+A user's words are kept or refused on one click. Here each user has two clicks to choose on, and a
+draw for each seed says which of them *accepts* words and which only *scores* them; the test click
+comes after both. What a word gains on the accepting click and not on the other one is noise. What
+is kept is decided by NDCG@5 + hit@5 (``surrogate``) or by the click's log-likelihood. Searches
+begin from the manual words; PAP-REC's code begins from random ones and takes 100 turns.
+
+Prompts have six words: six shared ones, or five and one of the user's own, which is compared with
+the last shared word in its place and with the word of another user. Values are NDCG@10; intervals
+are paired bootstraps over users, whose seeds are averaged first.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import torch
 
 import rpp_env
 from rpp_agents.solvers.pap_rec import Config, Criterion, Judge, search, shuffled
+from rpp_env.data.clicks import PARTS, tasks_before
+from rpp_env.data.folders import write_text
+from rpp_env.intervals import estimate
 from rpp_env.markdown import table
 from rpp_env.pap_rec import MANUAL
+
+CLICKS = ("accepting", "other", "test")
+"""Clicks on which words are judged."""
+GAINS = {
+    "the user's word": ("five shared words and the user's", "five shared words, the last twice"),
+    "another user's word": ("the same, of another user", "five shared words, the last twice"),
+    "the user's minus another's": (
+        "five shared words and the user's",
+        "the same, of another user",
+    ),
+    "six shared words minus manual words": ("six shared words", "manual words"),
+    "the user's word minus manual words": ("five shared words and the user's", "manual words"),
+}
+"""Differences of prompts."""
+
+Values = dict[str, list[dict[str, Any]]]
+"""NDCG@10 of the users by prompt, seed and kind of click."""
+
+
+def compared(values: Values, criterion: Criterion, given: argparse.Namespace) -> dict[str, Any]:
+    """Search with each seed, and judge the words on all clicks; returns what the searches did."""
+    env = rpp_env.RPPEnv.make(
+        given.dataset,
+        given.model,
+        "test",
+        rules="PAPRec-v0",
+        max_users=given.users,
+        gradient_clicks=1,
+    )
+    model, test = env.recommender, env.tasks
+    users, lengths = test.users, test.dataset.lengths[test.users]
+    manual = np.tile(model.vocabulary.encode(MANUAL), (len(users), 1))
+    searches = []
+    for seed in range(given.seeds):
+        rng = np.random.default_rng([seed, 1])
+        # As many users accept on the earlier of their two clicks as on the later one.
+        back = rng.permutation(np.arange(len(users)) % 2) + 2
+        asked = {"accepting": back, "other": len(PARTS) + 2 - back}
+        tasks = {
+            name: tasks_before(
+                test.dataset, users, lengths - there, num_candidates=test.num_candidates
+            )
+            for name, there in asked.items()
+        } | {"test": test}
+        judges = {name: Judge(model, some, "reward") for name, some in tasks.items()}
+
+        def judged(name: str, prompts: Any, judges: Mapping[str, Judge] = judges) -> None:
+            found = {clicks: judge(prompts) for clicks, judge in judges.items()}
+            values.setdefault(name, []).append(found)
+
+        judged("no words", manual[:, :0])
+        judged("manual words", manual)
+        judged("random words", rng.choice(model.vocabulary.tokens, (len(users), 6)))
+        config = Config(seed=seed, criterion=criterion, total_steps=10**9, clicks=given.clicks)
+        first, six = manual[0], np.append(manual[0], manual[0, -1:])
+        accepting, rounds = tasks["accepting"], given.rounds
+        alone = search(model, accepting, config, shared=six, slots=0, rounds=rounds)
+        judged("six shared words", alone.prompts())
+        found = search(model, accepting, config, shared=first, rounds=rounds)
+        plain = replace(found, own=np.tile(found.shared[-1:], (len(users), 1)))
+        judged("five shared words, the last twice", plain.prompts())
+        judged("five shared words and the user's", found.prompts())
+        judged("the same, of another user", shuffled(found, seed).prompts())
+        searches.append(
+            {
+                "six shared words": model.vocabulary.decode(alone.shared),
+                "five shared words": model.vocabulary.decode(found.shared),
+                "changed": found.changed,
+                "turns": len(found.turns),
+                "answers": alone.answers + found.answers,
+            }
+        )
+        print(criterion, seed, searches[-1], flush=True)
+    about = {"users": len(users), "recommender": model.digest, "rounds": given.rounds}
+    return {"about": about | {"clicks": given.clicks}, "searches": searches}
+
+
+def mean(values: Values, name: str, clicks: str) -> Any:
+    """(U,) values of the users, averaged over seeds."""
+    return np.mean([run[clicks] for run in values[name]], axis=0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--criterion", default="surrogate")
+    parser.add_argument("--users", type=int, default=500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4, help="turns of a search")
+    parser.add_argument("--clicks", type=int, default=2, help="training clicks of a gradient")
+    parser.add_argument(
+        "--criteria", nargs="+", choices=get_args(Criterion), default=["surrogate", "likelihood"]
+    )
     parser.add_argument("--dataset")
     parser.add_argument("--model")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    made = {
-        split: rpp_env.RPPEnv.make(
-            given.dataset, given.model, split, rules="PAPRec-v0", max_users=given.users, samples=1
-        )
-        for split in ("train", "validation", "test")
-    }
-    model = made["train"].recommender
-    judges = {split: Judge(model, env.tasks, "reward") for split, env in made.items()}
-    count = len(made["train"].tasks)
-    manual = np.tile(model.vocabulary.encode(MANUAL), (count, 1))
-    rows: dict[str, list[dict[str, Any]]] = {}
-
-    def judged(name: str, prompts: Any) -> None:
-        values = {split: judge(prompts) for split, judge in judges.items()}
-        rows.setdefault(name, []).append(values)
-
-    criterion: Criterion = given.criterion
-    for seed in given.seeds:
-        config = Config(seed=seed, criterion=criterion, total_steps=10**9, clicks=2)
-        rng = np.random.default_rng(seed)
-        judged("no words", manual[:, :0])
-        judged("manual words", manual)
-        judged("random words", rng.choice(model.vocabulary.tokens, (count, 6)))
-        tasks = made["train"].tasks
-        alone = search(model, tasks, config, length=6, slots=0, rounds=given.rounds)
-        judged("six shared words", alone.prompts())
-        found = search(model, tasks, config, rounds=given.rounds)
-        judged("five shared words and the user's", found.prompts())
-        judged("the same, of another user", shuffled(found, seed).prompts())
-        plain = replace(found, own=np.tile(found.shared[-1:], (count, 1)))
-        judged("the same, without the user's", plain.prompts())
-        print(
-            f"seed {seed}: {model.vocabulary.decode(found.shared)!r}, "
-            f"{found.changed:.0%} of the users changed, {found.answers:,} answers",
-            flush=True,
-        )
-    base = rows["manual words"]
-    lines = [("prompt", "where chosen", "validation", "test", "test, minus manual words")]
-    for name, runs in rows.items():
-        means = [np.mean([run[s].mean() for run in runs]) for s in judges]
-        gaps = np.mean([a["test"] - b["test"] for a, b in zip(runs, base, strict=True)], axis=0)
-        spread = 1.96 * gaps.std(ddof=1) / count**0.5
-        figures = [f"{mean:.4f}" for mean in means]
-        lines.append((name, *figures, f"{gaps.mean():+.4f} ± {spread:.4f}"))
-    print(table(lines))
+    torch.set_num_threads(1)
+    written: dict[str, Any] = {}
+    for criterion in given.criteria:
+        values: Values = {}
+        kept = compared(values, criterion, given)
+        kept["scores"] = {
+            name: {clicks: float(mean(values, name, clicks).mean()) for clicks in CLICKS}
+            for name in values
+        }
+        gains = {
+            name: {
+                clicks: mean(values, one, clicks) - mean(values, two, clicks) for clicks in CLICKS
+            }
+            for name, (one, two) in GAINS.items()
+        }
+        found = {
+            name: estimate(gap, {clicks: lambda m, of=clicks: m[of] for clicks in CLICKS})
+            for name, gap in gains.items()
+        }
+        kept["gains"] = {
+            name: {clicks: asdict(gap) for clicks, gap in some.items()}
+            for name, some in found.items()
+        }
+        noise = estimate(
+            gains["the user's word"], {"noise": lambda m: 1 - m["other"] / m["accepting"]}
+        )["noise"]
+        kept["noise"] = asdict(noise)
+        written[criterion] = kept
+        scores = [
+            (name, *(f"{score[clicks]:.4f}" for clicks in CLICKS))
+            for name, score in kept["scores"].items()
+        ]
+        rows = [
+            (name, *(f"{some[clicks]:+.4f}" for clicks in CLICKS)) for name, some in found.items()
+        ]
+        print(table([(criterion, *CLICKS), *scores]), table([("gain", *CLICKS), *rows]), sep="\n\n")
+        print(f"share of the gain of the user's word that is noise: {noise:.2f}", flush=True)
+    if given.out:
+        write_text(given.out, json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

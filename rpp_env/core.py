@@ -223,6 +223,7 @@ class RPPEnv:
             observe,
             self.contexts,
             feedback=episode.feedback != "none",
+            seen=episode.seen,
         )
         self._count = num_envs
         # Whether the outcome of a task depends on how often it was played since the seed.
@@ -660,10 +661,10 @@ class RPPEnv:
             rewritten = Prompts(self.rewrite(list(prompts)))
             check_rewritten(rewritten, prompts)
             prompts = rewritten
-        rankings = rank_all(self.recommender, prompts, self.tasks.num_candidates, len(rows))
+        rankings = rank_all(self.recommender, prompts, self.tasks.num_candidates, len(tasks))
         for name, number in (
             ("batches", 1),
-            ("prompts", len(rows)),
+            ("prompts", len(tasks)),
             ("prompt_tokens", int(rankings.spent("prompt_tokens").sum())),
             ("completion_tokens", int(rankings.spent("completion_tokens").sum())),
         ):
@@ -676,10 +677,14 @@ class RPPEnv:
         """Look up the answers of a moment in the table."""
         assert self.table is not None
         turn = moment.visit * self.episode.max_cycles + t if self._several else None
-        cells = self.space.cell(moment.state)
-        rankings, rank = self.table.lookup(moment.rows, cells, turn)
-        moment.state = self.space.answered(moment.state, None, rankings)
         moment.tasks = self.episode.tasks(self.tasks, moment.rows, t)
+        cells = self.space.cell(moment.state)
+        asked = moment.tasks.rows
+        if len(asked) > len(cells):
+            cells = np.resize(cells, len(asked))
+            turn = None if turn is None else np.resize(turn, len(asked))
+        rankings, rank = self.table.lookup(asked, cells, turn)
+        moment.state = self.space.answered(moment.state, None, rankings)
         moment.response = self.episode.respond(rankings, moment.tasks, rank)
 
 

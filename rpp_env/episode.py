@@ -7,7 +7,7 @@ recommender's rankings into a `Response`: the rankings that users see, the ranks
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +20,9 @@ from rpp_env.metrics import ndcg
 from rpp_env.options import check_fields, check_numbers
 from rpp_env.prompting import Rankings
 
-__all__ = ["ACCEPTED", "Episode", "Feedback", "Response", "Stream"]
+__all__ = ["ACCEPTED", "Episode", "Feedback", "Grouped", "Response", "Stream"]
 
+Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Feedback = Literal["none", "reward", "rank", "accepted"]
 """What agents see of a user's response to the last list: nothing, its reward, the rank of the item
@@ -104,13 +105,18 @@ class Episode:
         """(B,) row of `every` at step `t` (B,) of the episodes at `rows` (B,)."""
         return rows
 
+    def seen(self, known: Floats) -> Floats:
+        """(T, w) what observations show of the tasks of `every`, of which (T, w) is `known`."""
+        return known
+
     def tasks(
         self, tasks: TaskSet, rows: Ints, t: Ints, *, visit: Ints | None = None, seed: int = 0
     ) -> TaskBatch:
         """Return the histories, candidates and targets of the tasks at `rows` (B,), step `t` (B,).
 
         The order of the candidates depends on `visit` (B,), the number of episodes of the task that
-        were begun before, and on `seed`.
+        were begun before, and on `seed`. There may be a multiple of B tasks: then each prompt is
+        for several of them, and the first B are those at `rows`.
         """
         if self.order == "task":
             return TaskBatch(tasks, rows)
@@ -201,6 +207,84 @@ class Stream(Episode):
     ) -> TaskBatch:
         """See `Episode.tasks`."""
         return super().tasks(self.whole, self.at(rows, t), t, visit=visit, seed=seed)
+
+
+@dataclass(eq=False, slots=True)
+class _Together(TaskBatch):
+    """Tasks of which those of the first `acting` users have prompts, and the rest shares them."""
+
+    acting: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grouped(Episode):
+    """Episodes in which an action is for a group of users, and is paid the mean of their rewards.
+
+    Every task can be played, and the others of its group are asked with it under the same prompt.
+    Rankings and ranks are those of the task's own user; costs are sums over the group.
+    """
+
+    members: Ints
+    """(T, G) rows of each task's group, its own first."""
+
+    @classmethod
+    def of(cls, episode: Episode, count: int, size: int, seed: int = 0) -> Grouped:
+        """Draw groups of `size` among `count` tasks; a single one where `size` is more.
+
+        Where `size` does not divide `count`, users of the first group are asked with the last one,
+        too, so that all groups have the same size.
+        """
+        size = min(size, count)
+        order = np.random.default_rng(seed).permutation(count)
+        place = np.arange(count)
+        within = (place[:, None] + np.arange(size)) % size
+        members = np.empty((count, size), np.int64)
+        members[order] = order[((place // size * size)[:, None] + within) % count]
+        return cls(
+            episode.id,
+            episode.max_cycles,
+            members=members,
+            feedback=episode.feedback,
+            discount=episode.discount,
+        )
+
+    def seen(self, known: Floats) -> Floats:
+        """See `Episode.seen`: the mean of the group, equal to the bit for all of it."""
+        members = np.sort(self.members, axis=1).T
+        total = sum(known[rows].astype(np.float64) for rows in members)
+        return np.asarray(total / len(members), np.float32)
+
+    def tasks(
+        self,
+        tasks: TaskSet,
+        rows: Ints,
+        t: Ints,  # noqa: ARG002 - all steps ask for one item
+        *,
+        visit: Ints | None = None,  # noqa: ARG002 - candidates keep their order
+        seed: int = 0,  # noqa: ARG002
+    ) -> TaskBatch:
+        """See `Episode.tasks`: the tasks at `rows`, then the others of their groups."""
+        return _Together(tasks, self.members[rows].T.ravel(), acting=len(rows))
+
+    def respond(
+        self, rankings: Rankings, tasks: TaskBatch, rank: NDArray[np.integer[Any]] | None = None
+    ) -> Response:
+        """See `Episode.respond`; tasks that do not come from `tasks` are answered one by one."""
+        each = super().respond(rankings, tasks, rank)
+        if not isinstance(tasks, _Together):
+            return each
+        count, every = tasks.acting, each.rankings
+        own = replace(
+            every,
+            order=every.order[:count],
+            named=every.named[:count],
+            cost={name: x.reshape(-1, count).sum(axis=0) for name, x in every.cost.items()},
+            texts=None if every.texts is None else every.texts[:count],
+        )
+        # Sorted first: the mean of a group does not depend on whose row it is, to the bit.
+        rewards = np.sort(each.rewards.reshape(-1, count), axis=0).mean(axis=0)
+        shown = None if each.shown is None else each.shown.reshape(-1, count).mean(axis=0)
+        return Response(own, each.rank[:count], rewards, shown)
 
 
 @lru_cache(maxsize=16)

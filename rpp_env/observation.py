@@ -40,7 +40,7 @@ the response.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -177,6 +177,9 @@ class Observer:
     feedback : bool
         Add the blocks of the user's responses (`responses`). All agents see the last and the best
         response, and those see a block of the best prompt who see that of the last one.
+    seen : callable, optional
+        Changes what is shown of the tasks, (T, w): the blocks of histories and of `contexts`. See
+        `Episode.seen`.
     """
 
     def __init__(
@@ -189,6 +192,7 @@ class Observer:
         observe: Literal["shared", "private"] = "shared",
         contexts: Sequence[Context] = (),
         feedback: bool = False,
+        seen: Callable[[Floats], Floats] | None = None,
     ) -> None:
         # Imported here: scipy.sparse would double the import time of `rpp_env`.
         from scipy.sparse import csr_array
@@ -233,6 +237,8 @@ class Observer:
         if contexts:
             values = [histories.values, *(context.values for context in contexts)]
             self._static = np.concatenate(values, axis=1)
+        if seen is not None:
+            self._static = seen(self._static)
         self._before = self.layout[first]
         self._responses = slice(
             self.layout["step"].start - sum(responses.values()), self.layout["step"].start

@@ -1,4 +1,4 @@
-"""PAPRec-v0: tokens behind a user's history, for a frozen T5.
+"""PAPRec-v0 and PAPRecShared-v0: tokens behind users' histories, for a frozen T5.
 
 =============  ======================================================================
 agents         one for each slot of the user (one by default)
@@ -15,7 +15,11 @@ reward         NDCG@10 of the click among 99 items that the user never clicks, o
 episode        one step
 =============  ======================================================================
 
-Version history: v0, the first one. The system is that of *PAP-REC: Personalized Automatic Prompt
+In ``PAPRecShared-v0`` the words that all share are the action: an agent for each of them chooses
+between the word that is there and the first ones by the mean gradient. An action is for a group of
+users, whose mean reward pays it and whose mean features are observed; there are no words of a user.
+
+Version history: v0, the first ones. The system is that of *PAP-REC: Personalized Automatic Prompt
 for Recommendation Language Model* (Li et al., 2024), as an environment.
 """
 
@@ -34,19 +38,30 @@ from rpp_env.data.candidates import TaskSet
 from rpp_env.data.clicks import task_users
 from rpp_env.data.dataset import Dataset
 from rpp_env.data.splits import Interactions
+from rpp_env.episode import Episode, Grouped
 from rpp_env.errors import InvalidOption
 from rpp_env.factory import (
     Parts,
     fitted_embeddings,
 )
-from rpp_env.later_clicks import histories_of, played, recommender_of
+from rpp_env.later_clicks import Played, histories_of, played, recommender_of
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers
 from rpp_env.recommenders.t5 import T5, Asked
 from rpp_env.rules import episode_of
 from rpp_env.tokens import TokenPrompts
 
-__all__ = ["MANUAL", "Options", "assemble", "best_words", "click_gradients", "first_order"]
+__all__ = [
+    "MANUAL",
+    "Options",
+    "SharedOptions",
+    "assemble",
+    "assemble_shared",
+    "best_words",
+    "click_gradients",
+    "first_order",
+    "first_order_shared",
+]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -54,33 +69,58 @@ Ints = NDArray[np.int64]
 MANUAL = "what comes next for them"
 """The shared words of a reset without the option: a wording that the T5 was trained with."""
 
-_EPISODE = episode_of("PAPRec-v0")
+_EPISODE, _SHARED = episode_of("PAPRec-v0"), episode_of("PAPRecShared-v0")
 _SHOWN = 8
 """Width of a token's vector in observations: the main directions of the words' embeddings."""
+_USERS = 500
+"""Maximum number of users whose gradients rank the shared words."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(later_clicks.Options):
-    """Options of ``PAPRec-v0``, besides the environment's own."""
+class _Options(later_clicks.Options):
+    """Options of both ids."""
 
     asked: Asked = "sequential"
     """Whether a text asks for the next item, or for one of the candidates that it lists."""
-    slots: int = 1
-    """Number of the user's own tokens (m), with an agent for each."""
-    shared: str = MANUAL
-    """Shared words (l of them), separated by blanks, of a reset without the option ``shared``."""
+    shared_words: str = MANUAL
+    """Shared words (l of them), separated by blanks: those of a reset without the option
+    ``shared``; in ``PAPRecShared-v0``, the words that are there."""
     actions: Literal["gradient", "vocabulary"] = "gradient"
     """Whether an agent chooses among the first tokens by the gradient, as in the paper, or among
     all words."""
     top: int = 5
-    """Number of tokens to choose among (k), for ``"gradient"``."""
-    samples: int = 2
+    """Number of tokens by the gradient (k), for ``"gradient"``."""
+    gradient_clicks: int = 2
     """Number of a user's training clicks that the gradient is the mean of (the paper: 5); each has
     the clicks before it as its history."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, 1, "slots", "top", "samples", highest=10_000)
+        check_numbers(self, 1, "top", "gradient_clicks", highest=10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(_Options):
+    """Options of ``PAPRec-v0``, besides the environment's own."""
+
+    slots: int = 1
+    """Number of the user's own tokens (m), with an agent for each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "slots", highest=10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions(_Options):
+    """Options of ``PAPRecShared-v0``, besides the environment's own."""
+
+    group: int = 16
+    """Number of users that an action is for; all of them where fewer are played."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, 1, "group", highest=100_000)
 
 
 def assemble(
@@ -115,55 +155,129 @@ def assemble(
         For a checkpoint of another catalog.
     """
     given = played(Options, _EPISODE, dataset, model, split, max_users, max_cycles, options)
-    chosen, data, tasks, table = given.chosen, given.data, given.tasks, given.table
-    histories = histories_of(data, chosen.repeats)
-    recommender = recommender_of(given.model, data, histories)
+    recommender, histories = _recommender(given)
+    space = _space(recommender, given.tasks, histories, given.chosen)
+    return _parts(given, recommender, _EPISODE, space, _contexts(space, given.tasks))
+
+
+def assemble_shared(
+    dataset: str | Dataset | None,
+    model: Any,
+    split: str,
+    max_users: int | None,
+    max_cycles: int | None,
+    options: Mapping[str, Any],
+) -> Parts:
+    """Make the arguments of `RPPEnv` for the id ``PAPRecShared-v0``; see `assemble`."""
+    given = played(SharedOptions, _SHARED, dataset, model, split, max_users, max_cycles, options)
+    recommender, histories = _recommender(given)
+    space = _shared_space(recommender, histories, given.chosen, len(given.tasks))
+    episode = Grouped.of(_SHARED, len(given.tasks), given.chosen.group, given.chosen.task_seed)
+    return _parts(given, recommender, episode, space, ())
+
+
+def _recommender(given: Played[Any]) -> tuple[T5, Interactions]:
+    """Return the T5 that answers, and the training clicks."""
+    histories = histories_of(given.data, given.chosen.repeats)
+    recommender = recommender_of(given.model, given.data, histories)
     if not isinstance(recommender, T5):
         raise InvalidOption(
             f"PAPRec takes model='t5', 'checkpoint:PATH' or a T5, whose words its prompts are made "
-            f"of, not {model!r}; for a recommender of your own give a prompt space (space=)"
+            f"of, not {given.model!r}; for a recommender of your own give a prompt space (space=)"
         )
-    if chosen.asked != recommender.asked:
-        recommender = recommender.ask(chosen.asked)
-    space = _space(recommender, tasks, histories, chosen)
+    asked = given.chosen.asked
+    return recommender if asked == recommender.asked else recommender.ask(asked), histories
+
+
+def _parts(
+    given: Played[Any],
+    recommender: T5,
+    episode: Episode,
+    space: TokenPrompts,
+    contexts: tuple[Context, ...],
+) -> Parts:
+    chosen, data, table = given.chosen, given.data, given.table
     return Parts(
-        tasks=tasks,
-        rules=_EPISODE,
+        tasks=given.tasks,
+        rules=episode,
         book=None,
         embeddings=table.embeddings
         if table
-        else fitted_embeddings(data, histories, "svd", chosen.dim),
+        else fitted_embeddings(data, histories_of(data, chosen.repeats), "svd", chosen.dim),
         recommender=None if table else recommender,
         table=table,
         space=space,
-        contexts=_contexts(space, tasks),
+        contexts=contexts,
     )
 
 
 def _space(
     recommender: T5, tasks: TaskSet, histories: Interactions, chosen: Options
 ) -> TokenPrompts:
-    words, vocabulary = recommender.vocabulary.words, recommender.vocabulary.tokens
     agents = [f"slot_{j}" for j in range(chosen.slots)]
-    shown = _shown(recommender)
-    space = TokenPrompts(vocabulary, shown, agents, names=words)
-    shared = space.indices(chosen.shared, len(chosen.shared.split()))
-    made: dict[str, Any] = {"shared": vocabulary[shared], "names": words}
+    shared = _first_words(recommender, chosen)
+    made: dict[str, Any] = {"shared": shared}
     if chosen.actions == "gradient":
-        if chosen.top > len(words):
-            raise InvalidOption(f"top={chosen.top}, but there are {len(words)} words: give no more")
+        _check_top(chosen.top, len(recommender.vocabulary.words))
         made["candidates"] = first_order(
             recommender,
             histories,
             np.searchsorted(task_users(tasks.dataset), tasks.users),
-            vocabulary[shared],
+            shared,
             slots=chosen.slots,
             top=chosen.top,
-            samples=chosen.samples,
+            samples=chosen.gradient_clicks,
         )
-        about = (recommender.digest, chosen.slots, chosen.top, chosen.samples, chosen.shared)
+        about = (
+            recommender.digest,
+            chosen.slots,
+            chosen.top,
+            chosen.gradient_clicks,
+            chosen.shared_words,
+        )
         made["source"] = hashlib.sha256(repr(about).encode()).hexdigest()
-    return TokenPrompts(vocabulary, shown, agents, **made)
+    return _tokens(recommender, agents, **made)
+
+
+def _shared_space(
+    recommender: T5, histories: Interactions, chosen: SharedOptions, tasks: int
+) -> TokenPrompts:
+    shared = _first_words(recommender, chosen)
+    if not len(shared):
+        raise InvalidOption("shared_words names the agents' words: give one word or more")
+    made: dict[str, Any] = {}
+    if chosen.actions == "gradient":
+        _check_top(chosen.top, len(recommender.vocabulary.words) - 1)
+        words = first_order_shared(
+            recommender, histories, shared, top=chosen.top, samples=chosen.gradient_clicks
+        )
+        made["candidates"] = np.broadcast_to(words, (tasks, *words.shape))
+        about = (
+            "shared",
+            recommender.digest,
+            chosen.top,
+            chosen.gradient_clicks,
+            chosen.shared_words,
+        )
+        made["source"] = hashlib.sha256(repr(about).encode()).hexdigest()
+    return _tokens(recommender, [f"slot_{j}" for j in range(len(shared))], **made)
+
+
+def _first_words(recommender: T5, chosen: _Options) -> Ints:
+    """(l,) the tokens of the option `shared_words`."""
+    space = _tokens(recommender, ["slot_0"])
+    return space.vocabulary[space.indices(chosen.shared_words, len(chosen.shared_words.split()))]
+
+
+def _check_top(top: int, words: int) -> None:
+    if top > words:
+        raise InvalidOption(f"top={top}, but there are {words} words: give no more")
+
+
+def _tokens(recommender: T5, agents: list[str], **options: Any) -> TokenPrompts:
+    """Make a space of a T5's words."""
+    known = recommender.vocabulary
+    return TokenPrompts(known.tokens, _shown(recommender), agents, names=known.words, **options)
 
 
 def _shown(recommender: T5) -> Floats:
@@ -297,6 +411,45 @@ def first_order(
     if there.any():
         own[~there] = own[there].mean(axis=0)
     return best_words(recommender, own, top)
+
+
+def first_order_shared(
+    recommender: T5,
+    histories: Interactions,
+    shared: Ints,
+    *,
+    top: int = 5,
+    samples: int = 5,
+    seed: int = 0,
+) -> Ints:
+    """(l, 1 + k) the word that is in each shared slot, and those that the gradient ranks first.
+
+    The gradient is the mean over 500 users' training clicks at most, which are drawn by `seed` from
+    all of them, whoever is played; see `first_order`.
+
+    Parameters
+    ----------
+    recommender : T5
+    histories, samples
+        See `click_gradients`.
+    shared : (l,) int64 array
+        The shared tokens.
+    top : int
+        Number of words besides the one that is there (k).
+    seed : int
+        Seed of the users and of their clicks.
+    """
+    count = len(histories.indptr) - 1
+    users = np.sort(np.random.default_rng(seed).permutation(count)[:_USERS])
+    gradients, there = click_gradients(
+        recommender, histories, users, np.tile(shared, (len(users), 1)), samples=samples, seed=seed
+    )
+    mean = gradients[there].mean(axis=0) if there.any() else gradients.sum(axis=0)
+    own = np.searchsorted(recommender.vocabulary.tokens, shared)[:, None]
+    best = best_words(recommender, mean, top + 1)
+    # The word that is there comes first, and not a second time.
+    later = np.argsort(best == own, axis=1, kind="stable")[:, :top]
+    return np.concatenate([own, np.take_along_axis(best, later, axis=1)], axis=1)
 
 
 def best_words(recommender: T5, gradients: NDArray[np.float64], top: int) -> Ints:

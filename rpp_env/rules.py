@@ -176,6 +176,13 @@ SYSTEMS: dict[str, System] = {
         "t5",
         Episode("PAPRec-v0", 1, discount=0.0),
     ),
+    "PAPRecShared-v0": System(
+        "rpp_env.pap_rec:assemble_shared",
+        "rpp_env.pap_rec:SharedOptions",
+        "movieworld",
+        "t5",
+        Episode("PAPRecShared-v0", 1),
+    ),
     "PeaPOD-v0": System(
         "rpp_env.peapod:assemble",
         "rpp_env.peapod:Options",

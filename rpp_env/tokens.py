@@ -215,8 +215,11 @@ class TokenPrompts(PromptSpace[Slots, SlotPrompts]):
         tasks: TaskBatch,
         rows: Ints,  # noqa: ARG002 - the state knows them
     ) -> SlotPrompts:
-        """See `PromptSpace`."""
-        return SlotPrompts(self.keys(state), tasks.as_set())
+        """See `PromptSpace`; the prompts again and again where tasks are more than users."""
+        ids = self.keys(state)
+        if len(tasks) > len(ids):
+            ids = np.resize(ids, (len(tasks), ids.shape[1]))
+        return SlotPrompts(ids, tasks.as_set())
 
     def features(self, state: Slots) -> Floats:
         """See `PromptSpace`: the embeddings of the tokens, the agents' first."""

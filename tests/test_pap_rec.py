@@ -41,7 +41,7 @@ def model() -> T5:
 @pytest.fixture
 def make(model: T5) -> Any:
     def made(**options: Any) -> RPPEnv:
-        given = {"model": model, "num_envs": 32, "seed": 0, "samples": 2, **WORLD}
+        given = {"model": model, "num_envs": 32, "seed": 0, "gradient_clicks": 2, **WORLD}
         return RPPEnv.make(rules="PAPRec-v0", **given | options)
 
     return made
@@ -114,7 +114,7 @@ def test_shared_words_change_by_a_reset_and_not_for_ever(make: Any) -> None:
     assert both == [env.recommender.vocabulary.encode(MANUAL), ids]
     assert not np.array_equal(played(env, shared=other), before)
     assert np.array_equal(played(env), before)
-    assert np.array_equal(played(make(shared=MANUAL)), before)
+    assert np.array_equal(played(make(shared_words=MANUAL)), before)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_other_shared_tokens_are_refused(make: Any, shared: Any, said: str) -> N
         ({"slot": 2}, "did you mean 'slots'"),
         ({"slots": 0}, "slots must"),
         ({"top": 10_000}, "top=10000"),
-        ({"shared": "quantum"}, "'quantum' is not one of"),
+        ({"shared_words": "quantum"}, "'quantum' is not one of"),
         ({"actions": "any"}, "actions"),
         ({"asked": "explanation"}, "asked"),
         ({"asked": "top-n"}, "100 candidates|negatives|trained with"),
@@ -332,7 +332,7 @@ def test_a_table_holds_the_answers(
     with pytest.raises(InvalidOption, match="a table holds answers under one value of shared"):
         played(table, shared=MANUAL)
     with pytest.raises(TableMismatch, match="shared"):
-        make(model=f"table:{path}", max_users=8, shared="drama comedy")
+        make(model=f"table:{path}", max_users=8, shared_words="drama comedy")
 
 
 def test_the_contracts_hold(make: Any, model: T5) -> None:
@@ -352,11 +352,13 @@ def test_the_contracts_hold(make: Any, model: T5) -> None:
         model,
         env.tasks.dataset,
     )
-    one = rpp_env.parallel_env(rules="PAPRec-v0", model=model, samples=1, max_users=8, **WORLD)
+    one = rpp_env.parallel_env(
+        rules="PAPRec-v0", model=model, gradient_clicks=1, max_users=8, **WORLD
+    )
     parallel_api_test(one, num_cycles=20)
     parallel_seed_test(
         lambda: rpp_env.parallel_env(
-            rules="PAPRec-v0", model=model, samples=1, max_users=8, **WORLD
+            rules="PAPRec-v0", model=model, gradient_clicks=1, max_users=8, **WORLD
         )
     )
 

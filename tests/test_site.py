@@ -20,7 +20,7 @@ from letters import Letters
 from real_models import real_model
 
 import rpp_env
-from rpp_env.episode import Episode
+from rpp_env.episode import Episode, Grouped
 from rpp_env.rules import IDS, RULES, SYSTEMS, episode_of
 from rpp_env.sentences.leads import Closing, Form
 
@@ -70,6 +70,9 @@ HOLDS_TOKENS = HOLDS_VECTORS | {
     "shared": "the shared words",
     "own_action": "the agent's own last action, one-hot",
 }
+HOLDS_GROUP = HOLDS_TOKENS | {
+    "user": "the users of the group, from their histories",
+}
 HOLDS_NEIGHBOURS = HOLDS_VECTORS | {
     "vector": "the user's own vector, of length 1",
     "neighbours": "the neighbours' vectors, the most similar first",
@@ -84,7 +87,7 @@ def table(*rows: tuple[object, ...]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
 
 
-T5S = ("PAPRec-v0", "PeaPOD-v0")
+T5S = ("PAPRec-v0", "PAPRecShared-v0", "PeaPOD-v0")
 """Ids with a recommender that needs transformers, which the oldest tested environment lacks."""
 
 
@@ -104,6 +107,7 @@ def system_facts(rules: str) -> str:
     env = made_env(rules)
     spaces = env.action_spaces
     shapes = [f"`Box(-1, 1, {space.shape}, float32)`" for space in spaces if space.shape]
+    paid = "the group's mean NDCG@10" if isinstance(env.episode, Grouped) else "NDCG@10"
     sizes = ", ".join(str(space.n) for space in spaces if not space.shape)
     return table(
         ("", ""),
@@ -111,7 +115,7 @@ def system_facts(rules: str) -> str:
         ("actions", ", ".join(shapes) or f"`Discrete`: {sizes}"),
         ("observations", f"`Box(-1, 1, ({env.observation_width},), float32)`"),
         ("state", f"`Box(-1, 1, ({env.state_width},), float32)`"),
-        ("reward", "NDCG@10, in [0, 1], the same for all agents"),
+        ("reward", f"{paid}, in [0, 1], the same for all agents"),
         (
             "end",
             "terminated after 1 step"
@@ -204,6 +208,7 @@ def observations(rules: str) -> str:
         LIKELIHOOD: HOLDS_LEADS,
         SESSION: HOLDS,
         "PAPRec-v0": HOLDS_TOKENS,
+        "PAPRecShared-v0": HOLDS_GROUP,
         "PeaPOD-v0": HOLDS_NEIGHBOURS,
     }.get(rules, HOLDS_VECTORS if rules in SYSTEMS else HOLDS)
     if rules in SYSTEMS:

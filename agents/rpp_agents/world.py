@@ -53,7 +53,7 @@ class World:
     rules: Annotated[str, tyro.conf.arg(metavar="ID")] = "RPP-v0"
     """Id of the environment, on which the options below and their defaults depend: RPP-v0,
     RPPBandit-v0, RPPPaper-v0, RPPFeedback-v0, RPPSession-v0, RPPLikelihood-v0, PPR-v0,
-    PPRStream-v0, PAPRec-v0, PeaPOD-v0, or package.module:NAME."""
+    PPRStream-v0, PAPRec-v0, PAPRecShared-v0, PeaPOD-v0, or package.module:NAME."""
     rewrite: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Language model that rewrites the chosen sentences for each user (RPP+), such as
     http://HOST:8000/v1#NAME, or "embedded"; none by default. Excludes tables."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import sys
 import tomllib
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rpp_agents import SOLVERS, TRAINERS
 from rpp_agents.cli import main, parse
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.plan import Setting, Study
 from rpp_agents.testing import check_rules
+from rpp_agents.trainers import find_trainer
 from rpp_agents.world import World
 from rpp_env import Rankings, ppr, tabulate
 from rpp_env.data import load_dataset, split_arrivals
@@ -71,6 +75,19 @@ def test_each_id_has_its_own_options_and_defaults(rules: str) -> None:
     assert (world.rules, world.dataset, world.model) == (rules, system.dataset, system.model)
     assert world == World.of(rules)
     assert world_of(f"--rules={rules}", "--num-users", "7").options.num_users == 7
+
+
+@pytest.mark.parametrize("rules", IDS)
+def test_no_option_of_an_id_has_the_name_of_a_trainers_or_a_verbs(rules: str) -> None:
+    own = {one.name for one in dataclasses.fields(World.of(rules).options)}
+    others = {
+        name: {one.name for one in dataclasses.fields(find_trainer(name).config())}
+        for name in (*TRAINERS, *SOLVERS)
+    } | {
+        verb: {*inspect.signature(import_module(f"rpp_agents.commands.{verb}").run).parameters}
+        for verb in ("play", "train", "evaluate", "diagnose", "pilot", "tabulate")
+    }
+    assert not {name: taken for name, of in others.items() if (taken := own & of)}
 
 
 def test_an_id_refuses_the_options_of_another() -> None:

@@ -16,6 +16,7 @@ from rpp_agents import load_policy  # noqa: E402
 from rpp_agents.solvers.pap_rec import (  # noqa: E402
     Config,
     Judge,
+    SharedSolver,
     Solver,
     UserPolicy,
     _Search,
@@ -24,6 +25,7 @@ from rpp_agents.solvers.pap_rec import (  # noqa: E402
     surrogate,
     train,
 )
+from rpp_agents.testing import check_rules  # noqa: E402
 from rpp_env import RPPEnv, load_dataset  # noqa: E402
 from rpp_env.data import Dataset  # noqa: E402
 from rpp_env.data.clicks import click_tasks, task_users, training_clicks  # noqa: E402
@@ -222,7 +224,7 @@ def test_a_user_has_one_task(model: T5, tasks: Any) -> None:
 
 
 def made(model: T5, split: str = "train", **options: Any) -> RPPEnv:
-    given: dict[str, Any] = {"num_envs": 32, "seed": 0, "samples": 1, "num_candidates": 20}
+    given: dict[str, Any] = {"num_envs": 32, "seed": 0, "gradient_clicks": 1, "num_candidates": 20}
     return RPPEnv.make(rules="PAPRec-v0", model=model, split=split, **given | WORLD | options)
 
 
@@ -284,3 +286,88 @@ def test_other_environments_and_files_are_refused(model: T5, tmp_path: Path) -> 
     )
     with pytest.raises(InvalidData, match="damaged"):
         UserPolicy.load(tmp_path / "b")
+
+
+# --------------------------------------------------------------------------------- shared words
+
+
+def grouped(model: T5, split: str = "train", **options: Any) -> RPPEnv:
+    given: dict[str, Any] = {"num_envs": 8, "seed": 0, "gradient_clicks": 1, "num_candidates": 20}
+    given |= {"shared_words": "drama comedy", "top": 3, "group": 5}
+    return RPPEnv.make(rules="PAPRecShared-v0", model=model, split=split, **given | WORLD | options)
+
+
+@pytest.mark.parametrize("actions", ["gradient", "vocabulary"])
+def test_shared_turns_find_words_that_are_better_for_all(
+    model: T5, tmp_path: Path, actions: Any
+) -> None:
+    env = grouped(model, actions=actions)
+    found = SharedSolver(env, SHORT)
+    values = [found.value]
+    for _ in range(6):
+        row = found.iterate(0.0)
+        values.append(found.value)
+    assert values == sorted(values)
+    assert values[-1] > values[0]
+    rows = np.arange(len(env.tasks))
+    observations, _ = env.reset(options={"users": rows})
+    chosen, _ = found.policy.act(observations)
+    assert len(np.unique(chosen, axis=0)) == 1
+    step = env.step(chosen)
+    assert (step.prompts.ids == found.search.shared).all()
+    ranks = step.infos["rank"]
+    assert surrogate(ranks).mean() == pytest.approx(found.value)
+    assert ndcg(ranks, 10).mean() == pytest.approx(row["reward"])
+    found.policy.save(tmp_path / "p.safetensors")
+    again = load_policy(tmp_path / "p.safetensors")
+    assert np.array_equal(again.act(observations)[0], chosen)
+
+
+def test_a_turn_tries_every_word_of_its_slot(model: T5) -> None:
+    """By hand: the words of one slot, the others as they are, and the first of the best."""
+    env = grouped(model)
+    found = SharedSolver(env, SHORT)
+    slot = int(np.random.default_rng(SHORT.seed).integers(2))
+    words = env.space.vocabulary[env.space.candidates[0, slot]]
+    judge, prompts = Judge(model, env.tasks), np.tile(found.search.shared, (len(words), 1))
+    prompts[:, slot] = words
+    values = [judge(np.tile(one, (len(env.tasks), 1))).mean() for one in prompts]
+    assert values[0] == found.value  # the word that is there
+    found.iterate(0.0)
+    assert np.array_equal(found.search.shared, prompts[int(np.argmax(values))])
+    assert found.steps == len(words) * len(env.tasks)
+
+
+def test_training_shared_words_resumes(model: T5, tmp_path: Path) -> None:
+    env = grouped(model)
+    whole = train(env, SHORT, run_dir=tmp_path / "run", progress=False)
+    assert whole.columns == (0, 0)
+    one, part, resumed = (SharedSolver(env, SHORT) for _ in range(3))
+    for _ in range(4):
+        one.iterate(0.0)
+    part.iterate(0.0)
+    resumed.restore(part.tensors())
+    resumed.rng.bit_generator.state = part.rng.bit_generator.state
+    for _ in range(3):
+        resumed.iterate(0.0)
+    assert np.array_equal(resumed.policy.actions, one.policy.actions)
+    assert resumed.value == one.value
+    assert resumed.search.judge.answers == one.search.judge.answers
+
+
+def test_shared_turns_need_a_t5(model: T5) -> None:
+    env = grouped(model)
+
+    class Still:
+        def rank(self, prompts: Any) -> Any:
+            raise AssertionError(prompts)
+
+    with pytest.raises(InvalidOption, match="PAPRecShared-v0 with model='t5', not Still"):
+        SharedSolver(env.remade(recommender=Still()), SHORT)
+
+
+def test_the_command_plays_shared_words(model: T5, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpp_env.later_clicks._pretrained", lambda *_: model)
+    world = "--num-users 120 --num-items 200 --candidates 20".split()
+    words = [*"--gradient-clicks 1 --top 1 --shared-words".split(), "drama comedy"]
+    check_rules("PAPRecShared-v0", *world, *words, "--group", "4")

@@ -1,17 +1,19 @@
 """PAP-REC: gradient-guided search for shared words and each user's own.
 
-The native solver of ``PAPRec-v0`` (Li et al., 2024). The gradient of the log-likelihood of training
-clicks in a slot's embedding ranks the words to try (HotFlip); held-out clicks decide which of them
-are kept, by NDCG@5 + hit@5 (`surrogate`). Shared words and users' words take turns (`search`):
+The native solver of ``PAPRec-v0`` and ``PAPRecShared-v0`` (Li et al., 2024). The gradient of the
+log-likelihood of training clicks in a slot's embedding ranks the words to try (HotFlip); held-out
+clicks decide which of them are kept, by NDCG@5 + hit@5 (`surrogate`). Shared words and users' words
+take turns (`search`):
 
 * shared turn: the slots in random order, until the best of a slot's five words is better than what
   there is; at most one word is exchanged,
 * users' turn: for one slot, each of the user's own five words is tried for all users at once, and a
   user keeps a word that is better for the user than what there is.
 
-`train` is the trainer ``pap_rec``: users' turns alone, since an environment's shared words are not
-an action. `search` is the whole of it. Answers are exact here, so that nothing is lost to beams,
-and every task keeps its candidates, so that words are compared on equal terms.
+`train` is the trainer ``pap_rec``: the turns of what is an action, users' words in ``PAPRec-v0``
+and shared ones in ``PAPRecShared-v0``. `search` is the whole of it. Answers are exact here, so that
+nothing is lost to beams, and every task keeps its candidates, so that words are compared on equal
+terms.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from rpp_agents.training import check_numbers, trainer
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.clicks import task_users, training_clicks
 from rpp_env.data.splits import Interactions
+from rpp_env.episode import Grouped
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.metrics import ndcg
 from rpp_env.pap_rec import best_words, click_gradients
@@ -43,6 +46,7 @@ __all__ = [
     "Criterion",
     "Found",
     "Judge",
+    "SharedSolver",
     "Solver",
     "UserPolicy",
     "search",
@@ -274,22 +278,34 @@ class _Search:
 
     def shared_turn(self, value: float) -> float | None:
         """Exchange one shared word if that is better than `value`; returns the new value."""
+        first = self.first_words()
+        for slot in self.rng.permutation(len(self.shared)).tolist():
+            better = self.exchange(slot, first[slot], value)
+            if better is not None or not self.left:
+                return better
+        return None
+
+    def first_words(self) -> Ints:
+        """(l, k) the words that the mean gradient ranks first for each shared slot."""
         gradients, there = self.gradients()
         mean = gradients[there].mean(axis=0) if there.any() else gradients.sum(axis=0)
-        for slot in self.rng.permutation(len(self.shared)).tolist():
-            best, chosen = value, None
-            for word in self.words[best_words(self.recommender, mean[slot], self.config.tried)]:
-                tried = self.shared.copy()
-                tried[slot] = word
-                mean_value = float(self.judge(self.prompts(shared=tried)).mean())
-                if mean_value > best:
-                    best, chosen = mean_value, tried
-            if chosen is not None:
-                self.shared = chosen
-                return best
-            if not self.left:
-                break
-        return None
+        own = mean[: len(self.shared)]
+        first: Ints = self.words[best_words(self.recommender, own, self.config.tried)]
+        return first
+
+    def exchange(self, slot: int, words: Ints, value: float) -> float | None:
+        """Put the best of `words` (k,) into a shared slot if that is better than `value`."""
+        best, chosen = value, None
+        for word in words:
+            tried = self.shared.copy()
+            tried[slot] = word
+            mean_value = float(self.judge(self.prompts(shared=tried)).mean())
+            if mean_value > best:
+                best, chosen = mean_value, tried
+        if chosen is None:
+            return None
+        self.shared = chosen
+        return best
 
     def users_turn(self) -> bool:
         """Try each user's own words in one slot, and keep those that are better for the user."""
@@ -322,9 +338,10 @@ class UserPolicy:
     Parameters
     ----------
     actions : (num_users, m) int64 array
-        Actions by user row.
+        Actions by user row; a single row for all.
     columns : (int, int)
-        First column of the block ``who`` in an observation, and the one after its last.
+        First column of the block ``who`` in an observation, and the one after its last; equal where
+        one row is for all.
     """
 
     def __init__(self, actions: Ints, columns: tuple[int, int]) -> None:
@@ -365,7 +382,7 @@ class UserPolicy:
             actions = tensors["actions"].numpy().astype(np.int64)
         except (LookupError, TypeError, ValueError) as error:
             raise InvalidData(f"{path} is of another version of rpp_agents: {error}") from error
-        if actions.ndim != 2 or not len(actions) or not 0 <= first < end <= first + 62:
+        if actions.ndim != 2 or not len(actions) or not 0 <= first <= end <= first + 62:
             raise InvalidData(f"{path} is damaged: it holds no actions of users")
         return cls(actions, (first, end))
 
@@ -460,4 +477,97 @@ class Solver:
         self.policy.actions[self.env.tasks.users] = chosen
 
 
-train = trainer("PAP-REC", Solver, Config())
+class SharedSolver:
+    """Shared turns on all clicks of an environment; a `rpp_agents.training.Learner`.
+
+    An iteration tries the words of one slot, drawn at random, and keeps the best if it is better
+    than the one that is there.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        Environment of ``PAPRecShared-v0``. Its groups are not played: words are judged on all of
+        its tasks.
+    config : Config
+
+    Raises
+    ------
+    InvalidOption
+        For an environment without a T5.
+    """
+
+    def __init__(self, env: Any, config: Config) -> None:
+        space, recommender = env.space, env.recommender
+        if not isinstance(recommender, T5) or not isinstance(space, TokenPrompts):
+            raise InvalidOption(
+                "the solver of PAP-REC reads the gradients of a T5: it takes an environment of "
+                f"PAPRecShared-v0 with model='t5', not {type(recommender).__name__} and "
+                f"{type(space).__name__}"
+            )
+        self.env, self.space = env, space
+        self.rng = np.random.default_rng(config.seed)
+        self.search = _Search(recommender, env.tasks, config, 0, rng=self.rng)
+        self.policy = UserPolicy(np.zeros((1, len(space.agents)), np.int64), (0, 0))
+        self.search.begin(self._words())
+        self.value = float(self.search.judge(self.search.prompts()).mean())
+        """Mean value of the words on the clicks that chose them."""
+        tried = config.tried if space.candidates is None else space.candidates.shape[2]
+        self.steps = tried * len(env.tasks)
+
+    def _words(self) -> Ints:
+        """(l,) tokens of the policy's action."""
+        state = self.space.apply(self.space.start(np.zeros(1, np.int64)), self.policy.actions)
+        ids: Ints = self.space.keys(state)[0]
+        return ids
+
+    def reset(self, seed: int) -> None:
+        """Begin a segment; nothing is played."""
+
+    def iterate(self, progress: float) -> dict[str, float]:  # noqa: ARG002 - nothing is scheduled
+        """Try the words of one slot."""
+        at_work, space = self.search, self.space
+        slot = int(self.rng.integers(len(at_work.shared)))
+        tried = (
+            at_work.first_words()[slot]
+            if space.candidates is None
+            else space.vocabulary[space.candidates[0, slot]]
+        )
+        better = at_work.exchange(slot, tried, self.value)
+        self.value = self.value if better is None else better
+        self._play()
+        judge = Judge(at_work.recommender, self.env.tasks, "reward")
+        return {"reward": float(judge(at_work.prompts()).mean())}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `rpp_agents.training.Learner`; the words are the whole model."""
+        numbers = [self.search.passes, self.search.judge.answers]
+        return {
+            "optimizer.shared": torch.from_numpy(self.search.shared.copy()),
+            "optimizer.numbers": torch.tensor(numbers),
+            "optimizer.value": torch.tensor(self.value, dtype=torch.float64),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `rpp_agents.training.Learner`."""
+        shared = tensors["optimizer.shared"].numpy()
+        if shared.shape != self.search.shared.shape:
+            raise ValueError(f"the shared words are of shape {shared.shape}")
+        self.search.shared = shared.copy()
+        self.search.passes, self.search.judge.answers = tensors["optimizer.numbers"].tolist()
+        self.value = float(tensors["optimizer.value"])
+        self._play()
+
+    def _play(self) -> None:
+        """Let the policy play the shared words."""
+        chosen = self.space.indices(self.search.shared, len(self.search.shared))
+        if self.space.candidates is not None:
+            chosen = (self.space.candidates[0] == chosen[:, None]).argmax(axis=1)
+        self.policy.actions[0] = chosen
+
+
+def solver(env: Any, config: Config) -> Solver | SharedSolver:
+    """Make the solver of what is an action of `env`: shared words, or users' own."""
+    return (SharedSolver if isinstance(env.episode, Grouped) else Solver)(env, config)
+
+
+train = trainer("PAP-REC", solver, Config())
