@@ -41,6 +41,8 @@ COMMANDS = {
     "bench": "Compare algorithms over seeds, worlds and tasks; resumable.",
     "study": "Compare ways of choosing prompts by their model calls; resumable.",
     "report": "Write the tables, plots and HTML page of a study or bench again.",
+    "submit": "Play a frozen task with a trained policy and write its submission.",
+    "verify": "Play a submission again from its policy and compare every score.",
     "doctor": "Show versions, the datasets and models found, and the caches.",
 }
 """Verbs with their descriptions."""

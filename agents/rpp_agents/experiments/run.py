@@ -25,7 +25,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial, singledispatch
 from importlib.metadata import version
 from operator import itemgetter
@@ -46,6 +46,7 @@ from rpp_agents.trainers import find_trainer
 from rpp_env import RPPEnv
 from rpp_env.data.arrays import read_arrays, write_arrays
 from rpp_env.data.atomic import read_table
+from rpp_env.data.dataset import Dataset
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
 from rpp_env.evaluation.baselines import Policy, Random, search_fixed
@@ -57,6 +58,7 @@ from rpp_env.options import read_small
 from rpp_env.table import RewardTable, tabulate
 
 __all__ = [
+    "digests_of_users",
     "live_of",
     "make_tables",
     "open_problem",
@@ -65,6 +67,7 @@ __all__ = [
     "run_all",
     "tables_of",
     "user_digests",
+    "versions",
 ]
 
 Floats = NDArray[np.float64]
@@ -328,10 +331,15 @@ def _whose(env: RPPEnv, users: Ints, out: Path) -> str:
     whose = _digest_of([dataset.digest, *tokens])
     path = _users_file(out, whose)
     if not path.exists():
-        digests = [_digest_of([dataset.digest, token])[:16] for token in tokens]
+        digests = digests_of_users(dataset, tokens)
         with whole_file(path) as file:
             file.write((json.dumps(digests) + "\n").encode())
     return whose
+
+
+def digests_of_users(dataset: Dataset, tokens: Iterable[str]) -> list[str]:
+    """Return 16 hexadecimal digits for each user, so that files name no user of a dataset."""
+    return [_digest_of([dataset.digest, token])[:16] for token in tokens]
 
 
 def _digest_of(value: Any) -> str:
@@ -514,13 +522,17 @@ def _per_user(rewards: Floats) -> dict[str, list[float]]:
 
 def _replayed(job: Training | Levels, test: RPPEnv, out: Path) -> dict[str, Any]:
     """Return the provenance of the numbers."""
-    names = ("rpp-env", "numpy", "scipy", "torch")
-    versions = {"python": platform.python_version()} | {name: version(name) for name in names}
     return {
         "tables": {table.split: _digest(out / table.file) for table in job.tables},
         "whose": _whose(test, np.unique(test.tasks.users), out),
-        "versions": versions,
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries on which numbers depend."""
+    names = ("rpp-env", "numpy", "scipy", "torch")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 @_find.register
