@@ -96,14 +96,15 @@ SETUPS = {
         model="t5",
         finite=None,
         discounts=(),
-        why_no_table="not run yet",
+        batch=32,
+        why_no_table="7,776 prompts a user",
         why_no_training="not run yet",
     ),
     "PeaPOD-v0": Setup(
         model="t5",
         finite=None,
         steps=50_000,
-        why_no_table="a diagnosis needs disjoint users",
+        why_no_table="infinitely many actions",
     ),
 }
 

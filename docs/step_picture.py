@@ -160,7 +160,7 @@ def draw(step: Step, theme: str) -> str:
             page.elements.append(mark(x + 10, y - 16, RIGHT - 20, str(of["target"])))
         page.text(x + 14, y - 2, row, grey if row.startswith("... ") else ink)
     y = top + LINE * len(rows) + 22 + 2 * LINE
-    page.text(x, y, "Every agent is paid the same", ink, bold=True)
+    page.text(x, y, "All agents get this reward", ink, bold=True)
     y += 14
     said = [
         *wrapped(step.target, RIGHT - 28),
