@@ -25,7 +25,16 @@ from rpp_env.data.neighbours import fit_factors  # noqa: E402
 from rpp_env.data.tensors import read_tensors, write_tensors  # noqa: E402
 from rpp_env.errors import InvalidData, InvalidOption  # noqa: E402
 from rpp_env.recommenders import composer as module  # noqa: E402
-from rpp_env.recommenders.composer import Config, Users, load, pretrain, save  # noqa: E402
+from rpp_env.recommenders.composer import (  # noqa: E402
+    FORMS,
+    Config,
+    Users,
+    load,
+    prefixes,
+    pretrain,
+    save,
+    teach,
+)
 from rpp_env.recommenders.t5 import T5, train  # noqa: E402
 from rpp_env.recommenders.t5 import Config as T5Config  # noqa: E402
 from rpp_env.testing import check_space  # noqa: E402
@@ -185,6 +194,82 @@ def test_pretraining_changes_the_composer_and_no_recommender(
     assert fits[1] > fits[0]
     with pytest.raises(InvalidOption, match="heads=3 must divide"):
         pretrain(model, data, users, replace(SMALL, heads=3))
+
+
+# ---------------------------------------------------------------------------------- ablations
+
+
+def drawn(*shape: int, seed: int = 0) -> Any:
+    return torch.from_numpy(np.random.default_rng([seed, *shape]).normal(size=shape)).float()
+
+
+def test_an_mlp_of_the_own_vector_takes_the_place_of_attention() -> None:
+    weights = {"hidden.weight": drawn(16, 6), "hidden.bias": drawn(16)}
+    weights |= {"project.weight": drawn(48, 16), "project.bias": drawn(48)}
+    own, others = drawn(5, 6), drawn(5, 4, 6)
+    found = prefixes("mlp", weights, SMALL, own, others)
+    for user, prefix in zip(own.numpy(), found.numpy(), strict=True):
+        inner = np.maximum(
+            weights["hidden.weight"].numpy() @ user + weights["hidden.bias"].numpy(), 0
+        )
+        flat = weights["project.weight"].numpy() @ inner + weights["project.bias"].numpy()
+        assert np.allclose(prefix, flat.reshape(3, 16), atol=1e-4)
+    assert torch.equal(found, prefixes("mlp", weights, SMALL, own, others + 1))
+
+
+def test_a_pool_weighs_its_components_by_cosines() -> None:
+    weights = {"attention": drawn(7, 6), "key": drawn(7, 6, seed=1), "components": drawn(7, 3, 16)}
+    own = drawn(5, 6)
+    found = prefixes("pool", weights, SMALL, own, drawn(5, 4, 6))
+    for user, prefix in zip(own.numpy(), found.numpy(), strict=True):
+        wanted = np.zeros((3, 16))
+        for attention, key, component in zip(*(w.numpy() for w in weights.values()), strict=True):
+            seen = user * attention
+            share = seen @ key / (np.linalg.norm(seen) * np.linalg.norm(key))
+            assert -1 <= share <= 1
+            wanted += share * component
+        assert np.allclose(prefix, wanted, atol=1e-4)
+
+
+def test_task_prompts_stand_in_front_and_are_the_same_for_all() -> None:
+    weights = {"attention": drawn(7, 6), "key": drawn(7, 6), "components": drawn(7, 3, 16)}
+    own, others = drawn(5, 6), drawn(5, 4, 6)
+    task = drawn(2, 16)
+    found = prefixes("pool", weights | {"task": task}, SMALL, own, others)
+    assert found.shape == (5, 5, 16)
+    assert (found[:, :2] == task).all()
+    assert torch.equal(found[:, 2:], prefixes("pool", weights, SMALL, own, others))
+
+
+@pytest.mark.parametrize(("form", "task"), [("attention", 2), ("mlp", 0), ("pool", 1)])
+def test_ablations_are_taught_by_the_same_clicks(
+    model: T5, data: Dataset, users: Users, form: str, task: int
+) -> None:
+    config, before = replace(SMALL, epochs=3, rate=2e-2), model.digest
+    rows: list[Any] = []
+    given: dict[str, Any] = {"form": form, "task": task, "components": 5}
+    weights = teach(model, data, users, config, **given, progress=rows.append)
+    first = teach(model, data, users, replace(config, rate=1e-12), **given)
+    assert model.digest == before
+    assert ("task" in weights) == bool(task)
+    assert all(not torch.equal(w, first[name]) for name, w in weights.items())
+    assert not any(w.requires_grad for w in weights.values())
+    tasks = tasks_before(data, users.rows, data.lengths[users.rows] - 4, num_candidates=None)
+    own, near, _ = users.around(tasks, 4)
+    fits = []
+    for made in (first, weights):
+        prefix = prefixes(form, made, config, *map(torch.from_numpy, (own, users.pool[near])))
+        assert prefix.shape == (len(own), task + 3, 16)
+        scores = model.scores(PrefixPrompts(prefix, tasks))
+        fits.append(scores.gather(1, torch.from_numpy(tasks.position)[:, None]).mean())
+    assert fits[1] > fits[0]
+    assert len(rows) >= 1
+
+
+def test_unknown_forms_are_refused(model: T5, data: Dataset, users: Users) -> None:
+    assert set(FORMS) == {"attention", "mlp", "pool"}
+    with pytest.raises(InvalidOption, match="did you mean 'pool'"):
+        teach(model, data, users, SMALL, form="pol")
 
 
 def test_patience_counts_bad_epochs_in_a_row(

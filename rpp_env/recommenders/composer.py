@@ -5,6 +5,10 @@ to make prefixes under which a T5, which it never changes, gives the users' late
 a high likelihood; of these users, the own vector is folded in from the clicks before. Held-out
 clicks, which environments ask for, are never read. Then `PeaPOD-v0` fixes values and projection.
 
+`teach` also fits the paper's ablations, which no environment plays, since they leave nothing to
+choose: prefixes of the own vector alone (an MLP, or a pool of components), and *task prompts*,
+vectors in front of the prefix that all users share.
+
 torch is imported when a composer is trained, never by importing this module.
 """
 
@@ -38,15 +42,18 @@ if TYPE_CHECKING:
     from rpp_env.recommenders.t5 import T5
 
 __all__ = [
+    "FORMS",
     "Config",
     "Users",
     "Whose",
     "compose",
     "load",
     "logits",
+    "prefixes",
     "pretrain",
     "pretrained",
     "save",
+    "teach",
 ]
 
 Floats = NDArray[np.float32]
@@ -119,6 +126,102 @@ def logits(weights: Mapping[str, Tensor], heads: int, own: Tensor, others: Tenso
     return found
 
 
+def _attention(
+    weights: Mapping[str, Tensor], config: Config, own: Tensor, others: Tensor
+) -> Tensor:
+    attention = logits(weights, config.heads, own, others).softmax(dim=2)
+    return compose(weights, config.heads, attention, others, config.length)
+
+
+def _mlp(
+    weights: Mapping[str, Tensor],
+    config: Config,
+    own: Tensor,
+    others: Tensor,  # noqa: ARG001 - no attention
+) -> Tensor:
+    """(B, P, d): W_2 relu(W_1 u + b_1) + b_2."""
+    import torch.nn.functional as F
+
+    inner = F.linear(own, weights["hidden.weight"], weights["hidden.bias"]).relu()
+    flat = F.linear(inner, weights["project.weight"], weights["project.bias"])
+    return flat.view(len(own), config.length, -1)
+
+
+def _pool(
+    weights: Mapping[str, Tensor],
+    config: Config,  # noqa: ARG001 - the weights have its sizes
+    own: Tensor,
+    others: Tensor,  # noqa: ARG001 - components are shared by all users instead
+) -> Tensor:
+    """(B, P, d): sum over m of cos(u * A_m, K_m) P_m, with products by element."""
+    import torch
+    import torch.nn.functional as F
+
+    seen = own[:, None] * weights["attention"]
+    shares = F.cosine_similarity(seen, weights["key"][None], dim=2)
+    return torch.einsum("bm,mpd->bpd", shares, weights["components"])
+
+
+FORMS = {"attention": _attention, "mlp": _mlp, "pool": _pool}
+"""Forms of a prefix: multi-head attention to neighbours; an MLP of the own vector in its place (the
+paper's H = 0); components that all users share, weighted by the own vector (its first version,
+after CODA-Prompt)."""
+
+
+def _first(
+    form: str, dim: int, size: float, config: Config, components: int, seed: int
+) -> dict[str, Floats]:
+    """Draw first weights of a form, for vectors of `dim` numbers with root mean square `size`."""
+    width, length = config.dim, config.length
+    if form == "attention":
+        made = Composer.seeded(width, dim, heads=config.heads, length=length, size=size, seed=seed)
+        return dict(made.weights)
+    scales: dict[str, tuple[float, tuple[int, ...]]] = {
+        "mlp": {
+            "hidden.weight": (1.0, (dim, width)),
+            "hidden.bias": (0.0, (dim,)),
+            "project.weight": (size / dim**0.5, (length * dim, dim)),
+            "project.bias": (0.0, (length * dim,)),
+        },
+        "pool": {
+            "attention": (1.0, (components, width)),
+            "key": (1.0, (components, width)),
+            "components": (size, (components, length, dim)),
+        },
+    }[form]
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.normal(0, scale, shape).astype(np.float32)
+        for name, (scale, shape) in scales.items()
+    }
+
+
+def prefixes(
+    form: str, weights: Mapping[str, Tensor], config: Config, own: Tensor, others: Tensor
+) -> Tensor:
+    """(B, P, d) prefixes of own vectors (B, u) and neighbours' (B, n, u), differentiable.
+
+    Task prompts (``weights["task"]``, (t, d)) stand in front of them: (B, t + P, d).
+
+    Parameters
+    ----------
+    form : str
+        One of `FORMS`.
+    weights : mapping of str to Tensor
+        From `teach`.
+    config : Config
+        That of `teach`.
+    own, others : Tensor
+    """
+    import torch
+
+    check_choice("form", form, tuple(FORMS))
+    made = FORMS[form](weights, config, own, others)
+    if "task" not in weights:
+        return made
+    return torch.cat([weights["task"].expand(len(made), -1, -1), made], dim=1)
+
+
 @dataclass(frozen=True, eq=False)
 class Users:
     """The vectors of training users, who may be listened to, and the formula of all vectors.
@@ -188,7 +291,36 @@ def pretrain(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Composer:
-    """Train a composer through a frozen T5, and keep the epoch that is best on held-out users.
+    """Train a composer through a frozen T5; see `teach`.
+
+    Raises
+    ------
+    InvalidOption
+        If the heads do not divide the T5's width, or no user has two training clicks.
+    TrainingDiverged
+        If the loss is no longer finite.
+    """
+    if model.config.dim % config.heads:
+        raise InvalidOption(
+            f"heads={config.heads} must divide the width of the T5, {model.config.dim}"
+        )
+    weights = teach(model, dataset, users, config, seed=seed, progress=progress)
+    return Composer(config.heads, config.length, {n: w.numpy() for n, w in weights.items()})
+
+
+def teach(
+    model: T5,
+    dataset: Dataset,
+    users: Users,
+    config: Config = Config(),
+    *,
+    form: str = "attention",
+    components: int = 10,
+    task: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """Train a prefix through a frozen T5, and keep the epoch that is best on held-out users.
 
     Parameters
     ----------
@@ -198,24 +330,33 @@ def pretrain(
         Only its training clicks are read.
     users : Users
     config : Config
+    form : str
+        One of `FORMS`.
+    components : int
+        Number of components of ``form="pool"`` (M).
+    task : int
+        Number of vectors of a task prompt, which all users share and which stands in front of the
+        prefix (the paper: 3); 0: none.
     seed : int
         Seed of first weights, orders, and the fifth of the users who choose the epoch.
     progress : callable, optional
         Called after every epoch; ``validation`` is the mean log-likelihood of their clicks.
 
+    Returns
+    -------
+    dict of Tensor
+        Weights for `prefixes`.
+
     Raises
     ------
     InvalidOption
-        If the heads do not divide the T5's width, or no user has two training clicks.
+        For an unknown form, and if no user has two training clicks.
     TrainingDiverged
         If the loss is no longer finite.
     """
     import torch
 
-    if model.config.dim % config.heads:
-        raise InvalidOption(
-            f"heads={config.heads} must divide the width of the T5, {model.config.dim}"
-        )
+    check_choice("form", form, tuple(FORMS))
     rows = np.repeat(users.rows, config.clicks)
     back = np.tile(np.arange(1, config.clicks + 1), len(users.rows))
     before = dataset.lengths[rows] - len(PARTS) - back
@@ -227,27 +368,24 @@ def pretrain(
     taught, judged = np.flatnonzero(~judging), np.flatnonzero(judging)[:_JUDGED]
     if not len(taught) or not len(judged):
         raise InvalidOption(f"{dataset.name} has too few users to teach a composer: give more")
-    first = Composer.seeded(
-        config.dim,
-        model.config.dim,
-        heads=config.heads,
-        length=config.length,
-        size=float(model.weights["t5.shared.weight"].square().mean()) ** 0.5,
-        seed=seed,
-    )
-    weights = {n: torch.tensor(w, requires_grad=True) for n, w in first.weights.items()}
+    size = float(model.weights["t5.shared.weight"].square().mean()) ** 0.5
+    first = _first(form, model.config.dim, size, config, components, seed)
+    if task:
+        drawn = np.random.default_rng([seed, task]).uniform(-0.1, 0.1, (task, model.config.dim))
+        first["task"] = drawn.astype(np.float32)
+    weights = {name: torch.tensor(w, requires_grad=True) for name, w in first.items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.rate)
     targets = torch.from_numpy(tasks.targets.astype(np.int64))
 
     def loss(part: Ints) -> Tensor:
         mine = torch.from_numpy(own[part])
         others = torch.from_numpy(users.pool[near[part]])
-        attention = logits(weights, config.heads, mine, others).softmax(dim=2)
-        prefix = compose(weights, config.heads, attention, others, config.length)
+        prefix = prefixes(form, weights, config, mine, others)
         scores = model.scores(PrefixPrompts(prefix, tasks.subset(part)))
         return -scores.gather(1, targets[part, None]).mean()
 
-    best, lowest, bad, began = first, np.inf, 0, time.perf_counter()
+    best: dict[str, Tensor] = {}
+    lowest, bad, began = np.inf, 0, time.perf_counter()
     for epoch in range(1, config.epochs + 1):
         for part in _parts(rng.permutation(taught), config.batch):
             optimizer.zero_grad()
@@ -263,8 +401,8 @@ def pretrain(
             )
         bad += 1
         if held < lowest:
-            kept = {name: w.detach().numpy().copy() for name, w in weights.items()}
-            best, lowest, bad = Composer(config.heads, config.length, kept), held, 0
+            best = {name: w.detach().clone() for name, w in weights.items()}
+            lowest, bad = held, 0
         if progress is not None:
             seconds = time.perf_counter() - began
             progress({"epoch": epoch, "validation": -held, "seconds": seconds})
