@@ -305,36 +305,39 @@ class CompactPolicy:
         return self.policy.act(seen, masks, greedy=greedy, memory=memory)
 
     def save(self, path: str | Path) -> None:
-        """Write the components and the policy's own file to one safetensors file, atomically."""
+        """Write the policy's own file and the components to one safetensors file, atomically."""
         with TemporaryDirectory() as folder:
             inner = Path(folder) / "policy.safetensors"
             self.policy.save(inner)
-            content = np.frombuffer(inner.read_bytes(), np.uint8).copy()
-        tensors = {name: torch.from_numpy(x) for name, x in vars(self.components).items()}
-        about = {"kind": "compact", "width": self.width}
-        write_tensors(path, {"policy": torch.from_numpy(content), **tensors}, about)
+            tensors, policy = read_tensors(inner)
+        tensors = {f"{_INNER}{name}": tensor for name, tensor in tensors.items()}
+        tensors |= {name: torch.from_numpy(x) for name, x in vars(self.components).items()}
+        write_tensors(path, tensors, {"kind": "compact", "width": self.width, "policy": policy})
 
     @classmethod
     def load(cls, path: str | Path) -> CompactPolicy:
         """Read a file that `save` wrote; `InvalidData` for another kind of file."""
         tensors, about = read_tensors(path)
-        width, content = about.get("width"), tensors.pop("policy", None)
+        inner = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_INNER)}
+        width, policy = about.get("width"), about.get("policy")
         if (
             about.get("kind") != "compact"
             or not isinstance(width, int)
-            or content is None
-            or content.dtype != torch.uint8
-            or content.ndim != 1
+            or not isinstance(policy, dict)
+            or policy.get("kind") == "compact"  # one inside another, without end
             or not _fit(tensors, width)
         ):
             raise InvalidData(f"{path} holds no compact policy of this version of rpp_agents")
         with TemporaryDirectory() as folder:
-            inner = Path(folder) / "policy.safetensors"
-            inner.write_bytes(content.numpy().tobytes())
-            if read_tensors(inner)[1].get("kind") == "compact":
-                raise InvalidData(f"{path} holds a compact policy inside another one")
-            policy = load_policy(inner)
-        return cls(policy, Components(**{name: x.numpy() for name, x in tensors.items()}), width)
+            place = Path(folder) / Path(path).name
+            own = {name.removeprefix(_INNER): tensor for name, tensor in inner.items()}
+            write_tensors(place, own, policy)
+            loaded = load_policy(place)
+        return cls(loaded, Components(**{name: x.numpy() for name, x in tensors.items()}), width)
+
+
+_INNER = "policy."
+"""Prefix of the tensors of the policy inside."""
 
 
 def _fit(tensors: Mapping[str, Tensor], width: int) -> bool:

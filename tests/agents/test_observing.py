@@ -126,16 +126,20 @@ def test_a_damaged_compact_policy_is_refused(env: rpp_env.RPPEnv, tmp_path: Path
     path = tmp_path / "policy.safetensors"
     mappo.train(env, mappo.Config(observation="compact", **SHORT), progress=False).save(path)
     tensors, about = read_tensors(path)
-    inside = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-    for change in (
-        {"axes": tensors["axes"][:, 1:]},
-        {"scale": 0 * tensors["scale"]},
-        {"offset": tensors["offset"] * float("nan")},
-        {"policy": tensors["policy"].float()},
-        {"policy": tensors["policy"][:-5]},
-        {"policy": inside},  # one inside another: loading might never end
-    ):
-        write_tensors(path, tensors | change, about)
+    weight = next(name for name in tensors if name.startswith("policy.net"))
+    damages: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"axes": tensors["axes"][:, 1:]}, {}),
+        ({"scale": 0 * tensors["scale"]}, {}),
+        ({"offset": tensors["offset"] * float("nan")}, {}),
+        ({weight: tensors[weight][:-1].clone()}, {}),
+        ({"more": tensors["axes"].clone()}, {}),
+        ({}, {"width": "9"}),
+        ({}, {"policy": None}),
+        ({}, {"policy": {"kind": "os:system"}}),
+        ({}, {"policy": about}),  # one inside another: loading might never end
+    ]
+    for change, said in damages:
+        write_tensors(path, tensors | change, about | said)
         with pytest.raises(InvalidData):
             load_policy(path)
 
