@@ -11,7 +11,7 @@ import pytest
 
 from rpp_env import Prompt, Ranking, Rankings
 from rpp_env.errors import BrokenContract
-from rpp_env.recommenders.base import rank_all
+from rpp_env.recommenders.base import by_score, rank_all
 from rpp_env.testing import check_recommender, example_prompts
 
 GOOD = [
@@ -84,6 +84,23 @@ def test_lists_and_arrays_are_accepted_from_a_recommender() -> None:
         assert list(found) == GOOD
     assert len(rank_all(Gives([]), [], 3)) == 0
     check_recommender(Backwards())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("nan", [False, True])
+def test_ranking_by_score_is_a_stable_sort(dtype: Any, nan: bool) -> None:
+    rng = np.random.default_rng(0)
+    special = [0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, *([np.nan, -np.nan] if nan else ())]
+    scores = np.where(
+        rng.random((60, 30)) < 0.5, rng.choice(special, (60, 30)), rng.normal(size=30)
+    )
+    scores = scores.astype(dtype)
+    before = scores.copy()
+    found = by_score(scores)
+    assert np.array_equal(found.order, np.argsort(-scores, axis=1, kind="stable"))
+    assert (found.named == 30).all()
+    assert np.array_equal(scores, before, equal_nan=True)
+    assert by_score(scores[:0]).order.shape == (0, 30)
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,8 @@ def test_a_prefix_of_another_shape_is_refused(
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_an_answer_does_not_depend_on_the_batch(model: SASRec, tasks: TaskSet, n: int) -> None:
     given = prefixes(len(tasks), n)
+    number = np.arange(len(tasks))
+    tasks = cropped(tasks, np.where(number % 4, tasks.history_lengths, 0))
     with torch.inference_mode():
         whole = model.scores(PrefixPrompts(given, tasks)).numpy()
         rng = np.random.default_rng(1)

@@ -16,8 +16,22 @@ __all__ = ["Recommender", "by_score", "check_catalog", "rank_all"]
 
 def by_score(scores: NDArray[np.floating[Any]]) -> Rankings:
     """Rank every prompt's candidates by their scores (B, K); of equals, the one shown first."""
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order = _descending(scores)
     return Rankings(order, np.full(len(order), order.shape[1], dtype=np.int64))
+
+
+def _descending(scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return ``argsort(-scores, axis=1, kind="stable")``, several times as fast for float32."""
+    if scores.dtype != np.float32 or np.isnan(scores).any():
+        return np.argsort(-scores, axis=1, kind="stable")
+    # Distinct integers, in the order of value and place, so that any sort is a stable one: floats
+    # compare like their bits, but for the sign. 0 - x, unlike -x, has one zero.
+    bits = (np.float32(0) - scores).view(np.int32)
+    keys = (bits ^ (bits >> 31 & 0x7FFFFFFF)).astype(np.int64) << 32
+    keys |= np.arange(scores.shape[1])
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
+    return keys
 
 
 def check_catalog(name: str, num_items: int, catalog: str, dataset: Dataset) -> None:

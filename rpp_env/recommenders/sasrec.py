@@ -402,7 +402,8 @@ class SASRec:
 
         lengths = (histories >= 0).sum(dim=1)
         most = histories.shape[1]
-        places = ((lengths + _PLACES - 1) // _PLACES * _PLACES).clamp(_PLACES, None).clamp(max=most)
+        # A history of nothing needs no places but the one that `encode` looks at.
+        places = ((lengths + _PLACES - 1) // _PLACES * _PLACES).clamp(1, most)
         vectors, rows = [], []
         for length in np.unique(places.numpy()).tolist():
             chosen = (places == length).nonzero()[:, 0]
