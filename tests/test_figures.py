@@ -184,6 +184,30 @@ def test_figures_in_sentences_stand_in_a_table_of_the_page(page: str) -> None:
     assert numbers["sentences"] <= numbers["tables"]
 
 
+def test_sentences_about_personal_words_are_those_of_their_file() -> None:
+    """Of docs/environments/paprec-v0.md, whose tables tests/test_site.py compares."""
+    found = json.loads((RESULTS / "pap_rec.json").read_text(encoding="utf-8"))
+    text = " ".join(section("environments/paprec-v0.md", "Selection noise").split())
+    gains = {kind: one["gains"] for kind, one in found.items()}
+
+    def number(kind: str, name: str, click: str) -> str:
+        return "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**gains[kind][name][click])
+
+    own, better = "the user's word", "the user's minus another's"
+    for said in (
+        f"{number('surrogate', own, 'accepting')} on the click that accepted it",
+        f"{number('surrogate', own, 'other')} on the other one",
+        f"{number('surrogate', own, 'test')} on the test click",
+        f"{number('surrogate', better, 'test')} better than another user's",
+        "{value:.2f} [{low:.2f}, {high:.2f}] of the gain".format(**found["surrogate"]["noise"]),
+        f"{number('likelihood', own, 'other')} on the other click",
+        f"{number('likelihood', own, 'test')} on the test click",
+        f"{found['surrogate']['about']['users']:,} users",
+        f"{len(found['surrogate']['searches'])} seeds",
+    ):
+        assert said in text, said
+
+
 # ---- task cards ----
 
 

@@ -400,8 +400,30 @@ def look(rules: str) -> str:
     return f"{table(*rows)}\n{table(*gaps)}"
 
 
+def noise(rules: str) -> str:
+    """What PAP-REC's words gain on clicks of three kinds, from docs/results/pap_rec.json."""
+    assert rules == "PAPRec-v0"
+    results = json.loads((DOCS / "results" / "pap_rec.json").read_text(encoding="utf-8"))
+    clicks = ("accepting", "other", "test")
+
+    def gap(one: Mapping[str, float]) -> str:
+        return "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**one)
+
+    written = []
+    for criterion, found in results.items():
+        rows: list[tuple[object, ...]] = [(f"kept by {criterion}", *clicks)]
+        for name, score in found["scores"].items():
+            rows.append((name, *(f"{score[kind]:.4f}" for kind in clicks)))
+        gains: list[tuple[object, ...]] = [("gain", *clicks)]
+        for name, some in found["gains"].items():
+            gains.append((name, *(gap(some[kind]) for kind in clicks)))
+        written.append(f"{table(*rows)}\n{table(*gains)}")
+    return "\n".join(written)
+
+
 WRITERS = {
     "look": look,
+    "noise": noise,
     "facts": facts,
     "actions": actions,
     "observations": observations,
