@@ -64,7 +64,7 @@ def checkpoint(folder: Path) -> Path:
     return folder
 
 
-def test_a_digest_follows_what_answers_depend_on(tmp_path: Path) -> None:
+def test_a_digest_covers_everything_that_answers_depend_on(tmp_path: Path) -> None:
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
     assert weights_digest(one) == weights_digest(two)
     (two / "README.md").write_text("another card")

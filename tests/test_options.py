@@ -32,7 +32,7 @@ FIELDS = [field.name for field in dataclasses.fields(Options)]
 
 
 @pytest.mark.parametrize("name", sorted({*ARGUMENTS, *FIELDS}))
-def test_whatever_is_given_is_an_environment_or_a_sentence(
+def test_any_arguments_give_an_environment_or_one_error(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a text is a file's name for some

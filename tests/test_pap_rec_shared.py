@@ -86,7 +86,7 @@ def test_groups_are_of_one_size_and_hold_everyone(count: int, size: int) -> None
     assert np.array_equal(members, Grouped.of(Episode("e", 1), count, size, seed=3).members)
 
 
-def test_a_group_is_asked_with_the_words_of_its_action(make: Any, model: T5) -> None:
+def test_a_group_is_played_with_the_words_of_its_action(make: Any, model: T5) -> None:
     env = make()
     env.reset(options={"users": [3, 1, 3]})
     actions = np.array([[0, 4, 1, 2, 3], [2, 2, 0, 0, 0], [1, 0, 0, 5, 5]])
@@ -212,7 +212,7 @@ def test_playing_changes_no_weight(make: Any, model: T5) -> None:
         ({"max_cycles": 2}, "one step"),
     ],
 )
-def test_what_cannot_be_is_refused(make: Any, options: Any, said: str) -> None:
+def test_impossible_options_are_refused(make: Any, options: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         make(**options)
 

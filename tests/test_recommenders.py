@@ -34,7 +34,7 @@ def test_it_is_a_recommender() -> None:
     check_recommender(recommender)
 
 
-def test_a_batch_is_one_call_and_equal_prompts_are_asked_once() -> None:
+def test_a_batch_is_one_call_and_equal_prompts_are_requested_once() -> None:
     model = Counting()
     prompts = example_prompts()
     rankings = LLMRecommender(model).rank([*prompts, *reversed(prompts)])

@@ -454,7 +454,7 @@ def test_other_things_than_replies_are_refused(tmp_path: Path, reply: Any) -> No
         Reply("\x00 \ud800 \u2028", np.int64(3), np.int32(0)),  # type: ignore[arg-type]
     ],
 )
-def test_whatever_a_model_writes_is_an_answer(tmp_path: Path, reply: Reply) -> None:
+def test_any_text_of_a_model_is_an_answer(tmp_path: Path, reply: Reply) -> None:
     class Writes(Letters):
         def answer(self, request: Request) -> Reply:
             return reply

@@ -94,7 +94,7 @@ def test_the_three_sentences_are_rewritten_and_nothing_else() -> None:
     assert new_output.split("\n")[1] == output.split("\n")[1] == one.choice.contract
 
 
-def test_an_empty_role_stays_empty_and_is_not_asked_for() -> None:
+def test_an_empty_role_stays_empty_and_is_not_requested() -> None:
     model = Rewriting()
     (made,) = LLMRewriter(model)([prompt((0, 2, 1, 0))])
     assert (made.choice.role, made.fallbacks) == ("", 0)
@@ -375,7 +375,7 @@ def test_a_model_that_loses_a_reply_is_named() -> None:
 # ---- what is asked ----
 
 
-def test_a_batch_is_one_call_and_equal_questions_are_asked_once() -> None:
+def test_a_batch_is_one_call_and_equal_questions_are_sent_once() -> None:
     model = Rewriting()
     rewriter = LLMRewriter(model)
     prompts = [prompt(), prompt((2, 2, 1, 0)), prompt(), prompt(shown=2)]
@@ -489,7 +489,7 @@ def test_an_oracle_still_earns_exactly_one_and_a_silent_model_nothing(output: in
         assert step.infos["rewritten"].sum() > 0
 
 
-def test_an_echo_earns_what_it_earns_without_rewriting() -> None:
+def test_rewriting_does_not_change_the_score_of_an_echo() -> None:
     env, plain = make("embedded", 40), make(None, 40)
     for one in (env, plain):
         one.reset(seed=0)
@@ -622,7 +622,7 @@ def say(sentences: str, titles: Sequence[str]) -> str:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_the_paraphraser_keeps_what_the_words_ask_for(domain: str) -> None:
+def test_the_paraphraser_keeps_the_meaning_of_words(domain: str) -> None:
     book = SentenceCatalog.load(domain)
     outputs = [output.text for output in book.output_format]
     changed = 0

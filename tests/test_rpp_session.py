@@ -38,7 +38,7 @@ def played(env: RPPEnv, seed: int = 1) -> list[rpp_env.Step]:
     return [env.step(rng.integers(0, env.nvec, shape)) for _ in range(env.max_cycles)]
 
 
-def test_the_last_five_items_are_asked_in_their_order() -> None:
+def test_the_last_five_items_are_the_targets_in_order() -> None:
     env = make(echo())
     data = env.tasks.dataset
     assert (data.name, env.max_cycles, env.episode.feedback) == ("movieworld-drift", 5, "reward")

@@ -67,7 +67,7 @@ def make(recommender: Any, **options: Any) -> RPPEnv:
     return RPPEnv.make(model=recommender, book=small_book(), **{**SMALL, **options})
 
 
-def test_every_effective_prompt_is_asked_once() -> None:
+def test_every_distinct_prompt_is_requested_once() -> None:
     recommender = Counting()
     env = make(recommender)
     table = tabulate(env)
@@ -384,7 +384,7 @@ def damages(content: bytes) -> Iterator[bytes]:
     yield from (content[: int(size)] for size in np.linspace(0, len(content) - 1, 60))
 
 
-def test_no_damage_of_a_table_goes_unnoticed(tmp_path: Path, small: RewardTable) -> None:
+def test_damage_of_a_table_is_detected(tmp_path: Path, small: RewardTable) -> None:
     path = tmp_path / "t.rpptable"
     small.save(path)
     for content in damages(path.read_bytes()):
@@ -393,7 +393,7 @@ def test_no_damage_of_a_table_goes_unnoticed(tmp_path: Path, small: RewardTable)
             RewardTable.load(path)
 
 
-def test_no_damage_of_a_part_goes_unnoticed(tmp_path: Path) -> None:
+def test_damage_of_a_part_is_detected(tmp_path: Path) -> None:
     path, part = tmp_path / "t.rpptable", tmp_path / "t.rpptable.parts" / "000000.npz"
     env = make(Counting(dies_after=1), max_users=9)
     with pytest.raises(KeyboardInterrupt):
@@ -421,7 +421,7 @@ def stopped(folder: Path) -> tuple[Path, Path]:
     return path, Path(f"{path}.parts") / "000000.npz"
 
 
-def test_swapped_parts_are_noticed_and_asked_again(tmp_path: Path) -> None:
+def test_swapped_parts_are_detected_and_made_again(tmp_path: Path) -> None:
     path, first = stopped(tmp_path)
     second = first.with_name("000001.npz")
     one, two = first.read_bytes(), second.read_bytes()
@@ -712,7 +712,7 @@ def test_one_table_serves_several_rules(tmp_path: Path) -> None:
         tabulate(live, tmp_path / "t.rpptable")
 
 
-def test_items_that_were_never_asked_for_are_named() -> None:
+def test_untabulated_history_lengths_are_named() -> None:
     env = make(Counting(), max_users=2)
     table = tabulate(env)
     bandit = RULES["RPPBandit-v0"]

@@ -84,7 +84,7 @@ def test_scores_are_the_mean_rewards_of_greedy_play(folder: Path) -> None:
         ({"policy": "0" * 64}, "give the file that was submitted"),
     ],
 )
-def test_what_was_not_played_is_not_verified(
+def test_changed_submissions_are_not_verified(
     folder: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], said: str
 ) -> None:
     table = json.loads((folder / "a.json").read_text())
@@ -206,7 +206,7 @@ def test_frozen_tasks_are_named_and_tracks_rise() -> None:
 
 
 @pytest.mark.parametrize("name", ["arrivals-stream", "smoke"])  # the others take longer to make
-def test_a_frozen_task_is_what_it_was(name: str) -> None:
+def test_frozen_tasks_have_not_changed(name: str) -> None:
     task = find_task(name)
     assert len(np.unique(task.env(View()).tasks.users)) == task.users
 

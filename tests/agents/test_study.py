@@ -186,7 +186,7 @@ def test_one_order_merged_is_itself() -> None:
     np.testing.assert_array_equal(same, ranks[:, 0])
 
 
-def test_the_best_cells_are_asked_in_their_order(problem: Problem) -> None:
+def test_the_best_cells_are_played_in_order(problem: Problem) -> None:
     test = problem.test
 
     def rewards(users: Users) -> Any:

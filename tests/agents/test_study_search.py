@@ -154,7 +154,7 @@ def test_grips_ends_when_its_patience_does() -> None:
     )
 
 
-def test_edits_lose_no_phrase_and_bring_back_what_was_deleted() -> None:
+def test_edits_lose_no_phrase_and_restore_deleted_ones() -> None:
     said = ("You rank films, gladly.", "Think step by step! Rank them by taste.", "One per line.")
     same = _Paraphrases(ScriptedModel(lambda text: text[text.index("PHRASE:") :]), 0)
     editor = _Editor(np.random.default_rng(0), same)

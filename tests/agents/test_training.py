@@ -469,7 +469,7 @@ def test_an_interrupt_that_a_library_catches_ends_the_training_at_that_iteration
     assert len(read_progress(tmp_path)["steps"]) == 200
 
 
-def test_no_damage_of_a_checkpoint_goes_unnoticed(toys: SimpleNamespace, tmp_path: Path) -> None:
+def test_damage_of_a_checkpoint_is_detected(toys: SimpleNamespace, tmp_path: Path) -> None:
     config = mappo.Config(total_steps=40, tensorboard=False, hidden=(16,), threads=1)
 
     def train(**options: Any) -> Any:

@@ -24,7 +24,7 @@ def make() -> PettingZooEnv:
     return PettingZooEnv(rpp_env.env(padded_actions=True, **WORLD))
 
 
-def test_only_the_last_agents_rows_are_paid() -> None:
+def test_only_the_last_agents_rows_get_rewards() -> None:
     """Each row belongs to the agent that acted; the reward comes when all four have."""
     made = rpp_env.env(model=echo(), padded_actions=True, **WORLD)
     first = int(np.flatnonzero(made.unwrapped.core.tasks.position == 0)[0])

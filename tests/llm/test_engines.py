@@ -215,7 +215,7 @@ def test_many_seeds_at_once(engine: VLLMModel) -> None:
     assert sum(reply.prompt_tokens for reply in engine.complete(long)) > 8192
 
 
-def test_equal_requests_are_asked_once(
+def test_equal_requests_are_sent_once(
     both: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, plain = both
