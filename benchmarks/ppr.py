@@ -221,6 +221,19 @@ def controls(world: World, own: Mapping[str, list[np.ndarray]]) -> list[list[str
     return rows
 
 
+def popularity(test: TaskSet) -> list[list[str]]:
+    """NDCG@10 of one ranking for everybody, by the number of the warm users' clicks."""
+    data = test.dataset
+    clicked = split_arrivals(data).interactions(data).items
+    counts = np.bincount(clicked, minlength=data.num_items).astype(np.float64)
+    ranks = ranks_by(counts[test.candidates], test)
+    cells = []
+    for clicks in SHOTS.values():
+        found = lines({"popularity": [ranks]}, test, clicks, ndcg).mean("popularity")
+        cells.append(f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]")
+    return [["NDCG@10", *SHOTS], ["popularity", *cells]]
+
+
 def auc(tasks: TaskSet) -> Any:
     """The share of the other candidates that come after the target: a rank statistic of a task."""
     return lambda ranks: (tasks.num_candidates - ranks) / (tasks.num_candidates - 1)
@@ -311,6 +324,7 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
         ]
         parts.append(table(rows, padded=False))
     parts += along(world, kept, options)
+    parts += ["### Popularity", table(popularity(test), padded=False)]
     parts += ["### Prefixes without a profile", table(controls(world, of("own")), padded=False)]
     rows = [["", "runs", "seconds", "best epoch", "weights trained", "gradient calls"]]
     for name, runs in about.items():
