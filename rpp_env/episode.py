@@ -77,6 +77,11 @@ class Episode:
         check_numbers(self, 0, "discount", highest=1)
 
     @property
+    def answers(self) -> int:
+        """Number of the recommender's answers that a step of one user takes."""
+        return 1
+
+    @property
     def bandit(self) -> bool:
         """Return whether episodes have one step, and end by termination, not by truncation."""
         return self.max_cycles == 1
@@ -247,6 +252,11 @@ class Grouped(Episode):
             feedback=episode.feedback,
             discount=episode.discount,
         )
+
+    @property
+    def answers(self) -> int:
+        """See `Episode.answers`: one for each of the group."""
+        return int(self.members.shape[1])
 
     def seen(self, known: Floats) -> Floats:
         """See `Episode.seen`: the mean of the group, equal to the bit for all of it."""

@@ -76,13 +76,18 @@ class Components:
         Raises
         ------
         InvalidOption
-            For a single user.
+            For a single user, and for users who all look the same.
         """
         from sklearn.decomposition import PCA
         from sklearn.preprocessing import StandardScaler
 
         if len(observations) < 2:
             raise InvalidOption("components need 2 train users or more, to tell what differs")
+        if (observations == observations[0]).all():
+            raise InvalidOption(
+                "components need train users who differ, and the observations of all are the same: "
+                "give more users, or more groups of them"
+            )
         # Around their mean, n users have n - 1 dimensions.
         count = min(count, len(observations) - 1, observations.shape[1])
         scaler = StandardScaler().fit(observations)

@@ -305,3 +305,9 @@ def test_a_killed_run_with_patience_ends_in_the_same_policy(tmp_path: Path) -> N
 def test_patience_needs_validation_users(env: rpp_env.RPPEnv) -> None:
     with pytest.raises(InvalidOption, match="needs evaluations on validation users"):
         mappo.train(env, mappo.Config(patience=1, **SHORT), progress=False)
+
+
+def test_components_need_users_who_differ() -> None:
+    same = np.tile(np.arange(5, dtype=np.float32), (4, 1))
+    with pytest.raises(InvalidOption, match="the observations of all are the same"):
+        Components.fit(same)

@@ -303,7 +303,8 @@ def test_shared_turns_find_words_that_are_better_for_all(
 ) -> None:
     env = grouped(model, actions=actions)
     found = SharedSolver(env, SHORT)
-    values = [found.value]
+    manual = np.tile(found.search.shared, (len(env.tasks), 1))
+    values = [Judge(model, env.tasks)(manual).mean()]
     for _ in range(6):
         row = found.iterate(0.0)
         values.append(found.value)
@@ -332,10 +333,11 @@ def test_a_turn_tries_every_word_of_its_slot(model: T5) -> None:
     judge, prompts = Judge(model, env.tasks), np.tile(found.search.shared, (len(words), 1))
     prompts[:, slot] = words
     values = [judge(np.tile(one, (len(env.tasks), 1))).mean() for one in prompts]
-    assert values[0] == found.value  # the word that is there
     found.iterate(0.0)
+    assert found.value == max(values) >= values[0]  # that of the word that was there
     assert np.array_equal(found.search.shared, prompts[int(np.argmax(values))])
-    assert found.steps == len(words) * len(env.tasks)
+    assert found.search.judge.answers == len(words) * len(env.tasks)
+    assert found.steps == found.search.judge.answers // 5
 
 
 def test_training_shared_words_resumes(model: T5, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def run(
     Parameters
     ----------
     study
-        Name of a shipped study (ppr, prompts, smoke, smollm2, tuning), or the path of a TOML file.
+        Name of a shipped study (pap_rec, ppr, prompts, smoke, smollm2, tuning), or the path of a
+        TOML file.
     out
         Folder for everything; by default runs/study-NAME.
     processes

@@ -289,6 +289,11 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
 
+    @property
+    def recommender(self) -> Any:
+        """The recommender that answers, for solvers that read it; also where a table replays it."""
+        return self._users.live.recommender
+
     def step(self, actions: NDArray[Any]) -> Step:
         """See `RPPEnv.step`."""
         step, space = self._env.step(actions), self._env.space
@@ -298,7 +303,11 @@ class Counted:
             keys = (key.tobytes() for key in np.ascontiguousarray(space.keys(step.state)))
             ledger.count_others(zip(step.rows.tolist(), keys, strict=True), tokens)
         else:
-            ledger.count(self._users.keys(step.rows, space.cell(step.state)), tokens)
+            rows, cells = step.rows, space.cell(step.state)
+            if len(step.tasks) > len(rows):  # an action is for a group (`Episode.answers`)
+                rows = step.tasks.rows
+                cells, tokens = (np.resize(one, len(rows)) for one in (cells, tokens))
+            ledger.count(self._users.keys(rows, cells), tokens)
         return step
 
 

@@ -447,7 +447,12 @@ class Solver:
         judge = Judge(at_work.recommender, self.env.tasks, "reward")
         value = judge(at_work.prompts()).mean()
         moved = (at_work.own != at_work.first).any(axis=1).mean()
-        return {"reward": float(value), "info/changed": float(moved)}
+        asked = float(at_work.judge.answers)
+        return {
+            "reward": float(value),
+            "info/changed": float(moved),
+            "info/gradient_calls": asked,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """See `rpp_agents.training.Learner`; the words are the whole model."""
@@ -509,10 +514,11 @@ class SharedSolver:
         self.search = _Search(recommender, env.tasks, config, 0, rng=self.rng)
         self.policy = UserPolicy(np.zeros((1, len(space.agents)), np.int64), (0, 0))
         self.search.begin(self._words())
-        self.value = float(self.search.judge(self.search.prompts()).mean())
-        """Mean value of the words on the clicks that chose them."""
-        tried = config.tried if space.candidates is None else space.candidates.shape[2]
-        self.steps = tried * len(env.tasks)
+        self.value = float("nan")
+        """Mean value of the words on the clicks that chose them; NaN before the first turn."""
+        tried = config.tried + 1 if space.candidates is None else space.candidates.shape[2]
+        # A step is a group's answers, as for trainers that play.
+        self.steps = max(1, tried * len(env.tasks) // env.episode.answers)
 
     def _words(self) -> Ints:
         """(l,) tokens of the policy's action."""
@@ -527,16 +533,19 @@ class SharedSolver:
         """Try the words of one slot."""
         at_work, space = self.search, self.space
         slot = int(self.rng.integers(len(at_work.shared)))
+        # The word that is there is tried, too.
         tried = (
-            at_work.first_words()[slot]
+            np.append(at_work.shared[slot], at_work.first_words()[slot])
             if space.candidates is None
             else space.vocabulary[space.candidates[0, slot]]
         )
-        better = at_work.exchange(slot, tried, self.value)
-        self.value = self.value if better is None else better
+        best = at_work.exchange(slot, tried, -np.inf)
+        assert best is not None
+        self.value = best
         self._play()
         judge = Judge(at_work.recommender, self.env.tasks, "reward")
-        return {"reward": float(judge(at_work.prompts()).mean())}
+        value, asked = judge(at_work.prompts()).mean(), at_work.judge.answers
+        return {"reward": float(value), "info/gradient_calls": float(asked)}
 
     def tensors(self) -> dict[str, Tensor]:
         """See `rpp_agents.training.Learner`; the words are the whole model."""

@@ -56,8 +56,10 @@ def rpp(
     InvalidOption
         For an unknown trainer or agent; for `only` and `rewrite` where prompts are no sentences.
     """
+    answers = problem.train.env.episode.answers
+    steps = max(1, budget // answers)
     config = trainer_config(
-        trainer, options or {}, "rpp", total_steps=budget, seed=seed, **SET_BY_THE_STUDY
+        trainer, options or {}, "rpp", total_steps=steps, seed=seed, **SET_BY_THE_STUDY
     )
     if only is not None:
         check_alone(problem.train, only)
@@ -74,9 +76,9 @@ def rpp(
 
     def after_iteration(row: Mapping[str, float], policy: Policy) -> None:
         # A solver that reads gradients asks the recommender itself, and takes no steps.
-        answers = int(row.get("info/gradient_calls", 0))
-        ledger.calls, ledger.unique = max(ledger.calls, answers), max(ledger.unique, answers)
-        watch(int(row["steps"]), Playing(policy, environment))
+        asked = int(row.get("info/gradient_calls", 0))
+        ledger.calls, ledger.unique = max(ledger.calls, asked), max(ledger.unique, asked)
+        watch(int(row["steps"]) * answers, Playing(policy, environment))
 
     policy = find_trainer(trainer).train(
         environment(problem.train, seed=seed), config, callbacks=[after_iteration], progress=False
