@@ -267,7 +267,8 @@ class Submission:
 def calls_of_run(folder: Path, max_cycles: int) -> int | None:
     """Count the answers that a run's folder records; None if it records none.
 
-    They are the training steps, and those of the evaluations on validation users.
+    They are the training steps (or the answers that a solver differentiated, if those are more),
+    and the steps of the evaluations on validation users.
 
     Raises
     ------
@@ -277,10 +278,12 @@ def calls_of_run(folder: Path, max_cycles: int) -> int | None:
     if not (folder / PROGRESS).is_file():
         return None
     columns, config = read_progress(folder), read_config(folder)
-    looks = np.isfinite(columns.get("eval_reward", np.zeros(0))).sum()
-    episodes = config.get("eval_episodes", 0)
+    none = np.zeros(1)
+    looks = np.isfinite(columns.get("eval_reward", none[:0])).sum()
+    differentiated = columns.get("info/gradient_calls", none)
     try:
-        return int(columns["steps"].max()) + int(looks) * int(episodes) * max_cycles
+        learned = max(int(columns["steps"].max()), int(differentiated.max()))
+        return learned + int(looks) * int(config.get("eval_episodes", 0)) * max_cycles
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidData(f"{folder} records no steps: {error}") from error
 

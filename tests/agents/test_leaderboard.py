@@ -181,6 +181,12 @@ def test_calls_are_those_that_the_run_records(folder: Path, tmp_path: Path) -> N
     assert Submission.load(Path(out)).track == "200k"
     assert main([*words, out, "--calls", "60000", "--track", "50k"]) == 2
     assert main([*words, out, "--calls", "2000000"]) == 2
+    # An answer that a solver differentiates is a call, too.
+    rows = [line.split(",") for line in (run / "progress.csv").read_text().splitlines()]
+    more = ["info/gradient_calls", *map(str, range(3000, 2998 + len(rows))), "5000"]
+    text = "\n".join(",".join([*row, one]) for row, one in zip(rows, more, strict=False))
+    (run / "progress.csv").write_text(text + "\n")
+    assert calls_of_run(run, 5) == 5400
     (run / "config.json").write_text("[]")
     assert main([*words, out]) == 2
     alone = str(run / "policy.safetensors")
