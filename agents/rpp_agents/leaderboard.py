@@ -152,6 +152,7 @@ class Submission:
     def __post_init__(self) -> None:
         if self.format != _FORMAT:
             raise InvalidOption(f"format is {self.format}, and this version reads {_FORMAT}")
+        check_choice("task", self.task, _table()["tasks"])
         check_choice("track", self.track, tracks())
         if not 0 <= self.calls <= tracks()[self.track]:
             raise InvalidOption(
