@@ -51,6 +51,8 @@ DASHES: dict[str, Any] = {
 _RUN = {"color": TRAINING, "linewidth": 0.7, "alpha": 0.35}
 _MEAN = {"color": TRAINING, "linewidth": 1.8}
 _BAND = {"color": TRAINING, "linewidth": 6, "alpha": 0.2}
+_MOST_NAMED = 12
+"""Methods whose scores the description of a picture gives; of more methods the highest."""
 
 
 def draw_all(results: Results, folder: Path, *, over_tasks: bool = False) -> list[Picture]:
@@ -189,10 +191,18 @@ def _curves(results: Results, setting: Setting, path: Path) -> Picture:
     legend(figure, entries | _named_baselines(results, setting, span), 4)
     alt = (
         f"NDCG@10 over {plan.UNIT} on {setting.name}, a panel for each of {len(panels)} methods. "
-        f"At the end: {listed(dict(list(ends.items())[:8]))}. Baselines: "
+        f"{_ending(ends)}. Baselines: "
         f"{_listed_baselines(results, setting)}"
     )
     return save(figure, path, alt, svg=True)
+
+
+def _ending(scores: Mapping[str, float], where: str = "") -> str:
+    """Where curves end: all of a few, the highest of many."""
+    if len(scores) <= _MOST_NAMED:
+        return f"At the end{where}: {listed(scores)}"
+    highest = sorted(scores.items(), key=lambda score: -score[1])[:_MOST_NAMED]
+    return f"Highest at the end{where}: {listed(dict(highest))}"
 
 
 def _splits(results: Results, setting: Setting, path: Path) -> Picture:
@@ -436,9 +446,9 @@ def _sweep(results: Results, settings: Sequence[Setting], what: str, path: Path)
     }
     legend(figure, entries | _others("") | {"chance": _dashed("chance")}, 4)
     first = {label: lines[label][datasets[0]][1] for label in labels}
-    last = {label: found[-1].value for label, found in list(first.items())[:8] if found}
+    last = {label: found[-1].value for label, found in first.items() if found}
     alt = (
         f"Scores with 95% intervals against {named} on {' and '.join(datasets)}, a panel for each "
-        f"of {len(labels)} methods. At the end on {datasets[0]}: {listed(last)}"
+        f"of {len(labels)} methods. {_ending(last, f' on {datasets[0]}')}"
     )
     return save(figure, path, alt, svg=True)

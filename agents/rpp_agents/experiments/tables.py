@@ -802,7 +802,8 @@ def _improvements(results: Results) -> list[str]:
     said = (
         f"The probability that a run scores higher than a run of {words(against)} in the same "
         "world (ties half). It says how often, not by how much. Intervals are by the jackknife "
-        "over worlds (the same ones in every task) with Student's t."
+        "over worlds (the same ones in every task) with Student's t; one without width says that "
+        "all worlds agree, not that others would."
     )
     named = [*(one.name for one in settings), *["all"] * (len(settings) > 1)]
     columns = [_subject(results), *(Column(name, ".2f") for name in named)]
