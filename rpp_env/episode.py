@@ -111,7 +111,7 @@ class Episode:
         return rows
 
     def seen(self, known: Floats) -> Floats:
-        """(T, w) what observations show of the tasks of `every`, of which (T, w) is `known`."""
+        """Return the (T, w) block that observations show, given what is `known` of `every`."""
         return known
 
     def tasks(
