@@ -102,9 +102,10 @@ SETUPS = {
     ),
     "PeaPOD-v0": Setup(
         model="t5",
-        finite=None,
+        train_users=300,
+        users=300,
+        finite={"actions": "neighbour", "neighbours": 3},
         steps=50_000,
-        why_no_table="infinitely many actions",
     ),
 }
 

@@ -291,8 +291,10 @@ def card(rules: str) -> dict[str, str]:
     found = card.get("diagnosis")
     if found is not None and len(agents) > 1:
         needs = found["agents"]["observable"]
-        lines["coordination loss"] = number(needs["loss of choosing agent by agent"])
-        lines["additive share"] = number(needs["additive share of the variance"])
+        options = ", ".join(f"{name}={value!r}" for name, value in found["options"].items())
+        played = f" ({options})" if options else ""
+        lines["coordination loss"] = number(needs["loss of choosing agent by agent"]) + played
+        lines["additive share"] = number(needs["additive share of the variance"]) + played
         if steps > 1:
             lines["myopia gap"] = number(found["myopia"])
         gaps = {name: found["gaps"].get(gap) for name, gap in LOOPS.items()}
