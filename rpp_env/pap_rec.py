@@ -228,14 +228,7 @@ def _space(
             top=chosen.top,
             samples=chosen.gradient_clicks,
         )
-        about = (
-            recommender.digest,
-            chosen.slots,
-            chosen.top,
-            chosen.gradient_clicks,
-            chosen.shared_words,
-        )
-        made["source"] = hashlib.sha256(repr(about).encode()).hexdigest()
+        made["source"] = _source(recommender.digest, chosen.slots, chosen)
     return _tokens(recommender, agents, **made)
 
 
@@ -252,15 +245,14 @@ def _shared_space(
             recommender, histories, shared, top=chosen.top, samples=chosen.gradient_clicks
         )
         made["candidates"] = np.broadcast_to(words, (tasks, *words.shape))
-        about = (
-            "shared",
-            recommender.digest,
-            chosen.top,
-            chosen.gradient_clicks,
-            chosen.shared_words,
-        )
-        made["source"] = hashlib.sha256(repr(about).encode()).hexdigest()
+        made["source"] = _source("shared", recommender.digest, chosen)
     return _tokens(recommender, [f"slot_{j}" for j in range(len(shared))], **made)
+
+
+def _source(first: str, second: str | int, chosen: _Options) -> str:
+    """Return the digest of what determines the tokens that agents choose among."""
+    about = (first, second, chosen.top, chosen.gradient_clicks, chosen.shared_words)
+    return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
 def _first_words(recommender: T5, chosen: _Options) -> Ints:

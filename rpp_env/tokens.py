@@ -215,7 +215,7 @@ class TokenPrompts(PromptSpace[Slots, SlotPrompts]):
         tasks: TaskBatch,
         rows: Ints,  # noqa: ARG002 - the state knows them
     ) -> SlotPrompts:
-        """See `PromptSpace`; the prompts again and again where tasks are more than users."""
+        """See `PromptSpace`; where there are more tasks than users, the prompts are repeated."""
         ids = self.keys(state)
         if len(tasks) > len(ids):
             ids = np.resize(ids, (len(tasks), ids.shape[1]))

@@ -28,7 +28,16 @@ from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import check_choice, check_numbers, made, read_small
 
-__all__ = ["Submission", "Task", "View", "calls_of_run", "digest_of", "find_task", "tracks"]
+__all__ = [
+    "Submission",
+    "Task",
+    "View",
+    "calls_of_run",
+    "digest_of",
+    "find_task",
+    "read_config",
+    "tracks",
+]
 
 _FILE = Path(__file__).with_name("leaderboard.toml")
 _BATCH = 512
@@ -196,7 +205,7 @@ class Submission:
         return cls(
             task=task,
             digest=frozen.digest,
-            policy=hashlib.sha256(policy.read_bytes()).hexdigest(),
+            policy=_file_digest(policy),
             versions=versions(),
             score=float(scores.mean()),
             users=tuple(digests_of_users(env.tasks.dataset, report.users)),
@@ -219,7 +228,7 @@ class Submission:
                 f"the submission's task {self.task!r} has the digest {self.digest[:12]!r}, and the "
                 f"frozen one {frozen.digest[:12]}: it is of another version"
             )
-        if (found := hashlib.sha256(policy.read_bytes()).hexdigest()) != self.policy:
+        if (found := _file_digest(policy)) != self.policy:
             raise InvalidData(
                 f"{policy} has the digest {found[:12]}, and the submission's policy "
                 f"{self.policy[:12]!r}: give the file that was submitted"
@@ -307,6 +316,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InvalidData(f"{path} is damaged: it holds {type(config).__name__}")
     return config
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _named(versions: Mapping[str, Any]) -> str:

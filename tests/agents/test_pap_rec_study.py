@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from rpp_agents.cli import main
 from rpp_agents.experiments.plan import Study
 from rpp_env import load_dataset
 from rpp_env.data.clicks import training_clicks
+from tests.small_study import run_small
 
 
 def test_the_settings_differ_in_whose_words_are_chosen_alone() -> None:
@@ -38,8 +36,7 @@ def test_agents_and_the_native_solver_spend_the_same_number_of_answers(
     model = train(data, training_clicks(data), config)
     monkeypatch.setattr("rpp_env.later_clicks._pretrained", lambda *_: model)
     world = "num_users = 120, num_items = 200, gradient_clicks = 1"
-    text = (files("rpp_agents") / "experiments/presets/study/pap_rec.toml").read_text()
-    for old, new in (
+    changes = (
         ("draws = [0, 51, 52]", "draws = [0]"),
         ("train_users = 1000", "train_users = 40"),
         ("validation_users = 200", "validation_users = 6"),
@@ -48,20 +45,10 @@ def test_agents_and_the_native_solver_spend_the_same_number_of_answers(
         ("budget = 42_000", "budget = 480"),
         ('"PAPRec-v0"', f'"PAPRec-v0", {world}'),
         ("top = 2, group", f'top = 2, shared_words = "drama comedy", {world}, group'),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    small = tmp_path / "small.toml"
-    small.write_text(text)
-    out = tmp_path / "out"
-    assert main(["study", str(small), "--processes", "1", "--out", str(out)]) == 0, (
-        capsys.readouterr().err
     )
-    lines = map(json.loads, (out / "results.jsonl").read_text().splitlines())
-    calls = {(one["setting"], one["method"]): one["training"]["calls"] for one in lines}
+    calls, report = run_small("pap_rec", changes, tmp_path, capsys)
     assert len(calls) == 12
     trained = {key: spent for key, spent in calls.items() if key[1] not in ("Random", "best fixed")}
     assert set(trained.values()) == {480}, trained
-    report = (out / "report.md").read_text()
     assert "| PAP-REC (native) |" in report
     assert "| MAPPO (groups) |" in report

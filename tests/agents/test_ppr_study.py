@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from rpp_agents.cli import main
 from rpp_agents.experiments.plan import Study
+from tests.small_study import run_small
 
 
 def test_the_settings_differ_in_the_form_of_a_prefix_alone() -> None:
@@ -25,8 +23,7 @@ def test_the_settings_differ_in_the_form_of_a_prefix_alone() -> None:
 def test_agents_and_the_native_solver_spend_the_same_number_of_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (files("rpp_agents") / "experiments/presets/study/ppr.toml").read_text()
-    for old, new in (
+    changes = (
         ("draws = [51, 52, 53]", "draws = [0]"),
         ("train_users = 1680", "train_users = 64"),
         ("validation_users = 240", "validation_users = 12"),
@@ -35,19 +32,9 @@ def test_agents_and_the_native_solver_spend_the_same_number_of_answers(
         ("budget = 40_000", "budget = 512"),
         ("codebook = 64", "codebook = 8"),
         ('shots = "zero"', 'shots = "zero", num_users = 600, num_items = 200'),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    small = tmp_path / "small.toml"
-    small.write_text(text)
-    out = tmp_path / "out"
-    assert main(["study", str(small), "--processes", "1", "--out", str(out)]) == 0, (
-        capsys.readouterr().err
     )
-    lines = map(json.loads, (out / "results.jsonl").read_text().splitlines())
-    calls = {(one["setting"], one["method"]): one["training"]["calls"] for one in lines}
+    calls, report = run_small("ppr", changes, tmp_path, capsys)
     assert {spent for (_, label), spent in calls.items() if label != "Random"} == {512}
     assert len(calls) == 8
-    report = (out / "report.md").read_text()
     assert "| PPR (native) |" in report
     assert "| best fixed |" in report

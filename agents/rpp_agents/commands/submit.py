@@ -60,7 +60,7 @@ def run(
         world = World.load(policy)
         seen = {one: getattr(world, one) for one in ("observe", "ranking", "encoder")}
         view, config = made(View, seen, str(policy)), read_config(policy)
-        cycles = (episode_of(frozen.rules)).max_cycles
+        cycles = episode_of(frozen.rules).max_cycles
         counted = calls_of_run(policy, cycles)
         calls = counted if calls is None else max(calls, counted or 0)
     if calls is None:
