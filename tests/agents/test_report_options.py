@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rpp_agents.cli import main
+from rpp_agents.experiments import plots
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.plan import Redrawn, Run, Study
 from rpp_agents.experiments.report import Options, marl_eval, write_report
@@ -204,3 +205,15 @@ def test_the_command_takes_the_options(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     for option in ("--marl-eval", "--iqm", "--grids", "--no-page", "--against"):
         assert option in shown
+
+
+@pytest.mark.parametrize(("count", "begins", "named"), [(12, "At", 12), (13, "Highest at", 12)])
+def test_a_picture_names_all_of_a_few_methods_and_the_highest_of_many(
+    count: int, begins: str, named: int
+) -> None:
+    scores = {f"method {i}": i / 100 for i in range(count)}
+    said = plots._ending(scores, " on ml-1m")
+    assert said.startswith(f"{begins} the end on ml-1m: ")
+    assert said.count("method") == named
+    assert f"method {count - 1} 0.{count - 1}" in said
+    assert ("method 0 0.000" in said) == (count == named)
