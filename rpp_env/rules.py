@@ -181,7 +181,7 @@ SYSTEMS: dict[str, System] = {
         "rpp_env.pap_rec:SharedOptions",
         "movieworld",
         "t5",
-        Episode("PAPRecShared-v0", 1),
+        Episode("PAPRecShared-v0", 1, discount=0.0),
     ),
     "PeaPOD-v0": System(
         "rpp_env.peapod:assemble",
