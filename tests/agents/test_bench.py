@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -480,6 +481,19 @@ def test_a_process_that_is_killed_costs_no_result(out: Path) -> None:
     assert killed
     assert [outcome.error for outcome in outcomes] == ["", ""]
     assert unfinished(cells, out) == []
+
+
+@pytest.mark.timeout(30)
+def test_a_process_that_started_while_another_was_killed_is_ended() -> None:
+    """CPython's pool ends the processes that it knows, and then waits for those added meanwhile."""
+    with many._pool(1) as pool:
+        pool.submit(os.getpid).result()
+        late = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+        late.start()
+        assert late.pid is not None
+        pool._processes[late.pid] = late
+    late.join()
+    assert late.exitcode == -signal.SIGTERM
 
 
 def test_a_job_that_kills_its_process_fails_alone(

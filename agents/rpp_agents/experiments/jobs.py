@@ -214,10 +214,9 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         )
         try:
             yield pool
-        except BaseException:
-            # An interrupted bench need not wait for a training run.
+        finally:
+            # Every job has ended, or the bench was interrupted and need not wait for one. A pool
+            # whose process was killed does not end one that it was just starting, and waits for it.
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
+            pool.shutdown(cancel_futures=True)
