@@ -172,6 +172,49 @@ def test_all_items_share_one_probability(model: T5, tasks: Any, data: Dataset) -
     assert (total > 0.01).all()  # the rest is for other tokens; the model is hardly trained
 
 
+def test_a_beam_over_the_trie_is_within_half_a_percent_of_exact(model: T5, data: Dataset) -> None:
+    """With half of the beginnings as beams, user by user, in NDCG@10 over all items."""
+    every = click_tasks(data, task_users(data), "test", num_candidates=None)
+    bare = SlotPrompts(np.zeros((len(every), 0), np.int64), every)
+    beginnings = len(np.unique(model.vocabulary.ids[:, :-1], axis=0))
+    half, exact = -(-beginnings // 2), model.scores(bare)
+    wanted = ndcg(model.rank(bare).ranks(every.position), 10)
+    apart = {}
+    for beams in (beginnings, half, 1):
+        found = model.beam(beams).rank(bare)
+        scores = model._scores(bare, beams)
+        reached = scores.isfinite()
+        # What is reached has its exact likelihood, and every beginning has ten items.
+        assert torch.allclose(scores[reached], exact[reached], atol=1e-4)
+        assert np.array_equal(found.named, reached.sum(dim=1))
+        assert (found.named == (10 * beams if beginnings > 1 else 100)).all()
+        values = ndcg(found.ranks(every.position), 10)
+        apart[beams] = np.abs(values - wanted).mean() / wanted.mean()
+    assert apart[half] < 0.005
+    # One beam is too few where ids have two tokens: the comparison could fail.
+    assert (apart[1] > 0.1) == (beginnings > 1)
+
+
+def test_a_beam_continues_candidates_only(model: T5, tasks: Any) -> None:
+    prompts = slots(tasks, "drama")(model)
+    narrow = model.beam(1)
+    found = narrow.rank(prompts)
+    best = model.rank(prompts)
+    assert (found.named >= 1).all()
+    first = model.vocabulary.ids[:, :-1]
+    for i in range(len(tasks)):
+        reached = tasks.candidates[i][found.order[i, : found.named[i]]]
+        assert len(np.unique(first[reached], axis=0)) == 1
+    assert np.array_equal(found.order, best.order) == (model.config.ids == "independent")
+    some = np.array([7, 3])
+    again = narrow.rank(SlotPrompts(prompts.ids[some], tasks.subset(some)))
+    assert np.array_equal(again.order, found.order[some])
+    assert narrow.digest != model.digest == narrow.beam(None).digest
+    assert torch.equal(narrow.scores(prompts), model.scores(prompts))
+    with pytest.raises(InvalidOption, match="beams must be 1 or more"):
+        model.beam(0)
+
+
 def test_texts_hold_the_history_the_tokens_and_the_end(model: T5, tasks: Any) -> None:
     words = model.vocabulary.encode("drama comedy")
     text = model._text(tasks.padded_history(20).astype(np.int64), np.tile(words, (len(tasks), 1)))

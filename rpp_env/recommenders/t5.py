@@ -3,7 +3,7 @@
 =============  ======================================================================
 reads          tokens (`rpp_env.tokens.SlotPrompts`) behind the history, or vectors
                (`rpp_env.vectors.PrefixPrompts`) in front of it
-answers        exact log-likelihoods of the items' ids
+answers        exact log-likelihoods of the items' ids, or a beam search over the trie of ids
 white box      scores are differentiable in both; `T5.embed` is the token table
 training       sequential and top-n tasks in several wordings, one of them without words
 =============  ======================================================================
@@ -32,7 +32,7 @@ import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -286,6 +286,8 @@ class T5:
         The digest of the catalog that the items belong to (`Dataset.catalog_digest`).
     asked : {"sequential", "top-n"}
         The task of the texts; see `ask`.
+    beams : int, optional
+        Number of beams of an answer; None: exact. See `beam`.
 
     Attributes
     ----------
@@ -302,14 +304,18 @@ class T5:
         module: Any,
         catalog: str = "",
         asked: Asked = "sequential",
+        beams: int | None = None,
     ) -> None:
         self.config, self.vocabulary, self.module = config, vocabulary, module
-        self.catalog, self.asked = catalog, asked
+        self.catalog, self.asked, self.beams = catalog, asked, beams
         self.validation = float("nan")
         module.eval().requires_grad_(False)
-        # Ids that begin alike share the decoder's steps.
-        beginnings, self._beginning = np.unique(vocabulary.ids[:, :-1], axis=0, return_inverse=True)
-        self._beginnings: Ints = beginnings.astype(np.int64)
+        # Ids that begin alike share the decoder's steps. For each depth: the distinct beginnings,
+        # and which of them each item has.
+        self._trie: list[tuple[Ints, Ints]] = []
+        for depth in range(vocabulary.ids.shape[1]):
+            begun, of = np.unique(vocabulary.ids[:, :depth], axis=0, return_inverse=True)
+            self._trie.append((begun.astype(np.int64), of.reshape(-1)))
 
     @classmethod
     def initial(cls, config: Config, vocabulary: Vocabulary, catalog: str = "") -> T5:
@@ -319,7 +325,32 @@ class T5:
     def ask(self, asked: Asked) -> T5:
         """Return the same recommender with texts of another task."""
         check_choice("task", asked, self.config.tasks)
-        return T5(self.config, self.vocabulary, self.module, self.catalog, asked)
+        return self._as(asked, self.beams)
+
+    def beam(self, beams: int | None = 20) -> T5:
+        """Return the same recommender with answers by beam search over the trie of ids.
+
+        After each token of an id, only the `beams` most likely beginnings of candidates are
+        continued. Candidates that are not reached are not named; those that are have their exact
+        log-likelihood. Ids of one token (``ids="independent"``) are all reached. `scores` and
+        `likelihoods` stay exact.
+
+        Parameters
+        ----------
+        beams : int, optional
+            Number of beams (PAP-REC, P5 and PeaPOD: 20); None: exact answers.
+
+        Raises
+        ------
+        InvalidOption
+            For less than one beam.
+        """
+        if beams is not None and beams < 1:
+            raise InvalidOption(f"beams must be 1 or more, or None for exact answers; got {beams}")
+        return self._as(self.asked, beams)
+
+    def _as(self, asked: Asked, beams: int | None) -> T5:
+        return T5(self.config, self.vocabulary, self.module, self.catalog, asked, beams)
 
     @property
     def num_items(self) -> int:
@@ -334,7 +365,8 @@ class T5:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of size, vocabulary and weights."""
-        sha = hashlib.sha256(repr((self.config, self.vocabulary.words, self.asked)).encode())
+        about = (self.config, self.vocabulary.words, self.asked)
+        sha = hashlib.sha256(repr(about if self.beams is None else (*about, self.beams)).encode())
         sha.update(np.ascontiguousarray(self.vocabulary.ids, "<i8").tobytes())
         for name, tensor in sorted(self.weights.items()):
             sha.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -347,7 +379,7 @@ class T5:
         return embedded
 
     def scores(self, prompts: SlotPrompts | PrefixPrompts) -> Tensor:
-        """(B, K) log-likelihoods of the candidates' ids.
+        """(B, K) exact log-likelihoods of the candidates' ids.
 
         Differentiable in `PrefixPrompts.prefix` and in `SlotPrompts.vectors`.
 
@@ -359,6 +391,10 @@ class T5:
         InvalidData
             For tasks of another catalog.
         """
+        return self._scores(prompts, None)
+
+    def _scores(self, prompts: SlotPrompts | PrefixPrompts, beams: int | None) -> Tensor:
+        """(B, K) log-likelihoods; -inf for candidates that no beam reaches."""
         import torch
 
         tasks, n = prompts.tasks, self.config.max_history
@@ -381,7 +417,7 @@ class T5:
         vectors = self._vectors("slots", inside.vectors, len(tasks))
         prefix = self._vectors("a prefix", before if before is None else before.prefix, len(tasks))
         candidates = torch.from_numpy(tasks.candidates.astype(np.int64))
-        return self._likelihoods(text, vectors, prefix, candidates)
+        return self._likelihoods(text, vectors, prefix, candidates, beams)
 
     def likelihoods(self, histories: Ints, ids: Ints, vectors: Tensor | None = None) -> Tensor:
         """(B, num_items) log-likelihoods of all items after histories and tokens.
@@ -403,7 +439,8 @@ class T5:
         import torch
 
         with torch.inference_mode():
-            return by_score(self.scores(prompts).numpy())
+            scores = self._scores(prompts, self.beams).numpy()
+        return replace(by_score(scores), named=np.isfinite(scores).sum(axis=1))
 
     def check(self, dataset: Dataset) -> None:
         """Check that a dataset's items are those that this T5 was trained on.
@@ -529,6 +566,7 @@ class T5:
         vectors: Tensor | None = None,
         prefix: Tensor | None = None,
         candidates: Tensor | None = None,
+        beams: int | None = None,
     ) -> Tensor:
         """(B, K): in forward passes of one shape for each length; over all items by default."""
         import torch
@@ -545,38 +583,81 @@ class T5:
                 (at := np.flatnonzero(places == length)), range(_ROWS, len(at), _ROWS)
             ):
                 full = part[np.arange(_ROWS) % len(part)]
-                scores = self._forward(
+                hidden, mask = self._encoded(
                     text.part(full, length),
                     None if vectors is None else vectors[full],
                     None if prefix is None else prefix[full],
-                )[: len(part)]
+                )
+                starts = torch.from_numpy(text.starts[full])
+                if beams is None:
+                    scores = self._decoded(hidden, mask, starts)[: len(part)]
+                else:
+                    allowed = None if candidates is None else candidates[full]
+                    scores = self._reached(hidden, mask, starts, beams, allowed)[: len(part)]
                 found.append(scores if candidates is None else scores.gather(1, candidates[part]))
                 rows.append(part)
         if not rows:
             return torch.zeros((count, self.num_items if candidates is None else 0))
         return torch.cat(found)[torch.from_numpy(np.concatenate(rows).argsort())]
 
-    def _forward(self, text: _Text, vectors: Tensor | None, prefix: Tensor | None) -> Tensor:
-        """(B, num_items) log-likelihoods."""
+    def _continued(self, hidden: Tensor, mask: Tensor, starts: Tensor, begun: Tensor) -> Tensor:
+        """(B, n, t + 1, V) log-probabilities of the tokens after beginnings (B, n, t)."""
         import torch
 
-        hidden, mask = self._encoded(text, vectors, prefix)
-        ids, first = torch.from_numpy(self.vocabulary.ids), torch.from_numpy(self._beginnings)
-        many, steps = len(first), ids.shape[1]
-        start = torch.from_numpy(text.starts).repeat_interleave(many)[:, None]
-        begun = torch.cat([start, first.repeat(len(hidden), 1)], dim=1)
+        count, many = begun.shape[:2]
+        first = starts[:, None, None].expand(-1, many, 1)
         logits = self.module.t5(
             encoder_outputs=(hidden.repeat_interleave(many, 0),),
             attention_mask=mask.repeat_interleave(many, 0),
-            decoder_input_ids=begun,
+            decoder_input_ids=torch.cat([first, begun], dim=2).flatten(0, 1),
         ).logits
-        logs = logits.log_softmax(dim=-1).view(len(hidden), many, steps, -1)
-        where = torch.from_numpy(self._beginning.reshape(-1))
+        found: Tensor = logits.log_softmax(dim=-1).view(count, many, begun.shape[2] + 1, -1)
+        return found
+
+    def _decoded(self, hidden: Tensor, mask: Tensor, starts: Tensor) -> Tensor:
+        """(B, num_items) log-likelihoods."""
+        import torch
+
+        begun, of = map(torch.from_numpy, self._trie[-1])
+        ids, steps = torch.from_numpy(self.vocabulary.ids), len(self._trie)
+        logs = self._continued(hidden, mask, starts, begun.expand(len(hidden), -1, -1))
         total: Tensor = sum(
-            (logs[:, where, step, ids[:, step]] for step in range(steps)),
+            (logs[:, of, step, ids[:, step]] for step in range(steps)),
             torch.zeros(len(hidden), len(ids)),
         )
         return total
+
+    def _reached(
+        self, hidden: Tensor, mask: Tensor, starts: Tensor, beams: int, allowed: Tensor | None
+    ) -> Tensor:
+        """(B, num_items) log-likelihoods by beam search; -inf where no beam arrives.
+
+        Beginnings that no item of `allowed` (B, K) has are not continued; by default all are.
+        """
+        import torch
+
+        ids, steps = self.vocabulary.ids, self.vocabulary.ids.shape[1]
+        rows = torch.arange(len(hidden))[:, None]
+        kept = torch.zeros((len(hidden), 1), dtype=torch.int64)
+        value = torch.zeros((len(hidden), 1))
+        for step, (begun, of) in enumerate(self._trie):
+            logs = self._continued(hidden, mask, starts, torch.from_numpy(begun)[kept])[:, :, -1]
+            # Nodes of the next depth: that of each item, and one item of each.
+            node = self._trie[step + 1][1] if step + 1 < steps else np.arange(len(ids))
+            item = np.unique(node, return_index=True)[1]
+            place = torch.full((len(hidden), len(begun)), -1)
+            place = place.scatter(1, kept, torch.arange(kept.shape[1]).expand_as(kept))
+            place = place[:, torch.from_numpy(of[item])]
+            at = place.clamp(min=0)
+            found = value.gather(1, at) + logs[rows, at, torch.from_numpy(ids[item, step])]
+            there = place >= 0
+            if allowed is not None:
+                some = torch.zeros_like(there).scatter(1, torch.from_numpy(node)[allowed], True)
+                there = there & some
+            found = found.masked_fill(~there, -torch.inf)
+            if step + 1 < steps:
+                value, kept = found.topk(min(beams, found.shape[1]), dim=1)
+        return found
 
     def _encoded(
         self, text: _Text, vectors: Tensor | None, prefix: Tensor | None

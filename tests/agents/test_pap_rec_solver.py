@@ -34,6 +34,7 @@ from rpp_env.metrics import ndcg  # noqa: E402
 from rpp_env.pap_rec import MANUAL, best_words, click_gradients  # noqa: E402
 from rpp_env.recommenders import t5  # noqa: E402
 from rpp_env.recommenders.t5 import T5, WORDINGS  # noqa: E402
+from rpp_env.tokens import SlotPrompts  # noqa: E402
 
 WORLD: dict[str, Any] = {"num_users": 120, "num_items": 200}
 SHORT = Config(
@@ -69,8 +70,45 @@ def at_work(model: T5, tasks: Any, slots: int = 1, **options: Any) -> _Search:
 
 
 def test_the_surrogate_is_ndcg_and_hit_at_five() -> None:
-    found = surrogate(np.array([1, 2, 5, 6, 100]))
-    assert found.tolist() == pytest.approx([2, 1 + 1 / np.log2(3), 1 + 1 / np.log2(6), 0, 0])
+    found = surrogate(np.array([1, 2, 5, 6, 100, 0]))
+    assert found.tolist() == pytest.approx([2, 1 + 1 / np.log2(3), 1 + 1 / np.log2(6), 0, 0, 0])
+
+
+def test_the_surrogate_can_be_that_of_the_five_best_beams(data: Dataset, tasks: Any) -> None:
+    """By hand: beams are the likeliest beginnings of candidates, and what they reach is sorted."""
+    config = t5.Config(
+        dim=16,
+        layers=1,
+        heads=2,
+        feed_forward=32,
+        ids="sequential",
+        tasks=("sequential",),
+        epochs=1,
+    )
+    model = t5.train(data, training_clicks(data), config)
+    every = tasks.subset(np.arange(32))
+    made = at_work(model, every, beams=3)
+    prompts = made.prompts()
+    found, ids = made.judge(prompts), model.vocabulary.ids
+    exact = Judge(model, every)(prompts)
+    scores = model.scores(SlotPrompts(prompts, every)).double().numpy()
+    with torch.inference_mode():
+        text = model._text(every.padded_history(20).astype(np.int64), prompts)
+        hidden, mask = model._encoded(text, None, None)
+        starts = torch.from_numpy(text.starts)
+        none = torch.zeros((len(every), 1, 0), dtype=torch.int64)
+        logs = model._continued(hidden, mask, starts, none)[:, 0, 0].numpy()
+    for i, target in enumerate(every.targets.tolist()):
+        firsts = np.unique(ids[every.candidates[i], 0])
+        beams = firsts[np.argsort(-logs[i, firsts])[:3]]
+        items = np.flatnonzero(np.isin(ids[every.candidates[i], 0], beams))
+        best = items[np.argsort(-scores[i, items])[:5]]  # the five that are kept
+        place = np.flatnonzero(every.candidates[i][best] == target)
+        assert found[i] == (1 / np.log2(place[0] + 2) + 1 if len(place) else 0)
+    assert not np.array_equal(found, exact)  # three beams lose some
+    assert np.array_equal(at_work(model, every, beams=20).judge(prompts), exact)
+    with pytest.raises(InvalidOption, match="leave out beams"):
+        replace(SHORT, criterion="likelihood", beams=20)
 
 
 def test_a_users_turn_keeps_the_best_of_the_first_words(model: T5, tasks: Any) -> None:

@@ -11,9 +11,9 @@ take turns (`search`):
   user keeps a word that is better for the user than what there is.
 
 `train` is the trainer ``pap_rec``: the turns of what is an action, users' words in ``PAPRec-v0``
-and shared ones in ``PAPRecShared-v0``. `search` is the whole of it. Answers are exact here, so that
-nothing is lost to beams, and every task keeps its candidates, so that words are compared on equal
-terms.
+and shared ones in ``PAPRecShared-v0``. `search` is the whole of it. Words are judged by exact
+answers, so that nothing is lost to beams, or by the best of the `beams` of a beam search, as in
+PAP-REC's code. Every task keeps its candidates, so that words are compared on equal terms.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rpp_env.data.clicks import task_users, training_clicks
 from rpp_env.data.splits import Interactions
 from rpp_env.episode import Grouped
 from rpp_env.errors import InvalidData, InvalidOption
-from rpp_env.metrics import ndcg
+from rpp_env.metrics import hit, ndcg
 from rpp_env.pap_rec import best_words, click_gradients
 from rpp_env.recommenders.t5 import T5
 from rpp_env.tokens import SlotPrompts, TokenPrompts
@@ -73,15 +73,20 @@ class Config(RunConfig):
     """Number of a user's training clicks that a gradient is the mean of."""
     criterion: Criterion = "surrogate"
     """What decides whether a word is kept."""
+    beams: int | None = None
+    """Number of beams of the answers that decide (PAP-REC: 20, of which the best 5 count); None:
+    exact answers. The reward stays that of the environment."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, 1, "tried", "clicks")
+        check_numbers(self, 1, "tried", "clicks", "beams")
+        if self.criterion == "likelihood" and self.beams is not None:
+            raise InvalidOption("criterion='likelihood' is exact: leave out beams")
 
 
 def surrogate(ranks: NDArray[Any]) -> Floats:
-    """(T,) NDCG@5 + hit@5 of the targets' ranks, from 1; 0 to 2."""
-    value: Floats = ndcg(ranks, 5) + (ranks <= 5)
+    """(T,) NDCG@5 + hit@5 of the targets' ranks, from 1; 0 where it is not named; 0 to 2."""
+    value: Floats = ndcg(ranks, 5) + hit(ranks, 5)
     return value
 
 
@@ -234,7 +239,8 @@ class _Search:
         if len(np.unique(tasks.users)) < len(tasks):
             raise InvalidOption("a user's words are chosen on one task, but some users have more")
         self.recommender, self.config, self.slots = recommender, config, slots
-        self.judge = Judge(recommender, tasks, config.criterion)
+        answering = recommender if config.beams is None else recommender.beam(config.beams)
+        self.judge = Judge(answering, tasks, config.criterion)
         self.histories = training_clicks(tasks.dataset) if histories is None else histories
         self.users = np.searchsorted(task_users(tasks.dataset), tasks.users)
         self.rng = np.random.default_rng(config.seed) if rng is None else rng
