@@ -112,7 +112,7 @@ def replays(users: int, path: Path | None) -> Callable[[int], rpp_env.RPPEnv]:
 
     def make(at_once: int) -> rpp_env.RPPEnv:
         return rpp_env.RPPEnv(
-            tasks, book=some.book, embeddings=table.embeddings, table=table, num_envs=at_once
+            tasks, book=some.book, embeddings=some.embeddings, table=table, num_envs=at_once
         )
 
     return make

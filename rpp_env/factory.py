@@ -46,7 +46,7 @@ __all__ = [
     "assemble",
     "choose_users",
     "chosen_options",
-    "fitted_embeddings",
+    "embeddings_of",
     "given_dataset",
     "given_table",
     "is_table",
@@ -265,16 +265,18 @@ def assemble(
         raise InvalidOption("book holds sentences, but a prompt space is given: give one of them")
     if is_table(model):
         _only_for_models(chosen, "a table")
-        if (chosen.embeddings, chosen.dim) != (Options.embeddings, Options.dim):
-            raise InvalidOption("a table has its own embeddings: leave out embeddings and dim")
         tasks, table = _opened(model, split).select(tasks)
-        return Parts(tasks, rules, book, table.embeddings, None, table)
-    assert not isinstance(model, RewardTable)
+        fitting = (chosen.embeddings, chosen.dim) != (Options.embeddings, Options.dim)
+        if fitting and table.embeddings is not None:
+            raise InvalidOption("a table has its own embeddings: leave out embeddings and dim")
+        recommender = None
+    else:
+        assert not isinstance(model, RewardTable)
+        recommender, table = _recommender(model, data, interactions, rules, chosen), None
     embeddings = chosen.embeddings
     if isinstance(embeddings, str):
-        embeddings = fitted_embeddings(data, interactions, embeddings, chosen.dim)
-    recommender = _recommender(model, data, interactions, rules, chosen)
-    return Parts(tasks, rules, book, embeddings, recommender, None)
+        embeddings = embeddings_of(table, data, interactions, embeddings, chosen.dim)
+    return Parts(tasks, rules, book, embeddings, recommender, table)
 
 
 def chosen_options(kind: type[Chosen], name: str, options: Mapping[str, Any]) -> Chosen:
@@ -449,11 +451,22 @@ def _tasks(
     return make_tasks(dataset, users, interactions=interactions, **options)
 
 
+def embeddings_of(
+    table: RewardTable | None,
+    dataset: Dataset,
+    interactions: Interactions,
+    method: Literal["svd", "lightgcn"],
+    dim: int,
+) -> Embeddings:
+    """Return the embeddings of a table that has its own; else fitted ones, cached."""
+    own = None if table is None else table.embeddings
+    return _fitted(dataset, interactions, method, dim) if own is None else own
+
+
 @lru_cache(maxsize=4)
-def fitted_embeddings(
+def _fitted(
     dataset: Dataset, interactions: Interactions, method: Literal["svd", "lightgcn"], dim: int
 ) -> Embeddings:
-    """Return embeddings of the items, cached for the next environment."""
     return fit_embeddings(dataset, interactions, method=method, dim=dim)
 
 

@@ -42,7 +42,7 @@ from rpp_env.episode import Episode, Grouped
 from rpp_env.errors import InvalidOption
 from rpp_env.factory import (
     Parts,
-    fitted_embeddings,
+    embeddings_of,
 )
 from rpp_env.later_clicks import Played, histories_of, played, recommender_of
 from rpp_env.observation import Context
@@ -197,13 +197,12 @@ def _parts(
     contexts: tuple[Context, ...],
 ) -> Parts:
     chosen, data, table = given.chosen, given.data, given.table
+    histories = histories_of(data, chosen.repeats)
     return Parts(
         tasks=given.tasks,
         rules=episode,
         book=None,
-        embeddings=table.embeddings
-        if table
-        else fitted_embeddings(data, histories_of(data, chosen.repeats), "svd", chosen.dim),
+        embeddings=embeddings_of(table, data, histories, "svd", chosen.dim),
         recommender=None if table else recommender,
         table=table,
         space=space,

@@ -35,7 +35,7 @@ from rpp_env.data.dataset import Dataset
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.factory import (
     Parts,
-    fitted_embeddings,
+    embeddings_of,
 )
 from rpp_env.later_clicks import histories_of, played, recommender_of
 from rpp_env.observation import Context
@@ -138,9 +138,7 @@ def assemble(
         tasks=tasks,
         rules=_EPISODE,
         book=None,
-        embeddings=table.embeddings
-        if table
-        else fitted_embeddings(data, histories, "svd", chosen.dim),
+        embeddings=embeddings_of(table, data, histories, "svd", chosen.dim),
         recommender=None if table else recommender,
         table=table,
         space=NeighbourPrompts(around)

@@ -43,7 +43,7 @@ from rpp_env.factory import (
     Parts,
     choose_users,
     chosen_options,
-    fitted_embeddings,
+    embeddings_of,
     given_dataset,
     given_table,
     is_table,
@@ -239,9 +239,7 @@ def _parts(
         tasks=tasks,
         rules=rules,
         book=None,
-        embeddings=table.embeddings
-        if table
-        else fitted_embeddings(data, histories, "svd", chosen.dim),
+        embeddings=embeddings_of(table, data, histories, "svd", chosen.dim),
         recommender=None if table else recommender,
         table=table,
         space=_space(recommender, chosen, data),

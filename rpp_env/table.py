@@ -18,10 +18,12 @@ array               shape, dtype        holds
 
 Where the model samples, S answers are kept per prompt (`samples`); a replay takes them in turn. One
 table of sentences serves all rules whose history lengths are among its own
-(`RewardTable.for_space`). A file holds digests and positions, no titles and no sequences; it
-contains the embeddings, so that a replay has the observations of the live environment, its
-provenance as JSON, and a SHA-256 of itself. Files may come from an untrusted source: nothing is
-unpickled, and every number is checked on loading.
+(`RewardTable.for_space`). A file holds digests and positions, no titles and no sequences. Besides,
+it holds its provenance as JSON, a SHA-256 of itself, and the embeddings of the items, so that a
+replay has the observations of the live environment on every machine. Embeddings are fitted on the
+dataset, and may not be passed on where the dataset may not: `RewardTable.without_embeddings` leaves
+them out. Files may come from an untrusted source: nothing is unpickled, and every number is checked
+on loading.
 """
 
 from __future__ import annotations
@@ -98,8 +100,9 @@ class RewardTable:
     provenance : dict
         Digests of data and tasks, the description of the prompts (`PromptSpace.about`), the rules,
         the model's id and its options.
-    embeddings : Embeddings
-        Embeddings of the environment that was tabulated.
+    embeddings : Embeddings, optional
+        Embeddings of the environment that was tabulated; None: they are fitted on the dataset when
+        the table is played.
     """
 
     orders: NDArray[np.uint8]
@@ -111,7 +114,7 @@ class RewardTable:
     keys: NDArray[np.uint64]
     sizes: tuple[int, ...]
     provenance: dict[str, Any]
-    embeddings: Embeddings
+    embeddings: Embeddings | None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -235,11 +238,11 @@ class RewardTable:
             raise TableMismatch(
                 f"the targets of {wrong} of the {len(self)} tasks are not where the table has them"
             )
-        items = len(self.embeddings.items)
-        if items != tasks.dataset.num_items:
+        items = tasks.dataset.num_items
+        if self.embeddings is not None and len(self.embeddings.items) != items:
             raise TableMismatch(
-                f"the table's embeddings are of {items} items, and the dataset has "
-                f"{tasks.dataset.num_items}"
+                f"the table's embeddings are of {len(self.embeddings.items)} items, and the "
+                f"dataset has {items}"
             )
 
     def _check_questions(self, expected: Mapping[str, Any]) -> None:
@@ -285,6 +288,16 @@ class RewardTable:
             **arrays, sizes=self.sizes, provenance=self.provenance, embeddings=self.embeddings
         )
 
+    def without_embeddings(self) -> RewardTable:
+        """Return the same answers without the embeddings, for files that are passed on.
+
+        The embeddings hold counts, genres and words of titles in another form. Without them the
+        table holds digests, positions and numbers of tokens; whoever plays it has the dataset, and
+        fits them again.
+        """
+        provenance = {**self.provenance, "embeddings": None}
+        return replace(self, embeddings=None, provenance=provenance)
+
     def save(self, path: str | Path) -> None:
         """Write one file with its digest, atomically.
 
@@ -294,7 +307,8 @@ class RewardTable:
             If the file cannot be written.
         """
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
-        arrays |= {f"embeddings_{k}": getattr(self.embeddings, k) for k in _EMBEDDINGS}
+        if self.embeddings is not None:
+            arrays |= {f"embeddings_{k}": getattr(self.embeddings, k) for k in _EMBEDDINGS}
         arrays["sizes"] = np.array(self.sizes)
         arrays["provenance"] = _as_bytes(self.provenance)
         write_arrays(Path(path), arrays)
@@ -334,7 +348,9 @@ class RewardTable:
     def _from_arrays(cls, kept: dict[str, NDArray[Any]]) -> RewardTable:
         """Make a table from the arrays that `save` wrote; ValueError for anything else."""
         names = {*_ARRAYS, "sizes", "provenance"}
-        names |= {f"embeddings_{name}" for name in _EMBEDDINGS}
+        fitted = {f"embeddings_{name}" for name in _EMBEDDINGS}
+        if kept.keys() & fitted:
+            names |= fitted
         if kept.keys() != names:
             differ = sorted(kept.keys() ^ names)
             raise ValueError(f"its arrays are not a table's: {', '.join(differ)}")
@@ -360,9 +376,12 @@ class RewardTable:
             raise ValueError(
                 f"it holds {counts[0]} answers about {counts[1]} candidates for {tasks} tasks"
             )
-        embeddings = Embeddings(*(kept.pop(f"embeddings_{name}") for name in _EMBEDDINGS))
-        _check_embeddings(embeddings)
-        if provenance.get("embeddings") != embeddings.digest:
+        embeddings, digest = None, None
+        if kept.keys() & fitted:
+            embeddings = Embeddings(*(kept.pop(f"embeddings_{name}") for name in _EMBEDDINGS))
+            _check_embeddings(embeddings)
+            digest = embeddings.digest
+        if provenance.get("embeddings") != digest:
             raise ValueError("its embeddings do not match the digest that it names")
         _check_answers(kept, tasks, sizes.tolist(), shown, *counts)
         return cls(

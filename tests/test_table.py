@@ -352,6 +352,37 @@ def test_a_file_restores_the_table_and_holds_no_titles(tmp_path: Path) -> None:
     assert not any(title.encode() in content for title in env.tasks.dataset.titles)
 
 
+def test_without_embeddings_a_file_holds_answers_alone_and_plays_alike(tmp_path: Path) -> None:
+    env, path = make(Counting()), tmp_path / "t.rpptable"
+    tabulate(env).without_embeddings().save(path)
+    with np.load(path) as kept:
+        assert not [name for name in kept.files if kept[name].dtype.kind == "f"]
+        assert kept["provenance"].tobytes().find(env.embeddings.digest.encode()) == -1
+    replay = make(f"table:{path}")
+    assert replay.embeddings is env.embeddings
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
+    replay.reset(seed=0)
+    for _ in range(3):
+        actions = rng.integers(0, env.nvec, (4, 4))
+        live, again = env.step(actions), replay.step(actions)
+        assert live.observations.tobytes() == again.observations.tobytes()
+        assert (live.rewards == again.rewards).all()
+    assert make(f"table:{path}", dim=8).embeddings.items.shape[1] == 8
+    with pytest.raises(InvalidOption, match="a table has its own embeddings"):
+        make(tabulate(env), dim=8)
+
+
+def test_a_file_with_some_of_the_embeddings_is_refused(small: RewardTable, tmp_path: Path) -> None:
+    small.save(path := tmp_path / "t.rpptable")
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    del arrays["embeddings_items"]
+    write_arrays(path, arrays)
+    with pytest.raises(TableMismatch, match="its arrays are not a table's: embeddings_items"):
+        RewardTable.load(path)
+
+
 def test_a_file_whose_levels_are_not_those_it_names_is_refused(tmp_path: Path) -> None:
     table = tabulate(make(Counting(), max_users=2))
     few = replace(table, provenance={**table.provenance, "shown": list(table.shown[:-1])})
