@@ -46,6 +46,7 @@ from rpp_env.step import (
     Step,
 )
 from rpp_env.table import RewardTable
+from rpp_env.tables import explained
 
 if TYPE_CHECKING:
     from rpp_env.data.dataset import Dataset
@@ -312,8 +313,9 @@ class RPPEnv:
             ``"movieworld"`` under RPP's rules, ``"arrivals"`` under PPR's.
         model : str, LanguageModel, Recommender or RewardTable, optional
             ``"embedded"`` (the default under RPP's rules), ``"table:PATH"`` (a table, or a folder
-            of tables by split, ``train.rpptable`` and so on), or an object with `complete` or
-            `rank`, or a table. A table brings its embeddings; only tasks that are in it are played.
+            of tables by split, ``train.rpptable`` and so on), ``"table:NAME"`` (one that comes with
+            the package; see `rpp_env.tables`), or an object with `complete` or `rank`, or a table.
+            Of a table, only the tasks that are in it are played.
         split : {"train", "validation", "test"}
             The split whose users are played.
         rules : Rules, str or Episode
@@ -344,27 +346,29 @@ class RPPEnv:
         UnknownDataset, InvalidData
             If the data are missing or invalid.
         """
-        parts = assemble(
-            dataset, model, split, rules, max_users, max_cycles, options, sentences=space is None
-        )
-        return cls(
-            parts.tasks,
-            rules=parts.rules,
-            book=parts.book,
-            space=parts.space if space is None else space,
-            embeddings=parts.embeddings,
-            recommender=parts.recommender,
-            table=parts.table,
-            rewrite=open_rewriter(rewrite),
-            encoder=open_encoder(encoder),
-            observe=observe,
-            ranking=ranking,
-            num_envs=num_envs,
-            padded_actions=padded_actions,
-            agent_names=agent_names,
-            contexts=(*parts.contexts, *_as_contexts(contexts)),
-            seed=seed,
-        )
+        sentences = space is None
+        with explained(model):
+            parts = assemble(
+                dataset, model, split, rules, max_users, max_cycles, options, sentences=sentences
+            )
+            return cls(
+                parts.tasks,
+                rules=parts.rules,
+                book=parts.book,
+                space=parts.space if sentences else space,
+                embeddings=parts.embeddings,
+                recommender=parts.recommender,
+                table=parts.table,
+                rewrite=open_rewriter(rewrite),
+                encoder=open_encoder(encoder),
+                observe=observe,
+                ranking=ranking,
+                num_envs=num_envs,
+                padded_actions=padded_actions,
+                agent_names=agent_names,
+                contexts=(*parts.contexts, *_as_contexts(contexts)),
+                seed=seed,
+            )
 
     def remade(self, **changes: Any) -> RPPEnv:
         """A fresh environment of the same tasks, prompts, answers and contexts.

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeGuard, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rpp_env import tables
 from rpp_env.data import load_dataset
 from rpp_env.data.candidates import TaskSet, make_tasks, read_selection
 from rpp_env.data.dataset import Dataset
@@ -25,7 +26,7 @@ from rpp_env.data.splits import (
 )
 from rpp_env.embeddings import Embeddings, fit_embeddings
 from rpp_env.episode import Episode, Feedback
-from rpp_env.errors import InvalidOption, NotTabulated
+from rpp_env.errors import InvalidOption, NotTabulated, TableMismatch
 from rpp_env.models.base import Generation, LanguageModel, is_language_model
 from rpp_env.models.names import open_model
 from rpp_env.models.recording import RecordingModel
@@ -37,6 +38,7 @@ from rpp_env.recommenders.llm import Calibrate, LLMRecommender, RankBy
 from rpp_env.rules import IDS, RULES, SYSTEMS, Rules, find_system
 from rpp_env.sentences import SentenceCatalog, history_labels
 from rpp_env.table import RewardTable
+from rpp_env.tables import PREFIX
 
 __all__ = [
     "DataOptions",
@@ -55,9 +57,6 @@ __all__ = [
 
 
 Chosen = TypeVar("Chosen", bound="DataOptions")
-
-_TABLE = "table:"
-"""What the name of a model begins with that is a table's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,19 +325,38 @@ def given_table(model: Any, tasks: TaskSet, split: str) -> tuple[Any, TaskSet, R
 
 
 def is_table(model: object) -> TypeGuard[str | RewardTable]:
-    """Return whether a model is a table, or names one as ``table:PATH``."""
-    return isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith(_TABLE))
+    """Return whether a model is a table, or names one as ``table:PATH`` or ``table:NAME``."""
+    return isinstance(model, RewardTable) or (isinstance(model, str) and model.startswith(PREFIX))
 
 
 def _opened(model: str | RewardTable, split: str) -> RewardTable:
     if isinstance(model, RewardTable):
         return model
-    return RewardTable.load(table_file(model.removeprefix(_TABLE), split))
+    return RewardTable.load(table_file(model.removeprefix(PREFIX), split))
 
 
 def table_file(name: str, split: str) -> Path:
-    """Return the path of a table, or of a split's table in a folder of tables."""
+    """Return the path of a table, or of a split's table in a folder of tables.
+
+    A name of `rpp_env.tables` is one of these, whatever has the same path.
+
+    Raises
+    ------
+    NotTabulated
+        For a folder without a table of this split.
+    TableMismatch
+        If there is no table of that name.
+    InvalidData
+        If a file of the package is damaged.
+    """
+    if (shipped := tables.find(name, split)) is not None:
+        return shipped
     path = Path(name)
+    if not path.exists():
+        raise TableMismatch(
+            f"no table at {path}: make one with `rpp-env tabulate`, or name one that comes with "
+            f"the package ({unknown('table', name, tables.names())})"
+        )
     if not path.is_dir():
         return path
     inside = path / f"{split}.rpptable"

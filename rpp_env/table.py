@@ -21,8 +21,8 @@ table of sentences serves all rules whose history lengths are among its own
 (`RewardTable.for_space`). A file holds digests and positions, no titles and no sequences. Besides,
 it holds its provenance as JSON, a SHA-256 of itself, and the embeddings of the items, so that a
 replay has the observations of the live environment on every machine. Embeddings are fitted on the
-dataset, and may not be passed on where the dataset may not: `RewardTable.without_embeddings` leaves
-them out. Files may come from an untrusted source: nothing is unpickled, and every number is checked
+dataset, and may not be passed on where the dataset may not: `RewardTable.portable` leaves them out.
+Files may come from an untrusted source: nothing is unpickled, and every number is checked
 on loading.
 """
 
@@ -69,6 +69,7 @@ from rpp_env.recommenders.base import rank_all
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
     from rpp_env.data.candidates import TaskSet
+    from rpp_env.data.dataset import Dataset
 
 __all__ = ["RewardTable", "tabulate"]
 
@@ -225,7 +226,7 @@ class RewardTable:
         TableMismatch
             If the table answers other prompts than these.
         """
-        self._check_questions(_questions(tasks))
+        self._check_questions(tasks)
         self.for_space(space)
         if len(tasks) != len(self) or (_keys(tasks) != self.keys).any():
             raise TableMismatch(
@@ -245,7 +246,11 @@ class RewardTable:
                 f"dataset has {items}"
             )
 
-    def _check_questions(self, expected: Mapping[str, Any]) -> None:
+    def _check_questions(self, tasks: TaskSet) -> None:
+        expected = _questions(tasks)
+        if "titles_digest" in self.provenance:  # `portable`
+            del expected["dataset_digest"]
+            expected["titles_digest"] = tasks.dataset.titles_digest
         for name, value in expected.items():
             if self.provenance.get(name) != value:
                 raise TableMismatch(
@@ -264,7 +269,7 @@ class RewardTable:
         NotTabulated
             If they have nothing in common, as with users of another split.
         """
-        self._check_questions(_questions(tasks))
+        self._check_questions(tasks)
         row = {key: i for i, key in enumerate(self.keys.tolist())}
         keys = _keys(tasks).tolist()
         mine = [i for i, key in enumerate(keys) if key in row]
@@ -274,6 +279,12 @@ class RewardTable:
                 "users of another split, or was made with other options. `rpp-env tabulate FOLDER "
                 "--split train validation test` makes tables of all splits, and table:FOLDER "
                 "replays each split from its own"
+            )
+        if self.provenance.get("dataset_digest") != tasks.dataset.digest:
+            _warn(
+                f"{tasks.dataset.name} is another copy here than the one that the table was made "
+                f"of: {len(mine):,} of its {len(self):,} tasks are played, whose histories are "
+                "the same"
             )
         rows = np.array([row[keys[i]] for i in mine])
         if len(mine) == len(self) == len(tasks) and (rows == np.arange(len(self))).all():
@@ -288,15 +299,33 @@ class RewardTable:
             **arrays, sizes=self.sizes, provenance=self.provenance, embeddings=self.embeddings
         )
 
-    def without_embeddings(self) -> RewardTable:
-        """Return the same answers without the embeddings, for files that are passed on.
+    def portable(self, dataset: Dataset) -> RewardTable:
+        """Return the answers of a model that reads nothing but prompts, for passing them on.
 
-        The embeddings hold counts, genres and words of titles in another form. Without them the
-        table holds digests, positions and numbers of tokens; whoever plays it has the dataset, and
-        fits them again.
+        The embeddings, which are counts, genres and words of titles in another form, are left out:
+        whoever plays the table has the dataset, and fits them again. Of the dataset only the titles
+        must be the same (`Dataset.titles_digest`). Copies of one dataset may differ in the order of
+        some clicks; users whose history differs are left out with a warning.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The dataset that the table was made of.
+
+        Returns
+        -------
+        RewardTable
+            It holds digests, positions and numbers of tokens.
+
+        Raises
+        ------
+        TableMismatch
+            For another dataset.
         """
-        provenance = {**self.provenance, "embeddings": None}
-        return replace(self, embeddings=None, provenance=provenance)
+        if self.provenance.get("dataset_digest") != dataset.digest:
+            raise TableMismatch(f"the table was made of another copy of {dataset.name} than this")
+        titles = {"titles_digest": dataset.titles_digest, "embeddings": None}
+        return replace(self, embeddings=None, provenance={**self.provenance, **titles})
 
     def save(self, path: str | Path) -> None:
         """Write one file with its digest, atomically.

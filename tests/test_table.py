@@ -352,9 +352,9 @@ def test_a_file_restores_the_table_and_holds_no_titles(tmp_path: Path) -> None:
     assert not any(title.encode() in content for title in env.tasks.dataset.titles)
 
 
-def test_without_embeddings_a_file_holds_answers_alone_and_plays_alike(tmp_path: Path) -> None:
+def test_a_portable_file_holds_answers_alone_and_plays_alike(tmp_path: Path) -> None:
     env, path = make(Counting()), tmp_path / "t.rpptable"
-    tabulate(env).without_embeddings().save(path)
+    tabulate(env).portable(env.tasks.dataset).save(path)
     with np.load(path) as kept:
         assert not [name for name in kept.files if kept[name].dtype.kind == "f"]
         assert kept["provenance"].tobytes().find(env.embeddings.digest.encode()) == -1
@@ -371,6 +371,30 @@ def test_without_embeddings_a_file_holds_answers_alone_and_plays_alike(tmp_path:
     assert make(f"table:{path}", dim=8).embeddings.items.shape[1] == 8
     with pytest.raises(InvalidOption, match="a table has its own embeddings"):
         make(tabulate(env), dim=8)
+
+
+def test_another_copy_of_the_dataset_plays_the_users_whose_history_is_the_same() -> None:
+    env = make(Counting())
+    data = env.tasks.dataset
+    whole, portable = tabulate(env), tabulate(env).portable(data)
+    first = env.tasks.users[0]
+    moved = data.items.copy()
+    begin = data.indptr[first + 1] - 3
+    moved[begin : begin + 2] = moved[begin : begin + 2][::-1]  # two clicks within one second
+    copy = replace(data, items=moved)
+    unsized = {"num_users": None, "num_items": None}
+    with pytest.raises(TableMismatch, match="dataset_digest"):
+        make(whole, dataset=copy, **unsized)
+    with pytest.warns(RPPWarning, match=f"{len(whole) - 1} of its {len(whole)} tasks are played"):
+        some = make(portable, dataset=copy, **unsized)
+    assert some.table is not None
+    assert some.tasks.users.tolist() == env.tasks.users[1:].tolist()
+    assert (some.table.rewards() == whole.rewards()[1:]).all()
+    other = replace(data, titles=("Another film", *data.titles[1:]))
+    with pytest.raises(TableMismatch, match="titles_digest"):
+        make(portable, dataset=other, **unsized)
+    with pytest.raises(TableMismatch, match="another copy of movieworld"):
+        whole.portable(copy)
 
 
 def test_a_file_with_some_of_the_embeddings_is_refused(small: RewardTable, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from rpp_env.plugins import FromFile, is_code
 from rpp_env.rules import IDS, find_system
 from rpp_env.sim.movieworld import LEVELS
 from rpp_env.table import tabulate
+from rpp_env.tables import PREFIX, names
 
 __all__ = ["World", "is_run", "option_name", "run_world"]
 
@@ -49,7 +50,8 @@ class World:
     model: str = "embedded"
     """Model that ranks: the id's own (embedded, sasrec, t5); smollm2 or another of `rpp-env model`;
     a server's (http://HOST:8000/v1#NAME), one in this process (vllm:ID, hf:ID); checkpoint:PATH;
-    table:PATH (or a folder of tables by split); recording:PATH; or package.module:factory."""
+    table:PATH (or a folder of tables by split), or table:NAME of `rpp-env model list`;
+    recording:PATH; or package.module:factory."""
     rules: Annotated[str, tyro.conf.arg(metavar="ID")] = "RPP-v0"
     """Id of the environment, on which the options below and their defaults depend: RPP-v0,
     RPPBandit-v0, RPPPaper-v0, RPPFeedback-v0, RPPSession-v0, RPPLikelihood-v0, PPR-v0,
@@ -326,7 +328,13 @@ def _is_outside(hint: Any) -> bool:
 _REMEDY = "give these options yourself"
 """Alternative to confirming what a file asks for."""
 
-_MODELS = frozenset({*(system.model for system in IDS.values()), *PRETRAINED})
+_MODELS = frozenset(
+    {
+        *(system.model for system in IDS.values()),
+        *PRETRAINED,
+        *(f"{PREFIX}{one}" for one in names()),
+    }
+)
 
 _OWN: dict[str, frozenset[str]] = {
     "dataset": frozenset({*KNOWN, *LEVELS}),

@@ -174,6 +174,11 @@ class Dataset:
         return hashlib.sha256("\x1e".join(self.item_tokens).encode()).hexdigest()
 
     @cached_property
+    def titles_digest(self) -> str:
+        """SHA-256 (hex) of the items' titles in order: all that a prompt's words depend on."""
+        return hashlib.sha256("\x1e".join(self.titles).encode()).hexdigest()
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of everything that tasks and fitted models depend on.
 

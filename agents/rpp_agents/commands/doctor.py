@@ -12,7 +12,7 @@ from pathlib import Path
 import rpp_env
 from rpp_agents.commands.console import columns, say, size
 from rpp_agents.commands.data import datasets
-from rpp_agents.commands.model import models
+from rpp_agents.commands.model import models, tables
 from rpp_env.data import cache_dir
 
 __all__ = ["run"]
@@ -38,7 +38,7 @@ LIBRARIES = {
 
 
 def run() -> None:
-    """Show versions, the datasets and models found, and the caches."""
+    """Show versions, the datasets, models and tables found, and the caches."""
     where = Path(rpp_env.__file__).parent
     say(f"rpp_env {rpp_env.__version__} in {where}")
     say(f"Python {sys.version.split()[0]} on {platform.platform()}")
@@ -57,6 +57,9 @@ def run() -> None:
 
     say("\npretrained models (besides servers and the Hugging Face hub)")
     say(columns(models()))
+
+    say("\nreward tables that come with the package")
+    say(columns(tables()))
 
     cache = cache_dir()
     say(f"\ncaches in {cache}")

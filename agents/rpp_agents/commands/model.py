@@ -10,10 +10,12 @@ import numpy as np
 import tyro
 
 from rpp_agents.commands.console import asking, columns, say, size
+from rpp_agents.world import option_name
 from rpp_env.errors import InvalidOption
 from rpp_env.models.pretrained import ENCODERS, PRETRAINED, get, place
+from rpp_env.tables import PREFIX, shipped
 
-__all__ = ["models", "run"]
+__all__ = ["models", "run", "tables"]
 
 
 def run(
@@ -30,8 +32,9 @@ def run(
 ) -> None:
     """List pretrained models, fetch one, or train a recommender.
 
-    A language model that is here answers by its name, in transformers or in vLLM; an encoder
-    embeds the sentences that agents observe:
+    The list ends with the reward tables that come with the package. A language model that is here
+    answers by its name, in transformers or in vLLM; an encoder embeds the sentences that agents
+    observe:
 
         rpp-env model get smollm2
         rpp-env play --model smollm2 --rank-by likelihood
@@ -76,7 +79,7 @@ def run(
     if action == "list":
         if name is not None or source is not None:
             raise InvalidOption("list takes nothing else: rpp-env model get NAME")
-        say(columns(models(), indent=""))
+        say(columns([*models(), *tables()], indent=""))
         return
     if name is None:
         raise InvalidOption(
@@ -119,6 +122,15 @@ def _train_t5(
     say(f"NDCG@10 of {len(tasks):,} validation clicks among all {data.num_items:,} items:")
     found = [(name, f"{ndcg(ranks, 10).mean():.4f}") for name, ranks in rows]
     say(columns([*found, ("chance", f"{chance_ndcg(data.num_items):.4f}")], indent="  "))
+
+
+def tables() -> list[tuple[str, str, str]]:
+    """List the reward tables of the package: name, what it holds, and the options it needs."""
+    rows = []
+    for name, table in shipped().items():
+        needs = " ".join(f"{option_name(key)} {value}" for key, value in table.needs.items())
+        rows.append((f"{PREFIX}{name}", f"{table.about}: {table.holds}", f"needs {needs}"))
+    return rows
 
 
 def models() -> list[tuple[str, str, str]]:
