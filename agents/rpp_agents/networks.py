@@ -181,7 +181,7 @@ class Memory(nn.Module):
             The state before the first step.
         """
         steps, batch = inputs.shape[:2]
-        read = self._stacked(self.read, inputs.flatten(0, 1)).reshape(steps, batch, self.agents, -1)
+        read = self._stacked(self.read, inputs.flatten(0, 1)).unflatten(0, (steps, batch))
         goes_on = (~begins).to(inputs.dtype)[..., None, None]
         states, state = [], start
         for t in range(steps):
@@ -207,7 +207,7 @@ class Memory(nn.Module):
         """Apply each agent's layer to its row of ``(N, k, w)``."""
         if self.shared:
             out: Tensor = layer(inputs.reshape(1, -1, inputs.shape[-1]))
-            return out.reshape(*inputs.shape[:2], -1)
+            return out.reshape(*inputs.shape[:2], out.shape[-1])
         out = layer(inputs.transpose(0, 1))
         return out.transpose(0, 1)
 

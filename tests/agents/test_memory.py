@@ -217,6 +217,21 @@ def test_evaluate_passes_the_memory_on() -> None:
     assert (ranks[0] == ranks[1]).all()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("module", [mappo, ippo, a2c, qmix])
+def test_episodes_of_one_step_are_trained_with_a_memory(module: Any, shared: bool) -> None:
+    """Nothing follows their step, so that no state is read after it."""
+    env = rpp_env.RPPEnv.make(
+        rules="RPPBandit-v0", num_users=200, num_items=100, num_envs=8, seed=0
+    )
+    options = {"total_steps": 16, "hidden": (8,), "memory": 4, "shared": shared}
+    policy = module.train(env, module.Config(**options), progress=False)
+    observations, _ = env.reset()
+    actions, memory = policy.act(observations, env.action_masks(), greedy=True)
+    assert actions.shape == (8, 4)
+    assert memory is not None
+
+
 def test_agents_that_choose_together_have_no_memory_yet() -> None:
     for module in (central, autoregressive):
         with pytest.raises(InvalidOption, match="memory is for agents that choose separately"):
