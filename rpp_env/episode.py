@@ -86,6 +86,13 @@ class Episode:
         """Return whether episodes have one step, and end by termination, not by truncation."""
         return self.max_cycles == 1
 
+    @property
+    def changes(self) -> str:
+        """Return what changes at every step so that no table holds the answers; empty: nothing."""
+        if self.order == "step":
+            return "reorders the candidates at every step"
+        return "" if self.one_task else "asks for another item at every step"
+
     def check_table(self, hint: str) -> None:
         """Check that a table can hold the answers of such episodes.
 
@@ -94,13 +101,8 @@ class Episode:
         InvalidOption
             With the reason, and `hint`, what to do instead.
         """
-        if self.order == "step":
-            reason = "reorders the candidates"
-        elif not self.one_task:
-            reason = "asks for another item"
-        else:
-            return
-        raise InvalidOption(f"{self.id} {reason} at every step, which no table can hold: {hint}")
+        if self.changes:
+            raise InvalidOption(f"{self.id} {self.changes}, which no table can hold: {hint}")
 
     def every(self, tasks: TaskSet) -> TaskSet:
         """Return all tasks of the episodes that begin with `tasks`; `at` selects among them."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rpp_agents.experiments.bench import Bench
+from rpp_agents.experiments.jobs import refusal
 from rpp_agents.experiments.methods import METHODS, method
 from rpp_agents.experiments.plan import SPLITS, Study
 from rpp_agents.experiments.problem import Counted, Problem, Users
@@ -17,7 +18,7 @@ from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import make_tables, replay, run_all
 from rpp_env import Rankings, RPPEnv, tabulate
 from rpp_env.episode import Episode, Feedback
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.tokens import SlotPrompts, TokenPrompts
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
@@ -212,7 +213,9 @@ METHODS_OF_ALL = [
 
 
 def study(**changes: Any) -> Study:
-    content = {"seeds": [0, 1], "budget": 40, "points": 2, "methods": METHODS_OF_ALL}
+    content: dict[str, Any] = {"seeds": [0, 1], "budget": 40, "points": 2}
+    content["methods"] = METHODS_OF_ALL
+    content |= {key: changes.pop(key) for key in ("seeds", "budget", "methods") if key in changes}
     return Study.parse(content | {"settings": [PPR | changes]}, "cold")
 
 
@@ -285,7 +288,6 @@ def test_a_bench_plans_ppr() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"rules": "PPRStream-v0"}, "PPRStream-v0 asks for another item at every step"),
         ({"rules": "PPR-v1"}, "'PPR-v1' is not known; did you mean 'PPR-v0'"),
         ({"rules": "PPR-v0", "negatives": "retrieved"}, "negatives"),
         ({"rules": "PPR-v0", "book": "movies"}, "option 'book' is not known"),
@@ -307,7 +309,95 @@ def test_a_study_of_infinitely_many_prompts_is_played_live(tmp_path: Path) -> No
     plan = study(options={"rules": "PPR-v0", "shots": "zero", **SMALL})
     jobs = plan.jobs(plan.runs())
     assert make_tables(jobs, tmp_path) == []
-    errors = {outcome.job.method.label: outcome.error for outcome in run_all(jobs, tmp_path)}
-    assert [label for label, error in errors.items() if not error] == ["Random", "MAPPO"]
-    assert "VectorPrompts has infinitely many" in errors["fixed"]
-    assert "| MAPPO |" in write_report(plan, tmp_path).read_text()
+    outcomes = {outcome.job.method.label: outcome for outcome in run_all(jobs, tmp_path)}
+    assert [label for label, one in outcomes.items() if one.found] == ["Random", "MAPPO"]
+    assert not any(one.error for one in outcomes.values())
+    assert "VectorPrompts has infinitely many" in outcomes["fixed"].refusal
+    report = write_report(plan, tmp_path).read_text()
+    assert "| MAPPO |" in report
+    assert "**Not complete" not in report
+
+
+def test_what_a_method_cannot_choose_is_a_sentence_of_the_report(tmp_path: Path) -> None:
+    plan = study(options={"rules": "PPR-v0", "shots": "zero", **SMALL})
+    runs = plan.runs(["cold/Random", "cold/LinUCB"])
+    list(run_all(runs, tmp_path))
+    text = " ".join(write_report(plan, tmp_path).read_text().split())
+    assert "| LinUCB | cold | a bandit chooses one of a finite number of prompts" in text
+    # What was not run is not refused, and a run that succeeds is no longer refused.
+    assert "**Not complete: 4 of 10 runs.**" in text
+    reason = tmp_path / runs[1].folder / "s0.refused.txt"
+    assert refusal(runs[1], tmp_path)
+    (tmp_path / runs[0].folder / "s0.refused.txt").write_text("once")
+    (tmp_path / runs[0].file).unlink()
+    list(run_all(runs[:1], tmp_path))
+    assert refusal(runs[0], tmp_path) == ""
+    reason.write_bytes(b"\xff")
+    with pytest.raises(InvalidData, match="holds no reason"):
+        refusal(runs[1], tmp_path)
+
+
+def test_an_unexpected_error_of_a_method_is_a_failure_and_no_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr("rpp_agents.experiments.run.method", lambda _: broken)
+    runs = study().runs(["cold/Random"])[:1]
+    make_tables(runs, tmp_path)
+    (outcome,) = run_all(runs, tmp_path)
+    assert "ValueError: broken" in outcome.error
+    assert not outcome.refusal
+
+
+STREAMS: list[dict[str, Any]] = [
+    {"dataset": "arrivals", "options": {"rules": "PPRStream-v0", "codebook": 4, **SMALL}},
+    {"dataset": "arrivals", "options": {"rules": "PPRStream-v0", **SMALL}},
+    {"dataset": "movieworld-drift", "options": {"rules": "RPPSession-v0", "num_users": 300}},
+    {"dataset": "movieworld", "options": {"rules": "RPPPaper-v0", "num_users": 300}},
+]
+
+
+@pytest.mark.parametrize("which", STREAMS, ids=lambda one: one["options"]["rules"])
+def test_episodes_that_no_table_holds_are_played_whole(
+    which: dict[str, Any], tmp_path: Path
+) -> None:
+    small: dict[str, Any] = {"hidden": [8]}
+    methods = [
+        {"label": "Random", "method": "random"},
+        {"label": "fixed", "method": "enumerate"},
+        {"label": "LinUCB", "method": "linucb"},
+        {"label": "MAPPO", "method": "rpp", "config": {"num_envs": 4, "options": small}},
+        {
+            "label": "recurrent",
+            "method": "rpp",
+            "config": {"num_envs": 4, "options": small | {"memory": 4}},
+        },
+    ]
+    plan = study(methods=methods, budget=240, seeds=[0], **which)
+    (setting,) = plan.settings
+    jobs = plan.jobs(plan.runs())
+    assert make_tables(jobs, tmp_path) == []
+    outcomes = {outcome.job.method.label: outcome for outcome in run_all(jobs, tmp_path)}
+    assert not any(one.error for one in outcomes.values())
+    refused = {label for label, one in outcomes.items() if one.refusal}
+    infinite = setting.options["rules"] == "PPRStream-v0" and "codebook" not in setting.options
+    assert refused == {"LinUCB", *(["fixed"] if infinite else [])}
+    for label, outcome in outcomes.items():
+        if outcome.found is None:
+            continue
+        assert outcome.found["testing"]["calls"] == setting.steps
+        spent = outcome.found["training"]
+        assert spent["calls"] <= 240
+        assert 0 < spent["unique"] <= spent["calls"] or label == "Random"
+    trained = [outcomes[label].found for label in ("MAPPO", "recurrent")]
+    assert [one["training"]["calls"] for one in trained if one] == [240, 240]
+
+
+def test_a_bench_still_refuses_what_no_table_holds() -> None:
+    environment = {"name": "stream", "dataset": "arrivals", "rules": "PPRStream-v0"}
+    content: dict[str, Any] = {"total_steps": 64, "seeds": [0], "worlds": [0]}
+    content |= {"environments": [environment], "algorithms": [{"label": "A", "trainer": "mappo"}]}
+    with pytest.raises(InvalidOption, match="PPRStream-v0 asks for another item at every step"):
+        Bench.parse(content, "x")

@@ -145,7 +145,9 @@ def _work_off(left: Sequence[Job], total: int, folder: Path, processes: int) -> 
             done += 1
             passed = time.perf_counter() - began
             ahead = passed / (done - total + len(left)) * (total - done)
-            if outcome.found is None:
+            if outcome.refusal:
+                told = f"refused: {outcome.refusal}"
+            elif outcome.found is None:
                 failed.append(outcome.job.name)
                 told = f"FAILED: {outcome.error.strip().splitlines()[-1]}"
             else:

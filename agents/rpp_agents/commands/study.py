@@ -33,14 +33,15 @@ def run(
         rpp-env report runs/study                # tables, plots and the page again
 
     Each fitted method is saved in a file of its own. Settings whose data is not found are named and
-    left out. When stopped, the same command runs what is missing. docs/study-protocol.md explains
-    the file and the report.
+    left out. Methods that cannot choose a setting's prompts are refused with a sentence, which the
+    report repeats. When stopped, the same command runs what is missing. docs/study-protocol.md
+    explains the file and the report.
 
     Parameters
     ----------
     study
-        Name of a shipped study (pap_rec, ppr, prompts, smoke, smollm2, tuning), or the path of a
-        TOML file.
+        Name of a shipped study (pap_rec, ppr, prompts, smoke, smollm2, systems, tuning), or the
+        path of a TOML file.
     out
         Folder for everything; by default runs/study-NAME.
     processes

@@ -81,7 +81,7 @@ from rpp_agents.experiments.run_files import TRAINED, Kind
 from rpp_agents.trainers import trainer_config
 from rpp_env.errors import InvalidOption
 from rpp_env.options import made, unknown
-from rpp_env.rules import RULES
+from rpp_env.rules import RULES, episode_of
 
 __all__ = [
     "LEVELS",
@@ -447,6 +447,10 @@ def _check(file: _File, where: str) -> None:
             raise InvalidOption(f"{here}: rules are a key of the environment, not of its options")
         entries = {**environment.options, "rules": environment.rules}
         check_options(entries, _OPTIONS | {"rules"}, here)
+        try:
+            episode_of(environment.rules).check_table("a bench replays tables, so name other rules")
+        except InvalidOption as error:
+            raise InvalidOption(f"{here}: {error}") from error
         check_problem(entries, here)
     budgets = {algorithm.label: len(algorithm.grid) for algorithm in file.algorithms}
     if len(set(budgets.values())) > 1:

@@ -2,7 +2,8 @@
 
 A file is written atomically, and its existence alone marks a job as finished: after any
 interruption, the same command continues with what is missing. The error of a failed job is saved in
-``.failed.txt`` next to its place, until it is run again.
+``.failed.txt`` next to its place, until it is run again; so is the reason of a job that cannot be
+done (`Refused`), in ``.refused.txt``.
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ from typing import Any, Protocol, TypeVar
 
 from rpp_agents.experiments.run_files import Kind, check_sizes, read_run, write_run
 from rpp_env.data.folders import whole_file
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.interrupts import heed_interrupts, held_interrupts
+from rpp_env.options import read_small
 from rpp_env.table import follow_parent
 from rpp_env.threads import one_thread
 
-__all__ = ["Job", "Outcome", "Work", "all_kept", "kept", "run_jobs", "unfinished"]
+__all__ = [
+    "Job",
+    "Outcome",
+    "Refused",
+    "Work",
+    "all_kept",
+    "kept",
+    "refusal",
+    "run_jobs",
+    "unfinished",
+]
+
+_LONGEST_REFUSAL = 4_000
+"""Maximum bytes of a reason, which a report prints."""
 
 
 class Job(Protocol):
@@ -61,6 +76,10 @@ class Job(Protocol):
 J = TypeVar("J", bound=Job)
 Work = Callable[[Any, Path], dict[str, Any]]
 """Computes a job's result from the job and the output folder; a module-level function."""
+
+
+class Refused(Exception):
+    """A job that cannot be done, with the reason: a method that cannot choose such prompts."""
 
 
 def kept(job: Job, out: Path) -> dict[str, Any] | None:
@@ -125,11 +144,12 @@ def _differences(
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a job: its result, or an error."""
+    """Outcome of a job: its result, an error, or the reason why it cannot be done."""
 
     job: Any
     found: dict[str, Any] | None
     error: str = ""
+    refusal: str = ""
 
 
 def run_jobs(jobs: Sequence[J], out: Path, work: Work, *, processes: int = 1) -> Iterator[Outcome]:
@@ -187,12 +207,39 @@ def _do(job: Job, out: Path, work: Work) -> Outcome:
         # What a library made of an interrupt is not kept, and one process finds what several find.
         with heed_interrupts(), one_thread():
             found = work(job, out)
+    except Refused as refused:
+        _failure(job, out).unlink(missing_ok=True)
+        with whole_file(_refusal(job, out)) as file:
+            file.write(f"{refused}\n".encode())
+        return Outcome(job, None, refusal=str(refused))
     except Exception:  # noqa: BLE001 - whatever it was, the other jobs continue
         return _failed(job, out, traceback.format_exc())
     found = {"asked": job.asked, **found}
     write_run(out / job.file, found)
     _failure(job, out).unlink(missing_ok=True)
+    _refusal(job, out).unlink(missing_ok=True)
     return Outcome(job, found)
+
+
+def refusal(job: Job, out: Path) -> str:
+    """Return the reason why a job could not be done when it was last run; empty if it was not.
+
+    Raises
+    ------
+    InvalidData
+        For a file that is no such reason.
+    """
+    path = _refusal(job, out)
+    try:
+        return " ".join(read_small(path, _LONGEST_REFUSAL).decode().split())
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise InvalidData(f"{path} holds no reason ({error}): delete it") from error
+
+
+def _refusal(job: Job, out: Path) -> Path:
+    return (out / job.file).with_suffix(".refused.txt")
 
 
 def _failure(job: Job, out: Path) -> Path:
@@ -200,6 +247,7 @@ def _failure(job: Job, out: Path) -> Path:
 
 
 def _failed(job: Job, out: Path, error: str) -> Outcome:
+    _refusal(job, out).unlink(missing_ok=True)
     with whole_file(_failure(job, out)) as file:
         file.write(error.encode())
     return Outcome(job, None, error)

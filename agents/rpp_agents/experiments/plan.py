@@ -79,6 +79,7 @@ from rpp_env.options import made, unknown
 from rpp_env.rules import RULES, Rules, episode_of
 
 __all__ = [
+    "DETAILED",
     "ONE_PATTERN",
     "PARTS",
     "PRESETS",
@@ -101,6 +102,7 @@ SPLITS = ("train", "validation", "test")
 
 PARTS: dict[str, str] = {
     "main": "Main table",
+    "systems": "Across the systems",
     "models": "Generalisation over models",
     "users": "Training users",
     "candidates": "Number of candidates",
@@ -108,6 +110,9 @@ PARTS: dict[str, str] = {
     "time": "Later users",
 }
 """Parts of a report, in its order."""
+
+DETAILED = ("main", "systems", "models", "time")
+"""Parts with a table of each setting."""
 
 SWEEPS = ("users", "candidates", "negatives")
 """Parts that vary one thing; they are shown with the main settings of the same data."""
@@ -583,13 +588,12 @@ def check_counts(row: object, names: Sequence[str], where: str) -> None:
 
 
 def check_options(chosen: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
-    """Check a setting's options, and that tables can hold its rules."""
+    """Check a setting's options."""
     rules = chosen.get("rules", "RPP-v0")
     if not isinstance(rules, str):
         raise InvalidOption(f"{where}: rules must be the name of an id, not {rules!r}")
     try:
         own = options_of(rules)
-        episode_of(rules).check_table("runs replay tables, so name other rules")
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
     if rules not in RULES:
@@ -707,6 +711,7 @@ class Study(Plan):
             # Files of retrieved candidates hold one draw, and so do other systems.
             retrieved = setting.options.get("negatives") == "retrieved"
             wanted &= not retrieved and isinstance(setting.rules, Rules)
+            wanted &= not setting.episode.changes
             if wanted and setting.name not in seen:
                 seen.add(setting.name)
                 jobs.append(Redrawn(self, setting))

@@ -14,7 +14,7 @@ import numpy as np
 
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.files import slug
-from rpp_agents.experiments.plan import Setting
+from rpp_agents.experiments.plan import DETAILED, Setting
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.statistics import iqm, stratified_bootstrap
 from rpp_agents.experiments.tables import FEWEST_TASKS
@@ -65,7 +65,7 @@ def draw_all(results: Results, folder: Path, *, over_tasks: bool = False) -> lis
 
     pictures = []
     for setting in results.settings:
-        if not bench and setting.part in ("main", "models", "time"):
+        if not bench and setting.part in DETAILED:
             pictures.append(_scores(results, [setting], named(setting, "scores")))
         if setting.part in ("main", "models") and results.learners(setting):
             pictures.append(_curves(results, setting, named(setting, "curves")))

@@ -135,13 +135,19 @@ class Users:
         Raises
         ------
         InvalidOption
-            Where there are infinitely many.
+            Where there are infinitely many, or episodes are more than repeated questions.
         """
         return self.finite("this method")
 
     def finite(self, method: str) -> tuple[int, ...]:
         """`shape`, or InvalidOption with the `method` that needs it."""
-        space = self.env.space
+        space, episode = self.env.space, self.env.episode
+        if episode.changes:
+            raise InvalidOption(
+                f"{method} asks for one answer at a time, and {episode.id} {episode.changes}: take "
+                "a method that plays whole episodes (random, enumerate, or a trainer: method = "
+                "'rpp')"
+            )
         if space.shape is None:
             raise InvalidOption(
                 f"{method} chooses one of a finite number of prompts, and {type(space).__name__} "
@@ -299,9 +305,10 @@ class Counted:
         step, space = self._env.step(actions), self._env.space
         infos, ledger = step.infos, self._users.ledger
         tokens = infos["prompt_tokens"] + infos["completion_tokens"]
-        if space.shape is None:
-            keys = (key.tobytes() for key in np.ascontiguousarray(space.keys(step.state)))
-            ledger.count_others(zip(step.rows.tolist(), keys, strict=True), tokens)
+        if space.shape is None or self._env.episode.changes:
+            prompts = (key.tobytes() for key in np.ascontiguousarray(space.keys(step.state)))
+            asked = _asked(step.tasks, len(step.rows))
+            ledger.count_others(zip(*asked, prompts, strict=True), tokens)
         else:
             rows, cells = step.rows, space.cell(step.state)
             if len(step.tasks) > len(rows):  # an action is for a group (`Episode.answers`)
@@ -309,6 +316,12 @@ class Counted:
                 cells, tokens = (np.resize(one, len(rows)) for one in (cells, tokens))
             ledger.count(self._users.keys(rows, cells), tokens)
         return step
+
+
+def _asked(tasks: TaskBatch, count: int) -> list[Iterable[Hashable]]:
+    """Return what identifies the first tasks: rows, and the candidates' order if it changes."""
+    rows, shown = tasks.rows[:count].tolist(), tasks.shown
+    return [rows] if shown is None else [rows, map(bytes, shown[:count].astype(np.uint16))]
 
 
 @dataclass(frozen=True)

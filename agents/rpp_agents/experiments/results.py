@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_agents.experiments.bench import LEVELS
-from rpp_agents.experiments.jobs import all_kept, kept
+from rpp_agents.experiments.jobs import all_kept, kept, refusal
 from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Method, Plan, Redrawn, Run, Setting
 from rpp_agents.experiments.statistics import (
     Contrast,
@@ -73,6 +73,8 @@ class Results:
     redrawn: dict[str, dict[str, Any]]
     """Share of a study's hindsight gain that survives new candidates, by setting."""
     planned: int
+    refused: list[tuple[Run, str]] = field(default_factory=list)
+    """Runs whose method cannot choose the setting's prompts, with the reason."""
     sure: bool = False
     """Whether users whose last item is a tie are left out."""
 
@@ -88,6 +90,8 @@ class Results:
         """
         runs = plan.runs()
         found = all_kept(runs, out)
+        done = {run.file for run, _ in found}
+        reasons = [(run, refusal(run, out)) for run in runs if run.file not in done]
         levels = {}
         for run, _ in found:
             key = run.setting.name, run.draw
@@ -100,7 +104,8 @@ class Results:
             for job in plan.jobs([run for run, _ in found])
             if isinstance(job, Redrawn) and (result := kept(job, out)) is not None
         }
-        results = cls(plan, found, levels, redrawn, len(runs))
+        refused = [(run, why) for run, why in reasons if why]
+        results = cls(plan, found, levels, redrawn, len(runs), refused)
         results._check(out)
         return results
 
@@ -176,6 +181,10 @@ class Results:
         """Return the results of all finished runs of a setting."""
         return [found for run, found in self.finished if run.setting == setting]
 
+    def is_refused(self, setting: Setting, label: str) -> bool:
+        """Return whether a method cannot choose a setting's prompts."""
+        return any((run.setting, run.method.label) == (setting, label) for run, _ in self.refused)
+
     def unsure(self, setting: Setting) -> int:
         """Return the number of test users whose last item is a tie."""
         return max((len(found["unsure"]) for found in self.of(setting)), default=0)
@@ -250,8 +259,10 @@ class Results:
         )
 
     def fixed(self, setting: Setting) -> str | None:
-        """Return the label of the best fixed prompt, of all prompts on all users."""
-        return "fixed" if self.levels_of(setting) else self.label_of(setting, "enumerate_all")
+        """Return the label of the best fixed prompt, if possible of all prompts on all users."""
+        if self.levels_of(setting):
+            return "fixed"
+        return self.label_of(setting, "enumerate_all") or self.label_of(setting, "enumerate")
 
     def reference(self, setting: Setting) -> str | None:
         """Return the label of the observable reference: a baseline, or the supervised policy."""

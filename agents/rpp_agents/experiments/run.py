@@ -6,6 +6,7 @@
     OUT/tables/                             every answer, per setting, draw and split
     OUT/cells/SETTING/METHOD/s0.json        one method, fitted once; of a bench w11-s0.json
     OUT/cells/SETTING/METHOD/s0.failed.txt  what went wrong, until it is run again
+    OUT/cells/SETTING/METHOD/s0.refused.txt why the method cannot choose such prompts
     OUT/levels/PROBLEM/w11.json             of a bench: random and best fixed prompt, reference
     OUT/redrawn/SETTING.json                of a study: the same users with other candidates
     OUT/users/DIGEST.json                   digests of the users whose scores these are
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 
 from rpp_agents.experiments.bench import Levels, Training
 from rpp_agents.experiments.files import short, slug
-from rpp_agents.experiments.jobs import Outcome, run_jobs
+from rpp_agents.experiments.jobs import Outcome, Refused, run_jobs
 from rpp_agents.experiments.methods import method
 from rpp_agents.experiments.plan import SPLITS, Job, Redrawn, Run, Table
 from rpp_agents.experiments.players import Played, Player
@@ -124,6 +125,8 @@ def make_tables(
         # long as some dozens of users.
         several = table.setting.model == "embedded" and table.users >= _WORTH_A_PROCESS
         live = live_of(table, out)
+        if live.episode.changes:  # a study's methods play it live
+            continue
         if live.space.shape is None:  # a study's trainers play it live; all else refuses it
             if jobs[0].plan.FORM == "bench":
                 raise InvalidOption(
@@ -185,7 +188,8 @@ def open_problem(run: Run, out: Path) -> Problem:
         users = setting.users_of(split)
         live = live_of(table, out, users)
         env = live
-        if (setting.tables or split == "train") and live.space.shape is not None:
+        tabled = live.space.shape is not None and not live.episode.changes
+        if tabled and (setting.tables or split == "train"):
             env = replay(table, out, users)
             _check_model(env, live)
             # The same embeddings, and not only equal ones.
@@ -247,7 +251,10 @@ def _fit(run: Run, out: Path) -> dict[str, Any]:
 
     began = time.perf_counter()
     fit = method(run.method.method)
-    player = fit(problem, seed=run.seed, budget=run.budget, watch=watch, **run.method.config)
+    try:
+        player = fit(problem, seed=run.seed, budget=run.budget, watch=watch, **run.method.config)
+    except InvalidOption as error:
+        raise Refused(str(error)) from error
     seconds = time.perf_counter() - began - paused
     spent = problem.train.ledger
     test = problem.test.uncounted()

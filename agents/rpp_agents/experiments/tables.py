@@ -20,7 +20,7 @@ import numpy as np
 from rpp_agents.experiments import statistics
 from rpp_agents.experiments.bench import LEVELS, Bench, as_bench, problem_of
 from rpp_agents.experiments.files import slug
-from rpp_agents.experiments.plan import PARTS, Method, Setting
+from rpp_agents.experiments.plan import DETAILED, PARTS, Method, Setting
 from rpp_agents.experiments.results import Key, Results, Row
 from rpp_agents.experiments.statistics import Lines, holm, optimality_gap, stratified_bootstrap
 from rpp_agents.plots import Picture
@@ -196,6 +196,7 @@ def markdown(
     if grids:
         text += ["## Tuning", _grids(results)]
     text += (_environments if bench else _parts)(results, drawn)
+    text += _refused(results)
     if iqm:
         text += ["## All tasks together", *_over_tasks(results)]
         head = f"## Probability of improvement over {words(results.against)}"
@@ -226,7 +227,7 @@ def of_page(results: Results) -> list[dict[str, Any]]:
             settings = results.part(part)
             if _side_by_side(part, settings):
                 found.append(_overview(results, part, settings))
-            if part in ("main", "models", "time"):
+            if part in DETAILED:
                 for setting in settings:
                     found.append(_methods_table(results, setting))
     return [{"id": f"table-{i + 1}", **one.page()} for i, one in enumerate(found)]
@@ -255,8 +256,21 @@ def _shown(results: Results, found: Table) -> str:
 
 
 def _state(results: Results) -> str:
-    done, planned = len(results.finished), results.planned
+    done, planned = len(results.finished) + len(results.refused), results.planned
     return "" if done == planned else f" **Not complete: {done} of {planned} runs.**"
+
+
+def _refused(results: Results) -> list[str]:
+    """Say which methods cannot be run where, and why."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for run, why in results.refused:
+        settings = where.setdefault((run.method.label, why), [])
+        if run.setting.name not in settings:
+            settings.append(run.setting.name)
+    rows = [[label, ", ".join(names), why] for (label, why), names in where.items()]
+    found = Table([_METHOD, Column("setting"), Column("why")], rows)
+    said = "No number above holds these runs: the method cannot choose the prompts of the setting."
+    return _titled("Refused", said, found, level=2)
 
 
 # ---------------------------------------------------------------------------------------- a study
@@ -350,7 +364,7 @@ def _parts(results: Results, drawn: Drawn) -> list[str]:
         if _side_by_side(part, settings):
             text.append(_shown(results, _overview(results, part, settings)))
         for setting in settings:
-            if part in ("main", "models", "time"):
+            if part in DETAILED:
                 text += _setting(results, setting)
         if part == "main":
             for section in (_merged, _rewritten, _patterns, _costs, _redrawn, _sure):
@@ -371,8 +385,10 @@ def _overview(results: Results, part: str, settings: Sequence[Setting]) -> Table
     for method in results.plan.methods:
         if method.label in tabled:
             there = (results.runs(setting, method.label) for setting in columns)
-            scores = [
-                results.score(setting, method.label) if runs else None
+            scores: list[_Cell] = [
+                results.score(setting, method.label)
+                if runs
+                else "refused" * results.is_refused(setting, method.label)
                 for setting, runs in zip(columns, there, strict=True)
             ]
             rows.append([method.label, method.family, *scores])
@@ -579,9 +595,9 @@ def _sure(results: Results, settings: Sequence[Setting]) -> list[str]:
     return text
 
 
-def _titled(title: str, said: str, found: Table) -> list[str]:
-    """A section of a study, unless it has nothing to show."""
-    return [f"### {title}", said, found.markdown()] if found.rows else []
+def _titled(title: str, said: str, found: Table, level: int = 3) -> list[str]:
+    """A section of a report, unless it has nothing to show."""
+    return [f"{'#' * level} {title}", said, found.markdown()] if found.rows else []
 
 
 # ---------------------------------------------------------------------------------------- a bench

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rpp_agents.experiments.methods import Watch
 from rpp_agents.experiments.players import Asking, Player, Playing, borda_points
-from rpp_agents.experiments.problem import Problem, Users
-from rpp_env.evaluation.baselines import Random, halving
+from rpp_agents.experiments.problem import Counted, Problem, Users
+from rpp_env.evaluation.baselines import Random, fixed_prompts, halving, search_fixed
 
 __all__ = [
     "constant",
@@ -37,9 +37,10 @@ def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:
 
 
 def random(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Player:
-    """Ask a random prompt at each of five calls; with infinitely many, one per step."""
-    if problem.train.env.space.shape is None:
-        return Playing(Random(problem.train.env.action_spaces, seed=seed))
+    """Ask a random prompt at each of five calls; with infinitely many, or streams, one per step."""
+    env = problem.train.env
+    if env.space.shape is None or env.episode.changes:
+        return Playing(Random(env.action_spaces, seed=seed))
     cells = problem.train.cells
     return Asking(lambda users, rng: rng.integers(cells, size=(len(users), 5)))
 
@@ -58,9 +59,20 @@ def best_of_all(users: Users) -> int:
     return int(means.argmax())
 
 
-def enumerate(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Asking:  # noqa: A001
-    """Enumerate within the budget, by successive halving."""
-    return constant(search(problem.train, np.arange(len(problem.train)), seed, budget, watch))
+def enumerate(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Player:  # noqa: A001
+    """Enumerate within the budget, by successive halving.
+
+    Where the steps of an episode differ, prompts are tried and played in whole episodes: all of
+    them, or a random part if the budget is below four episodes for each.
+    """
+    users = problem.train
+    if not users.env.episode.changes:
+        return constant(search(users, np.arange(len(users)), seed, budget, watch))
+    env = Counted(users.environment(seed=seed), users)
+    prompts, episodes = fixed_prompts(env.space, env.max_cycles), budget // env.max_cycles
+    tried = np.random.default_rng(seed).permutation(len(prompts))[: max(1, episodes // 4)]
+    found, _ = search_fixed(env, budget=episodes, seed=seed, candidates=[prompts[i] for i in tried])
+    return Playing(found)
 
 
 def search(users: Users, rows: Ints, seed: int, budget: int, watch: Watch | None = None) -> int:
