@@ -181,7 +181,8 @@ class Memory(nn.Module):
             The state before the first step.
         """
         steps, batch = inputs.shape[:2]
-        read = self._stacked(self.read, inputs.flatten(0, 1)).unflatten(0, (steps, batch))
+        read = self._stacked(self.read, inputs.flatten(0, 1))
+        read = read.reshape(steps, batch, self.agents, read.shape[-1])
         goes_on = (~begins).to(inputs.dtype)[..., None, None]
         states, state = [], start
         for t in range(steps):
