@@ -17,11 +17,14 @@ METHODS = ("Random", "LinUCB", "RPP (MAPPO)")
 
 def test_the_preset_asks_the_real_model_about_forms_and_lengths() -> None:
     study = Study.load("smollm2")
-    (setting,) = study.settings
-    assert setting.model == "smollm2"
-    assert setting.options["rules"] == "RPPLikelihood-v0"
-    assert setting.recording  # so that other scores need no further answers
+    setting, popular = study.settings
+    for one in study.settings:
+        assert one.model == "smollm2"
+        assert one.options["rules"] == "RPPLikelihood-v0"
+        assert one.recording  # so that other scores need no further answers
     assert (setting.train_users, setting.test_users) == (100, 200)
+    assert study.primary["setting"] == setting.name
+    assert popular.options["negatives"] == "popularity"
     assert study.primary["method"] in {method.label for method in study.methods}
 
 
@@ -31,6 +34,8 @@ def test_every_kind_of_method_is_fitted_and_reported(
 ) -> None:
     text = (files("rpp_agents") / "experiments/presets/study/smollm2.toml").read_text()
     head, *methods = re.split(r"(?=\[\[methods\]\])", text)
+    top, first, _ = re.split(r"(?=\[\[settings\]\])", head)
+    head = top + first
     for old, new in (
         ('"ml-1m"', '"movieworld"'),
         ('"smollm2"', '"letters:Letters"'),
