@@ -41,6 +41,7 @@ from rpp_env.table import RewardTable
 from rpp_env.tables import PREFIX
 
 __all__ = [
+    "MODEL_OPTIONS",
     "DataOptions",
     "Options",
     "Parts",
@@ -57,6 +58,12 @@ __all__ = [
 
 
 Chosen = TypeVar("Chosen", bound="DataOptions")
+
+MODEL_OPTIONS = (
+    *("rank_by", "score", "alpha", "calibrate", "generation", "thinking"),
+    *("recording", "model_options"),
+)
+"""Names of the options that are about a language model: a table of its answers takes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,10 +417,10 @@ def _recommender(
 
 
 def _only_for_models(chosen: Options, what: str) -> None:
-    names = "rank_by score alpha calibrate generation thinking recording model_options".split()
-    if any(getattr(chosen, name) != getattr(type(chosen), name) for name in names):
+    *names, last = MODEL_OPTIONS
+    if any(getattr(chosen, name) != getattr(type(chosen), name) for name in MODEL_OPTIONS):
         raise InvalidOption(
-            f"{', '.join(names[:-1])} and {names[-1]} are for language models; {what} is given"
+            f"{', '.join(names)} and {last} are for language models; {what} is given"
         )
 
 

@@ -40,7 +40,7 @@ def test_every_kind_of_method_is_fitted_and_reported(
         ('"ml-1m"', '"movieworld"'),
         ('"smollm2"', '"letters:Letters"'),
         ('recording = "smollm2.sqlite"', ""),
-        ('model_options = { dtype = "bfloat16" }', ""),
+        ('model_options = { dtype = "bfloat16" }', 'score = "mean"'),
         ("train_users = 100", "train_users = 12"),
         ("test_users = 200", "test_users = 12"),
         ("seeds = [0, 1, 2]", "seeds = [0]"),

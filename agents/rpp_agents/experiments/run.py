@@ -53,6 +53,7 @@ from rpp_env.errors import InvalidData, InvalidOption, RPPWarning
 from rpp_env.evaluation.baselines import Policy, Random, search_fixed
 from rpp_env.evaluation.diagnose import fit_reference
 from rpp_env.evaluation.evaluate import episodes
+from rpp_env.factory import MODEL_OPTIONS
 from rpp_env.intervals import estimate
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.options import read_small
@@ -176,7 +177,7 @@ def replay(table: Table, out: Path, users: int | None = None, **more: Any) -> RP
         model=_table(out / table.file),
         split=table.split,
         max_users=table.users if users is None else users,
-        **dict(table.problem) | more,
+        **{key: x for key, x in table.problem.items() if key not in MODEL_OPTIONS} | more,
     )
 
 
