@@ -59,3 +59,27 @@ def test_every_kind_of_method_is_fitted_and_reported(
     assert len(lines) == len(METHODS) == len(list(map(json.loads, lines)))
     report = (tmp_path / "out" / "report.md").read_text()
     assert all(name in report for name in METHODS)
+
+    # The same study of its tables, in place of the model.
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    for split in ("train", "validation", "test"):
+        (path,) = (tmp_path / "out" / "tables").glob(f"*-{split}-*.rpptable")
+        path.rename(answers / f"{split}.rpptable")
+    model, named = 'model = "letters:Letters"', f"model = 'table:{answers}'"
+    assert small.read_text().count(model) == 1
+    small.write_text(small.read_text().replace(model, named).replace('rank_by = "likelihood"', ""))
+    words = ["study", str(small), "--processes", "1", "--out", str(tmp_path / "again")]
+    assert main(words) == 0, capsys.readouterr().err
+    again = (tmp_path / "again" / "results.jsonl").read_text().splitlines()
+    for before, after in zip(map(json.loads, lines), map(json.loads, again), strict=True):
+        for key in ("method", "users", "score", "curve", "testing", "choices"):
+            assert before[key] == after[key], (before["method"], key)
+
+    text = small.read_text().replace('method = "random"', 'method = "merged_random"')
+    small.write_text(text)
+    only = ["--only", "SmolLM2, ml-1m/Random"]
+    with pytest.raises(SystemExit):
+        main([*words[:-1], str(tmp_path / "merged"), *only])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the setting's model is a table, which holds no answers to prompts" in said

@@ -241,7 +241,12 @@ class Users:
             check_rewritten(rewritten, prompts)
             prompts = type(prompts)(rewritten)
         recommender, tasks = self.live.recommender, self.live.tasks
-        assert recommender is not None
+        if recommender is None:
+            raise InvalidOption(
+                "the setting's model is a table, which holds no answers to prompts that are "
+                "rewritten or show the candidates in another order: leave out methods of these "
+                "kinds, or name the model itself"
+            )
         answer = rank_all(recommender, prompts, tasks.num_candidates, len(rows))
         found = self.live.episode.respond(answer, TaskBatch(tasks, rows, orders))
         keys = self.keys(rows, cells)

@@ -128,6 +128,10 @@ def make_tables(
         live = live_of(table, out)
         if live.episode.changes:  # a study's methods play it live
             continue
+        if live.table is not None:  # the setting's model is a table: these users of it
+            live.table.save(path)
+            made.append(path)
+            continue
         if live.space.shape is None:  # a study's trainers play it live; all else refuses it
             if jobs[0].plan.FORM == "bench":
                 raise InvalidOption(
