@@ -66,9 +66,13 @@ def test_every_kind_of_method_is_fitted_and_reported(
     for split in ("train", "validation", "test"):
         (path,) = (tmp_path / "out" / "tables").glob(f"*-{split}-*.rpptable")
         path.rename(answers / f"{split}.rpptable")
-    model, named = 'model = "letters:Letters"', f"model = 'table:{answers}'"
-    assert small.read_text().count(model) == 1
-    small.write_text(small.read_text().replace(model, named).replace('rank_by = "likelihood"', ""))
+    for old, new in (
+        ('model = "letters:Letters"', f"model = 'table:{answers}'"),
+        ('rank_by = "likelihood"', ""),
+        ('score = "mean"', ""),
+    ):
+        assert small.read_text().count(old) == 1
+        small.write_text(small.read_text().replace(old, new))
     words = ["study", str(small), "--processes", "1", "--out", str(tmp_path / "again")]
     assert main(words) == 0, capsys.readouterr().err
     again = (tmp_path / "again" / "results.jsonl").read_text().splitlines()
