@@ -388,9 +388,14 @@ def test_episodes_that_no_table_holds_are_played_whole(
         if outcome.found is None:
             continue
         assert outcome.found["testing"]["calls"] == setting.steps
+        scores = outcome.found["scores"]
+        if not setting.episode.one_task:  # lists for other items are not merged
+            assert scores["merged"] == scores["score"]
         spent = outcome.found["training"]
         assert spent["calls"] <= 240
         assert 0 < spent["unique"] <= spent["calls"] or label == "Random"
+    report = write_report(plan, tmp_path).read_text()
+    assert f"{setting.dataset}, {setting.recommender} (generate)" in report
     trained = [outcomes[label].found for label in ("MAPPO", "recurrent")]
     assert [one["training"]["calls"] for one in trained if one] == [240, 240]
 

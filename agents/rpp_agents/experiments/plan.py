@@ -76,7 +76,7 @@ from rpp_env.errors import InvalidOption
 from rpp_env.factory import Options
 from rpp_env.metrics import chance_ndcg
 from rpp_env.options import made, unknown
-from rpp_env.rules import RULES, Rules, episode_of
+from rpp_env.rules import RULES, Rules, episode_of, find_system
 
 __all__ = [
     "DETAILED",
@@ -174,6 +174,11 @@ class Setting:
     def episode(self) -> Episode:
         """The episode of its rules, without the setting's `max_cycles`."""
         return episode_of(self.options.get("rules", "RPP-v0"))
+
+    @property
+    def recommender(self) -> str:
+        """Name of the model that ranks."""
+        return self.model or find_system(self.options.get("rules", "RPP-v0")).model
 
     @property
     def steps(self) -> int:

@@ -56,11 +56,14 @@ class Played:
         The prompts by their number; None where they are none of the space's.
     merge : bool
         The calls are one answer, merged by Borda count; else each is an answer.
+    one_task : bool
+        All calls ask for one item; what asks for several cannot be merged.
     """
 
     calls: Sequence[Response]
     cells: Ints | None
     merge: bool = False
+    one_task: bool = True
 
     @cached_property
     def orders(self) -> NDArray[np.integer[Any]]:
@@ -92,11 +95,14 @@ class Played:
         """(T,) NDCG@10: ``score`` is what a method is compared by.
 
         That is the mean over the calls, never the best of them, or the one merged answer. ``first``
-        is what one call gives, ``last`` the last one, ``merged`` all of them merged.
+        is what one call gives, ``last`` the last one, ``merged`` all of them merged, or, where they
+        cannot be, their mean.
         """
-        each, merged = ndcg(self.ranks), ndcg(self.merged)
+        each = ndcg(self.ranks)
+        mean = each.mean(axis=1)
+        merged = ndcg(self.merged) if self.one_task else mean
         return {
-            "score": merged if self.merge else each.mean(axis=1),
+            "score": merged if self.merge else mean,
             "first": each[:, 0],
             "last": each[:, -1],
             "merged": merged,
@@ -249,4 +255,5 @@ class Playing:
             parts[t].append(Response(rankings, infos["rank"], step.rewards))
             if finite:
                 cells[rows, t] = env.space.cell(step.state)
-        return Played([joined(part) for part in parts], cells if finite else None)
+        found = [joined(part) for part in parts]
+        return Played(found, cells if finite else None, one_task=env.episode.one_task)

@@ -50,8 +50,9 @@ HOW_TO_READ = (
     "by: the mean over its calls (never the best of them), or the one order that its calls are "
     "merged to by Borda count; *first* and *last* are single calls, *merged* all calls merged. "
     "*minus fixed* compares with the best prompt for everybody, chosen by asking all "
-    "prompts about all train users; *minus baseline* with the same prompt asked as often as the "
-    "multi-step methods ask, in other orders of the candidates, and merged. *significant (Holm)* "
+    "prompts about all train users (in a study without that method, within the budget); *minus "
+    "baseline* with the same prompt asked as often as the multi-step methods ask, in other orders "
+    "of the candidates, and merged (without that method, as before). *significant (Holm)* "
     "is yes where the latter is not 0 after Holm's correction over all methods of the table. "
     "*gain* is the share of what the supervised policy (which is fitted on all answers about the "
     "train users) gains over the best fixed prompt; none is given where that is not significantly "
@@ -267,7 +268,7 @@ def _refused(results: Results) -> list[str]:
         settings = where.setdefault((run.method.label, why), [])
         if run.setting.name not in settings:
             settings.append(run.setting.name)
-    rows = [[label, ", ".join(names), why] for (label, why), names in where.items()]
+    rows = [[label, "; ".join(names), why] for (label, why), names in where.items()]
     found = Table([_METHOD, Column("setting"), Column("why")], rows)
     said = "No number above holds these runs: the method cannot choose the prompts of the setting."
     return _titled("Refused", said, found, level=2)
@@ -417,7 +418,7 @@ _METHODS = (
 
 def _method_row(results: Results, setting: Setting, row: Row) -> list[_Cell]:
     baseline = row.minus.get("baseline")
-    ends = ("first", "last", "merged")
+    ends = ("first", "last", "merged" if setting.episode.one_task else "")
     return [
         row.label,
         "" if row.method is None else row.method.family,
@@ -426,7 +427,7 @@ def _method_row(results: Results, setting: Setting, row: Row) -> list[_Cell]:
         baseline,
         "" if baseline is None else "yes" if row.significant else "no",
         None if row.label == results.fixed(setting) else row.gain,
-        *(row.scores[c].value if row.cost["calls"] > 1 else None for c in ends),
+        *(row.scores[c].value if c and row.cost["calls"] > 1 else None for c in ends),
         *(row.cost[name] for name in ("training calls", "unique", "calls", "tokens")),
     ]
 
@@ -440,9 +441,10 @@ def _methods_table(results: Results, setting: Setting) -> Table:
         _METHODS,
         [_method_row(results, setting, row) for row in rows],
         title=setting.name,
-        note=f"{setting.dataset}, {setting.model}; {results.train_users(setting):,} train and "
-        f"{results.users(setting):,} test users. Chance {setting.chance:.3f}. Holm's correction is "
-        "made once over the methods of the main table, and once over single patterns.",
+        note=f"{setting.dataset}, {setting.recommender}; "
+        f"{results.train_users(setting):,} train and {results.users(setting):,} test users. "
+        f"Chance {setting.chance:.3f}. Holm's correction is made once over the methods of the main "
+        "table, and once over single patterns.",
     )
 
 
@@ -472,7 +474,7 @@ def _intro(results: Results, setting: Setting) -> str:
     fixed = f"world{several}" if made else f"draw{several} of candidates and train users"
     budget = setting.budget or results.plan.budget
     return (
-        f"{words(setting.dataset)}, {words(setting.model)} ({setting.rank_by}); "
+        f"{words(setting.dataset)}, {words(setting.recommender)} ({setting.rank_by}); "
         f"{results.train_users(setting):,} train and {results.users(setting):,} test users, "
         f"{len(draws)} {fixed}, "
         f"{setting.candidates} candidates "
@@ -486,7 +488,7 @@ def _merged(results: Results, settings: Sequence[Setting]) -> list[str]:
     rows: list[list[_Cell]] = []
     for setting in settings:
         baselines = [results.baseline(setting), results.label_of(setting, "merged_best")]
-        if baselines[0] is None:
+        if baselines[0] is None or not setting.episode.one_task:
             continue
         for label in results.tabled(setting):
             if label in baselines or results.cost(setting, label)["calls"] <= 1:
