@@ -209,7 +209,7 @@ class TeamPrompts(PromptSpace[_Taken, Prompts]):
         def agent(part: int) -> int:
             return int(first[part // self._parts])
 
-        choices = [(agent(part), *rest) for part, *rest in found.choices]
+        choices = [(agent(part), act, was, new) for part, act, was, new in found.choices]
         parts = {head: agent(part) for head, part in found.parts.items()}
         return Words(choices, found.text, parts)
 
