@@ -47,7 +47,7 @@ from rpp_env.factory import (
 from rpp_env.later_clicks import Played, histories_of, played, recommender_of
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers
-from rpp_env.recommenders.t5 import T5, Asked
+from rpp_env.recommenders.t5 import T5
 from rpp_env.rules import episode_of
 from rpp_env.tokens import TokenPrompts
 
@@ -80,7 +80,7 @@ _USERS = 500
 class _Options(later_clicks.Options):
     """Options of both ids."""
 
-    asked: Asked = "sequential"
+    asked: Literal["sequential", "top-n"] = "sequential"
     """Whether a text asks for the next item, or for one of the candidates that it lists."""
     shared_words: str = MANUAL
     """Shared words (l of them), separated by blanks: those of a reset without the option

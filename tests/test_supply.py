@@ -13,7 +13,7 @@ HASHES = {
     path.name.removesuffix(".hashes.txt"): path for path in ROOT.glob("constraints/*.hashes.txt")
 }
 EXTRAS = {
-    "newest": ("agents", "llm", "study", "transformers", "test", "dev"),
+    "newest": ("agents", "llm", "study", "explanation", "transformers", "test", "dev"),
     "oldest": ("agents", "llm", "study", "test"),
     "peers": ("agents", "test"),
 }

@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 from rpp_env import RPPEnv  # noqa: E402
 from rpp_env.data import Dataset, Interactions, load_dataset  # noqa: E402
 from rpp_env.data.clicks import click_tasks, task_users, training_clicks  # noqa: E402
+from rpp_env.data.explanations import Explainer  # noqa: E402
 from rpp_env.data.tensors import read_tensors, write_tensors  # noqa: E402
 from rpp_env.episode import Episode  # noqa: E402
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra  # noqa: E402
@@ -283,8 +284,105 @@ def test_candidates_can_be_listed_in_the_text(model: T5, tasks: Any) -> None:
     assert not torch.equal(asked.scores(slots(few)(model)), model.scores(slots(few)(model)))
     with pytest.raises(InvalidOption, match="20 candidates came in a text"):
         asked.scores(slots(tasks)(model))
-    with pytest.raises(InvalidOption, match="task"):
+    with pytest.raises(InvalidOption, match="trained on sequential, top-n: train one with tasks="):
         model.ask("explanation")
+    with pytest.raises(InvalidOption, match="task"):
+        model.ask("poems")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------- explanations
+
+GENRES = ("drama", "comedy", "war")
+ANIMALS = "owl fox cat dog hen cow pig rat bee ant elk eel".split()
+
+
+@pytest.fixture(scope="module")
+def animals() -> Dataset:
+    rng = np.random.default_rng(0)
+    made = small([rng.permutation(12)[:9] for _ in range(240)], 12)
+    genres = tuple((GENRES[i % 3],) for i in range(12))
+    return replace(made, titles=tuple(f"The {name} 2" for name in ANIMALS), genres=genres)
+
+
+@pytest.fixture(scope="module")
+def explaining(animals: Dataset) -> T5:
+    config = replace(
+        SMALL,
+        dim=32,
+        feed_forward=64,
+        rate=6e-3,
+        embedding_rate=3e-2,
+        dropout=0.0,
+        samples=6,
+        tasks=("sequential", *["explanation"] * 4),  # most batches
+    )
+    training = Training(animals, training_clicks(animals), config)
+    for _ in range(5):
+        training.epoch()
+    return training.copy(training.model)
+
+
+def test_explanations_that_are_taught_are_the_references(animals: Dataset) -> None:
+    config = replace(SMALL, tasks=("top-n", "explanation"))
+    training = Training(animals, training_clicks(animals), config)
+    known, explainer = training.vocabulary, Explainer.of(animals)
+    assert set(explainer.words) <= set(known.words)
+    items = {int(token): item for item, token in enumerate(known.ids[:, 0])}
+    seen = 0
+    for text, labels in training.batches(np.random.default_rng(0)):
+        if labels.shape[1] == 1:
+            continue
+        for i in range(len(labels)):
+            places = {
+                p: items[int(t)] for t, p in zip(text.tokens[i], text.spans[i], strict=True) if p
+            }
+            item = places.pop(config.max_history + 1)
+            history = [places[place] for place in sorted(places, reverse=True)]
+            tokens = [token for token in labels[i].tolist() if token >= 0]
+            assert tokens[-1] == 1
+            assert known.decode(tokens[:-1]) == explainer.reference(history, item)
+            seen += 1
+    assert seen > 50
+
+
+def test_a_t5_learns_to_explain(explaining: T5, animals: Dataset) -> None:
+    """The template, and the genre of the item that it is asked about."""
+    tasks = click_tasks(animals, task_users(animals), "test", num_candidates=None)
+    model, explainer = explaining.ask("explanation"), Explainer.of(animals)
+    found = model.explain(SlotPrompts(np.zeros((240, 0), np.int64), tasks))
+    wanted = [
+        explainer.reference(tasks.history(i)[-20:].tolist(), int(tasks.targets[i]))
+        for i in range(240)
+    ]
+    assert found[0].startswith("because you liked the ")
+    genres = [[text.split()[-2] for text in texts] for texts in (found, wanted)]
+    right = np.mean([a == b for a, b in zip(*genres, strict=True)])
+    assert right > 1 / 3 + 4 * (2 / 9 / 240) ** 0.5  # chance, and four standard errors
+
+
+def test_an_explanation_depends_on_its_user_alone(
+    explaining: T5, animals: Dataset, tmp_path: Path
+) -> None:
+    tasks = click_tasks(animals, task_users(animals)[:40], "test", num_candidates=4)
+    ids = np.tile(explaining.vocabulary.encode("drama"), (40, 1))
+    model = explaining.ask("explanation")
+    before = {name: w.clone() for name, w in model.weights.items()}
+    whole = model.explain(SlotPrompts(ids, tasks))
+    order = np.random.default_rng(0).permutation(40)
+    for rows in (order, np.array([7])):
+        assert model.explain(SlotPrompts(ids[rows], tasks.subset(rows))) == [whole[i] for i in rows]
+    prefix = np.random.default_rng(1).normal(size=(40, 2, 32)).astype(np.float32)
+    assert len(model.explain(PrefixPrompts(prefix, tasks))) == 40
+    rankings = model.rank(SlotPrompts(ids, tasks))
+    assert rankings.texts == whole
+    assert not rankings.named.any()  # a text names no candidate
+    assert all(torch.equal(before[name], w) for name, w in model.weights.items())
+    explaining.save(tmp_path / "e")
+    assert T5.load(tmp_path / "e").ask("explanation").explain(SlotPrompts(ids, tasks)) == whole
+    with pytest.raises(InvalidOption, match="use explain"):
+        model.scores(SlotPrompts(ids, tasks))
+    with pytest.raises(InvalidOption, match="ask"):
+        explaining.explain(SlotPrompts(ids, tasks))
 
 
 # ---------------------------------------------------------------------------------- bad input
@@ -312,7 +410,14 @@ def test_unreadable_prompts_are_refused(model: T5, tasks: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dim": 15}, {"dropout": 1.0}, {"ids": "random"}, {"tasks": ()}, {"tasks": ("chat",)}],
+    [
+        {"dim": 15},
+        {"dropout": 1.0},
+        {"ids": "random"},
+        {"tasks": ()},
+        {"tasks": ("sequential", "chat")},
+        {"tasks": ("explanation",)},
+    ],
 )
 def test_options_out_of_range_are_refused(wrong: Any) -> None:
     with pytest.raises(InvalidOption):

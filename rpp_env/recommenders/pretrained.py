@@ -12,7 +12,7 @@ import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from rpp_env.recommenders.patience import Patience, Progress
 from rpp_env.recommenders.sasrec import Config, SASRec, train
 
 __all__ = [
+    "EXPLAINING_T5",
     "SMALL",
     "SMALL_T5",
     "checkpoint_name",
@@ -66,6 +67,9 @@ SMALL_T5 = t5.Config(
     patience=7,
 )
 """A T5 that is trained in minutes on a few thousand users."""
+
+EXPLAINING_T5 = replace(SMALL_T5, tasks=(*SMALL_T5.tasks, "explanation"), epochs=14)
+"""One that is also taught to explain choices; not the one in the package."""
 
 _SHIPPED = Path(__file__).parent / "checkpoints"
 

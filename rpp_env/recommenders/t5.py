@@ -5,7 +5,8 @@ reads          tokens (`rpp_env.tokens.SlotPrompts`) behind the history, or vect
                (`rpp_env.vectors.PrefixPrompts`) in front of it
 answers        exact log-likelihoods of the items' ids, or a beam search over the trie of ids
 white box      scores are differentiable in both; `T5.embed` is the token table
-training       sequential and top-n tasks in several wordings, one of them without words
+texts          explanations of a choice (`T5.explain`), if it was trained on them
+training       tasks (sequential, top-n, explanation) in several wordings, one without words
 =============  ======================================================================
 
 Items are named by ids of our own, and no id knows a held-out click: *independent* ones are one new
@@ -41,6 +42,7 @@ from numpy.typing import NDArray
 
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.dataset import Dataset
+from rpp_env.data.explanations import Explainer, plain
 from rpp_env.data.splits import Interactions
 from rpp_env.data.tensors import compare, read_tensors, write_tensors
 from rpp_env.errors import InvalidData, InvalidOption, MissingExtra, TrainingDiverged
@@ -61,8 +63,8 @@ if TYPE_CHECKING:
 __all__ = ["T5", "WORDINGS", "Asked", "Config", "Training", "Vocabulary", "max_plus_one", "train"]
 
 Ids = Literal["independent", "sequential"]
-Asked = Literal["sequential", "top-n"]
-"""Tasks: the next item of all, or the one of listed candidates."""
+Asked = Literal["sequential", "top-n", "explanation"]
+"""Tasks: the next item of all, the one of listed candidates, or a text that explains a choice."""
 Ints = NDArray[np.int64]
 
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -78,9 +80,18 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "choose one of candidates {candidates} after {history}",
         "{history} candidates {candidates} {words}",
     ),
+    "explanation": (
+        "{history} explain {item}",
+        "explain {item} after {history}",
+        "{history} explain {item} {words}",
+    ),
 }
 """Wordings of each task, one of which is drawn for each example in training; the first is the one
 of every answer."""
+
+_RANKING = ("sequential", "top-n")
+_NAMES = {"top-n": "candidates", "explanation": "explain"}
+"""The word before further items of a text."""
 
 _ROWS = 32
 """Fixed number of users in a forward pass when ranking, as in `rpp_env.recommenders.sasrec`."""
@@ -94,6 +105,8 @@ _SPREAD = 0.3
 """Standard deviation of the first embeddings. Theirs is 1 in transformers, for pretrained T5s."""
 _HINTS = 6
 """Maximum number of words that describe the target in training: those of a prompt of PAP-REC."""
+_LONGEST = 20
+"""Maximum number of tokens of an explanation, its end included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +126,8 @@ class Config(Patience):
     ids: Ids = "independent"
     """One new token for each item, or two digits of its number in the order of the training
     histories."""
-    tasks: tuple[str, ...] = ("sequential", "top-n")
-    """Tasks to train on; a batch has one of them, drawn at random."""
+    tasks: tuple[str, ...] = _RANKING
+    """Tasks to train on; a batch has one of them, drawn at random. ``"explanation"`` is a third."""
     max_history: int = 20
     """Number of latest items that a text names."""
     negatives: int = 99
@@ -145,13 +158,17 @@ class Config(Patience):
                 f"got {self}"
             )
         check_choice("ids", self.ids, get_args(Ids))
-        if not self.tasks or set(self.tasks) - set(WORDINGS):
-            raise InvalidOption(f"tasks are some of {', '.join(WORDINGS)}, not {self.tasks}")
+        if not set(self.tasks) & set(_RANKING) or set(self.tasks) - set(WORDINGS):
+            raise InvalidOption(
+                f"tasks are some of {', '.join(WORDINGS)}, and one of them ranks, since rankings "
+                f"choose the epoch; got {self.tasks}"
+            )
 
     @property
     def items_of_a_text(self) -> int:
         """Maximum number of items that a text names."""
-        return self.max_history + (self.negatives + 1 if "top-n" in self.tasks else 0)
+        besides = {"top-n": self.negatives + 1, "explanation": 1}
+        return self.max_history + max(besides.get(task, 0) for task in self.tasks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,15 +187,17 @@ class Vocabulary:
     ids: Ints
 
     @classmethod
-    def of(cls, dataset: Dataset, histories: Interactions, kind: Ids) -> Vocabulary:
-        """Make the vocabulary of a dataset's catalog."""
-        fixed = dict.fromkeys(
-            word
-            for wordings in WORDINGS.values()
-            for wording in wordings
-            for word in wording.split()
-            if word.isalpha()
-        )
+    def of(
+        cls, dataset: Dataset, histories: Interactions, kind: Ids, tasks: Sequence[str] = _RANKING
+    ) -> Vocabulary:
+        """Make the vocabulary of a dataset's catalog, with the words of wordings.
+
+        Those of the ranking tasks are always there, those of explanations if `tasks` has them.
+        """
+        worded = [text for task in dict.fromkeys([*_RANKING, *tasks]) for text in WORDINGS[task]]
+        fixed = dict.fromkeys(word for text in worded for word in text.split() if word.isalpha())
+        if "explanation" in tasks:
+            fixed |= dict.fromkeys(Explainer.of(dataset).words)
         counts = Counter(word for words in _described(dataset) for word in words)
         often = sorted(counts, key=lambda word: (-counts[word], word))[:_MOST_WORDS]
         words = tuple(dict.fromkeys([*fixed, *often]))
@@ -234,7 +253,7 @@ class Vocabulary:
 def _described(dataset: Dataset) -> list[list[str]]:
     """Words of each item's genres and title: lower case, letters only."""
     return [
-        [word for part in (*genres, title) for word in part.lower().split() if word.isalpha()]
+        [word for part in (*genres, title) for word in plain(part)]
         for genres, title in zip(dataset.genres, dataset.titles, strict=True)
     ]
 
@@ -284,7 +303,7 @@ class T5:
         Made by `initial` or `load`.
     catalog : str
         The digest of the catalog that the items belong to (`Dataset.catalog_digest`).
-    asked : {"sequential", "top-n"}
+    asked : {"sequential", "top-n", "explanation"}
         The task of the texts; see `ask`.
     beams : int, optional
         Number of beams of an answer; None: exact. See `beam`.
@@ -323,8 +342,19 @@ class T5:
         return cls(config, vocabulary, _module(config, vocabulary.size), catalog)
 
     def ask(self, asked: Asked) -> T5:
-        """Return the same recommender with texts of another task."""
-        check_choice("task", asked, self.config.tasks)
+        """Return the same recommender with texts of another task.
+
+        Raises
+        ------
+        InvalidOption
+            For a task that it was not trained on.
+        """
+        check_choice("task", asked, get_args(Asked))
+        if asked not in self.config.tasks:
+            raise InvalidOption(
+                f"the task {asked!r} came; this T5 was trained on {', '.join(self.config.tasks)}: "
+                f"train one with tasks=({', '.join(map(repr, self.config.tasks))}, {asked!r})"
+            )
         return self._as(asked, self.beams)
 
     def beam(self, beams: int | None = 20) -> T5:
@@ -386,8 +416,8 @@ class T5:
         Raises
         ------
         InvalidOption
-            For a prompt of another shape than this T5 reads, and for more candidates than it was
-            trained with where texts list them.
+            For a prompt of another shape than this T5 reads, for more candidates than it was
+            trained with where texts list them, and where the task is an explanation.
         InvalidData
             For tasks of another catalog.
         """
@@ -397,6 +427,45 @@ class T5:
         """(B, K) log-likelihoods; -inf for candidates that no beam reaches."""
         import torch
 
+        if self.asked == "explanation":
+            raise InvalidOption("a T5 that is asked to explain ranks nothing: use explain")
+        candidates = torch.from_numpy(prompts.tasks.candidates.astype(np.int64))
+        return self._likelihoods(*self._read(prompts), candidates, beams)
+
+    def explain(self, prompts: SlotPrompts | PrefixPrompts) -> list[str]:
+        """(B,) texts that explain why the tasks' users chose their targets, by greedy decoding.
+
+        Of a T5 that was trained on explanations and is asked for them. Texts have words of the
+        vocabulary only, and at most 19 of them.
+
+        Raises
+        ------
+        InvalidOption
+            For prompts as `scores` refuses them, and for another task (`ask`).
+        InvalidData
+            For tasks of another catalog.
+        """
+        import torch
+
+        if self.asked != "explanation":
+            raise InvalidOption(f"this T5 is asked for {self.asked}: use ask('explanation') first")
+        words = torch.from_numpy(np.append(self.vocabulary.tokens, _END))
+        found = [""] * len(prompts.tasks)
+        with torch.inference_mode():
+            for part, hidden, mask, starts in self._encodings(*self._read(prompts)):
+                begun = torch.zeros((len(hidden), 1, 0), dtype=torch.int64)
+                for _ in range(_LONGEST):
+                    logs = self._continued(hidden, mask, starts, begun)[:, 0, -1, words]
+                    begun = torch.cat([begun, words[logs.argmax(dim=1)][:, None, None]], dim=2)
+                for row, tokens in zip(part.tolist(), begun[:, 0].tolist(), strict=False):
+                    end = tokens.index(_END) if _END in tokens else _LONGEST - 1
+                    found[row] = self.vocabulary.decode(tokens[:end])
+        return found
+
+    def _read(
+        self, prompts: SlotPrompts | PrefixPrompts
+    ) -> tuple[_Text, Tensor | None, Tensor | None]:
+        """Return the texts of prompts, with the vectors of their slots and their prefixes."""
         tasks, n = prompts.tasks, self.config.max_history
         self.check(tasks.dataset)
         if isinstance(prompts, SlotPrompts):
@@ -406,6 +475,8 @@ class T5:
             if prompts.shift is not None:
                 raise InvalidOption("a T5 adds no vector to its users': leave out the shift")
         listed = None
+        if self.asked == "explanation":
+            listed = tasks.targets.astype(np.int64)[:, None]
         if self.asked == "top-n":
             listed = tasks.candidates.astype(np.int64)
             if listed.shape[1] > self.config.negatives + 1:
@@ -416,8 +487,7 @@ class T5:
         text = self._text(tasks.padded_history(n).astype(np.int64), inside.ids, listed)
         vectors = self._vectors("slots", inside.vectors, len(tasks))
         prefix = self._vectors("a prefix", before if before is None else before.prefix, len(tasks))
-        candidates = torch.from_numpy(tasks.candidates.astype(np.int64))
-        return self._likelihoods(text, vectors, prefix, candidates, beams)
+        return text, vectors, prefix
 
     def likelihoods(self, histories: Ints, ids: Ints, vectors: Tensor | None = None) -> Tensor:
         """(B, num_items) log-likelihoods of all items after histories and tokens.
@@ -435,9 +505,16 @@ class T5:
         return self._likelihoods(text, self._vectors("slots", vectors, len(histories)))
 
     def rank(self, prompts: SlotPrompts | PrefixPrompts) -> Rankings:
-        """Rank the candidates of every prompt by score; of equals, the one shown first."""
+        """Rank the candidates of every prompt by score; of equals, the one shown first.
+
+        A T5 that is asked to explain names no candidate, and its texts are those of `explain`.
+        """
         import torch
 
+        if self.asked == "explanation":
+            shape = prompts.tasks.candidates.shape
+            order = np.broadcast_to(np.arange(shape[1]), shape)
+            return Rankings(order, np.zeros(shape[0], np.int64), texts=self.explain(prompts))
         with torch.inference_mode():
             scores = self._scores(prompts, self.beams).numpy()
         return replace(by_score(scores), named=np.isfinite(scores).sum(axis=1))
@@ -526,7 +603,7 @@ class T5:
         parts = [_spelled(ids, histories), slots, np.full((count, 1), _END)]
         spans = [np.repeat(whole, ids.shape[1], axis=1), 0 * slots, np.zeros((count, 1), np.int64)]
         if listed is not None:
-            word = np.full((count, 1), self.vocabulary.encode("candidates")[0])
+            word = np.full((count, 1), self.vocabulary.encode(_NAMES[self.asked])[0])
             parts[1:1] = [word, _spelled(ids, listed)]
             after = self.config.max_history + 1 + np.arange(listed.shape[1])
             after = np.tile(np.repeat(after, ids.shape[1]), (count, 1))
@@ -568,16 +645,37 @@ class T5:
         candidates: Tensor | None = None,
         beams: int | None = None,
     ) -> Tensor:
-        """(B, K): in forward passes of one shape for each length; over all items by default."""
+        """(B, K); over all items by default."""
         import torch
 
-        count = len(text.lengths)
+        count, found, rows = len(text.lengths), [], []
+        for part, hidden, mask, starts in self._encodings(text, vectors, prefix):
+            some = None if candidates is None else candidates[part[np.arange(_ROWS) % len(part)]]
+            if beams is None:
+                scores = self._decoded(hidden, mask, starts)
+            else:
+                scores = self._reached(hidden, mask, starts, beams, some)
+            found.append((scores if some is None else scores.gather(1, some))[: len(part)])
+            rows.append(part)
+        if not rows:
+            return torch.zeros((count, self.num_items if candidates is None else 0))
+        return torch.cat(found)[torch.from_numpy(np.concatenate(rows).argsort())]
+
+    def _encodings(
+        self, text: _Text, vectors: Tensor | None = None, prefix: Tensor | None = None
+    ) -> Iterator[tuple[Ints, Tensor, Tensor, Tensor]]:
+        """Yield rows, and states, mask and first decoder tokens of forward passes.
+
+        All passes of a length have one shape: the first rows of a pass are those that are yielded,
+        and the others repeat them.
+        """
+        import torch
+
         if vectors is not None and vectors.shape[1] != text.slots.shape[1]:
             raise InvalidOption(
                 f"{vectors.shape[1]} vectors came for {text.slots.shape[1]} tokens: give one each"
             )
         places = -(-text.lengths // _PLACES) * _PLACES
-        found, rows = [], []
         for length in np.unique(places).tolist():
             for part in np.split(
                 (at := np.flatnonzero(places == length)), range(_ROWS, len(at), _ROWS)
@@ -588,17 +686,7 @@ class T5:
                     None if vectors is None else vectors[full],
                     None if prefix is None else prefix[full],
                 )
-                starts = torch.from_numpy(text.starts[full])
-                if beams is None:
-                    scores = self._decoded(hidden, mask, starts)[: len(part)]
-                else:
-                    allowed = None if candidates is None else candidates[full]
-                    scores = self._reached(hidden, mask, starts, beams, allowed)[: len(part)]
-                found.append(scores if candidates is None else scores.gather(1, candidates[part]))
-                rows.append(part)
-        if not rows:
-            return torch.zeros((count, self.num_items if candidates is None else 0))
-        return torch.cat(found)[torch.from_numpy(np.concatenate(rows).argsort())]
+                yield part, hidden, mask, torch.from_numpy(text.starts[full])
 
     def _continued(self, hidden: Tensor, mask: Tensor, starts: Tensor, begun: Tensor) -> Tensor:
         """(B, n, t + 1, V) log-probabilities of the tokens after beginnings (B, n, t)."""
@@ -680,23 +768,22 @@ class T5:
         hidden: Tensor = encoder(inputs_embeds=x, attention_mask=mask)[0]
         return hidden, mask
 
-    def loss(self, text: _Text, targets: Tensor) -> Tensor:
-        """Return the mean over examples of the cross-entropy of item rows `targets` (B, J).
+    def loss(self, text: _Text, labels: Tensor) -> Tensor:
+        """Return the mean over examples of the cross-entropy of tokens `labels` (B, J).
 
         -1 is in empty places, of which none may be the first. An example counts once, however many
-        items it teaches.
+        tokens it teaches.
         """
         import torch
         import torch.nn.functional as F
 
         hidden, mask = self._encoded(text, None, None)
-        ids = torch.from_numpy(self.vocabulary.ids)[targets].flatten(1)
-        there = (targets >= 0).repeat_interleave(self.vocabulary.ids.shape[1], 1)
-        begun = torch.cat([torch.from_numpy(text.starts)[:, None], ids[:, :-1]], dim=1)
+        there, labels = labels >= 0, labels.clamp(min=0)
+        begun = torch.cat([torch.from_numpy(text.starts)[:, None], labels[:, :-1]], dim=1)
         logits = self.module.t5(
             encoder_outputs=(hidden,), attention_mask=mask, decoder_input_ids=begun
         ).logits
-        each = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none") * there
+        each = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none") * there
         return (each.sum(1) / there.sum(1)).mean()
 
 
@@ -818,8 +905,10 @@ class Training(Stages[T5]):
         checkpoint: str | Path | None = None,
     ) -> None:
         self.config = config
-        self.vocabulary = Vocabulary.of(dataset, histories, config.ids)
+        self.vocabulary = Vocabulary.of(dataset, histories, config.ids, config.tasks)
         numbers = {word: _WORDS + i for i, word in enumerate(self.vocabulary.words)}
+        self._explainer, self._numbers = Explainer.of(dataset), numbers
+        self._template = {numbers.get(word) for word in self._explainer.words}
         self._hints = [
             [numbers[word] for word in words if word in numbers] for words in _described(dataset)
         ]
@@ -883,9 +972,9 @@ class Training(Stages[T5]):
 
         total, steps = 0.0, 0
         self.model.module.train()
-        for text, targets in self.batches(rng):
+        for text, labels in self.batches(rng):
             self.optimizer.zero_grad()
-            loss = self.model.loss(text, torch.from_numpy(targets.astype(np.int64)))
+            loss = self.model.loss(text, torch.from_numpy(labels))
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total, steps = total + loss.item(), steps + 1
@@ -910,48 +999,58 @@ class Training(Stages[T5]):
         return float(ndcg(ranks, 10).mean())
 
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[_Text, Ints]]:
-        """Yield texts and targets (item rows): `samples` examples of each user, in random order."""
+        """Yield texts and labels (B, J): `samples` examples of each user, in random order.
+
+        Labels are the tokens of the answer, -1 in empty places.
+        """
         lengths = np.diff(self.taught.indptr)
         users = rng.permutation(np.repeat(np.flatnonzero(lengths >= 2), self.config.samples))
         for start in range(0, len(users), self.config.batch):
             some = users[start : start + self.config.batch]
             task = self.config.tasks[rng.integers(len(self.config.tasks))]
             ends = self.taught.indptr[some] + rng.integers(1, lengths[some])
-            text, worded = self._batch(task, some, ends, rng)
-            after = ends[:, None] + np.arange(self.config.ahead if task == "sequential" else 1)
-            there = after < self.taught.indptr[some + 1][:, None]
-            there[worded, 1:] = False  # words describe the first item alone
-            yield text, np.where(there, self.taught.items[np.where(there, after, 0)], -1)
+            yield self._batch(task, some, ends, rng)
 
     def _batch(
         self, task: str, users: Ints, ends: Ints, rng: np.random.Generator
-    ) -> tuple[_Text, NDArray[np.bool_]]:
-        """Write a batch of examples: a random wording, and a random number of latest items.
-
-        Also returns which of them have words that describe the target.
-        """
+    ) -> tuple[_Text, Ints]:
+        """Write a batch of examples: a random wording, and a random number of latest items."""
+        ids = self.vocabulary.ids
+        size = int(ids.shape[1])
+        width = {"sequential": self.config.ahead * size, "explanation": _LONGEST}.get(task, size)
+        labels = np.full((len(users), width), -1)
         rows: list[tuple[list[int], list[int]]] = []
-        worded = np.zeros(len(users), bool)
-        for user, end in zip(users.tolist(), ends.tolist(), strict=True):
+        for row, (user, end) in enumerate(zip(users.tolist(), ends.tolist(), strict=True)):
+            target = int(self.taught.items[end])
             past = self.taught.items[self.taught.indptr[user] : end].tolist()
             shown = past[-int(rng.integers(1, self.config.max_history + 1)) :]
             n = len(shown)
             parts = {"{history}": list(zip(shown, range(n, 0, -1), strict=True))}
             if task == "top-n":
-                target = int(self.taught.items[end])
                 others = rng.integers(self.taught.num_items, size=self.config.negatives).tolist()
                 listed = list(dict.fromkeys([target, *others]))
                 mixed = [listed[i] for i in rng.permutation(len(listed))]
                 parts["{candidates}"] = [
                     (item, self.config.max_history + 1 + i) for i, item in enumerate(mixed)
                 ]
-            hints = self._hints[int(self.taught.items[end])]
-            size = int(rng.integers(1, _HINTS + 1))
-            words = [hints[i] for i in rng.integers(len(hints), size=size)] if hints else []
+            hints = self._hints[target]
+            if task == "explanation":
+                parts["{item}"] = [(target, self.config.max_history + 1)]
+                said = self._explainer.reference(shown, target).split()
+                answer = [self._numbers[word] for word in said if word in self._numbers]
+                hints = [token for token in answer if token not in self._template]
+                answer = [*answer[: _LONGEST - 1], _END]
+            many = int(rng.integers(1, _HINTS + 1))
+            words = [hints[i] for i in rng.integers(len(hints), size=many)] if hints else []
             wordings = self._wordings[task]
             wording = wordings[int(rng.integers(len(wordings)))]
-            worded[len(rows)] = "{words}" in wording
-            rows.append(_written(wording, parts, words, self.vocabulary.ids))
+            if task != "explanation":
+                # Words describe the first item alone.
+                after = end + (1 if "{words}" in wording else width // size)
+                after = min(after, int(self.taught.indptr[user + 1]))
+                answer = ids[self.taught.items[end:after]].ravel().tolist()
+            labels[row, : len(answer)] = answer
+            rows.append(_written(wording, parts, words, ids))
         length = max(len(tokens) for tokens, _ in rows)
         tokens, spans = np.zeros((2, len(rows), length), np.int64)
         for i, (text, span) in enumerate(rows):
@@ -960,7 +1059,7 @@ class Training(Stages[T5]):
         latest = self.taught.items[ends - 1][:, None].astype(np.int64)
         none = np.zeros((len(rows), 0), np.int64)
         starts = _spelled(self.vocabulary.ids, latest)[:, -1]
-        return _Text(tokens, spans, lengths, none, starts), worded
+        return _Text(tokens, spans, lengths, none, starts), labels
 
 
 def _written(
