@@ -68,7 +68,7 @@ SMALL_T5 = t5.Config(
 )
 """A T5 that is trained in minutes on a few thousand users."""
 
-EXPLAINING_T5 = replace(SMALL_T5, tasks=(*SMALL_T5.tasks, "explanation"), epochs=14)
+EXPLAINING_T5 = replace(SMALL_T5, tasks=(*SMALL_T5.tasks, "explanation"), epochs=8)
 """One that is also taught to explain choices; not the one in the package."""
 
 _SHIPPED = Path(__file__).parent / "checkpoints"
