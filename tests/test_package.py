@@ -22,6 +22,7 @@ from types import ModuleType
 import pytest
 
 import rpp_env
+from rpp_env.tables import shipped
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
@@ -115,6 +116,15 @@ def test_wheel_holds_the_sentences_and_the_type_markers(wheel: list[str]) -> Non
     assert sentences | {"rpp_env/py.typed", "rpp_agents/py.typed"} <= set(wheel)
     checkpoints = ROOT.glob("rpp_env/recommenders/checkpoints/*.safetensors")
     assert {f"rpp_env/recommenders/checkpoints/{path.name}" for path in checkpoints} <= set(wheel)
+
+
+def test_wheel_holds_the_tables_that_are_found_by_name(wheel: list[str]) -> None:
+    index = {"rpp_env/tables/index.toml"}
+    files = {f"rpp_env/tables/{n}/{s}.rpptable" for n, one in shipped().items() for s in one.users}
+    assert "rpp_env/tables/smollm2-ml-1m/train.rpptable" in files
+    assert {name for name in wheel if name.startswith("rpp_env/tables/")} - {
+        "rpp_env/tables/__init__.py"
+    } == index | files
 
 
 def test_wheel_holds_the_benches_the_studies_and_their_page(wheel: list[str]) -> None:
