@@ -18,9 +18,9 @@ from rpp_agents.experiments.methods import options
 from rpp_agents.experiments.methods.sentences import manual_cell
 from rpp_agents.experiments.methods.sentences.grips import (
     Instruction,
+    Paraphrases,
     _Draft,
     _Editor,
-    _Paraphrases,
     grips,
     phrases,
 )
@@ -156,7 +156,7 @@ def test_grips_ends_when_its_patience_does() -> None:
 
 def test_edits_lose_no_phrase_and_restore_deleted_ones() -> None:
     said = ("You rank films, gladly.", "Think step by step! Rank them by taste.", "One per line.")
-    same = _Paraphrases(ScriptedModel(lambda text: text[text.index("PHRASE:") :]), 0)
+    same = Paraphrases(ScriptedModel(lambda text: text[text.index("PHRASE:") :]), 0)
     editor = _Editor(np.random.default_rng(0), same)
     start = draft = _Draft(tuple(map(phrases, said)))
     assert start.instruction == Instruction(*said)

@@ -27,7 +27,7 @@ from rpp_env.models.names import open_model
 from rpp_env.sentences.prompt import Prompt, as_messages
 from rpp_env.sim.paraphraser import Paraphraser
 
-__all__ = ["Instruction", "Phrase", "grips", "phrases"]
+__all__ = ["Instruction", "Paraphrases", "Phrase", "grips", "phrases"]
 
 QUESTION = (
     "Say the phrase below in other words that mean the same, and not as it was said before. Answer "
@@ -124,7 +124,7 @@ def grips(
     cells = np.full(len(rows), manual)
     choice = users.prompts(rows[:1], cells[:1])[0].choice
     best = _Draft(tuple(map(phrases, (choice.role, choice.reasoning, choice.output))))
-    editor = _Editor(rng, _Paraphrases(paraphraser, seed))
+    editor = _Editor(rng, Paraphrases(paraphraser, seed))
     scores: dict[Instruction, float] = {}
 
     def score(draft: _Draft) -> float:
@@ -209,7 +209,7 @@ class _Draft:
 @dataclass(frozen=True)
 class _Editor:
     rng: np.random.Generator
-    paraphrases: _Paraphrases
+    paraphrases: Paraphrases
 
     def edited(self, draft: _Draft, times: int) -> _Draft:
         for _ in range(times):
@@ -271,7 +271,7 @@ def _say(parts: list[_Part], place: tuple[int, int], words: str) -> None:
     parts[p] = (*parts[p][:i], parts[p][i]._replace(words=words), *parts[p][i + 1 :])
 
 
-class _Paraphrases:
+class Paraphrases:
     """Other words for phrases: up to ten ways are asked for, then one of them is drawn."""
 
     def __init__(self, model: str | LanguageModel, seed: int) -> None:
