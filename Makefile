@@ -83,7 +83,7 @@ audit: .venv/.stamp .venv-tools/.stamp ## look up known weaknesses of what is in
 	.venv-tools/bin/pip-audit --skip-editable --path $$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 hashes: .venv-tools/.stamp ## write constraints/*.hashes.txt again, after a change of the pins or of pyproject.toml
-	$(call compile,newest,pyproject.toml --extra agents --extra llm --extra study --extra explanation --extra transformers --extra dev)
+	$(call compile,newest,pyproject.toml --extra agents --extra llm --extra optimizers --extra study --extra explanation --extra transformers --extra dev)
 	$(call compile,oldest,pyproject.toml --extra agents --extra llm --extra study --extra test)
 	$(call compile,peers,pyproject.toml --extra agents --extra test constraints/peers.in)
 	$(call compile,tools,constraints/tools.in)

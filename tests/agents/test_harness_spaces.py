@@ -22,7 +22,8 @@ from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.tokens import SlotPrompts, TokenPrompts
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
-FINITE = [name for name in METHODS if name not in ("manual", "grips", "llmrank", "rpp")]
+WORDS = ("manual", "grips", "gepa", "llmrank")
+FINITE = [name for name in METHODS if name not in (*WORDS, "rpp")]
 RESPONSES = ("posterior", "keep_best")
 """Methods that read users' responses; they play episodes and choose no cells."""
 CONFIG: dict[str, dict[str, Any]] = {
@@ -163,6 +164,7 @@ def test_more_prompts_than_can_be_looked_at_are_refused_with_a_sentence(name: st
         ("manual", {}),
         ("llmrank", {}),
         ("grips", {}),
+        ("gepa", {}),
         ("rpp", {"only": "role_playing"}),
         ("rpp", {"rewrite": "embedded"}),
     ],

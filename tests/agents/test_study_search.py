@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple, replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpp_agents.experiments.methods import options
+from rpp_agents.experiments.methods import method, options
 from rpp_agents.experiments.methods.sentences import manual_cell
 from rpp_agents.experiments.methods.sentences.grips import (
     Instruction,
@@ -29,7 +30,7 @@ from rpp_agents.experiments.players import Asking
 from rpp_agents.experiments.problem import Problem, Users
 from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset
-from rpp_env.errors import InvalidOption
+from rpp_env.errors import InvalidOption, MissingExtra
 from rpp_env.models import Request, ScriptedModel, oracle
 from rpp_env.sentences import DOMAINS, SentenceCatalog
 from rpp_env.sentences.prompt import Prompt, as_messages
@@ -176,6 +177,65 @@ def test_edits_lose_no_phrase_and_restore_deleted_ones() -> None:
             assert not re.search(r"[.,!]{2}| [.,!]", text)
         assert abs(len(before.deleted) - len(draft.deleted)) < 2
     assert (fewest, most) == (0, len(held(start)))  # all of them were away at once, and came back
+
+
+def reflective(problem: Problem, *, budget: int = 400, seed: int = 0, **config: Any) -> Any:
+    """The player that GEPA finds, and the calls at which it showed one."""
+    pytest.importorskip("gepa")
+    calls: list[int] = []
+    config = {"score_users": 10, "minibatch": 4} | config
+    player = method("gepa")(
+        problem, seed=seed, budget=budget, watch=lambda n, _: calls.append(n), **config
+    )
+    return player, calls
+
+
+def test_gepa_finds_words_without_what_ruins_the_answers() -> None:
+    made = planted()
+    proposer = ScriptedModel(lambda _: "```\nGive the films in the best order.\n```")
+    player, calls = reflective(made.problem, proposer=proposer)
+    assert RUINOUS not in " ".join(astuple(instruction(player))).lower()
+    assert calls == sorted(calls)
+    # What it asked is counted, a user who fills a minibatch up twice, and never above the budget.
+    assert len(made.asked) <= made.problem.train.ledger.calls <= 400
+
+
+def test_gepa_shows_its_proposer_scores_and_no_user() -> None:
+    made, seen = planted(), list[str]()
+
+    def hear(text: str) -> str:
+        seen.append(text)
+        return "```\nRank them.\n```"
+
+    reflective(made.problem, budget=60, proposer=ScriptedModel(hear))
+    assert seen
+    titles = made.problem.train.env.tasks.dataset.titles
+    assert all("NDCG@10 of the list" in text for text in seen)
+    assert not any(title in text for title in titles for text in seen)
+
+
+def test_gepa_without_a_model_paraphrases_and_stays_within_its_budget() -> None:
+    for budget in (9, 27, 28, 100):
+        made = planted()
+        player, _ = reflective(made.problem, budget=budget)
+        assert made.problem.train.ledger.calls <= budget
+        if budget < 10:
+            assert not made.asked
+            assert instruction(player).reasoning
+    made = [planted() for _ in range(2)]
+    found = [instruction(reflective(one.problem)[0]) for one in made]
+    assert found[0] == found[1]
+    assert made[0].asked == made[1].asked
+
+
+def test_gepa_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = planted()
+    for key in ("score_users", "minibatch"):
+        with pytest.raises(InvalidOption, match="must be at least 1"):
+            reflective(made.problem, **{key: 0})
+    monkeypatch.setitem(sys.modules, "gepa", None)
+    with pytest.raises(MissingExtra, match=r"rpp-env\[optimizers\]"):
+        method("gepa")(made.problem, seed=0, budget=9, watch=lambda *_: None)
 
 
 def test_an_instruction_may_be_emptied() -> None:

@@ -265,7 +265,9 @@ _CALLS = 5
 """Maximum calls per user at a time: merged to one order, if an episode has no more steps."""
 _WATCHED = 500
 """Maximum users of each split at a point of a learning curve."""
-_BEYOND_TABLES = frozenset({"merged_fixed", "merged_best", "merged_random", "grips", "llmrank"})
+_BEYOND_TABLES = frozenset(
+    {"merged_fixed", "merged_best", "merged_random", "grips", "gepa", "llmrank"}
+)
 """Methods whose prompts are in no table: other orders, other sentences."""
 
 

@@ -39,6 +39,7 @@ METHODS: dict[str, str] = {
     "linucb": "bandits",
     "neural_bandit": "bandits",
     "grips": "sentences.grips",
+    "gepa": "sentences.gepa",
     "llmrank": "sentences.llmrank",
     "posterior": "responses",
     "keep_best": "responses",
