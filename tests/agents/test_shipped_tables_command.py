@@ -25,6 +25,7 @@ def test_the_lists_show_what_each_is_played_with(capsys: pytest.CaptureFixture[s
     assert len(tables()) == len(shipped())
 
 
+@pytest.mark.filterwarnings("ignore:.*is another copy here")  # GroupLens' archive, say
 @pytest.mark.parametrize("name", shipped())
 def test_a_run_on_one_needs_no_model_again(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
