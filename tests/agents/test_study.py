@@ -782,6 +782,9 @@ def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
         str(path.relative_to(folder)) for path in (folder / "plots").glob("main-*.png")
     )
     assert all(len(alt.split()) > 8 for alt, _ in shown)  # what there is to see
+    alts = {path: alt for alt, path in shown}
+    cost = json.loads((folder / "cells/tiny/rpp-mappo/s0.json").read_text())["testing"]
+    assert f"RPP (MAPPO) {cost['tokens']:,.0f} tokens" in alts["plots/main-tiny-tokens.png"]
     for name in ("index.html", "results.jsonl", "plots/main-tiny-scores.png"):
         assert (folder / name).stat().st_size > 500
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]

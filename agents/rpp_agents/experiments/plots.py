@@ -27,6 +27,7 @@ from rpp_agents.plots import (
     Picture,
     grid,
     headline,
+    label_ends,
     legend,
     limits,
     listed,
@@ -67,6 +68,7 @@ def draw_all(results: Results, folder: Path, *, over_tasks: bool = False) -> lis
     for setting in results.settings:
         if not bench and setting.part in DETAILED:
             pictures.append(_scores(results, [setting], named(setting, "scores")))
+            pictures.append(_tokens(results, setting, named(setting, "tokens")))
         if setting.part in ("main", "models") and results.learners(setting):
             pictures.append(_curves(results, setting, named(setting, "curves")))
             if not bench:
@@ -359,6 +361,41 @@ def _scores(results: Results, settings: Sequence[Setting], path: Path) -> Pictur
     alt = (
         f"Final scores of all runs of {len(rows)} methods, with their means and intervals. The "
         f"highest means: {listed(highest)}"
+    )
+    return save(figure, path, alt, svg=True)
+
+
+def _tokens(results: Results, setting: Setting, path: Path) -> Picture:
+    """The final score of each method against the tokens of prompts and replies per user."""
+    methods = results.methods(setting)
+    families = list(dict.fromkeys(method.family for method in methods))
+    figure = new_figure(6.8, 1.2 + 0.24 * max(len(methods), 10))
+    axes = figure.subplots()
+    plain(axes)
+    labels, tokens = [], {}
+    for method in methods:
+        found = results.score(setting, method.label)
+        tokens[method.label] = results.cost(setting, method.label)["tokens"]
+        colour = COLOURS[families.index(method.family) % len(COLOURS)]
+        place = [tokens[method.label]] * 2
+        axes.plot(place, [found.low, found.high], color=colour, linewidth=1.2, alpha=0.5)
+        axes.plot(place[:1], [found.value], color=colour, marker="o", markersize=5)
+        labels.append((found.value, method.label, colour))
+    axes.set_xlim(-0.04 * max(tokens.values()) - 1, 1.04 * max(tokens.values()) + 1)
+    axes.set_xlabel("tokens of prompts and replies per test user", fontsize=8, color=INK)
+    axes.set_ylabel(f"NDCG@10, {results.plan.split} users", fontsize=8, color=INK)
+    axes.axhline(setting.chance, zorder=1, **_dashed("chance"))
+    label_ends(axes, labels)
+    headline(figure, f"{setting.name}: what a score costs, with 95% intervals")
+    legend(figure, {f"chance {setting.chance:.3f}": _dashed("chance")}, 1)
+    means = {label: value for value, label, _ in labels}
+    alt = (
+        (
+            f"Final scores of {len(methods)} methods against their tokens per test user: "
+            + "; ".join(f"{name} {tokens[name]:,.0f} tokens, {means[name]:.3f}" for name in means)
+        )
+        .replace("[", "(")
+        .replace("]", ")")
     )
     return save(figure, path, alt, svg=True)
 
