@@ -90,10 +90,10 @@ def test_tables_of_benches_are_those_of_their_runs(file: str, task: str, heading
 # ---- the study ----
 
 
-def study() -> dict[tuple[str, str], float]:
+def study(name: str = "study") -> dict[tuple[str, str], float]:
     """Mean score of each setting and method, over its draws and seeds."""
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for line in (RESULTS / "study.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
         run: dict[str, Any] = json.loads(line)
         scores[run["setting"], run["method"]].append(run["score"])
     return {key: statistics.fmean(values) for key, values in scores.items()}
@@ -108,6 +108,14 @@ def test_the_studys_main_table_is_that_of_its_runs() -> None:
                 assert close(cell, found[setting, method]), (method, setting, cell)
                 checked += 1
     assert checked > 120
+
+
+def test_the_table_of_smollm2_is_that_of_its_runs() -> None:
+    found = study("smollm2")
+    _, *body = rows(section("smollm2.md", "Table"))
+    shown = {("SmolLM2, ml-1m", row[0]): row[1] for row in body}
+    assert set(shown) == set(found)
+    assert all(close(shown[key], value) for key, value in found.items())
 
 
 # ---- README ----
@@ -146,9 +154,9 @@ BENCHES_ALL = BENCHES["movieworld-all"]["movieworld"]
 def test_every_figure_of_the_readme_has_a_source() -> None:
     """A number with three decimals is checked above, or stands in the table of the task cards."""
     text = re.sub(r"<!-- made: cards -->.*?<!-- end -->", "", README)
-    # What a real language model reached was printed by a command, into its page.
-    real = (ROOT / "docs" / "real-llm.md").read_text(encoding="utf-8")
-    line = re.search(r"- \*\*Real language models.*?(?=- \*\*|## )", text)
+    # What a real language model reached was printed by commands, into its pages.
+    real = "".join((ROOT / "docs" / f"{x}.md").read_text("utf-8") for x in ("real-llm", "smollm2"))
+    line = re.search(r"- \*\*A real language model.*?(?=- \*\*|## )", text)
     assert line is not None
     assert figures(line[0]) <= figures(real)
     known = [re.search(pattern, README) for pattern in [*CLAIMS, *BASELINES]]

@@ -142,10 +142,20 @@ def test_the_raw_scores_hold_every_users_in_every_run(
 @pytest.mark.parametrize("setting", ["movieworld", "ml-1m", "lastfm", "games"])
 @pytest.mark.parametrize("method", ["RPP (MAPPO)", "LinUCB", "supervised, 5 merged", "SASRec"])
 def test_a_published_interval_follows_from_its_raw_scores(setting: str, method: str) -> None:
+    check_interval("study", f"### {setting}", setting, method)
+
+
+@pytest.mark.parametrize("method", ["RPP (A2C)", "supervised (all asked)", "Random", "SASRec"])
+def test_an_interval_of_smollm2_follows_from_its_raw_scores(method: str) -> None:
+    check_interval("smollm2", "## Table", "SmolLM2, ml-1m", method)
+
+
+def check_interval(name: str, heading: str, setting: str, method: str) -> None:
+    """Compare a row's difference from the baseline with the one that docs/interval.py computes."""
     script = runpy.run_path(str(ROOT / "docs" / "interval.py"))
-    file = ROOT / "docs" / "results" / "study.scores.npz"
+    file = ROOT / "docs" / "results" / f"{name}.scores.npz"
     found = script["interval"](file, setting, method, "best fixed, 5 merged")
-    page = (ROOT / "docs" / "study.md").read_text().split(f"\n### {setting}\n")[1]
+    page = (ROOT / "docs" / f"{name}.md").read_text().split(f"\n{heading}\n")[1]
     row = next(row for row in page.splitlines() if row.startswith(f"| {method} |"))
     assert row.split("|")[4].strip() == "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
 
