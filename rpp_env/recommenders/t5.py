@@ -457,6 +457,8 @@ class T5:
                 for _ in range(_LONGEST):
                     logs = self._continued(hidden, mask, starts, begun)[:, 0, -1, words]
                     begun = torch.cat([begun, words[logs.argmax(dim=1)][:, None, None]], dim=2)
+                    if (begun == _END).any(dim=2).all():
+                        break
                 for row, tokens in zip(part.tolist(), begun[:, 0].tolist(), strict=False):
                     end = tokens.index(_END) if _END in tokens else _LONGEST - 1
                     found[row] = self.vocabulary.decode(tokens[:end])

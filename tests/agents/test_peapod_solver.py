@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from rpp_env import RPPEnv
 from rpp_env.data import load_dataset
 from rpp_env.data.clicks import training_clicks
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.metrics import ndcg
 from rpp_env.recommenders import t5
 from rpp_env.recommenders.t5 import T5
+from rpp_env.vectors import PrefixPrompts
 
 SIZE: dict[str, Any] = {"num_users": 240, "num_items": 180}
 OWN: dict[str, Any] = {"heads": 2, "vectors": 6, "neighbours": 4}
@@ -114,6 +117,52 @@ def test_patience_starts_again_with_each_better_epoch(
     )  # fmt: skip
     assert seen == [0.0, 0.2, 0.0, 0.3, 0.0, 0.0]
     assert (found.epoch, found.validation) == (4, 0.3)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_frozen_weights_stay_to_the_bit_and_joint_training_moves_all(
+    model: T5, joint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rpp_agents.solvers import peapod
+
+    # The last epoch is kept, whatever it is worth.
+    values = iter(range(10_000))
+    monkeypatch.setattr(peapod, "ndcg", lambda ranks, k: np.array([next(values)]))
+    env, validation = made(model), made(model, "validation")
+    around, before = env.space.around, model.digest
+    composer, first = around.composer.digest, dict(around.composer.weights)
+    found = tune(env, validation, replace(SHORT, learning_rate=0.01), patience=9, joint=joint)
+    # The environment's own never change.
+    assert model.digest == before
+    assert around.composer.digest == composer
+    moved = {
+        name for name, w in found.composer.weights.items() if not np.array_equal(w, first[name])
+    }
+    assert found.epoch == 1
+    if not joint:
+        assert found.model is model
+        assert {"query.weight", "key.weight"} <= moved
+        assert not [name for name in moved if name.startswith(("value", "project"))]
+        return
+    assert {f"{part}.weight" for part in ("query", "key", "value", "project")} <= moved
+    weights = found.model.weights
+    assert weights.keys() == model.weights.keys()
+    assert not [name for name, w in weights.items() if torch.equal(w, model.weights[name])]
+    assert not [name for name, w in weights.items() if w.requires_grad]
+
+
+def test_joint_training_ends_where_its_scores_were_best(model: T5) -> None:
+    """The policy, T5 and composer that are returned give the scores that chose the epoch."""
+    env, validation = made(model), made(model, "validation")
+    found = tune(env, validation, replace(SHORT, learning_rate=0.01), joint=True)
+    tasks, around = validation.tasks, validation.space.around
+    observations, _ = validation.reset(options={"users": np.arange(len(tasks))})
+    actions, _ = found.policy.act(observations)
+    shares = torch.from_numpy(actions * float(validation.space.decoder[0, 0])).softmax(dim=2)
+    values = found.composer.part("value", around.pool[around.near])
+    prefix = found.composer.prefix(shares.numpy(), values)
+    ranks = found.model.rank(PrefixPrompts(prefix, tasks)).ranks(tasks.position)
+    assert ndcg(ranks, 10).mean() == pytest.approx(found.validation, abs=0.01)
 
 
 def test_controls_are_policies(model: T5) -> None:

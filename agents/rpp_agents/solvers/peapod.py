@@ -8,11 +8,13 @@ environment's and stay as they are::
     L = -log T5(item that was clicked | prefix(a), history)
 
 `train` is the trainer ``peapod``; `tune` stops early, and its patience starts again with each
-better epoch (the reference's code counts bad epochs in total).
+better epoch (the reference's code counts bad epochs in total). In the paper everything is trained
+together: ``tune(..., joint=True)`` trains a copy of the T5, values and projection, too.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,7 @@ __all__ = [
     "Attention",
     "AttentionPolicy",
     "Config",
+    "JointSolver",
     "Solver",
     "Tuned",
     "pretrained",
@@ -235,6 +238,19 @@ class Solver:
         """Number of users whose answer was differentiated so far."""
         self._seen = _vectors(env)
 
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """Weights that are trained, by name."""
+        return dict(self.attention.named_parameters())
+
+    @property
+    def composer(self) -> Composer:
+        """The composer with its weights as they are trained so far; a copy."""
+        made: Composer = self.env.space.around.composer
+        weights = {**self.weights, **dict(self.attention.named_parameters())}
+        arrays = {name: w.detach().numpy().copy() for name, w in weights.items()}
+        return Composer(made.heads, made.length, arrays)
+
     def reset(self, seed: int) -> None:
         """Begin a segment; nothing is played."""
 
@@ -297,6 +313,32 @@ def _vectors(env: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 train = trainer("PeaPOD", Solver, Config())
 
 
+class JointSolver(Solver):
+    """The paper's mode: T5, values and projection are trained with queries and keys.
+
+    There is no dropout. They are copies: the environment's T5 and composer stay as they are, so
+    that its rewards are not those of this solver, whose answers are `scores`.
+    """
+
+    def __init__(self, env: Any, config: Config) -> None:
+        super().__init__(env, config)
+        frozen = self.model
+        module = copy.deepcopy(frozen.module)
+        self.model = T5(frozen.config, frozen.vocabulary, module, frozen.catalog, frozen.asked)
+        module.requires_grad_(True)
+        self.weights = {
+            name: w.clone().requires_grad_() if name.startswith(("value", "project")) else w
+            for name, w in self.weights.items()
+        }
+        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=config.learning_rate)
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """See `Solver`."""
+        own = {name: w for name, w in self.weights.items() if w.requires_grad}
+        return {**super().trained, **own, **self.model.weights}
+
+
 @dataclass(frozen=True, eq=False)
 class Tuned:
     """Result of `tune`.
@@ -305,6 +347,10 @@ class Tuned:
     ----------
     policy : AttentionPolicy
         The policy of the best epoch.
+    model : T5
+        The environment's own, or the one that was trained with it.
+    composer : Composer
+        The composer of that epoch.
     validation : float
         NDCG@10 of the validation tasks in that epoch.
     epoch : int
@@ -314,6 +360,8 @@ class Tuned:
     """
 
     policy: AttentionPolicy
+    model: T5
+    composer: Composer
     validation: float
     epoch: int
     gradient_calls: int
@@ -325,6 +373,7 @@ def tune(
     config: Config = Config(),
     *,
     patience: int = 5,
+    joint: bool = False,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tuned:
     """Train, and keep the epoch that is best on validation tasks.
@@ -337,10 +386,12 @@ def tune(
         Options; `total_steps` is the maximum.
     patience : int
         Number of epochs in a row without an improvement after which training ends.
+    joint : bool
+        Train a copy of the T5, values and projection as well (`JointSolver`).
     progress : callable, optional
         Called with (epoch, validation NDCG@10) after every epoch.
     """
-    solver = Solver(env, config)
+    solver = (JointSolver if joint else Solver)(env, config)
     tasks: TaskSet = validation.tasks
 
     def judge() -> float:
@@ -349,8 +400,7 @@ def tune(
         return float(ndcg(ranks, 10).mean())
 
     def copied() -> dict[str, Tensor]:
-        weights = solver.attention.state_dict()
-        return {name: w.detach().clone() for name, w in weights.items()}
+        return {name: w.detach().clone() for name, w in solver.trained.items()}
 
     found, weights, best = best_epoch(
         solver.iterate,
@@ -362,5 +412,9 @@ def tune(
         patience=patience,
         progress=progress,
     )
-    solver.attention.load_state_dict(weights)
-    return Tuned(solver.policy, best, found, solver.gradient_calls)
+    with torch.no_grad():
+        for name, weight in solver.trained.items():
+            weight.copy_(weights[name])
+    solver.model.module.requires_grad_(False)
+    made = solver.policy, solver.model, solver.composer
+    return Tuned(*made, best, found, solver.gradient_calls)
