@@ -31,7 +31,7 @@ from rpp_env.tokens import SlotPrompts
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset")
-    parser.add_argument("--users", type=int, default=1000)
+    parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=EXPLAINING_T5.epochs)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -85,7 +85,6 @@ def main() -> None:
         print(json.dumps({"reference": wanted[i], **texts}, indent=1))
     written = {
         "about": {"users": len(tasks), "epochs": given.epochs, "recommender": model.digest},
-        "validation": model.validation,
         "scores": scores,
         "differences": {name: asdict(one) for name, one in gaps.items()},
     }

@@ -264,3 +264,13 @@ def test_pictures_of_prefixes_agree_with_their_tables(dataset: str) -> None:
         for name, along in of_rows.items():
             said = ", ".join(f"{values[0]:+.4f} at {at}" for at, values in along.items())
             assert f"{name} on {dataset} {said}" in alt[1]
+
+
+def test_the_table_of_explanations_is_the_results() -> None:
+    found = json.loads((RESULTS / "explanations.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "t5.md").read_text(encoding="utf-8")
+    for name, scores in found["scores"].items():
+        assert f"| {name} | {' | '.join(f'{score:.1f}' for score in scores.values())} |" in page
+    for gap in found["differences"].values():
+        assert "{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**gap) in page
+    assert f"clicks of {found['about']['users']} users" in page

@@ -161,6 +161,31 @@ def test_search_takes_turns_and_never_loses(model: T5, tasks: Any) -> None:
     assert same.changed == 0
 
 
+def test_several_clicks_of_a_user_accept_by_their_mean(model: T5, data: Dataset) -> None:
+    users = task_users(data)[:30]
+    clicks = [click_tasks(data, users, part, num_candidates=20) for part in ("train", "validation")]
+    found = search(
+        model, clicks, replace(SHORT, total_steps=800), length=2, first="random", rounds=3
+    )
+    each = [Judge(model, some)(found.prompts()) for some in clicks]
+    assert found.value == pytest.approx(np.mean(each))
+    assert found.answers % 60 == 0
+    made = _Search(model, clicks, replace(SHORT, criterion="likelihood"), 1)  # a graded one
+    made.begin(2, True)
+    assert len(np.unique(made.own)) > 10  # a word for each user
+    assert np.array_equal(made.own, made.first)
+    before = np.mean([Judge(model, some, "likelihood")(made.prompts()) for some in clicks], axis=0)
+    made.users_turn()
+    after = np.mean([Judge(model, some, "likelihood")(made.prompts()) for some in clicks], axis=0)
+    assert (after >= before).all()
+    assert (after > before).any()
+    for wrong in ([], [clicks[0], clicks[1].subset(np.arange(29))]):
+        with pytest.raises(InvalidOption, match="same users"):
+            search(model, wrong, SHORT)
+    with pytest.raises(InvalidOption, match="first"):
+        search(model, clicks, SHORT, first="best")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("criterion", ["surrogate", "reward", "likelihood"])
 def test_criteria_are_those_of_the_answers(model: T5, tasks: Any, criterion: Any) -> None:
     prompts = np.tile(model.vocabulary.encode(MANUAL), (len(tasks), 1))

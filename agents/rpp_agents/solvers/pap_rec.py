@@ -18,7 +18,7 @@ PAP-REC's code. Every task keeps its candidates, so that words are compared on e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,7 @@ from rpp_env.data.splits import Interactions
 from rpp_env.episode import Grouped
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.metrics import hit, ndcg
+from rpp_env.options import check_choice
 from rpp_env.pap_rec import best_words, click_gradients
 from rpp_env.recommenders.t5 import T5
 from rpp_env.tokens import SlotPrompts, TokenPrompts
@@ -96,26 +97,36 @@ class Judge:
     Parameters
     ----------
     recommender : T5
-    tasks : TaskSet
-        One task for each user.
+    tasks : TaskSet or sequence of TaskSet
+        One task for each user; or several sets of the same users in the same order, whose mean is
+        the value.
     criterion : {"surrogate", "reward", "likelihood"}
     """
 
-    def __init__(self, recommender: T5, tasks: TaskSet, criterion: Criterion = "surrogate") -> None:
-        self.recommender, self.tasks, self.criterion = recommender, tasks, criterion
+    def __init__(
+        self,
+        recommender: T5,
+        tasks: TaskSet | Sequence[TaskSet],
+        criterion: Criterion = "surrogate",
+    ) -> None:
+        self.recommender, self.criterion = recommender, criterion
+        self.clicks = (tasks,) if isinstance(tasks, TaskSet) else tuple(tasks)
         self.answers = 0
         """Number of answers so far."""
 
     def __call__(self, prompts: Ints) -> Floats:
         """(T,) the values of prompts (T, n)."""
+        return np.mean([self._values(prompts, tasks) for tasks in self.clicks], axis=0)
+
+    def _values(self, prompts: Ints, tasks: TaskSet) -> Floats:
         self.answers += len(prompts)
-        asked = SlotPrompts(prompts, self.tasks)
+        asked = SlotPrompts(prompts, tasks)
         if self.criterion == "likelihood":
             with torch.inference_mode():
                 scores = self.recommender.scores(asked).numpy()
-            own = scores[np.arange(len(scores)), self.tasks.position]
+            own = scores[np.arange(len(scores)), tasks.position]
             return np.asarray(own, np.float64)
-        ranks = self.recommender.rank(asked).ranks(self.tasks.position)
+        ranks = self.recommender.rank(asked).ranks(tasks.position)
         return surrogate(ranks) if self.criterion == "surrogate" else ndcg(ranks, 10)
 
 
@@ -153,12 +164,13 @@ class Found:
 
 def search(
     recommender: T5,
-    tasks: TaskSet,
+    tasks: TaskSet | Sequence[TaskSet],
     config: Config = Config(),
     *,
     shared: Ints | None = None,
     length: int = 5,
     slots: int = 1,
+    first: Literal["shared", "random"] = "shared",
     rounds: int = 100,
     histories: Interactions | None = None,
     progress: Callable[[str, float], None] | None = None,
@@ -170,8 +182,9 @@ def search(
     Parameters
     ----------
     recommender : T5
-    tasks : TaskSet
-        Clicks that decide, one for each user; never the test's.
+    tasks : TaskSet or sequence of TaskSet
+        Clicks that decide, one for each user, never the test's. With several sets, of the same
+        users in the same order, the mean over a user's clicks decides.
     config : Config
         `total_steps` is the maximum number of answers.
     shared : (l,) int64 array, optional
@@ -181,8 +194,11 @@ def search(
     slots : int
         Number of words of each user (m). 0: nothing personal; for a prompt of equal length, give
         one shared word more.
+    first : {"shared", "random"}
+        Words that users begin with: the last shared one, or a random one for each user, as in
+        PAP-REC's code.
     rounds : int
-        Maximum number of turns.
+        Maximum number of turns (PAP-REC: 100).
     histories : Interactions, optional
         Training clicks, by default `training_clicks` of the tasks' dataset.
     progress : callable, optional
@@ -191,10 +207,11 @@ def search(
     Raises
     ------
     InvalidOption
-        If a user has two tasks.
+        If a user has two tasks of a set, and if sets are of other users.
     """
+    check_choice("first", first, ("shared", "random"))
     at_work = _Search(recommender, tasks, config, slots, histories)
-    at_work.begin(length if shared is None else shared)
+    at_work.begin(length if shared is None else shared, first == "random")
     value = float(at_work.judge(at_work.prompts()).mean())
     turn, idle = "shared" if len(at_work.shared) else "users", 0
     turns: list[tuple[str, float]] = []
@@ -230,38 +247,52 @@ class _Search:
     def __init__(
         self,
         recommender: T5,
-        tasks: TaskSet,
+        tasks: TaskSet | Sequence[TaskSet],
         config: Config,
         slots: int,
         histories: Interactions | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        if len(np.unique(tasks.users)) < len(tasks):
-            raise InvalidOption("a user's words are chosen on one task, but some users have more")
+        several = (tasks,) if isinstance(tasks, TaskSet) else tuple(tasks)
+        if not several or any(not np.array_equal(t.users, several[0].users) for t in several):
+            raise InvalidOption("give one set of tasks, or several of the same users in one order")
+        of, users = several[0].dataset, several[0].users
+        if len(np.unique(users)) < len(users):
+            raise InvalidOption(
+                "a user's words are chosen on one task of a set, but some users have more"
+            )
         self.recommender, self.config, self.slots = recommender, config, slots
         answering = recommender if config.beams is None else recommender.beam(config.beams)
-        self.judge = Judge(answering, tasks, config.criterion)
-        self.histories = training_clicks(tasks.dataset) if histories is None else histories
-        self.users = np.searchsorted(task_users(tasks.dataset), tasks.users)
+        self.judge = Judge(answering, several, config.criterion)
+        self.histories = training_clicks(of) if histories is None else histories
+        self.users = np.searchsorted(task_users(of), users)
         self.rng = np.random.default_rng(config.seed) if rng is None else rng
         self.words = recommender.vocabulary.tokens
         self.passes = 0
 
-    def begin(self, shared: Ints | int, own: Ints | None = None) -> None:
-        """Draw first words, or take those given; users begin with one word that all share."""
+    def begin(self, shared: Ints | int, own: Ints | bool = False) -> None:
+        """Draw first words, or take those given.
+
+        Users begin with the last shared word, or with random ones (`own` is True).
+        """
         if isinstance(shared, int):
             shared = self.rng.choice(self.words, shared)
         self.shared = np.array(shared, np.int64)
-        # Not a random word for each user: most users never see one that is better.
-        filler = self.shared[-1:] if len(self.shared) else self.words[:1]
-        first = np.tile(filler, (len(self.users), self.slots))
-        self.own = first if own is None else own.copy()
+        shape = (len(self.users), self.slots)
+        if isinstance(own, np.ndarray):
+            self.own = own.copy()
+        elif own:
+            self.own = self.rng.choice(self.words, shape)
+        else:
+            # Not a random word for each user: most users never see one that is better.
+            filler = self.shared[-1:] if len(self.shared) else self.words[:1]
+            self.own = np.tile(filler, shape)
         self.first = self.own.copy()
 
     @property
     def left(self) -> bool:
         """Whether there are answers left for another turn."""
-        least = (self.config.tried + 2) * len(self.users)
+        least = (self.config.tried + 2) * len(self.users) * len(self.judge.clicks)
         return self.judge.answers + least <= self.config.total_steps
 
     def prompts(self, shared: Ints | None = None, own: Ints | None = None) -> Ints:
