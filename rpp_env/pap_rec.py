@@ -11,7 +11,8 @@ observations   the blocks of `rpp_env.observation`; ``candidates``, the words to
 recommender    a small T5, trained on all users' clicks but their last three, and frozen
 users          all of them in each split; the clicks differ: the third-last is for ``train``, the
                one before the last for ``validation``, the last for ``test``
-reward         NDCG@10 of the click among 99 items that the user never clicks, or all items
+reward         NDCG@10 of the click among 99 items that the user never clicks, or all items; or,
+               by an option, BLEU-4 + 0.1 ROUGE-L of a text that explains the click
 episode        one step
 =============  ======================================================================
 
@@ -34,11 +35,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpp_env import later_clicks
-from rpp_env.data.candidates import TaskSet
+from rpp_env.data.candidates import TaskBatch, TaskSet
 from rpp_env.data.clicks import task_users
 from rpp_env.data.dataset import Dataset
+from rpp_env.data.explanations import Explainer, surrogate
 from rpp_env.data.splits import Interactions
-from rpp_env.episode import Episode, Grouped
+from rpp_env.episode import Episode, Grouped, Response
 from rpp_env.errors import InvalidOption
 from rpp_env.factory import (
     Parts,
@@ -47,12 +49,14 @@ from rpp_env.factory import (
 from rpp_env.later_clicks import Played, histories_of, played, recommender_of
 from rpp_env.observation import Context
 from rpp_env.options import check_numbers
-from rpp_env.recommenders.t5 import T5
+from rpp_env.prompting import Rankings
+from rpp_env.recommenders.t5 import T5, Asked
 from rpp_env.rules import episode_of
 from rpp_env.tokens import TokenPrompts
 
 __all__ = [
     "MANUAL",
+    "Explained",
     "Options",
     "SharedOptions",
     "assemble",
@@ -80,8 +84,9 @@ _USERS = 500
 class _Options(later_clicks.Options):
     """Options of both ids."""
 
-    asked: Literal["sequential", "top-n"] = "sequential"
-    """Whether a text asks for the next item, or for one of the candidates that it lists."""
+    asked: Asked = "sequential"
+    """Whether a text asks for the next item, for one of the candidates that it lists, or for an
+    explanation of the click, by a T5 that was trained on them (`Explained`)."""
     shared_words: str = MANUAL
     """Shared words (l of them), separated by blanks: those of a reset without the option
     ``shared``; in ``PAPRecShared-v0``, the words that are there."""
@@ -97,6 +102,10 @@ class _Options(later_clicks.Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "top", "gradient_clicks", highest=10_000)
+        if self.asked == "explanation" and self.actions == "gradient":
+            raise InvalidOption(
+                "asked='explanation' takes actions='vocabulary': gradients are of clicked items"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +130,43 @@ class SharedOptions(_Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, 1, "group", highest=100_000)
+        if self.asked == "explanation":
+            raise InvalidOption(
+                "asked='explanation' is an option of PAPRec-v0, not of shared words"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explained(Episode):
+    """Episodes whose answers are texts, each paid by PAP-REC's criterion.
+
+    A reward is BLEU-4 + 0.1 ROUGE-L of a text, over the highest value, 110: 0 to 1. References are
+    made by a template (`rpp_env.data.explanations`).
+    """
+
+    explainer: Explainer
+    length: int
+    """Number of latest items of a history that a text names."""
+
+    def check_table(self, hint: str) -> None:
+        """See `Episode.check_table`: a table holds rankings."""
+        raise InvalidOption(f"{self.id} pays for texts, which no table can hold: {hint}")
+
+    def respond(
+        self, rankings: Rankings, tasks: TaskBatch, rank: NDArray[np.integer[Any]] | None = None
+    ) -> Response:
+        """See `Episode.respond`."""
+        if rankings.texts is None:
+            raise InvalidOption("asked='explanation' needs a recommender that answers by texts")
+        given = tasks.tasks
+        wanted = [
+            self.explainer.reference(
+                given.history(i)[-self.length :].tolist(), int(given.targets[i])
+            )
+            for i in tasks.rows.tolist()
+        ]
+        answered = super().respond(rankings, tasks, rank)
+        return answered._replace(rewards=surrogate(rankings.texts, wanted) / 110)
 
 
 def assemble(
@@ -157,7 +203,16 @@ def assemble(
     given = played(Options, _EPISODE, dataset, model, split, max_users, max_cycles, options)
     recommender, histories = _recommender(given)
     space = _space(recommender, given.tasks, histories, given.chosen)
-    return _parts(given, recommender, _EPISODE, space, _contexts(space, given.tasks))
+    episode = _EPISODE
+    if given.chosen.asked == "explanation":
+        episode = Explained(
+            episode.id,
+            episode.max_cycles,
+            discount=episode.discount,
+            explainer=Explainer.of(given.data),
+            length=recommender.config.max_history,
+        )
+    return _parts(given, recommender, episode, space, _contexts(space, given.tasks))
 
 
 def assemble_shared(

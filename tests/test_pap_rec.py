@@ -18,9 +18,16 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test  # noqa: E402
 import rpp_env  # noqa: E402
 from rpp_env import RPPEnv  # noqa: E402
 from rpp_env.data.clicks import task_users, training_clicks  # noqa: E402
+from rpp_env.data.explanations import Explainer, surrogate  # noqa: E402
 from rpp_env.errors import InvalidAction, InvalidData, InvalidOption, TableMismatch  # noqa: E402
 from rpp_env.metrics import chance_ndcg, ndcg  # noqa: E402
-from rpp_env.pap_rec import MANUAL, best_words, click_gradients, first_order  # noqa: E402
+from rpp_env.pap_rec import (  # noqa: E402
+    MANUAL,
+    SharedOptions,
+    best_words,
+    click_gradients,
+    first_order,
+)
 from rpp_env.prompting import Rankings  # noqa: E402
 from rpp_env.recommenders.t5 import T5, Config, train  # noqa: E402
 from rpp_env.testing import check_recommender, check_space  # noqa: E402
@@ -386,3 +393,53 @@ def test_a_step_renders_its_words(make: Any) -> None:
 def test_spaces_of_other_shapes_are_refused(wrong: Any) -> None:
     with pytest.raises(InvalidOption):
         TokenPrompts(np.arange(4), np.eye(4), **wrong)
+
+
+# ---------------------------------------------------------------------------------- explanations
+
+
+@pytest.fixture(scope="module")
+def explaining(model: T5) -> T5:
+    data = rpp_env.load_dataset("movieworld", **WORLD)
+    tasks = ("sequential", "explanation")
+    return train(data, training_clicks(data), replace(TINY, tasks=tasks, epochs=1))
+
+
+def test_an_explanation_is_paid_by_its_likeness_to_the_reference(
+    explaining: T5, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle 1, silence 0, the copied template between them, and the T5's own texts by hand."""
+    pytest.importorskip("torchmetrics")
+    env = make(model=explaining, asked="explanation", actions="vocabulary", max_users=32)
+    explainer, tasks = Explainer.of(env.tasks.dataset), env.tasks
+    shown = [tasks.history(i)[-20:].tolist() for i in range(len(tasks))]
+    items = tasks.targets.tolist()
+    wanted = list(map(explainer.reference, shown, items))
+    everybody = {"users": np.arange(len(tasks))}
+    own = None
+    for texts in (None, wanted, [""] * len(tasks), list(map(explainer.copied, shown, items))):
+        if texts is not None:
+            monkeypatch.setattr(T5, "explain", lambda self, prompts, texts=texts: texts)
+        env.reset(options=everybody)
+        step = env.step(np.zeros((len(tasks), 1), np.int64))
+        if texts is None:
+            own = step.rankings.texts
+        paid = surrogate(own if texts is None else texts, wanted) / 110
+        assert step.rewards == pytest.approx(paid)
+        if texts is wanted:
+            assert step.rewards == pytest.approx(1)
+        elif texts is not None and not texts[0]:
+            assert not step.rewards.any()
+    assert 0.1 < step.rewards.mean() < 0.9
+
+
+def test_explanations_that_cannot_be_played_are_refused(explaining: T5, make: Any) -> None:
+    with pytest.raises(InvalidOption, match="train one with tasks="):
+        make(asked="explanation", actions="vocabulary")  # this T5 has not learned it
+    with pytest.raises(InvalidOption, match="takes actions='vocabulary'"):
+        make(model=explaining, asked="explanation")
+    with pytest.raises(InvalidOption, match="not of shared words"):
+        SharedOptions(asked="explanation", actions="vocabulary")
+    env = make(model=explaining, asked="explanation", actions="vocabulary", max_users=32)
+    with pytest.raises(InvalidOption, match="pays for texts"):
+        rpp_env.tabulate(env)

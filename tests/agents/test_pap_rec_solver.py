@@ -278,6 +278,14 @@ def test_shuffled_words_are_another_users(model: T5, tasks: Any) -> None:
     assert np.array_equal(np.sort(other.own, axis=0), own)
 
 
+def test_search_judges_rankings_and_refuses_texts(data: Dataset, tasks: Any) -> None:
+    config = t5.Config(dim=16, layers=1, heads=2, tasks=("sequential", "explanation"))
+    known = t5.Vocabulary.of(data, training_clicks(data), config.ids, config.tasks)
+    untrained = T5.initial(config, known, data.catalog_digest)
+    with pytest.raises(InvalidOption, match="judges rankings"):
+        search(untrained.ask("explanation"), tasks, SHORT)
+
+
 def test_a_user_has_one_task(model: T5, tasks: Any) -> None:
     with pytest.raises(InvalidOption, match="some users have more"):
         search(model, tasks.subset([0, 0]))

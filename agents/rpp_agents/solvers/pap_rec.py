@@ -116,7 +116,8 @@ class Judge:
 
     def __call__(self, prompts: Ints) -> Floats:
         """(T,) the values of prompts (T, n)."""
-        return np.mean([self._values(prompts, tasks) for tasks in self.clicks], axis=0)
+        each = [self._values(prompts, tasks) for tasks in self.clicks]
+        return np.asarray(np.mean(each, axis=0), np.float64)
 
     def _values(self, prompts: Ints, tasks: TaskSet) -> Floats:
         self.answers += len(prompts)
@@ -260,6 +261,11 @@ class _Search:
         if len(np.unique(users)) < len(users):
             raise InvalidOption(
                 "a user's words are chosen on one task of a set, but some users have more"
+            )
+        if recommender.asked == "explanation":
+            raise InvalidOption(
+                "PAP-REC's search judges rankings: asked='explanation' is for trainers that learn "
+                "from rewards"
             )
         self.recommender, self.config, self.slots = recommender, config, slots
         answering = recommender if config.beams is None else recommender.beam(config.beams)
