@@ -229,7 +229,8 @@ def test_texts_hold_the_history_the_tokens_and_the_end(model: T5, tasks: Any) ->
         assert text.spans[i, : text.lengths[i]].tolist() == places
         assert text.tokens[i, text.slots[i]].tolist() == words
     listed = tasks.candidates.astype(np.int64)[:, :4]
-    text = model._text(tasks.padded_history(2).astype(np.int64), np.tile(words, (100, 1)), listed)
+    asked = model.ask("top-n")
+    text = asked._text(tasks.padded_history(2).astype(np.int64), np.tile(words, (100, 1)), listed)
     wanted = [*model.vocabulary.ids[tasks.history(0)[-2:]].ravel()]
     wanted += model.vocabulary.encode("candidates")
     wanted += [*model.vocabulary.ids[listed[0]].ravel(), *words, 1]
