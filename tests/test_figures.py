@@ -87,6 +87,30 @@ def test_tables_of_benches_are_those_of_their_runs(file: str, task: str, heading
     assert not wrong
 
 
+# ---- one table across the systems ----
+
+
+def test_the_table_across_the_systems_is_that_of_its_runs() -> None:
+    found = json.loads((RESULTS / "systems.json").read_text(encoding="utf-8"))
+    head, *body = rows(section("systems.md", "The table"))
+    checked = 0
+    for method, *cells in body:
+        for setting, cell in zip(head[1:], cells, strict=True):
+            if method in found["scores"][setting]:
+                assert close(cell, found["scores"][setting][method]), (method, setting)
+                checked += 1
+            elif method != "chance":
+                assert cell == ("refused" if method in found["refused"].get(setting, {}) else "")
+    assert checked == sum(map(len, found["scores"].values()))
+
+
+def test_reasons_of_refusals_are_those_of_the_runs() -> None:
+    found = json.loads((RESULTS / "systems.json").read_text(encoding="utf-8"))["refused"]
+    why = {reason for by_method in found.values() for reason in by_method.values()}
+    for row in list(rows(section("systems.md", "Refused")))[1:]:
+        assert row[2] in why
+
+
 # ---- the study ----
 
 
