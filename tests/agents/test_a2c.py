@@ -257,7 +257,7 @@ GAMES = {
 def test_matrix_games_end_where_they_are_known_to_end(toys: SimpleNamespace, name: str) -> None:
     payoff, expected = GAMES[name]
     batch = PettingZooBatch(lambda: toys.MatrixGame(payoff), 16)
-    config = Config(total_steps=30_000, hidden=(32,), gamma=0.99, layer_norm=False)
+    config = Config(total_steps=15_000, hidden=(32,), gamma=0.99, layer_norm=False)
     policy = a2c.train(batch, config, progress=False)
     score = play(policy, batch, episodes=16).mean()
     assert score in (expected if isinstance(expected, tuple) else (expected,))

@@ -84,7 +84,7 @@ def run_bench(tmp_path: Path, trainer: str, *more: str) -> int:
 def test_a_bench_runs_it_and_prints_its_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_bench(tmp_path, "always") == 0
+    assert run_bench(tmp_path, "always", "--processes", "1") == 0
     out = capsys.readouterr().out
     assert "| mine " in out
     assert "| *best fixed prompt* " in out

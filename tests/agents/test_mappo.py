@@ -70,7 +70,7 @@ def test_matrix_games_end_where_they_are_known_to_end(toys: SimpleNamespace, nam
     payoff, expected = GAMES[name]
     batch = PettingZooBatch(lambda: toys.MatrixGame(payoff), 16)
     config = mappo.Config(
-        total_steps=30_000, hidden=(32,), gamma=0.99, minibatches=1, layer_norm=False
+        total_steps=15_000, hidden=(32,), gamma=0.99, minibatches=1, layer_norm=False
     )
     policy = mappo.train(batch, config, progress=False)
     score = play(policy, batch, episodes=16).mean()

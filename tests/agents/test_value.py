@@ -98,10 +98,17 @@ def test_truncation_bootstraps_and_termination_does_not(
 
     env = Parity(32, horizon=3, ends=ends)
     at_work = learner(
-        name, env, gamma=0.8, learning_rate=1e-2, schedule="constant", target_update=0.1, batch=128
+        name,
+        env,
+        gamma=0.8,
+        learning_rate=1e-2,
+        schedule="constant",
+        target_update=0.1,
+        batch=64,
+        hidden=(32,),
     )
     at_work.reset(0)
-    for _ in range(150):
+    for _ in range(80):
         at_work.iterate(1.0)
     states = np.array([[0, 0], [1, 1], [0, 2]], np.float32) * np.float32([1, ends == "terminated"])
     values, _ = at_work.policy.values(np.repeat(states[:, None], 2, axis=1), env.action_masks())

@@ -10,7 +10,7 @@ import shutil
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -268,6 +268,7 @@ def _metavar(hint: Any) -> str | None:
     return "|".join(names[one] for one in inner if one in names) or None
 
 
+@cache  # docstrings of dataclasses are read from their source
 def _helps(thing: Any) -> Mapping[str, str]:
     """Return the help of each parameter of a function, or field of a dataclass, on one line."""
     sources = reversed(thing.__mro__[:-1]) if isinstance(thing, type) else (thing,)
