@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
+
+from rpp_env.evaluation.diagnose import fit_reference
 
 
 @pytest.fixture
@@ -21,6 +24,14 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_network() -> Iterator[None]:
+    """Observable references of one network, not eight, where how good they are is no claim."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(inspect.unwrap(fit_reference).__kwdefaults__, "members", 1)
+        yield
 
 
 class Contextual:

@@ -378,11 +378,11 @@ def test_vectors_of_any_shape_reach_the_environment_as_its_spaces_have_them(name
         made.append(Tied())
         return made[-1]
 
-    env = PettingZooBatch(make, 4)
+    env = PettingZooBatch(make, 8)
     assert env.action_spaces == tuple(Tied().spaces.values())
-    assert env.action_masks().tolist() == [[[0], [0]]] * 4  # nobody plays yet
+    assert env.action_masks().tolist() == [[[0], [0]]] * 8  # nobody plays yet
     env.reset()
-    assert env.action_masks().tolist() == [[[1], [1]]] * 4
+    assert env.action_masks().tolist() == [[[1], [1]]] * 8
     config = trainer.Config(total_steps=3000, evaluations=0, gamma=0.0)
     policy = trainer.train(env, config, progress=False)
     assert made[0].given[0]["long"].shape == (2, 2)

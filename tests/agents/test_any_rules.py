@@ -30,6 +30,8 @@ from rpp_env.recommenders.sasrec import Config, train
 from rpp_env.rules import IDS, System, find_system
 from tests.brought import PARTS, declare
 
+pytestmark = pytest.mark.usefixtures("one_network")
+
 
 class RandomOrder:
     """Ranks the candidates as they stand."""

@@ -41,6 +41,8 @@ from rpp_env.evaluation.baselines import Fixed, search_fixed
 from rpp_env.evaluation.diagnose import fit_reference
 from rpp_env.markdown import words
 
+pytestmark = pytest.mark.usefixtures("one_network")
+
 ENVIRONMENT = {"name": "movieworld"}
 MAPPO: dict[str, Any] = {"label": "MAPPO", "trainer": "mappo", "config": {"gamma": 0.95}}
 

@@ -16,6 +16,8 @@ from rpp_env import load_dataset
 from rpp_env.errors import InvalidOption
 from tests.brought import PARTS, declare
 
+pytestmark = pytest.mark.usefixtures("one_network")
+
 MINE = "elsewhere:train"
 SMALL = "num_users = 400, num_items = 100, fractions = [0.5, 0.2, 0.3]"
 

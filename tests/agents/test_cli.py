@@ -30,6 +30,8 @@ from rpp_env.evaluation.baselines import Random
 from rpp_env.recommenders.llm import LLMRecommender
 from rpp_env.table import RewardTable
 
+pytestmark = pytest.mark.usefixtures("one_network")
+
 TRAIN = (
     "train mappo --rules RPPBandit-v0 --total-steps 2560 --num-envs 128 --max-users 200 "
     "--eval-users 60 --budget 1600 --threads 1 --evaluations 1 --eval-episodes 60 --hidden 16"

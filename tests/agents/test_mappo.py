@@ -83,7 +83,7 @@ def test_users_are_distinguished(toys: SimpleNamespace, horizon: int, trainer: A
     world = {"horizon": horizon, "nvec": (3, 2, 4), "noise": 0.2, "context": 6}
     env = toys.Contextual(512 // horizon, **world)
     held_out = toys.Contextual(500, seed=1, **world)
-    config = mappo.Config(total_steps=60_000, shared=trainer is ippo)
+    config = mappo.Config(total_steps=45_000, shared=trainer is ippo)
     policy = trainer.train(env, config, progress=False)
     score = play(policy, held_out, episodes=1000).mean()
     joints = np.stack(np.meshgrid(*map(range, world["nvec"])), -1).reshape(-1, 3)

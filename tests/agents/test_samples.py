@@ -23,6 +23,8 @@ from rpp_env.models import echo
 from rpp_env.sentences import SentenceCatalog
 from rpp_env.testing import check_space
 
+pytestmark = pytest.mark.usefixtures("one_network")
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("*.md")])
 
