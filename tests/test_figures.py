@@ -142,6 +142,21 @@ def test_the_table_of_smollm2_is_that_of_its_runs() -> None:
     assert all(close(shown[key], value) for key, value in found.items())
 
 
+def test_the_table_of_ways_is_that_of_its_run() -> None:
+    found = json.loads((RESULTS / "ways.json").read_text(encoding="utf-8"))["ways"]
+    page = (ROOT / "docs" / "real-llm.md").read_text(encoding="utf-8")
+    shown = {row[0]: row[1:] for row in rows(page) if len(row) == 7}
+    del shown["way"]
+    assert set(shown) == set(found)
+    for name, (score, _, named, first, tokens, seconds) in shown.items():
+        one = found[name]
+        assert close(score, one["ndcg"]["value"])
+        assert named == f"{one['named']:.0%}"
+        assert first == f"{one['first shown']:.0%}"
+        assert close(tokens.replace(",", ""), one["tokens"])
+        assert close(seconds, one["cpu seconds"])
+
+
 # ---- README ----
 
 ALL, STUDY = runs("movieworld-all", "movieworld"), study()
