@@ -214,10 +214,13 @@ METHODS_OF_ALL = [
 ]
 
 
+PLANS = ("seeds", "budget", "methods", "refusals")
+
+
 def study(**changes: Any) -> Study:
     content: dict[str, Any] = {"seeds": [0, 1], "budget": 40, "points": 2}
     content["methods"] = METHODS_OF_ALL
-    content |= {key: changes.pop(key) for key in ("seeds", "budget", "methods") if key in changes}
+    content |= {key: changes.pop(key) for key in PLANS if key in changes}
     return Study.parse(content | {"settings": [PPR | changes]}, "cold")
 
 
@@ -308,7 +311,7 @@ def test_the_embedded_model_reads_no_vectors() -> None:
 
 
 def test_a_study_of_infinitely_many_prompts_is_played_live(tmp_path: Path) -> None:
-    plan = study(options={"rules": "PPR-v0", "shots": "zero", **SMALL})
+    plan = study(options={"rules": "PPR-v0", "shots": "zero", **SMALL}, refusals=True)
     jobs = plan.jobs(plan.runs())
     assert make_tables(jobs, tmp_path) == []
     outcomes = {outcome.job.method.label: outcome for outcome in run_all(jobs, tmp_path)}
@@ -321,7 +324,11 @@ def test_a_study_of_infinitely_many_prompts_is_played_live(tmp_path: Path) -> No
 
 
 def test_what_a_method_cannot_choose_is_a_sentence_of_the_report(tmp_path: Path) -> None:
-    plan = study(options={"rules": "PPR-v0", "shots": "zero", **SMALL})
+    options = {"rules": "PPR-v0", "shots": "zero", **SMALL}
+    runs = study(options=options).runs(["cold/LinUCB"])[:1]
+    (failed,) = run_all(runs, tmp_path)  # unless the study expects it
+    assert "InvalidOption: a bandit chooses" in failed.error
+    plan = study(options=options, refusals=True)
     runs = plan.runs(["cold/Random", "cold/LinUCB"])
     list(run_all(runs, tmp_path))
     text = " ".join(write_report(plan, tmp_path).read_text().split())
@@ -377,7 +384,7 @@ def test_episodes_that_no_table_holds_are_played_whole(
             "config": {"num_envs": 4, "options": small | {"memory": 4}},
         },
     ]
-    plan = study(methods=methods, budget=240, seeds=[0], **which)
+    plan = study(methods=methods, budget=240, seeds=[0], refusals=True, **which)
     (setting,) = plan.settings
     jobs = plan.jobs(plan.runs())
     assert make_tables(jobs, tmp_path) == []

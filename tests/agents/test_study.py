@@ -522,7 +522,6 @@ FILE: dict[str, Any] = {"seeds": [0, 1], "settings": [SETTING], "methods": [METH
             {"settings": [{**SETTING, "options": {"rules": "RPP-v1"}}]},
             "rules 'RPP-v1' is not known",
         ),
-        ({"settings": [{**SETTING, "options": {"rules": "RPPPaper-v0"}}]}, "no table can hold"),
         ({"settings": [{**SETTING, "observe": "private"}]}, "'observe' is not known"),
         ({"against": "Manual"}, "'against' is not known"),
         ({"settings": [{**SETTING, "draws": []}]}, "at least one number"),
@@ -587,7 +586,7 @@ def test_shipped_studies_are_sound(name: str) -> None:
     study = Study.load(name)
     cells = study.runs()
     assert len({cell.file for cell in cells}) == len(cells)
-    assert study.primary
+    assert bool(study.primary) == (name != "systems")  # which asks no question
 
 
 def test_draws_of_a_real_dataset_have_different_train_users() -> None:
@@ -783,8 +782,9 @@ def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
     )
     assert all(len(alt.split()) > 8 for alt, _ in shown)  # what there is to see
     alts = {path: alt for alt, path in shown}
-    cost = json.loads((folder / "cells/tiny/rpp-mappo/s0.json").read_text())["testing"]
-    assert f"RPP (MAPPO) {cost['tokens']:,.0f} tokens" in alts["plots/main-tiny-tokens.png"]
+    runs = [json.loads((folder / f"cells/tiny/rpp-mappo/s{s}.json").read_text()) for s in (0, 1)]
+    tokens = np.mean([run["testing"]["tokens"] for run in runs])
+    assert f"RPP (MAPPO) {tokens:,.0f} tokens" in alts["plots/main-tiny-tokens.png"]
     for name in ("index.html", "results.jsonl", "plots/main-tiny-scores.png"):
         assert (folder / name).stat().st_size > 500
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]

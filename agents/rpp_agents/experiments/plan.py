@@ -481,6 +481,9 @@ class Plan:
     """Smallest relevant difference."""
     against: str = ""
     """Method that all others are compared with (benches only)."""
+    refusals: bool = False
+    """Whether a method that cannot choose a setting's prompts is named in the report, with its
+    reason, and not counted as failed (studies only)."""
 
     FORM: ClassVar[str] = ""
     """Form of the file: ``"study"`` or ``"bench"``."""

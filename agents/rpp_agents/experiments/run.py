@@ -259,6 +259,8 @@ def _fit(run: Run, out: Path) -> dict[str, Any]:
     try:
         player = fit(problem, seed=run.seed, budget=run.budget, watch=watch, **run.method.config)
     except InvalidOption as error:
+        if not run.plan.refusals:
+            raise
         raise Refused(str(error)) from error
     seconds = time.perf_counter() - began - paused
     spent = problem.train.ledger
