@@ -32,13 +32,14 @@ from real_llm import Recital
 from scipy.stats import spearmanr
 
 from rpp_agents.commands.console import progress
+from rpp_agents.experiments.problem import joined, tokens_of
 from rpp_env import RPPEnv
 from rpp_env.data.candidates import TaskBatch
 from rpp_env.data.folders import write_text
 from rpp_env.errors import RPPError
 from rpp_env.intervals import estimate
 from rpp_env.markdown import table
-from rpp_env.metrics import chance_ndcg, ndcg
+from rpp_env.metrics import chance_ndcg
 from rpp_env.models import Generation, RecordingModel
 from rpp_env.models.names import open_model
 from rpp_env.prompting import Rankings
@@ -100,22 +101,17 @@ def read(way: Way, env: RPPEnv, cells: NDArray[np.int64], asked: Callable[[], in
                 batch = TaskBatch(env.tasks, some)
                 prompts = env.space.prompts(env.space.at(cells[some], some), batch, some)
             assert env.recommender is not None
-            parts.append(rank_all(env.recommender, prompts, env.tasks.num_candidates, len(some)))
+            ranked = rank_all(env.recommender, prompts, env.tasks.num_candidates, len(some))
+            parts.append(env.episode.respond(ranked, TaskBatch(env.tasks, some)))
             show(int(some[-1]) + 1, len(rows))
     spent, new = time.process_time() - start, asked() - before
-    names = ("prompt_tokens", "completion_tokens")
-    found = Rankings(
-        np.concatenate([one.order for one in parts]),
-        np.concatenate([one.named for one in parts]),
-        {name: np.concatenate([one.spent(name) for one in parts]) for name in names},
-    )
-    targets = env.tasks.position.astype(np.int64)
-    places = (found.order == targets[:, None]).argmax(axis=1)
+    found = joined(parts)
+    rankings = found.rankings
     return Reading(
-        found,
-        np.where(places < found.named, ndcg(places + 1), 0.0),
-        float(((found.order[:, 0] == 0) & (found.named > 0)).mean()),
-        float(sum(found.spent(name) for name in names).mean()),
+        rankings,
+        found.rewards,
+        float(((rankings.order[:, 0] == 0) & (rankings.named > 0)).mean()),
+        float(tokens_of(found).mean()),
         spent / len(rows) if new else float("nan"),
     )
 

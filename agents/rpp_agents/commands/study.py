@@ -33,9 +33,9 @@ def run(
         rpp-env report runs/study                # tables, plots and the page again
 
     Each fitted method is saved in a file of its own. Settings whose data is not found are named and
-    left out. Methods that cannot choose a setting's prompts are refused with a sentence, which the
-    report repeats. When stopped, the same command runs what is missing. docs/study-protocol.md
-    explains the file and the report.
+    left out. With `refusals = true` in the file, methods that cannot choose a setting's prompts are
+    named in the report and do not fail. When stopped, the same command runs what is missing.
+    docs/study-protocol.md explains the file and the report.
 
     Parameters
     ----------

@@ -388,14 +388,10 @@ def _tokens(results: Results, setting: Setting, path: Path) -> Picture:
     label_ends(axes, labels)
     headline(figure, f"{setting.name}: what a score costs, with 95% intervals")
     legend(figure, {f"chance {setting.chance:.3f}": _dashed("chance")}, 1)
-    means = {label: value for value, label, _ in labels}
+    means = {f"{label} {tokens[label]:,.0f} tokens,": value for value, label, _ in labels}
     alt = (
-        (
-            f"Final scores of {len(methods)} methods against their tokens per test user: "
-            + "; ".join(f"{name} {tokens[name]:,.0f} tokens, {means[name]:.3f}" for name in means)
-        )
-        .replace("[", "(")
-        .replace("]", ")")
+        f"Final scores of {len(methods)} methods against their tokens per test user: "
+        f"{listed(means)}"
     )
     return save(figure, path, alt, svg=True)
 
