@@ -43,7 +43,7 @@ COMMANDS = {
     "report": "Write the tables, plots and HTML page of a study or bench again.",
     "submit": "Play a frozen task with a trained policy and write its submission.",
     "verify": "Play a submission again from its policy and compare every score.",
-    "doctor": "Show versions, the datasets, models and tables found, and the caches.",
+    "doctor": "Show versions, caches, and the datasets, models and tables found.",
 }
 """Verbs with their descriptions."""
 

@@ -38,7 +38,7 @@ LIBRARIES = {
 
 
 def run() -> None:
-    """Show versions, the datasets, models and tables found, and the caches."""
+    """Show versions, caches, and the datasets, models and tables found."""
     where = Path(rpp_env.__file__).parent
     say(f"rpp_env {rpp_env.__version__} in {where}")
     say(f"Python {sys.version.split()[0]} on {platform.platform()}")
