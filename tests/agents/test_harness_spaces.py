@@ -22,7 +22,7 @@ from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.tokens import SlotPrompts, TokenPrompts
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
-WORDS = ("manual", "grips", "gepa", "llmrank")
+WORDS = ("manual", "grips", "gepa", "capo", "evoprompt", "opro", "llmrank")
 FINITE = [name for name in METHODS if name not in (*WORDS, "rpp")]
 RESPONSES = ("posterior", "keep_best")
 """Methods that read users' responses; they play episodes and choose no cells."""
@@ -165,6 +165,9 @@ def test_more_prompts_than_can_be_looked_at_are_refused_with_a_sentence(name: st
         ("llmrank", {}),
         ("grips", {}),
         ("gepa", {}),
+        ("capo", {}),
+        ("evoprompt", {}),
+        ("opro", {}),
         ("rpp", {"only": "role_playing"}),
         ("rpp", {"rewrite": "embedded"}),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from collections import Counter
@@ -30,7 +31,7 @@ from rpp_agents.experiments.players import Asking
 from rpp_agents.experiments.problem import Problem, Users
 from rpp_env import RPPEnv
 from rpp_env.data import Dataset, load_dataset
-from rpp_env.errors import InvalidOption, MissingExtra
+from rpp_env.errors import BrokenContract, InvalidOption, MissingExtra
 from rpp_env.models import Request, ScriptedModel, oracle
 from rpp_env.sentences import DOMAINS, SentenceCatalog
 from rpp_env.sentences.prompt import Prompt, as_messages
@@ -320,6 +321,120 @@ def test_phrases_lose_nothing(domain: str) -> None:
     outputs = (output.text for output in book.output_format)
     for text in chain(book.role_playing, book.reasoning_guidance, outputs):
         assert " ".join(words + mark for words, mark in phrases(text)) == text
+
+
+# ---------------------------------------------------------------- CAPO, EvoPrompt, OPRO
+
+EVOLVED: dict[str, dict[str, Any]] = {
+    "capo": {"score_users": 20, "population": 4, "block": 10},
+    "evoprompt": {"score_users": 10, "population": 4},
+    "evoprompt-de": {"score_users": 10, "population": 4, "variant": "de"},
+    "opro": {"score_users": 10},
+}
+
+
+def evolved(problem: Problem, name: str, *, budget: int = 400, seed: int = 0, **config: Any) -> Any:
+    """The player that a method of promptolution finds, and the calls at which it showed one."""
+    pytest.importorskip("promptolution", reason="promptolution is not installed")
+    calls: list[int] = []
+    player = method(name.removesuffix("-de"))(
+        problem,
+        seed=seed,
+        budget=budget,
+        watch=lambda n, _: calls.append(n),
+        **EVOLVED[name] | config,
+    )
+    return player, calls
+
+
+@pytest.mark.parametrize("name", EVOLVED)
+def test_evolution_finds_words_without_what_ruins_the_answers(name: str) -> None:
+    made, asked = planted(), list[str]()
+
+    def write(text: str) -> str:
+        asked.append(text)
+        return f"Yes: <prompt>Give the films in order {len(asked)}.</prompt>"
+
+    problem = Problem(made.problem.train, Unseen(), Unseen())  # type: ignore[arg-type]
+    player, calls = evolved(problem, name, proposer=ScriptedModel(write))
+    assert re.fullmatch(r"Give the films in order \d+\.", instruction(player).reasoning)
+    assert player.play(made.problem.test, 0).scores["score"].mean() == 1.0
+    ledger = problem.train.ledger
+    assert len(asked) == ledger.proposals > 0
+    assert calls == sorted(calls)
+    # It shows texts and scores, and no user; what it asks the recommender is counted once.
+    titles = problem.train.env.tasks.dataset.titles
+    assert not any(title in text for title in titles for text in asked)
+    test = len(made.problem.test)
+    assert len(made.asked) - test == ledger.calls == ledger.unique <= 400
+
+
+@pytest.mark.parametrize("name", EVOLVED)
+@pytest.mark.parametrize("budget", [9, 100])
+def test_evolution_by_rules_stays_within_its_budget_and_follows_from_its_seed(
+    name: str, budget: int
+) -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    made = [planted() for _ in range(3)]
+    found = [
+        instruction(evolved(one.problem, name, budget=budget, seed=seed)[0])
+        for one, seed in zip(made, (0, 0, 1), strict=True)
+    ]
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    assert made[0].problem.train.ledger.calls <= budget
+    assert found[0] == found[1]
+    assert made[0].asked == made[1].asked
+    if budget == 9:
+        assert not made[0].asked
+        assert found[0].output  # the manual prompt
+    else:
+        assert made[0].asked != made[2].asked
+
+
+@pytest.mark.parametrize("name", EVOLVED)
+def test_evolution_keeps_what_scores_best(name: str) -> None:
+    # A text is the better, the earlier it comes in the alphabet.
+    def answer(text: str) -> str:
+        said = re.findall(r"Rank ([a-z])\.", text)
+        lines = knows(text).splitlines()
+        place = ord(said[0]) - ord("a") if said else 12
+        moved = [*lines[1 : place + 1], lines[0], *lines[place + 1 :]]
+        return "\n".join(f"{i}. {line.partition(' ')[2]}" for i, line in enumerate(moved, 1))
+
+    letters = iter("kjbidhcgfeknmlo" * 40)
+    made = problem_of(answer)
+    writer = ScriptedModel(lambda _: f"<prompt>Rank {next(letters)}.</prompt>")
+    player, _ = evolved(made.problem, name, budget=900, proposer=writer)
+    assert instruction(player).reasoning == "Rank b."
+
+
+@pytest.mark.parametrize("name", EVOLVED)
+def test_an_error_of_a_proposer_is_none_of_the_search(name: str) -> None:
+    class Broken(ScriptedModel):
+        def complete(self, requests: Any) -> Any:
+            return []
+
+    with pytest.raises(BrokenContract, match="0 replies"):
+        evolved(planted().problem, name, proposer=Broken(lambda _: ""))
+
+
+def test_evolution_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = planted().problem
+    for name, key, least in (
+        ("capo", "block", 1),
+        ("capo", "population", 2),
+        ("evoprompt-de", "population", 4),
+        ("opro", "proposals", 1),
+        ("opro", "score_users", 1),
+    ):
+        with pytest.raises(InvalidOption, match=f"{key} must be at least {least}"):
+            evolved(problem, name, **{key: least - 1})
+    with pytest.raises(InvalidOption, match="variant"):
+        evolved(problem, "evoprompt", variant="es")
+    monkeypatch.setitem(sys.modules, "promptolution", None)
+    for name in ("capo", "evoprompt", "opro"):
+        with pytest.raises(MissingExtra, match=r"rpp-env\[promptolution\]"):
+            method(name)(problem, seed=0, budget=9, watch=lambda *_: None)
 
 
 # ---------------------------------------------------------------- LLMRank

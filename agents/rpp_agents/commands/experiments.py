@@ -266,7 +266,7 @@ _CALLS = 5
 _WATCHED = 500
 """Maximum users of each split at a point of a learning curve."""
 _BEYOND_TABLES = frozenset(
-    {"merged_fixed", "merged_best", "merged_random", "grips", "gepa", "llmrank"}
+    "merged_fixed merged_best merged_random grips gepa capo evoprompt opro llmrank".split()
 )
 """Methods whose prompts are in no table: other orders, other sentences."""
 

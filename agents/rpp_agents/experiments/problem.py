@@ -49,11 +49,14 @@ class Ledger:
         Prompts that had not been asked before: what a cache leaves to pay for.
     tokens : int
         Of prompts and replies, the repeated ones too.
+    proposals : int
+        Calls of a model that writes prompts and ranks nothing; they are none of `calls`.
     """
 
     calls: int = 0
     unique: int = 0
     tokens: int = 0
+    proposals: int = 0
     _cells: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool), repr=False)
     _others: set[int] = field(default_factory=set, repr=False)
 

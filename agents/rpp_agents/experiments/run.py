@@ -271,7 +271,8 @@ def _fit(run: Run, out: Path) -> dict[str, Any]:
     kept = min(_KEPT_PROMPTS, len(users))
     return {
         "training": {"calls": spent.calls, "unique": spent.unique, "tokens": spent.tokens}
-        | {"seconds": round(seconds, 2), "users": len(np.unique(problem.train.env.tasks.users))},
+        | {"proposals": spent.proposals, "seconds": round(seconds, 2)}
+        | {"users": len(np.unique(problem.train.env.tasks.users))},
         "testing": {
             "calls": played.ranks.shape[1],
             "different": round(test.ledger.unique / len(test), 4),

@@ -303,7 +303,14 @@ def _fitted(value: Mapping[str, Any]) -> None:
 
 FITTED = _table(
     _fitted,
-    training=_table(calls=_AMOUNT, unique=_AMOUNT, tokens=_AMOUNT, seconds=_AMOUNT, users_=_COUNT),
+    training=_table(
+        calls=_AMOUNT,
+        unique=_AMOUNT,
+        tokens=_AMOUNT,
+        proposals_=_COUNT,
+        seconds=_AMOUNT,
+        users_=_COUNT,
+    ),
     testing=_table(calls=_AMOUNT, different=_AMOUNT, tokens=_AMOUNT, named=_SCORE),
     curve=_rows(_table(calls=_AMOUNT, train=_SCORE, validation=_SCORE, test=_SCORE)),
     whose=_name,

@@ -1,15 +1,16 @@
 """Methods for prompts of sentences; only this folder uses the names of their parts.
 
-===========  ======================================================================
-module       holds
-===========  ======================================================================
-here         the prompt that one would write by hand, and the method ``manual``
-`llmrank`    the three prompts of LLMRank
-`grips`      GrIPS: edits of the manual prompt's words
-`gepa`       GEPA: other words for its sentences, by a model that sees scores
-`alone`      one agent chooses, and the others stay on the manual prompt
-`page`       sentences and prompts as a report's page shows them
-===========  ======================================================================
+===============  ==================================================================
+module           holds
+===============  ==================================================================
+here             the prompt that one would write by hand, and the method ``manual``
+`llmrank`        the three prompts of LLMRank
+`grips`          GrIPS: edits of the manual prompt's words
+`gepa`           GEPA: other words for its sentences, by a model that sees scores
+`promptolution`  CAPO, EvoPrompt and OPRO: instructions written from others
+`alone`          one agent chooses, and the others stay on the manual prompt
+`page`           sentences and prompts as a report's page shows them
+===============  ==================================================================
 
 All of them refuse other prompt spaces.
 """

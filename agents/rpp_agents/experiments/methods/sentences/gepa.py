@@ -15,7 +15,7 @@ from rpp_agents.experiments.methods import Watch
 from rpp_agents.experiments.methods.sentences import asking, manual_cell
 from rpp_agents.experiments.methods.sentences.grips import Instruction, Paraphrases
 from rpp_agents.experiments.players import Asking
-from rpp_agents.experiments.problem import Problem, Users
+from rpp_agents.experiments.problem import Ledger, Problem, Users
 from rpp_env.errors import InvalidOption, MissingExtra
 from rpp_env.models.asking import ask
 from rpp_env.models.base import Generation, LanguageModel, Request
@@ -45,8 +45,8 @@ def gepa(
     A round puts one sentence of a candidate into other words, compares both on a few train users,
     and scores what is better there on the score set. Candidates are drawn from the Pareto front
     over the users of the score set, as in the library's defaults. What is asked is counted as for
-    any method; calls of the proposer are not. A round begins only if the budget is enough for all
-    of it; a budget below one score set leaves the manual prompt as it is.
+    any method, and calls of the proposer beside it. A round begins only if the budget is enough for
+    all of it; a budget below one score set leaves the manual prompt as it is.
 
     As under `grips`, only text is edited: the history stays at the manual prompt's items, no role
     is added, and the contract line stays.
@@ -98,14 +98,14 @@ def gepa(
         return users.ledger.calls + 2 * minibatch + len(scored) > budget
 
     if proposer == "embedded":
-        words = Paraphrases(proposer, seed)
+        words = Paraphrases(proposer, seed, users.ledger)
 
         def propose(candidate: Texts, _: Any, names: Sequence[str]) -> Texts:
             return {name: words.draw(candidate[name], rng) for name in names}
 
         by: dict[str, Any] = {"custom_candidate_proposer": propose}
     else:
-        by = {"reflection_lm": _reflecting(proposer, seed)}
+        by = {"reflection_lm": _reflecting(proposer, seed, users.ledger)}
     found = optimize(
         begun,
         rows,
@@ -124,12 +124,13 @@ def _instruction(texts: Mapping[str, str]) -> Instruction:
     return Instruction(*(texts.get(name, "") for name in ("role", "reasoning", "output")))
 
 
-def _reflecting(proposer: str | LanguageModel, seed: int) -> Any:
+def _reflecting(proposer: str | LanguageModel, seed: int, ledger: Ledger) -> Any:
     """Return the model as GEPA calls it: from a prompt to a text."""
     model = open_model(proposer) if isinstance(proposer, str) else proposer
     generation = Generation(temperature=1.0, max_tokens=_LONGEST, seed=seed)
 
     def reflect(prompt: str) -> str:
+        ledger.proposals += 1
         return ask(model, [Request(as_messages(prompt), generation)])[0].text
 
     return reflect

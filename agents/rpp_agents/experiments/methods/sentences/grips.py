@@ -19,7 +19,7 @@ import numpy as np
 from rpp_agents.experiments.methods import Watch
 from rpp_agents.experiments.methods.sentences import asking, manual_cell
 from rpp_agents.experiments.players import Asking
-from rpp_agents.experiments.problem import Problem
+from rpp_agents.experiments.problem import Ledger, Problem
 from rpp_env.errors import InvalidOption
 from rpp_env.models.asking import ask
 from rpp_env.models.base import Generation, LanguageModel, Request
@@ -86,7 +86,7 @@ def grips(
 
     - It adds the entropy of the predicted labels to the score. A ranking has no labels.
     - Phrases come from a few rules (`phrases`) instead of a constituency parser, and other words
-      from `paraphraser` instead of PEGASUS. Asking that one is not counted.
+      from `paraphraser` instead of PEGASUS. Asking that one is counted beside the budget.
     - What was scored before is drawn again, up to 20 times, instead of being paid for twice. It
       could not win: the present instruction is the best of all that were scored. Where all draws
       of a round are known, the search ends.
@@ -124,7 +124,7 @@ def grips(
     cells = np.full(len(rows), manual)
     choice = users.prompts(rows[:1], cells[:1])[0].choice
     best = _Draft(tuple(map(phrases, (choice.role, choice.reasoning, choice.output))))
-    editor = _Editor(rng, Paraphrases(paraphraser, seed))
+    editor = _Editor(rng, Paraphrases(paraphraser, seed, users.ledger))
     scores: dict[Instruction, float] = {}
 
     def score(draft: _Draft) -> float:
@@ -274,12 +274,13 @@ def _say(parts: list[_Part], place: tuple[int, int], words: str) -> None:
 class Paraphrases:
     """Other words for phrases: up to ten ways are asked for, then one of them is drawn."""
 
-    def __init__(self, model: str | LanguageModel, seed: int) -> None:
+    def __init__(self, model: str | LanguageModel, seed: int, ledger: Ledger | None = None) -> None:
         if isinstance(model, str):
             model = Paraphraser() if model == "embedded" else open_model(model)
         self._model = model
         self._generation = Generation(temperature=1.0, max_tokens=60, seed=seed)
         self._said: dict[str, list[str]] = {}
+        self._ledger = ledger or Ledger()
 
     def draw(self, phrase: str, rng: np.random.Generator) -> str:
         said = self._said.setdefault(phrase, [])
@@ -287,6 +288,7 @@ class Paraphrases:
             return said[int(rng.integers(len(said)))]
         # The list makes each question another one, for models that always answer alike.
         before = "\n".join(f"{i}. {one}" for i, one in enumerate([phrase, *said], 1))
+        self._ledger.proposals += 1
         text = f"{QUESTION}\n\nSaid before:\n{before}\n\nPHRASE: {phrase}"
         reply = ask(self._model, [Request(as_messages(text), self._generation)])[0]
         match = _SAID.search(reply.text)
