@@ -407,6 +407,11 @@ class RPPEnv:
         return self.episode.max_cycles
 
     @property
+    def tabulable(self) -> bool:
+        """Whether a table can hold every answer: finitely many prompts, the same list at every step."""
+        return self.space.shape is not None and not self.episode.changes
+
+    @property
     def clock(self) -> slice:
         """Columns of an observation with the time: the only input of a state-blind policy."""
         return self.observer.layout["step"]

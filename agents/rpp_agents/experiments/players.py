@@ -244,7 +244,7 @@ class Playing:
     def play(self, users: Users, seed: int) -> Played:
         """See `Player`."""
         env = users.env if self.env is None else self.env(users)
-        finite = env.space.shape is not None and not env.episode.changes
+        finite = env.tabulable
         cells = np.empty((len(users), env.max_cycles), np.int64)
         parts: list[list[Response]] = [[] for _ in range(env.max_cycles)]
         played = episodes(self.policy, env, size=_BATCH, seed=seed, tasks=len(users))

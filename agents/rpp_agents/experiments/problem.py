@@ -313,7 +313,7 @@ class Counted:
         step, space = self._env.step(actions), self._env.space
         infos, ledger = step.infos, self._users.ledger
         tokens = infos["prompt_tokens"] + infos["completion_tokens"]
-        if space.shape is None or self._env.episode.changes:
+        if not self._env.tabulable:
             prompts = (key.tobytes() for key in np.ascontiguousarray(space.keys(step.state)))
             asked = _asked(step.tasks, len(step.rows))
             ledger.count_others(zip(*asked, prompts, strict=True), tokens)

@@ -193,8 +193,7 @@ def open_problem(run: Run, out: Path) -> Problem:
         users = setting.users_of(split)
         live = live_of(table, out, users)
         env = live
-        tabled = live.space.shape is not None and not live.episode.changes
-        if tabled and (setting.tables or split == "train"):
+        if live.tabulable and (setting.tables or split == "train"):
             env = replay(table, out, users)
             _check_model(env, live)
             # The same embeddings, and not only equal ones.

@@ -39,7 +39,7 @@ def constant(cell: int, calls: int = 1, *, merge: bool = False) -> Asking:
 def random(problem: Problem, *, seed: int, budget: int, watch: Watch) -> Player:
     """Ask a random prompt at each of five calls; with infinitely many, or streams, one per step."""
     env = problem.train.env
-    if env.space.shape is None or env.episode.changes:
+    if not env.tabulable:
         return Playing(Random(env.action_spaces, seed=seed))
     cells = problem.train.cells
     return Asking(lambda users, rng: rng.integers(cells, size=(len(users), 5)))
