@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -87,15 +88,19 @@ def command(
         ) as running,
     ):
         until = time.monotonic() + 200
-        while not when(cwd, log.read_text()):
-            assert running.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.05)
-        time.sleep(after)
-        os.killpg(running.pid, signal.SIGINT)
-        status = running.wait(timeout=60)
-        time.sleep(0.5)
-        assert of_group(running.pid) == []
+        try:
+            while not when(cwd, log.read_text()):
+                assert running.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            time.sleep(after)
+            os.killpg(running.pid, signal.SIGINT)
+            status = running.wait(timeout=60)
+            time.sleep(0.5)
+            assert of_group(running.pid) == []
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
     return status, log.read_text()
 
 
