@@ -7,7 +7,7 @@ recommender's rankings into a `Response`: the rankings that users see, the ranks
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -148,7 +148,7 @@ class Episode:
             rankings = rankings.reordered(tasks.shown)
         if rank is None:
             rank = rankings.ranks(tasks.tasks.position.take(tasks.rows))
-        candidates = rankings.order.shape[1]
+        candidates = tasks.tasks.num_candidates
         shown = shown_by_rank(self.feedback, candidates)
         return Response(
             rankings,
@@ -286,12 +286,11 @@ class Grouped(Episode):
         if not isinstance(tasks, _Together):
             return each
         count, every = tasks.acting, each.rankings
-        own = replace(
-            every,
-            order=every.order[:count],
-            named=every.named[:count],
-            cost={name: x.reshape(-1, count).sum(axis=0) for name, x in every.cost.items()},
-            texts=None if every.texts is None else every.texts[:count],
+        own = Rankings(
+            every.order[:count],
+            every.named[:count],
+            {name: x.reshape(-1, count).sum(axis=0) for name, x in every.cost.items()},
+            None if every.texts is None else every.texts[:count],
         )
         # Sorted first: the mean of a group does not depend on whose row it is, to the bit.
         rewards = np.sort(each.rewards.reshape(-1, count), axis=0).mean(axis=0)

@@ -8,7 +8,8 @@ The rest of this package uses only these two protocols, whatever a prompt is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
@@ -119,16 +120,13 @@ class Rankings(Sequence[Ranking]):
         shown : (B, K) array of int
             Per user, the task's candidate at each position shown.
         """
-        return replace(self, order=np.take_along_axis(shown, self.order.astype(np.int64), axis=1))
+        order = np.take_along_axis(shown, self.order.astype(np.int64), axis=1)
+        return Rankings(order, self.named, self.cost, self.texts)
 
     def without(self, mask: NDArray[np.bool_]) -> Rankings:
         """Return a copy with nothing named and no cost for the users of `mask`."""
-        return replace(
-            self,
-            named=np.where(mask, 0, self.named),
-            cost={name: np.where(mask, 0, values) for name, values in self.cost.items()},
-            texts=None,
-        )
+        cost = {name: np.where(mask, 0, values) for name, values in self.cost.items()}
+        return Rankings(self.order, np.where(mask, 0, self.named), cost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -411,7 +409,7 @@ def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequen
         )
     choices = actions.astype(np.int64, copy=False)
     # As unsigned integers, negative actions are the largest ones.
-    wrong = choices.view(np.uint64) >= sizes.view(np.uint64)
+    wrong = choices.view(np.uint64) >= _repeated(sizes.tobytes(), count)
     if np.count_nonzero(wrong):
         user, agent = np.argwhere(wrong)[0]
         raise InvalidAction(
@@ -419,6 +417,12 @@ def check_choices(actions: NDArray[Any], count: int, sizes: Ints, agents: Sequen
             f"are 0..{int(sizes[agent]) - 1}"
         )
     return choices
+
+
+@lru_cache(maxsize=8)
+def _repeated(sizes: bytes, count: int) -> NDArray[np.uint64]:
+    """(count, n): the sizes in every row; NumPy compares short rows with one row slowly."""
+    return np.tile(np.frombuffer(sizes, np.uint64), (count, 1))
 
 
 def check_vectors(

@@ -174,7 +174,7 @@ class RewardTable:
             said = said * self.samples + turn % self.samples
         rank, named, *cost = self._numbers.take(said, axis=0).T
         cost_of = dict(zip(self._costs, cost, strict=True))
-        return Rankings(self._orders.take(said, axis=0), named, cost_of), rank
+        return _Recorded(self._orders, said, named, cost_of), rank
 
     @cached_property
     def _orders(self) -> NDArray[np.uint8]:
@@ -424,6 +424,31 @@ class RewardTable:
 _MOST_AXES = 64
 """Maximum number of axes of an array."""
 _EMBEDDINGS = ("items", "content", "popularity")
+
+
+class _Recorded(Rankings):
+    """Rankings from a table; their orders are looked up when they are first read.
+
+    A policy that reads rewards alone then does without a random access to memory per user.
+    """
+
+    def __init__(
+        self,
+        orders: NDArray[np.uint8],
+        said: Ints,
+        named: NDArray[np.uint16],
+        cost: Mapping[str, NDArray[np.uint16]],
+    ) -> None:
+        vars(self).update(named=named, cost=cost, texts=None, _orders=orders, _said=said)
+
+    def __len__(self) -> int:
+        return len(self.named)
+
+    @cached_property
+    def order(self) -> NDArray[np.uint8]:
+        """See `Rankings`."""
+        orders: NDArray[np.uint8] = vars(self)["_orders"].take(vars(self)["_said"], axis=0)
+        return orders
 
 
 def _are_numbers(given: Any) -> TypeGuard[list[int]]:
