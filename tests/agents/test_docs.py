@@ -292,7 +292,14 @@ def test_all_of_the_environments_options_are_in_every_verb_that_plays() -> None:
     names = {field.name for kind in (World, Options) for field in dataclasses.fields(kind)}
     names -= {"options", "generation"}  # a table of the others, and an object of Python
     fields = {option_name(name).replace("num-candidates", "candidates") for name in names}
-    for words in (["play"], ["train", "qmix"], ["evaluate"], ["diagnose"], ["tabulate"]):
+    for words in (
+        ["play"],
+        ["train", "qmix"],
+        ["evaluate"],
+        ["diagnose"],
+        ["tabulate"],
+        ["export"],
+    ):
         assert {row[0] for row in boxes(*words)["environment options"]} == fields
 
 
