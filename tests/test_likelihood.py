@@ -154,6 +154,17 @@ def test_it_keeps_the_contract_of_recommenders_and_models() -> None:
     assert len(LikelihoodRecommender(Letters()).rank([])) == 0
 
 
+def test_the_order_of_the_candidates_is_not_read() -> None:
+    assert LikelihoodRecommender.reads_order is False
+    for score, alpha in (("sum", None), ("mean", None), ("pmi", None), ("pmi-alpha", 0.5)):
+        recommender = LikelihoodRecommender(Letters(), score, alpha)
+        for one in example_prompts():
+            titles = one.task.candidates
+            turned = replace(one, task=replace(one.task, candidates=titles[::-1]))
+            first, other = recommender.rank([one, turned])
+            assert [titles[i] for i in first.order] == [titles[-1 - i] for i in other.order]
+
+
 def test_the_oldest_history_is_trimmed_first_and_counted() -> None:
     whole = len(prompt().lead().text)
     for length, shown in ((4000, 3), (whole + 47, 3), (whole + 46, 2), (10 + 47, 1)):

@@ -114,6 +114,8 @@ class LikelihoodRecommender:
         For replies that are not answers: `rpp_env.models.asking.flaw` lists what is checked.
     """
 
+    reads_order = False
+
     def __init__(
         self, model: LanguageModel, score: Score = "sum", alpha: float | None = None
     ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.jobs import refusal
 from rpp_agents.experiments.methods import METHODS, method
+from rpp_agents.experiments.methods.fixed import constant
 from rpp_agents.experiments.plan import SPLITS, Study
 from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_agents.experiments.report import write_report
@@ -102,6 +103,19 @@ def test_every_method_that_is_not_about_sentences_plays_any_finite_space(
     if name not in ("merged_fixed", "merged_random"):
         paid = np.take_along_axis(fresh.test.rewards, played.cells, axis=1)
         np.testing.assert_allclose([call.rewards for call in played.calls], paid.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("reads_order", [True, False])
+def test_other_orders_of_the_candidates_are_shown_only_to_who_reads_them(
+    reads_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, asked, rank = made("codebook", "test", 16), [], Leaning.rank
+    monkeypatch.setattr(Leaning, "reads_order", reads_order, raising=False)
+    monkeypatch.setattr(Leaning, "rank", lambda self, p: asked.append(p) or rank(self, p))
+    played = constant(7, 5, merge=True).play(users, 0)
+    assert len(asked) == (4 if reads_order else 0)  # else from the table
+    assert (users.ledger.calls, users.ledger.unique) == (5 * 16, (5 if reads_order else 1) * 16)
+    assert (played.orders == played.orders[:, :1]).all() != reads_order
 
 
 @pytest.mark.parametrize("kind", ["codebook", "one", "tokens"])

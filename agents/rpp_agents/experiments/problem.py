@@ -203,7 +203,8 @@ class Users:
         rewrite : callable, optional
             Changes the sentences before they are asked.
         orders : (N, K) int64 array, optional
-            Another order of the candidates for each question.
+            Another order of the candidates for each question. A recommender that states that it
+            does not read their order gives the same answers again.
 
         Returns
         -------
@@ -211,6 +212,7 @@ class Users:
             Of N questions, in the tasks' own order of candidates.
         """
         rows, cells = np.asarray(rows, np.int64), np.asarray(cells, np.int64)
+        orders = orders if getattr(self.live.recommender, "reads_order", True) else None
         table = self.env.table
         if table is not None and rewrite is None and orders is None:
             rankings, rank = table.lookup(rows, cells)
