@@ -101,7 +101,10 @@ def agreement(one: NDArray[np.float64], other: NDArray[np.float64]) -> Estimate:
             for name in "ab"
         )
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (a, b))
-        return np.asarray((a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1)))
+        with np.errstate(invalid="ignore"):  # NaN where all prompts are equally good
+            return np.asarray(
+                (a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+            )
 
     return estimate(columns, {"correlation": correlation})["correlation"]
 
