@@ -41,6 +41,8 @@ class Setup:
     users: int = 2000
     finite: dict[str, Any] | None = field(default_factory=dict)
     """Options under which its prompts are finitely many; None where there are none."""
+    elsewhere: dict[str, Any] = field(default_factory=dict)
+    """Options of diagnosis and training where they are not measured with the id's defaults."""
     discounts: tuple[float, ...] = (0.0,)
     seeds: tuple[int, ...] = (0, 1)
     steps: int = 200_000
@@ -69,11 +71,17 @@ SETUPS = {
     ),
     "RPPLikelihood-v0": Setup(
         model="smollm2",
-        finite=None,
-        discounts=(),
+        train_users=100,
+        users=200,
+        # A table of all prompts of the id itself would take days.
+        elsewhere={
+            "dataset": "ml-1m",
+            "catalog": "films-forms",
+            "model": "table:smollm2-ml-1m",
+        },
+        discounts=(0.95,),
+        steps=50_000,
         batch=2,
-        why_no_table="too slow on a CPU",
-        why_no_training="too slow on a CPU",
     ),
     "PPR-v0": Setup(
         dataset="arrivals",
@@ -111,9 +119,8 @@ SETUPS = {
 
 
 def made(rules: str, split: str, users: int | None = None, **options: Any) -> rpp_env.RPPEnv:
-    return rpp_env.RPPEnv.make(
-        SETUPS[rules].dataset, split=split, rules=rules, max_users=users, **options
-    )
+    options = {"dataset": SETUPS[rules].dataset} | options
+    return rpp_env.RPPEnv.make(split=split, rules=rules, max_users=users, **options)
 
 
 def call(rules: str) -> dict[str, Any]:
@@ -146,11 +153,15 @@ def diagnosis(rules: str, folder: Path) -> dict[str, Any] | None:
         return None
     envs = []
     for split, users in (("train", setup.train_users), ("test", setup.users)):
-        path = folder / f"{rules}-{split}.rpptable"
-        rpp_env.tabulate(made(rules, split, users, **setup.finite), path, processes=2)
-        envs.append(made(rules, split, users, model=f"table:{path}", **setup.finite))
+        options = setup.finite | setup.elsewhere
+        if "model" not in options:
+            path = folder / f"{rules}-{split}.rpptable"
+            rpp_env.tabulate(made(rules, split, users, **options), path, processes=2)
+            options["model"] = f"table:{path}"
+        envs.append(made(rules, split, users, **options))
     found = diagnose(*envs)
-    return {"options": setup.finite, "prompts": int(np.prod(envs[0].space.shape))} | found.to_json()
+    options = setup.finite | setup.elsewhere
+    return {"options": options, "prompts": int(np.prod(envs[0].space.shape))} | found.to_json()
 
 
 def training(rules: str) -> dict[str, Any] | None:
@@ -161,10 +172,13 @@ def training(rules: str) -> dict[str, Any] | None:
     setup, runs = SETUPS[rules], []
     if not setup.discounts:
         return None
-    test, validation = (made(rules, split, 1000, num_envs=500) for split in ("test", "validation"))
+    test, validation = (
+        made(rules, split, 1000, **{"num_envs": 500} | setup.elsewhere)
+        for split in ("test", "validation")
+    )
     for discount in setup.discounts:
         for seed in setup.seeds:
-            env = made(rules, "train", num_envs=256, seed=seed)
+            env = made(rules, "train", **{"num_envs": 256, "seed": seed} | setup.elsewhere)
             config = mappo.Config(
                 total_steps=setup.steps, gamma=discount, seed=seed, threads=1, evaluations=0
             )
@@ -183,7 +197,8 @@ def training(rules: str) -> dict[str, Any] | None:
                 }
             )
             print(rules, runs[-1], flush=True)
-    return {"trainer": "mappo", "steps": setup.steps, "users": len(test.tasks), "runs": runs}
+    about = {"trainer": "mappo", "steps": setup.steps, "users": len(test.tasks)}
+    return about | {"options": setup.elsewhere, "runs": runs}
 
 
 PARTS = ("call", "diagnosis", "training")
