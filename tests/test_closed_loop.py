@@ -16,6 +16,7 @@ from rpp_env.evaluation.feedback import (
     COVER,
     KeepBest,
     Posterior,
+    fit_explore_commit,
     fit_keep_best,
     fit_posterior,
     responses,
@@ -70,6 +71,14 @@ def test_keep_the_best_stops_where_a_response_is_good_enough() -> None:
     )
 
 
+def test_explore_then_commit_tries_the_whole_list_and_keeps_the_best_of_it() -> None:
+    worth, axes = two_types()
+    commits = KeepBest(axes, 0, np.array([0, 2, 3]), enough=np.inf)
+    assert simulate(commits, worth, worth, 6) == pytest.approx(
+        np.tile([(0.5 + 1 + 0 + 1 * 3) / 6, (0.5 + 0 + 1 + 1 * 3) / 6], 20)
+    )
+
+
 def test_a_prompt_that_is_two_moves_away_is_reached_and_not_skipped() -> None:
     moves = np.clip(np.arange(5)[:, None] + np.array([-1, 0, 1]), 0, 4)
     axes = (Axis(0, moves, 0, np.array([1, 0, 2])),)
@@ -89,6 +98,7 @@ def test_rewards_of_the_environment_equal_the_simulation(tabulated: dict[str, RP
         fit_posterior(train),
         fit_posterior(train, explore=1, recall=False),
         fit_keep_best(train),
+        fit_explore_commit(train),
     ):
         report = rpp_env.evaluate(policy, test, baselines=("random",))
         played = ndcg(report.scores["policy"].ranks, 10).mean(axis=1)

@@ -8,10 +8,12 @@ policy             plays
 =================  =========================================================================
 `Posterior`        the prompt with the highest expected reward, over the train users weighted
                    by how well they explain the responses so far (a posterior bandit)
-`Posterior`,       a fixed list of prompts first, then as above (explore, then commit);
+`Posterior`,       a fixed list of prompts first, then as above;
 explore=m          ``recall=False``: uses the last response only (no memory)
 `KeepBest`         a fixed list of prompts until a response is good enough, then keeps that one;
                    at the end of the list, the best one of it
+`KeepBest`,        all prompts of a short list, then the best one of them (explore, then commit)
+enough=inf
 =================  =========================================================================
 
 The list is a greedy cover: each prompt is the one that adds most to the best reward of the prompts
@@ -25,6 +27,7 @@ differences between these policies are due to the responses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,7 +43,14 @@ from rpp_env.prompting import Axis
 if TYPE_CHECKING:
     from rpp_env.core import RPPEnv
 
-__all__ = ["KeepBest", "Posterior", "fit_keep_best", "fit_posterior", "simulate"]
+__all__ = [
+    "KeepBest",
+    "Posterior",
+    "fit_explore_commit",
+    "fit_keep_best",
+    "fit_posterior",
+    "simulate",
+]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -185,7 +195,7 @@ class KeepBest(_Walker):
     Attributes
     ----------
     enough : float
-        Response from which a prompt is kept.
+        Response from which a prompt is kept; infinite: the whole list is tried.
     """
 
     enough: float = 0.5
@@ -259,7 +269,12 @@ def responses(env: RPPEnv) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def fit_posterior(
-    env: RPPEnv, *, explore: int | None = None, recall: bool = True, seed: int = 0
+    env: RPPEnv,
+    *,
+    explore: int | None = None,
+    recall: bool = True,
+    rows: Ints | None = None,
+    seed: int = 0,
 ) -> Posterior:
     """Fit a `Posterior` on the users of `env`, which replays a complete table.
 
@@ -271,6 +286,8 @@ def fit_posterior(
         Number of prompts to try first; by default the best one of `EXPLORE`. 1: a greedy policy.
     recall : bool
         Whether all responses of the episode count, or only the last one.
+    rows : (R,) int array, optional
+        Rows of the table to fit on; by default all.
     seed : int
         Seed by which the users are halved.
 
@@ -284,22 +301,40 @@ def fit_posterior(
         return Posterior(*base, shown, worth, noise=noise, explore=count, recall=recall)
 
     counts = EXPLORE if explore is None else (explore,)
-    return _tuned(env, make, [(noise, count) for count in counts for noise in NOISE], seed)
+    return _tuned(env, make, [(noise, count) for count in counts for noise in NOISE], rows, seed)
 
 
-def fit_keep_best(env: RPPEnv, *, seed: int = 0) -> KeepBest:
+def fit_keep_best(env: RPPEnv, *, rows: Ints | None = None, seed: int = 0) -> KeepBest:
     """Fit a `KeepBest` on the users of `env`; see `fit_posterior`."""
 
     def make(base: _Base, shown: Any, worth: Any, enough: float) -> KeepBest:  # noqa: ARG001
         return KeepBest(*base, enough=enough)
 
-    return _tuned(env, make, [(enough,) for enough in ENOUGH], seed)
+    return _tuned(env, make, [(enough,) for enough in ENOUGH], rows, seed)
 
 
-def _tuned(env: RPPEnv, make: Callable[..., P], options: Sequence[tuple[Any, ...]], seed: int) -> P:
+def fit_explore_commit(env: RPPEnv, *, rows: Ints | None = None, seed: int = 0) -> KeepBest:
+    """Fit a `KeepBest` that tries a whole short list first, by `EXPLORE`; see `fit_posterior`."""
+
+    def make(base: _Base, shown: Any, worth: Any, count: int) -> KeepBest:  # noqa: ARG001
+        axes, column, cover = base
+        return KeepBest(axes, column, cover[:count], enough=math.inf)
+
+    return _tuned(env, make, [(count,) for count in EXPLORE], rows, seed)
+
+
+def _tuned(
+    env: RPPEnv,
+    make: Callable[..., P],
+    options: Sequence[tuple[Any, ...]],
+    rows: Ints | None,
+    seed: int,
+) -> P:
     """Choose options on half of the users, and return the policy of all of them."""
     check_seed(seed)
     shown, worth = responses(env)
+    if rows is not None:
+        shown, worth = shown[rows], worth[rows]
     axes, column = tuple(env.space.axes), env.observer.layout["response"].start
 
     def made(rows: Ints, option: tuple[Any, ...]) -> P:

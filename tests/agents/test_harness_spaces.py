@@ -25,7 +25,7 @@ from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
 WORDS = ("manual", "grips", "gepa", "capo", "evoprompt", "opro", "llmrank")
 FINITE = [name for name in METHODS if name not in (*WORDS, "rpp")]
-RESPONSES = ("posterior", "keep_best")
+RESPONSES = ("posterior", "keep_best", "explore_commit")
 """Methods that read users' responses; they play episodes and choose no cells."""
 CONFIG: dict[str, dict[str, Any]] = {
     "groups": {"groups": 2},

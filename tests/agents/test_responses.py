@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ def problem() -> Problem:
     return Problem(users("train", 10), test, test)
 
 
-def fitted(problem: Problem, name: str, **config: Any) -> Any:
-    return method(name)(problem, seed=0, budget=10, watch=lambda *_: None, **config)
+def fitted(problem: Problem, name: str, budget: int = 10, **config: Any) -> Any:
+    return method(name)(problem, seed=0, budget=budget, watch=lambda *_: None, **config)
 
 
 def test_they_are_played_as_they_are_simulated_and_their_calls_are_counted(
@@ -43,20 +44,47 @@ def test_they_are_played_as_they_are_simulated_and_their_calls_are_counted(
     assert played.scores["score"] == pytest.approx(expected, abs=1e-6)
     assert played.cells is not None
     assert played.cells.shape == (6, 15)
-    for name, config in (("keep_best", {}), ("posterior", {"explore": 3, "recall": False})):
+    for name, config in (
+        ("keep_best", {}),
+        ("explore_commit", {}),
+        ("posterior", {"explore": 3, "recall": False}),
+        ("posterior", {"explore": 0}),
+    ):
         scores = fitted(problem, name, **config).play(problem.test, 0).scores["score"]
         assert ((scores >= 0) & (scores <= 1)).all()
 
 
 def test_their_options_are_those_of_a_plan() -> None:
-    assert {"posterior", "keep_best"} <= set(METHODS)
-    assert options("posterior") == {"explore": 1, "recall": True}
-    assert options("keep_best") == {}
+    assert {"posterior", "keep_best", "explore_commit"} <= set(METHODS)
+    assert options("posterior") == {"explore": 1, "recall": True, "whole": True}
+    assert options("keep_best") == options("explore_commit") == {"whole": True}
+
+
+@pytest.mark.parametrize("name", ["posterior", "keep_best", "explore_commit"])
+def test_a_budget_pays_for_whole_users(problem: Problem, name: str) -> None:
+    """The users that are not drawn are not read: with other answers the policy is the same."""
+    train = problem.train.uncounted()
+    budget = 4 * train.cells + 5
+    player = fitted(replace(problem, train=train), name, budget, whole=False)
+    assert train.ledger.calls == 4 * train.cells
+    drawn = np.sort(np.random.default_rng(0).permutation(10)[:4])
+    table = train.env.table
+    assert table is not None
+    others = np.setdiff1d(np.arange(10), drawn)
+    orders = table.orders.copy()
+    orders[others] = orders[others, ..., ::-1]
+    changed = replace(table, orders=orders)
+    env = train.env.remade(recommender=None, table=changed, num_envs=8)
+    again = fitted(replace(problem, train=Users(env, train.live)), name, budget, whole=False)
+    scores = [one.play(problem.test, 0).scores["score"] for one in (player, again)]
+    np.testing.assert_array_equal(*scores)
+    with pytest.raises(InvalidOption, match="the budget is 10: give a larger budget"):
+        fitted(problem, name, whole=False)
 
 
 def test_methods_of_responses_are_refused_without_feedback(problem: Problem) -> None:
     plain = Users(*(env.remade(rules="RPP-v0") for env in (problem.train.env, problem.train.live)))
-    for name in ("posterior", "keep_best"):
+    for name in ("posterior", "keep_best", "explore_commit"):
         with pytest.raises(InvalidOption, match="RPP-v0 shows no response here"):
             fitted(Problem(plain, plain, plain), name)
     assert np.isfinite(fitted(problem, "keep_best").play(problem.test, 0).scores["last"]).all()

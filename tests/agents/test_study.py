@@ -33,6 +33,7 @@ from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import make_tables, run_all
 from rpp_agents.experiments.run_files import write_run
+from rpp_agents.experiments.statistics import holm
 from rpp_agents.experiments.tables import verdict
 from rpp_agents.recommenders import BPRConfig
 from rpp_env.episode import Response
@@ -535,6 +536,7 @@ FILE: dict[str, Any] = {"seeds": [0, 1], "settings": [SETTING], "methods": [METH
         ({"methods": [{**METHOD, "method": "recommender"}]}, "holds a name, one of pop"),
         ({"primary": {"setting": "tiny", "method": "Manual"}}, "'against' is missing"),
         ({"primary": {"setting": "t", "method": "Manual", "against": "Manual"}}, "setting 't'"),
+        ({"contrasts": [{"setting": "tiny", "method": "M", "against": "Manual"}]}, "method 'M'"),
     ],
 )
 def test_mistakes_in_a_file_get_a_sentence(changes: dict[str, Any], said: str) -> None:
@@ -586,7 +588,8 @@ def test_shipped_studies_are_sound(name: str) -> None:
     study = Study.load(name)
     cells = study.runs()
     assert len({cell.file for cell in cells}) == len(cells)
-    assert bool(study.primary) == (name != "systems")  # which asks no question
+    # These two ask no question.
+    assert bool(study.primary) == (name not in ("systems", "feedback-tuning"))
 
 
 def test_draws_of_a_real_dataset_have_different_train_users() -> None:
@@ -673,6 +676,9 @@ WHOLE = FILE | {
     "budget": 800,
     "points": 3,
     "primary": {"setting": "tiny", "method": "RPP (MAPPO)", "against": "merged"},
+    "contrasts": [
+        {"setting": "tiny", "method": name, "against": "fixed"} for name in ("Manual", "RPP-Ro")
+    ],
 }
 
 
@@ -755,6 +761,17 @@ def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
     assert abs(ahead) > 0.01  # or its sign would not show
     assert "Primary contrast, named before the run:** RPP (MAPPO) minus merged" in text
     assert "Not complete" not in text
+    named = found.contrasts()
+    assert [one.method for one, _, _ in named] == ["Manual", "RPP-Ro"]
+    for one, contrast, significant in named:
+        assert contrast == found.minus(setting, one.method, "fixed")
+        said = f"{contrast:+.3f} | {'yes' if significant else 'no'} |"
+        assert f"| tiny | {one.method} | fixed | {said}" in text
+    assert [significant for *_, significant in named] == holm([x for _, x, _ in named])
+    fewer = replace(found, finished=[x for x in found.finished if x[0].method.label != "Manual"])
+    (_, missing, early), (_, there, also_early) = fewer.contrasts()
+    assert (missing, early, also_early) == (None, False, False)
+    assert there == named[1][1]
     assert "### One pattern at a time" in text
     pattern = next(row for row in text.splitlines() if row.startswith("| RPP-Ro |"))
     difference = found.minus(setting, "RPP-Ro", "RPP (MAPPO)")

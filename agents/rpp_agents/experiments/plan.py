@@ -13,6 +13,11 @@ shorter form for methods that are trainers; both become a `Plan`. A study's::
     method = "RPP (MAPPO)"
     against = "best fixed, 5 merged"
 
+    [[contrasts]]                  # further ones, fixed before the run; one correction over all
+    setting = "movieworld"
+    method = "RPP-Ro"
+    against = "best fixed, 5 merged"
+
     [[settings]]
     name = "movieworld"
     dataset = "movieworld"
@@ -85,9 +90,9 @@ __all__ = [
     "PRESETS",
     "SPLITS",
     "SWEEPS",
+    "Comparison",
     "Method",
     "Plan",
-    "Primary",
     "Redrawn",
     "Run",
     "Setting",
@@ -130,8 +135,8 @@ _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
-class Primary:
-    """The primary contrast of a study."""
+class Comparison:
+    """A contrast that a study names before the run: the primary one, or a further one."""
 
     setting: str
     method: str
@@ -476,7 +481,9 @@ class Plan:
     """Points of a learning curve."""
     title: str = "A study of prompts"
     primary: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the primary contrast, see `Primary`."""
+    """Fields of the primary contrast, see `Comparison`."""
+    contrasts: tuple[Comparison, ...] = ()
+    """Further contrasts, named before the run (studies only)."""
     smallest: float = 0.02
     """Smallest relevant difference."""
     against: str = ""
@@ -624,11 +631,13 @@ class Study(Plan):
         settings = rows_of(entries, "settings", Setting, where, "observe", "live")
         methods = rows_of(entries, "methods", Method, where, "tunes", "point")
         if "primary" in entries:
-            made(Primary, entries["primary"], f"{where}, [primary]")
+            made(Comparison, entries["primary"], f"{where}, [primary]")
         rows = {
             "settings": settings,
             "methods": tuple(one for method in methods for one in _variants(method)),
         }
+        if "contrasts" in entries:
+            rows["contrasts"] = rows_of(entries, "contrasts", Comparison, where)
         study: Self = made(cls, entries | rows | {"name": name}, where, hidden=("against", "split"))
         study.check(where)
         return study
@@ -649,12 +658,13 @@ class Study(Plan):
             _check_method(method, here)
         self._check_calls(where)
         self._check_recommenders(where)
-        if self.primary:
-            known = [setting.name for setting in self.settings]
-            labels = [method.label for method in self.methods]
+        known = [setting.name for setting in self.settings]
+        labels = [method.label for method in self.methods]
+        named = [self.primary] if self.primary else []
+        for contrast in (*named, *map(dataclasses.asdict, self.contrasts)):
             for key, names in (("setting", known), ("method", labels), ("against", labels)):
-                if self.primary[key] not in names:
-                    raise InvalidOption(f"{where}: {unknown(key, self.primary[key], names)}")
+                if contrast[key] not in names:
+                    raise InvalidOption(f"{where}: {unknown(key, contrast[key], names)}")
 
     def _check_recommenders(self, where: str) -> None:
         """Refuse recommenders that would be fitted on the targets of a setting's tasks.

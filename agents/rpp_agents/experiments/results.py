@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 
 from rpp_agents.experiments.bench import LEVELS
 from rpp_agents.experiments.jobs import all_kept, kept, refusal
-from rpp_agents.experiments.plan import ONE_PATTERN, SWEEPS, Method, Plan, Redrawn, Run, Setting
+from rpp_agents.experiments.plan import (
+    ONE_PATTERN,
+    SWEEPS,
+    Comparison,
+    Method,
+    Plan,
+    Redrawn,
+    Run,
+    Setting,
+)
 from rpp_agents.experiments.statistics import (
     Contrast,
     Lines,
@@ -396,6 +405,21 @@ class Results:
         if not all(self.runs(setting, side) for side in sides):
             return None
         return setting, *sides, self.minus(setting, *sides)
+
+    def contrasts(self) -> list[tuple[Comparison, Contrast | None, bool]]:
+        """Return the named contrasts, and whether each is significant (Holm, over all of them).
+
+        None is one that is not finished; then nothing is called significant.
+        """
+        settings = {setting.name: setting for setting in self.plan.settings}
+        found: list[Contrast | None] = []
+        for one in self.plan.contrasts:
+            setting, sides = settings[one.setting], (one.method, one.against)
+            there = all(self.runs(setting, side) for side in sides)
+            found.append(self.minus(setting, *sides) if there else None)
+        finished = [x for x in found if x is not None]
+        significant = holm(finished) if len(finished) == len(found) else [False] * len(found)
+        return list(zip(self.plan.contrasts, found, significant, strict=True))
 
     def baselines(self, setting: Setting) -> dict[str, tuple[str, float]]:
         """Return the available baselines: their names and scores.

@@ -289,6 +289,7 @@ def _study_head(results: Results) -> list[str]:
         *(["\n".join(f"- {words(sentence)}" for sentence in found)] if found else []),
         *_primary(results),
         HOW_TO_READ,
+        *_contrasts(results),
     ]
 
 
@@ -306,6 +307,21 @@ def _primary(results: Results) -> list[str]:
         return [f"{asked} Not finished yet."]
     found = results.primary[3]
     return [f"{asked} **Found: {found}.** {verdict(found, study.smallest)}"]
+
+
+def _contrasts(results: Results) -> list[str]:
+    """Report the contrasts that the file names besides the primary one."""
+    rows: list[list[_Cell]] = [
+        [one.setting, one.method, one.against, found, "yes" if significant else "no"]
+        for one, found, significant in results.contrasts()
+    ]
+    names = ("setting", "method", "minus")
+    columns = [*map(Column, names), Column("NDCG@10", "+.3f"), Column("significant (Holm)")]
+    said = (
+        "Named before the run. *significant (Holm)* is yes where a difference is not 0 after "
+        "Holm's correction over this table, which is made when all of it is finished."
+    )
+    return _titled("Contrasts", said, Table(columns, rows), level=2)
 
 
 def findings(results: Results) -> list[str]:

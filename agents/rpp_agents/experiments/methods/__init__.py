@@ -46,6 +46,7 @@ METHODS: dict[str, str] = {
     "llmrank": "sentences.llmrank",
     "posterior": "responses",
     "keep_best": "responses",
+    "explore_commit": "responses",
     "rpp": "trained",
 }
 """Methods with their modules."""

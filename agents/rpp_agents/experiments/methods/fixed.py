@@ -50,9 +50,9 @@ def enumerate_all(problem: Problem, *, seed: int, budget: int, watch: Watch) -> 
     return constant(best_of_all(problem.train))
 
 
-def best_of_all(users: Users) -> int:
-    """Return the prompt with the best mean reward over all users."""
-    rows = np.arange(len(users))
+def best_of_all(users: Users, rows: Ints | None = None) -> int:
+    """Return the prompt with the best mean reward over tasks `rows`, by default all."""
+    rows = users.rows if rows is None else rows
     means = np.empty(users.cells)
     for cell in range(users.cells):
         means[cell] = users.ask(rows, np.full(len(rows), cell)).rewards.mean()
