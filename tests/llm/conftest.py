@@ -71,8 +71,8 @@ def checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def prompts() -> list[Prompt]:
-    """Of 24 users, with any sentences; short lists, because the model is read by two cores."""
-    env = rpp_env.RPPEnv.make("movieworld", "embedded", "test", max_users=24, num_candidates=6)
+    """Of 12 users, with any sentences; short lists, because the model is read by two cores."""
+    env = rpp_env.RPPEnv.make("movieworld", "embedded", "test", max_users=12, num_candidates=6)
     rng = np.random.default_rng(0)
     actions = rng.integers(env.book.sizes, size=(len(env.tasks), len(env.book.sizes)))
     tasks = [env.tasks.task(i) for i in range(len(env.tasks))]

@@ -41,11 +41,11 @@ def plain(checkpoint: Path) -> TransformersModel:
 
 @pytest.fixture(scope="module")
 def book() -> rpp_env.SentenceCatalog:
-    """The films' sentences, but only one or two for each agent: 28 prompts a task."""
+    """The films' sentences, but only one or two for each agent: 14 prompts a task."""
     whole = rpp_env.SentenceCatalog.load("movies")
     return replace(
         whole,
-        role_playing=whole.role_playing[:2],
+        role_playing=whole.role_playing[1:2],
         reasoning_guidance=whole.reasoning_guidance[:2],
         output_format=whole.output_format[:1],
     )
@@ -68,6 +68,7 @@ def test_it_keeps_the_contract(model: LanguageModel, prompts: list[Prompt]) -> N
 def test_it_answers_as_transformers_does(
     model: LanguageModel, plain: TransformersModel, prompts: list[Prompt]
 ) -> None:
+    prompts = prompts[:6]
     served, local = model.complete(ask(prompts)), plain.complete(ask(prompts))
     same = [one == other for one, other in zip(served, local, strict=True)]
     assert np.mean(same) >= 0.99
@@ -125,7 +126,7 @@ def test_pettingzoo_conforms(server: Any) -> None:
     env = rpp_env.parallel_env(
         "movieworld", server.url, split="test", max_users=4, generation=GENERATION, **SHORT
     )
-    parallel_api_test(env, num_cycles=8)
+    parallel_api_test(env, num_cycles=4)
     env.close()
 
 
@@ -133,9 +134,9 @@ def test_mappo_trains(server: Any) -> None:
     from rpp_agents import mappo
 
     env = rpp_env.RPPEnv.make(
-        "movieworld", server.url, "train", num_envs=4, max_users=4, rank_by="logprobs", **SHORT
+        "movieworld", server.url, "train", num_envs=2, max_users=2, rank_by="logprobs", **SHORT
     )
-    config = mappo.Config(total_steps=2 * 5 * 4, threads=1, hidden=(16,), minibatches=1)
+    config = mappo.Config(total_steps=2 * 5 * 2, threads=1, hidden=(16,), minibatches=1)
     policy = mappo.train(env, config)
     report = rpp_env.evaluate(policy, env, baselines=("random",), name="MAPPO")
     assert {"MAPPO", "random"} <= set(report.lines)
@@ -179,7 +180,7 @@ def test_a_table_is_replayed_when_the_server_is_gone(
     live = rpp_env.RPPEnv.make("movieworld", server.url, recording=str(kept), **options)
     table = rpp_env.tabulate(live, path)
     asked = live.recommender.model.asked
-    assert asked > 40
+    assert asked > 20
     live.reset(seed=1)
     actions = np.random.default_rng(1).integers(live.book.sizes, size=(5, 2, 4))
     steps = [live.step(a) for a in actions]
