@@ -142,6 +142,14 @@ def test_the_table_of_smollm2_is_that_of_its_runs() -> None:
     assert all(close(shown[key], value) for key, value in found.items())
 
 
+def test_luck_with_smollm2s_candidates_is_that_of_its_run() -> None:
+    found = json.loads((RESULTS / "luck.json").read_text(encoding="utf-8"))
+    said = " ".join(section("smollm2.md", "Findings").split())
+    for name in ("hindsight minus fixed", "survives minus fixed"):
+        assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found[name]) in said, name
+    assert found["survives minus fixed"]["value"] < 0.5 * found["hindsight minus fixed"]["value"]
+
+
 def test_the_table_of_ways_is_that_of_its_run() -> None:
     found = json.loads((RESULTS / "ways.json").read_text(encoding="utf-8"))["ways"]
     page = (ROOT / "docs" / "real-llm.md").read_text(encoding="utf-8")
