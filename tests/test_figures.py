@@ -134,10 +134,16 @@ def test_the_studys_main_table_is_that_of_its_runs() -> None:
     assert checked > 120
 
 
-def test_the_table_of_smollm2_is_that_of_its_runs() -> None:
+def test_the_tables_of_smollm2_are_those_of_its_runs() -> None:
     found = study("smollm2")
-    _, *body = rows(section("smollm2.md", "Table"))
-    shown = {("SmolLM2, ml-1m", row[0]): row[1] for row in body}
+    shown = {
+        (setting, row[0]): row[1]
+        for heading, setting in (
+            ("Table", "SmolLM2, ml-1m"),
+            ("Negatives by popularity", "SmolLM2, ml-1m, popular negatives"),
+        )
+        for row in list(rows(section("smollm2.md", heading)))[1:]
+    }
     assert set(shown) == set(found)
     assert all(close(shown[key], value) for key, value in found.items())
 

@@ -166,8 +166,17 @@ def test_a_published_interval_follows_from_its_raw_scores(setting: str, method: 
 
 
 @pytest.mark.parametrize("method", ["RPP (A2C)", "supervised (all asked)", "Random", "SASRec"])
-def test_an_interval_of_smollm2_follows_from_its_raw_scores(method: str) -> None:
-    check_interval("smollm2", "## Table", "SmolLM2, ml-1m", method)
+@pytest.mark.parametrize(
+    ("heading", "setting"),
+    [
+        ("## Table", "SmolLM2, ml-1m"),
+        ("## Negatives by popularity", "SmolLM2, ml-1m, popular negatives"),
+    ],
+)
+def test_an_interval_of_smollm2_follows_from_its_raw_scores(
+    heading: str, setting: str, method: str
+) -> None:
+    check_interval("smollm2", heading, setting, method)
 
 
 def check_interval(name: str, heading: str, setting: str, method: str) -> None:
