@@ -408,7 +408,7 @@ class RPPEnv:
 
     @property
     def tabulable(self) -> bool:
-        """Whether a table can hold every answer: finite prompts, one list per task."""
+        """Return whether a table can hold every answer: finite prompts, one list per task."""
         return self.space.shape is not None and not self.episode.changes
 
     @property
