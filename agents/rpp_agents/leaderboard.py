@@ -33,6 +33,8 @@ __all__ = [
     "Task",
     "View",
     "calls_of_run",
+    "check_held_back",
+    "commitment_of",
     "digest_of",
     "find_task",
     "read_config",
@@ -73,8 +75,8 @@ class Task:
     """Size of the world; by default the dataset's own."""
     split: str = "test"
 
-    def env(self, view: View, num_envs: int = _BATCH) -> RPPEnv:
-        """Make the environment.
+    def env(self, view: View, num_envs: int = _BATCH, *, held_back: int | None = None) -> RPPEnv:
+        """Make the environment; with `held_back`, of the world of this seed.
 
         Raises
         ------
@@ -83,10 +85,11 @@ class Task:
         """
         world = World.of(self.rules)
         sizes = {"num_users": self.num_users, "num_items": self.num_items}
-        options = replace(world.options, data_seed=self.world, **sizes)
+        seed = self.world if held_back is None else held_back
+        options = replace(world.options, data_seed=seed, **sizes)
         world = replace(world, dataset=self.dataset, options=options, **asdict(view))
         env = world.env(self.split, max_users=self.users, num_envs=num_envs)
-        if (found := digest_of(env)) != self.digest:
+        if held_back is None and (found := digest_of(env)) != self.digest:
             raise InvalidData(
                 f"this version of rpp_env makes another task ({found[:12]}) of {self.rules} on "
                 f"{self.dataset} than the frozen one ({self.digest[:12]}): use the version that "
@@ -118,6 +121,27 @@ def find_task(name: str) -> Task:
     tasks = _table()["tasks"]
     check_choice("task", name, tasks)
     return made(Task, tasks[name], f"task {name}")
+
+
+def commitment_of(world: int) -> str:
+    """Return the SHA-256 (hex) of a world's seed, written as a decimal number."""
+    return hashlib.sha256(str(world).encode()).hexdigest()
+
+
+def check_held_back(task: str, world: int) -> None:
+    """Check that a round of the task committed to the seed of a world, before it was known.
+
+    Raises
+    ------
+    InvalidOption
+        If none did.
+    """
+    rounds = [one for one in _table()["rounds"].values() if one["task"] == task]
+    if (commitment := commitment_of(world)) not in {one["commitment"] for one in rounds}:
+        raise InvalidOption(
+            f"no round of the task {task} committed to the world {world}: the SHA-256 of this "
+            f"number is {commitment}, and the rounds are in leaderboard.toml"
+        )
 
 
 def tracks() -> dict[str, int]:
@@ -156,6 +180,8 @@ class Submission:
     observe: Literal["shared", "private"] = "shared"
     ranking: Literal["mean", "sequence"] = "mean"
     encoder: Literal["hashed", "minilm"] = "hashed"
+    world: int | None = None
+    """Seed of the held-back world that was played instead of the task's own."""
     format: int = _FORMAT
 
     def __post_init__(self) -> None:
@@ -168,7 +194,9 @@ class Submission:
                 f"calls must lie in 0..{tracks()[self.track]} on the track {self.track}, not "
                 f"{self.calls}"
             )
-        check_numbers(self, 0, "seed", highest=2**63)
+        check_numbers(self, 0, "seed", "world", highest=2**63)
+        if self.world is not None:
+            check_held_back(self.task, self.world)
         texts = (self.task, self.name, self.command, *self.versions, *self.versions.values())
         if not all(isinstance(x, str) and 0 < len(x) <= _MOST_TEXT for x in texts):
             raise InvalidOption(f"texts must have 1 to {_MOST_TEXT} characters")
@@ -178,7 +206,15 @@ class Submission:
             raise InvalidOption("scores must lie in 0..1")
 
     @classmethod
-    def play(cls, task: str, policy: Path, view: View = View(), **about: Any) -> Submission:
+    def play(
+        cls,
+        task: str,
+        policy: Path,
+        view: View = View(),
+        *,
+        world: int | None = None,
+        **about: Any,
+    ) -> Submission:
         """Play a task with the policy of a file, and make its submission.
 
         Parameters
@@ -188,6 +224,8 @@ class Submission:
         policy : Path
             The policy's file.
         view : View
+        world : int, optional
+            Seed of a held-back world.
         **about
             `track`, `calls`, `name`, `command` and `seed`.
 
@@ -199,12 +237,15 @@ class Submission:
             For an unknown task, a policy of other observations, and invalid values.
         """
         frozen, player = find_task(task), load_policy(policy)
-        env = frozen.env(view)
+        if world is not None:
+            check_held_back(task, world)
+        env = frozen.env(view, held_back=world)
         report = evaluate(player, env, baselines=())
         scores = report.scores["policy"].metric("ndcg@10").mean(axis=1)
         return cls(
             task=task,
-            digest=frozen.digest,
+            digest=digest_of(env),
+            world=world,
             policy=_file_digest(policy),
             versions=versions(),
             score=float(scores.mean()),
@@ -223,7 +264,7 @@ class Submission:
             If the task, the policy or a score is another one, with the first difference.
         """
         frozen = find_task(self.task)
-        if self.digest != frozen.digest:
+        if self.world is None and self.digest != frozen.digest:
             raise InvalidData(
                 f"the submission's task {self.task!r} has the digest {self.digest[:12]!r}, and the "
                 f"frozen one {frozen.digest[:12]}: it is of another version"
@@ -233,9 +274,14 @@ class Submission:
                 f"{policy} has the digest {found[:12]}, and the submission's policy "
                 f"{self.policy[:12]!r}: give the file that was submitted"
             )
-        names = ("track", "calls", "name", "command", "seed")
+        names = ("track", "calls", "name", "command", "seed", "world")
         view = View(self.observe, self.ranking, self.encoder)
         again = self.play(self.task, policy, view, **{one: getattr(self, one) for one in names})
+        if again.digest != self.digest:
+            raise InvalidData(
+                f"the submission's world {self.world} has the digest {self.digest[:12]!r}, and "
+                f"here it is {again.digest[:12]}: it is of another version"
+            )
         if again.users != self.users:
             raise InvalidData("the submission's users are not those of the task, in its order")
         claimed, played = np.array(self.scores), np.array(again.scores)
@@ -252,6 +298,11 @@ class Submission:
                 f"the submission's score is {self.score!r}, and the mean of its users' scores is "
                 f"{again.score!r}"
             )
+
+    @property
+    def place(self) -> str:
+        """The task, and the world where it is a held-back one."""
+        return self.task if self.world is None else f"{self.task}, world {self.world}"
 
     def save(self, path: Path) -> None:
         """Write the JSON atomically, a line for each key."""

@@ -13,12 +13,23 @@ import pytest
 
 from rpp_agents import load_policy, mappo
 from rpp_agents.cli import main
-from rpp_agents.leaderboard import Submission, View, calls_of_run, find_task, tracks
+from rpp_agents.leaderboard import (
+    Submission,
+    View,
+    _table,
+    calls_of_run,
+    check_held_back,
+    commitment_of,
+    find_task,
+    tracks,
+)
 from rpp_agents.runs import read_progress
 from rpp_agents.world import World
 from rpp_env.errors import InvalidData, InvalidOption
 
 COMMAND = "rpp-env train mappo --num-users 300"
+HELD_BACK = 6031808713819905718
+"""Seed of the trial round."""
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +150,10 @@ def test_a_damaged_file_is_one_sentence(
         {"model": "http://127.0.0.1:1/v1#m"},
         {"dataset": "os:system"},
         {"format": 2},
+        {"world": 21},
+        {"world": HELD_BACK + 1},
+        {"world": "21"},
+        {"task": "movieworld", "world": HELD_BACK},
         {"scores": [0.5]},
         {"scores": [2.0] * 40},
         {"scores": [float("nan")] * 40},
@@ -223,3 +238,42 @@ def test_another_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpp_agents.leaderboard, "digest_of", lambda env: "0" * 64)
     with pytest.raises(InvalidData, match="than the frozen one"):
         find_task("smoke").env(View())
+
+
+def test_a_policy_plays_the_world_that_a_round_held_back(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = folder / "held.json", str(folder / "run")
+    words = ["submit", run, "--task", "smoke", "--command", COMMAND, "--json", str(path)]
+    assert main([*words, "--world", "22"]) == 2
+    assert "no round of the task smoke committed to the world 22" in capsys.readouterr().err
+    assert main([*words, "--world", str(HELD_BACK)]) == 0
+    before, held = Submission.load(folder / "a.json"), Submission.load(path)
+    assert (before.policy, before.task, before.world) == (held.policy, held.task, None)
+    assert held.digest != before.digest
+    assert not set(held.users) & set(before.users)  # users of another world
+    assert main(["verify", str(path), "--policy", run]) == 0
+    out = capsys.readouterr().out
+    assert f"on smoke, world {HELD_BACK}, track 10k" in out
+    assert "the scores of 40 users are the same to the last digit" in out
+    # The scores of one world are none of another.
+    table = json.loads(path.read_text())
+    for fields, said in (
+        ({"world": None}, "it is of another version"),
+        ({"scores": before.scores}, "are not those that the policy plays"),
+        ({"digest": before.digest}, f"world {HELD_BACK} has the digest"),
+    ):
+        (folder / "other.json").write_text(json.dumps({**table, **fields}))
+        assert main(["verify", str(folder / "other.json"), "--policy", run]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_rounds_commit_to_worlds_of_their_tasks() -> None:
+    for about in _table()["rounds"].values():
+        assert find_task(about["task"]).world is not None  # tasks that have no seed have no other
+        assert len(bytes.fromhex(about["commitment"])) == 32
+        assert about.keys() == {"task", "commitment"}
+    assert commitment_of(21) == "6f4b6612125fb3a0daecd2799dfd6c9c299424fd920f9b308110a2c1fbd8f443"
+    check_held_back("smoke", HELD_BACK)
+    page = (Path(__file__).parents[2] / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    assert str(HELD_BACK) in page

@@ -28,6 +28,7 @@ def run(
     calls: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    held_back: Annotated[int | None, tyro.conf.arg(name="world", metavar="SEED")] = None,
 ) -> None:
     """Play a frozen task with a trained policy and write its submission.
 
@@ -51,6 +52,8 @@ def run(
         Seed of the training; by default the run's.
     name
         Name of the method; by default the run's algorithm.
+    held_back
+        Play the held-back world of a round, by its published seed.
     """
     check_place(out)
     frozen, file = find_task(task), find_policy(policy)
@@ -70,10 +73,12 @@ def run(
     seed = config.get("seed", 0) if seed is None else seed
     name = config.get("algorithm", policy.stem) if name is None else name
     about = {"calls": calls, "name": name, "command": command, "seed": seed}
-    made_by = Submission.play(task, file, view, track=_track(track, calls), **about)
+    made_by = Submission.play(
+        task, file, view, track=_track(track, calls), world=held_back, **about
+    )
     made_by.save(out)
     say(
-        f"{name} on {task}, track {made_by.track}: NDCG@10 {made_by.score:.4f} of "
+        f"{name} on {made_by.place}, track {made_by.track}: NDCG@10 {made_by.score:.4f} of "
         f"{len(made_by.scores):,} users, {calls:,} calls. The submission is {out}; check it with\n"
         f"  rpp-env verify {out} --policy {policy}"
     )

@@ -33,7 +33,7 @@ def run(
     claimed = Submission.load(submission)
     claimed.verify(find_policy(policy))
     say(
-        f"verified: {claimed.name} on {claimed.task}, track {claimed.track}: NDCG@10 "
+        f"verified: {claimed.name} on {claimed.place}, track {claimed.track}: NDCG@10 "
         f"{claimed.score:.4f}; the scores of {len(claimed.scores):,} users are the same to the "
         f"last digit. Not verified, because no file can show it: {claimed.calls:,} calls in "
         f"training, with seed {claimed.seed}, by\n  {claimed.command}"
