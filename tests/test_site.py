@@ -404,19 +404,6 @@ def repository() -> str:
     return str(project["urls"]["Repository"])
 
 
-def look(rules: str) -> str:
-    """The first look at an id, from docs/results/feedback.json."""
-    found = json.loads((DOCS / "results" / "feedback.json").read_text(encoding="utf-8"))
-    assert found["rules"] == rules
-    rows: list[tuple[object, ...]] = [("policy", "runs", "NDCG@10", "step 1", "step 15")]
-    for name, scores in found["scores"].items():
-        first, last = (f"{scores[step]['value']:.3f}" for step in ("first", "last"))
-        rows.append((name, found["runs"][name], number(scores["mean"]), first, last))
-    gaps = [("difference", "NDCG@10")]
-    gaps += [(name, number(gap)) for name, gap in found["differences"].items()]
-    return f"{table(*rows)}\n{table(*gaps)}"
-
-
 def noise(rules: str) -> str:
     """What PAP-REC's words gain on clicks of three kinds, from docs/results/pap_rec.json."""
     assert rules == "PAPRec-v0"
@@ -439,7 +426,6 @@ def noise(rules: str) -> str:
 
 
 WRITERS = {
-    "look": look,
     "noise": noise,
     "facts": facts,
     "actions": actions,
