@@ -156,6 +156,21 @@ def test_luck_with_smollm2s_candidates_is_that_of_its_run() -> None:
     assert found["survives minus fixed"]["value"] < 0.5 * found["hindsight minus fixed"]["value"]
 
 
+def test_the_table_of_rewriting_by_smollm2_is_that_of_its_run() -> None:
+    found = json.loads((RESULTS / "rewriting.json").read_text(encoding="utf-8"))
+    text = section("rewriting.md", "By a small real language model")
+    shown = {row[0]: row[1:] for row in list(rows(text))[1:]}
+    interval = "{value:.3f} [{low:.3f}, {high:.3f}]"
+    assert shown == {
+        name: [interval.format(**one[key]) for key in ("before", "after", "difference")]
+        for name, one in found["cells"].items()
+    }
+    said = found["sentences"]
+    for name in ("changed", "refused"):
+        assert f"{said[name] / said['sentences']:.0%} were {name}" in " ".join(text.split())
+    assert f"{said['users']} validation users" in text
+
+
 def test_the_table_of_ways_is_that_of_its_run() -> None:
     found = json.loads((RESULTS / "ways.json").read_text(encoding="utf-8"))["ways"]
     page = (ROOT / "docs" / "real-llm.md").read_text(encoding="utf-8")
