@@ -677,7 +677,7 @@ WHOLE = FILE | {
     "points": 3,
     "primary": {"setting": "tiny", "method": "RPP (MAPPO)", "against": "merged"},
     "contrasts": [
-        {"setting": "tiny", "method": name, "against": "fixed"} for name in ("Manual", "RPP-Ro")
+        {"setting": "tiny", "method": name, "against": "fixed"} for name in ("Manual", "Random")
     ],
 }
 
@@ -762,7 +762,7 @@ def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
     assert "Primary contrast, named before the run:** RPP (MAPPO) minus merged" in text
     assert "Not complete" not in text
     named = found.contrasts()
-    assert [one.method for one, _, _ in named] == ["Manual", "RPP-Ro"]
+    assert [one.method for one, _, _ in named] == ["Manual", "Random"]
     for one, contrast, significant in named:
         assert contrast == found.minus(setting, one.method, "fixed")
         said = f"{contrast:+.3f} | {'yes' if significant else 'no'} |"
