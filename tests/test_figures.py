@@ -171,6 +171,27 @@ def test_the_table_of_rewriting_by_smollm2_is_that_of_its_run() -> None:
     assert f"{said['users']} validation users" in text
 
 
+def test_the_table_of_retrieved_lists_is_that_of_its_run() -> None:
+    found = json.loads((RESULTS / "retrieved.json").read_text(encoding="utf-8"))
+    text = section("smollm2.md", "Lists that SASRec retrieved")
+    shown = {row[0]: row[1:] for row in list(rows(text))[1:]}
+    assert set(shown) == set(found["means"])
+    for name, (inside, minus, every) in shown.items():
+        for cell, key, sign in (
+            (inside, "means", ""),
+            (minus, "best minus", "+"),
+            (every, "all users", ""),
+        ):
+            one = found[key][name]
+            spec = f"{sign}.3f"
+            wanted = " ".join(format(one[at], spec) for at in ("value", "low", "high"))
+            assert not cell or re.sub(r"[\[\],]", "", cell) == wanted, (name, key)
+    said = " ".join(text.split())
+    for part in ("", "train "):
+        assert f"{found[f'{part}retrieved']} of {found[f'{part}users']} " in said
+    assert f'"{found["best"]}"' in said
+
+
 def test_the_table_of_ways_is_that_of_its_run() -> None:
     found = json.loads((RESULTS / "ways.json").read_text(encoding="utf-8"))["ways"]
     page = (ROOT / "docs" / "real-llm.md").read_text(encoding="utf-8")
