@@ -34,7 +34,7 @@ COMMANDS = {
     "diagnose": "Measure what personal prompts can gain and how the agents interact.",
     "pilot": "Find out with few calls whether personalising the prompt pays.",
     "tabulate": "Ask the model for every answer once and save them in a table.",
-    "export": "Write episodes as a dataset for offline RL (Minari).",
+    "export": "Write episodes of the joint environment as a Minari dataset.",
     "serve": "Print or run the vLLM command for a model; check a server.",
     "recording": "Check, copy, export or import a model's recorded answers.",
     "data": "List the datasets found here, or download one.",
