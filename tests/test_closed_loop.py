@@ -91,6 +91,7 @@ def test_a_prompt_that_is_two_moves_away_is_reached_and_not_skipped() -> None:
     assert cells == [0, 1, 2, 3, 2, 1, 2]  # and back towards 3, the best one of the list
 
 
+@pytest.mark.slow
 def test_rewards_of_the_environment_equal_the_simulation(tabulated: dict[str, RPPEnv]) -> None:
     train, test = tabulated["train"], tabulated["test"]
     shown, worth = responses(test)

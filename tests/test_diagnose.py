@@ -117,6 +117,7 @@ def small() -> dict[str, RPPEnv]:
     return made
 
 
+@pytest.mark.slow
 def test_a_diagnosis_of_movieworld(small: dict[str, RPPEnv]) -> None:
     found = d.diagnose(small["train"], small["test"], resamples=200)
     value = {name: line.value for name, line in found.lines.items()}
@@ -160,6 +161,7 @@ def test_a_table_is_needed() -> None:
         d.fit_reference(env)
 
 
+@pytest.mark.slow
 def test_a_gap_that_is_not_there_is_no_denominator() -> None:
     live = RPPEnv.make(model=echo(), num_users=300, num_items=100, num_envs=8, max_users=20)
     other = RPPEnv.make(

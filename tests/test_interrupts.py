@@ -126,6 +126,7 @@ print("a number:", found, flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call", ["found = fit_reference(env, progress=tell, members=200)"], ids=["fit_reference"]
 )

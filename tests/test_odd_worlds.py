@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rpp_env import RPPEnv
 from rpp_env.models import ScriptedModel, echo, oracle
@@ -69,6 +70,7 @@ def odd_replies(count: int) -> list[str]:
     return replies
 
 
+@pytest.mark.slow
 def test_ten_thousand_odd_replies_are_parsed_and_rewarded() -> None:
     replies = odd_replies(10_000)
     said = iter(replies)

@@ -297,6 +297,7 @@ def test_every_public_name_is_documented(name: str) -> None:
 # ---- the examples ----
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # Ray's cluster takes its time where the cores are busy
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_example_runs(path: Path, tmp_path: Path) -> None:

@@ -584,6 +584,7 @@ def newcomers() -> tuple[Dataset, SASRec]:
     return data, train(split.interactions(data), config, catalog=data.catalog_digest)
 
 
+@pytest.mark.slow
 def test_a_prefix_of_the_profile_is_worth_more_than_one_for_all(
     newcomers: tuple[Dataset, SASRec],
 ) -> None:

@@ -451,6 +451,7 @@ def test_every_form_is_read_over_the_titles_of_movieworld() -> None:
     assert low == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ml-1m", "lastfm"])
 def test_every_form_is_read_over_real_titles(name: str) -> None:
     try:

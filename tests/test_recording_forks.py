@@ -365,6 +365,7 @@ def open_and_ask(path: Path, start: Any, name: str, found: Any) -> None:
         found.put("")
 
 
+@pytest.mark.slow
 def test_six_processes_make_one_file(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for trial in range(15):

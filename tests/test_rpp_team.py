@@ -85,6 +85,7 @@ def test_four_agents_are_those_of_the_bandit_rules(own: RPPEnv) -> None:
     np.testing.assert_array_equal(steps[0].observations, steps[1].observations)
 
 
+@pytest.mark.slow
 def test_the_space_passes_the_suite() -> None:
     def made(tasks: Any) -> TeamPrompts:
         env = RPPEnv.make(rules="RPPBandit-v0", num_users=60, num_items=100, max_users=1)

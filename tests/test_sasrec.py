@@ -87,6 +87,7 @@ def prefixes(count: int, n: int = 2, blocks: int = 0, seed: int = 0) -> np.ndarr
 # ---------------------------------------------------------------------------------- the prefix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [0, 2])
 @pytest.mark.parametrize("empty", [False, True])
 def test_gradients_of_the_prefix_are_those_of_finite_differences(
@@ -270,6 +271,7 @@ def other_targets(data: Dataset) -> Dataset:
     return replace(data, items=items)
 
 
+@pytest.mark.slow
 def test_no_target_changes_a_byte(model: SASRec, data: Dataset, tmp_path: Path) -> None:
     changed = other_targets(data)
     assert (changed.items != data.items).sum() == data.num_users
@@ -355,6 +357,7 @@ def test_the_contrastive_loss_is_that_of_its_formula(model: SASRec) -> None:
     assert found == pytest.approx(np.mean(losses), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_cl4srec_trains_resumes_and_is_read_back(histories: Interactions, tmp_path: Path) -> None:
     config = CL4SRec(**{**asdict(SMALL), "epochs": 2})
     path = tmp_path / "training.safetensors"

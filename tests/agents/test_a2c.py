@@ -315,6 +315,7 @@ def ranking_toy(toys: SimpleNamespace, num_envs: int, *, readers: tuple[int, ...
     return Ranked()
 
 
+@pytest.mark.slow
 def test_the_gru_learns_from_the_order_of_the_ranking(toys: SimpleNamespace) -> None:
     env = ranking_toy(toys, 128)
     config = Config(total_steps=15_000, gru=8, hidden=(16,), gradient_steps=8)

@@ -332,6 +332,7 @@ def best_fixed(env: Targets) -> float:
     return float(1 - (wanted**2).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_each_trainer_finds_a_known_optimum(name: str) -> None:
     """1 is the optimum; the best constant action is far from it, and a random one farther."""

@@ -173,6 +173,7 @@ def test_vectors_go_the_whole_way(words: list[str]) -> None:
     check_rules(*words[1:], tables=False)
 
 
+@pytest.mark.slow
 def test_a_codebook_works_with_every_command(words: list[str]) -> None:
     check_rules(*words[1:], "--codebook", "3", "--prefix", "2")
 
@@ -402,6 +403,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own")
 def test_an_id_from_outside_works_with_every_command() -> None:
     for rules in ("Turning-v0", "elsewhere:TURNING"):

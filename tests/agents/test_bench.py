@@ -101,6 +101,7 @@ def test_one_table_serves_all_rules_over_the_same_data() -> None:
     assert other.runs()[0].tables[0].file != table.file
 
 
+@pytest.mark.slow
 def test_an_environment_may_be_trained_on_all_users(out: Path, trainer: Trainer) -> None:
     other = {"name": "b", "rules": "RPPBandit-v0"}  # in the tables, too
     planned = bench(environments=[{**ENVIRONMENT, "live": True}, other], worlds=[101])
@@ -367,6 +368,7 @@ def test_a_finished_cell_is_not_run_again_by_a_command_that_did_not_know(
     assert outcomes[0].found == kept(cells[0], out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_nothing_is_trained_or_fitted_on_scored_users(
     tmp_path: Path, trainer: Trainer, split: str
@@ -557,6 +559,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(out)
 
 
+@pytest.mark.slow
 def test_smoke_leaves_every_file(smoke: Path) -> None:
     assert len(list(smoke.glob("cells/*/*/*.json"))) == 8
     assert len(list(smoke.glob("levels/*/*.json"))) == 4
@@ -707,6 +710,7 @@ def test_the_table_of_an_environment(tmp_path: Path) -> None:
     assert widths == {11, 7}
 
 
+@pytest.mark.slow
 def test_names_are_shown_unchanged(tmp_path: Path) -> None:
     names = [
         "a | b",
@@ -732,6 +736,7 @@ def test_names_are_shown_unchanged(tmp_path: Path) -> None:
     assert (tmp_path / "plots" / "final.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
     for count in (FEWEST_TASKS - 1, FEWEST_TASKS):
         planned = bench(environments=[{"name": f"task {i}"} for i in range(count)])
@@ -750,6 +755,7 @@ def test_aggregates_need_six_tasks(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_differing_steps_are_reported(tmp_path: Path) -> None:
     longer = [{"name": f"task {i}", "total_steps": 640 * (1 + i // 4)} for i in range(FEWEST_TASKS)]
     planned = bench(environments=longer)

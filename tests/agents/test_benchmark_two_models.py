@@ -29,6 +29,7 @@ def test_models_agree_with_themselves_and_not_with_their_opposite(benchmark: Any
     assert noise.low < noise.value < noise.high < 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # of a dozen users
 def test_the_page_has_four_cells_for_each_way_to_choose(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -83,6 +83,7 @@ def run_bench(tmp_path: Path, trainer: str, *more: str) -> int:
     return main(["bench", str(file), "--out", str(tmp_path / "out"), *more])
 
 
+@pytest.mark.slow
 def test_a_bench_runs_it_and_prints_its_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +137,7 @@ config = {{ option = 2 }}
 """
 
 
+@pytest.mark.slow
 def test_a_study_runs_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "mine.toml", tmp_path / "out"
     file.write_text(STUDY)

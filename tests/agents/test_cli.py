@@ -333,6 +333,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tables_by_split_train_evaluate_and_diagnose(
     tables: Path, rpp: Any, tmp_path: Path
 ) -> None:
@@ -568,6 +569,7 @@ def test_interrupted_training_states_how_to_resume(
         console.find_policy(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_its_gain(
     rpp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

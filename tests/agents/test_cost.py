@@ -74,6 +74,7 @@ def test_an_evaluation_prints_its_cost(counted: Any) -> None:
     assert 0 < asked <= announced < 2 * asked
 
 
+@pytest.mark.slow
 def test_a_study_prints_its_cost(counted: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         """

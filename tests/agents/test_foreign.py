@@ -476,6 +476,7 @@ def words_of(picture: Path) -> str:
     return picture.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [1, 2])
 def test_learning_curves_speak_of_users_where_there_are_users(
     runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -241,6 +241,7 @@ def study(**changes: Any) -> Study:
     return Study.parse(content | {"settings": [PPR | changes]}, "cold")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_a_study_runs_and_reports_ppr(tmp_path: Path) -> None:
     plan = study()
@@ -385,6 +386,7 @@ STREAMS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", STREAMS, ids=lambda one: one["options"]["rules"])
 def test_episodes_that_no_table_holds_are_played_whole(
     which: dict[str, Any], tmp_path: Path

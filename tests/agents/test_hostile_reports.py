@@ -58,6 +58,7 @@ def test_a_hostile_cell_of_a_bench_is_a_sentence(
     assert not (out / "report.md").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", attack.PLANS)
 def test_a_hostile_plan_is_a_sentence(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

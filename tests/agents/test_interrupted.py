@@ -108,6 +108,7 @@ def interrupted_while_fitting(words: list[str], cwd: Path) -> tuple[int, str]:
     return command(words, cwd, lambda _, said: "the third epoch" in said, 0, WHILE_FITTING + MAIN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_bench_keeps_finished_runs(processes: str, tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
@@ -123,6 +124,7 @@ def test_a_bench_keeps_finished_runs(processes: str, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob(levels))) == 1
 
 
+@pytest.mark.slow
 def test_a_bench_keeps_no_level_of_a_reference_that_was_cut_short(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text(BENCH)
@@ -133,6 +135,7 @@ def test_a_bench_keeps_no_level_of_a_reference_that_was_cut_short(tmp_path: Path
     assert not list(tmp_path.glob("out/levels/**/*.json"))
 
 
+@pytest.mark.slow
 def test_the_reference_of_a_command_is_not_fitted_in_part(tmp_path: Path) -> None:
     words = "diagnose --rules RPPBandit-v0 --train-users 30 --users 30 --processes 2 --json d.json"
     code, said = interrupted_while_fitting(words.split(), tmp_path)
@@ -142,6 +145,7 @@ def test_the_reference_of_a_command_is_not_fitted_in_part(tmp_path: Path) -> Non
     assert not (tmp_path / "d.json").exists()
 
 
+@pytest.mark.slow
 def test_training_states_how_to_resume(tmp_path: Path) -> None:
     words = "train mappo --rules RPPBandit-v0 --max-users 60 --num-envs 32 --run-dir run"
     code, said = command(
@@ -160,6 +164,7 @@ def rows(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
+@pytest.mark.slow
 def test_a_line_now_and_then_where_there_is_no_terminal(tmp_path: Path) -> None:
     code = MAIN.replace("sys.exit", "import rpp_agents.ticking as t; t.EVERY = 0.005; sys.exit")
     words = "train mappo --rules RPPBandit-v0 --max-users 60 --num-envs 32 --eval-users 30 "

@@ -69,6 +69,7 @@ def test_without_a_clock_it_learns_the_best_fixed_choice(toys: SimpleNamespace) 
     assert play(blind, env, episodes=256).tolist() == fixed.tolist()
 
 
+@pytest.mark.slow
 def test_a_blind_policy_learns_actions_by_step(toys: SimpleNamespace) -> None:
     class Alternating(toys.Clock):  # type: ignore[misc]
         clock = slice(1, 2)

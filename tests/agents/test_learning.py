@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from rpp_agents import mappo
 from rpp_env import RPPEnv, evaluate
 
 
+@pytest.mark.slow
 def test_mappo_beats_random_prompts_on_held_out_users() -> None:
     torch.set_num_threads(1)
     train = RPPEnv.make("movieworld", split="train", num_envs=256)

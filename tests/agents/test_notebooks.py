@@ -59,6 +59,7 @@ def test_there_are_notebooks() -> None:
     assert {path.stem for path in NOTEBOOKS} == set(ALT)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # it trains, on a busy machine
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:.*non-interactive:UserWarning")  # plt.show(), without a screen

@@ -439,6 +439,7 @@ def test_shared_turns_need_a_t5(model: T5) -> None:
         SharedSolver(env.remade(recommender=Still()), SHORT)
 
 
+@pytest.mark.slow
 def test_the_command_plays_shared_words(model: T5, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rpp_env.later_clicks._pretrained", lambda *_: model)
     world = "--num-users 120 --num-items 200 --candidates 20".split()

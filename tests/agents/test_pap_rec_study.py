@@ -25,6 +25,7 @@ def test_the_settings_differ_in_whose_words_are_chosen_alone() -> None:
     assert not budget % (20 * 12)
 
 
+@pytest.mark.slow
 def test_agents_and_the_native_solver_spend_the_same_number_of_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

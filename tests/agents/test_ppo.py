@@ -112,6 +112,7 @@ def test_next_values_are_those_of_the_true_next_inputs(
     torch.testing.assert_close(got[counts], expected[counts])
 
 
+@pytest.mark.slow
 def test_the_critic_learns_the_values_of_endless_and_of_ending_episodes(
     toys: SimpleNamespace,
 ) -> None:

@@ -88,6 +88,7 @@ def test_terms_can_be_switched_off(model: SASRec) -> None:
         Solver(made(model), SHORT, prompt=False)
 
 
+@pytest.mark.slow
 def test_played_prompts_equal_scored_prompts(model: SASRec) -> None:
     """Its policy, played in the environment, ranks as the solver itself does."""
     for options in ({}, {"shift": True}, {"agents": "fields"}, {"codes": 8}, {"prefix": 2}):

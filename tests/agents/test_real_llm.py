@@ -21,6 +21,7 @@ def run(out: Path, *options: str, model: str = "embedded") -> subprocess.Complet
     return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_report_and_its_resumption(tmp_path: Path) -> None:
     first = run(tmp_path, "--users", "40")

@@ -110,6 +110,7 @@ def test_user_errors_state_a_remedy(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_all_verbs_record_in_several_processes(tmp_path: Path) -> None:
     """With their default two processes, one recording, and none of it asked for again."""

@@ -90,6 +90,7 @@ def rows_of(text: str, head: str) -> dict[str, list[str]]:
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
+@pytest.mark.slow
 def test_optional_sections_are_left_out_by_default(done: tuple[Study, Path]) -> None:
     plan, out = done
     text = write_report(plan, out, Options(page=False)).read_text()
@@ -99,6 +100,7 @@ def test_optional_sections_are_left_out_by_default(done: tuple[Study, Path]) -> 
     assert not (out / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_aggregates_over_the_tasks_of_a_study(done: tuple[Study, Path]) -> None:
     plan, out = done
     text = write_report(plan, out, Options(iqm=True)).read_text()
@@ -119,6 +121,7 @@ def test_aggregates_over_the_tasks_of_a_study(done: tuple[Study, Path]) -> None:
     assert {"overall.png", "improvement.png"} <= {path.name for path in out.glob("plots/*")}
 
 
+@pytest.mark.slow
 def test_too_few_tasks_are_reported(tmp_path: Path) -> None:
     plan = study(TASKS - 1)
     invented(plan, tmp_path)
@@ -126,6 +129,7 @@ def test_too_few_tasks_are_reported(tmp_path: Path) -> None:
     assert "too few tasks for aggregates over tasks: 5 with a significant gap" in text
 
 
+@pytest.mark.slow
 def test_variants_are_a_grid(done: tuple[Study, Path]) -> None:
     plan, out = done
     text = write_report(plan, out, Options(grids=True)).read_text()
@@ -156,6 +160,7 @@ def test_missing_grids_are_reported(tmp_path: Path) -> None:
     assert "There are no grids." in text
 
 
+@pytest.mark.slow
 def test_marl_eval_of_a_study(done: tuple[Study, Path]) -> None:
     """Its points are evenly spaced in the budget; what learns at once has its score everywhere."""
     plan, out = done

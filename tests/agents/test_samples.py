@@ -98,6 +98,7 @@ def test_there_are_samples_of_each_kind() -> None:
 # ---- the tutorial about one's own trainer ----
 
 
+@pytest.mark.slow
 def test_the_tutorials_trainer_gets_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +190,7 @@ def test_the_id_of_the_page_is_played(capsys: pytest.CaptureFixture[str]) -> Non
     assert main("play random --rules mine:WINDOWS --steps 1".split()) == 0
 
 
+@pytest.mark.slow
 def test_a_study_of_the_page_s_parts_runs(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "my.toml").write_text(
         """

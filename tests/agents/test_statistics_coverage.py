@@ -128,6 +128,7 @@ def test_the_jackknife_of_an_inter_quartile_mean_holds_the_truth() -> None:
     assert 0.95 - MARGIN <= np.mean(held) <= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [100, 500])
 def test_the_bootstrap_over_users_holds_the_truth(users: int) -> None:
     # `rpp_env.evaluate`: NDCG@10 of single users is 0 or lies on a few steps.

@@ -72,6 +72,7 @@ def fit(problem: Problem, name: str, budget: int = 2000, seed: int = 0, **config
 # ---- asking and counting ----
 
 
+@pytest.mark.slow
 def test_a_table_and_the_model_answer_alike(problem: Problem) -> None:
     asked = problem.train
     alone = Users(asked.live, asked.live)
@@ -619,6 +620,7 @@ def test_a_recommender_is_kept_under_its_whole_config() -> None:
     assert study.methods[0].resolved()["config"] == resolved["config"] | {"dim": 7}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank_by", ["generate", "logprobs"])
 def test_luck_is_measured_the_way_that_the_setting_ranks(
     rank_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -721,6 +723,7 @@ def results(path: Path) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_with_the_same_files(finished: tuple[Path, Path]) -> None:
     killed, straight = finished
     files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in finished]
@@ -925,6 +928,7 @@ def test_runs_of_a_changed_method_are_refused(
         unfinished(study.runs(), finished[0])
 
 
+@pytest.mark.slow
 def test_settings_without_data_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -945,6 +949,7 @@ def test_settings_without_data_are_left_out(
     assert main(["study", *options, "--only", "real"]) == 2
 
 
+@pytest.mark.slow
 def test_an_old_report_is_written_again(tmp_path: Path) -> None:
     content = FILE | {"settings": [{**SETTING, "draws": [41]}], "seeds": [0]}
     file, out = tmp_path / "x.toml", tmp_path / "out"
@@ -986,6 +991,7 @@ def test_books_and_rules_without_the_manual_prompt_get_a_sentence() -> None:
             fit(few, name, **config)
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_named_and_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1018,6 +1024,7 @@ def test_the_command_lists_and_refuses(
         write_report(Study.load("smoke"), tmp_path)
 
 
+@pytest.mark.slow
 def test_tables_serve_settings_that_differ_in_train_users(tmp_path: Path) -> None:
     few = {**SETTING, "name": "few", "train_users": 5, "part": "users"}
     content = FILE | {"settings": [SETTING, few], "seeds": [0]}

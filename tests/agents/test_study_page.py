@@ -839,6 +839,7 @@ def test_tabs_by_keyboard_and_everything_in_print(visit: Visitor) -> None:
     assert page.locator(".panel:visible").count() == 1
 
 
+@pytest.mark.slow
 def test_hundreds_of_users_stay_quick(visit: Visitor) -> None:
     data = study(4)
     data["users"] *= 100

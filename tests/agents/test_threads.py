@@ -61,6 +61,7 @@ def made(code: str, file: str, folder: Path, threads: int) -> bytes:
     return (folder / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["mappo", "qmix"])
@@ -79,6 +80,7 @@ def test_a_policy_has_the_same_bytes_with_one_thread_and_with_two(
     assert one == two
 
 
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 @pytest.mark.timeout(600)
 def test_a_reference_predicts_the_same_with_one_thread_and_with_two(tmp_path: Path) -> None:

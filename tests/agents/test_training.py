@@ -339,6 +339,7 @@ def test_a_damaged_policy_of_values_gets_a_sentence(
         load_policy(tmp_path / "q.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_a_power_cut_with_the_same_results(
     toys: SimpleNamespace, tmp_path: Path
 ) -> None:

@@ -509,6 +509,7 @@ qmix.train(Slow(32, noise=0.1), config, run_dir={folder!r}, progress=False, resu
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(toys: SimpleNamespace, tmp_path: Path) -> None:
     config = {**SMALL, "evaluations": 0}
 
