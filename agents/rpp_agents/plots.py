@@ -335,16 +335,20 @@ def headline(drawn: Any, text: str) -> None:
 
 
 def legend(drawn: Any, entries: Mapping[str, Mapping[str, Any]], columns: int) -> None:
-    """Write the names of lines below the figure, each with its style for `Line2D`."""
+    """Write the names of lines below the figure, each with its style for `Line2D`.
+
+    In as many columns as fit into the figure's width, up to `columns`.
+    """
     from matplotlib.lines import Line2D
 
-    drawn.legend(
-        handles=[Line2D([], [], label=name, **style) for name, style in entries.items()],
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=8,
-    )
+    handles = [Line2D([], [], label=name, **style) for name, style in entries.items()]
+    for ncols in range(columns, 0, -1):
+        made = drawn.legend(
+            handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=8
+        )
+        if ncols == 1 or made.get_window_extent().width <= drawn.bbox.width:
+            break
+        made.remove()
 
 
 def listed(scores: Mapping[str, float], digits: int = 3) -> str:

@@ -111,6 +111,19 @@ def test_a_grid_names_its_axes_and_nothing_covers_another(count: int) -> None:
     assert len(ticked) == min(count, 4)  # the lowest of each column
 
 
+@pytest.mark.parametrize("words", [1, 2, 4, 6])
+def test_a_legend_is_no_wider_than_its_figure(words: int) -> None:
+    drawn, _ = grid(1, 7.0, 2.0, xlabel="calls", ylabel="NDCG@10")
+    entries = {f"{'best fixed ' * words}{i} 0.461": {"color": INK} for i in range(6)}
+    legend(drawn, entries, 4)
+    drawn.canvas.draw()
+    (made,) = drawn.legends
+    assert [text.get_text() for text in made.get_texts()] == list(entries)
+    box = made.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= drawn.bbox.width
+
+
 def test_an_axis_begins_where_the_data_do() -> None:
     low, high = limits(0.8, 0.86, [0.85, 0.7, 0.23])
     assert 0.79 < low < 0.8
