@@ -36,7 +36,7 @@ demo: .venv/.stamp ## train on the embedded world and show what was learned, in 
 	.venv/bin/rpp-env demo
 
 # The last -m counts: make test PYTEST_ARGS="-m ''" runs the slow ones, too.
-test: check ## check, then every test but the slow ones, in ten minutes
+test: check ## check, then every test but the slow ones
 	$(call pytest,.venv,tests -m "not slow")
 
 test-slow: .venv/.stamp ## the slow tests: trainings that have to learn, runs that are killed and resumed

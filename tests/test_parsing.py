@@ -424,8 +424,8 @@ def test_a_megabyte_of_anything_is_read_in_time(kind: str) -> None:
     )
     start = time.process_time()
     named(reply, candidates)
-    # Half a second at most on our machine; anything quadratic would take minutes.
-    assert time.process_time() - start < 3
+    # Under a second on a machine of its own. Anything quadratic would take minutes.
+    assert time.process_time() - start < 20
 
 
 def test_spelling_is_compared_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
