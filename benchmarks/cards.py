@@ -151,16 +151,15 @@ def diagnosis(rules: str, folder: Path) -> dict[str, Any] | None:
     setup = SETUPS[rules]
     if setup.finite is None:
         return None
-    envs = []
+    envs, options = [], setup.finite | setup.elsewhere
     for split, users in (("train", setup.train_users), ("test", setup.users)):
-        options = setup.finite | setup.elsewhere
-        if "model" not in options:
+        env = made(rules, split, users, **options)
+        if env.table is None:
             path = folder / f"{rules}-{split}.rpptable"
-            rpp_env.tabulate(made(rules, split, users, **options), path, processes=2)
-            options["model"] = f"table:{path}"
-        envs.append(made(rules, split, users, **options))
+            rpp_env.tabulate(env, path, processes=2)
+            env = made(rules, split, users, **options | {"model": f"table:{path}"})
+        envs.append(env)
     found = diagnose(*envs)
-    options = setup.finite | setup.elsewhere
     return {"options": options, "prompts": int(np.prod(envs[0].space.shape))} | found.to_json()
 
 
