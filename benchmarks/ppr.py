@@ -312,17 +312,16 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
                 [name, *(shown(contrasts[p], marks[p]) if p in marks else "" for p in pairs)]
             )
         parts.append(table(rows, padded=False))
+        if "MLP_a alone" in kept:
+            names = [name for name in kept if name not in ("pre-train", "MLP_a alone")]
+            minus = [base.minus(name, "MLP_a alone") for name in names]
+            parts.append(_column("minus MLP_a alone", names, minus))
         both = {f"{name}, own": runs for name, runs in of("own").items()}
         both |= {f"{name}, shuffled": runs for name, runs in of("shuffled").items()}
         pair = lines(both, test, clicks, ndcg10)
         names = [name for name in kept if name not in ("pre-train", "constant prefix")]
         minus = [pair.minus(f"{name}, own", f"{name}, shuffled") for name in names]
-        rows = [["NDCG@10", "own minus shuffled profile"]]
-        rows += [
-            [name, shown(one, mark)]
-            for name, one, mark in zip(names, minus, holm(minus), strict=True)
-        ]
-        parts.append(table(rows, padded=False))
+        parts.append(_column("own minus shuffled profile", names, minus))
     parts += along(world, kept, options)
     parts += ["### Popularity", table(popularity(test), padded=False)]
     parts += ["### Prefixes without a profile", table(controls(world, of("own")), padded=False)]
@@ -349,7 +348,18 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
         f"{options.rate:g}, of the recommender {options.recommender_rate:g}; at most "
         f"{options.epochs} epochs, patience {options.patience}."
     )
-    return "\n\n".join([f"## {data.name}", head, *parts]) + "\n"
+    name = data.name if options.backbone == "sasrec" else f"{data.name}, {options.backbone}"
+    body = "\n\n".join(parts).replace("### ", f"### {name}, ")
+    return f"## {name}\n\n{head}\n\n{body}\n"
+
+
+def _column(title: str, names: list[str], differences: list[Contrast]) -> str:
+    """A table of differences, marked as one family."""
+    marked = zip(names, differences, holm(differences), strict=True)
+    return table(
+        [["NDCG@10", title], *([name, shown(one, mark)] for name, one, mark in marked)],
+        padded=False,
+    )
 
 
 def _gains(found: Mapping[int, Lines], name: str) -> dict[int, list[float]]:
