@@ -328,10 +328,10 @@ PPR = (ROOT / "docs" / "ppr.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("dataset", ["ml-100k", "arrivals"])
 def test_pictures_of_prefixes_agree_with_their_tables(dataset: str) -> None:
     found = json.loads((RESULTS / f"ppr-{dataset}.json").read_text(encoding="utf-8"))
-    clicks = {row[0]: row[1:] for row in rows(section("ppr.md", f"{dataset}, Clicks known"))}
-    few = rows(section("ppr.md", f"{dataset}, few-shot"))
+    clicks = {row[0]: row[1:] for row in rows(section("ppr-tables.md", f"{dataset}, Clicks known"))}
+    few = rows(section("ppr-tables.md", f"{dataset}, few-shot"))
     gains = {row[0]: row[1] for row in few if len(row) == 4}  # minus pre-train
-    noise = list(rows(section("ppr.md", f"{dataset}, History items replaced at random")))
+    noise = list(rows(section("ppr-tables.md", f"{dataset}, History items replaced at random")))
     levels = {
         row[0]: row[1:] for row in noise[: [row[0] for row in noise].index("light, n = 4") + 1]
     }
