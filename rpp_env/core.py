@@ -616,7 +616,8 @@ class RPPEnv:
             raise InvalidOption(
                 f"users must be a sequence of task rows or user tokens, not {users!r}"
             )
-        if not any(isinstance(user, str) for user in users):
+        counted = isinstance(users, np.ndarray) and users.dtype.kind in "iu"
+        if counted or not any(isinstance(user, str) for user in users):
             rows = np.asarray(users)
             if rows.ndim != 1 or rows.dtype.kind not in "iu":
                 raise InvalidOption(

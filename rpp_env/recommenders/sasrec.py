@@ -249,7 +249,7 @@ class SASRec:
         x = F.embedding(sequences.clamp(min=0), self.weights["items.weight"]) * config.dim**0.5
         # The last position is always the latest item's.
         x = x + self.weights["positions.weight"][config.max_length - length :]
-        x = F.dropout(x, config.dropout, training)
+        x = self._dropped(x, training)
         deep = None if prefix is None else self._deep(prefix, len(sequences))
         n = 0 if deep is None else deep.shape[2]
         if deep is not None and n:
@@ -440,10 +440,16 @@ class SASRec:
         )
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         seen = self._linear(f"{at}.together", seen.transpose(1, 2).flatten(2))
-        x = x + F.dropout(seen, config.dropout, training)
+        x = x + self._dropped(seen, training)
         hidden = F.relu(self._linear(f"{at}.network.0", self._norm(f"{at}.between", x)))
         mixed = self._linear(f"{at}.network.2", hidden)
-        return x + F.dropout(mixed, config.dropout, training)
+        return x + self._dropped(mixed, training)
+
+    def _dropped(self, x: Tensor, training: bool) -> Tensor:
+        """Apply dropout; without training, even a call that changes nothing would take time."""
+        import torch.nn.functional as F
+
+        return F.dropout(x, self.config.dropout) if training else x
 
 
 _NORMS = ("before", "between")
