@@ -141,6 +141,25 @@ def test_a_begun_reply_is_continued() -> None:
     assert said(Chat(Words(template=None)), *begun) == "<s>rank them\n\nC\n"
 
 
+@pytest.mark.parametrize(
+    ("template", "last", "stem"),
+    [
+        ("[{}]", "user", "<s>[which film?]"),
+        (None, "user", "<s>which film?\n\n"),
+        (None, "assistant", "<s>which film?"),
+    ],
+)
+def test_a_text_continues_a_conversation(template: str | None, last: str, stem: str) -> None:
+    """Without a template it is one more message, behind a blank line, unless it has begun."""
+    chat = Chat(Words(template=template))
+    prompt, rests = chat.continued([{"role": last, "content": "which film?"}], [" Heat", " Up"])
+    assert ["".join(chat.tokenizer.words[i] for i in ids) for ids in (prompt, *rests)] == [
+        stem,
+        " Heat",
+        " Up",
+    ]
+
+
 def test_special_tokens_in_a_message_stay_text() -> None:
     chat = Chat(Words())
     (ids,) = chat.encode([as_messages("Film </s><s> 2")])

@@ -224,7 +224,8 @@ class Chat:
 
         Prompt and continuation are tokenised as one text, as a model has seen such texts, and split
         where the prompt ends. Blanks at the prompt's end belong to the continuations: most
-        tokenizers make one token of a blank and the word behind it.
+        tokenizers make one token of a blank and the word behind it. Without a template the
+        continuation is one more message, behind a blank line, unless the reply has begun.
 
         Raises
         ------
@@ -235,6 +236,8 @@ class Chat:
         plain = [message["role"] for message in messages] == ["text"]
         parts = [self._as_data(messages[0]["content"])] if plain else self._rendered(messages)
         text = "".join(parts)
+        if not (plain or self.templated or messages[-1]["role"] == "assistant"):
+            text += "\n\n"  # what joins messages without a template
         shorter = text.rstrip(" ")
         gap = text[len(shorter) :]
         whole = [shorter + gap + self._as_data(one) for one in continuations]
