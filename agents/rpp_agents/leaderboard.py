@@ -12,7 +12,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -70,9 +70,10 @@ class Task:
     """`digest_of` the environment."""
     world: int | None = None
     """Seed of the world; by default the dataset's own."""
-    num_users: int | None = None
-    num_items: int | None = None
-    """Size of the world; by default the dataset's own."""
+    model: str | None = None
+    """Model that ranks, such as a table of the package; by default the id's own."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the rules that differ from their defaults."""
     split: str = "test"
 
     def env(self, view: View, num_envs: int = _BATCH, *, held_back: int | None = None) -> RPPEnv:
@@ -84,10 +85,10 @@ class Task:
             If it is not the frozen one: another version made it, or another kind of processor.
         """
         world = World.of(self.rules)
-        sizes = {"num_users": self.num_users, "num_items": self.num_items}
         seed = self.world if held_back is None else held_back
-        options = replace(world.options, data_seed=seed, **sizes)
-        world = replace(world, dataset=self.dataset, options=options, **asdict(view))
+        options = replace(world.options, data_seed=seed, **self.options)
+        model = self.model or world.model
+        world = replace(world, dataset=self.dataset, model=model, options=options, **asdict(view))
         env = world.env(self.split, max_users=self.users, num_envs=num_envs)
         if held_back is None and (found := digest_of(env)) != self.digest:
             raise InvalidData(
@@ -99,7 +100,7 @@ class Task:
 
 
 def digest_of(env: RPPEnv) -> str:
-    """Return the SHA-256 (hex) of what is asked: rules, all tasks, prompts, and fixed weights."""
+    """Return the SHA-256 (hex) of rules, all tasks, prompts, and fixed weights or answers."""
     recommender = env.recommender
     parts = [
         env.episode.id,
@@ -108,6 +109,8 @@ def digest_of(env: RPPEnv) -> str:
         dict(env.space.about),
         getattr(recommender, "digest", None),
     ]
+    if env.table is not None:
+        parts.append(hashlib.sha256(env.table.orders.tobytes()).hexdigest())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
