@@ -49,6 +49,7 @@ from rpp_agents.experiments.statistics import Lines
 from rpp_env import RPPEnv
 from rpp_env.errors import ModelUnavailable
 from rpp_env.models import Generation, LanguageModel, Reply, Request
+from rpp_env.models.checkpoints import Chat
 from rpp_env.models.names import checkpoint as place_of
 from rpp_env.models.openai import OpenAIModel
 from rpp_env.models.vllm import VLLMModel
@@ -331,7 +332,10 @@ def overhead(bench: Bench) -> None:
 
 
 def prefixes(bench: Bench) -> None:
-    """Which share of the prompts' tokens came from the server's prefix cache."""
+    """Which share of the prompts' tokens came from the server's prefix cache, and could come."""
+    from transformers import AutoTokenizer
+
+    chat = Chat(AutoTokenizer.from_pretrained(bench.checkpoint))
     env = RPPEnv.make("movieworld", "embedded", split="test", max_users=4)
     roles, _, reasonings, outputs = map(range, env.book.sizes)
     everything = env.book.choose(np.array(list(product(roles, [0], reasonings, outputs))))
@@ -351,12 +355,30 @@ def prefixes(bench: Bench) -> None:
         rate = (after[1] - before[1]) / (after[0] - before[0])
         bench.found[f"prefix cache, {what}"] = rate
         print(f"{'prefix cache hit rate, ' + what:<58}{rate:>7.1%}")
+        prompts = chat.encode([as_messages(text) for text in texts])
+        shares = {size: shared(prompts, size) for size in (16, 32, 64, 128)}
+        bench.found[f"prefix cache, {what}, by size of block"] = shares
+        print("    counted: " + ", ".join(f"{b} tokens {x:.1%}" for b, x in shares.items()))
     print(
         "    A prompt begins with role, history and candidates, and ends with reasoning and\n"
         "    output. In a step every user has another history, so that template and role alone\n"
         "    are shared, less than a block of the cache; in a table the 45 prompts with one role\n"
         "    and one history differ in their last lines only."
     )
+
+
+def shared(prompts: Sequence[Sequence[int]], block: int) -> float:
+    """Share of tokens in whole blocks that an earlier prompt also begins with.
+
+    A prompt's last token is always read, as vLLM does, because its logits are needed.
+    """
+    seen: set[tuple[int, ...]] = set()
+    found = 0
+    for prompt in prompts:
+        ends = range(block, len(prompt) + 1, block)
+        found += block * sum(end < len(prompt) and tuple(prompt[:end]) in seen for end in ends)
+        seen |= {tuple(prompt[:end]) for end in ends}
+    return found / sum(map(len, prompts))
 
 
 def cached(root: str) -> tuple[float, float]:

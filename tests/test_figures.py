@@ -207,6 +207,34 @@ def test_the_table_of_ways_is_that_of_its_run() -> None:
         assert close(seconds, one["cpu seconds"])
 
 
+def test_the_speed_of_vllm_is_that_of_its_run() -> None:
+    found = json.loads((RESULTS / "vllm.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "vllm.md").read_text(encoding="utf-8")
+    named = {
+        "direct calls / `VLLMModel`": "bare / VLLMModel: at least 0.97",
+        "direct calls / `OpenAIModel`, through a server": "bare / OpenAIModel: at least 0.90",
+        "one request after another / `OpenAIModel`": "one request after another / OpenAIModel: at "
+        "least 5",
+        "`generate` / `logprobs`": "generate / logprobs, 32 prompts: at least 2",
+    }
+    shown = {row[0]: row[1:] for row in rows(page) if row[0] in named and len(row) == 3}
+    assert shown == {
+        name: [
+            "{:.2f} [{:.2f}, {:.2f}]".format(one["ratio"], *one["interval"])
+            for one in (found[f"{what}, clock"], found[f"{what}, processors"])
+        ]
+        for name, what in named.items()
+    }
+    shown = {row[0]: row[1:] for row in rows(page) if len(row) == 6}
+    for name, what in (
+        ("a step, each of 32 users another", "a step, each user another"),
+        ("a table, 225 prompts of each of 4 users", "a table, 225 prompts a user"),
+    ):
+        counted = found[f"prefix cache, {what}, by size of block"]
+        shares = [found[f"prefix cache, {what}"], *(counted[b] for b in ("128", "64", "32", "16"))]
+        assert shown[name] == [f"{share:.1%}" for share in shares]
+
+
 # ---- README ----
 
 ALL, STUDY = runs("movieworld-all", "movieworld"), study()
