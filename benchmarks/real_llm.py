@@ -15,9 +15,9 @@ OUT/report.md, OUT/report.json and two tables that replay without the model
  4. whether the model recites the catalog (it may know what it should infer);
  5. how far the ways to rank agree on the same questions.
 
-Ranking by likelihood has a benchmark of its own, benchmarks/likelihood.py, with the controls that
-it needs (no history, others' histories, shared words). docs/real-llm.md says what it takes and what
-came out.
+`--rank-by likelihood` needs a model in this process (vllm:ID, hf:ID). The controls of that way (no
+history, others' histories, shared words) are in benchmarks/likelihood.py. docs/real-llm.md says what
+it takes and what came out.
 """
 
 from __future__ import annotations
@@ -42,11 +42,17 @@ from rpp_env.evaluation.diagnose import Diagnosis, diagnose
 from rpp_env.metrics import chance_ndcg, ndcg
 from rpp_env.models import Generation, RecordingModel, Request
 from rpp_env.models.names import parse_options
-from rpp_env.recommenders import LLMRecommender
+from rpp_env.recommenders import LikelihoodRecommender, LLMRecommender
 from rpp_env.sentences.prompt import Prompt, as_messages
 from rpp_env.table import RewardTable, tabulate
 
-WAYS = ("generate", "logprobs", "structured")
+WAYS = {
+    "generate": frozenset[str](),
+    "logprobs": frozenset({"choices"}),
+    "structured": frozenset({"choices"}),
+    "likelihood": frozenset({"likelihood"}),
+}
+"""Ways to rank, and the capabilities of a model that each needs."""
 
 
 @dataclass(frozen=True)
@@ -192,12 +198,16 @@ class Agreement:
             prompts.append(Prompt(task, choice, min(5, len(task.history))))
         size = env.tasks.num_candidates
         ways = [
-            w for w in WAYS if w == "generate" or ("choices" in model.capabilities and size <= 52)
+            way
+            for way, needs in WAYS.items()
+            if needs <= model.capabilities and ("choices" not in needs or size <= 52)
         ]
         rankings, seconds = {}, {}
         for way in ways:
             start = time.perf_counter()
-            rankings[way] = LLMRecommender(model, way).rank(prompts)
+            likely = way == "likelihood"
+            ranker = LikelihoodRecommender(model) if likely else LLMRecommender(model, way)
+            rankings[way] = ranker.rank(prompts)
             seconds[way] = round(time.perf_counter() - start, 1)
         found = []
         for i, a in enumerate(ways):
@@ -238,7 +248,7 @@ def report(
         ["replies that name the target", f"{reading.target:.1%}"],
         ["prompts that lost history items", f"{reading.trimmed:.1%}"],
         ["tokens of a prompt", f"{reading.prompt_tokens:.0f}"],
-        ["tokens of a reply", f"{reading.completion_tokens:.0f}"],
+        ["tokens of a reply, or of titles that are scored", f"{reading.completion_tokens:.0f}"],
     ]
     replies = markdown(["", ""], rows)
     anything = markdown(

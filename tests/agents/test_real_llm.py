@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,10 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_llm.py"
 def run(out: Path, *options: str, model: str = "embedded") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--model", model, "--dataset", "movieworld"]
     command += ["--rules", "RPPBandit-v0", "--sample", "12", "--titles", "8", "--out", str(out)]
-    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    return subprocess.run(
+        [*command, *options], capture_output=True, text=True, check=False, env=os.environ | paths
+    )
 
 
 @pytest.mark.slow
@@ -45,6 +49,19 @@ def test_a_report_and_its_resumption(tmp_path: Path) -> None:
     replayed = json.loads((tmp_path / "report.json").read_text())
     assert replayed["run"]["asked"] == 0
     assert replayed["agreement"] == report["agreement"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_report_by_likelihood(tmp_path: Path) -> None:
+    done = run(tmp_path, "--users", "24", "--rank-by", "likelihood", model="letters:Letters")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["run"]["rank_by"] == "likelihood"
+    assert report["reading"]["named"] == report["reading"]["whole"] == 1.0  # nothing is parsed
+    # It writes a title instead of a list, and has no letters.
+    (pair,) = report["agreement"]
+    assert (pair["ways"], pair["compared"]) == (["generate", "likelihood"], 0)
 
 
 def test_the_score_by_luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
