@@ -16,8 +16,8 @@ OUT/report.md, OUT/report.json and two tables that replay without the model
  5. how far the ways to rank agree on the same questions.
 
 `--rank-by likelihood` needs a model in this process (vllm:ID, hf:ID). The controls of that way (no
-history, others' histories, shared words) are in benchmarks/likelihood.py. docs/real-llm.md says what
-it takes and what came out.
+history, others' histories, shared words) are in benchmarks/likelihood.py. docs/real-llm.md says
+what it takes and what came out.
 """
 
 from __future__ import annotations
