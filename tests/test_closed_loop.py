@@ -16,6 +16,7 @@ from rpp_env.evaluation.feedback import (
     COVER,
     KeepBest,
     Posterior,
+    StepPosterior,
     fit_explore_commit,
     fit_keep_best,
     fit_posterior,
@@ -77,6 +78,21 @@ def test_explore_then_commit_tries_the_whole_list_and_keeps_the_best_of_it() -> 
     assert simulate(commits, worth, worth, 6) == pytest.approx(
         np.tile([(0.5 + 1 + 0 + 1 * 3) / 6, (0.5 + 0 + 1 + 1 * 3) / 6], 20)
     )
+
+
+def test_a_posterior_by_steps_compares_responses_of_the_same_step() -> None:
+    """The first response tells two types apart, the second nothing; the third step asks anew."""
+    fair, own = [0.6, 0.9, 0.0], [0.4, 0.0, 0.9]
+    worth = np.tile(np.array([fair, own], np.float32), (3, 20, 1))
+    shown = worth.copy()
+    shown[1] = 0.3
+    every = ((Axis.of(0, 3),), 0, np.arange(3), shown, worth)
+    recalls, forgets = (StepPosterior(*every, noise=0.05, recall=one) for one in (True, False))
+    assert recalls.simulate(shown, worth) == pytest.approx((0.5 + 0.9 + 0.9) / 3)
+    assert forgets.simulate(shown, worth) == pytest.approx((0.5 + 0.9 + 0.5) / 3)
+    # Infinite noise: the best prompt of each step, whatever the responses.
+    planned = StepPosterior(*every, noise=np.inf)
+    assert planned.simulate(shown, worth) == pytest.approx(0.5)
 
 
 def test_a_prompt_that_is_two_moves_away_is_reached_and_not_skipped() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rpp_env.data.folders import whole_file
 from rpp_env.errors import InvalidData, InvalidOption
 from rpp_env.options import read_small
-from rpp_env.prompting import PromptSpace, walk
+from rpp_env.prompting import Axis, PromptSpace, walk
 from rpp_env.rules import Rules
 from rpp_env.spaces import BoxSpaces, DiscreteSpaces, bounds_of, spaces_of
 
@@ -30,6 +30,7 @@ __all__ = [
     "fixed_prompts",
     "halving",
     "load_baseline",
+    "reachable",
     "search_fixed",
 ]
 
@@ -301,10 +302,15 @@ def fixed_prompts(space: PromptSpace[Any, Any], steps: int) -> list[Fixed]:
             f"{type(space).__name__} has infinitely many prompts, so the best fixed one cannot be "
             "searched for: give candidates, or a policy as the baseline 'fixed'"
         )
-    cells = np.arange(math.prod(space.shape)).reshape(space.shape)
-    for i, axis in enumerate(space.axes):
+    return [Fixed.of(space, cell, steps) for cell in reachable(space.axes).tolist()]
+
+
+def reachable(axes: Sequence[Axis]) -> Ints:
+    """(C,) indices of the prompts that can be reached on the axes of a space, in their order."""
+    cells = np.arange(math.prod(map(len, axes))).reshape([len(axis) for axis in axes])
+    for i, axis in enumerate(axes):
         cells = cells.take(np.arange(axis.lowest, len(axis)), axis=i)
-    return [Fixed.of(space, cell, steps) for cell in cells.ravel().tolist()]
+    return cells.ravel()
 
 
 def check_budget(env: Batch, budget: int) -> None:

@@ -1,7 +1,8 @@
 """Policies that use the user's responses: rivals of learned ones where an id shows them.
 
-Each is fitted on a complete table of train users and plays the environments that show the
-response to the last list (`Episode.feedback`). They read only that block of the observations.
+They play the environments that show the response to the last list (`Episode.feedback`), and read
+only that block of the observations. `StepPosterior` is fitted on whole episodes, the others on a
+complete table of train users.
 
 =================  =========================================================================
 policy             plays
@@ -14,6 +15,8 @@ explore=m          ``recall=False``: uses the last response only (no memory)
                    at the end of the list, the best one of it
 `KeepBest`,        all prompts of a short list, then the best one of them (explore, then commit)
 enough=inf
+`StepPosterior`    as `Posterior`, where each step asks for another item (sessions): the
+                   responses and rewards of train users are those of the same step
 =================  =========================================================================
 
 The list is a greedy cover: each prompt is the one that adds most to the best reward of the prompts
@@ -37,6 +40,7 @@ from numpy.typing import NDArray
 
 from rpp_env.episode import reward_by_rank, shown_by_rank
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.baselines import Fixed, halving, reachable
 from rpp_env.options import check_seed
 from rpp_env.prompting import Axis
 
@@ -46,9 +50,11 @@ if TYPE_CHECKING:
 __all__ = [
     "KeepBest",
     "Posterior",
+    "StepPosterior",
     "fit_explore_commit",
     "fit_keep_best",
     "fit_posterior",
+    "fit_step_posterior",
     "simulate",
 ]
 
@@ -63,10 +69,15 @@ EXPLORE = (2, 3, 5, 8)
 """Numbers of prompts that are tried first, among which one is chosen."""
 COVER = 40
 """Length of the list of prompts."""
+PROMPTS = 100
+"""Number of prompts among which `fit_step_posterior` looks for the list."""
+
+_BATCH = 512
 
 _Base = tuple[tuple[Axis, ...], int, Ints]
 
 
+C = TypeVar("C")
 P = TypeVar("P")
 
 
@@ -176,8 +187,7 @@ class Posterior(_Walker):
         """See `_Walker.choose`."""
         if memory.step < min(self.explore, len(self.cover)):
             return np.full(len(memory.cell), self.cover[memory.step])
-        weights = np.exp(memory.kept - memory.kept.max(axis=1, keepdims=True))
-        expected = weights @ self.worth[:, self.cover]
+        expected = _weights(memory) @ self.worth[:, self.cover]
         best: Ints = self.cover[expected.argmax(axis=1)]
         return best
 
@@ -186,6 +196,67 @@ class Posterior(_Walker):
         errors = (shown[:, None] - self.shown.T[memory.cell]) / self.noise
         before = memory.kept if self.recall else np.float32(0)
         return replace(memory, kept=np.asarray(before - errors**2 / 2, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class StepPosterior(_Walker):
+    """A posterior over train users where each step asks for another item.
+
+    Attributes
+    ----------
+    shown, worth : (S, U, P) float32 arrays
+        Responses and rewards of the train users at each step of an episode with one prompt of the
+        list.
+    noise : float
+        Standard deviation of a response around that of a train user.
+    recall : bool
+        Whether all responses of the episode count, or only the last one.
+    """
+
+    shown: NDArray[np.float32]
+    worth: NDArray[np.float32]
+    noise: float = 0.2
+    recall: bool = True
+
+    def _nothing(self, count: int) -> Floats:
+        return np.zeros((count, self.shown.shape[1]), np.float32)
+
+    def place(self, memory: Memory) -> Ints:
+        """(B,) place in the list of the prompt to go to."""
+        expected = _weights(memory) @ self.worth[self._step(memory)]
+        best: Ints = expected.argmax(axis=1)
+        return best
+
+    def choose(self, memory: Memory) -> Ints:
+        """See `_Walker.choose`."""
+        chosen: Ints = self.cover[self.place(memory)]
+        return chosen
+
+    def learn(self, memory: Memory, shown: Floats) -> Memory:
+        """See `_Walker.learn`."""
+        last = replace(memory, step=memory.step - 1)
+        expected = self.shown[self._step(last)].T[self.place(last)]
+        before = memory.kept if self.recall else np.float32(0)
+        errors = (shown[:, None] - expected) / self.noise
+        return replace(memory, kept=np.asarray(before - errors**2 / 2, np.float32))
+
+    def _step(self, memory: Memory) -> int:
+        return min(memory.step, len(self.worth) - 1)
+
+    def simulate(self, shown: Floats, worth: Floats) -> float:
+        """Mean reward over the users and steps of tables (S, T, P) of other users."""
+        users, memory, total = np.arange(worth.shape[1]), self.begin(worth.shape[1]), 0.0
+        for step in range(len(worth)):
+            place = self.place(memory)
+            total += float(worth[step, users, place].mean())
+            memory = self.learn(replace(memory, step=step + 1), shown[step, users, place])
+        return total / len(worth)
+
+
+def _weights(memory: Memory) -> Floats:
+    """(B, U) weights of the train users, from the logarithms that a posterior keeps."""
+    weights: Floats = np.exp(memory.kept - memory.kept.max(axis=1, keepdims=True))
+    return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,15 +328,20 @@ def responses(env: RPPEnv) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             "policies for responses are fitted on a complete table: make one with `rpp-env "
             "tabulate`, and give model='table:PATH'"
         )
+    ranks = env.table.ranks()
+    shows, worth = _by_rank(env)
+    return shows[ranks].mean(axis=2), worth[ranks].mean(axis=2)
+
+
+def _by_rank(env: RPPEnv) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the response and the reward to each rank of the target; 0: it was not named."""
     candidates = env.tasks.num_candidates
     shows = shown_by_rank(env.episode.feedback, candidates)
     if shows is None:
         raise InvalidOption(
             f"{env.episode.id} shows no response here: take RPPFeedback-v0, or the option feedback"
         )
-    ranks = env.table.ranks()
-    worth = reward_by_rank(candidates).astype(np.float32)
-    return shows[ranks].mean(axis=2), worth[ranks].mean(axis=2)
+    return shows, reward_by_rank(candidates).astype(np.float32)
 
 
 def fit_posterior(
@@ -323,6 +399,102 @@ def fit_explore_commit(env: RPPEnv, *, rows: Ints | None = None, seed: int = 0) 
     return _tuned(env, make, [(count,) for count in EXPLORE], rows, seed)
 
 
+def fit_step_posterior(
+    env: RPPEnv, *, episodes: int, prompts: int = PROMPTS, recall: bool = True, seed: int = 0
+) -> StepPosterior:
+    """Fit a `StepPosterior` on episodes that it plays with the users of `env`.
+
+    Half of the episodes search for good prompts by successive halving. Those that were left longest
+    are then played with as many users as the other half pays for, and the list is their cover.
+
+    Parameters
+    ----------
+    env : RPPEnv
+        The environment of the train users, which shows responses.
+    episodes : int
+        Number of episodes to play at most.
+    prompts : int
+        Number of prompts that all users of the second half play.
+    recall : bool
+        Whether all responses of the episode count, or only the last one.
+    seed : int
+        Seed of the order of users and prompts.
+
+    Raises
+    ------
+    InvalidOption
+        For an environment that shows no response, and for too few episodes.
+    """
+    check_seed(seed)
+    if prompts < 1 or episodes // 2 < 2 * prompts:
+        raise InvalidOption(
+            f"half of {episodes:,} episodes are too few to play {prompts:,} prompts with 2 users: "
+            "give more episodes or fewer prompts, at least one"
+        )
+    shows, worth_of = _by_rank(env)
+    axes, column = tuple(env.space.axes), env.observer.layout["response"].start
+    rng = np.random.default_rng(seed)
+    cells, order = rng.permutation(reachable(axes)), rng.permutation(len(env.tasks))
+    cells = cells[: episodes // 2]
+    plans = np.stack([Fixed.of(env.space, cell, env.max_cycles).plan for cell in cells.tolist()])
+    tried, total = np.zeros(len(cells), np.int64), np.zeros(len(cells))
+
+    def ask(start: int, stop: int, left: Ints) -> NDArray[np.float64]:
+        who = np.repeat(order[start:stop], len(left))
+        ranks = _ranks(env, who, plans[np.tile(left, stop - start)])
+        rewards = worth_of[ranks].mean(axis=1, dtype=np.float64).reshape(-1, len(left))
+        tried[left] += stop - start
+        total[left] += rewards.sum(axis=0)
+        return rewards
+
+    halving(ask, np.arange(len(cells)), len(order), episodes // 2)
+    kept = np.lexsort((-total / np.maximum(tried, 1), -tried))[:prompts]
+    users = order[-min(len(order), (episodes - int(tried.sum())) // len(kept)) :]
+    ranks = _ranks(env, np.repeat(users, len(kept)), plans[np.tile(kept, len(users))])
+    table = ranks.reshape(len(users), len(kept), -1).transpose(2, 0, 1)
+    shown, worth = shows[table], worth_of[table]
+
+    def listed(rows: Ints) -> Ints:
+        return _greedy(worth[:, rows].mean(axis=0), np.arange(len(kept)))
+
+    def tables(rows: Ints, places: Ints) -> tuple[Any, Any]:
+        return shown[:, rows][..., places], worth[:, rows][..., places]
+
+    def made(rows: Ints, places: Ints, noise: float) -> StepPosterior:
+        cover = cells[kept[places]]
+        return StepPosterior(axes, column, cover, *tables(rows, places), noise, recall)
+
+    def score(first: Ints, second: Ints, noise: float) -> float:
+        places = listed(first)
+        return made(first, places, noise).simulate(*tables(second, places))
+
+    every = np.arange(len(users))
+    # Where responses say nothing of the next item, the best noise is infinite.
+    return made(every, listed(every), _chosen(len(users), (*NOISE, math.inf), seed, score))
+
+
+def _ranks(env: RPPEnv, users: Ints, plans: Ints) -> Ints:
+    """(N, S) ranks of the targets in an episode of each of `users` with plans (N, S, n)."""
+    found = []
+    for i in range(0, len(users), _BATCH):
+        env.reset(options={"users": users[i : i + _BATCH]})
+        actions = plans[i : i + _BATCH].swapaxes(0, 1)
+        found.append(np.stack([np.array(env.step(one).infos["rank"]) for one in actions], axis=1))
+    return np.concatenate(found)
+
+
+def _chosen(
+    users: int, options: Sequence[C], seed: int, score: Callable[[Ints, Ints, C], float]
+) -> C:
+    """Return the option with the best `score` on half of the users, fitted on the other half."""
+    order = np.random.default_rng(seed).permutation(users)
+    half = (users + 1) // 2
+    first, second = order[:half], order[half:]
+    if not len(second):
+        return options[0]
+    return options[int(np.argmax([score(first, second, option) for option in options]))]
+
+
 def _tuned(
     env: RPPEnv,
     make: Callable[..., P],
@@ -338,29 +510,18 @@ def _tuned(
     axes, column = tuple(env.space.axes), env.observer.layout["response"].start
 
     def made(rows: Ints, option: tuple[Any, ...]) -> P:
-        base = axes, column, _cover(worth[rows], axes)
+        base = axes, column, _greedy(worth[rows], reachable(axes))
         return make(base, shown[rows], worth[rows], *option)
 
-    order = np.random.default_rng(seed).permutation(len(worth))
-    half = (len(order) + 1) // 2
-    first, second = order[:half], order[half:]
-    scores = [0.0] * len(options)
-    if len(second):
-        scores = [
-            float(
-                simulate(made(first, option), shown[second], worth[second], env.max_cycles).mean()
-            )
-            for option in options
-        ]
-    return made(np.arange(len(worth)), options[int(np.argmax(scores))])
+    def score(first: Ints, second: Ints, option: tuple[Any, ...]) -> float:
+        scores = simulate(made(first, option), shown[second], worth[second], env.max_cycles)
+        return float(scores.mean())
+
+    return made(np.arange(len(worth)), _chosen(len(worth), options, seed, score))
 
 
-def _cover(worth: Floats, axes: Sequence[Axis]) -> Ints:
-    """Prompt indices of a greedy cover, among those that can be reached."""
-    cells = np.arange(worth.shape[1]).reshape([len(axis) for axis in axes])
-    for i, axis in enumerate(axes):
-        cells = cells.take(np.arange(axis.lowest, len(axis)), axis=i)
-    left = cells.ravel()
+def _greedy(worth: Floats, left: Ints) -> Ints:
+    """Return a greedy cover of users with rewards (U, C), out of the columns `left`."""
     best, found = np.zeros(len(worth), np.float32), []
     for _ in range(min(COVER, len(left))):
         gains = np.maximum(worth[:, left], best[:, None]).mean(axis=0)

@@ -10,9 +10,11 @@ import pytest
 
 import rpp_env
 from rpp_agents.experiments.methods import METHODS, method, options
+from rpp_agents.experiments.players import Playing
 from rpp_agents.experiments.problem import Problem, Users
 from rpp_env import RPPEnv
 from rpp_env.errors import InvalidOption
+from rpp_env.evaluation.baselines import Fixed
 from rpp_env.evaluation.feedback import fit_posterior, responses, simulate
 
 SMALL: dict[str, Any] = {"num_users": 600, "num_items": 150}
@@ -88,3 +90,43 @@ def test_methods_of_responses_are_refused_without_feedback(problem: Problem) -> 
         with pytest.raises(InvalidOption, match="RPP-v0 shows no response here"):
             fitted(Problem(plain, plain, plain), name)
     assert np.isfinite(fitted(problem, "keep_best").play(problem.test, 0).scores["last"]).all()
+
+
+def session(split: str, count: int, **options: Any) -> Users:
+    live = RPPEnv.make(
+        split=split, rules="RPPSession-v0", max_users=count, num_envs=8, **SMALL, **options
+    )
+    return Users(live, live)
+
+
+def test_the_posterior_of_sessions_is_fitted_on_episodes_that_the_budget_pays_for() -> None:
+    train, test = session("train", 6), session("test", 5)
+    problem = Problem(train, test, test)
+    player = fitted(problem, "step_posterior", 5 * 60 + 4, prompts=4)
+    policy = player.policy
+    # 30 prompts were tried with one user; 4 of them then by all 6 users.
+    assert train.ledger.calls <= 300
+    assert policy.worth.shape == (5, 6, 4)
+    scores = player.play(test, 0).scores["score"]
+    assert ((scores >= 0) & (scores <= 1)).all()
+    # The tables hold what the environment gives for the fixed prompts of the list.
+    fixed = Fixed.of(train.env.space, int(policy.cover[0]), 5)
+    expected = Playing(fixed).play(train, 0).scores["score"]
+    np.testing.assert_allclose(
+        np.sort(policy.worth[:, :, 0].mean(axis=0)), np.sort(expected), atol=1e-6
+    )
+    # With one prompt it is that fixed prompt.
+    alone = {name: getattr(policy, name)[..., :1] for name in ("cover", "shown", "worth")}
+    np.testing.assert_array_equal(
+        Playing(replace(policy, **alone)).play(test, 0).scores["score"],
+        Playing(fixed).play(test, 0).scores["score"],
+    )
+
+
+def test_the_posterior_of_sessions_needs_responses_and_episodes() -> None:
+    users = session("train", 4)
+    with pytest.raises(InvalidOption, match="half of 10 episodes are too few"):
+        fitted(Problem(users, users, users), "step_posterior", 50)
+    silent = session("train", 4, feedback="none")
+    with pytest.raises(InvalidOption, match="shows no response here"):
+        fitted(Problem(silent, silent, silent), "step_posterior", 5000)

@@ -354,8 +354,12 @@ class Results:
         return found
 
     def _apart(self, setting: Setting, label: str, other: str) -> Contrast | None:
-        """Return the difference; None for a line itself, and for lines without a common draw."""
-        if label == other or (label in LEVELS and other not in LEVELS):
+        """Return the difference; None for a line itself, and for lines without a common draw.
+
+        A bench's baselines are not compared with its methods.
+        """
+        baselines = LEVELS if self.levels_of(setting) else {}
+        if label == other or (label in baselines and other not in baselines):
             return None
         found = self.minus(setting, label, other)
         return None if np.isnan(found.value) else found

@@ -47,6 +47,7 @@ METHODS: dict[str, str] = {
     "posterior": "responses",
     "keep_best": "responses",
     "explore_commit": "responses",
+    "step_posterior": "responses",
     "rpp": "trained",
 }
 """Methods with their modules."""

@@ -2,13 +2,13 @@
 
 By default they are fitted on every answer about the train users, ignoring the budget, as
 `supervised` is. With ``whole=False`` they are fitted on every answer about as many train users as
-the budget pays for, drawn by the seed.
+the budget pays for, drawn by the seed. `step_posterior` plays whole episodes, within the budget.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,19 @@ from numpy.typing import NDArray
 from rpp_agents.experiments.methods import Watch
 from rpp_agents.experiments.methods.fixed import best_of_all
 from rpp_agents.experiments.players import Playing
-from rpp_agents.experiments.problem import Problem, Users
+from rpp_agents.experiments.problem import Counted, Problem, Users
 from rpp_env import RPPEnv
 from rpp_env.errors import InvalidOption
 from rpp_env.evaluation.baselines import Policy
-from rpp_env.evaluation.feedback import fit_explore_commit, fit_keep_best, fit_posterior
+from rpp_env.evaluation.feedback import (
+    PROMPTS,
+    fit_explore_commit,
+    fit_keep_best,
+    fit_posterior,
+    fit_step_posterior,
+)
 
-__all__ = ["explore_commit", "keep_best", "posterior"]
+__all__ = ["explore_commit", "keep_best", "posterior", "step_posterior"]
 
 
 def posterior(
@@ -85,6 +91,36 @@ def explore_commit(
     """
     name = "explore_commit"
     return _fitted(problem.train, name, fit_explore_commit, seed, None if whole else budget)
+
+
+def step_posterior(
+    problem: Problem,
+    *,
+    seed: int,
+    budget: int,
+    watch: Watch,
+    prompts: int = PROMPTS,
+    recall: bool = True,
+) -> Playing:
+    """Play as `posterior` does where each step asks for another item; it is fitted on episodes.
+
+    Parameters
+    ----------
+    prompts : int
+        Number of prompts among which it looks for those that it plays.
+    recall : bool
+        Whether all responses of the episode count, or only the last one.
+
+    Raises
+    ------
+    InvalidOption
+        Where no response is shown, and for a budget below two episodes for each prompt, twice.
+    """
+    users = problem.train
+    env: Any = Counted(users.environment(seed=seed), users)
+    episodes = budget // env.max_cycles
+    policy = fit_step_posterior(env, episodes=episodes, prompts=prompts, recall=recall, seed=seed)
+    return Playing(policy)
 
 
 class _Fit(Protocol):

@@ -30,6 +30,7 @@ def rpp(
     options: Mapping[str, Any] | None = None,
     num_envs: int = 256,
     ranking: Literal["mean", "sequence"] = "mean",
+    observe: Literal["shared", "private"] = "shared",
     rewrite: str | None = None,
     only: str | None = None,
 ) -> Playing:
@@ -45,6 +46,8 @@ def rpp(
         Users who play at once.
     ranking : {"mean", "sequence"}
         How the last ranking is observed; A2C's recurrent network reads a sequence.
+    observe : {"shared", "private"}
+        Whether each agent observes everything, or only what its own choice needs.
     rewrite : str, optional
         RPP+: who rewrites the chosen sentences, in training and afterwards.
     only : str, optional
@@ -68,7 +71,9 @@ def rpp(
     rewriter = open_rewriter(rewrite)
 
     def environment(users: Users, **more: Any) -> Any:
-        env = users.environment(rewrite=rewriter, ranking=ranking, num_envs=num_envs, **more)
+        env = users.environment(
+            rewrite=rewriter, ranking=ranking, observe=observe, num_envs=num_envs, **more
+        )
         counted = Counted(env, users)
         return counted if only is None else OnlyAgent(counted, only)
 
