@@ -386,6 +386,12 @@ def test_every_method_has_one_signature(name: str) -> None:
     assert {"seed", "budget", "watch"}.isdisjoint(options(name))
 
 
+def test_agents_observe_privately_where_a_study_says_so(problem: Problem) -> None:
+    for observe, readers in (("shared", (0, 1, 2, 3)), ("private", (0,))):
+        player = fit(problem, "rpp", budget=80, num_envs=8, observe=observe)
+        assert player.env(problem.test).observer.readers("user") == readers
+
+
 def test_mistakes_of_a_trainer_get_a_sentence(problem: Problem) -> None:
     with pytest.raises(InvalidOption, match="trainer 'mapo' is not known"):
         fit(problem, "rpp", trainer="mapo")
@@ -589,8 +595,9 @@ def test_shipped_studies_are_sound(name: str) -> None:
     study = Study.load(name)
     cells = study.runs()
     assert len({cell.file for cell in cells}) == len(cells)
-    # These two ask no question.
-    assert bool(study.primary) == (name not in ("systems", "feedback-tuning"))
+    # These ask no question.
+    asks = name not in ("systems", "feedback-tuning", "feedback-variants-tuning")
+    assert bool(study.primary) == asks
 
 
 def test_draws_of_a_real_dataset_have_different_train_users() -> None:
