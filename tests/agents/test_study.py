@@ -781,7 +781,7 @@ def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
     fewer = replace(found, finished=[x for x in found.finished if x[0].method.label != "Manual"])
     # A bench's baselines have names, such as "random", that a study's methods may have.
     row = next(line for line in text.splitlines() if line.startswith("| random | 0."))
-    assert f"| {found.minus(setting, 'random', 'fixed'):+.3f} |" in row
+    assert f"| {found.minus(setting, 'random', 'merged'):+.3f} |" in row
     (_, missing, early), (_, there, also_early) = fewer.contrasts()
     assert (missing, early, also_early) == (None, False, False)
     assert there == named[1][1]
