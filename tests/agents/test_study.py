@@ -781,7 +781,9 @@ def test_the_report_states_the_results(finished: tuple[Path, Path]) -> None:
     fewer = replace(found, finished=[x for x in found.finished if x[0].method.label != "Manual"])
     # A bench's baselines have names, such as "random", that a study's methods may have.
     row = next(line for line in text.splitlines() if line.startswith("| random | 0."))
-    assert f"| {found.minus(setting, 'random', 'merged'):+.3f} |" in row
+    minus_baseline, significant = row.split(" | ")[3:5]
+    assert minus_baseline == f"{found.minus(setting, 'random', 'merged'):+.3f}"
+    assert significant in ("yes", "no")
     (_, missing, early), (_, there, also_early) = fewer.contrasts()
     assert (missing, early, also_early) == (None, False, False)
     assert there == named[1][1]
