@@ -442,7 +442,8 @@ def fit_step_posterior(
     def ask(start: int, stop: int, left: Ints) -> NDArray[np.float64]:
         who = np.repeat(order[start:stop], len(left))
         ranks = _ranks(env, who, plans[np.tile(left, stop - start)])
-        rewards = worth_of[ranks].mean(axis=1, dtype=np.float64).reshape(-1, len(left))
+        means = worth_of[ranks].mean(axis=1, dtype=np.float64)
+        rewards: NDArray[np.float64] = means.reshape(-1, len(left))
         tried[left] += stop - start
         total[left] += rewards.sum(axis=0)
         return rewards
