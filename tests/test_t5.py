@@ -297,6 +297,27 @@ GENRES = ("drama", "comedy", "war")
 ANIMALS = "owl fox cat dog hen cow pig rat bee ant elk eel".split()
 
 
+def test_the_loss_is_the_cross_entropy_of_the_modules_own_logits(
+    data: Dataset, histories: Interactions
+) -> None:
+    """The loss makes logits at the places that are taught only; transformers makes all of them."""
+    config = replace(SMALL, ids="sequential", tasks=("sequential",), ahead=3)
+    training = Training(data, histories, config)
+    model = training.model
+    model.module.eval()
+    texts, labels = next(training.batches(np.random.default_rng(0)))
+    assert len(set((labels >= 0).sum(axis=1).tolist())) > 1
+    taught = torch.from_numpy(labels)
+    hidden, mask = model._encoded(texts, None, None)
+    begun = torch.cat([torch.from_numpy(texts.starts)[:, None], taught[:, :-1]], dim=1)
+    logits = model.module.t5(
+        encoder_outputs=(hidden,), attention_mask=mask, decoder_input_ids=begun.clamp(min=0)
+    ).logits
+    own = logits.log_softmax(2).gather(2, taught.clamp(min=0)[..., None])[..., 0]
+    wanted = -torch.stack([row[t >= 0].mean() for row, t in zip(own, taught, strict=True)]).mean()
+    assert torch.allclose(model.loss(texts, taught), wanted, rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def animals() -> Dataset:
     rng = np.random.default_rng(0)

@@ -779,14 +779,18 @@ class T5:
         import torch
         import torch.nn.functional as F
 
+        t5 = self.module.t5
         hidden, mask = self._encoded(text, None, None)
-        there, labels = labels >= 0, labels.clamp(min=0)
+        there = labels >= 0
         begun = torch.cat([torch.from_numpy(text.starts)[:, None], labels[:, :-1]], dim=1)
-        logits = self.module.t5(
-            encoder_outputs=(hidden,), attention_mask=mask, decoder_input_ids=begun
-        ).logits
-        each = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none") * there
-        return (each.sum(1) / there.sum(1)).mean()
+        states = t5.decoder(
+            input_ids=begun.clamp(min=0), encoder_hidden_states=hidden, encoder_attention_mask=mask
+        )[0]
+        # Empty places get no logits, which are most of the cost of a large catalog.
+        logits = t5.lm_head(states[there] * self.config.dim**-0.5)
+        each = F.cross_entropy(logits, labels[there], reduction="none")
+        shares = (1 / there.sum(dim=1, keepdim=True)).expand_as(there)[there]
+        return (each * shares).sum() / len(labels)
 
 
 @dataclass(frozen=True, eq=False)
