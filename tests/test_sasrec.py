@@ -32,6 +32,7 @@ from rpp_env.recommenders.sasrec import (  # noqa: E402
     _view,
     full_ranks,
     last_items,
+    pooled,
     train,
 )
 from rpp_env.vectors import PrefixPrompts  # noqa: E402
@@ -295,6 +296,18 @@ def test_no_target_changes_a_byte(model: SASRec, data: Dataset, tmp_path: Path) 
         train(touched, replace(SMALL, epochs=1)).digest
         != train(training_interactions(data, split_users(data)), replace(SMALL, epochs=1)).digest
     )
+
+
+def test_pools_put_histories_of_similar_length_into_the_same_batches() -> None:
+    rng = np.random.default_rng(0)
+    lengths, order = rng.integers(2, 100, 1003), rng.permutation(1003)
+    found = pooled(order, lengths, 8, 16, rng)
+    assert np.array_equal(np.sort(found), np.arange(1003))
+
+    def spread(order: Any) -> float:
+        return float(np.ptp(lengths[order[:1000]].reshape(-1, 8), axis=1).mean())
+
+    assert spread(found) < spread(order) / 5
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce", "bpr", "cross_entropy"])

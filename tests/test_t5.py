@@ -297,6 +297,13 @@ GENRES = ("drama", "comedy", "war")
 ANIMALS = "owl fox cat dog hen cow pig rat bee ant elk eel".split()
 
 
+def test_an_epoch_teaches_every_user_as_often(data: Dataset, histories: Interactions) -> None:
+    config = replace(SMALL, tasks=("sequential",), batch=8, samples=2)
+    training = Training(data, histories, config)
+    taught = sum(len(labels) for _, labels in training.batches(np.random.default_rng(0)))
+    assert taught == 2 * (np.diff(training.taught.indptr) >= 2).sum()
+
+
 def test_the_loss_is_the_cross_entropy_of_the_modules_own_logits(
     data: Dataset, histories: Interactions
 ) -> None:
@@ -339,7 +346,7 @@ def explaining(animals: Dataset) -> T5:
         tasks=("sequential", *["explanation"] * 4),  # most batches
     )
     training = Training(animals, training_clicks(animals), config)
-    for _ in range(5):
+    for _ in range(7):
         training.epoch()
     return training.copy(training.model)
 

@@ -53,6 +53,7 @@ __all__ = [
     "full_ranks",
     "last_items",
     "make_optimizer",
+    "pooled",
     "ranks_among_all",
     "run_epoch",
     "train",
@@ -700,9 +701,8 @@ def _batches(histories: Interactions, config: Config, rng: np.random.Generator) 
     users, ends = windows(histories, config.max_length)
     order = rng.permutation(len(users))
     if config.pool > 1:
-        order = _pooled(
-            order, np.minimum(ends - histories.indptr[users], config.max_length), config, rng
-        )
+        lengths = np.minimum(ends - histories.indptr[users], config.max_length)
+        order = pooled(order, lengths, config.batch, config.pool, rng)
     for start in range(0, len(order), config.batch):
         chosen = order[start : start + config.batch]
         yield torch.from_numpy(
@@ -710,21 +710,32 @@ def _batches(histories: Interactions, config: Config, rng: np.random.Generator) 
         )
 
 
-def _pooled(
+def pooled(
     order: NDArray[np.int64],
     lengths: NDArray[np.int64],
-    config: Config,
+    batch: int,
+    pool: int,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Yield the same windows, with those of similar length in the same batches."""
-    size, batches = config.batch * config.pool, []
+    """Reorder examples so that those of similar length are in the same batches of `batch`.
+
+    Parameters
+    ----------
+    order : (n,) int64 array
+        Indices of `lengths`, in random order.
+    lengths : (N,) int64 array
+    batch, pool : int
+        Examples of a batch; batches that are sorted together, which then come in random order.
+    rng : numpy.random.Generator
+    """
+    size, batches = batch * pool, []
     for start in range(0, len(order), size):
-        pool = order[start : start + size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        part = order[start : start + size]
+        part = part[np.argsort(lengths[part], kind="stable")]
         # The batch that may be smaller stays last.
-        full = len(pool) // config.batch * config.batch
-        parts = np.split(pool[:full], full // config.batch) if full else []
-        batches += [parts[i] for i in rng.permutation(len(parts))] + [pool[full:]]
+        full = len(part) // batch * batch
+        whole = np.split(part[:full], full // batch) if full else []
+        batches += [whole[i] for i in rng.permutation(len(whole))] + [part[full:]]
     return np.concatenate(batches)
 
 

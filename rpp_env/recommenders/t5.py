@@ -51,7 +51,7 @@ from rpp_env.options import check_choice
 from rpp_env.prompting import Rankings
 from rpp_env.recommenders.base import by_score, check_catalog
 from rpp_env.recommenders.patience import Patience, Progress
-from rpp_env.recommenders.sasrec import ranks_among_all
+from rpp_env.recommenders.sasrec import pooled, ranks_among_all
 from rpp_env.recommenders.stages import Stages
 from rpp_env.tokens import SlotPrompts
 from rpp_env.vectors import PrefixPrompts
@@ -97,6 +97,8 @@ _ROWS = 32
 """Fixed number of users in a forward pass when ranking, as in `rpp_env.recommenders.sasrec`."""
 _PLACES = 16
 """Texts are padded to a multiple of this many tokens."""
+_POOL = 16
+"""Number of batches of an epoch whose users are sorted by length together, to save padding."""
 _PAD, _END, _WORDS = 0, 1, 2
 """Tokens: padding, which also starts the decoder; the end of a text; the first word."""
 _MOST_WORDS = 1000
@@ -1007,10 +1009,13 @@ class Training(Stages[T5]):
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[_Text, Ints]]:
         """Yield texts and labels (B, J): `samples` examples of each user, in random order.
 
+        Users with about as many clicks are in the same batches.
+
         Labels are the tokens of the answer, -1 in empty places.
         """
         lengths = np.diff(self.taught.indptr)
         users = rng.permutation(np.repeat(np.flatnonzero(lengths >= 2), self.config.samples))
+        users = pooled(users, lengths, self.config.batch, _POOL, rng)
         for start in range(0, len(users), self.config.batch):
             some = users[start : start + self.config.batch]
             task = self.config.tasks[rng.integers(len(self.config.tasks))]
