@@ -1,38 +1,32 @@
-"""The study of RPPFeedback-v0: how it was set up, and that docs/feedback.md has its results."""
+"""The studies of RPPFeedback-v0 and RPPSession-v0: their set-up, and that the pages show it."""
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.plan import PRESETS, Method, Plan, Study
-from rpp_agents.experiments.raw import raw_lines, read_raw
-from rpp_agents.experiments.statistics import Contrast, holm
+from rpp_agents.experiments.raw import read_raw
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 STUDY, TUNING = Study.load("feedback"), Study.load("feedback-tuning")
-(SETTING,) = STUDY.settings
+PUBLISHED = {"feedback": "feedback.md"}
+"""Studies of this form, and their pages."""
 PAGE = (ROOT / "docs" / "feedback.md").read_text(encoding="utf-8")
 
 
 def learners(plan: Plan) -> list[Method]:
     return [method for method in plan.methods if method.method == "rpp"]
-
-
-def table(heading: str) -> dict[str, list[str]]:
-    """The rows of the first table below a heading, by their first cell."""
-    text = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[1:] for row in found[1:]}
 
 
 def test_all_learners_have_as_many_points() -> None:
@@ -80,44 +74,47 @@ def test_learners_have_the_same_number_of_answers(name: str) -> None:
         assert plan.budget % (method.config["num_envs"] * setting.steps) == 0
 
 
-RAW = raw_lines(read_raw(RESULTS / "feedback.scores.npz"), SETTING.name)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_tables_are_those_of_the_scores(name: str) -> None:
+    page = (ROOT / "docs" / PUBLISHED[name]).read_text(encoding="utf-8")
+    made = runpy.run_path(str(ROOT / "docs" / "study_tables.py"))
+    for heading, table in (("Contrasts", "contrasts"), ("Table", "scores")):
+        section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        said = f"run python docs/study_tables.py {name}"
+        assert f"\n{made[table](name)}\n" in section, said
 
 
-def minus(method: str, against: str) -> Contrast:
-    return RAW.minus((method, "score"), (against, "score"))
-
-
-def test_the_table_is_that_of_the_scores() -> None:
-    shown = table("Table")
-    assert set(shown) == {method.label for method in STUDY.methods}
-    trained = defaultdict(list)
-    for line in (RESULTS / "feedback.jsonl").read_text(encoding="utf-8").splitlines():
-        run = json.loads(line)
-        trained[run["method"]].append(run["curve"][-1]["train"])
-    for label, (score, apart, _, _, first, last, train) in shown.items():
-        assert score == str(RAW.mean((label, "score")))
-        if label not in ("random", "best fixed (whole table)"):
-            assert apart == f"{minus(label, 'best fixed (whole table)'):+.3f}"
-        for cell, column in ((first, "first"), (last, "last")):
-            assert cell in ("", f"{RAW.mean((label, column)).value:.3f}")
-        assert train == f"{np.mean(trained[label]):.3f}"
-
-
-def test_the_contrasts_are_those_that_were_named() -> None:
-    text = PAGE.split("\n## Contrasts\n")[1].split("\n## ")[0]
-    found = [minus(one.method, one.against) for one in STUDY.contrasts]
-    for one, value, significant in zip(STUDY.contrasts, found, holm(found), strict=True):
-        said = f"{value:+.3f} | {'yes' if significant else 'no'} |"
-        assert f"| {one.method} | {one.against} | {said}" in text
-    assert len(re.findall(r"^\| .*\[", text, re.MULTILINE)) == len(found)
-
-
-def test_every_run_was_made() -> None:
+def test_a_table_by_hand() -> None:
+    """Two rows of docs/feedback.md, from the scores of each run and user."""
     raw = read_raw(RESULTS / "feedback.scores.npz")
+
+    def by_world(method: str) -> dict[int, float]:
+        mine = raw["method"] == method
+        draws = raw["draw"][mine]
+        means = np.nanmean(raw["score"][mine], axis=1)
+        return {draw: float(means[draws == draw].mean()) for draw in np.unique(draws).tolist()}
+
+    fixed = by_world("best fixed (whole table)")
+    for method in ("random", "MAPPO"):
+        scores = by_world(method)
+        apart = [scores[draw] - fixed[draw] for draw in fixed]
+        low, high = stats.ttest_1samp(apart, 0).confidence_interval(0.95)
+        mean = np.mean(list(scores.values()))
+        row = next(
+            line for line in PAGE.splitlines() if line.startswith(f"| {method} | {mean:.3f}")
+        )
+        assert f"| {np.mean(apart):+.3f} [{low:+.3f}, {high:+.3f}] |" in row
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_run_was_made(name: str) -> None:
+    study, raw = Study.load(name), read_raw(RESULTS / f"{name}.scores.npz")
     done = {
         label: sorted(raw["seed"][raw["method"] == label].tolist()) for label in set(raw["method"])
     }
-    assert done == {one.label: list(STUDY.seeds[: one.seeds]) for one in STUDY.methods}
+    assert done == {one.label: list(study.seeds[: one.seeds]) for one in study.methods}
+    lines = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(raw["seed"])
 
 
 def test_the_points_of_tuning_are_on_the_page() -> None:
