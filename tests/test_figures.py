@@ -297,7 +297,7 @@ def test_a_settings_table_is_that_of_its_runs(setting: str) -> None:
     assert len(body) > 25
 
 
-@pytest.mark.parametrize("page", ["study.md", "results.md", "feedback.md"])
+@pytest.mark.parametrize("page", ["study.md", "results.md", "feedback.md", "session.md"])
 def test_figures_in_sentences_stand_in_a_table_of_the_page(page: str) -> None:
     lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
     tables = [line for line in lines if line.startswith("|")]

@@ -19,7 +19,7 @@ from rpp_agents.experiments.raw import read_raw
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 STUDY, TUNING = Study.load("feedback"), Study.load("feedback-tuning")
-PUBLISHED = {"feedback": "feedback.md"}
+PUBLISHED = {"feedback": "feedback.md", "session": "session.md"}
 """Studies of this form, and their pages."""
 PAGE = (ROOT / "docs" / "feedback.md").read_text(encoding="utf-8")
 
