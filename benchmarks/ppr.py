@@ -316,11 +316,16 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
             names = [name for name in kept if name not in ("pre-train", "MLP_a alone")]
             minus = [base.minus(name, "MLP_a alone") for name in names]
             parts.append(_column("minus MLP_a alone", names, minus))
-        both = {f"{name}, own": runs for name, runs in of("own").items()}
-        both |= {f"{name}, shuffled": runs for name, runs in of("shuffled").items()}
-        pair = lines(both, test, clicks, ndcg10)
-        names = [name for name in kept if name not in ("pre-train", "constant prefix")]
-        minus = [pair.minus(f"{name}, own", f"{name}, shuffled") for name in names]
+        # One pair for each run and user: own and shuffled profiles are read by the same weights.
+        gaps = {
+            name: [
+                by_user(ndcg10(run["own"]) - ndcg10(run["shuffled"]), test, clicks) for run in runs
+            ]
+            for name, runs in kept.items()
+            if name not in ("pre-train", "constant prefix")
+        }
+        pair = Lines({name: {"world": runs} for name, runs in gaps.items()})
+        names, minus = list(gaps), [pair.mean(name) for name in gaps]
         parts.append(_column("own minus shuffled profile", names, minus))
     parts += along(world, kept, options)
     parts += ["### Popularity", table(popularity(test), padded=False)]
