@@ -85,6 +85,13 @@ BACKBONES = {"sasrec": SMALL, "cl4srec": CL4SRec(**asdict(SMALL))}
 CLICKS = (0, 1, 3, 5, 9)
 """Clicks known whose gains are told apart."""
 DRAWN = ("fine-tuning", "light", "full")
+CONTRASTIVE = {
+    "fine-tuning + CL": "fine-tuning",
+    "light": "light - CL",
+    "light - MLP_a": "light - MLP_a - CL",
+    "full": "full - CL",
+}
+"""Rows with the contrastive loss, and the same without it."""
 LENGTHS = {"light": 1, "light, n = 2": 2, "light, n = 4": 4}
 """Rows of the pictures, beside pre-train, from which gains are counted."""
 
@@ -316,6 +323,10 @@ def report(world: World, kept: dict[str, list[dict[str, Any]]], options: Any) ->
             names = [name for name in kept if name not in ("pre-train", "MLP_a alone")]
             minus = [base.minus(name, "MLP_a alone") for name in names]
             parts.append(_column("minus MLP_a alone", names, minus))
+        ablated = {a: b for a, b in CONTRASTIVE.items() if a in kept and b in kept}
+        if ablated:
+            minus = [base.minus(*pair) for pair in ablated.items()]
+            parts.append(_column("minus the same without CL", list(ablated), minus))
         # One pair for each run and user: own and shuffled profiles are read by the same weights.
         gaps = {
             name: [

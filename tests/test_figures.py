@@ -353,7 +353,7 @@ GAIN = re.compile(r"([-+][\d.]+) \[([-+][\d.]+), ([-+][\d.]+)\]")
 PPR = (ROOT / "docs" / "ppr.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("dataset", ["ml-100k", "arrivals"])
+@pytest.mark.parametrize("dataset", ["ml-100k", "ml-1m", "arrivals"])
 def test_pictures_of_prefixes_agree_with_their_tables(dataset: str) -> None:
     found = json.loads((RESULTS / f"ppr-{dataset}.json").read_text(encoding="utf-8"))
     clicks = {row[0]: row[1:] for row in rows(section("ppr-tables.md", f"{dataset}, Clicks known"))}
@@ -381,6 +381,32 @@ def test_pictures_of_prefixes_agree_with_their_tables(dataset: str) -> None:
         for name, along in of_rows.items():
             said = ", ".join(f"{values[0]:+.4f} at {at}" for at, values in along.items())
             assert f"{name} on {dataset} {said}" in alt[1]
+
+
+def test_the_summary_of_prefixes_agrees_with_their_tables() -> None:
+    """Scores and differences above all text are cells of the full tables."""
+    cells: dict[tuple[str, str, str], str] = {}
+    for dataset in ("ml-100k", "ml-1m", "arrivals"):
+        for shots in ("zero-shot", "few-shot"):
+            where = f"{dataset}, {shots}"
+            for row in rows(section("ppr-tables.md", where)):
+                if row[0] in ("", "NDCG@10"):
+                    head = row
+                for title, cell in zip(head, row, strict=True):
+                    cells[title, row[0], where] = cell
+            popular, found = rows(section("ppr-tables.md", f"{dataset}, Popularity"))
+            cells["NDCG@10", "popularity", where] = found[popular.index(shots)].split(" [")[0]
+    head, checked = [], 0
+    for row in rows(section("ppr.md", "What it shows")):
+        if row[0] in {title for title, _, _ in cells}:
+            head = row
+            continue
+        named = re.search(r"\((.*)\)", row[0])
+        name = row[0] if named is None else named[1]
+        for where, cell in zip(head[1:], row[1:], strict=True):
+            assert cell == cells[head[0], name, where], (head[0], name, where)
+            checked += 1
+    assert checked >= 80
 
 
 def test_the_table_of_explanations_is_the_results() -> None:
