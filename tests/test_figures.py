@@ -392,7 +392,7 @@ def test_the_summary_of_prefixes_agrees_with_their_tables() -> None:
             for row in rows(section("ppr-tables.md", where)):
                 if row[0] in ("", "NDCG@10"):
                     head = row
-                for title, cell in zip(head, row, strict=True):
+                for title, cell in zip(head[1:], row[1:], strict=True):
                     cells[title, row[0], where] = cell
             popular, found = rows(section("ppr-tables.md", f"{dataset}, Popularity"))
             cells["NDCG@10", "popularity", where] = found[popular.index(shots)].split(" [")[0]
