@@ -466,7 +466,8 @@ class Recommender(Protocol[P_contra]):
     An optional attribute ``reads`` is the type of the prompts that it reads. An environment then
     refuses, when it is made, a prompt space whose prompts are of another type. An optional
     ``reads_order = False`` states that a prompt does not show the order of the candidates, so that
-    they are ranked the same in any order, ties and rounding aside; it need not be asked again then.
+    they are ranked the same in any order, ties and rounding aside; it need not be asked again then,
+    and a table of its answers (`RewardTable.reads_order`) has those for every order.
     """
 
     def rank(self, prompts: P_contra) -> Sequence[Ranking]:

@@ -130,6 +130,11 @@ class RewardTable:
         """For sentences: the history lengths in the table."""
         return tuple(self.provenance.get("shown", ()))
 
+    @property
+    def reads_order(self) -> bool:
+        """Whether its recommender's answers depend on the order in which candidates are shown."""
+        return bool(self.provenance.get("reads_order", True))
+
     def for_space(self, space: PromptSpace[Any, Any]) -> RewardTable:
         """Return the same answers indexed by the cells of this prompt space: `RPPEnv.table`.
 
@@ -388,6 +393,8 @@ class RewardTable:
             raise ValueError(
                 f"it has format {provenance.get('format')!r}, and this version reads {_FORMAT}"
             )
+        if str(provenance.get("rank_by")).startswith("likelihood"):  # made before this was noted
+            provenance.setdefault("reads_order", False)
         sizes, shown = kept.pop("sizes"), provenance.get("shown")
         fits = sizes.ndim == 1 and 0 < sizes.size <= _MOST_AXES and sizes.dtype == np.int64
         if not fits or not (sizes > 0).all():
@@ -823,6 +830,8 @@ def _provenance(
         provenance["recommender"] = digest
     if thinking := getattr(env.recommender, "thinking", ()):  # affects how replies are parsed
         provenance["thinking"] = thinking
+    if not getattr(env.recommender, "reads_order", True):
+        provenance["reads_order"] = False
     # Through JSON, so that it compares equal to the provenance read from a file.
     plain: dict[str, Any] = json.loads(json.dumps(provenance))
     return plain

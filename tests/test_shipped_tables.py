@@ -205,6 +205,8 @@ def test_a_file_holds_digests_positions_and_counts(name: str, split: str) -> Non
     assert len(table) == entry.users[split]
     assert table.provenance["dataset"] == entry.dataset
     assert table.provenance["rules"] == entry.rules
+    assert table.provenance["rank_by"] == "likelihood (sum)"
+    assert not table.reads_order  # though the file was made before this was noted
     said = json.loads(json.dumps(table.provenance))
     for key, value in said.items():
         if isinstance(value, str) and key not in WORDS:

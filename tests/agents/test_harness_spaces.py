@@ -13,13 +13,14 @@ from rpp_agents.experiments.jobs import refusal
 from rpp_agents.experiments.methods import METHODS, method
 from rpp_agents.experiments.methods.fixed import constant
 from rpp_agents.experiments.plan import SPLITS, Study
-from rpp_agents.experiments.problem import Counted, Problem, Users
+from rpp_agents.experiments.problem import Counted, Problem, Users, remade
 from rpp_agents.experiments.report import write_report
 from rpp_agents.experiments.results import Results
 from rpp_agents.experiments.run import make_tables, replay, run_all
 from rpp_env import Rankings, RPPEnv, tabulate
 from rpp_env.episode import Episode, Feedback
 from rpp_env.errors import InvalidData, InvalidOption
+from rpp_env.table import RewardTable
 from rpp_env.tokens import SlotPrompts, TokenPrompts
 from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
@@ -116,6 +117,25 @@ def test_other_orders_of_the_candidates_are_shown_only_to_who_reads_them(
     assert len(asked) == (4 if reads_order else 0)  # else from the table
     assert (users.ledger.calls, users.ledger.unique) == (5 * 16, (5 if reads_order else 1) * 16)
     assert (played.orders == played.orders[:, :1]).all() != reads_order
+
+
+@pytest.mark.parametrize("reads_order", [True, False])
+def test_a_table_in_place_of_the_model_plays_other_orders_if_nobody_reads_them(
+    reads_order: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Leaning, "reads_order", reads_order, raising=False)
+    live = made("codebook", "test", 16)
+    assert live.env.table is not None
+    live.env.table.save(tmp_path / "t.rpptable")
+    table = RewardTable.load(tmp_path / "t.rpptable")
+    alone = Users(*[remade(live.env, table=table)] * 2)
+    assert table.reads_order is reads_order
+    if reads_order:
+        with pytest.raises(InvalidOption, match="show the candidates in another order"):
+            constant(7, 5, merge=True).play(alone, 0)
+    else:
+        played = constant(7, 5, merge=True).play(alone, 0)
+        assert (played.orders == constant(7, 5, merge=True).play(live, 0).orders).all()
 
 
 @pytest.mark.parametrize("kind", ["codebook", "one", "tokens"])

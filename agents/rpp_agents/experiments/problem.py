@@ -212,8 +212,9 @@ class Users:
             Of N questions, in the tasks' own order of candidates.
         """
         rows, cells = np.asarray(rows, np.int64), np.asarray(cells, np.int64)
-        orders = orders if getattr(self.live.recommender, "reads_order", True) else None
         table = self.env.table
+        answers = self.live.recommender or self.live.table
+        orders = orders if getattr(answers, "reads_order", True) else None
         if table is not None and rewrite is None and orders is None:
             rankings, rank = table.lookup(rows, cells)
             found = self.env.episode.respond(rankings, TaskBatch(self.env.tasks, rows), rank)
