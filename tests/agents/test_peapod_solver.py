@@ -165,6 +165,28 @@ def test_joint_training_ends_where_its_scores_were_best(model: T5) -> None:
     assert ndcg(ranks, 10).mean() == pytest.approx(found.validation, abs=0.01)
 
 
+def test_the_control_of_joint_training_is_a_t5_that_is_trained_without_prefixes(
+    model: T5, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rpp_agents.solvers import peapod
+
+    env, validation = made(model), made(model, "validation")
+    rows = np.arange(40)
+    bare = model.scores(PrefixPrompts(None, env.tasks.subset(rows)))
+    assert torch.allclose(peapod.BareSolver(env, SHORT).scores(env, rows), bare, atol=1e-5)
+    # The last epoch is kept, whatever it is worth.
+    values = iter(range(10_000))
+    monkeypatch.setattr(peapod, "ndcg", lambda ranks, k: np.array([next(values)]))
+    before, composer = model.digest, env.space.around.composer.digest
+    found = tune(env, validation, SHORT, patience=9, joint=True, prompt=False)
+    assert found.epoch == 1
+    assert (model.digest, found.composer.digest) == (before, composer)
+    weights = found.model.weights
+    assert not [name for name, w in weights.items() if torch.equal(w, model.weights[name])]
+    with pytest.raises(InvalidOption, match="joint=True"):
+        tune(env, validation, SHORT, prompt=False)
+
+
 def test_controls_are_policies(model: T5) -> None:
     env, other = made(model, "test"), made(model, "test", whose="another")
     choosing = made(model, "test", actions="neighbour")

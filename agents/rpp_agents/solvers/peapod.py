@@ -42,6 +42,7 @@ from rpp_env.vectors import PrefixPrompts
 __all__ = [
     "Attention",
     "AttentionPolicy",
+    "BareSolver",
     "Config",
     "JointSolver",
     "Solver",
@@ -339,6 +340,23 @@ class JointSolver(Solver):
         return {**super().trained, **own, **self.model.weights}
 
 
+class BareSolver(JointSolver):
+    """The control of `JointSolver`: a copy of the T5 is trained on the same clicks, with no prefix.
+
+    Its policy and composer are those of the environment.
+    """
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """See `Solver`."""
+        return self.model.weights
+
+    def scores(self, env: Any, rows: NDArray[np.int64] | None = None) -> Tensor:
+        """(T, K) scores of the candidates, without a prefix; see `Solver.scores`."""
+        every = np.arange(len(env.tasks)) if rows is None else rows
+        return self.model.scores(PrefixPrompts(None, env.tasks.subset(every)))
+
+
 @dataclass(frozen=True, eq=False)
 class Tuned:
     """Result of `tune`.
@@ -374,6 +392,7 @@ def tune(
     *,
     patience: int = 5,
     joint: bool = False,
+    prompt: bool = True,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tuned:
     """Train, and keep the epoch that is best on validation tasks.
@@ -388,10 +407,19 @@ def tune(
         Number of epochs in a row without an improvement after which training ends.
     joint : bool
         Train a copy of the T5, values and projection as well (`JointSolver`).
+    prompt : bool
+        False, with `joint`: train a copy of the T5 alone, without prefixes (`BareSolver`).
     progress : callable, optional
         Called with (epoch, validation NDCG@10) after every epoch.
+
+    Raises
+    ------
+    InvalidOption
+        For prompt=False without joint, where nothing would be trained.
     """
-    solver = (JointSolver if joint else Solver)(env, config)
+    if not prompt and not joint:
+        raise InvalidOption("prompt=False trains the T5 alone: give joint=True, too")
+    solver = ((JointSolver if prompt else BareSolver) if joint else Solver)(env, config)
     tasks: TaskSet = validation.tasks
 
     def judge() -> float:
