@@ -30,42 +30,54 @@ def learners(plan: Plan) -> list[Method]:
 
 def test_all_learners_have_as_many_points() -> None:
     points = defaultdict(list)
-    for method in learners(TUNING):
+    for method in (*learners(TUNING), *learners(Study.load("feedback-variants-tuning"))):
         points[method.tunes].append(json.dumps(method.point))
     assert {len(set(each)) for each in points.values()} == {4}
-    assert len(TUNING.runs()) == 4 * len(points)
 
 
-def test_the_learners_play_with_what_won() -> None:
-    """The point with the highest score on world 11; the paper's own numbers are not tuned."""
+def winners(name: str) -> dict[Any, tuple[float, dict[str, Any]]]:
+    """The best score of each learner of a tuning study, with its config."""
     best: dict[Any, tuple[float, dict[str, Any]]] = {}
-    grid = {method.label: method for method in TUNING.methods}
-    for line in (RESULTS / "feedback-tuning.jsonl").read_text(encoding="utf-8").splitlines():
+    grid = {method.label: method for method in Study.load(name).methods}
+    for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
         method = grid.pop(run["method"])
         best[method.tunes] = max(best.get(method.tunes, (0.0, {})), (run["score"], method.config))
     assert not grid
+    return best
+
+
+def test_the_learners_play_with_what_won() -> None:
+    """The point with the highest score on world 11; the paper's own numbers are not tuned."""
+    best = winners("feedback-tuning")
     tuned = {method.label: dict(method.config) for method in learners(STUDY)}
     del tuned["A2C, the paper's numbers"]
     assert tuned == {label: config for label, (_, config) in best.items()}
     # The primary contrast is about the best of them.
     assert STUDY.primary["method"] == max(best, key=lambda label: best[label][0])
+    # Sessions were not tuned: they have the same options.
+    best |= winners("feedback-variants-tuning")
+    for name in ("session", "session-variants"):
+        for method in learners(Study.load(name)):
+            if method.label in best:
+                assert dict(method.config) == best[method.label][1]
 
 
 def test_its_worlds_served_for_nothing_else() -> None:
+    ours = ("feedback", "session", "session-variants")
     others: set[int] = set()
     for form in (Study, Bench):
         for path in (PRESETS / form.FORM).glob("*.toml"):
-            if path.stem not in ("feedback", "session"):
+            if path.stem not in ours:
                 plan = form.load(path.stem)
                 others |= {draw for setting in plan.settings for draw in setting.draws}
-    for name in ("feedback", "session"):
+    for name in ours:
         (setting,) = Study.load(name).settings
         assert not others & set(setting.draws)
         others |= set(setting.draws)
 
 
-@pytest.mark.parametrize("name", ["feedback", "session"])
+@pytest.mark.parametrize("name", ["feedback", "session", "session-variants"])
 def test_learners_have_the_same_number_of_answers(name: str) -> None:
     plan = Study.load(name)
     (setting,) = plan.settings
@@ -116,7 +128,8 @@ def test_every_run_was_made(name: str) -> None:
     assert len(lines) == len(raw["seed"])
 
 
-def test_the_points_of_tuning_are_on_the_page() -> None:
+@pytest.mark.parametrize("name", ["feedback-tuning", "feedback-variants-tuning"])
+def test_the_points_of_tuning_are_on_the_page(name: str) -> None:
     text = PAGE.split("\n## Tuning\n")[1]
-    for line in (RESULTS / "feedback-tuning.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
         assert f"{json.loads(line)['score']:.3f}" in text
