@@ -1,6 +1,9 @@
 """Ranks of test clicks among three lists, simple baselines, and tables of them with differences.
 
-For benchmarks of ids that are played on users' later clicks. The lists are the task's candidates
+    python benchmarks/ranked.py --dataset beauty --model checkpoint:FILE --out FILE.json
+
+Run alone, it ranks a T5 without a prompt, beside the baselines. It is imported by benchmarks of ids
+that are played on users' later clicks. The lists are the task's candidates
 (*sampled*: the target and 99 items that the user never clicks), *all* items, and those of them that
 are *new* to the user. Intervals of differences are Student's, over users and training seeds,
 paired; "Holm" marks those that are significant at 5% among those of a table.
@@ -19,13 +22,17 @@ import numpy as np
 import torch
 
 from rpp_agents.experiments.statistics import Lines, holm
-from rpp_env import RPPEnv
+from rpp_env import RPPEnv, load_dataset
 from rpp_env.data.candidates import TaskSet
-from rpp_env.data.clicks import training_clicks
+from rpp_env.data.clicks import SMALL_WORLD, click_tasks, task_users, training_clicks
+from rpp_env.data.folders import write_text
+from rpp_env.factory import choose_users
+from rpp_env.later_clicks import recommender_of
 from rpp_env.markdown import table
 from rpp_env.metrics import hit, ndcg
 from rpp_env.recommenders import pretrained
 from rpp_env.recommenders.t5 import max_plus_one
+from rpp_env.tokens import SlotPrompts
 from rpp_env.vectors import PrefixPrompts
 
 LISTS = ("sampled", "all", "new")
@@ -175,3 +182,27 @@ def report(
 def _shown(gap: Mapping[str, Any]) -> str:
     mark = " Holm" if gap["significant"] else ""
     return "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**gap) + mark
+
+
+def main() -> None:
+    given = parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    size = {} if given.dataset else SMALL_WORLD
+    data = load_dataset(given.dataset or "movieworld", **{**size, **given.options})
+    model = recommender_of(given.model, data, training_clicks(data))
+    users = choose_users(task_users(data), given.users, 0)
+    clicks, bare = Clicks(click_tasks(data, users, "test")), "the T5, without a prompt"
+
+    def scores(tasks: TaskSet, _: np.ndarray) -> Any:
+        return model.scores(SlotPrompts(np.zeros((len(tasks), 0), np.int64), tasks))
+
+    found = {bare: [clicks.ranks(scores)], **clicks.baselines(model.vocabulary.numbers)}
+    text, written = report(found, [(bare, name) for name in found if name != bare])
+    print(text)
+    about = {"dataset": data.name, "users": len(clicks.tasks), "recommender": model.digest}
+    if given.out:
+        write_text(given.out, json.dumps({"about": about, **written}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

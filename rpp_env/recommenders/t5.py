@@ -1070,7 +1070,8 @@ class Training(Stages[T5]):
         latest = self.taught.items[ends - 1][:, None].astype(np.int64)
         none = np.zeros((len(rows), 0), np.int64)
         starts = _spelled(self.vocabulary.ids, latest)[:, -1]
-        return _Text(tokens, spans, lengths, none, starts), labels
+        longest = int((labels >= 0).sum(axis=1).max())
+        return _Text(tokens, spans, lengths, none, starts), labels[:, :longest]
 
 
 def _written(

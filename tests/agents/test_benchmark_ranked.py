@@ -116,7 +116,7 @@ def run(
     if name == "peapod":
         few = {key: program.ABLATIONS[key] for key in (program.TAUGHT, "with task prompts (3)")}
         monkeypatch.setattr(program, "ABLATIONS", few)
-    size = json.dumps(SIZE | {"num_candidates": 20})
+    size = json.dumps(SIZE if name == "ranked" else SIZE | {"num_candidates": 20})
     shared = ["--options", size, "--seeds", "1", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", [name, *shared, *arguments])
     program.main()
@@ -149,3 +149,12 @@ def test_pap_rec_in_small(checkpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_
     for name, row in found["scores"].items():
         assert lists["sampled"][name]["NDCG@10"] == pytest.approx(row["test"])
     assert found["about"]["first"] == "random"
+
+
+def test_a_t5_beside_the_rules_in_small(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = run("ranked", ["--model", checkpoint, "--users", "50"], monkeypatch, tmp_path / "found")
+    assert found["about"]["users"] == 50
+    assert len(found["scores"]["all"]) == 4
+    assert "the T5, without a prompt minus popularity" in found["differences"]["sampled"]
