@@ -409,6 +409,19 @@ def test_the_summary_of_prefixes_agrees_with_their_tables() -> None:
     assert checked >= 80
 
 
+def test_the_table_of_the_study_of_prefixes_is_that_of_its_runs() -> None:
+    found = study("ppr-study")
+    head, *body = rows(section("ppr.md", "As a study"))
+    shown = {
+        (setting, method): cell
+        for method, *cells in body
+        for setting, cell in zip(head[1:], cells, strict=True)
+        if cell and method != "chance"
+    }
+    assert set(shown) == set(found)
+    assert all(close(shown[key], value) for key, value in found.items())
+
+
 def test_the_table_of_explanations_is_the_results() -> None:
     found = json.loads((RESULTS / "explanations.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "t5.md").read_text(encoding="utf-8")
