@@ -32,7 +32,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -52,6 +52,7 @@ from rpp_env.models import Generation, LanguageModel, Reply, Request
 from rpp_env.models.checkpoints import Chat
 from rpp_env.models.names import checkpoint as place_of
 from rpp_env.models.openai import OpenAIModel
+from rpp_env.models.transformers import TransformersModel
 from rpp_env.models.vllm import VLLMModel
 from rpp_env.sentences.prompt import LETTERS, Prompt, as_messages
 
@@ -85,13 +86,13 @@ class Bench:
     checkpoint: Path
     options: dict[str, Any]
     """vLLM's, of the engine."""
-    server: OpenAIModel
-    root: str
-    """The server's address."""
+    served: AbstractContextManager[str]
+    """The server, which gives its address."""
     prompts: list[Prompt]
     generation: Generation
     pairs: int
     found: dict[str, Any] = field(default_factory=dict)
+    running: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.requests = [Request(prompt.messages, self.generation) for prompt in self.prompts]
@@ -100,6 +101,16 @@ class Bench:
     def engine(self) -> VLLMModel:
         """Loaded when a part first asks for it: not every one does."""
         return VLLMModel(self.checkpoint, **self.options)
+
+    @cached_property
+    def root(self) -> str:
+        """The server's address; it is started when a part first asks for it."""
+        print("starting the server", flush=True)
+        return self.running.enter_context(self.served)
+
+    @cached_property
+    def server(self) -> OpenAIModel:
+        return OpenAIModel(f"{self.root}/v1", NAME)
 
     @cached_property
     def texts(self) -> list[str]:
@@ -115,6 +126,7 @@ class Bench:
     def close(self) -> None:
         if "engine" in self.__dict__:
             self.engine.close()
+        self.running.close()
 
     def bare(self, max_tokens: int | None = None) -> Any:
         """``vllm.LLM.generate``, as vLLM's own examples call it."""
@@ -132,6 +144,8 @@ class Bench:
         """Empty both prefix caches."""
         if "engine" in self.__dict__:
             self.engine._engine.reset_prefix_cache()  # noqa: SLF001
+        if "root" not in self.__dict__:
+            return
         asked = urllib.request.Request(f"{self.root}/reset_prefix_cache", method="POST")  # noqa: S310
         with urllib.request.urlopen(asked, timeout=60):  # noqa: S310 - ours
             pass
@@ -298,6 +312,77 @@ class Timed:
         return replies
 
 
+def likelihoods(bench: Bench) -> None:
+    """Titles' log-probabilities along their tree, and the ways to rank in vLLM and transformers."""
+    asked = []
+    for prompt in bench.prompts:
+        lead = prompt.lead()
+        titles = lead.continuations(prompt.task.candidates)
+        asked.append(Request(lead.messages, continuations=titles))
+    plain = TransformersModel(bench.checkpoint, dtype=bench.options.get("dtype"))
+    blocks = VLLMModel(bench.checkpoint, **bench.options, block_size=128)
+
+    def tree() -> list[Reply]:
+        return bench.engine.complete(asked)
+
+    def whole() -> list[list[float]]:
+        return with_whole_prompts(bench.engine, asked)
+
+    def large() -> list[Reply]:
+        blocks._engine.reset_prefix_cache()  # noqa: SLF001
+        return blocks.complete(asked)
+
+    for warm_up in (tree, large, lambda: plain.complete(asked)):
+        warm_up()
+    found = [
+        np.array([reply.choice_logprobs for reply in replies])
+        for replies in (tree(), plain.complete(asked))
+    ]
+    gaps = [float(np.abs(one - np.array(whole())).max()) for one in found]
+    bench.found["likelihoods, largest difference from whole prompts"] = gaps
+    print(
+        "    largest difference of a title's score: tree {:.4f}, transformers {:.4f}".format(*gaps)
+    )
+    bench.compare("each title with its whole prompt / VLLMModel", whole, tree)
+    bench.compare("likelihood, blocks of 128 tokens / of 32", large, tree)
+    blocks.close()
+    ways = {"likelihood": asked, "logprobs": lettered(bench.prompts), "generate": bench.requests}
+    for way, requests in ways.items():
+
+        def by_transformers(requests: list[Request] = requests) -> list[Reply]:
+            return plain.complete(requests)
+
+        def by_vllm(requests: list[Request] = requests) -> list[Reply]:
+            return bench.engine.complete(requests)
+
+        what = f"transformers / VLLMModel, {way}"
+        bench.compare(what, by_transformers, by_vllm)
+        seconds = bench.found[f"{what}, processors"]["seconds"]
+        rates = [len(requests) / spent for spent in seconds]
+        bench.found[f"prompts per processor second, {way}"] = rates
+        print("    prompts per processor second: {:.2f} and {:.2f}".format(*rates))
+
+
+def with_whole_prompts(engine: VLLMModel, asked: Sequence[Request]) -> list[list[float]]:
+    """Read each title with its whole prompt, by vLLM's ``prompt_logprobs``."""
+    from vllm import SamplingParams
+
+    reading = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+    branches = [engine._chat.continued(r.messages, r.continuations or ()) for r in asked]  # noqa: SLF001
+    texts = [[*prompt, *rest] for prompt, rests in branches for rest in rests]
+    made = iter(engine._run(texts, [reading] * len(texts)))  # noqa: SLF001
+    scores = []
+    for prompt, rests in branches:
+        given = [next(made).prompt_logprobs[len(prompt) :] for _ in rests]
+        scores.append(
+            [
+                sum(entry[token].logprob for entry, token in zip(entries, rest, strict=True))
+                for entries, rest in zip(given, rests, strict=True)
+            ]
+        )
+    return scores
+
+
 def overhead(bench: Bench) -> None:
     """The share of a step that is not the model's: environment, prompts, parsing, observation."""
     for rank_by in ("generate", "logprobs"):
@@ -426,6 +511,7 @@ PARTS: tuple[Callable[[Bench], None], ...] = (
     transports,
     against_asyncio,
     ways_to_rank,
+    likelihoods,
     overhead,
     prefixes,
 )
@@ -508,7 +594,8 @@ def main() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    parts = [part for part in PARTS if part.__name__ in given.parts]
+    # With --gpu there are no weights that transformers could load.
+    parts = [p for p in PARTS if p.__name__ in given.parts and not (given.gpu and p is likelihoods)]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(place_of(given.checkpoint))
         options: dict[str, Any] = {"max_model_len": 4096}
@@ -520,26 +607,22 @@ def main() -> None:
         if given.dtype:
             options["dtype"] = given.dtype
             more += ["--dtype", given.dtype]
-        print("starting the server", flush=True)
-        with serving(checkpoint, more, "gpu" if given.gpu else "cpu") as root:
-            server = OpenAIModel(f"{root}/v1", NAME)
-            count = given.prompts or (256 if given.gpu else 64)
-            generation = Generation(max_tokens=given.max_tokens)
-            prompts = some_prompts(count)
-            bench = Bench(checkpoint, options, server, root, prompts, generation, given.pairs)
-            print(
-                f"{checkpoint.name}, {given.dtype or 'default dtype'}, vLLM {server.version}: "
-                f"{count} prompts, at most {given.max_tokens} tokens a reply, medians of "
-                f"{given.pairs} alternating pairs"
-            )
-            try:
-                for part in parts:
-                    print(f"\n{(part.__doc__ or '').splitlines()[0]}", flush=True)
-                    part(bench)
-                if given.gpu and ways_to_rank in parts:
-                    against_the_chip(bench, given.tflops, given.bandwidth)
-            finally:
-                bench.close()
+        served = serving(checkpoint, more, "gpu" if given.gpu else "cpu")
+        count = given.prompts or (256 if given.gpu else 64)
+        generation = Generation(max_tokens=given.max_tokens)
+        bench = Bench(checkpoint, options, served, some_prompts(count), generation, given.pairs)
+        print(
+            f"{checkpoint.name}, {given.dtype or 'default dtype'}: {count} prompts, at most "
+            f"{given.max_tokens} tokens a reply, medians of {given.pairs} alternating pairs"
+        )
+        try:
+            for part in parts:
+                print(f"\n{(part.__doc__ or '').splitlines()[0]}", flush=True)
+                part(bench)
+            if given.gpu and ways_to_rank in parts:
+                against_the_chip(bench, given.tflops, given.bandwidth)
+        finally:
+            bench.close()
     if given.json is not None:
         given.json.write_text(json.dumps(bench.found, indent=1) + "\n")
 

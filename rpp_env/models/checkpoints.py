@@ -139,11 +139,10 @@ def check_continued(
     model: LanguageModel,
     prompt: Sequence[int],
     continuations: Sequence[Sequence[int]],
-    reply: int = 0,
 ) -> None:
     """Raise InvalidOption if a prompt with its longest continuation exceeds the context."""
     length = len(prompt) + max(map(len, continuations), default=0)
-    if length + reply > model.context_length:
+    if length > model.context_length:
         raise InvalidOption(
             f"a prompt with its longest continuation has {length} tokens, and {model.id} reads "
             f"{model.context_length}: shorten the prompt"

@@ -1,14 +1,15 @@
-"""Log-probabilities of many continuations in one forward pass that reads each token once.
+"""Log-probabilities of many continuations, with what they share read once.
 
 Prompts and their continuations form a tree of tokens: candidates of one prompt share all of it, and
-prompts with a common beginning share that. The tree is laid out as one sequence in which every
-token attends only to its ancestors and has the position of its depth, so that one pass gives the
-results of one pass per continuation.
+prompts with a common beginning share that. For transformers the tree is laid out as one sequence in
+which every token attends only to its ancestors and has the position of its depth, so that one
+forward pass gives the results of one pass per continuation. An engine with a prefix cache is asked
+at each place of the tree where a continuation goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,26 @@ class Tree:
             if at == -2:
                 return len(prompt) - i
         return 0
+
+    def following(self) -> dict[int, list[int]]:
+        """Return the nodes of continuations by the node that they follow, in rising order."""
+        nodes = sorted({node for paths in self.paths for path in paths for node in path})
+        found: dict[int, list[int]] = {}
+        for node in nodes:
+            found.setdefault(self.parents[node], []).append(node)
+        return dict(sorted(found.items()))
+
+    def text(self, node: int) -> list[int]:
+        """Return the tokens from the beginning up to a node."""
+        found = []
+        while node >= 0:
+            found.append(self.tokens[node])
+            node = self.parents[node]
+        return found[::-1]
+
+    def sums(self, logprobs: Mapping[int, float]) -> list[list[float]]:
+        """Add up the log-probabilities of each continuation's nodes, for each prompt."""
+        return [[sum(logprobs[node] for node in path) for path in paths] for paths in self.paths]
 
     def _walk(self, at: int, tokens: Sequence[int]) -> list[int]:
         nodes = []
@@ -115,9 +136,9 @@ def scores_of(model: Any, tree: Tree, device: str) -> list[list[float]]:
     """
     import torch
 
-    nodes = sorted({node for paths in tree.paths for path in paths for node in path})
-    parents = sorted({tree.parents[node] for node in nodes})
-    place = {parent: i for i, parent in enumerate(parents)}
+    following = tree.following()
+    parents, nodes = list(following), [node for many in following.values() for node in many]
+    places = [place for place, many in enumerate(following.values()) for _ in many]
     with torch.inference_mode():
         sees = torch.from_numpy(tree.attention()).to(device)
         mask = torch.zeros(sees.shape, dtype=model.dtype, device=device)
@@ -129,12 +150,11 @@ def scores_of(model: Any, tree: Tree, device: str) -> list[list[float]]:
             use_cache=False,
             logits_to_keep=torch.tensor(parents, device=device),
         ).logits[0]
-        given = torch.tensor([place[tree.parents[node]] for node in nodes], device=device)
+        given = torch.tensor(places, device=device)
         tokens = torch.tensor([tree.tokens[node] for node in nodes], device=device)
         norms = torch.cat([part.float().logsumexp(-1) for part in logits.split(ROWS)])
         found = (logits[given, tokens].float() - norms[given]).double().tolist()
-    logprobs = dict(zip(nodes, found, strict=True))
-    return [[sum(logprobs[node] for node in path) for path in paths] for paths in tree.paths]
+    return tree.sums(dict(zip(nodes, found, strict=True)))
 
 
 def scores_alone(model: Any, branches: Branches, device: str) -> list[float]:

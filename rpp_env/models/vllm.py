@@ -21,7 +21,7 @@ from rpp_env.models.checkpoints import (
     continuing,
     distinct,
 )
-from rpp_env.models.likelihoods import Branches
+from rpp_env.models.likelihoods import Branches, Tree
 
 __all__ = ["VLLMModel"]
 
@@ -31,11 +31,15 @@ CPU_DEFAULTS = {
     # A prompt that is read in two parts ends the engine if it is sampled with a seed (0.32.0: "CPU
     # Generator does not use offset").
     "enable_chunked_prefill": False,
+    # Prompts share whole blocks of the prefix cache, and vLLM's own have 128 tokens on a CPU.
+    "block_size": 32,
 }
 """Engine options if vLLM runs on a CPU; the caller's options come first."""
 CPU_CACHE = 2 << 30
 """Bytes of the KV cache on a CPU, if neither the caller nor VLLM_CPU_KVCACHE_SPACE sets it; vLLM
 itself would take nearly all of the memory."""
+MOST_TOKENS = 128
+"""Tokens whose log-probabilities vLLM returns at one place, at most."""
 MATTERS_NOT = frozenset(
     "block_size disable_log_stats dtype enable_chunked_prefill enable_prefix_caching enforce_eager "
     "gpu_memory_utilization kv_cache_memory_bytes max_logprobs max_model_len "
@@ -55,9 +59,10 @@ class VLLMModel:
     With `Request.choices` one token is requested, and the log-probabilities of exactly the choices'
     tokens (vLLM's ``logprob_token_ids``), over the whole vocabulary, before any sampling option;
     see `Chat.choice_tokens` for which tokens count as a choice. With `Request.grammar` the reply is
-    held to it by vLLM's structured outputs. With `Request.continuations` each continuation is read
-    with its whole prompt (vLLM's ``prompt_logprobs``, which does not use the prefix cache), if a
-    probe has shown that their log-probabilities are returned.
+    held to it by vLLM's structured outputs. With `Request.continuations` the tokens that may come
+    next are asked for in the same way, at every place of the continuations' tree, so that prompts
+    and the beginnings of titles come from the prefix cache (which vLLM's ``prompt_logprobs`` does
+    not use); if a probe has shown that their log-probabilities are returned.
 
     Parameters
     ----------
@@ -152,7 +157,7 @@ class VLLMModel:
         for i, prompt in zip(written, prompts, strict=True):
             check_length(self, len(prompt), asked[i])
         for i, (prompt, rests) in continued.items():
-            check_continued(self, prompt, rests, reply=1)
+            check_continued(self, prompt, rests)
             if not rests:
                 raise InvalidOption(f"request {i} asks for no continuation: give one or more")
         replies: dict[int, Reply] = {}
@@ -172,25 +177,29 @@ class VLLMModel:
         BrokenContract
             If a log-probability is missing.
         """
-        from vllm import SamplingParams
-
-        # The prompt's own tokens, and one new token that is discarded: vLLM requires one.
-        reading = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        starts = [len(prompt) for prompt, rests in branches for _ in rests]
-        whole = [[*prompt, *rest] for prompt, rests in branches for rest in rests]
-        outputs = self._run(whole, [reading] * len(whole))
-        scores = []
-        for start, tokens, output in zip(starts, whole, outputs, strict=True):
-            given = output.prompt_logprobs or []
-            if len(given) != len(tokens):
-                raise BrokenContract(
-                    f"vLLM returned log-probabilities of {len(given)} of {len(tokens)} tokens of a "
-                    "prompt: use rank_by='logprobs', or 'hf:' instead of 'vllm:'"
-                )
-            pairs = zip(tokens[start:], given[start:], strict=True)
-            scores.append(float(sum(entry[token].logprob for token, entry in pairs)))
-        found = iter(scores)
-        return [[next(found) for _ in rests] for _, rests in branches]
+        tree = Tree()
+        for branch in branches:
+            tree.add(*branch)
+        asked = [
+            (place, nodes[i : i + MOST_TOKENS])
+            for place, nodes in tree.following().items()
+            for i in range(0, len(nodes), MOST_TOKENS)
+        ]
+        outputs = self._run(
+            [tree.text(place) for place, _ in asked],
+            [_next([tree.tokens[node] for node in nodes]) for _, nodes in asked],
+        )
+        found = {}
+        for (_, nodes), output in zip(asked, outputs, strict=True):
+            given = (output.outputs[0].logprobs or [{}])[0]
+            for node in nodes:
+                if tree.tokens[node] not in given:
+                    raise BrokenContract(
+                        "vLLM returned no log-probability of a token that was asked for: use "
+                        "rank_by='logprobs', or 'hf:' instead of 'vllm:'"
+                    )
+                found[node] = float(given[tree.tokens[node]].logprob)
+        return tree.sums(found)
 
     def _likely(self) -> bool:
         """Whether log-probabilities of given texts are returned, and are not all 0."""
@@ -241,12 +250,7 @@ class VLLMModel:
 
         if request.choices is not None:
             tokens = self._chat.choice_tokens(request.choices)
-            return SamplingParams(
-                temperature=0.0,
-                max_tokens=1,
-                logprob_token_ids=[token for ids in tokens for token in ids],
-                detokenize=False,
-            )
+            return _next([token for ids in tokens for token in ids])
         drawn = request.generation
         held = request.grammar and StructuredOutputsParams(grammar=request.grammar)
         return SamplingParams(
@@ -272,6 +276,13 @@ class VLLMModel:
             len(said.token_ids),
             "length" if said.finish_reason == "length" else "stop",
         )
+
+
+def _next(tokens: list[int]) -> Any:
+    """Ask for one token, and for the log-probabilities of exactly these."""
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=tokens, detokenize=False)
 
 
 def _tokenizer(path_or_id: str | os.PathLike[str], options: dict[str, Any]) -> Any:

@@ -82,9 +82,23 @@ def test_ids_name_the_weights_and_no_path(both: Any, checkpoint: Path) -> None:
 # ---- likelihoods ----
 
 
-def test_likelihoods_are_equal(both: Any, prompts: list[Prompt]) -> None:
+def test_likelihoods_are_equal_and_prompts_come_from_the_prefix_cache(
+    both: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine, plain = both
     assert "likelihood" in engine.capabilities
+    read, cached = 0, 0
+
+    def run(self: VLLMModel, prompts: Any, settings: Any) -> Any:
+        nonlocal read, cached
+        outputs = original(self, prompts, settings)
+        read += sum(len(output.prompt_token_ids) for output in outputs)
+        cached += sum(output.num_cached_tokens for output in outputs)
+        return outputs
+
+    original = VLLMModel._run
+    monkeypatch.setattr(VLLMModel, "_run", run)
+    monkeypatch.setattr("rpp_env.models.vllm.MOST_TOKENS", 4)  # six titles in two questions
     requests = []
     for prompt in prompts[:2]:
         lead = prompt.lead()
@@ -94,6 +108,7 @@ def test_likelihoods_are_equal(both: Any, prompts: list[Prompt]) -> None:
         np.testing.assert_allclose(one.choice_logprobs, other.choice_logprobs, rtol=0, atol=2e-3)
         assert one.choice_tokens == other.choice_tokens
         assert one.prompt_tokens == other.prompt_tokens
+    assert cached > 0.6 * read
     few = [ContinuedPrompt(prompt.task, FORMS["list"], prompt.shown) for prompt in prompts[:2]]
     check_recommender(LikelihoodRecommender(engine, "pmi"), few)
 

@@ -7,6 +7,7 @@ been run, under RPPLikelihood-v0 too.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,21 @@ def test_alone_it_is_deterministic_to_the_last_bit(tiny: TransformersModel) -> N
     requests = questions()
     together = model.complete(requests)
     assert [model.complete([request])[0] for request in requests] == together
+
+
+def test_a_tree_tells_what_may_follow_where() -> None:
+    tree = Tree()
+    tree.add([1, 2], [[3, 4], [3, 5], [6]])
+    tree.add([1, 2, 3], [[5]])  # the same place as in the first one
+    after = {
+        tuple(tree.text(place)): [tree.tokens[node] for node in nodes]
+        for place, nodes in tree.following().items()
+    }
+    assert after == {(1, 2): [3, 6], (1, 2, 3): [4, 5]}
+    values = {
+        node: float(10**i) for i, node in enumerate(chain.from_iterable(tree.following().values()))
+    }
+    assert tree.sums(values) == [[101.0, 1001.0, 10.0], [1000.0]]
 
 
 def test_passes_stay_within_their_token_limit() -> None:
