@@ -345,7 +345,6 @@ def likelihoods(bench: Bench) -> None:
     )
     bench.compare("each title with its whole prompt / VLLMModel", whole, tree)
     bench.compare("likelihood, blocks of 128 tokens / of 32", large, tree)
-    blocks.close()
     ways = {"likelihood": asked, "logprobs": lettered(bench.prompts), "generate": bench.requests}
     for way, requests in ways.items():
 
@@ -361,6 +360,7 @@ def likelihoods(bench: Bench) -> None:
         rates = [len(requests) / spent for spent in seconds]
         bench.found[f"prompts per processor second, {way}"] = rates
         print("    prompts per processor second: {:.2f} and {:.2f}".format(*rates))
+    blocks.close()  # not before: the seconds of processes that have ended are not counted
 
 
 def with_whole_prompts(engine: VLLMModel, asked: Sequence[Request]) -> list[list[float]]:

@@ -132,7 +132,7 @@ class RewardTable:
 
     @property
     def reads_order(self) -> bool:
-        """Whether its recommender's answers depend on the order in which candidates are shown."""
+        """False if the order in which candidates are shown does not matter to its recommender."""
         return bool(self.provenance.get("reads_order", True))
 
     def for_space(self, space: PromptSpace[Any, Any]) -> RewardTable:
