@@ -192,6 +192,28 @@ def test_the_table_of_retrieved_lists_is_that_of_its_run() -> None:
     assert f'"{found["best"]}"' in said
 
 
+def test_the_table_of_two_models_is_that_of_its_run() -> None:
+    file = (RESULTS / "two-models.json").read_text(encoding="utf-8")
+    found = json.loads(file.replace("smollm2-ml-1m", "SmolLM2").replace("gemma3-270m", "Gemma 3"))
+    text = section("smollm2.md", "Another model: Gemma 3 270M")
+    shown = {row[0]: row[1:] for row in rows(text)}
+    models = ("SmolLM2", "Gemma 3")
+    interval = "{value:.3f} [{low:.3f}, {high:.3f}]"
+    signed = "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    wanted = {"mean of 63 prompts": [interval.format(**found["mean"][one]) for one in models]}
+    for way in ("best fixed prompt", "supervised"):
+        for model in models:
+            scores = [found["scores"][f"{way} / {model} / {played}"] for played in models]
+            wanted[f"{way}, fitted on {model}"] = [interval.format(**one) for one in scores]
+    wanted |= {name: [signed.format(**one)] for name, one in found["contrasts"].items()}
+    assert {name: shown[name] for name in wanted} == wanted
+    said = " ".join(text.split())
+    primary = found["contrasts"]["supervised: own minus other's"]
+    assert f"**{signed.format(**primary)}**" in said
+    assert "{value:.2f} [{low:.2f}, {high:.2f}]".format(**found["rank correlation"]) in said
+    assert f"{found['train users']} train and the first {found['users']} test users" in said
+
+
 def test_the_table_of_ways_is_that_of_its_run() -> None:
     found = json.loads((RESULTS / "ways.json").read_text(encoding="utf-8"))["ways"]
     page = (ROOT / "docs" / "real-llm.md").read_text(encoding="utf-8")
