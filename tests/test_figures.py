@@ -247,6 +247,21 @@ def test_the_speed_of_vllm_is_that_of_its_run() -> None:
         ]
         for name, what in named.items()
     }
+    ratios = {row[0]: row[1] for row in rows(page) if len(row) == 2}
+    rates = {row[0]: row[1:] for row in rows(page) if len(row) == 3}
+    compared = {
+        "likelihood, each title with its whole prompt / `VLLMModel`": "each title with its whole "
+        "prompt / VLLMModel",
+        "likelihood by `VLLMModel`, blocks of 128 tokens / of 32": "likelihood, blocks of 128 "
+        "tokens / of 32",
+    }
+    for way in ("likelihood", "logprobs", "generate"):
+        compared[f"`{way}`, transformers / `VLLMModel`"] = f"transformers / VLLMModel, {way}"
+        spent = found[f"prompts per processor second, {way}"]
+        assert rates[f"`{way}`"] == [f"{rate:.2f}" for rate in spent]
+    for name, what in compared.items():
+        one = found[f"{what}, processors"]
+        assert ratios[name] == "{:.2f} [{:.2f}, {:.2f}]".format(one["ratio"], *one["interval"])
     shown = {row[0]: row[1:] for row in rows(page) if len(row) == 6}
     for name, what in (
         ("a step, each of 32 users another", "a step, each user another"),
