@@ -6,7 +6,6 @@ python docs/study_tables.py feedback
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +25,27 @@ def label_of(study: Study, *methods: str) -> str | None:
 
 
 def contrasts(name: str) -> str:
-    """Return the table of the contrasts that a study named, significance by Holm's correction."""
+    """Return the table of the contrasts that a study named, significance by Holm's correction.
+
+    It is made over all of them: if some are not finished, nothing is called significant.
+    """
     study = Study.load(name)
     lines = raw_lines(read_raw(RESULTS / f"{name}.scores.npz"), study.settings[0].name)
-    found = [lines.minus((one.method, "score"), (one.against, "score")) for one in study.contrasts]
-    rows = [["method", "minus", "NDCG@10", "significant (Holm)"]]
-    for one, value, significant in zip(study.contrasts, found, holm(found), strict=True):
-        rows.append([one.method, one.against, f"{value:+.3f}", "yes" if significant else "no"])
-    return _written(rows)
+    found = {
+        one: lines.minus((one.method, "score"), (one.against, "score"))
+        for one in study.contrasts
+        if (one.method, "score") in lines and (one.against, "score") in lines
+    }
+    whole = len(found) == len(study.contrasts)
+    rows = [["method", "minus", "NDCG@10", *(["significant (Holm)"] if whole else [])]]
+    for (one, value), significant in zip(found.items(), holm([*found.values()]), strict=True):
+        row = [one.method, one.against, f"{value:+.3f}"]
+        rows.append([*row, *(["yes" if significant else "no"] if whole else [])])
+    return table(rows, padded=False)
 
 
 def scores(name: str) -> str:
-    """Return the main table of a study."""
+    """Return the main table of a study: the methods that have a finished run."""
     study = Study.load(name)
     (setting,) = study.settings
     lines = raw_lines(read_raw(RESULTS / f"{name}.scores.npz"), setting.name)
@@ -48,32 +56,28 @@ def scores(name: str) -> str:
         run = json.loads(line)
         trained[run["method"]].append(run["curve"][-1]["train"])
         calls[run["method"]] = run["testing"]["calls"]
-    labels = [method.label for method in study.methods]
-    others = [label for label in labels if label != fixed]
-    apart = [lines.minus((label, "score"), (fixed, "score")) for label in others]
+    labels = [method.label for method in study.methods if method.label in trained]
+    others = [label for label in labels if label != fixed] if fixed else []
+    apart = [lines.minus((label, "score"), (str(fixed), "score")) for label in others]
     significant = dict(zip(others, holm(apart), strict=True))
     minus = dict(zip(others, apart, strict=True))
-    head = ["method", "NDCG@10", "minus best fixed", "significant (Holm)"]
-    rows = [[*head, *(["gain"] if reference else []), "step 1", f"step {setting.steps}"]]
-    rows[0].append("on train users")
+    head = ["method", "NDCG@10"]
+    head += ["minus best fixed", "significant (Holm)"] if fixed else []
+    head += ["gain"] if reference else []
+    rows = [[*head, "step 1", f"step {setting.steps}", "on train users"]]
     for label in labels:
         row = [label, str(lines.mean((label, "score")))]
-        row += (
-            [f"{minus[label]:+.3f}", "yes" if significant[label] else "no"]
-            if label in minus
-            else ["", ""]
-        )
+        if label in minus:
+            row += [f"{minus[label]:+.3f}", "yes" if significant[label] else "no"]
+        elif fixed:
+            row += ["", ""]
         if reference:
-            sides = [(one, "score") for one in (label, fixed, reference)]
+            sides = [(str(one), "score") for one in (label, fixed, reference)]
             row.append("" if label == fixed else f"{lines.gain(*sides):.2f}")
         for column in ("first", "last"):
             several = calls[label] > 1
             row.append(f"{lines.mean((label, column)).value:.3f}" if several else "")
         rows.append([*row, f"{np.mean(trained[label]):.3f}"])
-    return _written(rows)
-
-
-def _written(rows: Sequence[Sequence[str]]) -> str:
     return table(rows, padded=False)
 
 

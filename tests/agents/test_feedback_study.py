@@ -14,7 +14,7 @@ from scipy import stats
 
 from rpp_agents.experiments.bench import Bench
 from rpp_agents.experiments.plan import PRESETS, Method, Plan, Study
-from rpp_agents.experiments.raw import read_raw
+from rpp_agents.experiments.raw import raw_lines, read_raw
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -93,6 +93,22 @@ def test_the_tables_are_those_of_the_scores(name: str) -> None:
         section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         said = f"run python docs/study_tables.py {name}"
         assert f"\n{made[table](name)}\n" in section, said
+
+
+def test_the_variants_of_sessions_are_those_of_the_scores() -> None:
+    page = (ROOT / "docs" / "session.md").read_text(encoding="utf-8")
+    section = page.split("\n## Variants\n")[1].split("\n## ")[0]
+    made = runpy.run_path(str(ROOT / "docs" / "study_tables.py"))
+    for table in ("contrasts", "scores"):
+        assert f"\n{made[table]('session-variants')}\n" in section
+    raw = read_raw(RESULTS / "session-variants.scores.npz")
+    names = ("MAPPO, private", "central PPO, private", "MAPPO", "central PPO")
+    runs = {(one.draw, one.method.label) for one in Study.load("session-variants").runs()}
+    assert set(zip(raw["draw"].tolist(), raw["method"].tolist(), strict=True)) == runs
+    lines = raw_lines(raw, "movieworld-drift")
+    weights = zip(names, (1, -1, -1, 1), strict=True)
+    apart = lines.contrast({(name, "score"): weight for name, weight in weights})
+    assert f"| with private minus with shared observations | {apart:+.3f} |" in section
 
 
 def test_a_table_by_hand() -> None:
