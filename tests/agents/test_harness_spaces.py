@@ -26,10 +26,11 @@ from rpp_env.vectors import CodebookPrompts, PrefixPrompts, VectorPrompts
 
 WORDS = ("manual", "grips", "gepa", "capo", "evoprompt", "opro", "llmrank")
 FINITE = [name for name in METHODS if name not in (*WORDS, "rpp")]
-RESPONSES = ("posterior", "keep_best", "explore_commit")
+RESPONSES = ("posterior", "keep_best", "explore_commit", "step_posterior")
 """Methods that read users' responses; they play episodes and choose no cells."""
 CONFIG: dict[str, dict[str, Any]] = {
     "groups": {"groups": 2},
+    "step_posterior": {"prompts": 4},
     "supervised": {"members": 1, "components": 4},
     "neural_bandit": {"members": 2, "batch": 16},
     "linucb": {"batch": 16},

@@ -142,10 +142,13 @@ class Users:
         """
         return self.finite("this method")
 
-    def finite(self, method: str) -> tuple[int, ...]:
-        """`shape`, or InvalidOption with the `method` that needs it."""
+    def finite(self, method: str, *, episodes: bool = False) -> tuple[int, ...]:
+        """`shape`, or InvalidOption with the `method` that needs it.
+
+        A method that plays whole `episodes` may be one of streams.
+        """
         space, episode = self.env.space, self.env.episode
-        if episode.changes:
+        if episode.changes and not episodes:
             raise InvalidOption(
                 f"{method} asks for one answer at a time, and {episode.id} {episode.changes}: take "
                 "a method that plays whole episodes (random, enumerate, or a trainer: method = "

@@ -114,9 +114,11 @@ def step_posterior(
     Raises
     ------
     InvalidOption
-        Where no response is shown, and for a budget below two episodes for each prompt, twice.
+        Where no response is shown, for a budget below two episodes for each prompt, twice, and for
+        infinitely many prompts, or too many.
     """
     users = problem.train
+    users.finite("step_posterior", episodes=True)
     env: Any = Counted(users.environment(seed=seed), users)
     episodes = budget // env.max_cycles
     policy = fit_step_posterior(env, episodes=episodes, prompts=prompts, recall=recall, seed=seed)
