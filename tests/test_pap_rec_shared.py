@@ -185,7 +185,7 @@ def test_a_table_replays_the_groups(
     make: Any, model: T5, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rpp_env.later_clicks._pretrained", lambda *_: model)
-    given = {"max_users": 10, "shared_words": "drama comedy", "top": 2}
+    given = {"max_users": 30, "shared_words": "drama comedy", "top": 2}
     env, path = make(**given), tmp_path / "t.rpptable"
     rpp_env.tabulate(env, path)
     table = make(model=f"table:{path}", **given)

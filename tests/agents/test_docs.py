@@ -60,6 +60,7 @@ OTHERS = {
     "--port",
     "--resources",
     # vLLM, beyond what we start it with
+    "--block-size",
     "--logprobs-mode",
     "--tensor-parallel-size",
 }

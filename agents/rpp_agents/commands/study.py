@@ -40,8 +40,9 @@ def run(
     Parameters
     ----------
     study
-        Name of a shipped study (feedback, feedback-tuning, pap_rec, ppr, prompts, session, smoke,
-        smollm2, systems, tuning), or the path of a TOML file.
+        Name of a shipped study (feedback, feedback-tuning, feedback-variants-tuning, pap_rec, ppr,
+        prompts, session, session-variants, smoke, smollm2, systems, tuning), or the path of a TOML
+        file.
     out
         Folder for everything; by default runs/study-NAME.
     processes
