@@ -214,6 +214,22 @@ def test_the_table_of_two_models_is_that_of_its_run() -> None:
     assert f"{found['train users']} train and the first {found['users']} test users" in said
 
 
+def test_the_table_of_a_t5_on_beauty_is_that_of_its_run() -> None:
+    found = json.loads((RESULTS / "t5-beauty.json").read_text(encoding="utf-8"))
+    text = section("t5.md", "Beauty, without a prompt")
+    shown = [row for row in rows(text) if row[0] != "ranked among"]
+    lists = {"1 + 99": "sampled", "all items": "all", "new items": "new"}
+    wanted = [
+        [said, name, *(f"{value:.4f}" for value in scores.values())]
+        for said, which in lists.items()
+        for name, scores in found["scores"][which].items()
+    ]
+    assert shown == wanted
+    for which in ("sampled", "new"):
+        gap = found["differences"][which]["the T5, without a prompt minus SASRec"]
+        assert "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**gap) in text
+
+
 def test_the_table_of_ways_is_that_of_its_run() -> None:
     found = json.loads((RESULTS / "ways.json").read_text(encoding="utf-8"))["ways"]
     page = (ROOT / "docs" / "real-llm.md").read_text(encoding="utf-8")
