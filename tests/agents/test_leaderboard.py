@@ -20,11 +20,13 @@ from rpp_agents.leaderboard import (
     calls_of_run,
     check_held_back,
     commitment_of,
+    digest_of,
     find_task,
     tracks,
 )
 from rpp_agents.runs import read_progress
 from rpp_agents.world import World
+from rpp_env import RPPEnv
 from rpp_env.errors import InvalidData, InvalidOption
 
 COMMAND = "rpp-env train mappo --num-users 300"
@@ -226,10 +228,25 @@ def test_frozen_tasks_are_named_and_tracks_rise() -> None:
         find_task("moviewrld")
 
 
-@pytest.mark.parametrize("name", ["arrivals-stream", "smoke"])  # the others take longer to make
+@pytest.mark.parametrize("name", ["arrivals-stream", "smollm2", "smoke"])  # the others take longer
 def test_frozen_tasks_have_not_changed(name: str) -> None:
     task = find_task(name)
     assert len(np.unique(task.env(View()).tasks.users)) == task.users
+
+
+def test_recorded_answers_belong_to_a_task() -> None:
+    env = find_task("smollm2").env(View())
+    assert env.table is not None
+    orders = env.table.orders.copy()
+    orders[0, 0, 0, :2] = orders[0, 0, 0, 1::-1]
+    changed = RPPEnv(
+        env.tasks,
+        rules=env.episode,
+        space=env.space,
+        embeddings=env.embeddings,
+        table=replace(env.table, orders=orders),
+    )
+    assert digest_of(changed) != digest_of(env)
 
 
 def test_another_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
