@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from rpp_agents.experiments.statistics import Lines, holm
+from rpp_agents.recommenders.base import ranks_by
 from rpp_env import RPPEnv, load_dataset
 from rpp_env.data.candidates import TaskSet
 from rpp_env.data.clicks import SMALL_WORLD, click_tasks, task_users, training_clicks
@@ -94,20 +95,20 @@ class Clicks:
         """Rank the targets; of equals, the one shown first is first."""
         found: dict[str, list[np.ndarray]] = {name: [] for name in LISTS}
         for rows in np.split(np.arange(len(self.tasks)), range(_USERS, len(self.tasks), _USERS)):
+            sampled, every = self.tasks.subset(rows), self.every.subset(rows)
             with torch.inference_mode():
                 few, whole = (
-                    torch.as_tensor(scores(tasks.subset(rows), rows)).double().clone().numpy()
-                    for tasks in (self.tasks, self.every)
+                    torch.as_tensor(scores(tasks, rows)).double().clone().numpy()
+                    for tasks in (sampled, every)
                 )
-            found["sampled"].append(_ranks(few, self.tasks.position[rows]))
-            target = self.every.position[rows]
-            found["all"].append(_ranks(whole, target))
-            own = whole[np.arange(len(rows)), target]
+            found["sampled"].append(ranks_by(few, sampled))
+            found["all"].append(ranks_by(whole, every))
+            own = whole[np.arange(len(rows)), every.position]
             for row, task in zip(whole, rows.tolist(), strict=True):
                 user, before = self.tasks.users[task], self.tasks.draw[task]
                 row[self.tasks.dataset.sequence(user)[:before]] = -np.inf
-            whole[np.arange(len(rows)), target] = own
-            found["new"].append(_ranks(whole, target))
+            whole[np.arange(len(rows)), every.position] = own
+            found["new"].append(ranks_by(whole, every))
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def baselines(self, numbers: np.ndarray) -> dict[str, list[Ranks]]:
@@ -128,12 +129,6 @@ class Clicks:
             "popularity": [self.ranks(lambda tasks, _: taught.counts[tasks.candidates])],
             "largest id + 1": [rule],
         }
-
-
-def _ranks(scores: np.ndarray, position: np.ndarray) -> np.ndarray:
-    own = scores[np.arange(len(scores)), position][:, None]
-    before = np.arange(scores.shape[1]) < position[:, None]
-    return 1 + ((scores > own) | ((scores == own) & before)).sum(axis=1)
 
 
 def kept(path: Path | None, make: Callable[[], Ranks]) -> Ranks:
@@ -169,19 +164,14 @@ def report(
         lines = Lines({name: {0: [ndcg(run) for run in runs]} for name, runs in there.items()})
         pairs = [pair for pair in minus if all(name in there for name in pair)]
         contrasts = [lines.minus(*pair) for pair in pairs]
-        gaps = {
-            f"{one} minus {two}": {**asdict(gap), "significant": bool(mark)}
-            for (one, two), gap, mark in zip(pairs, contrasts, holm(contrasts), strict=True)
-        }
-        head = [f"difference in NDCG@10 among {which}", "value"]
-        parts.append(table([head, *([name, _shown(gap)] for name, gap in gaps.items())]))
+        rows, gaps = [[f"difference in NDCG@10 among {which}", "value"]], {}
+        for (one, two), gap, mark in zip(pairs, contrasts, holm(contrasts), strict=True):
+            name = f"{one} minus {two}"
+            rows.append([name, f"{gap:+.4f}{' Holm' if mark else ''}"])
+            gaps[name] = {**asdict(gap), "significant": bool(mark)}
+        parts.append(table(rows))
         written["scores"][which], written["differences"][which] = scores, gaps
     return "\n\n".join(parts), written
-
-
-def _shown(gap: Mapping[str, Any]) -> str:
-    mark = " Holm" if gap["significant"] else ""
-    return "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**gap) + mark
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from rpp_agents.recommenders import (
     fit,
     target_ranks,
 )
-from rpp_agents.recommenders.base import earlier, keep_best, known, validation_tasks
+from rpp_agents.recommenders.base import earlier, keep_best, known, ranks_by, validation_tasks
 from rpp_env import RPPEnv
 from rpp_env.data import Dataset, TaskSet, load_dataset, make_tasks
 from rpp_env.errors import InvalidData, InvalidOption, InvalidTask
@@ -335,3 +336,14 @@ def test_bm25_finds_words_of_the_latest_titles() -> None:
     scores = scorer.scores(tasks)[0]
     assert scores.argmax() == tasks.position[0]
     assert np.sort(scores)[:2].tolist() == [0.0, 0.0]
+
+
+def test_ranks_that_are_counted_are_those_of_a_stable_sort() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-2, 3, (400, 9)).astype(np.float32)  # many ties
+    for odd in (np.nan, -np.inf, np.inf):
+        scores[rng.random(scores.shape) < 0.1] = odd
+    tasks: Any = SimpleNamespace(position=rng.integers(9, size=len(scores)))
+    order = np.argsort(-scores, axis=1, kind="stable")
+    places = (order == tasks.position[:, None]).argmax(axis=1) + 1
+    assert (ranks_by(scores, tasks) == places).all()

@@ -204,9 +204,16 @@ def target_ranks(scorer: Scorer, tasks: TaskSet) -> NDArray[np.int64]:
 
 
 def ranks_by(scores: Array, tasks: TaskSet) -> NDArray[np.int64]:
-    """(T,) int64: the targets' ranks by (T, K) scores; ties go to the one shown first."""
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ranks: NDArray[np.int64] = (order == tasks.position[:, None]).argmax(axis=1) + 1
+    """(T,) int64: the targets' ranks by (T, K) scores; ties go to the one shown first.
+
+    They are counted, which takes a fraction of the time of sorting. NaN comes after every number.
+    """
+    own = np.take_along_axis(scores, tasks.position[:, None], axis=1)
+    shown_before = np.arange(scores.shape[1]) < tasks.position[:, None]
+    lost, own_lost = np.isnan(scores), np.isnan(own)
+    ahead = (scores > own) | (own_lost & ~lost)
+    level = (scores == own) | (own_lost & lost)
+    ranks: NDArray[np.int64] = 1 + (ahead | (level & shown_before)).sum(axis=1)
     return ranks
 
 
